@@ -1,0 +1,299 @@
+"""Configuration: frozen, parsed once, from defaults, a YAML file, the environment and options, in this order."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from embsync.errors import UsageError
+
+ENVIRONMENT_PREFIX = "EMBSYNC_"
+#: Set by embsync itself for ``store.on_publish``; never configuration.
+_RESERVED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
+
+_SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
+               **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+#: One limit: a number, or ``[low, high]`` for a range; None switches it off.
+Limit = float | tuple[float, float] | None
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the configuration."""
+
+
+class WatchConfig(_Section, frozen=True):
+    """Where training runs leave snapshots, and when one is complete."""
+
+    path: str | None = None
+    complete: Literal["auto", "marker", "manifest", "settled"] = "auto"
+    marker: str = "_SUCCESS"
+    settle_seconds: Seconds = 30.0
+    rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 15.0
+    order: Literal["name", "mtime"] = "name"
+    backlog: Literal["newest", "every"] = "newest"
+
+
+class SnapshotConfig(_Section, frozen=True):
+    """How snapshots are read."""
+
+    layout: Literal["auto", "npy", "npz", "parquet", "safetensors", "word2vec"] = "auto"
+    id_column: str = "auto"
+    vector_column: str = "auto"
+    weight_column: str | None = None
+    row_number_ids: bool = False
+    max_bytes: int = 256 * 1024**3
+
+
+class StoreConfig(_Section, frozen=True):
+    """The directory that holds the versions."""
+
+    path: str = "embsync-store"
+    keep_versions: Positive = 5
+    carry_forward_versions: Count = 30
+    on_publish: str | None = None
+
+
+class AnchorsConfig(_Section, frozen=True):
+    """The reference rows the next snapshot is aligned to."""
+
+    policy: Literal["moving_average", "previous", "first"] = "moving_average"
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
+    rows: Positive = 100_000
+
+
+class SpaceConfig(_Section, frozen=True):
+    """The stable space."""
+
+    dimension: Positive | None = None
+    standardize: bool = True
+    max_truncation_loss: Share = 0.0
+    anchors: AnchorsConfig = AnchorsConfig()
+
+
+class CheckLimits(_Section, frozen=True):
+    """The two limits of one check; an absent key keeps the default, null switches the limit off."""
+
+    warn: Limit | msgspec.UnsetType = msgspec.UNSET
+    refuse: Limit | msgspec.UnsetType = msgspec.UNSET
+
+
+class IndexConfig(_Section, frozen=True):
+    """The FAISS index and its recall gate."""
+
+    factory: str = "auto"
+    metric: Literal["inner_product", "cosine", "l2"] = "inner_product"
+    refresh: Literal["auto", "rotate", "rebuild"] = "auto"
+    recall_at: Positive = 10
+    target_recall: Share = 0.95
+    sample_queries: Positive = 1000
+    max_search_cost_growth: Annotated[float, msgspec.Meta(ge=1)] = 4.0
+    compact_dead_fraction: Share = 0.2
+    on_missed_recall: Literal["warn", "refuse"] = "warn"
+
+
+class ServeConfig(_Section, frozen=True):
+    """The HTTP reader."""
+
+    listen: str = "127.0.0.1:8980"
+    token_file: str | None = None
+
+
+class LogConfig(_Section, frozen=True):
+    """Log lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration."""
+
+    watch: WatchConfig = WatchConfig()
+    snapshot: SnapshotConfig = SnapshotConfig()
+    store: StoreConfig = StoreConfig()
+    space: SpaceConfig = SpaceConfig()
+    checks: dict[str, CheckLimits] = {}
+    index: IndexConfig = IndexConfig()
+    serve: ServeConfig = ServeConfig()
+    log: LogConfig = LogConfig()
+    threads: Count = 0
+
+
+#: Default limits: name -> (warn, refuse). A pair is a healthy range; whether a number is a floor or a
+#: ceiling is the check's own business (``embsync/checks.py``). None: decided by the width at run time.
+DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
+    "rows_items": (None, None),
+    "rows_users": (None, None),
+    "score_error": (2e-6, 1e-5),
+    "truncation_loss": (None, None),
+    "rank": (None, None),
+    "common": (None, None),
+    "cosine_items": (0.75, 0.5),
+    "cosine_users": (0.75, 0.5),
+    "cosine_margin_items": (0.45, 0.3),
+    "cosine_margin_users": (0.45, 0.3),
+    "share_below_half_items": (0.02, 0.10),
+    "share_below_half_users": (0.02, 0.10),
+    "rotation_disagreement": (0.45, 0.7),
+    "norm_ratio_items": ((0.8, 1.25), (0.5, 2.0)),
+    "norm_ratio_users": ((0.8, 1.25), (0.5, 2.0)),
+    "live_items": (0.9, 0.5),
+    "live_users": (0.9, 0.5),
+    "same_snapshot": (None, None),
+    "recall": (None, None),
+}
+
+
+def load(
+    file: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Config:
+    """Return the configuration of a YAML file, overridden by the environment, then by options.
+
+    Parameters
+    ----------
+    file : path, optional
+        YAML file; relative paths in it are taken relative to its directory.
+    environment : mapping, optional
+        Variables such as ``EMBSYNC_SPACE__ANCHORS__POLICY``; default ``os.environ``.
+    options : mapping, optional
+        Dotted keys (``"store.path"``) to values, as given on the command line.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, an unknown key, a value of the wrong type or range, or keys that contradict
+        each other.
+    """
+    tree: dict[str, Any] = {} if file is None else _read_file(Path(file))
+    variables = os.environ if environment is None else environment
+    for key, text in _environment_keys(variables):
+        _put(tree, key, _yaml_scalar(key, text), "environment")
+    for dotted, value in (options or {}).items():
+        _put(tree, dotted.split("."), value, "option")
+    return _convert(tree, "configuration" if file is None else str(file))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError("configuration file not found", where=path) from None
+    except OSError as error:
+        raise UsageError("configuration cannot be read", where=path, found=error.strerror) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError("not valid YAML", where=path, found=str(error)) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError("not a mapping", where=path, found=type(tree).__name__, expected="sections such as 'store:'")
+    for section, key in (("watch", "path"), ("store", "path"), ("serve", "token_file")):
+        part = tree.get(section)
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = str(path.parent / Path(part[key]).expanduser())
+    return tree
+
+
+def _environment_keys(variables: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
+    for name in sorted(variables):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in _RESERVED_VARIABLES:
+            yield name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), variables[name]
+
+
+def _yaml_scalar(key: list[str], text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError("not a valid value", where=".".join(key), found=repr(text)) from None
+
+
+def _put(tree: dict[str, Any], key: list[str], value: object, source: str) -> None:
+    node = tree
+    for depth, part in enumerate(key[:-1]):
+        child = node.setdefault(part, {})
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise UsageError(f"{source} sets a key below a value", where=".".join(key),
+                             found=".".join(key[: depth + 1]), expected="a section")
+        node = child
+    node[key[-1]] = value
+
+
+def _convert(tree: dict[str, Any], where: str) -> Config:
+    _reject_unknown_keys(Config, tree, (), where)
+    _parse_size(tree, where)
+    try:
+        config = msgspec.convert(tree, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError("wrong value in the configuration", where=where, found=_plain(str(error))) from None
+    _reject_contradictions(config, where)
+    return config
+
+
+def _plain(message: str) -> str:
+    return re.sub(r" - at `\$\.?(.*?)`", r" at \1", message)
+
+
+def _parse_size(tree: dict[str, Any], where: str) -> None:
+    section = tree.get("snapshot")
+    value = section.get("max_bytes") if isinstance(section, dict) else None
+    if not isinstance(value, str):
+        return
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?i?B?)\s*", value)
+    if match is None or match[2] not in _SIZE_UNITS:
+        raise UsageError("not a size", where=f"{where}: snapshot.max_bytes", found=repr(value),
+                         expected="a number of bytes or such as '256 GiB'")
+    section["max_bytes"] = int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple[str, ...], where: str) -> None:
+    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in tree.items():
+        dotted = ".".join((*path, str(key)))
+        if key not in known:
+            raise _unknown(dotted, str(key), path, known, where)
+        if value is None and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+            raise UsageError("empty section", where=f"{where}: {dotted}", found="nothing",
+                             hint="remove the line or give it keys")
+        if dotted == "checks" and isinstance(value, dict):
+            for name, limits in value.items():
+                if name not in DEFAULT_LIMITS:
+                    raise _unknown(f"checks.{name}", str(name), ("checks",), DEFAULT_LIMITS, where)
+                if isinstance(limits, dict):
+                    _reject_unknown_keys(CheckLimits, limits, ("checks", str(name)), where)
+        elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+            _reject_unknown_keys(known[key], value, (*path, str(key)), where)
+
+
+def _unknown(dotted: str, key: str, path: tuple[str, ...], known: Mapping[str, object], where: str) -> UsageError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{'.'.join((*path, near[0]))}'?" if near else f"known keys: {', '.join(known)}"
+    return UsageError("unknown configuration key", where=where, found=f"'{dotted}'", hint=hint)
+
+
+def _reject_contradictions(config: Config, where: str) -> None:
+    if config.index.metric != "inner_product" and config.space.standardize:
+        raise UsageError(
+            f"index.metric: {config.index.metric} contradicts space.standardize: true",
+            where=where,
+            found="standardizing on, which changes item norms and so cosine and l2 neighbours",
+            expected="space.standardize: false with this metric",
+            hint="set space.standardize: false, or index.metric: inner_product",
+        )
+    if "/" in config.watch.marker or not config.watch.marker:
+        raise UsageError("watch.marker is not a file name", where=where, found=repr(config.watch.marker))

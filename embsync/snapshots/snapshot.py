@@ -1,0 +1,104 @@
+"""What every layout gives: a snapshot with one or two sides, ids at once and vectors block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float64, Rows
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+class Side(Rows, Protocol):
+    """One side of a snapshot.
+
+    A reader may be asked for its blocks several times; every pass opens what it needs anew, so that a change
+    between two passes is seen and not hidden by a cache.
+    """
+
+    name: str  # "items" or "users"
+
+    @property
+    def source(self) -> str:
+        """The file or directory the rows come from, for messages."""
+
+    def ids(self) -> Array:
+        """Return the ids in file order: (t,) int64, or (t,) ``S<n>`` of UTF-8 bytes; unique."""
+
+    def weights(self) -> Float64 | None:
+        """Return the (t,) row weights in file order, finite and not negative, or None."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An opened snapshot: well-formed as far as headers tell; rows are judged when they are read."""
+
+    name: str
+    path: Path
+    layout: str
+    items: Side
+    users: Side | None
+
+    @property
+    def width(self) -> int:
+        """Numbers in a raw row, e; the same on both sides."""
+        return self.items.width
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides there are, items first."""
+        return (self.items,) if self.users is None else (self.items, self.users)
+
+
+class FingerprintedRows:
+    """Rows that hash what passes by, so that reading and fingerprinting are one pass.
+
+    Two complete passes over the same contents give the same :meth:`digest`, whatever the layout's packaging
+    was: ids, number type, width, and the numbers in file order.
+    """
+
+    def __init__(self, side: Side, ids: Array) -> None:
+        self._side = side
+        self._ids = ids
+        self._hash: _Hash | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self._side.count
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self._side.width
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield the side's blocks and take each into the hash."""
+        digest = hashlib.sha256(f"{self._side.name} {self.count} {self.width} {self._ids.dtype.str}".encode())
+        digest.update(_bytes(self._ids))
+        weights = self._side.weights()
+        if weights is not None:
+            digest.update(_bytes(weights))
+        for start, block in self._side.blocks():
+            if start == 0:
+                digest.update(block.dtype.str.encode())
+            digest.update(_bytes(block))
+            yield start, block
+        self._hash = digest
+
+    def digest(self) -> str:
+        """Return the hexadecimal sha256 of the last complete pass."""
+        if self._hash is None:
+            raise RuntimeError("no complete pass over the rows yet")
+        return self._hash.hexdigest()
+
+
+def _bytes(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
