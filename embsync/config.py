@@ -258,6 +258,7 @@ def _parse_size(tree: dict[str, Any], where: str) -> None:
     if match is None or match[2] not in _SIZE_UNITS:
         raise UsageError("not a size", where=f"{where}: snapshot.max_bytes", found=repr(value),
                          expected="a number of bytes or such as '256 GiB'")
+    assert isinstance(section, dict)
     section["max_bytes"] = int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 

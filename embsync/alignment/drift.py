@@ -1,0 +1,201 @@
+"""What moved: cosines, displacement and norms of rows against references, collected while the rows stream by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float32, Float64, Int64
+from embsync.alignment.gram import Pairing
+from embsync.alignment.sampling import FOLDS
+
+MOVED_MOST = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit of one side to its anchors, out of sample: each fold by the rotation fitted without it.
+
+    Attributes
+    ----------
+    common : int
+        Rows compared.
+    cosine, cosine_mismatched, share_below_half : float or None
+        Mean cosine; the same with wrong partners; share of rows below 0.5. None: nothing to compare.
+    """
+
+    common: int
+    cosine: float | None
+    cosine_mismatched: float | None
+    share_below_half: float | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Movement of one side against the parent version, over ids live in both.
+
+    ``displacement`` is ||new - old||_F / ||old||_F; ``_raw`` compares raw vectors. ``moved_most`` are file-order
+    positions with their cosines, lowest first.
+    """
+
+    cosine: float | None = None
+    cosine_p05: float | None = None
+    cosine_raw: float | None = None
+    displacement: float | None = None
+    displacement_raw: float | None = None
+    norm_ratio: float | None = None
+    moved_most: tuple[tuple[int, float], ...] = ()
+
+
+def row_cosines(left: Array, right: Array) -> Float64:
+    """Return the cosine of each pair of rows, NaN where a row is zero."""
+    dot = np.einsum("ij,ij->i", left, right).astype(np.float64)
+    norms = np.sqrt(
+        np.einsum("ij,ij->i", left, left).astype(np.float64) * np.einsum("ij,ij->i", right, right)
+    )
+    cosines = np.full(len(dot), np.nan)
+    np.divide(dot, norms, out=cosines, where=norms > 0)
+    return cosines
+
+
+def mean(values: Array) -> float | None:
+    """Return the mean of the values that are not NaN, None when there are none."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean(dtype=np.float64)) if len(kept) else None
+
+
+class FitMeter:
+    """Judges rows with an anchor by the fold's own map.
+
+    Parameters
+    ----------
+    pairing : Pairing
+    fold_maps : (10, e, k) float64
+        Raw rows to the space, each fitted without the rows of its fold.
+    """
+
+    def __init__(self, pairing: Pairing, fold_maps: Float64) -> None:
+        self._pairing = pairing
+        self._maps = fold_maps
+        self._cosines = np.full(len(pairing.anchors), np.nan, np.float32)
+        self._mismatched = np.full(len(pairing.anchors), np.nan, np.float32)
+
+    def observe(self, start: int, block: Array) -> None:
+        """Take in raw rows; every anchor is met at most once, so threads do not collide."""
+        places = self._pairing.positions[start : start + len(block)]
+        local = np.flatnonzero(places >= 0)
+        folds = self._pairing.folds[places[local]]
+        for fold in range(FOLDS):
+            member = local[folds == fold]
+            if len(member) == 0:
+                continue
+            anchors = np.asarray(self._pairing.anchors[places[member]], np.float64)
+            fitted = block[member].astype(np.float64) @ self._maps[fold]
+            self._cosines[places[member]] = row_cosines(fitted, anchors)
+            if len(member) > 1:
+                self._mismatched[places[member]] = row_cosines(fitted, np.roll(anchors, len(member) // 2, axis=0))
+
+    def result(self) -> Fit:
+        """Return the figures over all rows met."""
+        cosines = self._cosines[~np.isnan(self._cosines)]
+        return Fit(
+            common=len(cosines),
+            cosine=mean(cosines),
+            cosine_mismatched=mean(self._mismatched),
+            share_below_half=float((cosines < 0.5).mean()) if len(cosines) else None,
+        )
+
+
+class DriftMeter:
+    """Compares rows with the parent version's.
+
+    Parameters
+    ----------
+    parent_rows : (t,) int64
+        The parent's row of each id live in both, -1 for others.
+    parent_vectors : (p, k) float32
+        The parent's stable vectors, possibly memory-mapped.
+    parent_inverse : (k, e) float64 or None
+        Back to the parent's raw vectors; None when they do not come back or have another width.
+    """
+
+    def __init__(self, parent_rows: Int64, parent_vectors: Float32, parent_inverse: Float64 | None) -> None:
+        self._rows = parent_rows
+        self._vectors = parent_vectors
+        self._inverse = None if parent_inverse is None else parent_inverse.astype(np.float32)
+        count = len(parent_rows)
+        self._cosines = np.full(count, np.nan, np.float32)
+        self._norms = np.zeros((2, count), np.float32)
+        self._raw: list[tuple[int, float, int, float, float]] = []
+        self._stable: list[tuple[int, float, float]] = []
+
+    def observe(self, start: int, block: Array, stable: Float32) -> None:
+        """Take in raw rows and their stable vectors."""
+        rows = self._rows[start : start + len(block)]
+        local = np.flatnonzero(rows >= 0)
+        if len(local) == 0:
+            return
+        whole = len(local) == len(block)
+        old = np.asarray(self._vectors[_as_slice(rows[local])])
+        new = stable if whole else stable[local]
+        own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (old, old), (new, old)))
+        self._norms[:, start + local] = np.sqrt(own), np.sqrt(other)
+        self._cosines[start + local] = _divide(dot, np.sqrt(own * other))
+        moved = float(np.sum(own + other - 2.0 * dot, dtype=np.float64))
+        self._stable.append((start, moved, float(other.sum(dtype=np.float64))))
+        if self._inverse is not None:
+            self._observe_raw(start, block if whole else block[local], old @ self._inverse)
+
+    def _observe_raw(self, start: int, block: Array, before: Float32) -> None:
+        new = block.astype(np.float32, copy=False)
+        own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (before, before), (new, before)))
+        cosines = _divide(dot, np.sqrt(own * other))
+        kept = ~np.isnan(cosines)
+        self._raw.append((start, float(cosines[kept].sum(dtype=np.float64)), int(kept.sum()),
+                          float(np.sum(own + other - 2.0 * dot, dtype=np.float64)), float(other.sum(dtype=np.float64))))
+
+    def result(self) -> Drift:
+        """Return the figures over all rows met."""
+        cosines = self._cosines[~np.isnan(self._cosines)]
+        if len(cosines) == 0:
+            return Drift()
+        raw = [sum(column) for column in zip(*sorted(self._raw), strict=True)][1:] if self._raw else None
+        moved, before = (sum(column) for column in list(zip(*sorted(self._stable), strict=True))[1:])
+        return Drift(
+            cosine=mean(cosines),
+            cosine_p05=float(np.percentile(cosines, 5)),
+            cosine_raw=None if raw is None or not raw[1] else raw[0] / raw[1],
+            displacement=_root(moved, before),
+            displacement_raw=None if raw is None else _root(raw[2], raw[3]),
+            norm_ratio=self._norm_ratio(),
+            moved_most=self._moved_most(),
+        )
+
+    def _norm_ratio(self) -> float | None:
+        both = (self._norms > 0).all(axis=0)
+        if not both.any():
+            return None
+        new, old = np.median(self._norms[:, both], axis=1)
+        return float(new / old)
+
+    def _moved_most(self) -> tuple[tuple[int, float], ...]:
+        known = np.flatnonzero(~np.isnan(self._cosines))
+        lowest = known[np.argsort(self._cosines[known], kind="stable")[:MOVED_MOST]]
+        return tuple((int(row), float(self._cosines[row])) for row in lowest)
+
+
+def _as_slice(rows: Int64) -> Int64 | slice:
+    """Return consecutive rows as a slice, which a memory map serves without a copy."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) and (np.diff(rows) == 1).all() else rows
+
+
+def _divide(top: Array, bottom: Array) -> Float32:
+    result = np.full(len(top), np.nan, np.float32)
+    np.divide(top, bottom, out=result, where=bottom > 0)
+    return result
+
+
+def _root(moved: float, before: float) -> float | None:
+    return float(np.sqrt(max(moved, 0.0) / before)) if before > 0 else None

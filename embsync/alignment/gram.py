@@ -1,0 +1,177 @@
+"""The first pass over the rows: Gram sums, and cross-Gram sums with the anchors, fold by fold.
+
+Sums are accumulated in float64. A Gram matrix squares the condition number, so where that would cost digits the
+triangular factor comes from QR of the blocks instead (a second pass, for ill-conditioned sides only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky, qr
+
+from embsync.alignment.blocks import Array, Float32, Float64, Int64, Rows, map_blocks
+from embsync.alignment.sampling import FOLDS
+from embsync.errors import SnapshotError
+
+#: Condition number of a side up to which its Gram matrix is trusted. Relative error of the smallest direction
+#: is eps * condition**2: 2e-4 of it at 1e6, and Cholesky fails near 1e8.
+GRAM_CONDITION = 1e6
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which rows of a side have an anchor.
+
+    Attributes
+    ----------
+    positions : (t,) int64
+        Position of each row's anchor, -1 without one.
+    anchors : (a, k) float32
+        Anchor vectors, possibly memory-mapped.
+    folds : (a,) uint8
+        Cross-validation fold of each anchor.
+    """
+
+    positions: Int64
+    anchors: Float32
+    folds: Array
+
+
+@dataclass(frozen=True)
+class SideSums:
+    """What one pass over a side leaves.
+
+    Attributes
+    ----------
+    rows : int
+        t.
+    gram : (e, e) float64
+        T^T T.
+    cross : (10, e, k) float64 or None
+        Raw rows against their anchors, T^T diag(weights) B, one sum a fold.
+    paired : int
+        Rows with an anchor.
+    zero_rows : int
+        Rows that are all zero.
+    sample : (s, e) ndarray
+        Raw rows at the positions asked for.
+    """
+
+    rows: int
+    gram: Float64
+    cross: Float64 | None
+    paired: int
+    zero_rows: int
+    sample: Array
+
+
+def sum_side(
+    rows: Rows,
+    pairing: Pairing | None = None,
+    weights: Float64 | None = None,
+    *,
+    sampled: Int64 | None = None,
+    name: str = "rows",
+    threads: int = 0,
+) -> SideSums:
+    """Accumulate the Gram matrix of a side, and its cross-Gram matrix with the anchors.
+
+    Parameters
+    ----------
+    rows : Rows
+    pairing : Pairing, optional
+    weights : (t,) float64, optional
+        Weights of the rows in the cross-Gram matrix.
+    sampled : (s,) int64, ascending, optional
+        Positions of rows to keep.
+    name : str
+        What the rows are called in an error.
+    threads : int
+        Workers; 0 for all cores.
+
+    Raises
+    ------
+    SnapshotError
+        A value is not finite, or so large that its square is not.
+    """
+    width = rows.width
+    gram = np.zeros((width, width))
+    cross = None if pairing is None else np.zeros((FOLDS, width, pairing.anchors.shape[1]))
+    zero_rows = 0
+    wanted = np.empty(0, np.int64) if sampled is None else sampled
+    kept: list[Array] = []
+
+    def work(start: int, block: Array) -> tuple[Float64, int, Float64 | None, Array]:
+        x = block.astype(np.float64)
+        product = x.T @ x
+        if not np.isfinite(np.trace(product)):
+            raise _not_finite(name, start, block)
+        zeros = int(len(x) - np.count_nonzero(x.any(axis=1)))
+        part = None if pairing is None else _cross(start, x, pairing, weights)
+        first, last = np.searchsorted(wanted, (start, start + len(block)))
+        return product, zeros, part, block[wanted[first:last] - start]
+
+    for _, (product, zeros, part, taken) in map_blocks(work, rows, threads):
+        gram += product
+        zero_rows += zeros
+        kept.append(taken)
+        if cross is not None and part is not None:
+            cross += part
+    paired = 0 if pairing is None else int(np.count_nonzero(pairing.positions >= 0))
+    sample = np.concatenate(kept) if kept else np.empty((0, width))
+    return SideSums(rows.count, gram, cross, paired, zero_rows, sample)
+
+
+def _cross(start: int, block: Float64, pairing: Pairing, weights: Float64 | None) -> Float64 | None:
+    places = pairing.positions[start : start + len(block)]
+    local = np.flatnonzero(places >= 0)
+    if len(local) == 0:
+        return None
+    places = places[local]
+    left = block[local]
+    if weights is not None:
+        left *= weights[start : start + len(block)][local, None]
+    right = pairing.anchors[places].astype(np.float64)
+    folds = pairing.folds[places]
+    cross = np.empty((FOLDS, left.shape[1], right.shape[1]))
+    for fold in range(FOLDS):
+        member = folds == fold
+        np.matmul(left[member].T, right[member], out=cross[fold])
+    return cross
+
+
+def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if len(bad) == 0:
+        return SnapshotError("values too large", where=name, found=f"up to {np.abs(block).max():.3g} in rows "
+                             f"{start} to {start + len(block) - 1}", expected="finite squares in float64")
+    shown = ", ".join(str(start + i) for i in bad[:5])
+    more = " and more" if len(bad) > 5 else ""
+    return SnapshotError("NaN or infinity", where=name, found=f"in row {shown}{more} (counted from 0)",
+                         expected="finite vectors", hint="the training run diverged or wrote a hole")
+
+
+def triangular_factor(rows: Rows, gram: Float64) -> Float64:
+    """Return the upper triangular (e, e) factor R with R^T R = T^T T.
+
+    Cholesky of the Gram matrix while its condition allows, else QR of the blocks (Demmel et al.,
+    "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
+    """
+    try:
+        factor: Float64 = cholesky(gram, lower=False)
+    except LinAlgError:
+        return _qr_factor(rows)
+    return factor if np.linalg.cond(factor) <= GRAM_CONDITION else _qr_factor(rows)
+
+
+def _qr_factor(rows: Rows) -> Float64:
+    factor = np.zeros((0, rows.width))
+    for _, block in rows.blocks():
+        stacked = np.vstack([factor, block.astype(np.float64)])
+        triangle = qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
+        factor = np.asarray(triangle, np.float64)[: rows.width]
+    padded = np.zeros((rows.width, rows.width))
+    padded[: len(factor)] = factor
+    return padded

@@ -1,0 +1,182 @@
+"""The preservation certificate: how far the published vectors are from the scores of the raw ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Rows, map_blocks
+from embsync.alignment.gram import sum_side
+from embsync.alignment.transform import SideName, Transform
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Rounding residual D = written - raw A of one side, in sums.
+
+    Attributes
+    ----------
+    gram : (e, e) float64
+        T^T T.
+    cross : (e, k) float64
+        T^T D.
+    own : (k, k) float64
+        D^T D.
+    """
+
+    gram: Float64
+    cross: Float64
+    own: Float64
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """What a version changed of its snapshot's scores.
+
+    Attributes
+    ----------
+    map_error : float
+        ||A_W^T A_T - Q^T I_r Q||_2, the projector being the one nearest to the product.
+    score_error : float
+        ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs.
+    top_k_agreement : float or None
+        Share of sampled users with the same exact top 10.
+    sampled_users : int
+    """
+
+    map_error: float
+    score_error: float
+    top_k_agreement: float | None
+    sampled_users: int
+
+
+def written_block(block: Array, transform: Float64, scale: float) -> tuple[Float32, Float64, Float64]:
+    """Return the float32 rows to write, and the block's T^T D and D^T D.
+
+    The product is taken in float64, so the only error left is the rounding to float32. Sums of the residual
+    need no more than float32: an error of 1e-4 in an error of 1e-8 is nothing.
+
+    Parameters
+    ----------
+    block : (b, e) raw rows
+    transform : (e, k) float64
+    scale : float
+        Power of two that brings the residual near 1, so that its squares neither vanish nor overflow.
+    """
+    exact = block.astype(np.float64) @ transform
+    written = exact.astype(np.float32)
+    cross, own = residual_sums(block, written, exact, scale)
+    return written, cross, own
+
+
+def residual_sums(block: Array, written: Float32, exact: Float64, scale: float) -> tuple[Float64, Float64]:
+    """Return T^T D and D^T D of one block; ``exact`` is overwritten."""
+    np.subtract(written, exact, out=exact)
+    exact *= scale
+    residual = exact.astype(np.float32)
+    raw = block.astype(np.float32, copy=False)
+    return (raw.T @ residual).astype(np.float64) / scale, (residual.T @ residual).astype(np.float64) / scale**2
+
+
+def residual_scale(gram: Float64, transform: Float64, rows: int) -> float:
+    """Return the power of two that brings float32 rounding of ``raw @ transform`` near 1."""
+    energy = float(np.einsum("ij,ik,kj->", transform, gram, transform, optimize=True))
+    typical = np.sqrt(max(energy, 0.0) / max(rows * transform.shape[1], 1))
+    return float(2.0 ** (24 - np.round(np.log2(typical)))) if typical > 0 else 1.0
+
+
+def residual_of(rows: Rows, written: Float32, transform: Float64, *, threads: int = 0) -> Residual:
+    """Return the residual sums of vectors that were written earlier, in the order of ``rows``.
+
+    Parameters
+    ----------
+    rows : Rows
+        Raw rows, t of them.
+    written : (t, k) float32
+        What stands in the version; anything indexable by a slice.
+    transform : (e, k) float64
+    """
+    gram = sum_side(rows, threads=threads).gram
+    scale = residual_scale(gram, transform, rows.count)
+
+    def work(start: int, block: Array) -> tuple[Float64, Float64]:
+        exact = block.astype(np.float64) @ transform
+        return residual_sums(block, written[start : start + len(block)], exact, scale)
+
+    cross, own = np.zeros_like(transform), np.zeros((transform.shape[1],) * 2)
+    for _, (one, two) in map_blocks(work, rows, threads):
+        cross += one
+        own += two
+    return Residual(gram, cross, own)
+
+
+def map_error(transform: Transform) -> float:
+    """Return ||A_W^T A_T - P||_2, where P = Q^T I_r Q is an orthogonal projector.
+
+    P is rebuilt from the product itself (its leading singular subspace), so that maps read back from a store
+    can be judged alone.
+    """
+    product = transform.side("users").T @ transform.items
+    U, S, Vt = np.linalg.svd(product)
+    rank = int(np.count_nonzero(S > 0.5))
+    basis = np.linalg.qr((U[:, :rank] + Vt[:rank].T) / 2.0)[0]
+    return float(np.linalg.norm(product - basis @ basis.T, 2))
+
+
+def score_error(items: Residual, users: Residual | None, transform: Transform) -> float:
+    """Return ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs, exactly, from small matrices.
+
+    With T' = T A_T + D_T and W' = W A_W + D_W the difference is
+    [T D_T] [[A_T A_W^T - I, A_T], [A_W^T, I]] [W D_W]^T, whose norm follows from the stacked Gram matrices.
+    Forming T'W'^T's norm and subtracting would cancel. One-sided: the same with T on both sides.
+
+    Returns 0 when all scores are zero on both sides of the comparison.
+    """
+    other = items if users is None else users
+    difference = _norm(items, other, _middle(transform, items, other))
+    whole = float(np.sqrt(max(float(np.sum(items.gram * other.gram)), 0.0)))
+    if whole == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / whole
+
+
+def _relative_size(side: Residual) -> float:
+    """Size of the residual against the raw rows; scaling by it keeps the stacked Gram matrix conditioned."""
+    raw, own = float(np.trace(side.gram)), float(np.trace(side.own))
+    return float(np.sqrt(own / raw)) if raw > 0 and own > 0 else 1.0
+
+
+def _middle(transform: Transform, items: Residual, users: Residual) -> Float64:
+    A, B = transform.items, transform.side("users")
+    s, t = _relative_size(items), _relative_size(users)
+    return np.block([[A @ B.T - np.eye(len(A)), A * t], [B.T * s, np.eye(A.shape[1]) * (s * t)]])
+
+
+def _stacked(side: Residual) -> Float64:
+    s = _relative_size(side)
+    return np.block([[side.gram, side.cross / s], [side.cross.T / s, side.own / s**2]])
+
+
+def _norm(items: Residual, users: Residual, middle: Float64) -> float:
+    squared = float(np.sum((_stacked(items) @ middle) * (middle @ _stacked(users))))
+    return float(np.sqrt(max(squared, 0.0))) if np.isfinite(squared) else float("inf")
+
+
+def certify(
+    items: Array, users: Array | None, stable_items: Float32, stable_users: Float32 | None, transform: Transform
+) -> float:
+    """Return the score error of stable arrays against raw arrays, row by row in the same order.
+
+    Parameters
+    ----------
+    items, users : (t, e) and (w, e) raw arrays
+    stable_items, stable_users : (t, k) and (w, k) float32
+    """
+    names: tuple[SideName, ...] = ("items", "users")
+    residuals = [
+        None if raw is None or stable is None else residual_of(ArrayRows(raw), stable, transform.side(name))
+        for name, raw, stable in zip(names, (items, users), (stable_items, stable_users), strict=True)
+    ]
+    assert residuals[0] is not None
+    return score_error(residuals[0], residuals[1], transform)

@@ -1,0 +1,97 @@
+"""Weighted orthogonal Procrustes from a cross-Gram matrix, reflections allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import eigh, qr, svd
+
+from embsync.alignment.blocks import Float64
+
+#: Cross-Gram directions below this share of the strongest say nothing about the rotation: float32 anchors carry
+#: rounding of about 1e-7 of their norm in axes that hold no score.
+DETERMINED = 1e-6
+
+
+def align(cross: Float64, energy: Float64) -> Float64:
+    """Return the rotation that brings standardized rows closest to the anchors.
+
+    Q = argmin over Q with orthonormal rows of ||A Q - B||_F, which depends on A^T B alone: with the singular
+    value decomposition A^T B = U S V^T it is U V^T (Schönemann, "A generalized solution of the orthogonal
+    Procrustes problem", Psychometrika 31, 1966). Where A^T B leaves axes undetermined, the remaining
+    directions go to the remaining axes in descending order of their energy, with :func:`fix_signs`.
+
+    Neither scales nor centres: both would change scores.
+
+    Parameters
+    ----------
+    cross : (r, k) float64
+        A^T B, with r <= k.
+    energy : (r, r) float64
+        A^T A, which orders undetermined directions.
+
+    Returns
+    -------
+    (r, k) float64 ndarray
+        Q with Q Q^T = I.
+    """
+    rotation, left, right = _determined(cross)
+    rank, (r, k) = left.shape[1], cross.shape
+    if rank == r:
+        return rotation
+    free = _complement(left)
+    _, order = eigh(free.T @ energy @ free)
+    directions = fix_signs(free @ order[:, ::-1])
+    return rotation + directions @ _free_axes(right, r - rank, k).T
+
+
+def first_rotation(basis: Float64, dimension: int) -> Float64:
+    """Return the (r, k) signed identity that makes the first version of a space reproducible."""
+    signs = np.sign(_leading_entries(basis))
+    rotation = np.zeros((basis.shape[1], dimension))
+    np.fill_diagonal(rotation, np.where(signs == 0, 1.0, signs))
+    return rotation
+
+
+def fix_signs(directions: Float64) -> Float64:
+    """Flip columns so that the entry of largest magnitude in each is positive."""
+    signs = np.sign(_leading_entries(directions))
+    return directions * np.where(signs == 0, 1.0, signs)
+
+
+def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64) -> float:
+    """Return how far the two sides' own rotations differ, 0 for equal and about 1 for unrelated ones.
+
+    ||E^1/2 (Q_items - Q_users)||_F / sqrt(2 tr E) within what the anchors determine, E the energy.
+    """
+    own, other = _determined(cross_items), _determined(cross_users)
+    axes = own[2] if own[2].shape[1] <= other[2].shape[1] else other[2]
+    difference = (own[0] - other[0]) @ axes
+    reach = own[0] @ axes
+    scale = 2.0 * float(np.trace(reach.T @ energy @ reach))
+    return float(np.sqrt(np.trace(difference.T @ energy @ difference) / scale)) if scale else 0.0
+
+
+def _leading_entries(columns: Float64) -> Float64:
+    entries: Float64 = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)[0]
+    return entries
+
+
+def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
+    U, S, Vt = svd(cross, full_matrices=False)
+    rank = int(np.count_nonzero(DETERMINED * S[0] < S)) if len(S) and S[0] > 0 else 0
+    left, right = U[:, :rank], Vt[:rank].T
+    return left @ right.T, left, right
+
+
+def _complement(columns: Float64) -> Float64:
+    if columns.shape[1] == 0:
+        return np.eye(len(columns))
+    return np.asarray(qr(columns)[0], np.float64)[:, columns.shape[1] :]
+
+
+def _free_axes(taken: Float64, count: int, k: int) -> Float64:
+    """Return ``count`` orthonormal directions outside ``taken``, as near to coordinate axes as there are."""
+    outside = np.eye(k) - taken @ taken.T
+    pivots = np.sort(qr(outside, pivoting=True)[2][:count])
+    basis, triangle = qr(outside[:, pivots], mode="economic")
+    return np.asarray(basis * np.where(np.diag(triangle) < 0, -1.0, 1.0), np.float64)

@@ -1,0 +1,75 @@
+"""The pair of maps from a snapshot's raw vectors to the space, their inverses and their composition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from embsync.alignment.blocks import Float64
+from embsync.errors import UsageError
+
+SideName = Literal["items", "users"]
+
+#: Largest deviation of A_T A_W^T from the identity at which an inverse is called exact.
+_EXACT = 1e-6
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Linear maps of one version: raw rows times a map are stable rows.
+
+    Attributes
+    ----------
+    items : (e, k) float64
+        A_T.
+    users : (e, k) float64 or None
+        A_W; None on a one-sided store, whose map is orthonormal.
+    singular_values : (e,) float64
+        Of the snapshot's T W^T, or of T on a one-sided store.
+    """
+
+    items: Float64
+    users: Float64 | None
+    singular_values: Float64
+
+    def side(self, name: SideName) -> Float64:
+        """Return the (e, k) map of a side."""
+        return self.items if name == "items" else self._users
+
+    def inverse(self, name: SideName) -> Float64:
+        """Return the (k, e) map back to raw vectors: the other map's transpose.
+
+        Exact at full rank (A_T A_W^T = I); below it only scores come back: see :attr:`invertible`.
+        """
+        return self._users.T if name == "items" else self.items.T
+
+    @cached_property
+    def invertible(self) -> bool:
+        """Whether raw vectors come back exactly, not only their scores."""
+        return bool(np.abs(self.items @ self._users.T - np.eye(len(self.items))).max() <= _EXACT)
+
+    def to(self, other: Transform, name: SideName) -> Float64:
+        """Return the (e, e') map that brings raw rows of this version into ``other``'s raw basis.
+
+        Raises
+        ------
+        UsageError
+            The two live in spaces of different dimension.
+        """
+        if self.items.shape[1] != other.items.shape[1]:
+            raise UsageError("transforms of different spaces", found=f"{self.items.shape[1]} dimensions",
+                             expected=f"{other.items.shape[1]}", hint="pad the narrower space first: embsync widen")
+        return self.side(name) @ other.inverse(name)
+
+    def widened(self, dimension: int) -> Transform:
+        """Return the same maps zero-padded to ``dimension`` columns."""
+        pad = ((0, 0), (0, dimension - self.items.shape[1]))
+        users = None if self.users is None else np.pad(self.users, pad)
+        return Transform(np.pad(self.items, pad), users, self.singular_values)
+
+    @property
+    def _users(self) -> Float64:
+        return self.items if self.users is None else self.users
