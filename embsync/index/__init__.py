@@ -1,0 +1,8 @@
+"""The FAISS index of a version: built, rotated, judged and searched. The only package that imports faiss."""
+
+from embsync.index.factory import check_factory, estimate_bytes
+from embsync.index.refresh import refresh
+from embsync.index.report import Built, IndexReport, Previous
+from embsync.index.searcher import Searcher
+
+__all__ = ["Built", "IndexReport", "Previous", "Searcher", "check_factory", "estimate_bytes", "refresh"]

@@ -1,0 +1,158 @@
+"""Index factory strings: what ``auto`` stands for, what is refused before any work, what a file will weigh."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from embsync.config import IndexConfig
+from embsync.errors import UsageError
+from embsync.index.files import faiss_sentence
+from embsync.index.library import faiss
+from embsync.index.structure import layers
+
+AUTO = "auto"
+#: Up to here ``auto`` scans everything. Measured in docs/decisions/0020-index-factories.md.
+FLAT_ROWS = 5_000
+#: Beyond here ``auto`` leaves graphs. Measured in docs/decisions/0020-index-factories.md.
+HNSW_ROWS = 5_000_000
+
+#: A graph that ages well, and what it costs: docs/decisions/0021-dense-graphs.md.
+EF_CONSTRUCTION = 80
+
+#: Bytes of every file beside its vectors: headers, and the slack of the estimate.
+_OVERHEAD = 1 << 16
+
+
+def metric_of(metric: str) -> int:
+    """Return the FAISS metric: cosine is the inner product of unit rows."""
+    return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+def resolve_factory(factory: str, rows: int, previous: str | None = None) -> str:
+    """Return the factory string for ``rows`` live rows; only ``auto`` depends on them.
+
+    A catalogue that hovers about a limit keeps the kind of index it had (``previous``) until it is a fifth
+    beyond, so that it is not rebuilt every other night.
+    """
+    if factory != AUTO:
+        return factory
+    names = ("Flat", "HNSW32", _lists(rows))
+    for name, limit in zip(names, (FLAT_ROWS, HNSW_ROWS, math.inf), strict=True):
+        if rows <= (limit * 1.2 if previous == name else limit):
+            smaller = names.index(name)
+            if previous in names[smaller + 1 :] and rows > 0.8 * limit:
+                return str(previous)
+            return name
+    return names[-1]
+
+
+def _lists(rows: int) -> str:
+    """Return an IVF with about 4 sqrt(n) lists, rounded to a power of two so that growth seldom changes it."""
+    return f"IVF{2 ** round(math.log2(4 * math.sqrt(max(rows, 1))))}_HNSW32,Flat"
+
+
+def create(factory: str, width: int, metric: str) -> Any:
+    """Return an empty index, its graphs set to be dense.
+
+    Raises
+    ------
+    UsageError
+        FAISS rejects the string for this width, or the index it makes cannot serve the metric.
+    """
+    try:
+        index = faiss.index_factory(width, factory, metric_of(metric))
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        raise UsageError("FAISS rejects the index factory string", where="index.factory",
+                         found=f"'{factory}' at width {width} ({faiss_sentence(error)})",
+                         hint="see the FAISS wiki, 'The index factory', or use 'auto'") from None
+    for layer in layers(index):
+        _reject_unserviceable(layer, factory, metric)
+        if isinstance(layer, faiss.IndexHNSW):
+            layer.hnsw.efConstruction = EF_CONSTRUCTION
+            layer.keep_max_size_level0 = True
+    _quiet_training(index)
+    return index
+
+
+def check_factory(config: IndexConfig, width: int) -> None:
+    """Raise UsageError when ``config.factory`` makes no index of ``width`` numbers a row; build nothing."""
+    create(resolve_factory(config.factory, HNSW_ROWS), width, config.metric)
+
+
+def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
+    if layer.metric_type != metric_of(metric):
+        raise UsageError(f"{type(layer).__name__} does not support metric {metric}", where="index.factory",
+                         found=f"'{factory}'", hint="choose another factory string or metric")
+    if isinstance(layer, faiss.IndexLSH):
+        raise UsageError("LSH ranks by Hamming distance, not by a metric of the store", where="index.factory",
+                         found=f"'{factory}'", hint="choose another factory string, or use 'auto'")
+    if isinstance(layer, faiss.IndexPreTransform):
+        for position in range(layer.chain.size()):
+            step = faiss.downcast_VectorTransform(layer.chain.at(position))
+            if step.d_out > step.d_in and isinstance(step, faiss.PCAMatrix):
+                raise UsageError("PCA cannot widen vectors", where="index.factory", found=f"'{factory}'",
+                                 expected=f"at most {step.d_in} dimensions")
+
+
+def _quiet_training(index: Any) -> None:
+    """Stop FAISS from printing that it would like more training points: the recall gate judges the result."""
+    for layer in layers(index):
+        for part in ("cp", "pq"):
+            owner = getattr(layer, part, None)
+            clustering = getattr(owner, "cp", owner)
+            if clustering is not None and hasattr(clustering, "min_points_per_centroid"):
+                clustering.min_points_per_centroid = 1
+
+
+def estimate_bytes(rows: int, k: int, factory: str, compact_dead_fraction: float = 0.2) -> int:
+    """Return an upper estimate of the serialized size in bytes, dead labels included.
+
+    Parameters
+    ----------
+    rows : int
+        Live rows.
+    k : int
+        Width of the space.
+    factory : str
+        As configured; ``auto`` is resolved for ``rows``.
+    compact_dead_fraction : float
+        Share of dead labels a rotated graph may carry.
+    """
+    index = create(resolve_factory(factory, rows), k, "l2")
+    graph = any(isinstance(layer, faiss.IndexHNSW) for layer in layers(index))
+    living = 1.0 - min(compact_dead_fraction, 0.99) if graph else 1.0
+    return math.ceil(rows / living * _label_bytes(index)) + _fixed_bytes(index) + _OVERHEAD
+
+
+def _label_bytes(index: Any) -> float:
+    """Return the bytes one label takes in all layers."""
+    total = 0.0
+    for layer in layers(index):
+        if isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2):
+            total += 8
+        elif isinstance(layer, faiss.IndexRefine):
+            total += _label_bytes(layer.refine_index)
+        elif isinstance(layer, faiss.IndexHNSW):
+            # Level 0, and the levels above that one vector in M reaches, doubled for chance.
+            links = 4.0 * layer.hnsw.nb_neighbors(0) + 8.0 * layer.hnsw.nb_neighbors(1) / 8
+            total += _label_bytes(layer.storage) + links + 12
+        elif isinstance(layer, faiss.IndexNSG):
+            total += _label_bytes(layer.storage) + 4.0 * layer.nsg.R
+        elif not isinstance(layer, faiss.IndexPreTransform):
+            total += float(getattr(layer, "code_size", 4 * layer.d)) + 16
+    return total
+
+
+def _fixed_bytes(index: Any) -> int:
+    """Return the bytes of what is trained: centroids, codebooks, matrices."""
+    total = 0
+    for layer in layers(index):
+        total += 4 * layer.d * 4096  # codebooks of at most 8 bits, ranges, means
+        if isinstance(layer, faiss.IndexPreTransform):
+            for position in range(layer.chain.size()):
+                step = layer.chain.at(position)
+                total += 16 * step.d_in * max(step.d_in, step.d_out) + 4 * step.d_in * 4096
+        if isinstance(layer, faiss.IndexIVF):
+            total += int(layer.nlist * (_label_bytes(layer.quantizer) + 32))
+    return total

@@ -1,0 +1,92 @@
+"""FAISS indexes as files: streamed out in chunks, read back or mapped, never trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embsync.errors import StoreError
+from embsync.index.library import faiss
+
+#: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
+CHUNK_BYTES = 1 << 20
+#: What FAISS and its wrapper raise on a file that is not the index it claims to be.
+_UNREADABLE = (RuntimeError, MemoryError, ValueError, OverflowError, IndexError)
+
+
+def stream_index(index: Any, write: Callable[[bytes], object]) -> None:
+    """Serialize ``index`` through ``write``; an exception of ``write`` is raised as it is."""
+    failure: list[BaseException] = []
+
+    def receive(chunk: bytes) -> int:
+        if failure:
+            return 0
+        try:
+            write(chunk)
+        except BaseException as error:
+            failure.append(error)
+            return 0
+        return len(chunk)
+
+    try:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(receive, CHUNK_BYTES))
+    except RuntimeError as error:
+        if not failure:
+            raise StoreError("the index cannot be serialized", found=faiss_sentence(error)) from error
+    if failure:
+        raise failure[0]
+
+
+def read_index(path: Path, *, mapped: bool) -> Any:
+    """Return the index in ``path``, mapped where FAISS can map it, else as a private copy in memory.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, truncated or not a FAISS index.
+    """
+    if not path.is_file():
+        raise StoreError("the index is missing", where=path)
+    try:
+        if mapped:
+            try:
+                return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            except _UNREADABLE:  # not every index type can be mapped
+                return faiss.read_index(str(path))
+        return faiss.read_index(str(path))
+    except _UNREADABLE as error:
+        raise StoreError("not a readable FAISS index", where=path, found=faiss_sentence(error),
+                         hint="run 'embsync verify'; roll back to an intact version") from error
+
+
+def reject_newer_faiss(written_by: str, where: Path) -> None:
+    """Raise StoreError for an index of a newer FAISS: old files load in newer releases, not the reverse."""
+    if _version(written_by) > _version(faiss.__version__):
+        raise StoreError("the index was written by a newer FAISS than this reader's", where=where,
+                         found=f"FAISS {written_by}", expected=f"at most {faiss.__version__}",
+                         hint="upgrade faiss-cpu where the index is read")
+
+
+def reject_damage(path: Path, sha256: str) -> None:
+    """Raise StoreError unless the file's SHA-256 is ``sha256``: many damaged indexes load without an error."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError("the index cannot be read", where=path, found=error.strerror) from error
+    if found != sha256:
+        raise StoreError("hash mismatch", where=path, found=f"sha256 {found}", expected=sha256)
+
+
+def faiss_sentence(error: BaseException) -> str:
+    """Return what a FAISS exception says, without the C++ signature and source line before it."""
+    text = str(error) or type(error).__name__
+    return text.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip() or text
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+

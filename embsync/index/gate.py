@@ -1,0 +1,150 @@
+"""The recall gate: the cheapest search parameters that reach the target, measured as readers will search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsync.index.live import LiveVectors
+from embsync.index.searcher import Searcher
+from embsync.index.structure import Tunable, completed, effort, tunables
+from embsync.index.truth import exact_scores
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+#: Without queries nothing can be measured: these are FAISS's own habits, on the generous side.
+_UNMEASURED = {"efSearch": 64, "nprobe": 16, "k_factor_rf": 4}
+#: Score slack, relative, in which a found row counts as good as the last exact one: float32 rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found: the parameters, the recall they reach (None: not measured), and their cost."""
+
+    search: dict[str, int]
+    recall: float | None
+    effort: float
+
+
+@dataclass(frozen=True)
+class RecallGate:
+    """Sampled queries with their exact neighbours.
+
+    Parameters
+    ----------
+    live : LiveVectors
+    queries : (q, k) ndarray of float32
+    truth : (q, recall_at) ndarray of int64
+        Rows of the exact neighbours, best first, -1 where there are fewer.
+    metric : str
+    target : float
+    """
+
+    live: LiveVectors
+    queries: Float32
+    truth: Int64
+    metric: str
+    target: float
+
+    def judge(self, index: Any, labels: Int64) -> Verdict:
+        """Return the cheapest parameters of ``index`` that reach the target, or that come near its best."""
+        k = self.truth.shape[1]
+        knobs = tunables(index, k)
+        if self.queries.shape[0] == 0:
+            values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
+            return Verdict(values, None, effort(index, values, k))
+        measure = _Measurement(self, index, labels)
+        if not knobs:
+            return measure.verdict({})
+        if len(knobs) == 1:
+            return measure.verdict(_cheapest(measure, knobs[0], {}, self.target))
+        return _cheapest_pair(measure, knobs[0], knobs[1], self.target)
+
+    def recall(self, rows: Int64) -> float:
+        """Return the share of the exact neighbours found; a row as good as the last one counts as it.
+
+        Only rows that are not among the exact neighbours are scored: among equal scores an index may choose.
+        """
+        wanted = self.truth >= 0
+        hit = (rows[:, :, None] == np.where(wanted, self.truth, -2)[:, None, :]).any(axis=2)
+        doubtful = np.flatnonzero((~hit & (rows >= 0)).any(axis=1))
+        if doubtful.size:
+            bar = exact_scores(self.live, self.queries[doubtful], self.truth[doubtful], self.metric)
+            bar = np.where(wanted[doubtful], bar, np.inf).min(axis=1)
+            found = exact_scores(self.live, self.queries[doubtful], rows[doubtful], self.metric)
+            hit[doubtful] |= found >= (bar - _ROUNDING * np.abs(bar))[:, None]
+        return float(np.minimum(hit.sum(axis=1), wanted.sum(axis=1)).sum() / max(wanted.sum(), 1))
+
+
+class _Measurement:
+    """Recall and cost of one index by its search parameters; nothing is measured twice."""
+
+    def __init__(self, gate: RecallGate, index: Any, labels: Int64) -> None:
+        self._gate = gate
+        self._index = index
+        self._k = gate.truth.shape[1]
+        self._searcher = Searcher(index, labels, gate.metric, dict.fromkeys(_names(index, self._k), 1))
+        self._known: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def __call__(self, values: Mapping[str, int]) -> float:
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            full = completed(self._index, values)
+            rows, _ = self._searcher.search(self._gate.queries, self._k, full)
+            self._known[key] = self._gate.recall(rows)
+        return self._known[key]
+
+    def cost(self, values: Mapping[str, int]) -> float:
+        return effort(self._index, values, self._k)
+
+    def verdict(self, values: Mapping[str, int]) -> Verdict:
+        return Verdict(completed(self._index, values), self(values), self.cost(values))
+
+
+def _names(index: Any, k: int) -> list[str]:
+    return list(completed(index, {knob.name: 1 for knob in tunables(index, k)}))
+
+
+def _cheapest(
+    measure: Callable[[Mapping[str, int]], float], knob: Tunable, fixed: Mapping[str, int], target: float
+) -> dict[str, int]:
+    """Return ``fixed`` with the least value of ``knob`` that reaches ``target``.
+
+    Doubling, then halving the interval: recall grows with effort. Where even the largest value misses the target,
+    the first that comes within a hundredth of the best is returned: the rest would be paid for nothing.
+    """
+    tried: dict[int, float] = {}
+    value = knob.low
+    while True:
+        tried[value] = measure({**fixed, knob.name: value})
+        if tried[value] >= target or value >= knob.high:
+            break
+        value = min(2 * value, knob.high)
+    bar = target if tried[value] >= target else 0.99 * max(tried.values())
+    high = min(value for value, recall in tried.items() if recall >= bar)
+    low = max((value for value in tried if value < high), default=knob.low - 1)
+    while bar == target and high - low > 1:
+        middle = (low + high) // 2
+        if measure({**fixed, knob.name: middle}) >= bar:
+            high = middle
+        else:
+            low = middle
+    return {**fixed, knob.name: high}
+
+
+def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> Verdict:
+    """Return the cheapest pair: for each refining factor, the least effort of the candidate finder."""
+    found: list[Verdict] = []
+    factor = refiner.low
+    while factor <= refiner.high:
+        found.append(measure.verdict(_cheapest(measure, finder, {refiner.name: factor}, target)))
+        factor *= 2
+    best = max(float(verdict.recall or 0.0) for verdict in found)
+    bar = target if best >= target else 0.99 * best
+    return min((v for v in found if float(v.recall or 0.0) >= bar), key=lambda v: v.effort)

@@ -1,0 +1,181 @@
+"""Search as readers meet it: rows and scores out, labels and dead vectors kept inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsync.errors import StoreError, UsageError
+from embsync.index.factory import metric_of
+from embsync.index.files import read_index, reject_newer_faiss
+from embsync.index.library import faiss
+from embsync.index.live import unit_rows
+from embsync.index.report import IndexReport
+from embsync.index.structure import is_exact, search_parameters
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+#: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
+_ROUNDING = 1e-6
+
+
+class Searcher:
+    """A version's index, open for search. Safe to use from several threads.
+
+    Parameters
+    ----------
+    index : faiss.Index
+    labels : (n,) ndarray of int64
+        Label to row, -1 for a dead label.
+    metric : str
+        ``inner_product``, ``cosine`` or ``l2``.
+    search : mapping
+        Search parameters used where a call gives none.
+    """
+
+    def __init__(self, index: Any, labels: Int64, metric: str, search: Mapping[str, int]) -> None:
+        self._index = index
+        # FAISS answers -1 for a hit that is missing; -1 is also the last position: it leads to row -1.
+        self._rows = np.append(labels, np.int64(-1))
+        self._metric = metric
+        self._similarity = metric_of(metric) == faiss.METRIC_INNER_PRODUCT
+        self._exact = is_exact(index)
+        self._defaults = dict(search)
+        living = labels >= 0
+        self.live = int(np.count_nonzero(living))
+        self._selector = None if self.live == labels.size else _only(living)
+        self._parameters = search_parameters(index, self._defaults, self._selector)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None
+    ) -> Searcher:
+        """Map the index at ``path``; milliseconds, whatever its size.
+
+        Parameters
+        ----------
+        path : path
+            ``index.faiss`` of a version; its hash is the caller's to verify.
+        labels : (n,) ndarray of int64
+            ``index_rows.npy`` of the same version.
+        report : IndexReport
+            The manifest's ``index`` object of the same version.
+        rows_live : int, optional
+            Live rows of the version, checked against the labels.
+
+        Raises
+        ------
+        StoreError
+            Missing or damaged, written by a newer FAISS, or not the index the labels and the report describe.
+        """
+        reject_newer_faiss(report.faiss, Path(path))
+        index = read_index(Path(path), mapped=True)
+        _reject_mismatch(Path(path), "labels", int(index.ntotal), labels.size)
+        _reject_mismatch(Path(path), "labels", report.labels, labels.size)
+        _reject_mismatch(Path(path), "FAISS metric", int(index.metric_type), metric_of(report.metric))
+        searcher = cls(index, labels, report.metric, report.search)
+        if rows_live is not None:
+            _reject_mismatch(Path(path), "live rows", searcher.live, rows_live)
+        return searcher
+
+    @property
+    def width(self) -> int:
+        """Numbers in a query, k."""
+        return int(self._index.d)
+
+    def search(
+        self, queries: Float32, k: int, parameters: Mapping[str, int] | None = None
+    ) -> tuple[Int64, Float32]:
+        """Return rows and scores of the best ``k`` live rows of each query.
+
+        Parameters
+        ----------
+        queries : (q, width) ndarray of float32
+        k : int
+            Cut to the live rows.
+        parameters : mapping, optional
+            Overrides of the version's search parameters, such as ``{"efSearch": 200}``.
+
+        Returns
+        -------
+        rows : (q, min(k, live)) ndarray of int64
+            Best first; equal scores by ascending row; -1 for a hit the index did not find.
+        scores : (q, min(k, live)) ndarray of float32
+            Inner product, cosine, or minus the squared distance; -inf for a missing hit.
+
+        Raises
+        ------
+        UsageError
+            Queries of another width or dtype, k below 1, or parameters the index does not take.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self._index.d or queries.dtype != np.float32:
+            raise UsageError("queries have the wrong form", found=f"{queries.dtype} {queries.shape}",
+                             expected=f"float32 (queries, {self._index.d})")
+        if k < 1:
+            raise UsageError("k must be at least 1", found=k)
+        k = min(k, self.live)
+        if k == 0 or queries.shape[0] == 0:
+            return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
+        asked = unit_rows(queries) if self._metric == "cosine" else queries
+        return self._find(asked, k, self._parameters if parameters is None else self._override(parameters))
+
+    def _find(self, asked: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
+        # One more hit than asked for shows whether a tie goes on beyond the last one.
+        fetch = min(k + 1, self.live) if self._exact else k
+        scores, labels = self._index.search(asked, fetch, params=parameters)
+        if not self._similarity:
+            np.negative(scores, out=scores)
+        rows = self._rows[labels]
+        if rows.min() < 0:
+            scores[rows < 0] = -np.inf
+        if (scores[:, 1:] == scores[:, :-1]).any():
+            return self._untie(asked, rows, scores, k)
+        return rows[:, :k], scores[:, :k]
+
+    def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
+        """Order equal scores by row; where a tie of an exact index crosses the last place, look at all of it."""
+        order = np.lexsort((rows, -scores), axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+        scores = np.take_along_axis(scores, order, axis=1)
+        if rows.shape[1] > k:
+            open_ended = (scores[:, k - 1] == scores[:, k]) & (rows[:, k] >= 0)
+            for query in np.flatnonzero(open_ended):
+                all_rows, all_scores = self._all_ties(asked[query : query + 1], k)
+                rows[query, : all_rows.size], scores[query, : all_rows.size] = all_rows, all_scores
+        return rows[:, :k], scores[:, :k]
+
+    def _all_ties(self, asked: Float32, k: int) -> tuple[Int64, Float32]:
+        found, _ = self._index.search(asked, k)
+        last = float(found[0, -1])
+        slack = _ROUNDING * max(abs(last), float(np.abs(asked).max()), 1e-30)
+        radius = last - slack if self._similarity else last + slack
+        _, found, labels = self._index.range_search(asked, radius)
+        scores = found if self._similarity else -found
+        rows = self._rows[labels]
+        best = np.lexsort((rows, -scores))[:k]
+        return rows[best], scores[best]
+
+    def _override(self, parameters: Mapping[str, int]) -> Any:
+        unknown = set(parameters) - set(self._defaults)
+        if unknown:
+            raise UsageError("unknown search parameter", found=", ".join(sorted(unknown)),
+                             expected=", ".join(self._defaults) or "none: this index is exact")
+        return search_parameters(self._index, {**self._defaults, **parameters}, self._selector)
+
+
+def _only(allowed: NDArray[np.bool_]) -> Any:
+    """Return a selector of the labels where ``allowed`` is true: one bit a label."""
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def _reject_mismatch(path: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise StoreError(f"the index does not belong to this version: {what}", where=path, found=found,
+                         expected=expected, hint="run 'embsync verify'")
+
+

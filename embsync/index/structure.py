@@ -1,0 +1,137 @@
+"""What an index is made of: its layers, the parameters that can be tuned at search time, the work they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embsync.index.library import faiss
+
+#: Search work beyond which a graph is slower than scanning half a million rows; also where tuning stops.
+LARGEST_EF_SEARCH = 4096
+#: Candidates re-ranked for each result at most; FAISS's own tuner stops here too.
+LARGEST_REFINE_FACTOR = 64
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A search parameter with its least and its largest useful value."""
+
+    name: str
+    low: int
+    high: int
+
+
+def layers(index: Any) -> Iterator[Any]:
+    """Yield the index and what it wraps, outermost first, each as its own class.
+
+    A refining index leads to the index it refines; coarse quantizers and refining storage are not layers.
+    """
+    index = faiss.downcast_index(index)
+    yield index
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2 | faiss.IndexPreTransform):
+        yield from layers(index.index)
+    elif isinstance(index, faiss.IndexRefine):
+        yield from layers(index.base_index)
+
+
+def innermost(index: Any) -> Any:
+    """Return the layer that finds the candidates."""
+    *_, last = layers(index)
+    return last
+
+
+def takes_ids(index: Any) -> bool:
+    """Tell whether vectors must be added with their labels (IDMap at the outside)."""
+    return isinstance(faiss.downcast_index(index), faiss.IndexIDMap | faiss.IndexIDMap2)
+
+
+def is_exact(index: Any) -> bool:
+    """Tell whether a search compares every vector, unchanged."""
+    return all(type(layer) in _EXACT for layer in layers(index))
+
+
+_EXACT = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexIDMap, faiss.IndexIDMap2)
+
+
+def tunables(index: Any, k: int) -> list[Tunable]:
+    """Return what can be tuned to find the best ``k``, the candidate finder first, then the refining factor."""
+    found: list[Tunable] = []
+    finder = innermost(index)
+    if isinstance(finder, faiss.IndexHNSW):
+        found.append(Tunable("efSearch", k, max(k, min(LARGEST_EF_SEARCH, int(index.ntotal)))))
+    elif isinstance(finder, faiss.IndexIVF):
+        found.append(Tunable("nprobe", 1, int(finder.nlist)))
+    if any(isinstance(layer, faiss.IndexRefine) for layer in layers(index)) and not _refines_exact(index):
+        found.append(Tunable("k_factor_rf", 1, LARGEST_REFINE_FACTOR))
+    return found
+
+
+def _refines_exact(index: Any) -> bool:
+    return type(innermost(index)) in _EXACT and not any(
+        isinstance(layer, faiss.IndexPreTransform) for layer in layers(index)
+    )
+
+
+def completed(index: Any, values: Mapping[str, int]) -> dict[str, int]:
+    """Return ``values`` with what follows from them.
+
+    An HNSW coarse quantizer is asked for ``nprobe`` lists; twice as much effort keeps it from being what limits
+    recall, and it costs little beside the lists themselves.
+    """
+    full = dict(values)
+    finder = innermost(index)
+    if "nprobe" in full and isinstance(finder, faiss.IndexIVF):
+        quantizer = faiss.downcast_index(finder.quantizer)
+        if isinstance(quantizer, faiss.IndexHNSW):
+            full["quantizer_efSearch"] = max(16, 2 * full["nprobe"])
+    return full
+
+
+def effort(index: Any, values: Mapping[str, int], k: int) -> float:
+    """Return about how many vector comparisons a query costs with ``values``: what "cheapest" means."""
+    work = float(index.ntotal)
+    finder = innermost(index)
+    if "efSearch" in values and isinstance(finder, faiss.IndexHNSW):
+        work = float(values["efSearch"] * finder.hnsw.nb_neighbors(1))
+    elif "nprobe" in values and isinstance(finder, faiss.IndexIVF):
+        work = values["nprobe"] * index.ntotal / finder.nlist
+    return work + values.get("k_factor_rf", 0) * k
+
+
+def search_parameters(index: Any, values: Mapping[str, int], selector: Any = None) -> Any:
+    """Return FAISS search parameters for ``values``, nested as the index is; None where it takes none.
+
+    Parameters
+    ----------
+    selector : IDSelector, optional
+        Labels a search may return. The object must outlive the parameters.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2 | faiss.IndexPreTransform):
+        return search_parameters(index.index, values, selector)
+    if isinstance(index, faiss.IndexRefine):
+        return _refine_parameters(index, values, selector)
+    chosen: dict[str, Any] = {} if selector is None else {"sel": selector}
+    if isinstance(index, faiss.IndexHNSW):
+        _put(chosen, "efSearch", values.get("efSearch"))
+        return faiss.SearchParametersHNSW(**chosen) if chosen else None
+    if isinstance(index, faiss.IndexIVF):
+        _put(chosen, "nprobe", values.get("nprobe"))
+        if "quantizer_efSearch" in values:
+            chosen["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=values["quantizer_efSearch"])
+        return faiss.SearchParametersIVF(**chosen) if chosen else None
+    return faiss.SearchParameters(**chosen) if chosen else None
+
+
+def _refine_parameters(index: Any, values: Mapping[str, int], selector: Any) -> Any:
+    base = search_parameters(index.base_index, values, selector)
+    chosen: dict[str, Any] = {} if base is None else {"base_index_params": base}
+    _put(chosen, "k_factor", values.get("k_factor_rf"))
+    return faiss.IndexRefineSearchParameters(**chosen) if chosen else None
+
+
+def _put(chosen: dict[str, Any], name: str, value: int | None) -> None:
+    if value is not None:
+        chosen[name] = value

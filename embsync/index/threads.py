@@ -1,0 +1,24 @@
+"""How many threads FAISS may use, for the length of a ``with`` block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
+
+from embsync.alignment.blocks import worker_count
+from embsync.index.library import faiss
+
+
+@contextmanager
+def faiss_threads(threads: int) -> Iterator[None]:
+    """Let FAISS and BLAS use ``threads`` threads (0: all cores this process may use), then restore both."""
+    before = faiss.omp_get_max_threads()
+    workers = worker_count(threads)
+    try:
+        with threadpool_limits(workers):
+            faiss.omp_set_num_threads(workers)
+            yield
+    finally:
+        faiss.omp_set_num_threads(before)
