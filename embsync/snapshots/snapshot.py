@@ -23,7 +23,9 @@ class Side(Rows, Protocol):
     between two passes is seen and not hidden by a cache.
     """
 
-    name: str  # "items" or "users"
+    @property
+    def name(self) -> str:
+        """``items`` or ``users``."""
 
     @property
     def source(self) -> str:
@@ -100,5 +102,5 @@ class FingerprintedRows:
         return self._hash.hexdigest()
 
 
-def _bytes(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

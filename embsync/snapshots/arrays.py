@@ -1,0 +1,131 @@
+"""Arrays that lie in files as plain numbers: a matrix read block by block, a column read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, block_rows
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.numpy_header import ArrayHeader
+
+
+class Content(Protocol):
+    """Bytes that can be read by position, forwards at least."""
+
+    def fill(self, target: Array, offset: int) -> None:
+        """Fill a C-contiguous array with the bytes at ``offset``."""
+
+
+class Stored(Protocol):
+    """Where an array is kept. It is opened anew for every pass, so that a change between two passes is seen."""
+
+    def __str__(self) -> str:
+        """Return the file, for messages."""
+
+    def open(self) -> AbstractContextManager[tuple[ArrayHeader, Content]]:
+        """Give the array's header, read just now, and the bytes among which its numbers start at ``header.offset``."""
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A (count, width) matrix of floats in a file, as :class:`~embsync.alignment.blocks.Rows`."""
+
+    stored: Stored
+    header: ArrayHeader
+
+    def __post_init__(self) -> None:
+        require_vectors(self.header.dtype, self.header.shape, str(self.stored))
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.header.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self.header.shape[1]
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield read-only, C-contiguous, native blocks in file order."""
+        with self.stored.open() as (header, content):
+            _require_same(self.header, header, str(self.stored))
+            step = block_rows(self.width)
+            for start in range(0, self.count, step):
+                yield start, self._block(content, header, start, min(step, self.count - start))
+
+    def _block(self, content: Content, header: ArrayHeader, start: int, rows: int) -> Array:
+        size = header.dtype.itemsize
+        if header.fortran_order:
+            columns = np.empty((self.width, rows), header.dtype)
+            for column in range(self.width):
+                content.fill(columns[column], header.offset + (column * self.count + start) * size)
+            return native(np.ascontiguousarray(columns.T))
+        block = np.empty((rows, self.width), header.dtype)
+        content.fill(block, header.offset + start * self.width * size)
+        return native(block)
+
+
+@dataclass(frozen=True)
+class StoredColumn:
+    """A 1-D array in a file, read at once: ids or weights."""
+
+    stored: Stored
+    header: ArrayHeader
+
+    def __post_init__(self) -> None:
+        if len(self.header.shape) != 1:
+            raise SnapshotError("not one value a row", where=str(self.stored), found=f"shape {self.header.shape}",
+                                expected="one dimension")
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return self.header.shape[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type in the file."""
+        return self.header.dtype
+
+    def read(self) -> Array:
+        """Return the (count,) values, native-endian."""
+        with self.stored.open() as (header, content):
+            _require_same(self.header, header, str(self.stored))
+            values = np.empty(self.count, header.dtype)
+            content.fill(values, header.offset)
+        return native(values)
+
+    def __str__(self) -> str:
+        return str(self.stored)
+
+
+def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> None:
+    """Refuse what is not a matrix of at least one row and column of float16, float32 or float64."""
+    if dtype.kind != "f":
+        raise SnapshotError("vectors that are not floats", where=where, found=dtype.name,
+                            expected="float16, float32 or float64")
+    if len(shape) != 2:
+        raise SnapshotError("vectors that are not a matrix", where=where, found=f"shape {shape}",
+                            expected="(rows, width)")
+    if 0 in shape:
+        raise SnapshotError("no vectors", where=where, found=f"shape {shape}", expected="at least one row and column")
+
+
+def native(array: Array) -> Array:
+    """Return the array, which nobody else holds, in the machine's byte order and read-only."""
+    if not array.dtype.isnative:
+        array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+    array.setflags(write=False)
+    return array
+
+
+def _require_same(before: ArrayHeader, now: ArrayHeader, where: str) -> None:
+    if now != before:
+        raise SnapshotChanged("changed while it was read", where=where, found=f"{now.shape} of {now.dtype.str}",
+                              expected=f"{before.shape} of {before.dtype.str}, as when it was opened")

@@ -1,0 +1,261 @@
+"""Files of a snapshot, opened so that nothing outside it is ever touched and nothing in it can block.
+
+Every component below the snapshot's root is opened through the handle of its directory and never through a link;
+what is opened must be a regular file. Links, FIFOs, sockets, devices and ``..`` are refused. The root itself is what
+the user named: links on the way to it are followed once, when the :class:`Place` is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from embsync.alignment.blocks import Array
+from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+#: A training run leaves a few hundred part files in one or two levels; a tree beyond this is not a snapshot, and
+#: looking at it would cost more than it may.
+_MOST_ENTRIES = 100_000
+_DEEPEST = 8
+
+_KINDS = (
+    (stat.S_ISREG, "file"),
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISLNK, "link"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+#: What an attempt to open says about the file rather than about the moment.
+_REFUSALS = {
+    errno.ELOOP: "a link",
+    errno.ENOTDIR: "something that is no directory",
+    errno.ENXIO: "a socket, FIFO or device",
+    errno.ENODEV: "a device",
+    errno.EACCES: "a file that this user may not read",
+    errno.EPERM: "a file that this user may not read",
+    errno.ENAMETOOLONG: "a name that is too long",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or directory at or below a snapshot's root, named by the components below the root."""
+
+    root: Path
+    parts: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, path: str | Path, *, follow_link: bool = True) -> Place:
+        """Return the place of a root that a user named.
+
+        Raises
+        ------
+        NotFoundError
+            There is nothing at ``path``.
+        SnapshotError
+            ``path`` is a link and ``follow_link`` is False.
+        """
+        given = Path(path)
+        if not follow_link and given.is_symlink():
+            raise SnapshotError("will not be opened", where=given, found="a link", expected="a file or directory")
+        try:
+            return cls(given.resolve(strict=True))
+        except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
+            raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0")) from None
+
+    def __str__(self) -> str:
+        return str(self.root.joinpath(*self.parts))
+
+    @property
+    def name(self) -> str:
+        """The last component."""
+        return self.parts[-1] if self.parts else self.root.name
+
+    def child(self, name: str) -> Place:
+        """Return the place of an entry of this directory."""
+        if name in {"", ".", ".."} or "/" in name or "\0" in name:
+            raise SnapshotError("not the name of a file", where=str(self), found=repr(name))
+        return Place(self.root, (*self.parts, name))
+
+    def open(self) -> BinaryIO:
+        """Open the regular file here for reading; it never blocks and never follows a link below the root."""
+        descriptor = self._descend()
+        try:
+            kind = _kind(os.fstat(descriptor).st_mode)
+            if kind != "file":
+                raise SnapshotError("will not be opened", where=str(self), found=f"a {kind}",
+                                    expected="a regular file")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb", buffering=0)
+
+    def entries(self) -> dict[str, str]:
+        """Return the names in this directory, sorted, each with its kind: file, directory, link or other."""
+        with self._directory() as descriptor:
+            return {name: _kind(status.st_mode) for name, status in _listing(descriptor)}
+
+    def kind(self) -> str:
+        """Return what is here: ``file``, ``directory``, or what else."""
+        descriptor = self._descend()
+        try:
+            return _kind(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
+
+    def walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield every entry below this directory, or the file itself, as (relative name, status), sorted."""
+        if self.kind() == "directory":
+            with self._directory() as descriptor:
+                yield from _walk(str(self), descriptor, "", _MOST_ENTRIES)
+        else:
+            with self.open() as file:
+                yield self.name, os.fstat(file.fileno())
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        descriptor = self._descend(os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _descend(self, last_flags: int = 0) -> int:
+        above: int | None = None
+        names = (str(self.root), *self.parts)
+        try:
+            for depth, name in enumerate(names):
+                flags = last_flags if depth == len(names) - 1 else os.O_DIRECTORY
+                opened = os.open(name, _FLAGS | flags, dir_fd=above)
+                if above is not None:
+                    os.close(above)
+                above = opened
+        except OSError as error:
+            if above is not None:
+                os.close(above)
+            raise unreadable(str(self), error) from error
+        assert above is not None
+        return above
+
+
+@dataclass(frozen=True)
+class FileBytes:
+    """The bytes of an open file, read by position."""
+
+    file: BinaryIO
+    where: str
+
+    def fill(self, target: Array, offset: int) -> None:
+        """Fill a C-contiguous array with the bytes at ``offset``.
+
+        Raises
+        ------
+        SnapshotChanged
+            The file ends earlier than it did when its header was read.
+        """
+        view = target.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(view):
+            got = self._read_into(view[done:], offset + done)
+            if got == 0:
+                raise SnapshotChanged("became shorter while it was read", where=self.where,
+                                      found=f"{offset + done} bytes", expected=f"at least {offset + len(view)}")
+            done += got
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Return ``size`` bytes at ``offset``, fewer where the file ends."""
+        try:
+            return os.pread(self.file.fileno(), size, offset)
+        except OSError as error:
+            raise unreadable(self.where, error) from error
+
+    def _read_into(self, view: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self.file.fileno(), [view], offset)
+        except OSError as error:
+            raise unreadable(self.where, error) from error
+
+
+def file_size(file: BinaryIO) -> int:
+    """Return the size in bytes of an open file."""
+    return os.fstat(file.fileno()).st_size
+
+
+def stamp(path: str | Path) -> str:
+    """Return a short signature of a snapshot that costs no reading: equal unless something changed.
+
+    It covers the relative name, size, mtime, ctime and inode of every regular file, and the name and kind of
+    anything else; no link is followed below the root.
+
+    Raises
+    ------
+    NotFoundError
+        There is nothing at ``path``.
+    SnapshotChanged
+        Entries came or went meanwhile.
+    """
+    digest = hashlib.sha256()
+    for name, status in Place.at(path).walk():
+        kind = _kind(status.st_mode)
+        facts: tuple[object, ...] = (kind,)
+        if kind == "file":
+            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        digest.update(repr((name, *facts)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _walk(where: str, descriptor: int, prefix: str, budget: int) -> Iterator[tuple[str, os.stat_result]]:
+    if prefix.count("/") > _DEEPEST:
+        raise SnapshotError("too many directories in one another", where=where, expected=f"at most {_DEEPEST}")
+    for name, status in _listing(descriptor):
+        budget -= 1
+        if budget < 0:
+            raise SnapshotError("too many files", where=where, expected=f"at most {_MOST_ENTRIES}")
+        yield prefix + name, status
+        if stat.S_ISDIR(status.st_mode):
+            try:
+                below = os.open(name, _FLAGS | os.O_DIRECTORY, dir_fd=descriptor)
+            except OSError as error:
+                raise unreadable(f"{where}/{prefix}{name}", error) from error
+            try:
+                for found in _walk(where, below, f"{prefix}{name}/", budget):
+                    budget -= 1
+                    yield found
+            finally:
+                os.close(below)
+
+
+def _listing(descriptor: int) -> list[tuple[str, os.stat_result]]:
+    found: list[tuple[str, os.stat_result]] = []
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            if len(found) >= _MOST_ENTRIES:
+                raise SnapshotError("too many files in one directory", where=entry.name,
+                                    expected=f"at most {_MOST_ENTRIES}")
+            with suppress(FileNotFoundError):  # gone since it was listed: as if it had never been
+                found.append((entry.name, entry.stat(follow_symlinks=False)))
+    return sorted(found, key=lambda named: named[0])
+
+
+def _kind(mode: int) -> str:
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "device")
+
+
+def unreadable(where: str, error: OSError) -> SnapshotError:
+    """Return the refusal that an operating system error means: of the file, or of the moment."""
+    if error.errno in _REFUSALS:
+        return SnapshotError("will not be opened", where=where, found=_REFUSALS[error.errno],
+                             expected="a regular file inside the snapshot")
+    return SnapshotChanged("cannot be read now", where=where, found=error.strerror)

@@ -1,0 +1,103 @@
+"""The layouts there are, and the choice among them. A new format is one module and one line of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.snapshots import npy, npz
+from embsync.snapshots.files import Place
+from embsync.snapshots.sides import IdentifiedSide, require_agreement
+from embsync.snapshots.snapshot import Snapshot
+
+Sides = tuple[IdentifiedSide, IdentifiedSide | None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way a training run leaves a snapshot.
+
+    Parameters
+    ----------
+    name : str
+        As in ``snapshot.layout``.
+    expects : str
+        What it looks like, for messages.
+    recognise : function of a Place
+        Looks at names and first bytes only.
+    open_sides : function of a Place and the configuration
+        Reads headers, no rows.
+    """
+
+    name: str
+    expects: str
+    recognise: Callable[[Place], bool]
+    open_sides: Callable[[Place, SnapshotConfig], Sides]
+
+
+LAYOUTS = (
+    Layout("npy", npy.EXPECTS, npy.recognise, npy.open_sides),
+    Layout("npz", npz.EXPECTS, npz.recognise, npz.open_sides),
+)
+
+
+def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool = True) -> Snapshot:
+    """Open what a training run left.
+
+    Parameters
+    ----------
+    path : str or Path
+        A directory or file; a link at its end is followed once, links inside never.
+    config : SnapshotConfig
+        ``layout: auto`` takes the one layout that recognises itself.
+    follow_link : bool
+        False refuses a ``path`` that is a link, as for names found in a watched directory.
+
+    Returns
+    -------
+    Snapshot
+        Well-formed as far as headers tell: the sides have one width and one type of id, and as many ids as rows.
+
+    Raises
+    ------
+    NotFoundError
+        There is nothing at ``path``.
+    SnapshotError
+        No layout or several fit, or a file is ill-formed; the message names it, what was found and expected.
+    SnapshotChanged
+        Something came or went meanwhile; trying again later may succeed.
+    UsageError
+        The layout needs a package that is not installed.
+    """
+    place = Place.at(path, follow_link=follow_link)
+    layout = _choose(place, config)
+    items, users = layout.open_sides(place, config)
+    require_agreement(items, users, config.max_bytes)
+    shown = Path(path).absolute()
+    return Snapshot(shown.name or place.name, shown, layout.name, items, users)
+
+
+def _choose(place: Place, config: SnapshotConfig) -> Layout:
+    candidates = [layout for layout in LAYOUTS if config.layout in {"auto", layout.name}]
+    fitting = [layout for layout in candidates if layout.recognise(place)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise SnapshotError("more than one layout fits", where=str(place),
+                            found=", ".join(layout.name for layout in fitting), expected="one",
+                            hint="set snapshot.layout")
+    raise SnapshotError("no known layout", where=str(place), found=_what_is_there(place),
+                        expected=" | ".join(f"{layout.name}: {layout.expects}" for layout in candidates))
+
+
+def _what_is_there(place: Place) -> str:
+    if place.kind() != "directory":
+        return f"a {place.kind()} named {place.name}"
+    names = list(place.entries())
+    if not names:
+        return "an empty directory"
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"{len(names)} entries: {', '.join(names[:12])}{more}"

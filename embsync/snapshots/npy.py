@@ -1,0 +1,50 @@
+"""Layout npy: ``items.npy`` with ``item_ids.npy``, and the same for users; or one ``.npy`` file of items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from embsync.config import SnapshotConfig
+from embsync.snapshots.files import FileBytes, Place, file_size
+from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, open_named_sides
+from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
+from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
+
+EXPECTS = "items.npy and item_ids.npy, perhaps users.npy and user_ids.npy; or one .npy file"
+_SUFFIX = ".npy"
+
+
+@dataclass(frozen=True)
+class NpyFile:
+    """One ``.npy`` file."""
+
+    place: Place
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[ArrayHeader, FileBytes]]:
+        """Give the header and the file, both of this moment."""
+        with self.place.open() as file:
+            content = FileBytes(file, str(self))
+            yield parse_header(content.read(LONGEST_HEADER, 0), file_size(file), str(self)), content
+
+
+def recognise(place: Place) -> bool:
+    """Tell whether the names at ``place`` are this layout's."""
+    if place.kind() == "file":
+        return place.name.endswith(_SUFFIX)
+    return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
+
+
+def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
+    """Return the sides at ``place``, judged by their headers."""
+    if place.kind() == "file":
+        return open_named_sides({ITEMS: NpyFile(place)}, str(place), config)
+    entries = place.entries()
+    wanted = (*ITEM_NAMES, *USER_NAMES)
+    found = {name: NpyFile(place.child(name + _SUFFIX)) for name in wanted if name + _SUFFIX in entries}
+    return open_named_sides(found, str(place), config)

@@ -1,0 +1,129 @@
+"""A side put together from where its vectors, ids and weights are, and what the two sides owe each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float64, Rows
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.ids import canonical, id_kind
+
+ITEMS, USERS = "items", "users"
+
+
+class Column(Protocol):
+    """One value a row, read at once."""
+
+    def __str__(self) -> str:
+        """Return the file, for messages."""
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type the values have where they are stored."""
+
+    def read(self) -> Array:
+        """Return the values."""
+
+
+class IdentifiedSide:
+    """One side of a snapshot, as :class:`~embsync.snapshots.snapshot.Side`.
+
+    Parameters
+    ----------
+    name : "items" or "users"
+    source : str
+        The file or directory the rows come from.
+    vectors : Rows
+    ids : Column or None
+        None: rows are identified by their number.
+    weights : Column or None
+    stored_bytes : int
+        Bytes the side takes, decompressed, by its own account.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        vectors: Rows,
+        ids: Column | None,
+        weights: Column | None,
+        *,
+        stored_bytes: int,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.stored_bytes = stored_bytes
+        self._vectors = vectors
+        self._ids = ids
+        self._weights = weights
+        self.id_kind = "integer" if ids is None else id_kind(ids.dtype, str(ids))
+        for column, what in ((ids, "ids"), (weights, "weights")):
+            if column is not None and column.count != vectors.count:
+                raise SnapshotError(f"{what} and vectors differ in number", where=str(column),
+                                    found=f"{column.count} {what}", expected=f"{vectors.count}, as in {source}")
+        if weights is not None and weights.dtype.kind not in "fiu":
+            raise SnapshotError("weights that are not numbers", where=str(weights), found=weights.dtype.name,
+                                expected="floats or integers")
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self._vectors.count
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self._vectors.width
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield ``(start, block)`` in file order."""
+        return self._vectors.blocks()
+
+    def ids(self) -> Array:
+        """Return the ids in file order: (t,) int64, or (t,) ``S<n>`` of UTF-8 bytes; unique."""
+        if self._ids is None:
+            rows = np.arange(self.count, dtype=np.int64)
+            rows.setflags(write=False)
+            return rows
+        ids = canonical(self._ids.read(), str(self._ids))
+        if len(ids) != self.count:
+            raise SnapshotChanged("changed while it was read", where=str(self._ids), found=f"{len(ids)} ids",
+                                  expected=f"{self.count}")
+        return ids
+
+    def weights(self) -> Float64 | None:
+        """Return the (t,) row weights in file order, finite and not negative, or None."""
+        if self._weights is None:
+            return None
+        weights = self._weights.read().astype(np.float64)
+        wrong = ~(np.isfinite(weights) & (weights >= 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise SnapshotError("a weight that is no weight", where=str(self._weights),
+                                found=f"{weights[row]} in row {row}", expected="finite numbers, none negative")
+        weights.setflags(write=False)
+        return weights
+
+
+def require_agreement(items: IdentifiedSide, users: IdentifiedSide | None, max_bytes: int) -> None:
+    """Refuse sides that cannot belong to one model, or say they hold more than ``max_bytes`` together."""
+    total = items.stored_bytes + (0 if users is None else users.stored_bytes)
+    if total > max_bytes:
+        raise SnapshotError("larger than snapshot.max_bytes", where=items.source, found=f"{total} bytes on all sides",
+                            expected=f"at most {max_bytes}", hint="raise snapshot.max_bytes if this is right")
+    if users is None:
+        return
+    if users.width != items.width:
+        raise SnapshotError("items and users differ in width", where=users.source, found=f"width {users.width}",
+                            expected=f"{items.width}, as in {items.source}")
+    if users.id_kind != items.id_kind:
+        raise SnapshotError("items and users differ in the type of their ids", where=users.source,
+                            found=f"{users.id_kind} ids", expected=f"{items.id_kind} ids, as in {items.source}")
