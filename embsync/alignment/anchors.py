@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,8 @@ def choose(ids: Array, limit: int) -> Int64:
 
 
 def advance(
-    out: Float32,
+    put: Callable[[slice, Float32], None],
+    dimension: int,
     ids: Array,
     vectors: Float32,
     rows: Int64,
@@ -45,15 +47,17 @@ def advance(
     policy: Policy,
     weight: float,
 ) -> None:
-    """Write the next anchors of the chosen rows into ``out``, block by block.
+    """Hand the next anchors of the chosen rows to ``put``, block by block.
 
     A live row's anchor moves to (1 - weight) old + weight new (``moving_average``), to the new vector
     (``previous``) or not at all (``first``). Absent ids keep theirs; ids without one join with their vector.
 
     Parameters
     ----------
-    out : (a, k) float32
-        Receives the anchors.
+    put : callable
+        Called with a slice of the anchors and their vectors.
+    dimension : int
+        k.
     ids : (a,)
         Chosen ids, ascending.
     vectors : (n, k) float32
@@ -67,7 +71,7 @@ def advance(
     """
     places = np.full(len(ids), -1, np.int64) if previous is None else positions_in(ids, previous.ids)
     share = {"moving_average": weight, "previous": 1.0, "first": 0.0}[policy]
-    step = block_rows(out.shape[1])
+    step = block_rows(dimension)
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
         block = np.array(vectors[rows[part]], dtype=np.float32)
@@ -77,4 +81,4 @@ def advance(
             mixing = np.where(live[part][known], np.float32(share), np.float32(0.0))[:, None]
             block[known] = old + mixing * (block[known] - old) if policy != "previous" else np.where(
                 mixing > 0, block[known], old)
-        out[part] = block
+        put(slice(start, start + len(block)), block)

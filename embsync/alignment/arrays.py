@@ -242,6 +242,6 @@ def _advance(side: _Side, stable: Float32, policy: Policy, weight: float, limit:
     places = positions_in(ids, known)
     live = places >= 0
     out = np.empty((len(ids), stable.shape[1]), np.float32)
-    advance(out, ids, stable, side.order[np.maximum(places, 0)], live, side.previous, policy, weight)
+    advance(out.__setitem__, stable.shape[1], ids, stable, side.order[np.maximum(places, 0)], live, side.previous, policy, weight)
     out.flags.writeable = False
     return AnchorSide(ids, out, len(ids) / len(union))

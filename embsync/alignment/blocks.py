@@ -107,3 +107,10 @@ def map_blocks(
         finally:
             for _, future in pending:
                 future.cancel()
+
+
+def as_slice(rows: Int64) -> Int64 | slice:
+    """Return consecutive row numbers as a slice, which a memory map serves without a copy; others as they are."""
+    if len(rows) == 0 or rows[-1] - rows[0] + 1 != len(rows) or (np.diff(rows) != 1).any():
+        return rows
+    return slice(int(rows[0]), int(rows[-1]) + 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64
+from embsync.alignment.blocks import Array, Float32, Float64, Int64, as_slice
 from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import FOLDS
 
@@ -137,7 +137,7 @@ class DriftMeter:
         if len(local) == 0:
             return
         whole = len(local) == len(block)
-        old = np.asarray(self._vectors[_as_slice(rows[local])])
+        old = np.asarray(self._vectors[as_slice(rows[local])])
         new = stable if whole else stable[local]
         own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (old, old), (new, old)))
         self._norms[:, start + local] = np.sqrt(own), np.sqrt(other)
@@ -183,12 +183,6 @@ class DriftMeter:
         known = np.flatnonzero(~np.isnan(self._cosines))
         lowest = known[np.argsort(self._cosines[known], kind="stable")[:MOVED_MOST]]
         return tuple((int(row), float(self._cosines[row])) for row in lowest)
-
-
-def _as_slice(rows: Int64) -> Int64 | slice:
-    """Return consecutive rows as a slice, which a memory map serves without a copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) and (np.diff(rows) == 1).all() else rows
 
 
 def _divide(top: Array, bottom: Array) -> Float32:

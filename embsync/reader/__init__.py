@@ -1,0 +1,7 @@
+"""What consumers import: a store, its versions, lookup and search. Read-only, and free of watcher and service."""
+
+from embsync.reader.side import Side
+from embsync.reader.store import StoreReader, open, open_version  # noqa: A004  (read as ``embsync.open``)
+from embsync.reader.version import Version
+
+__all__ = ["Side", "StoreReader", "Version", "open", "open_version"]

@@ -1,0 +1,239 @@
+"""A version as consumers see it: immutable, pinned while held, never mixed with another."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float32, Float64, Int64
+from embsync.alignment.transform import SideName, Transform
+from embsync.errors import StoreError, UsageError
+from embsync.index import Searcher
+from embsync.reader.side import Side
+from embsync.store import layout
+from embsync.store.manifest import Manifest, decode
+
+SpaceName = Literal["stable", "snapshot"]
+
+
+class Maps:
+    """The version's maps on arrays, both ways."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.maps = transform
+
+    def items(self, raw: Array) -> Float32:
+        """Map raw item rows (n, e) of this version's snapshot into the space, (n, k) float32."""
+        return _apply(raw, self.maps.side("items"))
+
+    def users(self, raw: Array) -> Float32:
+        """Map raw user rows (n, e) into the space."""
+        return _apply(raw, self.maps.side("users"))
+
+    def items_inverse(self, stable: Array) -> Float32:
+        """Map stable item rows (n, k) back to this version's raw vectors (n, e)."""
+        return _apply(stable, self.maps.inverse("items"))
+
+    def users_inverse(self, stable: Array) -> Float32:
+        """Map stable user rows back to this version's raw vectors."""
+        return _apply(stable, self.maps.inverse("users"))
+
+
+def _apply(rows: Array, matrix: Float64) -> Float32:
+    given = np.asarray(rows)
+    if given.ndim not in (1, 2) or given.shape[-1] != len(matrix):
+        raise UsageError("vectors of the wrong width", found=f"shape {given.shape}",
+                         expected=f"rows of {len(matrix)} numbers")
+    return (given.astype(np.float64) @ matrix).astype(np.float32)
+
+
+class Version:
+    """One published version.
+
+    While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it, use it as a
+    context manager, or let it be collected.
+
+    Parameters
+    ----------
+    path : path
+        The version's directory.
+
+    Raises
+    ------
+    StoreError
+        The version is damaged.
+    FileNotFoundError
+        It was deleted before it could be pinned.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pin = _pin(path)
+        try:
+            self.manifest_bytes = _read(path / layout.MANIFEST)
+            self.record: Manifest = decode(self.manifest_bytes, str(path / layout.MANIFEST))
+            self._check_sizes()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Version:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<embsync version {self.number} of space {self.space_id[:8]}>"
+
+    def close(self) -> None:
+        """Let go of the pin; arrays handed out stay valid while they are mapped."""
+        pin, self._pin = getattr(self, "_pin", -1), -1
+        if pin >= 0:
+            os.close(pin)
+
+    @property
+    def number(self) -> int:
+        """The version's number."""
+        return self.record.version
+
+    @property
+    def space_id(self) -> str:
+        """The space the vectors live in; vectors of different spaces must never be compared."""
+        return self.record.space_id
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as plain values, as it stands in the file."""
+        plain: dict[str, Any] = msgspec.json.decode(self.manifest_bytes)
+        return plain
+
+    @cached_property
+    def lineage(self) -> Int64:
+        """Ancestors of this version and itself, ascending."""
+        return self._map(layout.LINEAGE)
+
+    @cached_property
+    def items(self) -> Side:
+        """The items."""
+        return self._side("items")
+
+    @cached_property
+    def users(self) -> Side | None:
+        """The users, None on a one-sided store."""
+        return None if self.record.users is None else self._side("users")
+
+    def side(self, name: SideName) -> Side:
+        """Return a side by name.
+
+        Raises
+        ------
+        UsageError
+            The store has no users.
+        """
+        side = self.items if name == "items" else self.users
+        if side is None:
+            raise UsageError("the store has no users", where=self.path, found="a one-sided store")
+        return side
+
+    @cached_property
+    def transform(self) -> Maps:
+        """The maps between raw vectors of this version's snapshot and the space."""
+        users = None if self.record.users is None else self._map("transform/users.npy")
+        return Maps(Transform(self._map("transform/items.npy"), users, self._map(layout.SINGULAR_VALUES)))
+
+    def reference(self, folder: Literal["anchors", "start"], side: SideName) -> tuple[Array, Float32]:
+        """Return ids and vectors of a side's anchors or start sample, mapped."""
+        ids, vectors = layout.reference_files(folder, side)
+        return self._map(ids), self._map(vectors)
+
+    @cached_property
+    def index_rows(self) -> Int64:
+        """(labels,) int64: the row of each label of the index, -1 for a dead label."""
+        return self._map(layout.INDEX_ROWS)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """The mapped index."""
+        return Searcher.open(self.path / layout.INDEX, self.index_rows, self.record.index, self.record.items.live)
+
+    def search(
+        self, queries: Array, k: int = 10, *, parameters: Mapping[str, int] | None = None
+    ) -> tuple[Array, Float32]:
+        """Return the live items nearest to each query by the store's metric.
+
+        Parameters
+        ----------
+        queries : (q, d) or (d,) array
+            User vectors in the space (item-like vectors on a one-sided store).
+        k : int
+            Neighbours a query; cut to the live items.
+        parameters : mapping, optional
+            Search effort such as ``{"efSearch": 100}``; default: what the recall gate found.
+
+        Returns
+        -------
+        ids : (q, k) ndarray
+            int64 or str; -1 or "" where the index found fewer.
+        scores : (q, k) float32
+            Descending; equal scores by ascending id; -inf where an id is missing.
+        """
+        vectors = np.ascontiguousarray(np.atleast_2d(np.asarray(queries)), dtype=np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.record.dimension:
+            raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
+                             expected=f"rows of {self.record.dimension} numbers")
+        if not np.isfinite(vectors).all():
+            raise UsageError("queries with NaN or infinity", expected="finite numbers")
+        if k < 1:
+            raise UsageError("k is not a number of neighbours", found=k, expected="1 or more")
+        rows, scores = self.searcher.search(vectors, k, parameters)
+        return self.items.names(rows), scores
+
+    def _side(self, name: str) -> Side:
+        ids, vectors, last_seen = (self._map(layout.side_file(name, what)) for what in ("ids", "vectors", "last_seen"))
+        return Side(name, ids, vectors, last_seen, self.lineage)
+
+    def _map(self, name: str) -> Array:
+        return layout.map_array(self.path / name)
+
+    def _check_sizes(self) -> None:
+        for entry in self.record.files:
+            try:
+                size = (self.path / entry.path).stat().st_size
+            except OSError as error:
+                raise StoreError("damaged version", where=self.path / entry.path, found=error.strerror,
+                                 hint="embsync rollback goes back to a whole version") from error
+            if size != entry.bytes:
+                raise StoreError("damaged version", where=self.path / entry.path, found=f"{size} bytes",
+                                 expected=f"{entry.bytes} bytes", hint="embsync rollback goes back to a whole version")
+
+
+def _pin(path: Path) -> int:
+    """Open a version's directory under a shared lock that is known to be on the directory still there."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if path.stat().st_ino != os.fstat(descriptor).st_ino:
+            raise FileNotFoundError(path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError("damaged version", where=path, found=error.strerror,
+                         hint="embsync rollback goes back to a whole version") from error

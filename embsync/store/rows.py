@@ -1,0 +1,160 @@
+"""Which id stands in which row: live rows of a snapshot and rows carried from the parent, ascending by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Int64
+from embsync.alignment.sampling import positions_in
+
+
+@dataclass(frozen=True)
+class ParentRows:
+    """A side of the parent version.
+
+    Attributes
+    ----------
+    ids : (p,) ascending
+    last_seen : (p,) int64
+    lineage : (v,) int64
+        The parent's ancestors and itself, ascending.
+    """
+
+    ids: Array
+    last_seen: Int64
+    lineage: Int64
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Rows of a side of the version in the making.
+
+    Attributes
+    ----------
+    ids : (n,) ascending
+        Live and carried together.
+    live : (n,) bool
+    last_seen : (n,) int64
+    rows : (t,) int64
+        Row of each snapshot row, in file order.
+    parent_live : (t,) int64
+        The parent's row of each snapshot row that was live there, else -1.
+    carried, carried_from : (c,) int64
+        Rows carried, and the parent's rows they come from.
+    row_map : (p,) int64
+        Row of each of the parent's rows whose id is live now, else -1.
+    new, returned, gone, common : int
+    """
+
+    ids: Array
+    live: Array
+    last_seen: Int64
+    rows: Int64
+    parent_live: Int64
+    carried: Int64
+    carried_from: Int64
+    row_map: Int64
+    new: int
+    returned: int
+    gone: int
+    common: int
+
+
+def ages(last_seen: Int64, lineage: Int64) -> Int64:
+    """Return lineage steps from each row's last live version to the end of ``lineage``.
+
+    Versions that left the lineage (trimmed, or of a branch rolled back) count as older than all of it.
+    """
+    places = np.searchsorted(lineage, last_seen)
+    known = lineage[np.minimum(places, len(lineage) - 1)] == last_seen
+    return np.where(known, len(lineage) - 1 - places, len(lineage)).astype(np.int64)
+
+
+def plan(ids: Array, number: int, parent: ParentRows | None, carry: int) -> RowPlan:
+    """Lay out the rows of a side.
+
+    Parameters
+    ----------
+    ids : (t,) unique, in file order
+    number : int
+        The version in the making.
+    parent : ParentRows or None
+        None in a new space.
+    carry : int
+        Steps of the lineage for which absent ids are kept.
+    """
+    order = np.argsort(ids, kind="stable")
+    sorted_ids = ids[order]
+    if parent is None:
+        return _without_parent(sorted_ids, order, number)
+    mine = positions_in(sorted_ids, parent.ids)
+    was_live = parent.last_seen == parent.lineage[-1]
+    known = mine >= 0
+    common = known.copy()
+    common[known] = was_live[mine[known]]
+    kept = _carried(parent, mine[known], carry)
+    union, rows_sorted, rows_kept = _merge(sorted_ids, parent.ids[kept])
+    last_seen = np.empty(len(union), np.int64)
+    last_seen[rows_sorted] = number
+    last_seen[rows_kept] = parent.last_seen[kept]
+    row_map = np.full(len(parent.ids), -1, np.int64)
+    row_map[mine[known]] = rows_sorted[known]
+    count = int(np.count_nonzero(common))
+    return RowPlan(
+        ids=union,
+        live=last_seen == number,
+        last_seen=last_seen,
+        rows=_unsort(rows_sorted, order),
+        parent_live=_unsort(np.where(common, mine, -1), order),
+        carried=rows_kept,
+        carried_from=kept,
+        row_map=row_map,
+        new=len(ids) - count,
+        returned=int(np.count_nonzero(known)) - count,
+        gone=int(np.count_nonzero(was_live)) - count,
+        common=count,
+    )
+
+
+def _without_parent(sorted_ids: Array, order: Int64, number: int) -> RowPlan:
+    none = np.empty(0, np.int64)
+    count = len(sorted_ids)
+    return RowPlan(
+        ids=sorted_ids,
+        live=np.ones(count, bool),
+        last_seen=np.full(count, number, np.int64),
+        rows=_unsort(np.arange(count, dtype=np.int64), order),
+        parent_live=np.full(count, -1, np.int64),
+        carried=none,
+        carried_from=none,
+        row_map=none,
+        new=count,
+        returned=0,
+        gone=0,
+        common=0,
+    )
+
+
+def _carried(parent: ParentRows, taken: Int64, carry: int) -> Int64:
+    """Return the parent's rows that are absent now and young enough to keep."""
+    absent = np.ones(len(parent.ids), bool)
+    absent[taken] = False
+    rows = np.flatnonzero(absent)
+    return rows[ages(parent.last_seen[rows], parent.lineage) + 1 <= carry]
+
+
+def _merge(first: Array, second: Array) -> tuple[Array, Int64, Int64]:
+    """Return the ascending union of two disjoint ascending id arrays, and where each one's ids went."""
+    to_first = np.arange(len(first), dtype=np.int64) + np.searchsorted(second, first)
+    to_second = np.arange(len(second), dtype=np.int64) + np.searchsorted(first, second)
+    union = np.empty(len(first) + len(second), np.result_type(first, second))
+    union[to_first], union[to_second] = first, second
+    return union, to_first, to_second
+
+
+def _unsort(values: Int64, order: Int64) -> Int64:
+    result = np.empty(len(values), np.int64)
+    result[order] = values
+    return result
