@@ -14,6 +14,10 @@ from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.numpy_header import ArrayHeader
 
 
+#: Far beyond any embedding; it bounds the memory of a block, which has at least 64 rows.
+MOST_WIDTH = 65_536
+
+
 class Content(Protocol):
     """Bytes that can be read by position, forwards at least."""
 
@@ -113,8 +117,9 @@ def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) ->
     if len(shape) != 2:
         raise SnapshotError("vectors that are not a matrix", where=where, found=f"shape {shape}",
                             expected="(rows, width)")
-    if 0 in shape:
-        raise SnapshotError("no vectors", where=where, found=f"shape {shape}", expected="at least one row and column")
+    if 0 in shape or shape[1] > MOST_WIDTH:
+        raise SnapshotError("no rows or an unusable width", where=where, found=f"shape {shape}",
+                            expected=f"at least one row and 1 to {MOST_WIDTH} columns")
 
 
 def native(array: Array) -> Array:

@@ -1,0 +1,168 @@
+"""What a run starts from: the snapshot's ids and rows, and the parent version they are laid out against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float32
+from embsync.alignment.gram import Pairing
+from embsync.alignment.sampling import fold_of, positions_in, sample
+from embsync.alignment.stabilize import SideInput
+from embsync.alignment.transform import SideName
+from embsync.config import Config
+from embsync.errors import SnapshotError, UsageError
+from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.reader import Version
+from embsync.snapshots import FingerprintedRows, Side, Snapshot
+from embsync.store.rows import ParentRows, RowPlan, plan
+
+#: Sampled users of the certificate and of the overlaps.
+SAMPLED = 1000
+
+
+@dataclass(frozen=True)
+class SideRun:
+    """One side of a run.
+
+    Attributes
+    ----------
+    name : str
+    side : Side
+        Of the snapshot.
+    plan : RowPlan
+    rows : FingerprintedRows
+        The raw rows; each complete pass leaves a digest.
+    fitted : SideInput
+        The same rows as the mathematics takes them.
+    anchor_ids : (a,) ndarray or None
+    anchors : (a, k) float32 or None
+        The parent's, mapped.
+    """
+
+    name: SideName
+    side: Side
+    plan: RowPlan
+    rows: FingerprintedRows
+    fitted: SideInput
+    anchor_ids: Array | None
+    anchors: Float32 | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A whole run's inputs; ``parent`` is None when a new space begins."""
+
+    snapshot: Snapshot
+    parent: Version | None
+    number: int
+    dimension: int
+    sides: tuple[SideRun, ...]
+
+    @property
+    def items(self) -> SideRun:
+        """The items."""
+        return self.sides[0]
+
+    @property
+    def users(self) -> SideRun | None:
+        """The users, None on one side."""
+        return self.sides[1] if len(self.sides) > 1 else None
+
+    @property
+    def queries(self) -> SideRun:
+        """The side whose rows are the store's queries: users, or items on one side."""
+        return self.sides[-1]
+
+
+def gather(
+    snapshot: Snapshot, parent: Version | None, known: Version | None, number: int, config: Config, progress: Progress
+) -> Inputs:
+    """Read the ids and lay out the rows.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    parent : Version or None
+        The version to align to; None in a new space.
+    known : Version or None
+        The current version, whose sides and id types the store keeps even in a new space.
+    number : int
+        The version in the making.
+    config : Config
+    progress : callable
+
+    Raises
+    ------
+    SnapshotError
+        Ids of another type than the store's, or a side that appears or vanishes.
+    UsageError
+        A configured dimension that the space does not have.
+    """
+    dimension = config.space.dimension or snapshot.width
+    if parent is not None:
+        dimension = parent.record.dimension
+        if config.space.dimension not in (None, dimension):
+            raise UsageError("space.dimension differs from the space's", found=config.space.dimension,
+                             expected=dimension, hint=f"embsync widen {config.space.dimension} makes a space wider")
+    if known is not None:
+        _reject_other_sides(snapshot, known)
+    total = sum(side.count for side in snapshot.sides)
+    sides: list[SideRun] = []
+    for side, name in zip(snapshot.sides, _names(snapshot), strict=True):
+        ids = side.ids()
+        if known is not None:
+            _reject_other_ids(side, ids, known.side(name).ids)
+        before = sum(run.side.count for run in sides)
+        run = _side_run(side, name, ids, parent, number, config)
+        watched = WatchedRows(run.rows, "reading", progress, before, total)
+        sides.append(_with_rows(run, watched))
+    return Inputs(snapshot, parent, number, dimension, tuple(sides))
+
+
+def _names(snapshot: Snapshot) -> tuple[SideName, ...]:
+    return ("items",) if snapshot.users is None else ("items", "users")
+
+
+def _with_rows(run: SideRun, rows: WatchedRows) -> SideRun:
+    fitted = run.fitted
+    watched = SideInput(rows, fitted.pairing, fitted.rate, fitted.weights, fitted.sampled, fitted.name)
+    return SideRun(run.name, run.side, run.plan, run.rows, watched, run.anchor_ids, run.anchors)
+
+
+def _side_run(side: Side, name: SideName, ids: Array, parent: Version | None, number: int, config: Config) -> SideRun:
+    pairing, rate, anchor_ids, anchors, held = None, 1.0, None, None, None
+    if parent is not None:
+        mine = parent.side(name)
+        held = ParentRows(mine.ids, mine.last_seen, parent.lineage)
+        anchor_ids, anchors = parent.reference("anchors", name)
+        pairing = Pairing(positions_in(ids, anchor_ids), anchors, fold_of(anchor_ids))
+        rate = len(anchor_ids) / max(len(mine.ids), 1)
+    sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
+    rows = FingerprintedRows(side, ids)
+    laid_out = plan(ids, number, held, config.store.carry_forward_versions)
+    fitted = SideInput(rows, pairing, rate, side.weights(), sampled, side.source)
+    return SideRun(name, side, laid_out, rows, fitted, anchor_ids, anchors)
+
+
+def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
+    has, had = snapshot.users is not None, known.record.users is not None
+    if has != had:
+        raise SnapshotError("sides differ from the store's", where=snapshot.path,
+                            found="items and users" if has else "items only",
+                            expected="items and users" if had else "items only",
+                            hint="the sides of a store never change; use another store")
+
+
+def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:
+    if ids.dtype.kind != stored.dtype.kind:
+        kinds = {"i": "integers", "S": "strings"}
+        raise SnapshotError(f"{side.name} ids of another type than the store's", where=side.source,
+                            found=kinds[ids.dtype.kind], expected=kinds[stored.dtype.kind],
+                            hint="the id type of a store never changes; use another store")
+
+
+def live_rows(run: SideRun) -> Array:
+    """Return the rows of live ids, ascending."""
+    return np.flatnonzero(run.plan.live)

@@ -1,0 +1,131 @@
+"""Exact neighbours of the sampled users: for the certificate, the overlaps and the recall gate, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.arrays import TOP_K
+from embsync.alignment.blocks import Array, Float32, Float64, Int64, block_rows
+from embsync.alignment.stabilize import Alignment
+from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
+from embsync.alignment.transform import Transform
+from embsync.config import IndexConfig
+from embsync.pipeline.inputs import Inputs
+from embsync.reader import Version
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Shares of the sampled users' exact top 10 that stay; see the manifest's ``drift``."""
+
+    model: float | None = None
+    stale: float | None = None
+    stale_raw: float | None = None
+
+
+class Neighbours:
+    """Collects, while the items stream by, the exact neighbours of
+
+    - the sampled users' raw vectors among the raw items, and of their stable vectors among the stable items;
+    - the parent's vectors of the same users, raw and stable, among the new items.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    found : Alignment
+    config : IndexConfig
+    """
+
+    def __init__(self, inputs: Inputs, found: Alignment, config: IndexConfig) -> None:
+        metric: Metric = config.metric
+        side = found.items if found.users is None else found.users
+        raw = side.sums.sample
+        #: (q, k) float32 stable vectors of the sampled users: the recall gate's queries.
+        self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
+        self._depth = max(TOP_K, config.recall_at)
+        self._rows = inputs.items.plan.rows
+        self._parent = None if inputs.parent is None else _ParentView(inputs, metric)
+        stale = self._empty(self.queries) if self._parent is None else self._parent.stable
+        stale_raw = self._empty(raw) if self._parent is None else self._parent.raw(found.transform)
+        self._raw = RunningTopK(np.concatenate([raw, stale_raw]).astype(np.float32), TOP_K, metric)
+        self._stable = RunningTopK(np.concatenate([self.queries, stale]), self._depth, metric)
+
+    def observe(self, start: int, block: Array, stable: Float32) -> None:
+        """Take in item rows, raw and stable; called by worker threads."""
+        rows = self._rows[start : start + len(block)]
+        self._raw.observe(rows, block)
+        self._stable.observe(rows, stable)
+
+    @property
+    def truth(self) -> Int64:
+        """(q, >= recall_at) rows of the sampled users' exact neighbours, best first."""
+        return self._stable.result().rows[: len(self.queries)]
+
+    def agreement(self) -> float | None:
+        """Return the share of sampled users whose top 10 the maps left as it was."""
+        count = len(self.queries)
+        return agreement(_part(self._raw.result(), 0, count), _part(self._stable.result(), 0, count, TOP_K))
+
+    def overlaps(self) -> Overlaps:
+        """Return how much of the top 10 stayed since the parent version."""
+        if self._parent is None or len(self._parent.sampled) == 0:
+            return Overlaps()
+        count = len(self.queries)
+        stable, raw = self._stable.result(), self._raw.result()
+        own = stable.rows[self._parent.sampled, :TOP_K]
+        before = self._parent.top_rows(TOP_K)
+        has_raw = len(raw.rows) > count
+        return Overlaps(
+            model=overlap(own, before),
+            stale=overlap(own, stable.rows[count:, :TOP_K]),
+            stale_raw=overlap(own, raw.rows[count:]) if has_raw else None,
+        )
+
+    @staticmethod
+    def _empty(like: Array) -> Array:
+        return np.empty((0, like.shape[1]), like.dtype)
+
+
+class _ParentView:
+    """The sampled users' vectors in the parent version, and their neighbours there."""
+
+    def __init__(self, inputs: Inputs, metric: Metric) -> None:
+        assert inputs.parent is not None
+        run = inputs.queries
+        sampled = run.fitted.sampled
+        assert sampled is not None
+        rows = run.plan.parent_live[sampled]
+        self._version: Version = inputs.parent
+        self._metric = metric
+        self._name = run.name
+        self._row_map = inputs.items.plan.row_map
+        self._width = inputs.snapshot.width
+        #: Positions, among the sampled users, of those live in the parent.
+        self.sampled: Int64 = np.flatnonzero(rows >= 0)
+        self.stable: Float32 = np.array(self._version.side(run.name).vectors[rows[self.sampled]], np.float32)
+
+    def raw(self, transform: Transform) -> Array:
+        """Return the parent's raw vectors of the users; no rows when they do not come back."""
+        maps = self._version.transform.maps
+        if not maps.invertible or len(maps.items) != self._width:
+            return np.empty((0, self._width), np.float32)
+        inverse: Float64 = maps.inverse(self._name)
+        return (self.stable.astype(np.float64) @ inverse).astype(np.float32)
+
+    def top_rows(self, k: int) -> Int64:
+        """Return the users' top k in the parent as rows of the new version; -2 for items gone since."""
+        items = self._version.items
+        best = RunningTopK(self.stable, k, self._metric)
+        step = block_rows(items.vectors.shape[1])
+        for start in range(0, len(items.ids), step):
+            live = np.flatnonzero(items.live[start : start + step])
+            best.observe(start + live, items.vectors[start : start + step][live])
+        rows = best.result().rows
+        moved = self._row_map[np.maximum(rows, 0)]
+        return np.where(rows < 0, -1, np.where(moved < 0, -2, moved))
+
+
+def _part(best: TopK, first: int, last: int, depth: int | None = None) -> TopK:
+    return TopK(best.rows[first:last, :depth], best.scores[first:last, :depth], best.tolerance[first:last])

@@ -1,0 +1,294 @@
+"""One snapshot in, one version out, or a refusal: the same path for the command line and the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from embsync.alignment.stabilize import Alignment, fit
+from embsync.config import Config
+from embsync.errors import SnapshotChanged
+from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh
+from embsync.pipeline import record
+from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
+from embsync.pipeline.inputs import Inputs, gather, live_rows
+from embsync.pipeline.neighbours import Neighbours
+from embsync.pipeline.progress import Progress, silent
+from embsync.pipeline.write import START_ROWS, WrittenSide, write_sides
+from embsync.reader import Version, open_version
+from embsync.snapshots import open_snapshot, stamp
+from embsync.store import Store, layout
+from embsync.store.durable import Staging, storage_errors
+from embsync.store.journal import Event
+from embsync.store.manifest import FORMAT, CheckRecord, Manifest, Seconds
+
+#: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
+_OPTIMISTIC_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with one snapshot.
+
+    Attributes
+    ----------
+    path : Path
+    accepted : tuple of str
+        Checks whose refusal is overridden.
+    new_space : bool
+        Begin a new space instead of aligning to the current one.
+    """
+
+    path: Path
+    accepted: tuple[str, ...] = ()
+    new_space: bool = False
+
+
+@dataclass
+class _Clock:
+    """Wall seconds by stage."""
+
+    started: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def record(self) -> Seconds:
+        parts = {name: round(value, 3) for name, value in self.seconds.items()}
+        return Seconds(**parts, total=round(time.perf_counter() - self.started, 3))
+
+
+class _ParentChanged(Exception):  # noqa: N818  (never leaves this module)
+    """The current version changed while a run was aligned to it."""
+
+
+def process(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
+    """Publish one snapshot.
+
+    The store's lock is taken for the last moment only, so that a rollback never waits for a run. When
+    ``current`` moved meanwhile, the run is made again on what is current then.
+
+    Raises
+    ------
+    SnapshotError, NotFoundError
+        The snapshot is missing, ill-formed or changes; nothing is written.
+    CheckRefusedError
+        A check refuses; the journal has the figures, nothing else changed.
+    StoreError
+        The store is locked, damaged, unwritable or out of space.
+    """
+    for _ in range(_OPTIMISTIC_RUNS):
+        with contextlib.suppress(_ParentChanged):
+            return _Run(store, request, config, progress).publish()
+    with store.locked():
+        return _Run(store, request, config, progress, locked=True).publish()
+
+
+class _Run:
+    """One attempt, aligned to the version that is current when it starts."""
+
+    def __init__(
+        self, store: Store, request: Request, config: Config, progress: Progress, *, locked: bool = False
+    ) -> None:
+        self._store = store
+        self._request = request
+        self._config = config
+        self._progress = progress
+        self._locked = locked
+        self._clock = _Clock()
+        self._checks: list[CheckRecord] = []
+        self._stamp = ""
+        self._fingerprint: str | None = None
+
+    def publish(self) -> Manifest:
+        """Run through to a published version."""
+        with contextlib.ExitStack() as stack:
+            with self._clock.stage("read"):
+                known = self._open_current(stack)
+                inputs = self._gather(known)
+            check_factory(self._config.index, inputs.dimension)
+            with self._clock.stage("align"):
+                found = self._fit(inputs)
+            self._fingerprint = record.fingerprint(inputs)
+            self._checks += well_formed(record.zero_rows(found))
+            self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
+            staging = stack.enter_context(self._stage(inputs))
+            with storage_errors(self._store.root):
+                return self._write(staging, inputs, found, known)
+
+    def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
+        if not self._store.versions.is_dir() or self._store.current() is None:
+            return None
+        return stack.enter_context(open_version(self._store.root))
+
+    def _gather(self, known: Version | None) -> Inputs:
+        self._stamp = stamp(self._request.path)
+        snapshot = open_snapshot(self._request.path, self._config.snapshot)
+        number = self._store.next_number() if self._store.versions.is_dir() else 1
+        parent = None if self._request.new_space else known
+        return gather(snapshot, parent, known, number, self._config, self._progress)
+
+    def _fit(self, inputs: Inputs) -> Alignment:
+        return fit(
+            inputs.items.fitted,
+            None if inputs.users is None else inputs.users.fitted,
+            dimension=inputs.dimension,
+            standardized=self._config.space.standardize,
+            threads=self._config.threads,
+        )
+
+    def _stage(self, inputs: Inputs) -> Staging:
+        self._store.create()
+        return self._store.stage(_estimate(inputs, self._config))
+
+    def _write(self, staging: Staging, inputs: Inputs, found: Alignment, known: Version | None) -> Manifest:
+        with self._clock.stage("write"):
+            neighbours = Neighbours(inputs, found, self._config.index)
+            written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
+            self._reject_change(inputs)
+            alignment = record.alignment_record(self._config, inputs, found, written)
+            preservation = record.preservation_record(found, written, neighbours)
+            drift = record.drift_record(inputs, written, neighbours)
+        self._require(record.checks_of_rows(inputs, alignment, preservation))
+        report = self._index(staging, inputs, written, neighbours)
+        self._require([record.check_of_recall(self._config, report)])
+        self._progress("publishing", 0.0)
+        with self._clock.stage("publish"):
+            files = staging.seal()
+        parent = inputs.parent
+        assert self._fingerprint is not None
+        manifest = Manifest(
+            format=FORMAT,
+            version=inputs.number,
+            space_id=parent.space_id if parent is not None else uuid.uuid4().hex,
+            dimension=inputs.dimension,
+            created=record.created(),
+            parent=None if parent is None else parent.number,
+            snapshot=record.snapshot_record(inputs, self._fingerprint),
+            items=record.row_counts(inputs.items),
+            users=None if inputs.users is None else record.row_counts(inputs.users),
+            alignment=alignment,
+            preservation=preservation,
+            drift=drift,
+            index=report,
+            checks=self._checks,
+            seconds=self._clock.record(),
+            files=files,
+        )
+        return self._switch(staging, manifest, known)
+
+    def _index(
+        self, staging: Staging, inputs: Inputs, written: list[WrittenSide], neighbours: Neighbours
+    ) -> IndexReport:
+        self._progress("indexing", 0.0)
+        with self._clock.stage("index"):
+            built = refresh(
+                written[0].vectors,
+                live_rows(inputs.items),
+                neighbours.queries,
+                neighbours.truth,
+                self._config.index,
+                self._config.threads,
+                _previous(inputs),
+            )
+            with staging.stream(layout.INDEX) as write:
+                built.write(write)
+            staging.save(layout.INDEX_ROWS, built.labels)
+        gate = round(built.seconds.get("gate", 0.0) + built.seconds.get("truth", 0.0), 3)
+        self._clock.seconds["recall"] = gate
+        self._clock.seconds["index"] = max(self._clock.seconds["index"] - gate, 0.0)
+        return built.report
+
+    def _switch(self, staging: Staging, manifest: Manifest, known: Version | None) -> Manifest:
+        """Publish under the lock, if the world is still the one the run was made for."""
+        with contextlib.nullcontext() if self._locked else self._store.locked():
+            current = self._store.current()
+            if current != (None if known is None else known.number) or self._store.next_number() != manifest.version:
+                raise _ParentChanged
+            with self._clock.stage("publish"):
+                manifest = msgspec.structs.replace(manifest, seconds=self._clock.record())
+                self._store.publish(staging, manifest, self._published(manifest))
+                self._store.prune(self._config.store.keep_versions)
+        self._progress("publishing", 1.0)
+        return manifest
+
+    def _published(self, manifest: Manifest) -> Event:
+        return Event(
+            event="published",
+            version=manifest.version,
+            parent=manifest.parent,
+            space_id=manifest.space_id,
+            snapshot=self._snapshot_event(),
+            checks=[msgspec.to_builtins(check) for check in manifest.checks if check.outcome != "pass"],
+            action=manifest.index.action,
+            reason=manifest.index.reason,
+            seconds=manifest.seconds.total,
+            accepted=list(self._request.accepted) or None,
+        )
+
+    def _snapshot_event(self) -> dict[str, str | None]:
+        path = self._request.path.absolute()
+        return {"name": path.name, "path": str(path), "fingerprint": self._fingerprint, "stamp": self._stamp}
+
+    def _reject_change(self, inputs: Inputs) -> None:
+        if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._stamp:
+            raise SnapshotChanged("the snapshot changed while it was read", where=self._request.path,
+                                  found="other contents in the second pass", expected="the contents of the first",
+                                  hint="have the training job rename the finished directory into place")
+
+    def _require(self, measured: list[Measured]) -> None:
+        """Judge; a refusal goes into the journal with every figure there is."""
+        self._checks += [judge(one, self._config, self._request.accepted) for one in measured]
+        try:
+            require(self._checks, str(self._request.path))
+        except CheckRefusedError as refusal:
+            self._store.create()
+            event = Event(
+                event="refused",
+                snapshot=self._snapshot_event(),
+                checks=[msgspec.to_builtins(check) for check in refusal.records],
+                reason=", ".join(describe(check) for check in refusal.records if check.outcome == "refuse"),
+            )
+            with contextlib.nullcontext() if self._locked else self._store.locked():
+                self._store.journal.append(event)
+            raise
+
+
+def _previous(inputs: Inputs) -> Previous | None:
+    parent = inputs.parent
+    if parent is None:
+        return None
+    entry = next(entry for entry in parent.record.files if entry.path == layout.INDEX)
+    return Previous(
+        path=parent.path / layout.INDEX,
+        sha256=entry.sha256,
+        labels=parent.index_rows,
+        row_map=inputs.items.plan.row_map,
+        report=parent.record.index,
+        vectors=parent.items.vectors,
+    )
+
+
+def _estimate(inputs: Inputs, config: Config) -> int:
+    """Return an upper estimate of a version's bytes."""
+    k = inputs.dimension
+    total = estimate_bytes(inputs.items.side.count, k, config.index.factory)
+    for run in inputs.sides:
+        rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
+        total += rows * (4 * k + size + 8)
+        total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
+        total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
+    return total

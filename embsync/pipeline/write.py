@@ -1,0 +1,167 @@
+"""The second pass: stable rows, carried rows, anchors, start sample and maps go into the staging directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.anchors import AnchorSide, advance, choose
+from embsync.alignment.blocks import Array, Float32, as_slice, block_rows
+from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean, row_cosines
+from embsync.alignment.preservation import Residual
+from embsync.alignment.sampling import positions_in, sample
+from embsync.alignment.stabilize import Alignment, Observer, SideFit, judged_alone, transform_rows
+from embsync.config import Config
+from embsync.pipeline.inputs import Inputs, SideRun
+from embsync.pipeline.neighbours import Neighbours
+from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.store import layout
+from embsync.store.durable import ArrayFile, Staging
+
+#: Ids a side of a space's first version that are carried along to tell the drift since the start.
+START_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class WrittenSide:
+    """A side after the second pass.
+
+    Attributes
+    ----------
+    vectors : (n, k) float32
+        As mapped in the staging directory.
+    residual : Residual
+    fit : Fit or None
+        None for a side too small to be judged, or a new space.
+    drift : Drift
+    since_start : float or None
+    anchors : int
+        Anchors the side was aligned to.
+    """
+
+    vectors: Float32
+    residual: Residual
+    fit: Fit | None
+    drift: Drift
+    since_start: float | None
+    anchors: int
+
+
+def write_sides(
+    staging: Staging, inputs: Inputs, found: Alignment, neighbours: Neighbours, config: Config, progress: Progress
+) -> list[WrittenSide]:
+    """Transform, write and measure every side; the rows of each are read once."""
+    parts = [found.items] if found.users is None else [found.items, found.users]
+    total = sum(run.side.count for run in inputs.sides)
+    written: list[WrittenSide] = []
+    before = 0
+    for run, part in zip(inputs.sides, parts, strict=True):
+        rows = WatchedRows(run.rows, "writing", progress, before, total)
+        extra = [neighbours.observe] if run is inputs.items else []
+        written.append(_write_side(staging, inputs, run, part, rows, extra, config))
+        before += run.side.count
+    staging.save("transform/items.npy", found.transform.items)
+    if found.transform.users is not None:
+        staging.save("transform/users.npy", found.transform.users)
+    staging.save(layout.SINGULAR_VALUES, found.transform.singular_values)
+    staging.save(layout.LINEAGE, _lineage(inputs))
+    return written
+
+
+def _lineage(inputs: Inputs) -> Array:
+    before = np.empty(0, np.int64) if inputs.parent is None else np.asarray(inputs.parent.lineage)
+    return np.append(before, np.int64(inputs.number))
+
+
+def _write_side(
+    staging: Staging,
+    inputs: Inputs,
+    run: SideRun,
+    part: SideFit,
+    rows: WatchedRows,
+    extra: list[Observer],
+    config: Config,
+) -> WrittenSide:
+    plan = run.plan
+    file = staging.array(layout.side_file(run.name, "vectors"), (len(plan.ids), inputs.dimension), np.float32)
+    fit_meter = _fit_meter(run, part)
+    drift_meter = _drift_meter(inputs, run)
+
+    def observe(start: int, block: Array, stable: Float32) -> None:
+        file.put(as_slice(plan.rows[start : start + len(block)]), stable)
+        if fit_meter is not None:
+            fit_meter.observe(start, block)
+        if drift_meter is not None:
+            drift_meter.observe(start, block, stable)
+
+    residual = transform_rows(rows, part, [observe, *extra], threads=config.threads)
+    _carry(file, inputs, run)
+    staging.save(layout.side_file(run.name, "ids"), plan.ids)
+    staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen)
+    _write_anchors(staging, file, inputs, run, config)
+    since_start = _write_start(staging, file, inputs, run)
+    return WrittenSide(
+        vectors=file.array,
+        residual=residual,
+        fit=None if fit_meter is None else fit_meter.result(),
+        drift=Drift() if drift_meter is None else drift_meter.result(),
+        since_start=since_start,
+        anchors=0 if run.anchor_ids is None else len(run.anchor_ids),
+    )
+
+
+def _fit_meter(run: SideRun, part: SideFit) -> FitMeter | None:
+    if run.fitted.pairing is None or part.fold_maps is None or not judged_alone(part.sums):
+        return None
+    return FitMeter(run.fitted.pairing, part.fold_maps)
+
+
+def _drift_meter(inputs: Inputs, run: SideRun) -> DriftMeter | None:
+    if inputs.parent is None:
+        return None
+    maps = inputs.parent.transform.maps
+    comparable = maps.invertible and len(maps.items) == inputs.snapshot.width
+    inverse = maps.inverse(run.name) if comparable else None
+    return DriftMeter(run.plan.parent_live, inputs.parent.side(run.name).vectors, inverse)
+
+
+def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:
+    """Copy the parent's vectors of absent ids."""
+    if inputs.parent is None:
+        return
+    vectors = inputs.parent.side(run.name).vectors
+    step = block_rows(inputs.dimension)
+    for start in range(0, len(run.plan.carried), step):
+        part = slice(start, start + step)
+        file.put(as_slice(run.plan.carried[part]), vectors[as_slice(run.plan.carried_from[part])])
+
+
+def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun, config: Config) -> None:
+    plan, policy = run.plan, config.space.anchors
+    rows = choose(plan.ids, policy.rows)
+    previous = None
+    if run.anchor_ids is not None and run.anchors is not None:
+        previous = AnchorSide(run.anchor_ids, run.anchors)
+    ids_name, vectors_name = layout.reference_files("anchors", run.name)
+    staging.save(ids_name, plan.ids[rows])
+    target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
+    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], previous,
+            policy.policy, policy.weight)
+
+
+def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:
+    """Carry the start sample along, or begin it; return the mean cosine of its live rows since then."""
+    ids_name, vectors_name = layout.reference_files("start", run.name)
+    if inputs.parent is None:
+        rows = sample(run.plan.ids, START_ROWS)
+        staging.save(ids_name, run.plan.ids[rows])
+        staging.save(vectors_name, file.array[rows])
+        return None
+    ids, vectors = inputs.parent.reference("start", run.name)
+    staging.save(ids_name, ids)
+    staging.save(vectors_name, vectors)
+    rows = positions_in(ids, run.plan.ids)
+    there = np.flatnonzero(rows >= 0)
+    there = there[run.plan.live[rows[there]]]
+    return mean(row_cosines(file.array[rows[there]].astype(np.float64), vectors[there].astype(np.float64)))

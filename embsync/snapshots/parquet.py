@@ -1,0 +1,246 @@
+"""Layout parquet: a file or a directory of part files for each side, as Spark, pandas, Polars or autofaiss write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, block_rows
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.snapshots.arrays import native, require_vectors
+from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.ids import LONGEST_ID, joined
+from embsync.snapshots.natural_order import natural_key
+from embsync.snapshots.parquet_process import Decoders, Message, batches, shared_memory
+from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
+
+EXPECTS = "items and users (or Spark's itemFactors and userFactors), each one .parquet file or a directory of them"
+_SUFFIX = ".parquet"
+_NAMES = {ITEMS: ("items", "itemFactors"), USERS: ("users", "userFactors")}
+
+#: Spark ALS, autofaiss, and what people name them; the first that is there is taken.
+_VECTOR_COLUMNS = ("features", "embedding", "embeddings", "vector", "vectors", "factors")
+_ID_COLUMNS = ("id", "ids")
+_FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8"}
+_ID_TYPES = {"integer": np.dtype(np.int64), "string": np.dtype("S1")}
+
+#: Rows of a batch of ids or weights: at most 8 MiB of the longest strings.
+_COLUMN_BATCH = 8192
+
+
+def recognise(place: Place) -> bool:
+    """Tell whether the names at ``place`` are this layout's."""
+    return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_find_sides(place))
+
+
+def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
+    """Return the sides at ``place``, judged by the footers of all their files."""
+    decoders = Decoders()
+    found = {ITEMS: place} if place.kind() == "file" else _find_sides(place)
+    if ITEMS not in found:
+        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(p.name for p in found.values()),
+                            expected="items or itemFactors")
+    items = _open_side(ITEMS, found[ITEMS], decoders, config)
+    return items, _open_side(USERS, found[USERS], decoders, config) if USERS in found else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a side, as its footer describes it."""
+
+    place: Place
+    rows: int
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ParquetColumn:
+    """A column of ids or weights over all files of a side."""
+
+    source: str
+    parts: tuple[Part, ...]
+    name: str
+    kind: str
+    decoders: Decoders = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.source}({self.name})"
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the values, for strings without their length."""
+        return np.dtype(np.float64) if self.kind == "weights" else _ID_TYPES[self.kind]
+
+    def read(self) -> Array:
+        """Return the values in the order of the files."""
+        numbers = "weights" if self.kind == "weights" else f"{self.kind}s"
+        wanted = {"column": self.name, "as": numbers, "batch": _COLUMN_BATCH, "longest": LONGEST_ID,
+                  "slot_bytes": _COLUMN_BATCH * (LONGEST_ID + 4)}
+        values = []
+        with self.decoders.one() as decoder, shared_memory(str(self)) as memory:
+            for part in self.parts:
+                expected = {"rows": part.rows, "type": part.columns[self.name]}
+                for offset, rows in batches(decoder, part.place, memory, wanted, expected):
+                    values.append(self._decoded(memory, offset, rows))
+        return np.concatenate(values)
+
+    def _decoded(self, memory: FileBytes, offset: int, rows: int) -> Array:
+        if self.kind != "string":
+            numbers = np.empty(rows, self.dtype)
+            memory.fill(numbers, offset)
+            return numbers
+        lengths = np.empty(rows, "<i4")
+        memory.fill(lengths, offset)
+        text = np.empty(min(int(lengths.sum()), rows * LONGEST_ID), np.uint8)
+        memory.fill(text, offset + lengths.nbytes)
+        return joined(lengths, text.data, str(self))
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """The vectors of all files of a side, as :class:`~embsync.alignment.blocks.Rows`."""
+
+    source: str
+    parts: tuple[Part, ...]
+    column: str
+    dtype: np.dtype[Any]
+    width: int
+    decoders: Decoders = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(part.rows for part in self.parts)
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield blocks of the agreed size, whatever the files' own row groups and pages are."""
+        step, count = block_rows(self.width), self.count
+        start, filled = 0, 0
+        block = np.empty((min(step, count), self.width), self.dtype)
+        with self.decoders.one() as decoder, shared_memory(self.source) as memory:
+            for offset, rows in self._batches(decoder, memory, step):
+                done = 0
+                while done < rows:
+                    taken = min(rows - done, len(block) - filled)
+                    memory.fill(block[filled : filled + taken], offset + done * self.width * self.dtype.itemsize)
+                    done, filled = done + taken, filled + taken
+                    if filled == len(block):
+                        yield start, native(block)
+                        start, filled = start + len(block), 0
+                        block = np.empty((min(step, count - start), self.width), self.dtype)
+
+    def _batches(self, decoder: Any, memory: FileBytes, step: int) -> Iterator[tuple[int, int]]:
+        wanted = {"column": self.column, "as": "vectors", "width": self.width, "batch": step,
+                  "slot_bytes": step * self.width * self.dtype.itemsize}
+        for part in self.parts:
+            expected = {"rows": part.rows, "type": part.columns[self.column]}
+            yield from batches(decoder, part.place, memory, wanted, expected)
+
+
+def _find_sides(place: Place) -> dict[str, Place]:
+    entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
+    sides: dict[str, Place] = {}
+    for side, names in _NAMES.items():
+        found = [place.child(name) for stem in names for name in (stem, stem + _SUFFIX) if name in entries]
+        found = [child for child in found if child.name.endswith(_SUFFIX) or _holds_parts(child, entries[child.name])]
+        if len(found) > 1:
+            raise SnapshotError(f"more than one place for {side}", where=str(place),
+                                found=", ".join(child.name for child in found), expected="one")
+        sides.update((side, child) for child in found)
+    if not sides and any(name.endswith(_SUFFIX) for name in entries):
+        return {ITEMS: place}  # a directory of part files and nothing else, as autofaiss reads it
+    return sides
+
+
+def _holds_parts(child: Place, kind: str) -> bool:
+    return kind == "directory" and any(name.endswith(_SUFFIX) for name in child.entries())
+
+
+def _part_files(place: Place) -> list[Place]:
+    if place.kind() == "file":
+        return [place]
+    entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
+    folders = [name for name, kind in entries.items() if kind == "directory"]
+    if folders:
+        raise SnapshotError("a directory among part files", where=str(place), found=", ".join(folders[:5]),
+                            expected="part files only; partitioned tables are not read")
+    return [place.child(name) for name in sorted(entries, key=natural_key) if name.endswith(_SUFFIX)]
+
+
+def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
+    parts = tuple(_describe(file, decoders) for file in _part_files(place))
+    filled = [part for part in parts if part.rows]
+    if not filled:
+        raise SnapshotError("no rows", where=str(place), found=f"{len(parts)} files without rows",
+                            expected="at least one row")
+    chosen = _choose_columns(side, filled[0], config)
+    for part in filled[1:]:
+        for name in filter(None, chosen):
+            if part.columns.get(name) != filled[0].columns[name]:
+                raise SnapshotError(f"column {name} differs among part files", where=str(part.place),
+                                    found=part.columns.get(name, "no such column"),
+                                    expected=f"{filled[0].columns[name]}, as in {filled[0].place.name}")
+    vectors = _rows(place, tuple(filled), chosen[0], decoders)
+    columns = [None if name is None else ParquetColumn(str(place), tuple(filled), name, kind, decoders)
+               for name, kind in ((chosen[1], filled[0].columns.get(chosen[1] or "", "")), (chosen[2], "weights"))]
+    return IdentifiedSide(side, str(place), vectors, columns[0], columns[1],
+                          stored_bytes=vectors.count * (vectors.width * vectors.dtype.itemsize + 8))
+
+
+def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders) -> ParquetRows:
+    dtype = np.dtype(_FLOATS[parts[0].columns[column]])
+    with decoders.one() as decoder, parts[0].place.open() as file:
+        width = int(decoder.ask(str(parts[0].place), "width", {"column": column}, file.fileno())["width"])
+    require_vectors(dtype, (parts[0].rows, width), f"{parts[0].place}({column})")
+    return ParquetRows(str(place), parts, column, dtype, width, decoders)
+
+
+def _describe(place: Place, decoders: Decoders) -> Part:
+    with decoders.one() as decoder, place.open() as file:
+        answer: Message = decoder.ask(str(place), "describe", {}, file.fileno())
+    names = [name for name, _ in answer["columns"]]
+    if len(set(names)) != len(names) or not 0 <= answer["rows"] < 2**62:
+        raise SnapshotError("column names repeat or the number of rows is absurd", where=str(place),
+                            found=f"{answer['rows']} rows, columns {', '.join(names)[:200]}", expected="each name once")
+    return Part(place, answer["rows"], dict(answer["columns"]))
+
+
+def _choose_columns(side: str, part: Part, config: SnapshotConfig) -> tuple[str, str | None, str | None]:
+    weight = config.weight_column
+    if weight is not None and part.columns.get(weight) not in {"integer", "float"}:
+        raise _no_column("weight", part, f"a column of numbers named {weight}")
+    vectors = _choose("vector", part, config.vector_column, _VECTOR_COLUMNS, set(_FLOATS))
+    if vectors is None:
+        raise _no_column("vector", part, "a list of float16, float32 or float64")
+    others = Part(part.place, part.rows, {name: kind for name, kind in part.columns.items() if name != weight})
+    names = (*_ID_COLUMNS, f"{side[:-1]}_id", f"{side[:-1]}Id", side[:-1])
+    ids = _choose("id", others, config.id_column, names, set(_ID_TYPES))
+    if ids is None and not config.row_number_ids:
+        raise _no_column("id", part, "integers or strings")
+    return vectors, ids, weight
+
+
+def _choose(what: str, part: Part, configured: str, names: tuple[str, ...], kinds: set[str]) -> str | None:
+    fitting = [name for name, kind in part.columns.items() if kind in kinds]
+    if configured != "auto":
+        if configured not in fitting:
+            raise _no_column(what, part, f"{' or '.join(sorted(kinds))} in a column named {configured}")
+        return configured
+    known = [name for name in names if name in fitting]
+    if known or len(fitting) <= 1:
+        return (known or fitting or [None])[0]
+    raise _no_column(what, part, f"one that is the {what}", f"set snapshot.{what}_column")
+
+
+def _no_column(what: str, part: Part, expected: str, hint: str | None = None) -> SnapshotError:
+    found = ", ".join(f"{name} ({kind})" for name, kind in part.columns.items())
+    return SnapshotError(f"no {what} column", where=str(part.place), found=found[:300], expected=expected, hint=hint)

@@ -1,0 +1,255 @@
+"""The process that parses parquet, so that whatever a file makes the parser do happens to this process alone.
+
+Run as a script by :mod:`embsync.snapshots.parquet_process`, with a socket as its standard input. Its address space
+and the processor time of every step are limited before it looks at a file; a parser that asks for absurd memory, spins
+or crashes ends here, and the other side turns that into a refusal. It opens no file by name: files arrive as handles.
+
+Messages are JSON. A request comes with the handles of a parquet file and, for ``read``, of shared memory::
+
+    {"describe": {}}                             -> {"rows": 7, "columns": [["id", "integer"], ["v", "list float"]]}
+    {"width": {"column": "v"}}                   -> {"width": 64}
+    {"read": {"column": "v", "as": "vectors", "width": 64, "batch": 4096, "slots": 4, "slot_bytes": …}}
+                                                 -> {"rows": 7, "type": "list float"}, {"slot": 0, "rows": 7} …, {"end": 7}
+
+For every slot it has emptied the other side sends ``{"free": 1}``. A refusal is ``{"refused": …, "found": …}``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+#: Address space on top of what the libraries take. Pages are about 1 MiB and a batch 4 MiB; the rest is for writers
+#: with large pages. With the interpreter and pyarrow (some 100 MiB resident) this stays below 1 GiB.
+MEMORY = 768 * 1024**2
+#: Processor seconds for one step: the footer, the first row, one batch. Honest ones take milliseconds.
+STEP_SECONDS = 6
+_BUFFER = 1024**2
+#: Together they fit one message of the socket.
+_MOST_COLUMNS = 200
+_LONGEST_NAME = 80
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+Message = dict[str, Any]
+
+
+class Refused(Exception):  # noqa: N818 -- it is an answer, not a failure
+    """The file is not what it should be."""
+
+    def __init__(self, what: str, found: object = None, expected: object = None) -> None:
+        super().__init__(what)
+        self.message: Message = {"refused": what, "found": None if found is None else str(found)[:300],
+                                 "expected": None if expected is None else str(expected)[:300]}
+
+
+def limit_step() -> None:
+    """Give the next step its processor time; beyond it the kernel ends this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(usage.ru_utime + usage.ru_stime)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + STEP_SECONDS + 1, resource.RLIM_INFINITY))
+
+
+def limit_memory() -> None:
+    """Bound the address space; call it once the libraries are loaded."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- no more imports than needed
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Decoder:
+    """Answers requests about one parquet file at a time."""
+
+    def __init__(self, channel: socket.socket, arrow: Any, parquet: Any, numpy: Any) -> None:
+        self._channel = channel
+        self._pa = arrow
+        self._pq = parquet
+        self._np = numpy
+
+    def serve(self) -> None:
+        """Answer until the other side hangs up."""
+        while True:
+            data, handles, _, _ = socket.recv_fds(self._channel, 65536, 2)
+            if not data:
+                return
+            try:
+                ((verb, arguments),) = json.loads(data).items()
+                self._answer(verb, arguments, handles)
+            except Refused as refusal:
+                self._send(refusal.message)
+            except MemoryError:
+                self._send(Refused("asks for more memory than reading it may take", expected=f"{MEMORY} bytes").message)
+            except (self._pa.ArrowException, OSError, ValueError, TypeError, LookupError, NotImplementedError,
+                    OverflowError, UnicodeError) as error:
+                self._send(Refused("ill-formed parquet", found=str(error) or type(error).__name__).message)
+            finally:
+                for handle in handles:
+                    os.close(handle)
+
+    def _answer(self, verb: str, arguments: Message, handles: list[int]) -> None:
+        limit_step()
+        # a path under /proc/self/fd is the handle again, and lets pyarrow read without Python in between
+        source = self._pa.OSFile(f"/proc/self/fd/{handles[0]}")
+        with self._pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as file:
+            if verb == "describe":
+                self._send({"rows": file.metadata.num_rows, "columns": self._columns(file)})
+            elif verb == "width":
+                self._send({"width": self._width(file, arguments["column"])})
+            else:
+                self._read(file, arguments, handles[1])
+
+    def _columns(self, file: Any) -> list[tuple[str, str]]:
+        schema = file.schema_arrow
+        if len(schema) > _MOST_COLUMNS:
+            raise Refused("too many columns", len(schema), f"at most {_MOST_COLUMNS}")
+        return [(field.name[:_LONGEST_NAME], self._kind(field.type)) for field in schema]
+
+    def _kind(self, kind: Any) -> str:
+        types = self._pa.types
+        if isinstance(kind, self._pa.BaseExtensionType):
+            kind = kind.storage_type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            element = str(kind.value_type)
+            return f"list {_FLOATS.get(element, 'other')}"
+        if types.is_integer(kind):
+            return "integer"
+        if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+            return "string"
+        return "float" if types.is_floating(kind) else "other"
+
+    def _width(self, file: Any, column: str) -> int:
+        kind = self._field(file, column).type
+        if self._pa.types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        for batch in self._batches(file, column, 1):
+            first = batch[0]
+            if not first.is_valid:
+                raise Refused("a row without a vector", "null in row 0")
+            return len(first)
+        raise Refused("fewer rows than its footer says", 0)
+
+    def _field(self, file: Any, column: str) -> Any:
+        positions = file.schema_arrow.get_all_field_indices(column)
+        if len(positions) != 1:
+            raise Refused("not one column of that name", len(positions), column)
+        return file.schema_arrow.field(positions[0])
+
+    def _batches(self, file: Any, column: str, rows: int) -> Iterator[Any]:
+        self._field(file, column)
+        for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+            if batch.num_columns != 1:
+                raise Refused("not one column of that name", batch.num_columns, column)
+            values = batch.column(0)
+            yield values.storage if isinstance(values, self._pa.ExtensionArray) else values
+            limit_step()
+
+    def _read(self, file: Any, wanted: Message, memory: int) -> None:
+        encode = {"vectors": self._vectors, "integers": self._integers, "strings": self._strings,
+                  "weights": self._weights}[wanted["as"]]
+        rows = file.metadata.num_rows
+        self._send({"rows": rows, "type": self._kind(self._field(file, wanted["column"]).type)})
+        free = list(range(wanted["slots"]))
+        sent, done = [], 0
+        for batch in self._batches(file, wanted["column"], wanted["batch"]) if rows else ():
+            if not free:
+                self._await_free()
+                free.append(sent.pop(0))
+            self._write(memory, free[0], wanted["slot_bytes"], encode(batch, wanted, done))
+            done += len(batch)
+            self._send({"slot": free[0], "rows": len(batch)})
+            sent.append(free.pop(0))
+        while sent:
+            self._await_free()
+            sent.pop(0)
+        self._send({"end": done})
+
+    def _vectors(self, batch: Any, wanted: Message, start: int) -> list[Any]:
+        width, types = wanted["width"], self._pa.types
+        if batch.null_count:
+            raise Refused("a row without a vector", f"null in row {start + self._first_null(batch)}")
+        if types.is_fixed_size_list(batch.type):
+            if batch.type.list_size != width:
+                raise Refused("vectors of different widths", batch.type.list_size, width)
+        else:
+            offsets = batch.offsets.to_numpy()
+            widths = offsets[1:] - offsets[:-1]
+            if (widths != width).any():
+                row = int((widths != width).argmax())
+                raise Refused("vectors of different widths", f"{widths[row]} numbers in row {start + row}", width)
+        values = batch.flatten()
+        if values.null_count:
+            raise Refused("a vector with holes", f"null in row {start + self._first_null(values) // width}")
+        return [self._numbers(values)]
+
+    def _integers(self, batch: Any, _: Message, start: int) -> list[Any]:
+        return [self._numbers(self._cast(batch, self._pa.int64(), start))]
+
+    def _weights(self, batch: Any, _: Message, start: int) -> list[Any]:
+        return [self._numbers(self._cast(batch, self._pa.float64(), start))]
+
+    def _strings(self, batch: Any, wanted: Message, start: int) -> list[Any]:
+        texts = self._cast(batch, self._pa.large_string(), start)
+        offsets = self._np.frombuffer(texts.buffers()[1], "i8", len(texts) + 1, texts.offset * 8)
+        lengths = offsets[1:] - offsets[:-1]
+        if len(lengths) and (lengths.min() < 1 or lengths.max() > wanted["longest"]):
+            row = int(((lengths < 1) | (lengths > wanted["longest"])).argmax())
+            raise Refused("an id of an unusable length", f"{lengths[row]} bytes in row {start + row}",
+                          f"1 to {wanted['longest']} bytes")
+        return [lengths.astype("<i4"), memoryview(texts.buffers()[2])[int(offsets[0]) : int(offsets[-1])]]
+
+    def _cast(self, batch: Any, kind: Any, start: int) -> Any:
+        if batch.null_count:
+            raise Refused("a missing id or weight", f"null in row {start + self._first_null(batch)}")
+        return batch.cast(kind)
+
+    def _first_null(self, values: Any) -> int:
+        return int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+
+    def _numbers(self, values: Any) -> Any:
+        return values.to_numpy(zero_copy_only=True)
+
+    def _write(self, memory: int, slot: int, slot_bytes: int, parts: list[Any]) -> None:
+        view = [memoryview(part).cast("B") for part in parts if len(part)]
+        if sum(map(len, view)) > slot_bytes:
+            raise Refused("a batch larger than it may be", sum(map(len, view)), slot_bytes)
+        position = slot * slot_bytes
+        for part in view:
+            done = 0
+            while done < len(part):
+                done += os.pwrite(memory, part[done:], position + done)
+            position += len(part)
+
+    def _await_free(self) -> None:
+        if not self._channel.recv(64):
+            sys.exit(0)
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(json.dumps(message, ensure_ascii=False).encode())
+
+
+def main() -> None:
+    """Load the libraries of the process that started this one, take on the limits, and serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides, by hanging up
+    channel = socket.socket(fileno=0)
+    sys.path[:] = json.loads(channel.recv(65536))
+    arrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    numpy = importlib.import_module("numpy")
+    arrow.set_cpu_count(1)
+    arrow.set_io_thread_count(1)
+    limit_memory()
+    channel.send(b"{}")
+    Decoder(channel, arrow, parquet, numpy).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Parsing parquet in another process, which a malformed file may crash, and copying out what it decoded.
+
+Nothing of a parquet file is parsed in this process: the decoder (:mod:`embsync.snapshots.parquet_decoder`) gets the
+open file, decodes batches into shared memory under its limits, and says where they lie. A decoder outlives a pass, so
+that the next pass over the same side does not wait for libraries to load.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.snapshots.files import FileBytes, Place
+
+Message = dict[str, Any]
+
+_SCRIPT = Path(__file__).with_name("parquet_decoder.py")
+#: Beyond this something is stuck: a disk or a share, since the decoder's own steps are limited to seconds.
+_PATIENCE_SECONDS = 30
+#: Loading the libraries from a cold disk.
+_START_SECONDS = 120
+_LONGEST_MESSAGE = 2**17
+#: Decoding of the next batches goes on while one is copied out.
+_SLOTS = 4
+
+
+class Decoder:
+    """A running decoder."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+
+    @classmethod
+    def start(cls) -> Self:
+        """Start a decoder and wait until it has taken on its limits.
+
+        Raises
+        ------
+        UsageError
+            pyarrow is not installed, or does not load.
+        """
+        if importlib.util.find_spec("pyarrow") is None:
+            raise UsageError("parquet needs pyarrow", expected="the extra 'parquet'",
+                             hint="pip install 'embsync[parquet]'")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        with theirs:
+            process = subprocess.Popen([sys.executable, "-I", str(_SCRIPT)], stdin=theirs, env=environment,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = cls(process, ours)
+        try:
+            ours.settimeout(_START_SECONDS)
+            ours.send(json.dumps(sys.path).encode())
+            if not ours.recv(_LONGEST_MESSAGE):
+                raise UsageError("pyarrow does not load", hint="pip install 'embsync[parquet]'")
+            ours.settimeout(_PATIENCE_SECONDS)
+        except BaseException:
+            started.close()
+            raise
+        return started
+
+    def close(self) -> None:
+        """End the decoder, whatever it is doing."""
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, where: str, verb: str, arguments: Message, *handles: int) -> Message:
+        """Send a request and return the first answer."""
+        try:
+            socket.send_fds(self._channel, [json.dumps({verb: arguments}).encode()], handles)
+        except OSError:
+            raise self._ended(where) from None
+        return self.answer(where)
+
+    def answer(self, where: str) -> Message:
+        """Return the next answer.
+
+        Raises
+        ------
+        SnapshotError
+            The answer is a refusal, or the file ended the decoder.
+        SnapshotChanged
+            Nothing came for a long time, or somebody else ended the decoder.
+        """
+        try:
+            data = self._channel.recv(_LONGEST_MESSAGE)
+        except TimeoutError:
+            raise SnapshotChanged("reading stands still", where=where,
+                                  found=f"nothing for {_PATIENCE_SECONDS} s") from None
+        except OSError:
+            data = b""
+        if not data:
+            raise self._ended(where)
+        message: Message = json.loads(data)
+        if "refused" in message:
+            raise SnapshotError(message["refused"], where=where, found=message["found"], expected=message["expected"])
+        return message
+
+    def free(self, where: str) -> None:
+        """Tell the decoder that the oldest slot has been emptied."""
+        try:
+            self._channel.send(b'{"free": 1}')
+        except OSError:
+            raise self._ended(where) from None
+
+    def _ended(self, where: str) -> SnapshotError:
+        self._channel.close()
+        try:
+            code = self._process.wait(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = 0
+        if code == -signal.SIGKILL:  # nothing in the file does this: an administrator, or a machine out of memory
+            return SnapshotChanged("the parquet decoder was killed", where=where)
+        found = "no end of work" if code == -signal.SIGXCPU else f"the decoder ended with {code}"
+        return SnapshotError("malformed parquet", where=where, found=found, expected="a file that can be decoded")
+
+
+class Decoders:
+    """The decoders of one snapshot: as many as passes that run at the same time."""
+
+    def __init__(self) -> None:
+        self._idle: list[Decoder] = []
+        weakref.finalize(self, _close_all, self._idle)
+
+    @contextmanager
+    def one(self) -> Iterator[Decoder]:
+        """Lend a decoder; one whose pass did not end well is not used again."""
+        decoder = self._idle.pop() if self._idle else Decoder.start()
+        try:
+            yield decoder
+        except BaseException:
+            decoder.close()
+            raise
+        self._idle.append(decoder)
+
+
+def _close_all(idle: list[Decoder]) -> None:
+    while idle:
+        idle.pop().close()
+
+
+@contextmanager
+def shared_memory(where: str) -> Iterator[FileBytes]:
+    """Give memory that has no name and can be handed to a decoder."""
+    with os.fdopen(os.memfd_create("embsync-parquet"), "rb", buffering=0) as file:
+        yield FileBytes(file, where)
+
+
+def batches(
+    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message
+) -> Iterator[tuple[int, int]]:
+    """Have a file's column decoded, and yield (offset in ``memory``, rows) of each batch.
+
+    A batch is overwritten as soon as the next one is asked for.
+
+    Parameters
+    ----------
+    wanted : dict
+        ``column``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
+    expected : dict
+        ``rows`` and ``type``, as they were when the file was described.
+    """
+    where = str(place)
+    with place.open() as file:
+        head = decoder.ask(where, "read", wanted | {"slots": _SLOTS}, file.fileno(), memory.file.fileno())
+    if head != expected:
+        raise SnapshotChanged("changed while it was read", where=where, found=head, expected=expected)
+    done = 0
+    while "end" not in (message := decoder.answer(where)):
+        slot, rows = int(message["slot"]), int(message["rows"])
+        if not (0 <= slot < _SLOTS and 0 <= rows <= min(wanted["batch"], expected["rows"] - done)):
+            raise SnapshotError("malformed parquet", where=where, found=f"{done + rows} rows or more",
+                                expected=f"{expected['rows']}, as its footer says")
+        yield slot * wanted["slot_bytes"], rows
+        done += rows
+        decoder.free(where)
+    if done != expected["rows"]:
+        raise SnapshotError("malformed parquet", where=where, found=f"{done} rows",
+                            expected=f"{expected['rows']}, as its footer says")
