@@ -242,6 +242,7 @@ def _advance(side: _Side, stable: Float32, policy: Policy, weight: float, limit:
     places = positions_in(ids, known)
     live = places >= 0
     out = np.empty((len(ids), stable.shape[1]), np.float32)
-    advance(out.__setitem__, stable.shape[1], ids, stable, side.order[np.maximum(places, 0)], live, side.previous, policy, weight)
+    rows = side.order[np.maximum(places, 0)]
+    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, policy, weight)
     out.flags.writeable = False
     return AnchorSide(ids, out, len(ids) / len(union))

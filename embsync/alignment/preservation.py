@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Rows, map_blocks
 from embsync.alignment.gram import sum_side
 from embsync.alignment.transform import SideName, Transform
+
+
+class Sliced(Protocol):
+    """Rows that can be had by slices."""
+
+    def __getitem__(self, part: slice, /) -> Array:
+        """Return the rows of a slice."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def residual_scale(gram: Float64, transform: Float64, rows: int) -> float:
     return float(2.0 ** (24 - np.round(np.log2(typical)))) if typical > 0 else 1.0
 
 
-def residual_of(rows: Rows, written: Float32, transform: Float64, *, threads: int = 0) -> Residual:
+def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int = 0) -> Residual:
     """Return the residual sums of vectors that were written earlier, in the order of ``rows``.
 
     Parameters
@@ -94,7 +102,7 @@ def residual_of(rows: Rows, written: Float32, transform: Float64, *, threads: in
     rows : Rows
         Raw rows, t of them.
     written : (t, k) float32
-        What stands in the version; anything indexable by a slice.
+        What stands in the version; a slice of it is all that is asked for.
     transform : (e, k) float64
     """
     gram = sum_side(rows, threads=threads).gram

@@ -26,10 +26,10 @@ class Overlaps:
 
 
 class Neighbours:
-    """Collects, while the items stream by, the exact neighbours of
+    """Collects exact neighbours while the items stream by.
 
-    - the sampled users' raw vectors among the raw items, and of their stable vectors among the stable items;
-    - the parent's vectors of the same users, raw and stable, among the new items.
+    - Of the sampled users' raw vectors among the raw items, and of their stable vectors among the stable items;
+    - Of the parent's vectors of the same users, raw and stable, among the new items.
 
     Parameters
     ----------

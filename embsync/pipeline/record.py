@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-
 
 from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.stabilize import Alignment, SideFit
@@ -15,6 +13,7 @@ from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.write import WrittenSide
 from embsync.reader import Version
+from embsync.snapshots import combined
 from embsync.store.manifest import (
     AlignmentRecord,
     DriftRecord,
@@ -29,7 +28,7 @@ from embsync.store.manifest import (
 
 def fingerprint(inputs: Inputs) -> str:
     """Return the sha256 over the sides' digests of their last complete pass."""
-    return hashlib.sha256(" ".join(run.rows.digest() for run in inputs.sides).encode()).hexdigest()
+    return combined(run.rows.digest() for run in inputs.sides)
 
 
 def created() -> str:

@@ -71,7 +71,7 @@ class _Clock:
         return Seconds(**parts, total=round(time.perf_counter() - self.started, 3))
 
 
-class _ParentChanged(Exception):  # noqa: N818  (never leaves this module)
+class _ParentChanged(Exception):
     """The current version changed while a run was aligned to it."""
 
 

@@ -58,7 +58,7 @@ def write_sides(
     before = 0
     for run, part in zip(inputs.sides, parts, strict=True):
         rows = WatchedRows(run.rows, "writing", progress, before, total)
-        extra = [neighbours.observe] if run is inputs.items else []
+        extra: list[Observer] = [neighbours.observe] if run is inputs.items else []
         written.append(_write_side(staging, inputs, run, part, rows, extra, config))
         before += run.side.count
     staging.save("transform/items.npy", found.transform.items)

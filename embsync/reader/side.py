@@ -92,7 +92,7 @@ class Side:
         wanted = np.maximum(rows, 0)
         if self.ids.dtype.kind == "i":
             return np.where(rows >= 0, self.ids[wanted], -1)
-        return np.where(rows >= 0, np.char.decode(self.ids[wanted], "utf-8"), "")
+        return np.asarray(np.where(rows >= 0, np.char.decode(self.ids[wanted], "utf-8"), ""))
 
     @cached_property
     def live(self) -> Array:

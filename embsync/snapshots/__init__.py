@@ -2,6 +2,6 @@
 
 from embsync.snapshots.files import stamp
 from embsync.snapshots.layouts import open_snapshot
-from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot
+from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
 
-__all__ = ["FingerprintedRows", "Side", "Snapshot", "open_snapshot", "stamp"]
+__all__ = ["FingerprintedRows", "Side", "Snapshot", "combined", "open_snapshot", "stamp"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -100,6 +100,11 @@ class FingerprintedRows:
         if self._hash is None:
             raise RuntimeError("no complete pass over the rows yet")
         return self._hash.hexdigest()
+
+
+def combined(digests: Iterable[str]) -> str:
+    """Return the fingerprint of a snapshot from the digests of its sides, items first."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _bytes(array: Array) -> memoryview:

@@ -1,0 +1,122 @@
+"""``verify``: whether a version is what its manifest says, and its scores are still those of its snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float32, as_slice
+from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
+from embsync.alignment.sampling import positions_in
+from embsync.alignment.transform import SideName
+from embsync.config import DEFAULT_LIMITS, Config
+from embsync.errors import EmbsyncError
+from embsync.reader import Version
+from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot
+from embsync.store import Store
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of verifying one version.
+
+    Attributes
+    ----------
+    damaged : list of str
+        Files that are not as the manifest says.
+    snapshot : str or None
+        The snapshot the certificate was recomputed from; None when it is gone or changed, see ``note``.
+    map_error, score_error : float or None
+    """
+
+    version: int
+    files: int
+    damaged: list[str]
+    map_error: float | None
+    score_error: float | None
+    snapshot: str | None
+    note: str | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong as far as could be seen."""
+        limit = DEFAULT_LIMITS["score_error"][1]
+        assert isinstance(limit, float)
+        return not self.damaged and (self.score_error is None or self.score_error <= limit)
+
+
+def verify(store: Store, version: Version, config: Config) -> Verification:
+    """Re-hash every file, and recompute the certificate from the snapshot where it still exists."""
+    damaged = store.damaged_files(version.number)
+    measured, source, note = None, None, None
+    try:
+        path = _snapshot_path(store, version, config)
+        if path is None:
+            note = "the snapshot is gone: the certificate was not recomputed"
+        else:
+            measured = _recompute(version, path, config)
+            source = str(path)
+            note = None if measured is not None else "the snapshot has changed: the certificate was not recomputed"
+    except EmbsyncError as error:
+        note = f"the certificate was not recomputed: {error}"
+    return Verification(
+        version=version.number,
+        files=len(version.record.files),
+        damaged=damaged,
+        map_error=None if damaged else map_error(version.transform.maps),
+        score_error=measured,
+        snapshot=source if measured is not None else None,
+        note=note,
+    )
+
+
+def _snapshot_path(store: Store, version: Version, config: Config) -> Path | None:
+    """Find the snapshot where the journal says it was, or in the watched directory."""
+    wanted = version.record.snapshot
+    journaled = (event.snapshot or {} for event in store.journal.events())
+    named = (entry.get("path") for entry in journaled if entry.get("fingerprint") == wanted.fingerprint)
+    places = [Path(path) for path in named if path]
+    if config.watch.path is not None:
+        places.append(Path(config.watch.path) / wanted.name)
+    return next((path for path in reversed(places) if path.exists()), None)
+
+
+class _WrittenRows:
+    """Published vectors in the order of a snapshot's rows."""
+
+    def __init__(self, vectors: Float32, rows: Array) -> None:
+        self._vectors = vectors
+        self._rows = rows
+
+    def __getitem__(self, part: slice) -> Array:
+        rows = self._rows[part]
+        found: Array = np.array(self._vectors[as_slice(rows)])
+        found[rows < 0] = np.nan
+        return found
+
+
+def _recompute(version: Version, path: Path, config: Config) -> float | None:
+    """Return the score error of what stands in the files, None when the snapshot is another by now."""
+    snapshot = open_snapshot(path, config.snapshot)
+    digests: list[str] = []
+    residuals: list[Residual] = []
+    for side, name in _sides(snapshot.sides):
+        ids = side.ids()
+        rows = FingerprintedRows(side, ids)
+        written = _WrittenRows(version.side(name).vectors, positions_in(ids, version.side(name).ids))
+        matrix = np.asarray(version.transform.maps.side(name))
+        if side.width != len(matrix):
+            return None
+        residuals.append(residual_of(rows, written, matrix, threads=config.threads))
+        digests.append(rows.digest())
+    if combined(digests) != version.record.snapshot.fingerprint:
+        return None
+    return score_error(residuals[0], residuals[1] if len(residuals) > 1 else None, version.transform.maps)
+
+
+def _sides(sides: tuple[Side, ...]) -> Iterator[tuple[Side, SideName]]:
+    names: tuple[SideName, ...] = ("items", "users")
+    yield from zip(sides, names, strict=False)

@@ -1,0 +1,134 @@
+"""``widen``: the same space with more axes, all vectors zero-padded; no score changes."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import numpy as np
+
+from embsync.alignment.blocks import Array, block_rows
+from embsync.alignment.sampling import sample
+from embsync.alignment.transform import SideName
+from embsync.config import Config
+from embsync.errors import NotFoundError, UsageError
+from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
+from embsync.pipeline import record
+from embsync.reader import Version, open_version
+from embsync.store import Store, layout
+from embsync.store.durable import Staging, storage_errors
+from embsync.store.journal import Event
+from embsync.store.manifest import Manifest, RowCounts, Seconds
+
+
+def widen(store: Store, dimension: int, config: Config) -> Manifest:
+    """Publish the current version with its vectors, anchors, start sample and maps padded to ``dimension`` axes.
+
+    Raises
+    ------
+    UsageError
+        The space is not narrower than that.
+    NotFoundError
+        There is no version to widen.
+    """
+    began = time.perf_counter()
+    store.require()
+    with store.locked():
+        if store.current() is None:
+            raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
+        with open_version(store.root) as parent:
+            if dimension <= parent.record.dimension:
+                raise UsageError("the space is not narrower", found=f"{parent.record.dimension} dimensions",
+                                 expected=f"less than the {dimension} asked for")
+            check_factory(config.index, dimension)
+            number = store.next_number()
+            with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
+                vectors = _copy(staging, parent, number, dimension)
+                report = _index(staging, parent, vectors, config)
+                manifest = _manifest(parent, number, dimension, report, staging, time.perf_counter() - began)
+                event = Event(event="widened", version=number, parent=parent.number, space_id=parent.space_id,
+                              reason=f"{parent.record.dimension} to {dimension} dimensions")
+                store.publish(staging, manifest, event)
+        store.prune(config.store.keep_versions)
+    return manifest
+
+
+def side_names(version: Version) -> tuple[SideName, ...]:
+    """Return the sides a version has."""
+    return ("items",) if version.record.users is None else ("items", "users")
+
+
+def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Array:
+    """Write the padded arrays; return the items' vectors."""
+    for name in reversed(side_names(parent)):
+        side = parent.side(name)
+        vectors = _pad_rows(staging, layout.side_file(name, "vectors"), side.vectors, dimension)
+        staging.save(layout.side_file(name, "ids"), side.ids)
+        staging.save(layout.side_file(name, "last_seen"), np.where(side.live, number, side.last_seen))
+        for folder in ("anchors", "start"):
+            ids_file, vectors_file = layout.reference_files(folder, name)
+            ids, rows = parent.reference("anchors" if folder == "anchors" else "start", name)
+            staging.save(ids_file, ids)
+            _pad_rows(staging, vectors_file, rows, dimension)
+    maps = parent.transform.maps.widened(dimension)
+    staging.save("transform/items.npy", maps.items)
+    if maps.users is not None:
+        staging.save("transform/users.npy", maps.users)
+    staging.save(layout.SINGULAR_VALUES, maps.singular_values)
+    staging.save(layout.LINEAGE, np.append(parent.lineage, np.int64(number)))
+    return vectors
+
+
+def _pad_rows(staging: Staging, name: str, rows: Array, dimension: int) -> Array:
+    file = staging.array(name, (len(rows), dimension), np.float32)
+    step = block_rows(dimension)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        padded = np.zeros((len(block), dimension), np.float32)
+        padded[:, : block.shape[1]] = block
+        file.put(slice(start, start + len(block)), padded)
+    return file.array
+
+
+def _index(staging: Staging, parent: Version, vectors: Array, config: Config) -> IndexReport:
+    """Build the index anew: none can be rotated into another width."""
+    side = parent.side(side_names(parent)[-1])
+    live = np.flatnonzero(side.live)
+    sampled = live[sample(side.ids[live], config.index.sample_queries)]
+    queries = np.zeros((len(sampled), vectors.shape[1]), np.float32)
+    queries[:, : side.vectors.shape[1]] = side.vectors[sampled]
+    built = refresh(vectors, np.flatnonzero(parent.items.live), queries, None, config.index, config.threads)
+    with staging.stream(layout.INDEX) as write:
+        built.write(write)
+    staging.save(layout.INDEX_ROWS, built.labels)
+    return msgspec.structs.replace(built.report, reason="the space became wider")
+
+
+def _manifest(
+    parent: Version, number: int, dimension: int, report: IndexReport, staging: Staging, seconds: float
+) -> Manifest:
+    """Return the parent's manifest with what widening changes; the certificate holds as it is."""
+    return msgspec.structs.replace(
+        parent.record,
+        version=number,
+        dimension=dimension,
+        created=record.created(),
+        parent=parent.number,
+        items=_same_rows(parent.record.items),
+        users=None if parent.record.users is None else _same_rows(parent.record.users),
+        drift=None,
+        index=report,
+        checks=[],
+        seconds=Seconds(total=round(seconds, 3)),
+        files=staging.seal(),
+    )
+
+
+def _same_rows(counts: RowCounts) -> RowCounts:
+    return msgspec.structs.replace(counts, new=0, returned=0, gone=0, common=counts.live)
+
+
+def _estimate(parent: Version, dimension: int, config: Config) -> int:
+    padded = sum(entry.bytes for entry in parent.record.files if entry.path != layout.INDEX)
+    index = estimate_bytes(parent.record.items.live, dimension, config.index.factory)
+    return index + padded * dimension // parent.record.dimension
