@@ -132,6 +132,8 @@ class Config(_Section, frozen=True):
     threads: Count = 0
 
 
+_NO_LIMIT = (None, msgspec.UNSET)
+
 #: Default limits: name -> (warn, refuse). A pair is a healthy range; whether a number is a floor or a
 #: ceiling is the check's own business (``embsync/checks.py``). None: decided by the width at run time.
 DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
@@ -296,5 +298,11 @@ def _reject_contradictions(config: Config, where: str) -> None:
             expected="space.standardize: false with this metric",
             hint="set space.standardize: false, or index.metric: inner_product",
         )
+    for name, limits in config.checks.items():
+        for limit in (limits.warn, limits.refuse):
+            if isinstance(limit, int | float) == isinstance(DEFAULT_LIMITS[name][1], tuple) and limit not in _NO_LIMIT:
+                wanted = "a range [low, high]" if isinstance(DEFAULT_LIMITS[name][1], tuple) else "a number"
+                raise UsageError("a limit of the wrong form", where=f"{where}: checks.{name}", found=limit,
+                                 expected=f"{wanted} or null")
     if "/" in config.watch.marker or not config.watch.marker:
         raise UsageError("watch.marker is not a file name", where=where, found=repr(config.watch.marker))

@@ -97,7 +97,7 @@ class Side:
     @cached_property
     def live(self) -> Array:
         """(n,) bool: whether the id is in this version's own snapshot."""
-        return np.asarray(self.last_seen) == self._lineage[-1]
+        return np.asarray(np.asarray(self.last_seen) == self._lineage[-1])
 
     @cached_property
     def mean(self) -> Float32:

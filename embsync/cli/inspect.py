@@ -1,0 +1,233 @@
+"""Commands that show what is in the store and whether it is sound."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+import scipy
+
+import embsync
+from embsync.cli.options import context, shared
+from embsync.cli.output import number, print_json, table, warn
+from embsync.errors import NotFoundError, StoreError
+from embsync.pipeline.checks import describe
+from embsync.pipeline.verify import verify as verify_version
+from embsync.reader import open_version
+from embsync.store import Store, layout
+from embsync.store.journal import Event
+from embsync.store.locks import is_held
+from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
+
+
+@click.command()
+@shared
+def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
+    """Show what the store serves now."""
+    given = context(config_file, store, as_json)
+    found = _status(given.store)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
+    if found["current"] is None:
+        click.echo("current   no version yet; embsync sync SNAPSHOT publishes the first")
+    else:
+        click.echo(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
+                   f"parent {found['parent'] or 'none'}")
+        users = "" if found["users"] is None else f", {found['users']['live']:,} users (+{found['users']['carried']:,})"
+        click.echo(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
+        click.echo(f"space     {found['space_id']}, {found['dimension']} dimensions")
+        click.echo(f"versions  {', '.join(map(str, found['versions']))}")
+        for check in found["warnings"]:
+            click.echo(f"warning   {check}")
+    last = found["last_refusal"]
+    if last is not None:
+        click.echo(f"refused   {last['snapshot']['name']} at {last['time']}: {last['reason']}")
+
+
+def _status(store: Store) -> dict[str, Any]:
+    store.require()
+    current = store.current()
+    events = list(store.journal.events())
+    refusal = next((event for event in reversed(events) if event.event == "refused"), None)
+    found: dict[str, Any] = {"store": str(store.root), "current": current, "locked": is_held(store.root / layout.LOCK),
+                             "versions": store.numbers(), "last_refusal": _event(refusal),
+                             "last_event": _event(events[-1]) if events else None}
+    return found if current is None else {**found, **_current(store.manifest(current))}
+
+
+def _current(manifest: Manifest) -> dict[str, Any]:
+    created = dt.datetime.fromisoformat(manifest.created)
+    return {
+        "snapshot": manifest.snapshot.name, "parent": manifest.parent, "created": manifest.created,
+        "age_seconds": (dt.datetime.now(dt.UTC) - created).total_seconds(), "space_id": manifest.space_id,
+        "dimension": manifest.dimension, "items": msgspec.to_builtins(manifest.items),
+        "users": msgspec.to_builtins(manifest.users), "index": msgspec.to_builtins(manifest.index),
+        "warnings": [describe(check) for check in manifest.checks if check.outcome != "pass"],
+    }
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _event(event: Event | None) -> dict[str, Any] | None:
+    return None if event is None else msgspec.to_builtins(event)
+
+
+@click.command()
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
+@shared
+def history(last: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
+    """Show what happened: published, refused, rolled back, widened, pruned."""
+    holder = context(config_file, store, as_json).store
+    holder.require()
+    events = list(holder.journal.events())[-(last or 0):]
+    if as_json:
+        print_json([_event(event) for event in events])
+        return
+    rows = [(event.time, event.event, event.version or "-", (event.snapshot or {}).get("name") or "-", _what(event))
+            for event in events]
+    if rows:
+        click.echo(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
+    for time, name, version, snapshot, what in rows:
+        click.echo(f"{time:<20}  {name:<11}  {version:>7}  {snapshot:<16}  {what}".rstrip())
+
+
+def _what(event: Event) -> str:
+    if event.event == "rolled_back":
+        return f"from version {event.parent}"
+    if event.event == "published":
+        noted = f"; accepted {', '.join(event.accepted)}" if event.accepted else ""
+        warned = [str(check["name"]) for check in event.checks or []]
+        return f"index {event.action}: {event.reason}{noted}" + (f"; noted {', '.join(warned)}" if warned else "")
+    return event.reason or ""
+
+
+@click.command()
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@shared
+def show(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
+    """Show one VERSION's manifest, by default the current one's; with --json the file unchanged."""
+    holder = context(config_file, store, as_json).store
+    with open_version(holder.root, version) as opened:
+        if as_json:
+            click.echo(opened.manifest_bytes, nl=False)
+        else:
+            _show(opened.record)
+
+
+def _show(manifest: Manifest) -> None:
+    click.echo(f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
+               f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}")
+    drift = manifest.drift
+    sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
+    if manifest.users is not None and manifest.alignment.users is not None:
+        moved = None if drift is None else drift.users
+        sides.append(_side_row("users", manifest.users, manifest.alignment.users, moved))
+    click.echo()
+    table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), sides)
+    kept = manifest.preservation
+    click.echo(f"\npreserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
+               f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users")
+    if drift is not None:
+        click.echo(f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
+                   f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}")
+    index = manifest.index
+    click.echo(f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
+               f"with {index.search or 'exact search'}\n")
+    table(("check", "value", "warn", "refuse", "outcome"),
+          [(check.name, number(check.value, ".4g"), _limit(check.warn), _limit(check.refuse),
+            "accepted" if check.accepted else check.outcome) for check in manifest.checks])
+
+
+def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDriftRecord | None) -> tuple[object, ...]:
+    moved = (None, None, None) if drift is None else (drift.cosine, drift.cosine_raw, drift.cosine_since_start)
+    return (name, rows.live, rows.new, rows.gone, rows.carried, number(fit.cosine), *map(number, moved))
+
+
+def _limit(limit: float | list[float] | None) -> str:
+    if limit is None:
+        return "-"
+    return f"{limit[0]:g}..{limit[1]:g}" if isinstance(limit, list) else f"{limit:g}"
+
+
+@click.command()
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@shared
+def verify(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> int:
+    """Re-hash every file of VERSION and recompute its certificate from the snapshot where it still exists."""
+    given = context(config_file, store, as_json)
+    holder = given.store
+    holder.require()
+    wanted = holder.current() if version is None else version
+    if wanted is None:
+        raise NotFoundError("no version yet", where=holder.root)
+    holder.path(wanted)
+    try:
+        with open_version(holder.root, wanted) as opened:
+            found = verify_version(holder, opened, given.config)
+    except StoreError:
+        damaged = holder.damaged_files(wanted)
+        if not damaged:
+            raise
+        if as_json:
+            print_json({"version": wanted, "damaged": damaged, "sound": False})
+        warn(f"embsync: version {wanted} is damaged: {'; '.join(damaged)}")
+        return StoreError.exit_code
+    if as_json:
+        print_json({**dataclasses.asdict(found), "sound": found.sound})
+    else:
+        click.echo(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files sound")
+        if found.score_error is not None:
+            click.echo(f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
+                       f"map error {number(found.map_error, '.1e')}")
+        if found.note:
+            click.echo(found.note)
+    for problem in found.damaged:
+        warn(f"embsync: damaged: {problem}")
+    if not found.sound and not found.damaged:
+        warn(f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
+             f"{found.score_error:.2e}; hint: embsync rollback")
+    return 0 if found.sound else StoreError.exit_code
+
+
+@click.command("check-config")
+@shared
+def check_config(config_file: Path | None, store: Path | None, as_json: bool) -> None:
+    """Parse the configuration and print every key as it will be used."""
+    given = context(config_file, store, as_json)
+    plain = msgspec.to_builtins(given.config)
+    if as_json:
+        print_json(plain)
+        return
+    for section, values in plain.items():
+        for key, value in (values.items() if isinstance(values, dict) else (("", values),)):
+            click.echo(f"{section}{'.' if key else ''}{key}: {'null' if value is None else value}")
+
+
+@click.command()
+@shared
+def version(config_file: Path | None, store: Path | None, as_json: bool) -> None:
+    """Print the versions of embsync and of what it computes with."""
+    del config_file, store
+    found = {"embsync": embsync.__version__, "python": platform.python_version(), "numpy": np.__version__,
+             "scipy": scipy.__version__, "faiss": importlib.metadata.version("faiss-cpu")}
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+COMMANDS = (status, history, show, verify, check_config, version)

@@ -1,0 +1,72 @@
+"""Options that commands share, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from embsync import config
+from embsync.config import Config
+from embsync.store import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the shared options say.
+
+    Attributes
+    ----------
+    config : Config
+    as_json : bool
+    wait : float
+        Seconds to wait for the store's lock.
+    """
+
+    config: Config
+    as_json: bool
+    wait: float = 60.0
+    file: Path | None = field(default=None)
+
+    @property
+    def store(self) -> Store:
+        """The configured store, for commands that change or inspect it."""
+        return Store(self.config.store.path, self.wait)
+
+
+def shared(command: Command) -> Command:
+    """Add ``--config``, ``--store``, ``--json`` and ``--debug``; the command receives a ``Context`` first."""
+    for option in (
+        click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_remember_debug,
+                     help="Show a traceback when something fails."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("-s", "--store", type=click.Path(path_type=Path), help="The store's directory."),
+        click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="Configuration file."),
+    ):
+        command = option(command)
+    return command
+
+
+def locking(command: Command) -> Command:
+    """Add ``--wait`` to a command that changes the store."""
+    return click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True,
+                        help="Seconds to wait for the store's lock.")(command)
+
+
+def context(
+    config_file: Path | None, store: Path | None, as_json: bool, wait: float = 60.0, **options: object
+) -> Context:
+    """Parse the configuration once, options last; ``options`` are dotted keys with ``__`` for the dots."""
+    chosen = {name.replace("__", "."): value for name, value in options.items() if value is not None}
+    if store is not None:
+        chosen["store.path"] = str(store)
+    return Context(config.load(config_file, options=chosen), as_json, wait, config_file)
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.ensure_object(dict)["debug"] = value

@@ -1,0 +1,65 @@
+"""What commands print: lines and tables for people, JSON for programs, progress on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from embsync.pipeline.progress import Progress, silent
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document; numbers that are not finite become null."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2))
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Return a figure, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print columns as wide as what they hold; the first is left-aligned, the others right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        first, *others = (
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join([first, *others]).rstrip())
+
+
+def warn(line: str) -> None:
+    """Print a line on standard error."""
+    click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
+    """Give a progress callback that draws on standard error when that is a terminal."""
+    if not wanted or not sys.stderr.isatty():
+        yield silent
+        return
+    columns = (TextColumn("{task.fields[label]}"), TextColumn("{task.description:<10}"), BarColumn(),
+               TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=1.0, label=label)
+        yield lambda stage, share: bars.update(task, description=stage, completed=share)

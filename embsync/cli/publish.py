@@ -1,0 +1,161 @@
+"""Commands that change the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from embsync import pipeline
+from embsync.cli.options import Context, context, locking, shared
+from embsync.cli.output import number, print_json, progress_bar, warn
+from embsync.errors import EmbsyncError, UsageError
+from embsync.pipeline import Request
+from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
+from embsync.pipeline.widen import widen as widen_store
+from embsync.store.manifest import Manifest
+
+
+@click.command()
+@click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path))
+@shared
+@locking
+def sync(
+    snapshots: tuple[Path, ...], config_file: Path | None, store: Path | None, as_json: bool, wait: float
+) -> int:
+    """Publish the given SNAPSHOTs in the order given, or the backlog of the watched directory.
+
+    A snapshot that is refused or ill-formed does not stop the rest; the exit code is the first that is not 0.
+    """
+    given = context(config_file, store, as_json, wait)
+    if not snapshots and given.config.watch.path is None:
+        raise UsageError("nothing to sync", found="no SNAPSHOT and no watch.path",
+                         hint="embsync sync SNAPSHOT --store DIR, or set watch.path in the configuration")
+    return _publish_each([Request(path) for path in snapshots], given)
+
+
+@click.command()
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="A check to override; may be repeated.")
+@click.option("--new-space", is_flag=True, help="Begin a new space from an unrelated model.")
+@shared
+@locking
+def accept(
+    snapshot: Path,
+    checks: tuple[str, ...],
+    new_space: bool,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+    wait: float,
+) -> int:
+    """Publish SNAPSHOT although the named checks refuse it; the manifest says so."""
+    given = context(config_file, store, as_json, wait)
+    reject_unknown(checks)
+    if not checks and not new_space:
+        raise UsageError("nothing to accept", found="neither --check nor --new-space",
+                         hint="name the checks that the refusal named: --check NAME")
+    return _publish_each([Request(snapshot, checks, new_space)], given)
+
+
+@click.command()
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@shared
+@locking
+def rollback(version: int | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Make an older VERSION current: by default the one before."""
+    given = context(config_file, store, as_json, wait)
+    given.store.require()
+    before, after = given.store.rollback(version)
+    if as_json:
+        print_json({"from": before, "to": after})
+    else:
+        click.echo(f"rolled back from version {before} to version {after}")
+
+
+@click.command()
+@click.option("--keep", type=click.IntRange(min=1), help="Versions to keep; default: store.keep_versions.")
+@shared
+@locking
+def prune(keep: int | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Delete all but the highest versions and the current one; versions in use stay."""
+    given = context(config_file, store, as_json, wait, store__keep_versions=keep)
+    holder = given.store
+    holder.require()
+    with holder.locked():
+        pruned, in_use = holder.prune(given.config.store.keep_versions)
+    if as_json:
+        print_json({"pruned": pruned, "in_use": in_use, "kept": holder.numbers()})
+        return
+    click.echo(f"pruned {_numbers(pruned)}; kept {_numbers(holder.numbers())}")
+    if in_use:
+        click.echo(f"in use by a reader, kept for now: {_numbers(in_use)}")
+
+
+@click.command()
+@click.argument("dimension", type=click.IntRange(min=1), metavar="K")
+@shared
+@locking
+def widen(dimension: int, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Publish the current version in a wider space of K dimensions, all vectors zero-padded."""
+    given = context(config_file, store, as_json, wait)
+    manifest = widen_store(given.store, dimension, given.config)
+    if as_json:
+        print_json({"version": manifest.version, "dimension": manifest.dimension})
+    else:
+        click.echo(f"published version {manifest.version}: the space has {manifest.dimension} dimensions now")
+
+
+def _numbers(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _publish_each(requests: list[Request], given: Context) -> int:
+    """Run the pipeline over the requests; print an outcome each; return the first exit code that is not 0."""
+    results: list[dict[str, object]] = []
+    code = 0
+    for request in requests:
+        name = str(request.path)
+        try:
+            with progress_bar(request.path.name, wanted=not given.as_json) as progress:
+                manifest = pipeline.process(given.store, request, given.config, progress)
+        except EmbsyncError as error:
+            code = code or error.exit_code
+            outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
+            results.append({"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(), **_figures(error)})
+            warn(f"embsync: {error}")
+        else:
+            results.append({"snapshot": name, "outcome": "published", "version": manifest.version,
+                            "checks": [check for check in manifest.checks if check.outcome != "pass"]})
+            if not given.as_json:
+                _tell(name, manifest)
+    if given.as_json:
+        print_json({"results": results, "exit_code": code})
+    return code
+
+
+def _figures(error: EmbsyncError) -> dict[str, object]:
+    if not isinstance(error, CheckRefusedError):
+        return {}
+    return {"checks": [msgspec.to_builtins(check) for check in error.records if check.outcome != "pass"]}
+
+
+def _tell(name: str, manifest: Manifest) -> None:
+    """Print what a person wants to know of a new version."""
+    sides = [f"{manifest.items.live:,} items"]
+    if manifest.users is not None:
+        sides.append(f"{manifest.users.live:,} users")
+    parts = [" and ".join(sides), f"score error {manifest.preservation.score_error:.1e}"]
+    if manifest.drift is not None:
+        items = manifest.drift.items
+        parts.append(f"item cosine {number(items.cosine)} (raw {number(items.cosine_raw)})")
+    index = manifest.index
+    parts.append(f"index {index.factory} {index.action}, recall {number(index.recall_at_10)}")
+    click.echo(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
+    for check in manifest.checks:
+        if check.outcome != "pass":
+            click.echo(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")
+
+
+COMMANDS = (sync, accept, rollback, prune, widen)
