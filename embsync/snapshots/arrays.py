@@ -13,7 +13,6 @@ from embsync.alignment.blocks import Array, block_rows
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.numpy_header import ArrayHeader
 
-
 #: Far beyond any embedding; it bounds the memory of a block, which has at least 64 rows.
 MOST_WIDTH = 65_536
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots import npy, npz
+from embsync.snapshots import npy, npz, parquet, safetensors, word2vec
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
@@ -41,6 +41,9 @@ class Layout:
 LAYOUTS = (
     Layout("npy", npy.EXPECTS, npy.recognise, npy.open_sides),
     Layout("npz", npz.EXPECTS, npz.recognise, npz.open_sides),
+    Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.open_sides),
+    Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.open_sides),
+    Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.open_sides),
 )
 
 

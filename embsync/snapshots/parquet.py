@@ -237,7 +237,7 @@ def _choose(what: str, part: Part, configured: str, names: tuple[str, ...], kind
         return configured
     known = [name for name in names if name in fitting]
     if known or len(fitting) <= 1:
-        return (known or fitting or [None])[0]
+        return next(iter(known or fitting), None)
     raise _no_column(what, part, f"one that is the {what}", f"set snapshot.{what}_column")
 
 

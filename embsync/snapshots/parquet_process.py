@@ -57,7 +57,7 @@ class Decoder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         with theirs:
-            process = subprocess.Popen([sys.executable, "-I", str(_SCRIPT)], stdin=theirs, env=environment,
+            process = subprocess.Popen([sys.executable, "-I", str(_SCRIPT)], stdin=theirs.fileno(), env=environment,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started = cls(process, ours)
         try:

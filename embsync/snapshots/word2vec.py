@@ -1,0 +1,219 @@
+"""Layout word2vec: text, one line an id and its numbers, as gensim, fastText and GloVe write it; one side.
+
+The first line is ``count width``, or missing, as in GloVe's files. Numbers become float32, which is what these
+programs compute in and what gensim reads them as; ids are strings without spaces.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, block_rows
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
+from embsync.snapshots.files import FileBytes, Place, file_size
+from embsync.snapshots.ids import LONGEST_ID
+from embsync.snapshots.sides import ITEMS, IdentifiedSide
+
+EXPECTS = "one .vec or .txt file of lines 'id number number …', with or without a first line 'count width'"
+_SUFFIXES = (".vec", ".txt")
+_PIECE = 1024**2
+#: 32 characters hold any number that was printed to be read again.
+_LONGEST_LINE = LONGEST_ID + 32 * MOST_WIDTH
+_IDS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class TextHead:
+    """What the first lines say: the width, the number of rows unless the header is missing, lines to skip."""
+
+    width: int
+    count: int | None
+
+    @property
+    def lines(self) -> int:
+        """Lines before the first row."""
+        return 0 if self.count is None else 1
+
+
+def recognise(place: Place) -> bool:
+    """Tell whether there is one text file at ``place`` that begins as this layout does."""
+    if place.kind() == "file":
+        return place.name.endswith(_SUFFIXES) and _begins_well(place)
+    return bool(_text_files(place))
+
+
+def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, None]:
+    """Return the one side at ``place``; a file without a header is read once to count its lines."""
+    if place.kind() != "file":
+        files = _text_files(place)
+        if len(files) != 1:
+            raise SnapshotError("not one text file of vectors", where=str(place),
+                                found=", ".join(file.name for file in files) or "none", expected="one")
+        place = files[0]
+    rows = TextRows(place, _read_head(place), _count(place))
+    require_vectors(np.dtype(np.float32), (rows.count, rows.width), str(place))
+    with place.open() as file:
+        size = file_size(file)
+    # a row is an id, and a space and a digit for each number
+    if rows.count * (1 + 2 * rows.width) > size:
+        raise SnapshotError("the size does not match the header", where=str(place), found=f"{size} bytes",
+                            expected=f"room for {rows.count} rows of {rows.width} numbers")
+    bytes_ = max(size, rows.count * rows.width * 4)
+    return IdentifiedSide(ITEMS, str(place), rows, TextIds(rows), None, stored_bytes=bytes_), None
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The vectors of a text file, as :class:`~embsync.alignment.blocks.Rows`."""
+
+    place: Place
+    head: TextHead
+    count: int
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self.head.width
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield blocks of float32 in file order."""
+        step = block_rows(self.width)
+        rows = self.split_rows()
+        for start in range(0, self.count, step):
+            numbers = [numbers for _, numbers in islice(rows, step)]
+            yield start, native(self._parse(numbers, start))
+        next(rows, None)  # lets the end of the file be compared with the count
+
+    def split_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (id, numbers) of each row, still text.
+
+        Raises
+        ------
+        SnapshotError
+            A row has another width, or there are more or fewer rows than the header said.
+        SnapshotChanged
+            The first line is not the one it was.
+        """
+        if (head := _read_head(self.place)) != self.head:
+            raise SnapshotChanged("changed while it was read", where=str(self.place), found=head, expected=self.head)
+        row = 0
+        for row, line in enumerate(islice(_lines(self.place), head.lines, None), 1):
+            word, _, numbers = line.partition(b" ")
+            if not word or row > self.count or numbers.count(b" ") != self.width - 1:
+                raise SnapshotError("ill-formed row", where=str(self.place),
+                                    found=f"{line[:60]!r} with {len(line.split())} fields in row {row - 1}",
+                                    expected=f"{self.count} rows of an id and {self.width} numbers, one space between")
+            yield word, numbers
+        if row != self.count:
+            raise SnapshotError("fewer rows than announced", where=str(self.place), found=row, expected=self.count)
+
+    def _parse(self, numbers: list[bytes], start: int) -> Array:
+        try:
+            block = np.loadtxt(io.BytesIO(b"\n".join(numbers)), np.float32, comments=None, delimiter=" ", ndmin=2)
+        except (ValueError, OverflowError) as error:
+            raise SnapshotError("something that is no number", where=str(self.place),
+                                found=f"{error} (counted from row {start})", expected="numbers") from None
+        if block.shape != (len(numbers), self.width):
+            raise SnapshotError("ill-formed rows", where=str(self.place), found=f"shape {block.shape} from row {start}",
+                                expected=f"{(len(numbers), self.width)}")
+        return block
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """The ids of a text file."""
+
+    rows: TextRows
+
+    def __str__(self) -> str:
+        return str(self.rows.place)
+
+    @property
+    def count(self) -> int:
+        """Number of ids."""
+        return self.rows.count
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Strings, whose length is known when they are read."""
+        return np.dtype("S1")
+
+    def read(self) -> Array:
+        """Return the ids in file order, as bytes."""
+        rows = self.rows.split_rows()
+        parts = []
+        while words := [word for word, _ in islice(rows, _IDS_AT_ONCE)]:
+            if max(map(len, words)) > LONGEST_ID or any(b"\0" in word for word in words):
+                raise SnapshotError("an id that is too long or holds a NUL", where=str(self),
+                                    found=repr(max(words, key=len)[:60]),
+                                    expected=f"text of at most {LONGEST_ID} bytes")
+            parts.append(np.array(words))
+        return np.concatenate(parts)
+
+
+def _text_files(place: Place) -> list[Place]:
+    names = [name for name in place.entries() if name.endswith(_SUFFIXES) and not name.startswith((".", "_"))]
+    return [file for file in map(place.child, names) if _begins_well(file)]
+
+
+def _begins_well(place: Place) -> bool:
+    if not place.name.endswith(".txt"):
+        return True
+    try:
+        _read_head(place)
+    except SnapshotError:
+        return False
+    return True
+
+
+def _read_head(place: Place) -> TextHead:
+    first, second = (*islice(_lines(place), 2), b"", b"")[:2]
+    fields, next_fields = first.split(b" "), second.split(b" ")
+    if len(fields) == 2 and all(field.isdigit() and len(field) < 19 for field in fields):
+        count, width = map(int, fields)
+        if len(next_fields) == width + 1 and count > 0:
+            return TextHead(width, count)
+        raise SnapshotError("the first line does not fit the second", where=str(place), found=f"{first[:60]!r}",
+                            expected=f"'count width', with width {len(next_fields) - 1} as in the second line")
+    if len(fields) > 2 and all(map(_is_number, fields[1:])) and len(next_fields) in {len(fields), 1}:
+        return TextHead(len(fields) - 1, None)
+    raise SnapshotError("not a text file of vectors", where=str(place), found=f"{first[:60]!r}",
+                        expected="'count width', or an id and at least two numbers")
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _count(place: Place) -> int:
+    head = _read_head(place)
+    return head.count if head.count is not None else sum(1 for _ in _lines(place))
+
+
+def _lines(place: Place) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends and without spaces there, as fastText leaves one."""
+    with place.open() as file:
+        content = FileBytes(file, str(place))
+        position, rest = 0, b""
+        while piece := content.read(_PIECE, position):
+            position += len(piece)
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                raise SnapshotError("a line that is too long", where=str(place), found=f"{len(rest)} bytes or more",
+                                    expected=f"at most {_LONGEST_LINE}")
+            for line in lines:
+                yield line.rstrip(b" \r")
+        if rest:
+            yield rest.rstrip(b" \r")

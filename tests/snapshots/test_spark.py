@@ -1,0 +1,48 @@
+"""What Spark itself writes: a real ALS model, saved by pyspark, read as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snapshots.made import vectors
+
+from embsync.config import SnapshotConfig
+from embsync.snapshots import open_snapshot
+
+pytest.importorskip("pyspark", reason="pyspark is not installed (extra 'spark')")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
+]
+
+
+def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
+    """Both factor tables, in part files with markers and checksums beside them, have Spark's own rows."""
+    from pyspark.ml.recommendation import ALS
+    from pyspark.sql import SparkSession
+
+    spark = (SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+             .config("spark.driver.memory", "1g").config("spark.sql.shuffle.partitions", "3").getOrCreate())
+    try:
+        random = np.random.default_rng(5)
+        plays = [(int(user), int(item), float(1 + (user * item) % 5))
+                 for user, item in zip(random.integers(0, 40, 400), random.integers(0, 60, 400), strict=True)]
+        table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
+        trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=4, numUserBlocks=4).fit(table)
+        trained.write().overwrite().save(str(tmp_path / "als"))
+        factors = {"items": trained.itemFactors.collect(), "users": trained.userFactors.collect()}
+    finally:
+        spark.stop()
+    opened = open_snapshot(tmp_path / "als", SnapshotConfig())
+    assert opened.layout == "parquet"
+    assert opened.users is not None
+    for side in (opened.items, opened.users):
+        expected = {row["id"]: row["features"] for row in factors[side.name]}
+        ids = side.ids()
+        assert set(ids.tolist()) == set(expected)
+        rows = np.array([expected[number] for number in ids.tolist()], np.float32)
+        np.testing.assert_array_equal(vectors(side), rows)
+        assert (tmp_path / "als" / f"{side.name[:-1]}Factors" / "_SUCCESS").exists()
