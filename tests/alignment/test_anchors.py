@@ -1,0 +1,110 @@
+"""How anchors are chosen, how they move under each policy, and what becomes of absent ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.nights import Array, Night, night
+
+import embsync
+from embsync.alignment.anchors import AnchorSide, Policy
+from embsync.alignment.arrays import Anchors, Stabilized
+
+
+def _run(nights: list[Night], policy: Policy, **options: float) -> list[Stabilized]:
+    found: list[Stabilized] = []
+    anchors: Anchors | None = None
+    for made in nights:
+        result = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
+                                   anchors=anchors, policy=policy, **options)
+        found.append(result)
+        anchors = result.anchors
+    return found
+
+
+def _by_id(ids: Array, vectors: Array) -> dict[int, Array]:
+    return dict(zip(ids.tolist(), np.asarray(vectors, np.float64), strict=True))
+
+
+def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[int, Array]:
+    """Return the items' anchors by the policy's words: a live id moves by ``share``, a new one joins, absent stay."""
+    model: dict[int, Array] = {}
+    for made, result in zip(nights, found, strict=True):
+        for id_, vector in _by_id(made.item_ids, result.items).items():
+            model[id_] = model[id_] + share * (vector - model[id_]) if id_ in model else vector
+    return model
+
+
+@pytest.mark.parametrize(("policy", "share"), [("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)])
+def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
+    """The newest vector weighs 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
+    nights = [night(number, churn=0.1) for number in range(4)]
+    found = _run(nights, policy)
+    expected = _model(nights, found, share)
+    anchors = found[-1].anchors.items
+    assert anchors.ids.tolist() == sorted(expected)
+    assert not anchors.vectors.flags.writeable
+    for id_, vector in _by_id(anchors.ids, anchors.vectors).items():
+        np.testing.assert_allclose(vector, expected[id_], atol=1e-5)
+
+
+def test_the_weight_of_the_newest_is_configurable() -> None:
+    """A weight of 0.9 is nearly ``previous``."""
+    nights = [night(number, churn=0.1) for number in range(3)]
+    found = _run(nights, "moving_average", weight=0.9)
+    expected = _model(nights, found, 0.9)
+    for id_, vector in _by_id(found[-1].anchors.items.ids, found[-1].anchors.items.vectors).items():
+        np.testing.assert_allclose(vector, expected[id_], atol=1e-5)
+
+
+def test_previous_copies_bits() -> None:
+    """Under ``previous`` the anchors of live ids are their published vectors, bit for bit."""
+    nights = [night(number, churn=0.0).reordered(number) for number in range(2)]
+    found = _run(nights, "previous")[-1]
+    order = np.argsort(nights[-1].item_ids)
+    assert found.anchors.items.vectors.tobytes() == found.items[order].tobytes()
+
+
+def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
+    """At most so many a side, by the stable hash: with churn most ids stay, and the rate is told."""
+    nights = [night(number, churn=0.05) for number in range(3)]
+    found = _run(nights, "moving_average", anchor_rows=60)
+    ids = [set(result.anchors.items.ids.tolist()) for result in found]
+    assert [len(chosen) for chosen in ids] == [60, 60, 60]
+    assert len(ids[0] & ids[1]) > 50
+    assert found[0].anchors.items.rate == pytest.approx(60 / 240)
+    assert found[2].fit_items is not None
+    assert found[2].fit_items.cosine is not None
+    assert found[2].fit_items.cosine > 0.9
+
+
+def test_a_sampled_side_weighs_as_much_as_a_whole_one() -> None:
+    """The cross-Gram matrix of sampled anchors is scaled up: a few anchors of many rows still speak for them."""
+    random = np.random.default_rng(6)
+    T, W = random.standard_normal((2000, 6)), random.standard_normal((2000, 6))
+    first = embsync.stabilize(T, W, anchor_rows=200)
+    mine = first.anchors
+    assert mine.users is not None
+    # The users' anchors are mirrored, and stand for more rows than the items' or for fewer.
+    for rate, sign in ((0.05, -1.0), (0.2, 1.0)):
+        lying = Anchors(AnchorSide(mine.items.ids, mine.items.vectors, 0.1),
+                        AnchorSide(mine.users.ids, -mine.users.vectors, rate))
+        found = embsync.stabilize(T, W, anchors=lying)
+        np.testing.assert_allclose(found.items, sign * first.items, atol=1e-3)
+
+
+def test_rows_can_be_weighted_in_the_fit() -> None:
+    """Rows of weight zero take no part: half the ids are wrong, and the fit is that of the right half."""
+    made = night(0, churn=0.0)
+    first = embsync.stabilize(*made.both)
+    ids = np.arange(len(made.items))
+    wrong = ids.copy()
+    wrong[:120] = np.roll(ids[:120], 7)
+    weights = np.where(ids < 120, 0.0, 1.0)
+    honest = embsync.stabilize(*made.both, item_ids=ids, anchors=first.anchors)
+    weighted = embsync.stabilize(*made.both, item_ids=wrong, item_weights=weights, anchors=first.anchors)
+    plain = embsync.stabilize(*made.both, item_ids=wrong, anchors=first.anchors)
+    np.testing.assert_allclose(weighted.items, honest.items, atol=1e-4)
+    assert weighted.fit_items is not None
+    assert weighted.fit_items.share_below_half == pytest.approx(0.5, abs=0.1)
+    assert np.abs(plain.items - honest.items).max() > np.abs(weighted.items - honest.items).max()

@@ -1,0 +1,156 @@
+"""The first pass: sums in blocks, what it says of bad values, and factors of ill-conditioned sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.laws import law
+from support.nights import rotation
+
+import embsync
+from embsync.alignment.blocks import ArrayRows, as_slice, block_rows, map_blocks
+from embsync.alignment.gram import GRAM_CONDITION, Pairing, sum_side, triangular_factor
+from embsync.alignment.sampling import fold_of
+from embsync.errors import SnapshotError
+
+WIDTH = 64
+ROWS = 2 * block_rows(WIDTH) + 100  # two whole blocks and a short one
+
+
+def _rows(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((ROWS, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
+    """Gram and cross-Gram matrices, fold by fold, whatever the number of workers."""
+    raw = _rows()
+    random = np.random.default_rng(1)
+    anchors = random.standard_normal((500, 5)).astype(np.float32)
+    positions = np.full(ROWS, -1)
+    positions[random.choice(ROWS, 400, replace=False)] = random.choice(500, 400, replace=False)
+    weights = random.uniform(0, 2, ROWS)
+    folds = fold_of(np.arange(500))
+    sums = sum_side(ArrayRows(raw), Pairing(positions, anchors, folds), weights, threads=threads)
+    wide = raw.astype(np.float64)
+    np.testing.assert_allclose(sums.gram, wide.T @ wide, rtol=1e-10, atol=1e-9)
+    assert sums.cross is not None
+    for fold in range(10):
+        member = np.flatnonzero((positions >= 0) & (folds[positions] == fold))
+        expected = (wide[member] * weights[member, None]).T @ anchors[positions[member]].astype(np.float64)
+        np.testing.assert_allclose(sums.cross[fold], expected, atol=1e-9)
+    assert (sums.rows, sums.paired, sums.zero_rows) == (ROWS, 400, 0)
+
+
+def test_sampled_rows_are_kept_from_every_block() -> None:
+    """The rows asked for come back as they are, in order."""
+    raw = _rows()
+    wanted = np.array([0, 5, block_rows(WIDTH) - 1, block_rows(WIDTH), ROWS - 1])
+    np.testing.assert_array_equal(sum_side(ArrayRows(raw), sampled=wanted).sample, raw[wanted])
+
+
+def test_zero_rows_are_counted() -> None:
+    """All-zero rows are legal, and counted in every block; a row with one number is not zero."""
+    raw = _rows()
+    raw[[0, 7, ROWS - 1]] = 0.0
+    raw[7, 3] = 1e-30
+    assert sum_side(ArrayRows(raw)).zero_rows == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 17, ROWS - 1])
+def test_a_value_that_is_not_finite_is_named_by_its_row(value: float, row: int) -> None:
+    """The error says which rows, counted over the whole side and not within a block."""
+    raw = _rows()
+    raw[row, 3] = value
+    with pytest.raises(SnapshotError, match=rf"users\.npy: NaN or infinity; found in row {row} \(counted"):
+        sum_side(ArrayRows(raw), name="users.npy")
+
+
+def test_many_bad_rows_are_named_by_the_first_few() -> None:
+    """Five rows are enough to find the fault."""
+    raw = _rows()
+    raw[20:40, 1] = np.nan
+    with pytest.raises(SnapshotError, match="found in row 20, 21, 22, 23, 24 and more"):
+        sum_side(ArrayRows(raw))
+
+
+@pytest.mark.xfail(strict=True, reason="workers warn of the overflow before it is refused")
+def test_values_whose_squares_are_not_finite_are_refused() -> None:
+    """Finite, but too large to be summed: an error of the snapshot and no warning."""
+    raw = np.ones((300, 4))
+    raw[250, 2] = 1e200
+    with pytest.raises(SnapshotError, match=r"values too large; found up to 1e\+200 in rows 0 to 299"):
+        sum_side(ArrayRows(raw))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e5, 1e7, 1e9, 1e12])
+def test_the_factor_keeps_its_digits_at_any_condition(condition: float) -> None:
+    """R^T R = T^T T with the smallest direction right, where the Gram matrix alone would lose it."""
+    width = 6
+    random = np.random.default_rng(8)
+    left = np.linalg.qr(random.standard_normal((400, width)))[0]
+    raw = left * np.geomspace(1, 1 / condition, width) @ rotation(width, 3)
+    rows = ArrayRows(raw)
+    factor = triangular_factor(rows, sum_side(rows).gram)
+    np.testing.assert_allclose(np.tril(factor, -1), 0.0, atol=1e-300)
+    found = np.linalg.svd(factor, compute_uv=False)
+    expected = np.linalg.svd(raw, compute_uv=False)
+    tolerance = 1e-15 * max(GRAM_CONDITION if condition <= GRAM_CONDITION else 1.0, 10.0) * condition
+    np.testing.assert_allclose(found, expected, rtol=min(tolerance, 1e-2))
+
+
+def test_the_factor_of_deficient_and_short_sides() -> None:
+    """Exact rank deficiency and fewer rows than columns, over several blocks: QR still gives R^T R = T^T T."""
+    random = np.random.default_rng(9)
+    short = random.standard_normal((3, 5))
+    twice = np.repeat(random.standard_normal((70_000, 2)), 2, axis=1)
+    for raw in (short, twice):
+        rows = ArrayRows(raw)
+        factor = triangular_factor(rows, sum_side(rows).gram)
+        assert factor.shape == (raw.shape[1],) * 2
+        np.testing.assert_allclose(factor.T @ factor, raw.T @ raw, atol=1e-9 * len(raw))
+
+
+@pytest.mark.parametrize("condition", [1e5, 1e6])
+def test_scores_of_ill_conditioned_sides_are_kept(condition: float) -> None:
+    """An uneven model (one side stretched, the other squeezed) keeps its scores and its maps invert."""
+    width = 6
+    random = np.random.default_rng(10)
+    stretch = np.geomspace(1, condition, width)
+    turn = rotation(width, 4)
+    T = random.standard_normal((300, width)) * stretch @ turn
+    W = random.standard_normal((200, width)) / stretch @ turn
+    found = embsync.stabilize(T, W)
+    assert found.rank == width
+    assert found.users is not None
+    error = np.linalg.norm(found.items.astype(np.float64) @ found.users.T - T @ W.T) / np.linalg.norm(T @ W.T)
+    assert error < 1e-6
+    assert found.preservation.score_error < 1e-6
+    assert np.abs(found.transform.items @ found.transform.side("users").T - np.eye(width)).max() < 1e-4
+
+
+def test_workers_stop_at_the_first_error() -> None:
+    """An error in one block comes back as it is, and no later result with it."""
+
+    def work(start: int, block: np.ndarray) -> int:
+        if start:
+            raise KeyError(start)
+        return len(block)
+
+    results = map_blocks(work, ArrayRows(_rows()), threads=2)
+    assert next(results) == (0, block_rows(WIDTH))
+    with pytest.raises(KeyError, match=str(block_rows(WIDTH))):
+        next(results)
+
+
+@law
+@given(st.lists(st.integers(0, 30), max_size=12))
+def test_a_slice_stands_for_the_same_rows(rows: list[int]) -> None:
+    """Consecutive rows become a slice, any others stay: the same rows either way."""
+    data = np.arange(31) * 10
+    numbers = np.array(rows, np.int64)
+    np.testing.assert_array_equal(data[as_slice(numbers)], data[numbers])
+    assert isinstance(as_slice(np.arange(4, 9)), slice)

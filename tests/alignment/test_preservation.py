@@ -1,0 +1,106 @@
+"""The certificate says what was changed at the size it has, against a dense float64 oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.laws import Pair, law, pairs, score_error
+from support.nights import Array, night
+
+import embsync
+from embsync.alignment.preservation import certify, map_error
+from embsync.alignment.transform import Transform
+
+
+@law
+@given(pairs(), st.sampled_from((1e-3, 0.1, 1.0, 1e3)), st.booleans(), st.booleans())
+def test_one_changed_value_shows_at_its_size(pair: Pair, by: float, on_users: bool, one_sided: bool) -> None:
+    """One written value off by ``by``, on either side: the score error over all pairs, whatever the rank."""
+    users = None if one_sided else pair.users
+    found = embsync.stabilize(pair.items, users)
+    items, other = found.items.copy(), None if found.users is None else found.users.copy()
+    changed = other if other is not None and on_users else items
+    random = np.random.default_rng(pair.seed)
+    changed[random.integers(len(changed)), random.integers(changed.shape[1])] += np.float32(by)
+    certified = certify(pair.items, users, items, other, found.transform)
+    stable, raw = (items, items if other is None else other), (pair.items, pair.items if users is None else users)
+    dense = score_error(stable, raw)
+    # Below 1e-7 the rounding of the maps themselves shows; a changed value of no weight is there.
+    assert certified == pytest.approx(dense, rel=2e-3, abs=1e-7)
+
+
+@law
+@given(pairs(full_rank=True, dtypes=("<f8",)), st.floats(1e-9, 1e-2))
+def test_noise_on_every_value_shows_at_its_size(pair: Pair, size: float) -> None:
+    """Noise on all rows, down to the rounding of float32, is measured and not lost in cancellation."""
+    found = embsync.stabilize(pair.items, pair.users)
+    assert found.users is not None
+    random = np.random.default_rng(pair.seed)
+    items = (found.items * (1.0 + size * random.standard_normal(found.items.shape))).astype(np.float32)
+    certified = certify(pair.items, pair.users, items, found.users, found.transform)
+    assert certified == pytest.approx(score_error((items, found.users), (pair.items, pair.users)), rel=1e-3)
+
+
+def test_untouched_vectors_certify_as_stabilize_said() -> None:
+    """Measuring while writing and measuring afterwards are one figure."""
+    T, W = night(0).both
+    found = embsync.stabilize(T, W)
+    again = certify(T, W, found.items, found.users, found.transform)
+    assert again == pytest.approx(found.preservation.score_error, rel=1e-6)
+    assert 1e-9 < again < 1e-7
+
+
+def test_rounding_error_is_that_of_the_dense_oracle() -> None:
+    """Even the honest 4e-8 of float32 rounding is exact, where subtracting two norms would give nothing."""
+    T, W = (side.astype(np.float64) for side in night(1).both)
+    found = embsync.stabilize(T, W)
+    assert found.users is not None
+    dense = score_error((found.items, found.users), (T, W))
+    assert found.preservation.score_error == pytest.approx(dense, rel=1e-3)
+
+
+def test_a_row_given_to_the_wrong_id_shows() -> None:
+    """Two swapped rows are a change of scores like any other."""
+    T, W = night(0).both
+    found = embsync.stabilize(T, W)
+    assert found.users is not None
+    swapped = found.items.copy()
+    swapped[[3, 4]] = swapped[[4, 3]]
+    certified = certify(T, W, swapped, found.users, found.transform)
+    assert certified == pytest.approx(score_error((swapped, found.users), (T, W)), rel=1e-4)
+    assert certified > 1e-2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_an_infinite_error(value: float) -> None:
+    """A hole in the written vectors never passes for exact."""
+    T, W = night(0).both
+    found = embsync.stabilize(T, W)
+    broken = found.items.copy()
+    broken[5, 1] = value
+    with np.errstate(invalid="ignore"):
+        assert certify(T, W, broken, found.users, found.transform) == np.inf
+
+
+def test_several_blocks_certify_as_one() -> None:
+    """A change in the last of several blocks is measured like any other."""
+    random = np.random.default_rng(4)
+    T, W = random.standard_normal((9000, 64)).astype(np.float32), random.standard_normal((300, 64)).astype(np.float32)
+    found = embsync.stabilize(T, W)
+    assert found.users is not None
+    changed = found.items.copy()
+    changed[-1, -1] += np.float32(1.0)
+    dense = score_error((changed, found.users), (T, W))
+    assert certify(T, W, changed, found.users, found.transform) == pytest.approx(dense, rel=1e-3)
+
+
+@law
+@given(pairs(full_rank=True), st.floats(1e-8, 0.2))
+def test_map_error_sees_maps_that_are_no_inverses(pair: Pair, size: float) -> None:
+    """Maps whose product is off the projector by ``size`` in one direction say so."""
+    maps = embsync.stabilize(pair.items, pair.users).transform
+    stretched: Array = maps.items.copy()
+    stretched[:, 0] *= 1.0 + size
+    assert map_error(Transform(stretched, maps.users, maps.singular_values)) == pytest.approx(size, rel=1e-4)

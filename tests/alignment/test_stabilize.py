@@ -1,0 +1,187 @@
+"""``embsync.stabilize`` refuses what it cannot map and says what it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import night, rotation
+
+import embsync
+from embsync.alignment.drift import DriftMeter
+from embsync.errors import SnapshotError, UsageError
+
+T, W = night(0).both
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "message"),
+    [
+        (T[0], {}, r"items is not a matrix of vectors; found float32 of shape \(8,\)"),
+        (T[:0], {}, r"found float32 of shape \(0, 8\)"),
+        (T[:, :0], {}, r"found float32 of shape \(240, 0\)"),
+        (T.astype(np.int64), {}, "found int64 of shape"),
+        (T[:, :7], {}, "sides of different width; found 7 and 8"),
+        (T, {"item_ids": np.arange(239)}, r"items ids do not fit; found int64 of shape \(239,\); expected 240"),
+        (T, {"item_ids": np.arange(240.0)}, "items ids do not fit; found float64"),
+        (T, {"item_ids": np.r_[0, np.arange(239)]}, "duplicate items ids; found 0"),
+        (T, {"user_ids": np.array(["a", "a", *map(str, range(158))])}, "duplicate users ids; found b'a'"),
+        (T, {"item_weights": np.ones(3)}, r"items weights do not fit; found shape \(3,\); expected \(240,\)"),
+        (T * 0, {}, "no scores"),
+    ],
+)
+def test_ill_formed_input_is_named(items: Any, options: dict[str, Any], message: str) -> None:
+    """Shapes, types, ids and weights: the message has what was found and what was expected."""
+    with pytest.raises(SnapshotError, match=message):
+        embsync.stabilize(items, W, **options)
+
+
+def test_sides_must_match_the_anchors() -> None:
+    """A side neither appears nor vanishes."""
+    both, one = embsync.stabilize(T, W), embsync.stabilize(T)
+    with pytest.raises(UsageError, match="sides differ from the anchors'; found no users"):
+        embsync.stabilize(T, anchors=both.anchors)
+    with pytest.raises(UsageError, match="sides differ from the anchors'; found users"):
+        embsync.stabilize(T, W, anchors=one.anchors)
+
+
+@pytest.mark.xfail(strict=True, reason="ids of another type are mixed with the anchors' without a word")
+def test_the_type_of_ids_must_match_the_anchors() -> None:
+    """String ids never meet integer anchors, nor are the two mixed."""
+    first = embsync.stabilize(T, W)
+    with pytest.raises(UsageError):
+        embsync.stabilize(T, W, item_ids=np.array([f"i{n}" for n in range(240)]), anchors=first.anchors)
+
+
+@pytest.mark.xfail(strict=True, reason="options of embsync.stabilize are not judged")
+@pytest.mark.parametrize("options", [{"dimension": 0}, {"dimension": -1}, {"policy": "nope"}, {"weight": 2.0},
+                                     {"item_weights": np.full(240, np.nan)}, {"item_weights": np.full(240, -1.0)}])
+def test_wrong_options_are_named_errors(options: dict[str, Any]) -> None:
+    """Nonsense is refused as embsync's own error, not as whatever NumPy makes of it, and never taken silently."""
+    first = embsync.stabilize(T, W)
+    anchors = None if "dimension" in options else first.anchors
+    with pytest.raises(embsync.EmbsyncError):
+        embsync.stabilize(T, W, anchors=anchors, **options)
+
+
+@pytest.mark.xfail(strict=True, reason="unsigned ids wrap to negative ones")
+def test_ids_beyond_64_bits_signed_are_refused() -> None:
+    """An unsigned id that does not fit is never wrapped into another id."""
+    with pytest.raises(SnapshotError):
+        embsync.stabilize(T, W, item_ids=np.arange(240, dtype=np.uint64) + np.uint64(2**63))
+
+
+@pytest.mark.xfail(strict=True, reason="the transform of a sampled query warns of the overflow first")
+def test_values_that_do_not_fit_float32_are_refused() -> None:
+    """Stable vectors beyond float32 are an error of the snapshot and no warning."""
+    wide = [side.astype(np.float64) * 1e39 for side in (T, W)]
+    with pytest.raises(SnapshotError, match="do not fit float32"):
+        embsync.stabilize(*wide)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, pytest.param(1e10, marks=pytest.mark.xfail(
+    strict=True, reason="the tolerance of neighbours overflows, and an infinite one agrees with anything"))])
+def test_scores_of_any_size_are_certified(scale: float) -> None:
+    """Neither small nor large embeddings lose the certificate's digits."""
+    found = embsync.stabilize(T.astype(np.float64) * scale, W.astype(np.float64) * scale)
+    assert 1e-9 < found.preservation.score_error < 1e-6
+    assert found.preservation.top_k_agreement == 1.0
+
+
+def test_input_is_left_alone_and_output_is_read_only() -> None:
+    """No array of the caller is written to; what comes back cannot be written to."""
+    items, users = T.copy(), W.copy()
+    for array in (items, users):
+        array.flags.writeable = False
+    found = embsync.stabilize(items, users)
+    np.testing.assert_array_equal(items, T)
+    assert found.users is not None
+    assert not found.items.flags.writeable
+    assert not found.users.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_every_float_type_is_taken(dtype: str) -> None:
+    """Half precision too: its scores are those of the numbers it holds."""
+    items, users = T.astype(dtype), W.astype(dtype)
+    found = embsync.stabilize(items, users)
+    assert found.users is not None
+    raw = items.astype(np.float64) @ users.astype(np.float64).T
+    assert np.linalg.norm(found.items.astype(np.float64) @ found.users.T - raw) < 1e-6 * np.linalg.norm(raw)
+
+
+def test_strings_and_integers_stabilize_alike() -> None:
+    """The form of the ids has no part in the mathematics of a new space and little in an aligned one."""
+    first, second = night(0), night(1)
+    runs = []
+    for one, two in ((first, second), (first.named(), second.named())):
+        start = embsync.stabilize(*one.both, item_ids=one.item_ids, user_ids=one.user_ids)
+        runs.append(embsync.stabilize(*two.both, item_ids=two.item_ids, user_ids=two.user_ids, anchors=start.anchors))
+    assert np.abs(runs[0].items - runs[1].items).max() < 1e-5
+    assert runs[1].anchors.items.ids.dtype.kind == "S"
+
+
+def test_a_side_too_small_to_be_judged_has_no_figures() -> None:
+    """Below 4e common rows a side's fit is None, and so is the disagreement; the vectors are there."""
+    first = embsync.stabilize(T, W)
+    few = embsync.stabilize(T, W[:31], user_ids=np.arange(31), anchors=first.anchors)
+    assert few.fit_items is not None
+    assert few.fit_users is None
+    assert few.rotation_disagreement is None
+    enough = embsync.stabilize(T, W[:32], user_ids=np.arange(32), anchors=first.anchors)
+    assert enough.fit_users is not None
+    assert enough.rotation_disagreement is not None
+    assert enough.rotation_disagreement < 0.1
+
+
+def test_items_of_one_run_with_users_of_another_disagree() -> None:
+    """Each side fits its anchors alone, and the two rotations have nothing to do with each other."""
+    anchors = embsync.stabilize(*night(0, churn=0.0).both).anchors
+    mixed = embsync.stabilize(T @ rotation(8, 1).astype(np.float32), W @ rotation(8, 3).astype(np.float32),
+                              anchors=anchors)
+    assert mixed.rotation_disagreement is not None
+    assert mixed.rotation_disagreement > 0.7
+
+
+def test_drift_is_the_dense_one() -> None:
+    """Cosines, displacement, norms and the rows that moved most, raw and stable, against plain NumPy."""
+    random = np.random.default_rng(3)
+    old = random.standard_normal((300, 5)).astype(np.float32)
+    new = (old[:250] + 0.3 * random.standard_normal((250, 5))).astype(np.float32)
+    new[7] = -5.0 * old[17]
+    back = rotation(5, 2)
+    raw = (2.0 * new).astype(np.float32)
+    rows = np.r_[np.arange(10, 210), np.full(50, -1)]
+    meter = DriftMeter(rows, old, back)
+    for start in (100, 0, 200):
+        meter.observe(start, raw[start : start + 100], new[start : start + 100])
+    found = meter.result()
+    a, b, c = (side.astype(np.float64) for side in (new[:200], old[10:210], raw[:200]))
+    before = b @ back
+
+    def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x * y).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+    assert found.cosine == pytest.approx(cosines(a, b).mean(), abs=1e-6)
+    assert found.cosine_p05 == pytest.approx(np.percentile(cosines(a, b), 5), abs=1e-6)
+    assert found.cosine_raw == pytest.approx(cosines(c, before).mean(), abs=1e-6)
+    assert found.displacement == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-5)
+    assert found.displacement_raw == pytest.approx(np.linalg.norm(c - before) / np.linalg.norm(b), rel=1e-5)
+    ratio = np.median(np.linalg.norm(a, axis=1)) / np.median(np.linalg.norm(b, axis=1))
+    assert found.norm_ratio == pytest.approx(ratio, rel=1e-5)
+    assert found.moved_most[0] == (7, pytest.approx(-1.0, abs=1e-6))
+    assert len(found.moved_most) == 10
+    assert [cosine for _, cosine in found.moved_most] == sorted(cosine for _, cosine in found.moved_most)
+
+
+def test_zero_rows_take_no_part_in_fit_and_drift() -> None:
+    """A row of zeros has no direction: it is mapped to zeros and judged by nobody."""
+    first = embsync.stabilize(T, W)
+    holed = T.copy()
+    holed[:20] = 0.0
+    found = embsync.stabilize(holed, W, anchors=first.anchors)
+    assert not found.items[:20].any()
+    assert found.fit_items is not None
+    assert found.fit_items.common == 220
+    assert found.fit_items.share_below_half == 0.0

@@ -1,0 +1,123 @@
+"""Exact neighbours from blocks in any order, and when two lists of neighbours agree."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.laws import law
+from support.nights import Array
+
+from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
+
+METRICS: tuple[Metric, ...] = ("inner_product", "cosine", "l2")
+
+
+def _brute(queries: Array, vectors: Array, k: int, metric: Metric) -> tuple[Array, Array]:
+    Q, X = queries.astype(np.float64), vectors.astype(np.float64)
+    if metric == "l2":
+        scores = -((Q[:, None, :] - X[None, :, :]) ** 2).sum(axis=2)
+    else:
+        if metric == "cosine":
+            Q, X = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300) for rows in (Q, X))
+        scores = Q @ X.T
+    order = np.stack([np.lexsort((np.arange(len(X)), -line)) for line in scores])[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+@law
+@given(
+    st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1)
+)
+def test_equals_brute_force_whatever_the_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
+    """Small whole numbers, so that scores are exact and full of ties: equal scores by ascending row."""
+    random = np.random.default_rng(seed)
+    vectors, queries = random.integers(-2, 3, (rows, 3)), random.integers(-2, 3, (5, 3))
+    if metric == "cosine":  # ties between parallel rows of different length differ in the last bit
+        vectors = np.unique(vectors, axis=0)
+        vectors = vectors[np.abs(vectors).sum(axis=1) == 2]
+    best = RunningTopK(queries, k, metric)
+    starts = random.permutation(np.arange(0, len(vectors), step))
+    for start in starts:
+        part = np.arange(start, min(start + step, len(vectors)))
+        best.observe(part, vectors[part].astype(np.float32))
+    found = best.result()
+    expected, scores = _brute(queries, vectors, k, metric)
+    count = expected.shape[1]
+    np.testing.assert_allclose(found.scores[:, :count], scores, atol=1e-6)
+    if metric != "cosine":
+        np.testing.assert_array_equal(found.rows[:, :count], expected)
+    assert (found.rows[:, count:] == -1).all()
+    assert (found.scores[:, count:] == -np.inf).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equals_brute_force_on_real_numbers_from_many_threads(metric: Metric) -> None:
+    """Blocks that several threads hand in at once lose no neighbour."""
+    random = np.random.default_rng(3)
+    vectors, queries = random.standard_normal((20_000, 16)), random.standard_normal((50, 16))
+    best = RunningTopK(queries, 10, metric)
+    blocks = np.array_split(np.random.default_rng(4).permutation(20_000), 90)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda rows: best.observe(rows, vectors[rows].astype(np.float32)), blocks))
+    expected, scores = _brute(queries, vectors, 10, metric)
+    found = best.result()
+    np.testing.assert_array_equal(found.rows, expected)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+
+
+def test_numbers_are_those_handed_in() -> None:
+    """Rows keep the caller's numbers, as where only the live rows of a version stream by."""
+    best = RunningTopK(np.eye(2), 1)
+    best.observe(np.array([70, 90]), np.array([[1.0, 0.0], [0.0, 2.0]]))
+    np.testing.assert_array_equal(best.result().rows, [[70], [90]])
+
+
+def test_nothing_observed_is_nothing_found() -> None:
+    """No rows and no queries are answers, not errors."""
+    best = RunningTopK(np.ones((2, 3)), 4)
+    best.observe(np.empty(0, np.int64), np.empty((0, 3)))
+    assert (best.result().rows == -1).all()
+    none = RunningTopK(np.empty((0, 3)), 4)
+    none.observe(np.arange(2), np.ones((2, 3)))
+    assert agreement(none.result(), none.result()) is None
+
+
+def _list(rows: list[int], scores: list[float], tolerance: float = 1e-3) -> TopK:
+    return TopK(np.array([rows]), np.array([scores], np.float32), np.array([tolerance], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("rows", "scores", "agrees"),
+    [
+        ([1, 2, 3], [9.0, 8.0, 7.0], 1.0),
+        ([2, 1, 3], [9.0, 8.0, 7.0], 1.0),  # the same set: order within it is the scores' business
+        ([1, 2, 4], [9.0, 8.0, 7.0005], 1.0),  # a tie for the last place
+        ([1, 2, 4], [9.0, 8.0, 7.1], 0.0),  # another neighbour, clearly better
+        ([1, 2, 4], [9.0, 8.0, 6.9], 0.0),  # and clearly worse
+        ([4, 2, 3], [9.0, 8.0, 7.0], 0.0),  # the best one missing is no tie for the last place
+        ([1, 2, -1], [9.0, 8.0, -np.inf], 0.0),  # one neighbour lost
+    ],
+)
+def test_agreement_forgives_ties_for_the_last_place_and_nothing_else(
+    rows: list[int], scores: list[float], agrees: float
+) -> None:
+    """Which of several equal rows is listed last is not a difference; everything else is."""
+    assert agreement(_list([1, 2, 3], [9.0, 8.0, 7.0]), _list(rows, scores)) == agrees
+
+
+def test_agreement_of_lists_that_are_short_alike() -> None:
+    """Fewer rows than neighbours asked for: the missing ones agree."""
+    short = _list([5, -1, -1], [1.0, -np.inf, -np.inf])
+    assert agreement(short, short) == 1.0
+
+
+def test_overlap_counts_what_both_have() -> None:
+    """The mean share of the first list that the second has; missing neighbours count for neither."""
+    first, second = np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[2, 9], [4, 3], [6, 7], [1, 2]])
+    assert overlap(first, second) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert overlap(first[3:], second[3:]) is None
+    assert overlap(np.array([[-1, 8]]), np.array([[-1, 9]])) == 0.0
