@@ -134,12 +134,15 @@ class Config(_Section, frozen=True):
 
 _NO_LIMIT = (None, msgspec.UNSET)
 
+#: Relative score error that warns and that refuses; float32 output alone makes about 4e-8.
+SCORE_ERROR_LIMITS = (2e-6, 1e-5)
+
 #: Default limits: name -> (warn, refuse). A pair is a healthy range; whether a number is a floor or a
 #: ceiling is the check's own business (``embsync/checks.py``). None: decided by the width at run time.
 DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
     "rows_items": (None, None),
     "rows_users": (None, None),
-    "score_error": (2e-6, 1e-5),
+    "score_error": SCORE_ERROR_LIMITS,
     "truncation_loss": (None, None),
     "rank": (None, None),
     "common": (None, None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 
@@ -152,8 +152,13 @@ def stabilize(
     sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights)]
     if users is not None:
         sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights))
-    k = anchors.dimension if anchors is not None else dimension or int(sides[0].raw.shape[1])
+    k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
+    if policy not in get_args(Policy) or not 0 < weight <= 1:
+        raise UsageError("no such way to move anchors on", found=f"policy {policy!r} with weight {weight}",
+                         expected=f"one of {', '.join(get_args(Policy))} and a weight in (0, 1]")
     found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
+    if found.rank == 0:
+        raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
     stable, fits, preservation = _apply(sides, found, threads)
     moved = [_advance(side, rows, policy, weight, anchor_rows) for side, rows in zip(sides, stable, strict=True)]
     return Stabilized(
@@ -164,6 +169,15 @@ def stabilize(
 
 def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
     return values[0], values[1] if len(values) > 1 else None
+
+
+def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
+    if wanted is not None and (wanted < 1 or (anchors is not None and wanted != anchors.dimension)):
+        raise UsageError("dimension does not fit", found=wanted,
+                         expected="at least 1" if anchors is None else f"the anchors' {anchors.dimension}")
+    if anchors is not None:
+        return anchors.dimension
+    return width if wanted is None else wanted
 
 
 def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None) -> _Side:
@@ -177,7 +191,14 @@ def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | 
     if names.shape != (len(rows),) or names.dtype.kind not in "iuS":
         raise SnapshotError(f"{name} ids do not fit", found=f"{names.dtype} of shape {names.shape}",
                             expected=f"{len(rows)} integers or strings")
-    names = names if names.dtype.kind == "S" else names.astype(np.int64)
+    if names.dtype.kind != "S":
+        if names.dtype.kind == "u" and len(names) and int(names.max()) > np.iinfo(np.int64).max:
+            raise SnapshotError(f"{name} ids do not fit 64 bits with a sign", found=str(names.max()),
+                                expected=f"at most {np.iinfo(np.int64).max}")
+        names = names.astype(np.int64)
+    if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
+        raise UsageError(f"{name} ids of another type than the anchors'", found=str(names.dtype),
+                         expected=str(previous.ids.dtype))
     order = np.argsort(names, kind="stable").astype(np.int64)
     if (names[order[1:]] == names[order[:-1]]).any():
         twice = names[order[1:]][names[order[1:]] == names[order[:-1]]][0]
@@ -186,6 +207,9 @@ def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | 
         raise SnapshotError(f"{name} weights do not fit", found=f"shape {np.shape(weights)}",
                             expected=f"({len(rows)},)")
     own = None if weights is None else np.asarray(weights, np.float64)
+    if own is not None and not (np.isfinite(own) & (own >= 0)).all():
+        raise SnapshotError(f"{name} weights do not fit", found="negative or non-finite values",
+                            expected="finite weights of 0 or more")
     return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name)
 
 

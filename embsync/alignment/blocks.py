@@ -21,6 +21,8 @@ Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+#: Row numbers: int32 where they fit, because several are kept for every row of a side.
+RowNumbers = NDArray[np.int32] | NDArray[np.int64]
 Result = TypeVar("Result")
 
 #: Numbers in one block, 2 MiB in float64: the work of both passes on 1M x 128 rows is flat from 2**17 to 2**19 (0.25 s
@@ -96,7 +98,7 @@ def map_blocks(
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, "embsync-rows") as pool:
         try:
             for start, block in rows.blocks():
-                pending.append((start, pool.submit(work, start, block)))
+                pending.append((start, pool.submit(_quietly, work, start, block)))
                 del block
                 if len(pending) > 2 * workers:
                     first, future = pending.popleft()
@@ -109,7 +111,20 @@ def map_blocks(
                 future.cancel()
 
 
-def as_slice(rows: Int64) -> Int64 | slice:
+def row_numbers(values: Array, bound: int) -> RowNumbers:
+    """Return row numbers below ``bound``, or -1, in the smallest type that holds them."""
+    if bound < 2**31:
+        return values.astype(np.int32, copy=False)
+    return values.astype(np.int64, copy=False)
+
+
+def _quietly(work: Callable[[int, Array], Result], start: int, block: Array) -> Result:
+    """Run work in a thread, where NumPy's warnings would reach nobody: overflow is found by its results."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return work(start, block)
+
+
+def as_slice(rows: Array) -> Array | slice:
     """Return consecutive row numbers as a slice, which a memory map serves without a copy; others as they are."""
     if len(rows) == 0 or rows[-1] - rows[0] + 1 != len(rows) or (np.diff(rows) != 1).any():
         return rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64, as_slice
+from embsync.alignment.blocks import Array, Float32, Float64, RowNumbers, as_slice
 from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import FOLDS
 
@@ -112,7 +112,7 @@ class DriftMeter:
 
     Parameters
     ----------
-    parent_rows : (t,) int64
+    parent_rows : (t,) row numbers
         The parent's row of each id live in both, -1 for others.
     parent_vectors : (p, k) float32
         The parent's stable vectors, possibly memory-mapped.
@@ -120,7 +120,7 @@ class DriftMeter:
         Back to the parent's raw vectors; None when they do not come back or have another width.
     """
 
-    def __init__(self, parent_rows: Int64, parent_vectors: Float32, parent_inverse: Float64 | None) -> None:
+    def __init__(self, parent_rows: RowNumbers, parent_vectors: Float32, parent_inverse: Float64 | None) -> None:
         self._rows = parent_rows
         self._vectors = parent_vectors
         self._inverse = None if parent_inverse is None else parent_inverse.astype(np.float32)

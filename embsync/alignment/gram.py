@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, qr
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64, Rows, map_blocks
+from embsync.alignment.blocks import Array, Float32, Float64, Int64, RowNumbers, Rows, map_blocks
 from embsync.alignment.sampling import FOLDS
 from embsync.errors import SnapshotError
 
@@ -26,7 +26,7 @@ class Pairing:
 
     Attributes
     ----------
-    positions : (t,) int64
+    positions : (t,) row numbers
         Position of each row's anchor, -1 without one.
     anchors : (a, k) float32
         Anchor vectors, possibly memory-mapped.
@@ -34,7 +34,7 @@ class Pairing:
         Cross-validation fold of each anchor.
     """
 
-    positions: Int64
+    positions: RowNumbers
     anchors: Float32
     folds: Array
 

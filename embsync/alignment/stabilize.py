@@ -97,10 +97,12 @@ def fit(
 ) -> Alignment:
     """Find the maps of a snapshot into a space of ``dimension`` axes: one pass over the rows.
 
+    A snapshot without any score has rank 0 and maps of zeros; refusing it is the caller's.
+
     Raises
     ------
     SnapshotError
-        Values that are not finite, sides of different width, or no scores at all (rank 0).
+        Values that are not finite, or sides of different width.
     """
     inputs = [side for side in (items, users) if side is not None]
     if len({side.rows.width for side in inputs}) > 1:
@@ -115,8 +117,6 @@ def fit(
         form = standardize(factors[0], factors[1], dimension)
     else:
         form = keep_products(factors[0], factors[1] if two else None, dimension)
-    if form.rank == 0:
-        raise SnapshotError("no scores: every item or every user vector is zero", where=items.name, found="rank 0")
     return _rotate(form, inputs, sums, dimension)
 
 
@@ -143,7 +143,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
         for basis, total in zip(bases, sums, strict=False)
     ]
     apart = None
-    if len(crosses) == 2 and all(judged_alone(total) for total in sums):
+    if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
         apart = disagreement(crosses[0].sum(axis=0), crosses[1].sum(axis=0), form.energy)
     users = fits[1] if len(fits) > 1 else None
     transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
@@ -167,11 +167,10 @@ def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, 
 
     width, dimension = side.map.shape
     cross, own = np.zeros((width, dimension)), np.zeros((dimension, dimension))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start, (one, two) in map_blocks(work, rows, threads):
-            if not np.isfinite(two).all():
-                raise SnapshotError("stable vectors do not fit float32", found=f"overflow near row {start}",
-                                    hint="scale the embeddings before saving them")
-            cross += one
-            own += two
+    for start, (one, two) in map_blocks(work, rows, threads):
+        if not np.isfinite(two).all():
+            raise SnapshotError("stable vectors do not fit float32", found=f"overflow near row {start}",
+                                hint="scale the embeddings before saving them")
+        cross += one
+        own += two
     return Residual(side.sums.gram, cross, own)

@@ -123,7 +123,8 @@ def _publish_each(requests: list[Request], given: Context) -> int:
         except EmbsyncError as error:
             code = code or error.exit_code
             outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
-            results.append({"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(), **_figures(error)})
+            results.append({"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(),
+                            **_figures(error)})
             warn(f"embsync: {error}")
         else:
             results.append({"snapshot": name, "outcome": "published", "version": manifest.version,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32
+from embsync.alignment.blocks import Array, Float32, row_numbers
 from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import SideInput
@@ -36,6 +37,8 @@ class SideRun:
         The raw rows; each complete pass leaves a digest.
     fitted : SideInput
         The same rows as the mathematics takes them.
+    held : ParentRows or None
+        The side in the parent.
     anchor_ids : (a,) ndarray or None
     anchors : (a, k) float32 or None
         The parent's, mapped.
@@ -46,6 +49,7 @@ class SideRun:
     plan: RowPlan
     rows: FingerprintedRows
     fitted: SideInput
+    held: ParentRows | None
     anchor_ids: Array | None
     anchors: Float32 | None
 
@@ -115,7 +119,7 @@ def gather(
         if known is not None:
             _reject_other_ids(side, ids, known.side(name).ids)
         before = sum(run.side.count for run in sides)
-        run = _side_run(side, name, ids, parent, number, config)
+        run = _side_run(side, name, ids, parent, config)
         watched = WatchedRows(run.rows, "reading", progress, before, total)
         sides.append(_with_rows(run, watched))
     return Inputs(snapshot, parent, number, dimension, tuple(sides))
@@ -126,24 +130,24 @@ def _names(snapshot: Snapshot) -> tuple[SideName, ...]:
 
 
 def _with_rows(run: SideRun, rows: WatchedRows) -> SideRun:
-    fitted = run.fitted
-    watched = SideInput(rows, fitted.pairing, fitted.rate, fitted.weights, fitted.sampled, fitted.name)
-    return SideRun(run.name, run.side, run.plan, run.rows, watched, run.anchor_ids, run.anchors)
+    watched = dataclasses.replace(run.fitted, rows=rows)
+    return dataclasses.replace(run, fitted=watched)
 
 
-def _side_run(side: Side, name: SideName, ids: Array, parent: Version | None, number: int, config: Config) -> SideRun:
+def _side_run(side: Side, name: SideName, ids: Array, parent: Version | None, config: Config) -> SideRun:
     pairing, rate, anchor_ids, anchors, held = None, 1.0, None, None, None
     if parent is not None:
         mine = parent.side(name)
         held = ParentRows(mine.ids, mine.last_seen, parent.lineage)
         anchor_ids, anchors = parent.reference("anchors", name)
-        pairing = Pairing(positions_in(ids, anchor_ids), anchors, fold_of(anchor_ids))
+        places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
+        pairing = Pairing(places, anchors, fold_of(anchor_ids))
         rate = len(anchor_ids) / max(len(mine.ids), 1)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     rows = FingerprintedRows(side, ids)
-    laid_out = plan(ids, number, held, config.store.carry_forward_versions)
+    laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(rows, pairing, rate, side.weights(), sampled, side.source)
-    return SideRun(name, side, laid_out, rows, fitted, anchor_ids, anchors)
+    return SideRun(name, side, laid_out, rows, fitted, held, anchor_ids, anchors)
 
 
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:

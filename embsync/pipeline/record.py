@@ -6,7 +6,7 @@ import datetime as dt
 
 from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.stabilize import Alignment, SideFit
-from embsync.config import Config
+from embsync.config import SCORE_ERROR_LIMITS, Config
 from embsync.index import IndexReport
 from embsync.pipeline.checks import Measured
 from embsync.pipeline.inputs import Inputs, SideRun
@@ -153,7 +153,10 @@ def checks_of_rows(
     inputs: Inputs, alignment: AlignmentRecord, preservation: PreservationRecord
 ) -> list[Measured]:
     """Return what the second pass lets be judged."""
-    measured = [Measured("score_error", preservation.score_error)]
+    # What truncation takes has its own check; the limits here are for what comes on top.
+    lost = alignment.truncation_loss
+    warn, refuse = (limit + lost for limit in SCORE_ERROR_LIMITS)
+    measured = [Measured("score_error", preservation.score_error, (warn, refuse))]
     if inputs.parent is None:
         return measured
     for name, side in (("items", alignment.items), ("users", alignment.users)):

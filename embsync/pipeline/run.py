@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from embsync.alignment.blocks import Float32, Int64
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
 from embsync.errors import SnapshotChanged
@@ -21,13 +22,23 @@ from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge
 from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, silent
-from embsync.pipeline.write import START_ROWS, WrittenSide, write_sides
+from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
 from embsync.snapshots import open_snapshot, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
-from embsync.store.manifest import FORMAT, CheckRecord, Manifest, Seconds
+from embsync.store.manifest import (
+    FORMAT,
+    AlignmentRecord,
+    CheckRecord,
+    DriftRecord,
+    Manifest,
+    PreservationRecord,
+    RowCounts,
+    Seconds,
+    SnapshotRecord,
+)
 
 #: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
 _OPTIMISTIC_RUNS = 3
@@ -69,6 +80,26 @@ class _Clock:
     def record(self) -> Seconds:
         parts = {name: round(value, 3) for name, value in self.seconds.items()}
         return Seconds(**parts, total=round(time.perf_counter() - self.started, 3))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A version with its rows written, before it has an index."""
+
+    number: int
+    dimension: int
+    parent: Version | None
+    snapshot: SnapshotRecord
+    items: RowCounts
+    users: RowCounts | None
+    alignment: AlignmentRecord
+    preservation: PreservationRecord
+    drift: DriftRecord | None
+    vectors: Float32
+    live: Int64
+    queries: Float32
+    truth: Int64
+    previous: Previous | None
 
 
 class _ParentChanged(Exception):
@@ -127,7 +158,9 @@ class _Run:
             self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
-                return self._write(staging, inputs, found, known)
+                draft = self._write(staging, inputs, found)
+                del inputs, found  # what is kept for every row makes room for the index
+                return self._finish(staging, draft, known)
 
     def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
         if not self._store.versions.is_dir() or self._store.current() is None:
@@ -154,7 +187,8 @@ class _Run:
         self._store.create()
         return self._store.stage(_estimate(inputs, self._config))
 
-    def _write(self, staging: Staging, inputs: Inputs, found: Alignment, known: Version | None) -> Manifest:
+    def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> _Draft:
+        """Make the second pass and judge what it shows."""
         with self._clock.stage("write"):
             neighbours = Neighbours(inputs, found, self._config.index)
             written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
@@ -163,26 +197,45 @@ class _Run:
             preservation = record.preservation_record(found, written, neighbours)
             drift = record.drift_record(inputs, written, neighbours)
         self._require(record.checks_of_rows(inputs, alignment, preservation))
-        report = self._index(staging, inputs, written, neighbours)
-        self._require([record.check_of_recall(self._config, report)])
-        self._progress("publishing", 0.0)
-        with self._clock.stage("publish"):
-            files = staging.seal()
-        parent = inputs.parent
         assert self._fingerprint is not None
-        manifest = Manifest(
-            format=FORMAT,
-            version=inputs.number,
-            space_id=parent.space_id if parent is not None else uuid.uuid4().hex,
+        return _Draft(
+            number=inputs.number,
             dimension=inputs.dimension,
-            created=record.created(),
-            parent=None if parent is None else parent.number,
+            parent=inputs.parent,
             snapshot=record.snapshot_record(inputs, self._fingerprint),
             items=record.row_counts(inputs.items),
             users=None if inputs.users is None else record.row_counts(inputs.users),
             alignment=alignment,
             preservation=preservation,
             drift=drift,
+            vectors=written[0].vectors,
+            live=live_rows(inputs.items),
+            queries=neighbours.queries,
+            truth=neighbours.truth,
+            previous=_previous(inputs),
+        )
+
+    def _finish(self, staging: Staging, draft: _Draft, known: Version | None) -> Manifest:
+        """Build the index, make everything durable and switch."""
+        report = self._index(staging, draft)
+        self._require([record.check_of_recall(self._config, report)])
+        self._progress("publishing", 0.0)
+        with self._clock.stage("publish"):
+            files = staging.seal()
+        parent = draft.parent
+        manifest = Manifest(
+            format=FORMAT,
+            version=draft.number,
+            space_id=parent.space_id if parent is not None else uuid.uuid4().hex,
+            dimension=draft.dimension,
+            created=record.created(),
+            parent=None if parent is None else parent.number,
+            snapshot=draft.snapshot,
+            items=draft.items,
+            users=draft.users,
+            alignment=draft.alignment,
+            preservation=draft.preservation,
+            drift=draft.drift,
             index=report,
             checks=self._checks,
             seconds=self._clock.record(),
@@ -190,19 +243,17 @@ class _Run:
         )
         return self._switch(staging, manifest, known)
 
-    def _index(
-        self, staging: Staging, inputs: Inputs, written: list[WrittenSide], neighbours: Neighbours
-    ) -> IndexReport:
+    def _index(self, staging: Staging, draft: _Draft) -> IndexReport:
         self._progress("indexing", 0.0)
         with self._clock.stage("index"):
             built = refresh(
-                written[0].vectors,
-                live_rows(inputs.items),
-                neighbours.queries,
-                neighbours.truth,
+                draft.vectors,
+                draft.live,
+                draft.queries,
+                draft.truth,
                 self._config.index,
                 self._config.threads,
-                _previous(inputs),
+                draft.previous,
             )
             with staging.stream(layout.INDEX) as write:
                 built.write(write)
@@ -276,7 +327,7 @@ def _previous(inputs: Inputs) -> Previous | None:
         path=parent.path / layout.INDEX,
         sha256=entry.sha256,
         labels=parent.index_rows,
-        row_map=inputs.items.plan.row_map,
+        row_map=inputs.items.plan.row_map.astype(np.int64),
         report=parent.record.index,
         vectors=parent.items.vectors,
     )

@@ -12,7 +12,7 @@ from embsync.alignment.blocks import Array, Float32, as_slice
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
 from embsync.alignment.sampling import positions_in
 from embsync.alignment.transform import SideName
-from embsync.config import DEFAULT_LIMITS, Config
+from embsync.config import SCORE_ERROR_LIMITS, Config
 from embsync.errors import EmbsyncError
 from embsync.reader import Version
 from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot
@@ -30,6 +30,8 @@ class Verification:
     snapshot : str or None
         The snapshot the certificate was recomputed from; None when it is gone or changed, see ``note``.
     map_error, score_error : float or None
+    limit : float
+        Score error up to which the version is sound.
     """
 
     version: int
@@ -39,13 +41,12 @@ class Verification:
     score_error: float | None
     snapshot: str | None
     note: str | None
+    limit: float
 
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong as far as could be seen."""
-        limit = DEFAULT_LIMITS["score_error"][1]
-        assert isinstance(limit, float)
-        return not self.damaged and (self.score_error is None or self.score_error <= limit)
+        return not self.damaged and (self.score_error is None or self.score_error <= self.limit)
 
 
 def verify(store: Store, version: Version, config: Config) -> Verification:
@@ -70,6 +71,7 @@ def verify(store: Store, version: Version, config: Config) -> Verification:
         score_error=measured,
         snapshot=source if measured is not None else None,
         note=note,
+        limit=SCORE_ERROR_LIMITS[1] + version.record.alignment.truncation_loss,
     )
 
 

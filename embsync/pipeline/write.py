@@ -98,7 +98,7 @@ def _write_side(
     residual = transform_rows(rows, part, [observe, *extra], threads=config.threads)
     _carry(file, inputs, run)
     staging.save(layout.side_file(run.name, "ids"), plan.ids)
-    staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen)
+    staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen(inputs.number, run.held))
     _write_anchors(staging, file, inputs, run, config)
     since_start = _write_start(staging, file, inputs, run)
     return WrittenSide(

@@ -125,6 +125,10 @@ class Side:
             return self._parsed(wanted)
         if wanted.dtype.kind not in "iu":
             raise UsageError(f"{self.name} ids of the wrong type", found=str(wanted.dtype), expected="integers")
+        # Beyond int64 there is no id: a row that does not exist, not one that wraps around.
+        if wanted.dtype.kind == "u" and (wanted > np.iinfo(np.int64).max).any():
+            raise UsageError(f"{self.name} ids are 64-bit integers with a sign", found=str(wanted.max()),
+                             expected=f"at most {np.iinfo(np.int64).max}")
         return wanted.astype(np.int64)
 
     def _parsed(self, wanted: Array) -> Int64:

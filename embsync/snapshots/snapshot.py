@@ -68,7 +68,8 @@ class FingerprintedRows:
 
     def __init__(self, side: Side, ids: Array) -> None:
         self._side = side
-        self._ids = ids
+        self._begin = hashlib.sha256(f"{side.name} {side.count} {side.width} {ids.dtype.str}".encode())
+        self._begin.update(_bytes(ids))
         self._hash: _Hash | None = None
 
     @property
@@ -83,8 +84,7 @@ class FingerprintedRows:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield the side's blocks and take each into the hash."""
-        digest = hashlib.sha256(f"{self._side.name} {self.count} {self.width} {self._ids.dtype.str}".encode())
-        digest.update(_bytes(self._ids))
+        digest = self._begin.copy()
         weights = self._side.weights()
         if weights is not None:
             digest.update(_bytes(weights))

@@ -116,10 +116,7 @@ class Staging:
     """
 
     def __init__(self, versions: Path) -> None:
-        self.path = versions / f"{STAGING_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self.path.mkdir()
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self.path, self._descriptor = _own_directory(versions)
         self._arrays: list[ArrayFile] = []
         self._entries: list[FileEntry] = []
 
@@ -192,6 +189,19 @@ class Staging:
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
         return path
+
+
+def _own_directory(versions: Path) -> tuple[Path, int]:
+    """Make a staging directory and lock it; a sweep may take it in between, then make another."""
+    while True:
+        path = versions / f"{STAGING_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        path.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+            os.close(descriptor)
 
 
 def switch_link(link: Path, target: str) -> None:

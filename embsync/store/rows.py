@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Int64
+from embsync.alignment.blocks import Array, Int64, RowNumbers, row_numbers
 from embsync.alignment.sampling import positions_in
 
 
@@ -36,30 +36,35 @@ class RowPlan:
     ids : (n,) ascending
         Live and carried together.
     live : (n,) bool
-    last_seen : (n,) int64
-    rows : (t,) int64
+    rows : (t,) row numbers
         Row of each snapshot row, in file order.
-    parent_live : (t,) int64
+    parent_live : (t,) row numbers
         The parent's row of each snapshot row that was live there, else -1.
     carried, carried_from : (c,) int64
         Rows carried, and the parent's rows they come from.
-    row_map : (p,) int64
+    row_map : (p,) row numbers
         Row of each of the parent's rows whose id is live now, else -1.
     new, returned, gone, common : int
     """
 
     ids: Array
     live: Array
-    last_seen: Int64
-    rows: Int64
-    parent_live: Int64
+    rows: RowNumbers
+    parent_live: RowNumbers
     carried: Int64
     carried_from: Int64
-    row_map: Int64
+    row_map: RowNumbers
     new: int
     returned: int
     gone: int
     common: int
+
+    def last_seen(self, number: int, parent: ParentRows | None) -> Int64:
+        """Return the (n,) versions that last had each id live, of version ``number``."""
+        seen = np.full(len(self.ids), number, np.int64)
+        if parent is not None:
+            seen[self.carried] = parent.last_seen[self.carried_from]
+        return seen
 
 
 def ages(last_seen: Int64, lineage: Int64) -> Int64:
@@ -72,14 +77,12 @@ def ages(last_seen: Int64, lineage: Int64) -> Int64:
     return np.where(known, len(lineage) - 1 - places, len(lineage)).astype(np.int64)
 
 
-def plan(ids: Array, number: int, parent: ParentRows | None, carry: int) -> RowPlan:
+def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     """Lay out the rows of a side.
 
     Parameters
     ----------
     ids : (t,) unique, in file order
-    number : int
-        The version in the making.
     parent : ParentRows or None
         None in a new space.
     carry : int
@@ -88,7 +91,7 @@ def plan(ids: Array, number: int, parent: ParentRows | None, carry: int) -> RowP
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
     if parent is None:
-        return _without_parent(sorted_ids, order, number)
+        return _without_parent(sorted_ids, order)
     mine = positions_in(sorted_ids, parent.ids)
     was_live = parent.last_seen == parent.lineage[-1]
     known = mine >= 0
@@ -96,21 +99,19 @@ def plan(ids: Array, number: int, parent: ParentRows | None, carry: int) -> RowP
     common[known] = was_live[mine[known]]
     kept = _carried(parent, mine[known], carry)
     union, rows_sorted, rows_kept = _merge(sorted_ids, parent.ids[kept])
-    last_seen = np.empty(len(union), np.int64)
-    last_seen[rows_sorted] = number
-    last_seen[rows_kept] = parent.last_seen[kept]
+    live = np.ones(len(union), bool)
+    live[rows_kept] = False
     row_map = np.full(len(parent.ids), -1, np.int64)
     row_map[mine[known]] = rows_sorted[known]
     count = int(np.count_nonzero(common))
     return RowPlan(
         ids=union,
-        live=last_seen == number,
-        last_seen=last_seen,
-        rows=_unsort(rows_sorted, order),
-        parent_live=_unsort(np.where(common, mine, -1), order),
+        live=live,
+        rows=_unsort(rows_sorted, order, len(union)),
+        parent_live=_unsort(np.where(common, mine, -1), order, len(parent.ids)),
         carried=rows_kept,
         carried_from=kept,
-        row_map=row_map,
+        row_map=row_numbers(row_map, len(union)),
         new=len(ids) - count,
         returned=int(np.count_nonzero(known)) - count,
         gone=int(np.count_nonzero(was_live)) - count,
@@ -118,15 +119,14 @@ def plan(ids: Array, number: int, parent: ParentRows | None, carry: int) -> RowP
     )
 
 
-def _without_parent(sorted_ids: Array, order: Int64, number: int) -> RowPlan:
+def _without_parent(sorted_ids: Array, order: Int64) -> RowPlan:
     none = np.empty(0, np.int64)
     count = len(sorted_ids)
     return RowPlan(
         ids=sorted_ids,
         live=np.ones(count, bool),
-        last_seen=np.full(count, number, np.int64),
-        rows=_unsort(np.arange(count, dtype=np.int64), order),
-        parent_live=np.full(count, -1, np.int64),
+        rows=_unsort(np.arange(count), order, count),
+        parent_live=np.full(count, -1, np.int32),
         carried=none,
         carried_from=none,
         row_map=none,
@@ -154,7 +154,7 @@ def _merge(first: Array, second: Array) -> tuple[Array, Int64, Int64]:
     return union, to_first, to_second
 
 
-def _unsort(values: Int64, order: Int64) -> Int64:
-    result = np.empty(len(values), np.int64)
+def _unsort(values: Int64, order: Int64, bound: int) -> RowNumbers:
+    result = row_numbers(np.empty(len(values), np.int64), bound)
     result[order] = values
     return result
