@@ -1,7 +1,21 @@
 """Snapshots: what a training run left behind, read without trusting it."""
 
+from embsync.snapshots.completeness import Seen
+from embsync.snapshots.discovery import Child, Found, discover, order_key
 from embsync.snapshots.files import stamp
 from embsync.snapshots.layouts import open_snapshot
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
 
-__all__ = ["FingerprintedRows", "Side", "Snapshot", "combined", "open_snapshot", "stamp"]
+__all__ = [
+    "Child",
+    "FingerprintedRows",
+    "Found",
+    "Seen",
+    "Side",
+    "Snapshot",
+    "combined",
+    "discover",
+    "open_snapshot",
+    "order_key",
+    "stamp",
+]

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ class Place:
         """Open the regular file here for reading; it never blocks and never follows a link below the root."""
         descriptor = self._descend()
         try:
-            kind = _kind(os.fstat(descriptor).st_mode)
+            kind = kind_of(os.fstat(descriptor))
             if kind != "file":
                 raise SnapshotError("will not be opened", where=str(self), found=f"a {kind}",
                                     expected="a regular file")
@@ -105,13 +105,13 @@ class Place:
     def entries(self) -> dict[str, str]:
         """Return the names in this directory, sorted, each with its kind: file, directory, link or other."""
         with self._directory() as descriptor:
-            return {name: _kind(status.st_mode) for name, status in _listing(descriptor)}
+            return {name: kind_of(status) for name, status in _listing(descriptor)}
 
     def kind(self) -> str:
         """Return what is here: ``file``, ``directory``, or what else."""
         descriptor = self._descend()
         try:
-            return _kind(os.fstat(descriptor).st_mode)
+            return kind_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)
 
@@ -206,9 +206,14 @@ def stamp(path: str | Path) -> str:
     SnapshotChanged
         Entries came or went meanwhile.
     """
+    return stamp_of(Place.at(path).walk())
+
+
+def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
+    """Return the :func:`stamp` of what :meth:`Place.walk` found."""
     digest = hashlib.sha256()
-    for name, status in Place.at(path).walk():
-        kind = _kind(status.st_mode)
+    for name, status in entries:
+        kind = kind_of(status)
         facts: tuple[object, ...] = (kind,)
         if kind == "file":
             facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -249,8 +254,9 @@ def _listing(descriptor: int) -> list[tuple[str, os.stat_result]]:
     return sorted(found, key=lambda named: named[0])
 
 
-def _kind(mode: int) -> str:
-    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "device")
+def kind_of(status: os.stat_result) -> str:
+    """Return ``file``, ``directory``, ``link`` or what else has this status."""
+    return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")
 
 
 def unreadable(where: str, error: OSError) -> SnapshotError:

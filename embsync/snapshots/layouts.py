@@ -83,9 +83,17 @@ def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool
     return Snapshot(shown.name or place.name, shown, layout.name, items, users)
 
 
+def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
+    """Return the layouts that recognise what lies at ``place``, of those the configuration allows."""
+    return [layout for layout in _allowed(config) if layout.recognise(place)]
+
+
+def _allowed(config: SnapshotConfig) -> list[Layout]:
+    return [layout for layout in LAYOUTS if config.layout in {"auto", layout.name}]
+
+
 def _choose(place: Place, config: SnapshotConfig) -> Layout:
-    candidates = [layout for layout in LAYOUTS if config.layout in {"auto", layout.name}]
-    fitting = [layout for layout in candidates if layout.recognise(place)]
+    fitting = recognised_by(place, config)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -93,7 +101,7 @@ def _choose(place: Place, config: SnapshotConfig) -> Layout:
                             found=", ".join(layout.name for layout in fitting), expected="one",
                             hint="set snapshot.layout")
     raise SnapshotError("no known layout", where=str(place), found=_what_is_there(place),
-                        expected=" | ".join(f"{layout.name}: {layout.expects}" for layout in candidates))
+                        expected=" | ".join(f"{layout.name}: {layout.expects}" for layout in _allowed(config)))
 
 
 def _what_is_there(place: Place) -> str:

@@ -1,0 +1,164 @@
+"""What lies in the watched directory: every child, whether it is a snapshot, and whether it is complete.
+
+One look is a function of the directory, the clock and what the caller remembers of earlier looks, so that a daemon and
+a single ``embsync sync`` share it. Whether a snapshot was published, refused or skipped is not decided here: that is
+the journal's knowledge. Nothing is ever written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.completeness import Look, Seen, judge
+from embsync.snapshots.files import Place, kind_of, stamp_of
+from embsync.snapshots.layouts import recognised_by
+from embsync.snapshots.natural_order import natural_key
+
+State = Literal["ready", "waiting", "not_a_snapshot"]
+Memory = Mapping[str, Seen]
+
+
+@dataclass(frozen=True)
+class Child:
+    """One entry of the watched directory.
+
+    Attributes
+    ----------
+    name : str
+    path : Path
+    state : "ready", "waiting" or "not_a_snapshot"
+    reason : str
+        The evidence, what is waited for, or why it is no snapshot.
+    stamp : str or None
+        Changes with anything in the snapshot; None where there is nothing to stamp.
+    mtime_ns : int
+        Of the newest file in it.
+    """
+
+    name: str
+    path: Path
+    state: State
+    reason: str
+    stamp: str | None
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """One look at a watched directory: its children in order, and what to remember for the next look."""
+
+    children: tuple[Child, ...]
+    memory: dict[str, Seen]
+
+    @property
+    def ready(self) -> tuple[Child, ...]:
+        """The complete snapshots, in order."""
+        return tuple(child for child in self.children if child.state == "ready")
+
+
+def discover(
+    watched: str | Path,
+    watch: WatchConfig,
+    snapshot: SnapshotConfig,
+    *,
+    now: float,
+    memory: Memory | None = None,
+    decided: Mapping[str, str] | None = None,
+) -> Found:
+    """Look at the watched directory once.
+
+    Parameters
+    ----------
+    watched : str or Path
+    watch, snapshot : WatchConfig, SnapshotConfig
+    now : float
+        Seconds. With ``memory``, of any clock that does not jump; without, of the wall clock.
+    memory : mapping of name to Seen, optional
+        What the previous look returned; ``{}`` before the first. None: a single look, in which times of last change
+        stand for having watched.
+    decided : mapping of name to stamp, optional
+        Snapshots that need no judgement again while their stamp is the same: they are ``ready``.
+
+    Returns
+    -------
+    Found
+        Children sorted by ``watch.order``.
+
+    Raises
+    ------
+    NotFoundError
+        The watched directory is not there.
+    SnapshotError
+        It is no directory, or cannot be listed.
+    """
+    root = Place.at(watched)
+    looks = [_look_at(root.child(name), kind, watch, snapshot, now, memory, decided or {})
+             for name, kind in root.entries().items()]
+    children = sorted((child for child, _ in looks), key=lambda child: order_key(child, watch))
+    return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
+
+
+def order_key(child: Child, watch: WatchConfig) -> tuple[object, ...]:
+    """Return the key by which snapshots follow one another: natural order of names, or time and then name."""
+    name = natural_key(child.name)
+    return (child.mtime_ns, name) if watch.order == "mtime" else (name,)
+
+
+def _look_at(
+    place: Place,
+    kind: str,
+    watch: WatchConfig,
+    snapshot: SnapshotConfig,
+    now: float,
+    memory: Memory | None,
+    decided: Mapping[str, str],
+) -> tuple[Child, Seen | None]:
+    entries: dict[str, os.stat_result] = {}
+    stamp = None
+    seen = None
+
+    def child(state: State, reason: str) -> tuple[Child, Seen | None]:
+        return Child(place.name, Path(str(place)), state, reason, stamp, _newest(entries)), seen
+
+    if (why := _not_a_snapshot(place.name, kind)) is not None:
+        return child("not_a_snapshot", why)
+    try:
+        if kind == "file" and not recognised_by(place, snapshot):
+            return child("not_a_snapshot", "a file of no known layout")
+        entries = dict(place.walk())
+        stamp = stamp_of(entries.items())
+        before = (memory or {}).get(place.name)
+        seen = before if before is not None and before.stamp == stamp else Seen(stamp, now)
+        if decided.get(place.name) == stamp:
+            return child("ready", "decided before")
+        changed = _last_change(entries) if memory is None else seen.since
+        verdict = judge(Look(place, kind == "directory", entries, now - changed, seen.hashed), watch)
+        seen = Seen(stamp, seen.since, verdict.hashed)
+        return child(verdict.state, verdict.reason)
+    except SnapshotChanged:
+        return child("waiting", "changes to end")
+    except SnapshotError as error:
+        return child("not_a_snapshot", str(error))
+
+
+def _not_a_snapshot(name: str, kind: str) -> str | None:
+    if name.startswith((".", "_")):
+        return f"a name that begins with {name[0]}"
+    if name.endswith(".tmp"):
+        return "a name that ends in .tmp"
+    return None if kind in {"file", "directory"} else f"a {kind}"
+
+
+def _newest(entries: Mapping[str, os.stat_result]) -> int:
+    return max((status.st_mtime_ns for status in entries.values() if kind_of(status) == "file"), default=0)
+
+
+def _last_change(entries: Mapping[str, os.stat_result]) -> float:
+    # ctime, because a copy that keeps times carries an old mtime
+    return max((status.st_ctime_ns for status in entries.values()), default=0) / 1e9

@@ -1,0 +1,113 @@
+"""The ``manifest.json`` a training job may write last: its files with sizes and hashes.
+
+``{"files": [{"path": "items.npy", "bytes": 3614208, "sha256": "9f86…"}, …]}``; further keys are allowed. Paths are
+relative to the snapshot and stay inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from embsync.errors import SnapshotError
+from embsync.snapshots.files import FileBytes, Place, file_size
+
+NAME = "manifest.json"
+_LONGEST = 32 * 1024**2
+_PIECE = 1024**2
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One file."""
+
+    path: str
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class FileList(msgspec.Struct, frozen=True):
+    """All files of a snapshot."""
+
+    files: Annotated[tuple[Listed, ...], msgspec.Meta(min_length=1)]
+
+
+class NotAList(SnapshotError):
+    """The file is no such manifest, or only half written."""
+
+
+def read_list(root: Place) -> FileList:
+    """Return the manifest at a snapshot's root.
+
+    Raises
+    ------
+    NotAList
+        It is no manifest of this form.
+    SnapshotError
+        It names a file twice or outside the snapshot.
+    """
+    place = root.child(NAME)
+    with place.open() as file:
+        size = file_size(file)
+        data = FileBytes(file, str(place)).read(min(size, _LONGEST), 0)
+    try:
+        listed = msgspec.json.decode(data, type=FileList)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAList("no list of files", where=str(place), found=str(error)[:200],
+                       expected='{"files": [{"path": …, "bytes": …, "sha256": …}]}') from None
+    paths = [entry.path for entry in listed.files]
+    for path in paths:
+        below(root, path)
+    if len(set(paths)) != len(paths):
+        raise SnapshotError("a file is listed twice", where=str(place), found=f"{len(paths)} entries",
+                            expected=f"{len(set(paths))}")
+    return listed
+
+
+def below(root: Place, path: str) -> Place:
+    """Return the place of a relative path inside a snapshot."""
+    place = root
+    try:
+        for part in path.split("/"):
+            place = place.child(part)
+    except SnapshotError:
+        raise SnapshotError("no path inside the snapshot", where=str(root.child(NAME)), found=repr(path[:120]),
+                            expected="paths relative to the snapshot") from None
+    return place
+
+
+def missing_from(listed: FileList, found: Mapping[str, os.stat_result]) -> str | None:
+    """Return what is missing for the sizes to be as listed, or None.
+
+    Parameters
+    ----------
+    found : mapping of relative name to status
+        The regular files that are there and should be listed.
+    """
+    for entry in listed.files:
+        size = found[entry.path].st_size if entry.path in found else None
+        if size != entry.bytes:
+            return f"{entry.path}: {'nothing' if size is None else size} of {entry.bytes} bytes"
+    unlisted = set(found) - {entry.path for entry in listed.files}
+    return f"{min(unlisted)} to be listed in {NAME}" if unlisted else None
+
+
+def differing_from(listed: FileList, root: Place) -> str | None:
+    """Hash every listed file and return the first that is not as listed, or None."""
+    for entry in listed.files:
+        if _sha256(below(root, entry.path)) != entry.sha256:
+            return f"{entry.path}: its sha256 to be as listed"
+    return None
+
+
+def _sha256(place: Place) -> str:
+    digest = hashlib.sha256()
+    with place.open() as file:
+        content, position = FileBytes(file, str(place)), 0
+        while piece := content.read(_PIECE, position):
+            digest.update(piece)
+            position += len(piece)
+    return digest.hexdigest()

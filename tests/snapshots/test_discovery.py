@@ -1,0 +1,308 @@
+"""What a watched directory holds: order, names left alone, evidence of completeness, memory between looks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from snapshots.made import model, write_npy
+
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import NotFoundError, SnapshotError
+from embsync.snapshots import Child, discover, stamp
+from embsync.snapshots.completeness import is_open_for_writing
+from embsync.snapshots.files import Place
+from embsync.snapshots.natural_order import natural_key
+
+SNAPSHOT = SnapshotConfig()
+AT_ONCE = WatchConfig(settle_seconds=0)
+
+
+def once(watched: Path, watch: WatchConfig = AT_ONCE, later: float = 0) -> dict[str, Child]:
+    """Look once, ``later`` seconds from now."""
+    found = discover(watched, watch, SNAPSHOT, now=time.time() + later)
+    return {child.name: child for child in found.children}
+
+
+def states(children: dict[str, Child]) -> dict[str, tuple[str, str]]:
+    """Return the state and reason of each child."""
+    return {name: (child.state, child.reason) for name, child in children.items()}
+
+
+def write_manifest(folder: Path, **changes: object) -> None:
+    """List the files of a snapshot in its manifest.json."""
+    files = [{"path": str(file.relative_to(folder)), "bytes": file.stat().st_size,
+              "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+             for file in sorted(folder.rglob("*")) if file.is_file()]
+    files[0] |= changes
+    (folder / "manifest.json").write_text(json.dumps({"files": files, "made_by": "a test"}))
+
+
+def test_snapshots_come_in_natural_order(tmp_path: Path) -> None:
+    """Numbers by value, dates by date; zeros in front do not matter except between equals."""
+    names = ["day=10", "day=9", "2026-01-02", "2026-01-01", "run-007", "run-7", "run-8", "a"]
+    for name in names:
+        write_npy(tmp_path / name, model(items=3, users=3))
+    assert list(once(tmp_path)) == ["2026-01-01", "2026-01-02", "a", "day=9", "day=10", "run-007", "run-7", "run-8"]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), max_size=8), unique=True))
+def test_natural_order_is_total(names: list[str]) -> None:
+    """Any names can be compared, and no two different names are equal."""
+    ordered = sorted(names, key=natural_key)
+    assert all(natural_key(a) < natural_key(b) for a, b in pairwise(ordered))
+
+
+def test_snapshots_come_in_order_of_time_when_asked(tmp_path: Path) -> None:
+    """By the newest file inside, not by the directory's own time."""
+    for name, when in (("a", 3000), ("b", 1000), ("c", 2000)):
+        write_npy(tmp_path / name, model(items=3, users=3))
+        for file in (tmp_path / name).iterdir():
+            os.utime(file, (when, when))
+    assert list(once(tmp_path, WatchConfig(settle_seconds=0, order="mtime"))) == ["b", "c", "a"]
+
+
+def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
+    """Hidden and temporary names, links, FIFOs, and files of no known layout; nothing there is opened or waited for."""
+    for name in (".hidden", "_temporary", "day=1.tmp", "day=1"):
+        write_npy(tmp_path / name, model(items=3, users=3))
+    (tmp_path / "latest").symlink_to("day=1")
+    os.mkfifo(tmp_path / "fifo.npz")
+    (tmp_path / "README.txt").write_text("notes\n")
+    (tmp_path / "train.log").touch()
+    np.savez(tmp_path / "day=2.npz", items=np.ones((2, 2), np.float32), item_ids=np.arange(2))
+    (tmp_path / "words.txt").write_text("1 2\na 1 2\n")
+    (tmp_path / "empty").mkdir()
+    assert states(once(tmp_path)) == {
+        ".hidden": ("not_a_snapshot", "a name that begins with ."),
+        "_temporary": ("not_a_snapshot", "a name that begins with _"),
+        "day=1.tmp": ("not_a_snapshot", "a name that ends in .tmp"),
+        "day=1": ("ready", "settled"),
+        "latest": ("not_a_snapshot", "a link"),
+        "fifo.npz": ("not_a_snapshot", "a FIFO"),
+        "README.txt": ("not_a_snapshot", "a file of no known layout"),
+        "train.log": ("not_a_snapshot", "a file of no known layout"),
+        "day=2.npz": ("ready", "settled"),
+        "words.txt": ("ready", "settled"),
+        "empty": ("waiting", "files"),
+    }
+    assert once(tmp_path)["day=1"].stamp == stamp(tmp_path / "day=1")
+
+
+def test_a_watched_directory_that_is_not_there(tmp_path: Path) -> None:
+    """Missing is exit code 6; a file in its place exit code 3."""
+    with pytest.raises(NotFoundError):
+        once(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(SnapshotError):
+        once(tmp_path / "file")
+
+
+def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
+    """The time starts anew with every change, also with one that keeps names and sizes."""
+    path = write_npy(tmp_path / "day=1", model())
+    watch = WatchConfig(settle_seconds=30)
+
+    def look(now: float, memory: dict) -> tuple[str, str, dict]:
+        found = discover(tmp_path, watch, SNAPSHOT, now=now, memory=memory)
+        return found.children[0].state, found.children[0].reason, found.memory
+
+    state, reason, memory = look(100, {})
+    assert (state, reason) == ("waiting", "30 more seconds without a change")
+    state, reason, memory = look(115, memory)
+    assert (state, reason) == ("waiting", "15 more seconds without a change")
+    np.save(path / "items.npy", model(seed=8).items)
+    assert look(130, memory)[:2] == ("waiting", "30 more seconds without a change")
+    memory = look(130, memory)[2]
+    assert look(159, memory)[0] == "waiting"
+    assert look(160, memory)[:2] == ("ready", "settled")
+
+
+def test_a_single_look_takes_the_time_of_the_last_change(tmp_path: Path) -> None:
+    """Without memory, change times stand for having watched; an old mtime, as a copy carries it, does not help."""
+    path = write_npy(tmp_path / "day=1", model())
+    for file in path.iterdir():
+        os.utime(file, (1000, 1000))
+    watch = WatchConfig(settle_seconds=30)
+    assert once(tmp_path, watch)["day=1"].state == "waiting"
+    assert once(tmp_path, watch, later=31)["day=1"].reason == "settled"
+
+
+def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path) -> None:
+    """Spark leaves one in each side's directory; a side without one is still being written."""
+    watch = WatchConfig(settle_seconds=1000)
+    write_npy(tmp_path / "root", model())
+    (tmp_path / "root" / "_SUCCESS").touch()
+    for name, marked in (("spark", ("metadata", "userFactors", "itemFactors")), ("half", ("metadata", "userFactors")),
+                         ("sides", ("items", "users")), ("one", ("items",)), ("unmarked", ())):
+        for side in {"items", "users"} if name in {"sides", "unmarked"} else marked:
+            (tmp_path / name / side).mkdir(parents=True)
+            (tmp_path / name / side / "part-0.parquet").touch()
+        for side in marked:
+            (tmp_path / name / side / "_SUCCESS").touch()
+    waiting = ("waiting", "1000 more seconds without a change")
+    assert states(once(tmp_path, watch)) == {
+        "root": ("ready", "marker"), "spark": ("ready", "marker"), "sides": ("ready", "marker"),
+        "one": ("ready", "marker"), "half": waiting, "unmarked": waiting,
+    }
+    only = once(tmp_path, WatchConfig(complete="marker", settle_seconds=0))
+    assert (only["half"].state, only["half"].reason) == ("waiting", "the marker _SUCCESS")
+    assert only["root"].state == "ready"
+
+
+def test_a_marker_older_than_the_data_is_not_believed_at_once(tmp_path: Path) -> None:
+    """Copied in the order of names, or a directory overwritten in place: then it has to settle too."""
+    path = write_npy(tmp_path / "latest", model())
+    (path / "_SUCCESS").touch()
+    assert once(tmp_path, WatchConfig(settle_seconds=50))["latest"].state == "ready"
+    before = once(tmp_path)["latest"].stamp
+    time.sleep(0.02)  # a tick of the file system's clock
+    np.save(path / "users.npy", model(seed=9).users)
+    overwritten = once(tmp_path, WatchConfig(settle_seconds=50))["latest"]
+    assert overwritten.state == "waiting"
+    assert "users.npy is newer than the marker" in overwritten.reason
+    assert overwritten.stamp != before
+    assert once(tmp_path, WatchConfig(settle_seconds=50), later=60)["latest"].reason == "marker"
+
+
+def test_another_name_of_the_marker_is_obeyed(tmp_path: Path) -> None:
+    """Also one that does not begin with an underscore."""
+    path = write_npy(tmp_path / "day=1", model())
+    watch = WatchConfig(complete="marker", marker="done.txt")
+    assert once(tmp_path, watch)["day=1"].state == "waiting"
+    (path / "done.txt").touch()
+    assert once(tmp_path, watch)["day=1"].state == "ready"
+
+
+def test_a_manifest_completes_when_sizes_and_hashes_agree(tmp_path: Path) -> None:
+    """At once, and without reading the files again while nothing changes."""
+    path = write_npy(tmp_path / "day=1", model())
+    write_manifest(path)
+    watch = WatchConfig(settle_seconds=1000)
+    found = discover(tmp_path, watch, SNAPSHOT, now=1, memory={})
+    assert (found.children[0].state, found.children[0].reason) == ("ready", "manifest")
+    assert found.memory["day=1"].hashed
+    again = discover(tmp_path, watch, SNAPSHOT, now=2, memory=found.memory)
+    assert again.children[0].state == "ready"
+    assert once(tmp_path, WatchConfig(complete="manifest"))["day=1"].state == "ready"
+
+
+@pytest.mark.parametrize(("changes", "state", "message"), [
+    ({"bytes": 10**9}, "waiting", "item_ids.npy: 2528 of 1000000000 bytes"),
+    ({"sha256": "0" * 64}, "waiting", "item_ids.npy: its sha256 to be as listed"),
+    ({"path": "more.npy"}, "waiting", "more.npy: nothing of 2528 bytes"),
+    ({"path": "../day=2/items.npy"}, "not_a_snapshot", "no path inside the snapshot; found '../day=2/items.npy'"),
+    ({"path": "/etc/passwd"}, "not_a_snapshot", "no path inside the snapshot; found '/etc/passwd'"),
+    ({"path": "./item_ids.npy"}, "not_a_snapshot", "no path inside the snapshot"),
+    ({"path": "items.npy"}, "not_a_snapshot", "listed twice"),
+])
+def test_a_manifest_that_does_not_agree(
+    tmp_path: Path, changes: dict[str, object], state: str, message: str
+) -> None:
+    """Less or other than listed is waited for; a name outside the snapshot is never looked at."""
+    path = write_npy(tmp_path / "day=1", model())
+    write_manifest(path, **changes)
+    child = once(tmp_path)["day=1"]
+    assert (child.state, message in child.reason) == (state, True), child.reason
+
+
+def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None:
+    """A manifest vouches for all files or for none."""
+    path = write_npy(tmp_path / "day=1", model())
+    write_manifest(path)
+    np.save(path / "item_weights.npy", np.ones(300))
+    assert once(tmp_path)["day=1"].reason == "item_weights.npy to be listed in manifest.json"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"files": []}', '{"version": 1}', '{"files": [{"path": 1}]}', "[" * 9999])
+def test_another_kind_of_manifest_is_no_evidence(tmp_path: Path, text: str) -> None:
+    """With auto the next evidence counts; asked for alone, it is waited for."""
+    path = write_npy(tmp_path / "day=1", model())
+    (path / "manifest.json").write_text(text)
+    assert once(tmp_path)["day=1"].reason == "settled"
+    assert states(once(tmp_path, WatchConfig(complete="manifest")))["day=1"] == ("waiting", "a valid manifest.json")
+
+
+def test_a_single_file_cannot_have_a_marker(tmp_path: Path) -> None:
+    """It says so, with the setting that would help."""
+    np.savez(tmp_path / "day=2.npz", items=np.ones((2, 2), np.float32), item_ids=np.arange(2))
+    assert "watch.complete: settled" in once(tmp_path, WatchConfig(complete="marker"))["day=2.npz"].reason
+    assert once(tmp_path, WatchConfig(complete="settled", settle_seconds=0))["day=2.npz"].state == "ready"
+
+
+def test_a_file_open_for_writing_is_waited_for(tmp_path: Path) -> None:
+    """A writer that touches neither size nor times is seen by the kernel: an open handle, and a memory map alone."""
+    path = write_npy(tmp_path / "day=1", model())
+    target = path / "items.npy"
+    with target.open("r+b") as file:
+        if not is_open_for_writing(Place(target)):
+            pytest.skip("this file system grants no leases to this user")
+        assert once(tmp_path)["day=1"].reason == "items.npy to be closed by whoever writes it"
+        mapped = mmap.mmap(file.fileno(), 0)
+    assert once(tmp_path)["day=1"].reason == "items.npy to be closed by whoever writes it"
+    mapped.close()
+    assert once(tmp_path)["day=1"].reason == "settled"
+
+
+def test_a_writer_that_comes_while_the_kernel_is_asked_does_no_harm(tmp_path: Path) -> None:
+    """A broken lease raises a signal that by default ends a process; here neither side notices."""
+    target = tmp_path / "items.npy"
+    target.write_bytes(b"data")
+    code = f"while True:\n open({str(target)!r}, 'r+b').close()"
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        try:
+            end = time.monotonic() + 1
+            answers = set()
+            while time.monotonic() < end:
+                answers.add(is_open_for_writing(Place(target)))
+            assert writer.poll() is None
+            assert signal.getsignal(signal.SIGIO) == signal.SIG_DFL
+        finally:
+            writer.kill()
+
+
+def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
+    """A temporary name inside, or Spark's directory of work in progress, is no settled snapshot."""
+    path = write_npy(tmp_path / "day=1", model())
+    (path / "users.npy").rename(path / "users.npy.tmp")
+    assert once(tmp_path)["day=1"].reason.startswith("users.npy.tmp to be renamed or removed")
+    (path / "users.npy.tmp").rename(path / "users.npy")
+    (path / "items").mkdir()
+    (path / "items" / "_temporary").mkdir()
+    assert once(tmp_path)["day=1"].reason.startswith("items/_temporary to be renamed or removed")
+
+
+def test_what_was_decided_is_not_judged_again_until_it_changes(tmp_path: Path) -> None:
+    """A snapshot the journal knows costs one look at its names and times."""
+    path = write_npy(tmp_path / "day=1", model())
+    write_manifest(path, sha256="0" * 64)
+    decided = {"day=1": stamp(path)}
+    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={}, decided=decided)
+    assert (found.children[0].state, found.children[0].reason) == ("ready", "decided before")
+    shutil.copy(path / "items.npy", path / "copy.npy")
+    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={}, decided=decided)
+    assert found.children[0].state == "waiting"
+
+
+def test_the_watched_directory_is_never_written_to(tmp_path: Path) -> None:
+    """It may even be read-only, and nothing in it has another time afterwards."""
+    path = write_npy(tmp_path / "day=1", model())
+    write_manifest(path)
+    before = stamp(tmp_path)
+    for mode in (0o555, 0o755):
+        tmp_path.chmod(mode)
+        assert once(tmp_path)["day=1"].state == "ready"
+    assert stamp(tmp_path) == before
