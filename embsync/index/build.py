@@ -12,7 +12,8 @@ from embsync.index.factory import create
 from embsync.index.files import faiss_sentence
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors
-from embsync.index.structure import innermost, layers, takes_ids
+from embsync.index.stores import stores
+from embsync.index.structure import innermost, takes_ids
 
 Int64 = NDArray[np.int64]
 
@@ -20,6 +21,9 @@ Int64 = NDArray[np.int64]
 POINTS_PER_CENTROID = 256
 #: Training vectors of an index without a coarse quantizer: codebooks of 256 entries, ranges, PCA.
 LEAST_TRAINING_ROWS = 65_536
+#: Vectors added to a graph at once: every further block makes its building dearer (2 blocks of a 100k x 64
+#: graph 15 %, 4 blocks 22 %, 12 blocks 30 % more processor time), and is a copy beside the index.
+GRAPH_BLOCK_BYTES = 64 << 20
 
 
 def build(factory: str, live: LiveVectors, metric: str) -> Any:
@@ -32,6 +36,9 @@ def build(factory: str, live: LiveVectors, metric: str) -> Any:
     """
     index = create(factory, live.width, metric)
     train(index, live)
+    if type(index) is faiss.IndexHNSWFlat:
+        _fill_from_storage(index, live)
+        return index
     reserve(index, live.count)
     fill(index, live, live.rows)
     return index
@@ -54,37 +61,39 @@ def train(index: Any, live: LiveVectors) -> None:
 
 def fill(index: Any, live: LiveVectors, rows: Int64) -> None:
     """Add the vectors at ``rows``, in order, behind the labels the index has."""
-    if isinstance(innermost(index), _ONE_ADD):
-        _add(index, live.at(rows))
-        return
-    for _, block in live.blocks(rows):
-        _add(index, block)
+    finder = innermost(index)
+    step = live.step
+    if isinstance(finder, faiss.IndexNSG | faiss.IndexNNDescent):
+        step = max(rows.size, 1)  # their graph is made in one step, at the first and only add
+    elif isinstance(finder, faiss.IndexHNSW):
+        step = max(1024, GRAPH_BLOCK_BYTES // (4 * live.width))
+    for start in range(0, rows.size, step):
+        _add(index, live.at(rows[start : start + step]))
 
 
-#: Their graph is made in one step, when vectors are added for the first and only time.
-_ONE_ADD = (faiss.IndexNSG, faiss.IndexNNDescent)
+def _fill_from_storage(index: Any, live: LiveVectors) -> None:
+    """Add all live vectors to an empty graph in one step, from the memory where the index keeps them anyway.
+
+    A graph made in one step costs 15 % to 30 % less than one made in blocks, but a single ``add`` wants all
+    vectors in one array, a second copy of them. So they are written to where ``add`` would copy them to, and
+    ``add`` is told to take them from there: it finds the room already made and copies each onto itself.
+    """
+    storage = faiss.downcast_index(index.storage)
+    numbers = live.count * live.width
+    storage.codes.resize(4 * numbers)
+    array = faiss.rev_swig_ptr(storage.get_xb(), numbers).reshape(live.count, live.width)
+    for start, block in live.blocks():
+        array[start : start + block.shape[0]] = block
+    index.add(array)
 
 
 def reserve(index: Any, count: int) -> None:
     """Make room for ``count`` labels at once: a vector that grows by doubling holds three copies meanwhile."""
-    for store in _stores(index):
-        codes = store.codes
-        if store.ntotal == 0 and codes.size() == 0:
-            codes.resize(count * store.code_size)
+    for store in stores(index):
+        codes = store.codes.codes
+        if codes.size() == 0:
+            codes.resize(count * store.codes.code_size)
             codes.resize(0)
-
-
-def _stores(index: Any) -> list[Any]:
-    """Return the parts that hold one code a label, in label order."""
-    found = []
-    for layer in layers(index):
-        parts = [layer]
-        if isinstance(layer, faiss.IndexHNSW):
-            parts = [faiss.downcast_index(layer.storage)]
-        elif isinstance(layer, faiss.IndexRefine):
-            parts = [faiss.downcast_index(layer.refine_index)]
-        found += [part for part in parts if isinstance(part, faiss.IndexFlatCodes)]
-    return found
 
 
 def _add(index: Any, block: NDArray[np.float32]) -> None:

@@ -68,11 +68,22 @@ def create(factory: str, width: int, metric: str) -> Any:
                          hint="see the FAISS wiki, 'The index factory', or use 'auto'") from None
     for layer in layers(index):
         _reject_unserviceable(layer, factory, metric)
+    densify(index)
+    _quiet_training(index)
+    return index
+
+
+def densify(index: Any) -> dict[str, int]:
+    """Make rows that are added find many links; return the build parameters that say so, {} without a graph.
+
+    FAISS does not store ``keep_max_size_level0`` in the file: a loaded graph needs this again before it grows.
+    """
+    for layer in layers(index):
         if isinstance(layer, faiss.IndexHNSW):
             layer.hnsw.efConstruction = EF_CONSTRUCTION
             layer.keep_max_size_level0 = True
-    _quiet_training(index)
-    return index
+            return {"efConstruction": EF_CONSTRUCTION, "keep_max_size_level0": 1}
+    return {}
 
 
 def check_factory(config: IndexConfig, width: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +53,26 @@ class RecallGate:
     metric: str
     target: float
 
-    def judge(self, index: Any, labels: Int64) -> Verdict:
-        """Return the cheapest parameters of ``index`` that reach the target, or that come near its best."""
+    def judge(self, index: Any, labels: Int64, most: float = math.inf) -> Verdict:
+        """Return the cheapest parameters of ``index`` that reach the target, or that come near its best.
+
+        Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the least there is.
+        """
         k = self.truth.shape[1]
         knobs = tunables(index, k)
         if self.queries.shape[0] == 0:
             values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
             return Verdict(values, None, effort(index, values, k))
-        measure = _Measurement(self, index, labels)
+        measure = _Measurement(self, index, labels, most)
         if not knobs:
             return measure.verdict({})
         if len(knobs) == 1:
             return measure.verdict(_cheapest(measure, knobs[0], {}, self.target))
         return _cheapest_pair(measure, knobs[0], knobs[1], self.target)
+
+    def reached(self, verdict: Verdict) -> bool:
+        """Tell whether the target was measured to be reached."""
+        return verdict.recall is not None and verdict.recall >= self.target
 
     def recall(self, rows: Int64) -> float:
         """Return the share of the exact neighbours found; a row as good as the last one counts as it.
@@ -85,8 +93,9 @@ class RecallGate:
 class _Measurement:
     """Recall and cost of one index by its search parameters; nothing is measured twice."""
 
-    def __init__(self, gate: RecallGate, index: Any, labels: Int64) -> None:
+    def __init__(self, gate: RecallGate, index: Any, labels: Int64, most: float) -> None:
         self._gate = gate
+        self.most = most
         self._index = index
         self._k = gate.truth.shape[1]
         self._searcher = Searcher(index, labels, gate.metric, dict.fromkeys(_names(index, self._k), 1))
@@ -100,11 +109,19 @@ class _Measurement:
             self._known[key] = self._gate.recall(rows)
         return self._known[key]
 
-    def cost(self, values: Mapping[str, int]) -> float:
-        return effort(self._index, values, self._k)
-
     def verdict(self, values: Mapping[str, int]) -> Verdict:
-        return Verdict(completed(self._index, values), self(values), self.cost(values))
+        return Verdict(completed(self._index, values), self(values), effort(self._index, values, self._k))
+
+    def affordable(self, knob: Tunable, fixed: Mapping[str, int]) -> int:
+        """Return the largest value of ``knob`` within the allowed effort, at least its least one."""
+        low, high = knob.low, knob.high + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if effort(self._index, {**fixed, knob.name: middle}, self._k) <= self.most:
+                low = middle
+            else:
+                high = middle
+        return low
 
 
 def _names(index: Any, k: int) -> list[str]:
@@ -112,7 +129,7 @@ def _names(index: Any, k: int) -> list[str]:
 
 
 def _cheapest(
-    measure: Callable[[Mapping[str, int]], float], knob: Tunable, fixed: Mapping[str, int], target: float
+    measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], target: float
 ) -> dict[str, int]:
     """Return ``fixed`` with the least value of ``knob`` that reaches ``target``.
 
@@ -120,12 +137,12 @@ def _cheapest(
     the first that comes within a hundredth of the best is returned: the rest would be paid for nothing.
     """
     tried: dict[int, float] = {}
-    value = knob.low
+    value, most = knob.low, measure.affordable(knob, fixed)
     while True:
         tried[value] = measure({**fixed, knob.name: value})
-        if tried[value] >= target or value >= knob.high:
+        if tried[value] >= target or value >= most or _levelled(list(tried.values())):
             break
-        value = min(2 * value, knob.high)
+        value = min(2 * value, most)
     bar = target if tried[value] >= target else 0.99 * max(tried.values())
     high = min(value for value, recall in tried.items() if recall >= bar)
     low = max((value for value in tried if value < high), default=knob.low - 1)
@@ -138,12 +155,19 @@ def _cheapest(
     return {**fixed, knob.name: high}
 
 
+def _levelled(recalls: list[float]) -> bool:
+    """Tell whether doubling the effort, twice, found less than one neighbour in two thousand more."""
+    return len(recalls) > 3 and recalls[-1] - recalls[-3] < 0.0005
+
+
 def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> Verdict:
     """Return the cheapest pair: for each refining factor, the least effort of the candidate finder."""
     found: list[Verdict] = []
     factor = refiner.low
     while factor <= refiner.high:
         found.append(measure.verdict(_cheapest(measure, finder, {refiner.name: factor}, target)))
+        if found[-1].recall is not None and found[-1].recall >= target:
+            measure.most = min(measure.most, found[-1].effort)  # what costs more need not be tried
         factor *= 2
     best = max(float(verdict.recall or 0.0) for verdict in found)
     bar = target if best >= target else 0.99 * best

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embsync.config import IndexConfig
-from embsync.errors import UsageError
+from embsync.errors import StoreError, UsageError
 from embsync.index.build import build
-from embsync.index.factory import EF_CONSTRUCTION, resolve_factory
+from embsync.index.factory import densify, resolve_factory
+from embsync.index.files import faiss_sentence, read_index, reject_damage, reject_newer_faiss
 from embsync.index.gate import RecallGate, Verdict
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors, live_vectors
-from embsync.index.report import Built, IndexReport, Previous
-from embsync.index.structure import layers
+from embsync.index.report import Action, Built, IndexReport, Previous
+from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
+from embsync.index.structure import effort, is_exact
 from embsync.index.threads import faiss_threads
 from embsync.index.truth import exact_neighbours
 
@@ -35,7 +38,7 @@ def refresh(
     threads: int = 0,
     previous: Previous | None = None,
 ) -> Built:
-    """Return the index of a version.
+    """Return the index of a version: the parent's with its vectors moved where measurement allows, else a new one.
 
     Parameters
     ----------
@@ -51,31 +54,149 @@ def refresh(
     threads : int
         0: all cores. With 1 the same input gives the same file.
     previous : Previous, optional
-        The parent's index.
+        The parent's index. One that is missing or damaged is not an error: the index is rebuilt, ``reason`` says
+        so, and ``damage`` holds the error.
 
     Raises
     ------
     UsageError
         A factory string that FAISS rejects or cannot train on these vectors; arrays of the wrong form.
+    StoreError
+        Out of memory.
     """
     side = live_vectors(vectors, live, config.metric)
-    if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
-        raise UsageError("queries have the wrong form", found=f"{queries.dtype} {queries.shape}",
-                         expected=f"float32 (queries, {side.width})")
-    seconds: dict[str, float] = {}
     with faiss_threads(threads):
-        with _timed(seconds, "truth"):
-            gate = _gate(side, queries, truth, config)
-        factory = resolve_factory(config.factory, side.count)
-        with _timed(seconds, "build"):
-            index = build(factory, side, config.metric)
-        with _timed(seconds, "gate"):
-            verdict = gate.judge(index, side.rows)
-    reason = "first version" if previous is None else "every version is rebuilt"
-    return Built(side.rows, _report(config, factory, index, verdict, reason), index, seconds)
+        try:
+            return _Refresh(side, queries, truth, config, previous).run()
+        except MemoryError as error:
+            raise StoreError("out of memory while indexing", found=f"{side.count} rows of {side.width} numbers",
+                             hint="a smaller index, such as 'HNSW32_SQ8' or 'IVF4096,SQ8'") from error
+
+
+class _Rebuild(Exception):
+    """The parent's index will not do; the message says why."""
+
+    def __init__(self, reason: str, damage: StoreError | None = None) -> None:
+        super().__init__(reason)
+        self.damage = damage
+
+
+@dataclass
+class _Refresh:
+    """One run of :func:`refresh`."""
+
+    side: LiveVectors
+    queries: Float32
+    truth: Int64 | None
+    config: IndexConfig
+    previous: Previous | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Built:
+        before = None if self.previous is None else self.previous.report.factory
+        self.factory = resolve_factory(self.config.factory, self.side.count, before)
+        with self._timed("truth"):
+            self.gate = _gate(self.side, self.queries, self.truth, self.config)
+        damage = None
+        try:
+            return self._keep()
+        except _Rebuild as decision:
+            reason, damage = str(decision), decision.damage
+        with self._timed("build"):
+            index = build(self.factory, self.side, self.config.metric)
+        verdict = self._judge(index, self.side.rows)
+        built = self._built(index, self.side.rows, verdict, "rebuilt", reason)
+        return replace(built, damage=damage)
+
+    def _keep(self) -> Built:
+        """Return the parent's index, rotated or reused, or raise _Rebuild."""
+        previous = self._eligible()
+        with self._timed("load"):
+            index = _load(previous)
+        moved = _moved(previous, self.side)
+        self._reject_dead(index, moved)
+        with self._timed("rotate"):
+            same = _same(index, self.side, moved, previous)
+            labels = moved if same else _rotated(index, self.side, moved)
+        verdict = self._judge(index, labels, previous)
+        if same and (previous.report.rotations == 0 or self._complaint(index, verdict, previous) is None):
+            return self._built(index, labels, verdict, "reused", "the index holds these vectors already")
+        complaint = self._complaint(index, verdict, previous)
+        if complaint is not None:
+            raise _Rebuild(complaint)
+        return self._built(index, labels, verdict, "rotated", _achieved(verdict))
+
+    def _eligible(self) -> Previous:
+        """Return the parent's index if the configuration lets it be kept at all."""
+        previous = self.previous
+        if previous is None:
+            raise _Rebuild("there is no previous index")
+        if self.config.refresh == "rebuild":
+            raise _Rebuild("index.refresh is rebuild")
+        report = previous.report
+        if report.factory != self.factory:
+            raise _Rebuild(f"the factory changed from {report.factory} to {self.factory}")
+        if report.metric != self.config.metric:
+            raise _Rebuild(f"the metric changed from {report.metric} to {self.config.metric}")
+        return previous
+
+    def _reject_dead(self, index: Any, moved: Int64) -> None:
+        """Raise _Rebuild where a graph would carry too many labels that lead nowhere."""
+        if not has_graph(index) or self.config.refresh == "rotate":
+            return
+        living = int(np.count_nonzero(moved >= 0))
+        share = (moved.size - living) / (moved.size + self.side.count - living)
+        if share > self.config.compact_dead_fraction:
+            raise _Rebuild(f"{share:.3f} of the labels would be dead, more than {self.config.compact_dead_fraction}")
+
+    def _judge(self, index: Any, labels: Int64, previous: Previous | None = None) -> Verdict:
+        with self._timed("gate"):
+            if previous is None:
+                return self.gate.judge(index, labels)
+            return self.gate.judge(index, labels, self._most(index, previous))
+
+    def _most(self, index: Any, previous: Previous) -> float:
+        """Return the effort a kept index may ask for."""
+        last = previous.report.rebuilt_search or previous.report.search
+        return self.config.max_search_cost_growth * effort(index, last, self.gate.truth.shape[1])
+
+    def _complaint(self, index: Any, verdict: Verdict, previous: Previous) -> str | None:
+        """Return why the kept index must not be published, or None."""
+        if verdict.recall is None:
+            return None if is_exact(index) else "there were no queries to judge a rotated index by"
+        if not self.gate.reached(verdict):
+            return (f"rotated, {_achieved(verdict)}, below {self.config.target_recall}, was the best within "
+                    f"{self.config.max_search_cost_growth:g} times the last rebuild's effort")
+        if verdict.effort > self._most(index, previous):
+            return (f"rotated, {_achieved(verdict)} cost more than {self.config.max_search_cost_growth:g} times "
+                    "the last rebuild's effort")
+        return None
+
+    def _built(self, index: Any, labels: Int64, verdict: Verdict, action: Action, reason: str) -> Built:
+        last = self.previous.report if self.previous is not None and action != "rebuilt" else None
+        report = IndexReport(
+            factory=self.factory, metric=self.config.metric, action=action, reason=reason,
+            recall_at_10=verdict.recall, target_recall=self.config.target_recall, search=verdict.search,
+            labels=int(index.ntotal), dead=int(np.count_nonzero(labels < 0)), faiss=str(faiss.__version__),
+            build=densify(index),
+            rebuilt_search=verdict.search if last is None else last.rebuilt_search or last.search,
+            rotations=0 if last is None else last.rotations + (action == "rotated"),
+        )
+        return Built(labels, report, index, self.seconds)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
 
 def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> RecallGate:
+    if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
+        raise UsageError("queries have the wrong form", found=f"{queries.dtype} {queries.shape}",
+                         expected=f"float32 (queries, {side.width})")
     k = min(config.recall_at, side.count)
     if truth is None:
         truth = exact_neighbours(side, queries, k, config.metric)
@@ -85,20 +206,67 @@ def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: Inde
     return RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
 
 
-def _report(config: IndexConfig, factory: str, index: Any, verdict: Verdict, reason: str) -> IndexReport:
-    dense = any(isinstance(layer, faiss.IndexHNSW) for layer in layers(index))
-    return IndexReport(
-        factory=factory, metric=config.metric, action="rebuilt", reason=reason, recall_at_10=verdict.recall,
-        target_recall=config.target_recall, search=verdict.search, labels=int(index.ntotal), dead=0,
-        faiss=str(faiss.__version__), rebuilt_search=verdict.search, rotations=0,
-        build={"efConstruction": EF_CONSTRUCTION, "keep_max_size_level0": 1} if dense else {},
+def _load(previous: Previous) -> Any:
+    """Return the parent's index, whole and ready to grow, or raise _Rebuild."""
+    try:
+        reject_newer_faiss(previous.report.faiss, previous.path)
+        reject_damage(previous.path, previous.sha256)
+        index = read_index(previous.path, mapped=False)
+    except StoreError as error:
+        raise _unusable(error) from None
+    if index.ntotal != previous.labels.size:
+        raise _unusable(StoreError("labels and index differ in number", where=previous.path, found=index.ntotal,
+                                   expected=previous.labels.size))
+    reason = obstacle(index)
+    if reason is not None:
+        raise _Rebuild(reason)
+    densify(index)
+    return index
+
+
+def _unusable(error: StoreError) -> _Rebuild:
+    return _Rebuild(f"the previous index cannot be used: {error.what}", error)
+
+
+def _moved(previous: Previous, side: LiveVectors) -> Int64:
+    """Return the live row each label of the parent's index stands for now, -1 where there is none."""
+    living = np.flatnonzero(previous.labels >= 0)
+    if living.size and int(previous.labels.max()) >= previous.row_map.size:
+        raise _unusable(StoreError("labels beyond the parent's rows", where=previous.path,
+                                   found=int(previous.labels.max()), expected=f"below {previous.row_map.size}"))
+    moved = np.full(previous.labels.size, -1, np.int64)
+    moved[living] = previous.row_map[previous.labels[living]]
+    rows = np.sort(moved[moved >= 0])
+    if np.any(rows[1:] == rows[:-1]) or not np.isin(rows, side.rows, assume_unique=True).all():
+        raise _unusable(StoreError("labels that lead to one row twice, or to a row that is not live",
+                                   where=previous.path))
+    return moved
+
+
+def _same(index: Any, side: LiveVectors, moved: Int64, previous: Previous) -> bool:
+    """Tell whether every live row is in the index already, with the vector it has now."""
+    living = moved >= 0
+    if int(np.count_nonzero(living)) != side.count or np.any((previous.labels >= 0) != living):
+        return False
+    if previous.vectors is None or previous.vectors.shape[1] != side.width:
+        return unchanged(index, side, moved) or False
+    old, new = previous.labels[living], moved[living]
+    return all(
+        np.array_equal(previous.vectors[old[start : start + side.step]], side.vectors[new[start : start + side.step]])
+        for start in range(0, new.size, side.step)
     )
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
+def _rotated(index: Any, side: LiveVectors, moved: Int64) -> Int64:
     try:
-        yield
-    finally:
-        seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start
+        return rotate(index, side, moved)
+    except RuntimeError as error:
+        raise _Rebuild(f"the previous index cannot be rotated: {faiss_sentence(error)}") from None
+
+
+def _achieved(verdict: Verdict) -> str:
+    """Return the figures of a verdict: ``recall 0.971 at efSearch 48``."""
+    if verdict.recall is None:
+        return "recall not measured"
+    at = ", ".join(f"{name} {value}" for name, value in verdict.search.items())
+    return f"recall {verdict.recall:.3f}" + (f" at {at}" if at else "")

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embsync.errors import StoreError
 from embsync.index.files import stream_index
 
 Action = Literal["rebuilt", "rotated", "reused"]
@@ -105,13 +106,16 @@ class Built:
         Label to row, -1 for a dead label: what ``index_rows.npy`` holds.
     report : IndexReport
     seconds : mapping
-        Wall seconds by step: ``load``, ``move``, ``add``, ``train``, ``truth``, ``gate``, as far as taken.
+        Wall seconds by step, as far as taken: ``truth``, ``load``, ``rotate``, ``build``, ``gate``.
+    damage : StoreError, optional
+        Why the parent's index could not be read, for the journal; the index was rebuilt.
     """
 
     labels: NDArray[np.int64]
     report: IndexReport
     index: Any = field(repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    damage: StoreError | None = None
 
     def write(self, write: Callable[[bytes], object]) -> None:
         """Serialize the index through ``write``, a chunk at a time, without a second copy of it.

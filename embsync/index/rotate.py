@@ -1,0 +1,83 @@
+"""Keeping a trained index and moving its vectors: what was learnt yesterday still fits in one stable space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsync.index.build import fill
+from embsync.index.library import faiss
+from embsync.index.live import LiveVectors
+from embsync.index.stores import stores
+from embsync.index.structure import innermost, layers
+
+Int64 = NDArray[np.int64]
+
+#: Emptied and filled again, they keep all that was trained: quantizers, codebooks, ranges, transforms.
+_REFILLED = (
+    faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexScalarQuantizer, faiss.IndexPQ,
+    faiss.IndexPQFastScan, faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ,
+    faiss.IndexIVFPQFastScan,
+)
+_WRAPPERS = (faiss.IndexPreTransform, faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine, faiss.IndexRefineFlat)
+_GRAPHS = (faiss.IndexHNSWFlat, faiss.IndexHNSWSQ, faiss.IndexHNSWPQ)
+_IN_PLACE = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexScalarQuantizer, faiss.IndexPQ)
+
+
+def obstacle(index: Any) -> str | None:
+    """Return why ``index`` cannot be rotated, or None."""
+    *outer, finder = layers(index)
+    for layer in outer:
+        if type(layer) not in _WRAPPERS:
+            return f"{type(layer).__name__} cannot be rotated"
+    if type(finder) in _REFILLED:
+        return None
+    if type(finder) not in _GRAPHS:
+        return f"{type(finder).__name__} cannot be rotated"
+    for store in stores(index):
+        if type(store.codes) not in _IN_PLACE:
+            return f"{type(store.codes).__name__} below a graph cannot be rewritten in place"
+    return None
+
+
+def has_graph(index: Any) -> bool:
+    """Tell whether labels are nodes of a graph, which cannot leave it."""
+    return isinstance(innermost(index), faiss.IndexHNSW)
+
+
+def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
+    """Move the vectors of ``index`` in place and add the new rows.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        The parent's, owned by the caller.
+    live : LiveVectors
+    moved : (labels,) ndarray of int64
+        The live row each label stands for now, -1 where there is none any more.
+
+    Returns
+    -------
+    (labels,) ndarray of int64
+        The rows of all labels. A graph keeps dead labels as stepping stones; everything else is emptied and
+        filled again, and has none.
+    """
+    if not has_graph(index):
+        index.reset()
+        fill(index, live, live.rows)
+        return live.rows
+    fresh = np.setdiff1d(live.rows, moved)
+    for store in stores(index):
+        store.rewrite(live, moved, fresh.size)
+    fill(index, live, fresh)
+    return np.concatenate([moved, fresh])
+
+
+def unchanged(index: Any, live: LiveVectors, moved: Int64) -> bool | None:
+    """Tell whether the index holds the live vectors bit by bit already; None where its codes cannot tell."""
+    parts = list(stores(index))
+    if not any(isinstance(part.codes, faiss.IndexFlat) and not part.steps for part in parts):
+        return None
+    return all(part.holds(live, moved) for part in parts if isinstance(part.codes, faiss.IndexFlat))

@@ -1,0 +1,86 @@
+"""The arrays of codes that an index keeps in label order, open for rewriting in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsync.index.library import faiss
+from embsync.index.live import LiveVectors
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Store:
+    """One array of codes in label order, and the transforms a vector passes on its way into it."""
+
+    codes: Any
+    steps: tuple[Any, ...]
+
+    def encode(self, block: Float32) -> NDArray[np.uint8]:
+        """Return the codes of a block of vectors, one row each."""
+        for step in self.steps:
+            block = step.apply(block)
+        if isinstance(self.codes, faiss.IndexFlat):
+            return np.ascontiguousarray(block).view(np.uint8)
+        return np.asarray(self.codes.sa_encode(block))
+
+    def array(self) -> NDArray[np.uint8]:
+        """Return the codes as a writable (labels, code size) view; valid until the index grows."""
+        count, size = int(self.codes.ntotal), int(self.codes.code_size)
+        view = faiss.rev_swig_ptr(self.codes.codes.data(), count * size)
+        return np.asarray(view).reshape(count, size)
+
+    def rewrite(self, live: LiveVectors, moved: Int64, room: int) -> None:
+        """Write the vectors of the living labels, and make room for ``room`` more labels.
+
+        The old codes are let go before the new array is made: growing it in place would hold both.
+        """
+        dead = np.flatnonzero(moved < 0)
+        kept = self.array()[dead]
+        size = int(self.codes.code_size)
+        faiss.UInt8Vector().swap(self.codes.codes.owned_data)
+        self.codes.codes.resize((moved.size + room) * size)
+        self.codes.codes.resize(moved.size * size)
+        array = self.array()
+        array[dead] = kept
+        for start, labels in _living(moved, live.step):
+            array[start : start + live.step][labels] = self.encode(live.at(moved[start + labels]))
+
+    def holds(self, live: LiveVectors, moved: Int64) -> bool:
+        """Tell whether the codes of the living labels are those of their vectors; stops at the first that is not."""
+        array = self.array()
+        return all(
+            np.array_equal(array[start : start + live.step][labels], self.encode(live.at(moved[start + labels])))
+            for start, labels in _living(moved, live.step)
+        )
+
+
+def _living(moved: Int64, step: int) -> Iterator[tuple[int, Int64]]:
+    for start in range(0, moved.size, step):
+        labels = np.flatnonzero(moved[start : start + step] >= 0)
+        if labels.size:
+            yield start, labels
+
+
+def stores(index: Any, steps: tuple[Any, ...] = ()) -> Iterator[Store]:
+    """Yield every array of codes that is kept in label order."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain = tuple(faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size()))
+        yield from stores(index.index, steps + chain)
+    elif isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2):
+        yield from stores(index.index, steps)
+    elif isinstance(index, faiss.IndexRefine):
+        yield from stores(index.base_index, steps)
+        yield Store(faiss.downcast_index(index.refine_index), steps)
+    elif isinstance(index, faiss.IndexHNSW):
+        yield Store(faiss.downcast_index(index.storage), steps)
+    elif isinstance(index, faiss.IndexFlatCodes):
+        yield Store(index, steps)
