@@ -1,0 +1,21 @@
+# The default test run is `pytest`; these are the long ones.
+.PHONY: test lint torture fuzz bench
+
+test:
+	pytest
+
+lint:
+	ruff check .
+	mypy
+	lint-imports
+
+torture:
+	pytest -m torture --timeout=3600
+
+fuzz:
+	pytest -m fuzz --timeout=3600
+
+bench:
+	python benchmarks/publish.py
+	python benchmarks/rotation.py
+	python benchmarks/parquet_read.py
