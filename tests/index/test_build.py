@@ -1,0 +1,197 @@
+"""Factories, the recall gate, files, sizes."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from embsync.config import IndexConfig
+from embsync.errors import UsageError
+from embsync.index import Built, IndexReport, Searcher, check_factory, estimate_bytes, refresh
+from embsync.index.factory import resolve_factory
+from embsync.index.live import live_vectors
+from embsync.index.truth import exact_neighbours
+
+COMPOSITES = [
+    "Flat", "HNSW32", "HNSW32_SQ8", "HNSW32_SQfp16", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF64_HNSW32,Flat",
+    "OPQ4_8,IVF8,PQ4x4", "PCA8,Flat", "PCA8,HNSW16,RFlat", "Flat,RFlat", "IVF16,PQ4x4,RFlat", "IDMap,Flat",
+    "IDMap2,HNSW16", "SQ8", "L2norm,Flat", "IVF16,PQ8x4fs", "NSG16",
+]
+
+
+@pytest.mark.parametrize("factory", COMPOSITES)
+def test_any_factory_string(side, shelf, index_of, factory):
+    """Built, written, mapped and searched, an index returns live rows only, ordered, and as many as asked."""
+    config = IndexConfig(factory=factory)
+    check_factory(config, 16)
+    built = index_of(side, config)
+    assert built.report.factory == factory
+    assert built.report.action == "rebuilt"
+    np.testing.assert_array_equal(built.labels, side.live)
+    searcher = shelf.open(built)
+    rows, scores = searcher.search(side.queries, 10)
+    assert rows.shape == (60, 10)
+    assert np.isin(rows[rows >= 0], side.live).all()
+    assert (np.diff(np.where(rows >= 0, scores, -3.4e38), axis=1) <= 0).all()
+    size = (shelf.path / "index.faiss").stat().st_size
+    assert size <= estimate_bytes(side.live.size, 16, factory)
+
+
+@pytest.mark.parametrize("factory", ["HNSW32", "HNSW32_SQ8", "IVF16,Flat", "IVF16,PQ4x4,RFlat", "IVF64_HNSW32,Flat"])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, metric):
+    """The reported search reaches the target, is what a reader measures, and one step less effort does not."""
+    config = IndexConfig(factory=factory, metric=metric)
+    built = index_of(side, config)
+    truth = exact_neighbours(live_vectors(side.vectors, side.live, metric), side.queries, 10, metric)
+    searcher = Searcher(built.index, built.labels, metric, built.report.search)
+    def recall(search):
+        rows, _ = searcher.search(side.queries, 10, search)
+        return np.mean([np.isin(a, b).mean() for a, b in zip(rows, truth, strict=True)])
+    assert recall(built.report.search) == pytest.approx(built.report.recall_at_10, abs=1e-9)
+    assert built.report.recall_at_10 >= 0.95
+    for name, least in (("efSearch", 10), ("nprobe", 1)):
+        if built.report.search.get(name, least) > least and "k_factor_rf" not in built.report.search:
+            assert recall({**built.report.search, name: built.report.search[name] - 1}) < 0.95
+
+
+def test_a_target_out_of_reach(side, index_of):
+    """Codes too coarse for the target: the report says what was reached, and with what, and nothing raises."""
+    built = index_of(side, IndexConfig(factory="IVF16,PQ2x4", on_missed_recall="refuse"))
+    assert built.report.recall_at_10 < built.report.target_recall == 0.95
+    assert 1 <= built.report.search["nprobe"] <= 16
+
+
+def test_equal_scores_count_as_found(index_of, make):
+    """Duplicated items: which of them an index returns does not matter to the gate."""
+    rng = np.random.default_rng(1)
+    vectors = np.repeat(rng.standard_normal((40, 16)), 25, axis=0).astype(np.float32)
+    built = refresh(vectors, np.arange(1000), vectors[:50].copy(), None, IndexConfig(factory="HNSW32"), 1)
+    assert built.report.recall_at_10 >= 0.95
+
+
+def test_given_truth_equals_computed_truth(side):
+    """Exact neighbours from the caller, even more of them than needed, lead to the same report."""
+    config = IndexConfig(factory="HNSW16")
+    truth = exact_neighbours(live_vectors(side.vectors, side.live, "inner_product"), side.queries, 25, "inner_product")
+    given = refresh(side.vectors, side.live, side.queries, truth, config, 1)
+    computed = refresh(side.vectors, side.live, side.queries, None, config, 1)
+    assert given.report == computed.report
+    with pytest.raises(UsageError, match="exact neighbours"):
+        refresh(side.vectors, side.live, side.queries, truth[:, :4], config, 1)
+
+
+def test_without_queries_nothing_is_claimed(side):
+    """No queries: recall is None and the search parameters are generous ones."""
+    built = refresh(side.vectors, side.live, side.queries[:0], None, IndexConfig(factory="HNSW16"), 1)
+    assert built.report.recall_at_10 is None
+    assert built.report.search == {"efSearch": 64}
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4", "PCA8,HNSW16,RFlat"])
+def test_one_thread_gives_the_same_file_twice(side, shelf, index_of, factory):
+    """Same input, one thread: byte-identical files and equal reports."""
+    first, second = (index_of(side, IndexConfig(factory=factory)) for _ in range(2))
+    assert shelf.save(first, "a") == shelf.save(second, "b")
+    assert first.report == second.report
+
+
+def test_vectors_are_not_modified_and_may_be_read_only(side, tmp_path):
+    """A read-only memory map is read as it is, for every metric."""
+    np.save(tmp_path / "vectors.npy", side.vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    for metric in ("inner_product", "cosine", "l2"):
+        for factory in ("Flat", "HNSW16", "IVF8,Flat"):
+            config = IndexConfig(factory=factory, metric=metric)
+            from_map = refresh(mapped, side.live, side.queries, None, config, 1)
+            from_memory = refresh(side.vectors, side.live, side.queries, None, config, 1)
+            assert from_map.report == from_memory.report
+
+
+def test_an_error_of_the_writer_comes_back(side, index_of):
+    """A full disk stops the writing at once, with the writer's own error."""
+    built = index_of(side, IndexConfig(factory="Flat"))
+    calls = []
+    def full(chunk):
+        calls.append(len(chunk))
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        built.write(full)
+    assert len(calls) == 1
+
+
+def test_writing_is_streamed(make, index_of):
+    """No chunk is larger than a mebibyte, and together they are the index."""
+    built = index_of(make(rows=20_000, width=32), IndexConfig(factory="Flat"))
+    sizes = []
+    built.write(lambda chunk: sizes.append(len(chunk)))
+    assert max(sizes) <= 1 << 20
+    assert sum(sizes) >= 19_900 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    ("factory", "metric", "width"),
+    [("Bogus", "l2", 16), ("", "l2", 16), ("IVF16,PQ5", "l2", 16), ("HNSW32_PQ4", "inner_product", 16),
+     ("LSH", "l2", 16), ("PCA64,Flat", "l2", 16), ("IVF,Flat", "l2", 16), ("Flat,Bogus", "cosine", 16),
+     ("ITQ16,LSHt", "inner_product", 16)],
+)
+def test_rejected_factory_strings(factory, metric, width):
+    """A string FAISS rejects, or whose index cannot serve the metric, is a configuration error before any work."""
+    with pytest.raises(UsageError, match=r"index\.factory") as caught:
+        check_factory(IndexConfig(factory=factory, metric=metric), width)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_more_lists_than_rows(make, index_of):
+    """A factory that needs more rows than there are says so, as a configuration error."""
+    with pytest.raises(UsageError, match="cannot be trained"):
+        index_of(make(rows=200), IndexConfig(factory="IVF1024,Flat"))
+
+
+def test_ill_formed_arrays(side):
+    """Arrays FAISS would take on trust are checked: dtype, order, live rows, queries."""
+    config = IndexConfig(factory="Flat")
+    for vectors in (side.vectors.astype(np.float64), np.asfortranarray(side.vectors), side.vectors[:, 0]):
+        with pytest.raises(UsageError, match="vectors have the wrong form"):
+            refresh(vectors, side.live, side.queries, None, config)
+    for live in (side.live[::-1], np.array([0, 5000]), np.array([-1, 3]), np.empty(0, np.int64)):
+        with pytest.raises(UsageError, match="live rows must ascend"):
+            refresh(side.vectors, live.astype(np.int64), side.queries, None, config)
+    with pytest.raises(UsageError, match="queries"):
+        refresh(side.vectors, side.live, side.queries[:, :3].copy(), None, config)
+
+
+def test_auto_grows_with_the_catalogue():
+    """Few rows are scanned, more get a graph, very many get lists; a limit is not crossed back and forth."""
+    assert resolve_factory("auto", 1000) == "Flat"
+    assert resolve_factory("auto", 100_000) == "HNSW32"
+    assert resolve_factory("auto", 20_000_000).startswith("IVF")
+    assert resolve_factory("IVF8,Flat", 1000) == "IVF8,Flat"
+    assert resolve_factory("auto", 5_100, "Flat") == "Flat"
+    assert resolve_factory("auto", 4_900, "HNSW32") == "HNSW32"
+    assert resolve_factory("auto", 7_000, "Flat") == "HNSW32"
+    assert resolve_factory("auto", 3_000, "HNSW32") == "Flat"
+    check_factory(IndexConfig(), 16)
+
+
+def test_the_report_is_the_manifests_object(side, index_of):
+    """The keys of the manifest's index object, in its order, and further ones behind them."""
+    built = index_of(side, IndexConfig(factory="HNSW16"))
+    assert isinstance(built, Built)
+    plain = msgspec.to_builtins(built.report)
+    assert list(plain)[:10] == ["factory", "metric", "action", "reason", "recall_at_10", "target_recall", "search",
+                                "labels", "dead", "faiss"]
+    assert plain["build"] == {"efConstruction": 80, "keep_max_size_level0": 1}
+    assert msgspec.convert(plain, IndexReport) == built.report
+    old = {key: plain[key] for key in list(plain)[:10]}
+    assert msgspec.convert(old, IndexReport).rotations == 0
+
+
+def test_single_row(index_of, make, shelf):
+    """One live row is a catalogue too."""
+    side = make(rows=3, carried=2)
+    for factory in ("auto", "HNSW16"):
+        rows, _ = shelf.open(index_of(side, IndexConfig(factory=factory))).search(side.queries, 10)
+        assert (rows == side.live[0]).all()

@@ -1,0 +1,290 @@
+"""Moving the vectors of yesterday's index: what stays, what is found, when it is rebuilt instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from embsync.config import IndexConfig
+from embsync.errors import StoreError
+from embsync.index import Searcher
+from embsync.index.live import live_vectors
+from embsync.index.truth import exact_neighbours
+
+ROTATABLE = [
+    "Flat", "HNSW32", "HNSW32_SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF32_HNSW32,Flat",
+    "PCA12,HNSW16,RFlat", "Flat,RFlat", "IDMap,Flat", "IDMap2,HNSW16", "OPQ4_16,IVF8,PQ4x4,RFlat", "SQ8",
+]
+LAX = {"target_recall": 0.5, "max_search_cost_growth": 100.0}
+
+
+def search(built, side, k=10):
+    """What a reader of this version gets."""
+    return Searcher(built.index, built.labels, built.report.metric, built.report.search).search(side.queries, k)
+
+
+@pytest.mark.parametrize("factory", ROTATABLE)
+def test_nights_in_a_row(side, night, index_of, shelf, factory):
+    """Over three nights every factory rotates, labels stay consistent, and only live rows are found."""
+    config = IndexConfig(factory=factory, **LAX)
+    built = index_of(side, config)
+    for number in range(1, 4):
+        side, row_map = night(side, seed=number)
+        built = index_of(side, config, shelf.parent(built, row_map))
+        report = built.report
+        assert report.action == "rotated", report.reason
+        assert report.rotations == number
+        living = built.labels[built.labels >= 0]
+        np.testing.assert_array_equal(np.sort(living), side.live)
+        assert report.labels == built.labels.size == living.size + report.dead
+        rows, _ = search(built, side, 50)
+        assert np.isin(rows[rows >= 0], side.live).all()
+        reopened = shelf.open(built)
+        np.testing.assert_array_equal(reopened.search(side.queries, 50)[0], rows)
+    assert (report.dead > 0) == ("HNSW" in factory and "IVF" not in factory)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_rotation_equals_rebuild_for_flat(side, night, index_of, shelf, metric):
+    """An exact index, rotated or rebuilt, is the same file."""
+    config = IndexConfig(factory="Flat", metric=metric)
+    built = index_of(side, config)
+    side, row_map = night(side, seed=5, cosine=0.5)
+    rotated = index_of(side, config, shelf.parent(built, row_map))
+    rebuilt = index_of(side, config)
+    assert (rotated.report.action, rebuilt.report.action) == ("rotated", "rebuilt")
+    assert shelf.save(rotated, "rotated") == shelf.save(rebuilt, "rebuilt")
+    np.testing.assert_array_equal(rotated.labels, rebuilt.labels)
+
+
+@pytest.mark.parametrize("factory", ["HNSW32", "IVF16,Flat", "HNSW32_SQfp16"])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_scores_are_those_of_the_new_vectors(side, night, index_of, shelf, factory, metric):
+    """After a rotation the scores are the new vectors' own, and the target recall is met against exact search."""
+    config = IndexConfig(factory=factory, metric=metric)
+    built = index_of(side, config)
+    side, row_map = night(side, seed=3)
+    built = index_of(side, config, shelf.parent(built, row_map))
+    assert built.report.action == "rotated"
+    rows, scores = search(built, side)
+    truth = exact_neighbours(live_vectors(side.vectors, side.live, metric), side.queries, 10, metric)
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(rows, truth, strict=True)]) >= 0.95
+    items, users = side.vectors[rows].astype(np.float64), side.queries[:, None, :].astype(np.float64)
+    if metric == "l2":
+        expected = -np.square(items - users).sum(axis=2)
+    else:
+        expected = (items * users).sum(axis=2)
+        if metric == "cosine":
+            expected /= np.linalg.norm(items, axis=2) * np.linalg.norm(users, axis=2)
+    np.testing.assert_allclose(scores, expected, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,Flat"])
+def test_ids_leave_and_come_back(side, night, index_of, shelf, factory):
+    """An id that leaves is not found, even by its own vector; when it comes back it is."""
+    config = IndexConfig(factory=factory, metric="l2", **LAX)
+    built = index_of(side, config)
+    away = side.ids[side.live[:5]]
+    def self_search(side, built, ids):
+        searcher = Searcher(built.index, built.labels, "l2", built.report.search)
+        rows = np.searchsorted(side.ids, ids)
+        return rows, searcher.search(side.vectors[rows], 1, {n: 200 for n in built.report.search if n == "efSearch"})[0]
+    row_map = np.full(side.ids.size, -1, np.int64)
+    absent = replace(side, live=side.live[5:])
+    row_map[absent.live] = absent.live
+    built = index_of(absent, config, shelf.parent(built, row_map))
+    assert built.report.action == "rotated"
+    rows, found = self_search(absent, built, away)
+    assert not np.isin(found, rows).any()
+    returned, row_map = night(absent, seed=9, back=side.ids.size, gone=1, cosine=0.999)
+    assert np.isin(away, returned.live_ids).all()
+    built = index_of(returned, config, shelf.parent(built, row_map))
+    rows, found = self_search(returned, built, away)
+    assert built.report.action == "rotated"
+    if "SQ8" not in factory:
+        np.testing.assert_array_equal(found[:, 0], rows)
+    else:
+        assert np.isin(found, returned.live).all()
+
+
+def test_dead_labels_do_not_cost_recall(side, night, index_of, shelf):
+    """A fifth of the labels dead: they are never returned and k results still come, at the target recall."""
+    config = IndexConfig(factory="HNSW32")
+    built = index_of(side, config)
+    side, row_map = night(side, seed=1, gone=250, new=1, back=0, cosine=0.999)
+    built = index_of(side, config, shelf.parent(built, row_map))
+    assert built.report.action == "rotated"
+    assert built.report.dead == 250
+    rows, _ = search(built, side, 100)
+    assert (rows >= 0).all()
+    assert np.isin(rows, side.live).all()
+    assert built.report.recall_at_10 >= 0.95
+
+
+def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
+    """Past compact_dead_fraction the index is rebuilt, and the dead labels are gone."""
+    config = IndexConfig(factory="HNSW16", compact_dead_fraction=0.1, **LAX)
+    built = index_of(side, config)
+    side, row_map = night(side, seed=1, gone=250, cosine=0.999)
+    rebuilt = index_of(side, config, shelf.parent(built, row_map))
+    assert rebuilt.report.action == "rebuilt"
+    assert "dead" in rebuilt.report.reason
+    assert rebuilt.report.dead == 0
+    np.testing.assert_array_equal(rebuilt.labels, side.live)
+    kept = index_of(side, IndexConfig(factory="HNSW16", compact_dead_fraction=0.1, refresh="rotate", **LAX),
+                    shelf.parent(built, row_map))
+    assert kept.report.action == "rotated"
+
+
+@pytest.mark.parametrize("factory", ["HNSW32", "IVF64,Flat"])
+def test_never_below_the_target(make, night, index_of, shelf, factory):
+    """Whatever the drift, what is handed over meets the target; heavy drift leads to a rebuild that says so."""
+    config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
+    side = make(rows=4000)
+    built = index_of(side, config)
+    actions = []
+    for number in range(4):
+        side, row_map = night(side, seed=number, cosine=(0.999, 0.3)[number % 2])
+        built = index_of(side, config, shelf.parent(built, row_map))
+        assert built.report.recall_at_10 >= 0.95
+        assert built.report.dead == 0 or built.report.action == "rotated"
+        actions.append(built.report.action)
+    assert "rebuilt" in actions
+    if built.report.action == "rebuilt":
+        assert "effort" in built.report.reason
+
+
+def test_growth_is_measured_against_the_last_rebuild(side, night, index_of, shelf):
+    """The effort of the last rebuild travels from report to report; a rebuild replaces it."""
+    config = IndexConfig(factory="HNSW16")
+    built = index_of(side, config)
+    first = built.report.search
+    for number in range(2):
+        side, row_map = night(side, seed=number)
+        built = index_of(side, config, shelf.parent(built, row_map))
+        assert built.report.action == "rotated"
+        assert built.report.rebuilt_search == first
+        assert built.report.search["efSearch"] <= 4 * first["efSearch"]
+    rebuilt = index_of(side, IndexConfig(factory="HNSW16", refresh="rebuild"), shelf.parent(built, row_map))
+    assert rebuilt.report.rebuilt_search == rebuilt.report.search
+    assert "refresh" in rebuilt.report.reason
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4"])
+def test_reused_when_nothing_changed(side, same, index_of, shelf, factory):
+    """Bit-identical vectors on the same live ids: the index is the parent's, byte for byte."""
+    config = IndexConfig(factory=factory, **LAX)
+    built = index_of(side, config)
+    side, row_map = same(side)
+    previous = replace(shelf.parent(built, row_map), vectors=side.vectors.copy())
+    again = index_of(side, config, previous)
+    assert again.report.action == "reused"
+    assert shelf.save(again, "again") == previous.sha256
+    np.testing.assert_array_equal(again.labels, built.labels)
+
+
+def test_reused_is_honest(side, same, index_of, shelf):
+    """Without the parent's vectors stored ones tell; one changed number, or codes that cannot tell, mean rotation."""
+    side, row_map = same(side)
+    for factory, action in (("Flat", "reused"), ("HNSW16", "reused"), ("HNSW16_SQ8", "rotated"), ("SQ8", "rotated")):
+        config = IndexConfig(factory=factory, **LAX)
+        built = index_of(side, config)
+        assert index_of(side, config, shelf.parent(built, row_map)).report.action == action
+        changed = replace(side, vectors=side.vectors.copy())
+        changed.vectors[side.live[-1], -1] += 1e-6
+        previous = replace(shelf.parent(built, row_map), vectors=side.vectors)
+        assert index_of(changed, config, previous).report.action == "rotated"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "foreign", "labels", "rows", "newer"])
+def test_a_damaged_parent_never_spreads(side, night, index_of, shelf, damage):
+    """Whatever is wrong with the parent's index, a sound one is rebuilt, and the report and the error name it."""
+    config = IndexConfig(factory="HNSW16")
+    built = index_of(side, config)
+    side, row_map = night(side, seed=1)
+    previous = shelf.parent(built, row_map)
+    content = bytearray(previous.path.read_bytes())
+    if damage == "missing":
+        previous.path.unlink()
+    elif damage == "truncated":
+        previous.path.write_bytes(content[:-10])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        previous.path.write_bytes(content)
+    elif damage == "foreign":
+        previous.path.write_bytes(b"nonsense")
+    elif damage == "labels":
+        previous = replace(previous, labels=previous.labels[:-3])
+    elif damage == "rows":
+        previous = replace(previous, labels=np.where(previous.labels == side.live[3], 10**6, previous.labels))
+        previous.labels[0] = 10**6
+    else:
+        previous = replace(previous, report=msgspec.structs.replace(previous.report, faiss="99.0"))
+    rebuilt = index_of(side, config, previous)
+    assert rebuilt.report.action == "rebuilt"
+    assert "cannot be used" in rebuilt.report.reason
+    assert isinstance(rebuilt.damage, StoreError)
+    assert str(previous.path) in str(rebuilt.damage)
+    if damage in ("truncated", "flipped", "foreign"):
+        assert "hash mismatch" in rebuilt.report.reason
+    clean = index_of(side, config)
+    assert shelf.save(rebuilt, "rebuilt") == shelf.save(clean, "clean")
+    assert clean.damage is None
+
+
+def test_a_well_hashed_file_that_is_no_index(side, same, index_of, shelf):
+    """A hash only proves what was written: a file that is no index is found out when it is loaded."""
+    import hashlib
+
+    config = IndexConfig(factory="Flat")
+    built = index_of(side, config)
+    side, row_map = same(side)
+    previous = shelf.parent(built, row_map)
+    previous.path.write_bytes(b"nonsense")
+    previous = replace(previous, sha256=hashlib.sha256(b"nonsense").hexdigest())
+    rebuilt = index_of(side, config, previous)
+    assert rebuilt.report.action == "rebuilt"
+    assert rebuilt.damage is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [(IndexConfig(factory="Flat"), IndexConfig(factory="HNSW16"), "factory changed from Flat to HNSW16"),
+     (IndexConfig(factory="Flat"), IndexConfig(factory="Flat", metric="l2"), "metric changed"),
+     (IndexConfig(factory="NSG16"), IndexConfig(factory="NSG16"), "IndexNSGFlat cannot be rotated")],
+)
+def test_what_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
+    """Another factory, another metric, an index that cannot move: rebuilt, and the report says why."""
+    built = index_of(side, before)
+    side, row_map = night(side, seed=1)
+    rebuilt = index_of(side, after, shelf.parent(built, row_map))
+    assert rebuilt.report.action == "rebuilt"
+    assert reason in rebuilt.report.reason
+    assert rebuilt.damage is None
+
+
+def test_a_graph_is_not_rotated_unjudged(side, night, index_of, shelf):
+    """Without queries there is no judgement: a graph is rebuilt, an exact index is not in doubt."""
+    for factory, action in (("HNSW16", "rebuilt"), ("Flat", "rotated")):
+        config = IndexConfig(factory=factory)
+        built = index_of(side, config)
+        later, row_map = night(replace(side, queries=side.queries[:0]), seed=1)
+        assert index_of(later, config, shelf.parent(built, row_map)).report.action == action
+
+
+def test_rotation_is_deterministic_and_leaves_its_input(side, night, index_of, shelf):
+    """One thread: rotating twice gives the same file, and the parent's file and arrays are untouched."""
+    config = IndexConfig(factory="HNSW32_SQ8")
+    built = index_of(side, config)
+    side, row_map = night(side, seed=2)
+    previous = shelf.parent(built, row_map)
+    before = previous.path.read_bytes(), previous.labels.copy(), row_map.copy(), side.vectors.copy()
+    first, second = (index_of(side, config, previous) for _ in range(2))
+    assert first.report.action == "rotated"
+    assert shelf.save(first, "a") == shelf.save(second, "b")
+    assert previous.path.read_bytes() == before[0]
+    for now, then in zip((previous.labels, row_map, side.vectors), before[1:], strict=True):
+        np.testing.assert_array_equal(now, then)

@@ -1,0 +1,189 @@
+"""What a search returns, compared with looking at every live row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embsync.config import IndexConfig
+from embsync.errors import StoreError, UsageError
+from embsync.index import Searcher, refresh
+
+METRICS = ["inner_product", "cosine", "l2"]
+
+
+def brute_force(vectors, live, queries, k, metric):
+    """Rows and scores by looking at every live row, ties by ascending row."""
+    rows, asked = vectors[live].astype(np.float64), queries.astype(np.float64)
+    if metric == "l2":
+        scores = -np.square(asked[:, None, :] - rows[None]).sum(axis=2)
+    else:
+        if metric == "cosine":
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+            asked = asked / np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-30)
+        scores = asked @ rows.T
+    order = np.lexsort((np.broadcast_to(live, scores.shape), -scores), axis=1)[:, :k]
+    return live[order], np.take_along_axis(scores, order, axis=1)
+
+
+def searcher_of(vectors, live, metric, factory="Flat"):
+    """A searcher over the live vectors."""
+    built = refresh(vectors, live, vectors[:0], None, IndexConfig(factory=factory, metric=metric), 1)
+    return Searcher(built.index, built.labels, metric, built.report.search)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_flat_equals_brute_force(side, shelf, index_of, metric):
+    """A Flat index returns exactly the best live rows with their scores."""
+    built = index_of(side, IndexConfig(factory="Flat", metric=metric))
+    rows, scores = shelf.open(built).search(side.queries, 10)
+    expected_rows, expected = brute_force(side.vectors, side.live, side.queries, 10, metric)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected, rtol=2e-5, atol=2e-5)
+    assert rows.dtype == np.int64
+    assert scores.dtype == np.float32
+    assert built.report.recall_at_10 == 1.0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    metric=st.sampled_from(["inner_product", "l2"]), k=st.integers(1, 40), queries=st.integers(1, 30),
+    seed=st.integers(0, 2**16), values=st.integers(1, 3), rows=st.integers(1, 300),
+)
+def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows):
+    """With whole numbers, where scores tie all the time, results are those of brute force, row by row."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-values, values + 1, (rows, 3)).astype(np.float32)
+    live = np.sort(rng.choice(rows, rng.integers(1, rows + 1), replace=False)).astype(np.int64)
+    asked = rng.integers(-values, values + 1, (queries, 3)).astype(np.float32)
+    found, scores = searcher_of(vectors, live, metric).search(asked, k)
+    expected, exact = brute_force(vectors, live, asked, k, metric)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(scores, exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_zero_query_and_zero_rows(metric):
+    """A query of zeros ties with everything: the lowest live rows come, and nothing is NaN."""
+    vectors = np.zeros((500, 4), np.float32)
+    vectors[250:] = 1.0
+    live = np.arange(100, 500, dtype=np.int64)
+    rows, scores = searcher_of(vectors, live, metric).search(np.zeros((2, 4), np.float32), 5)
+    np.testing.assert_array_equal(rows, [[100, 101, 102, 103, 104]] * 2)
+    np.testing.assert_array_equal(scores, np.zeros((2, 5), np.float32))
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat"])
+def test_k_is_cut_to_the_live_rows(make, index_of, shelf, factory):
+    """Asking for more than there is returns what there is; a hit that was not found is row -1, score -inf."""
+    side = make(rows=60, carried=20)
+    searcher = shelf.open(index_of(side, IndexConfig(factory=factory)))
+    rows, scores = searcher.search(side.queries, 1000)
+    assert rows.shape == scores.shape == (60, 40)
+    np.testing.assert_array_equal(rows == -1, np.isneginf(scores))
+    assert np.isin(rows[rows >= 0], side.live).all()
+
+
+def test_missing_hits_come_last(make, index_of):
+    """One probed list does not hold 40 rows: found ones first, then -1 with -inf."""
+    side = make(rows=400)
+    built = index_of(side, IndexConfig(factory="IVF16,Flat"))
+    searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
+    rows, scores = searcher.search(side.queries, 40, {"nprobe": 1})
+    missing = rows == -1
+    assert missing.any()
+    assert (np.diff(missing.astype(int), axis=1) >= 0).all()
+    assert np.isneginf(scores[missing]).all()
+    found = np.where(missing, -np.inf, scores)
+    assert (found[:, 1:] <= found[:, :-1]).all()
+
+
+def test_parameters_override_the_manifest(side, index_of):
+    """A larger efSearch finds at least as much; an unknown parameter is an error that names the known."""
+    built = index_of(side, IndexConfig(factory="HNSW8", target_recall=0.5))
+    searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
+    exact, _ = brute_force(side.vectors, side.live, side.queries, 10, "inner_product")
+    def found(parameters):
+        rows, _ = searcher.search(side.queries, 10, parameters)
+        return sum(np.isin(a, b).sum() for a, b in zip(rows, exact, strict=True))
+    assert found({"efSearch": 400}) >= found({"efSearch": 10})
+    with pytest.raises(UsageError, match="efSearch"):
+        searcher.search(side.queries, 10, {"nprobe": 3})
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [np.zeros((2, 5), np.float32), np.zeros((2, 16)), np.zeros(16, np.float32)],
+    ids=["width", "dtype", "1-D"],
+)
+def test_ill_formed_queries(side, index_of, queries):
+    """Queries of another width, type or shape are refused with what was found and expected."""
+    built = index_of(side, IndexConfig(factory="Flat"))
+    searcher = Searcher(built.index, built.labels, "inner_product", {})
+    with pytest.raises(UsageError, match=r"float32 \(queries, 16\)"):
+        searcher.search(queries, 3)
+
+
+def test_no_queries_and_bad_k(side, index_of):
+    """No queries give no rows; k below 1 is an error."""
+    built = index_of(side, IndexConfig(factory="Flat"))
+    searcher = Searcher(built.index, built.labels, "inner_product", {})
+    rows, scores = searcher.search(np.empty((0, 16), np.float32), 7)
+    assert rows.shape == scores.shape == (0, 7)
+    with pytest.raises(UsageError):
+        searcher.search(side.queries, 0)
+
+
+def test_open_checks_what_belongs_together(side, shelf, index_of):
+    """Labels of another version, a newer FAISS and a wrong count of live rows are refused with exit code 5."""
+    import msgspec
+
+    built = index_of(side, IndexConfig(factory="Flat"))
+    shelf.save(built)
+    path = shelf.path / "index.faiss"
+    with pytest.raises(StoreError, match="labels"):
+        Searcher.open(path, built.labels[:-1], built.report)
+    with pytest.raises(StoreError, match="live rows"):
+        Searcher.open(path, built.labels, built.report, 7)
+    newer = msgspec.structs.replace(built.report, faiss="99.1.0")
+    with pytest.raises(StoreError, match=r"newer FAISS.*99\.1\.0") as caught:
+        Searcher.open(path, built.labels, newer)
+    assert caught.value.exit_code == 5
+    other = msgspec.structs.replace(built.report, metric="l2")
+    with pytest.raises(StoreError, match="metric"):
+        Searcher.open(path, built.labels, other)
+
+
+def test_missing_and_foreign_files(side, shelf, index_of):
+    """A file that is missing or no index at all is a StoreError that names it."""
+    built = index_of(side, IndexConfig(factory="Flat"))
+    with pytest.raises(StoreError, match=r"nowhere\.faiss: the index is missing"):
+        Searcher.open(shelf.path / "nowhere.faiss", built.labels, built.report)
+    (shelf.path / "text.faiss").write_bytes(b"not an index" * 100)
+    with pytest.raises(StoreError, match=r"text\.faiss"):
+        Searcher.open(shelf.path / "text.faiss", built.labels, built.report)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF16,PQ4x4", "HNSW16_SQ8"])
+def test_truncated_files_are_refused(side, shelf, index_of, factory):
+    """Wherever a file ends too early, opening it is a StoreError, not a crash."""
+    built = index_of(side, IndexConfig(factory=factory))
+    shelf.save(built)
+    whole = (shelf.path / "index.faiss").read_bytes()
+    for share in (0.0, 0.001, 0.1, 0.5, 0.9, 0.999):
+        short = shelf.path / f"short-{share}.faiss"
+        short.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(StoreError):
+            Searcher.open(short, built.labels, built.report)
+
+
+def test_an_open_searcher_survives_the_file(side, shelf, index_of):
+    """The mapping outlives the name: a version that is deleted while it is open goes on being searched."""
+    built = index_of(side, IndexConfig(factory="HNSW16"))
+    searcher = shelf.open(built)
+    before, _ = searcher.search(side.queries, 10)
+    (shelf.path / "index.faiss").unlink()
+    after, _ = searcher.search(side.queries, 10)
+    np.testing.assert_array_equal(before, after)
