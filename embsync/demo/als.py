@@ -1,0 +1,74 @@
+"""Alternating least squares on implicit feedback, as small as it can be told.
+
+Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008: a like is preference
+1 with confidence 1 + alpha, everything else is preference 0 with confidence 1. With the items fixed, each user is
+a ridge regression of its own, and the other way round:
+
+    x_u = (Y^T Y + alpha * sum_{i liked by u} y_i y_i^T + lambda I)^-1 * (1 + alpha) * sum_{i liked by u} y_i
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
+
+from embsync.alignment.blocks import Float32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the training.
+
+    Attributes
+    ----------
+    factors : int
+        Width of the embeddings: as many as the taste model has dimensions, as a tuned model would have.
+    alpha : float
+        Extra confidence of a like.
+    regularization : float
+        lambda.
+    iterations : int
+        Of both half-steps.
+    """
+
+    factors: int = 16
+    alpha: float = 5.0
+    regularization: float = 1.0
+    iterations: int = 10
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A trained model: ``items`` (t, e) and ``users`` (w, e) float32; their products are the scores."""
+
+    items: Float32
+    users: Float32
+
+
+def train(likes: csr_array[np.float32], settings: Settings, random: np.random.Generator) -> Factors:
+    """Train from scratch on ``likes`` (w, t), from random factors: other factors give other axes."""
+    items = (0.01 * random.standard_normal((likes.shape[1], settings.factors))).astype(np.float32)
+    users = solve(likes, items, settings)
+    by_item = csr_array(likes.T)
+    for _ in range(settings.iterations):
+        items = solve(by_item, users, settings)
+        users = solve(likes, items, settings)
+    return Factors(items, users)
+
+
+def solve(likes: csr_array[np.float32], others: Float32, settings: Settings) -> Float32:
+    """Return the best factors (n, e) of the rows of ``likes`` (n, m) for fixed ``others`` (m, e)."""
+    width = others.shape[1]
+    systems = np.empty((likes.shape[0], width, width), np.float32)
+    with threadpool_limits(1, "blas"):  # in products this small, threads mostly wait for each other
+        for row, (start, stop) in enumerate(zip(likes.indptr[:-1], likes.indptr[1:], strict=True)):
+            liked = others[likes.indices[start:stop]]
+            np.matmul(liked.T, liked, out=systems[row])
+        systems *= settings.alpha
+        systems += others.T @ others + np.float32(settings.regularization) * np.eye(width, dtype=np.float32)
+        right = (1.0 + settings.alpha) * (likes @ others)
+        found: Float32 = np.linalg.solve(systems, right[:, :, None])[:, :, 0].astype(np.float32)
+    return found

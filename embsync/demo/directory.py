@@ -1,0 +1,89 @@
+"""Where the demo leaves its files, and what it may replace there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embsync.alignment.blocks import Float32, Int64
+from embsync.errors import UsageError
+
+_MARKER = "EMBSYNC-DEMO"
+_MARKER_TEXT = "Made by `embsync demo`, which replaces snapshots/, store/ and items.csv when it runs here again.\n"
+
+
+@dataclass(frozen=True)
+class DemoDirectory:
+    """A demo's directory; constructing one touches nothing."""
+
+    root: Path
+
+    @property
+    def snapshots(self) -> Path:
+        """What the training job leaves, a directory a night."""
+        return self.root / "snapshots"
+
+    @property
+    def store(self) -> Path:
+        """What embsync publishes."""
+        return self.root / "store"
+
+    @property
+    def titles(self) -> Path:
+        """Id, title and genre of every item."""
+        return self.root / "items.csv"
+
+    def snapshot(self, night: int) -> Path:
+        """Return the snapshot of a night."""
+        return self.snapshots / f"day={night}"
+
+    def prepare(self) -> None:
+        """Make the directory, or clear away an earlier demo.
+
+        Raises
+        ------
+        UsageError
+            There is something else at this place, or it cannot be written; nothing is touched.
+        """
+        try:
+            self._reject_foreign()
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / _MARKER).write_text(_MARKER_TEXT)
+            for part in (self.snapshots, self.store):
+                if part.exists():
+                    shutil.rmtree(part)
+            self.titles.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError("the demo cannot use this directory", where=error.filename or self.root,
+                             found=error.strerror or str(error), hint="name another: embsync demo DIR") from error
+
+    def write_snapshot(
+        self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32
+    ) -> Path:
+        """Leave a trained model as a training job does: arrays first, ``_SUCCESS`` when all are there."""
+        path = self.snapshot(night)
+        path.mkdir(parents=True)
+        for name, array in (("item_ids", item_ids), ("items", items), ("user_ids", user_ids), ("users", users)):
+            np.save(path / f"{name}.npy", array)
+        (path / "_SUCCESS").touch()
+        return path
+
+    def _reject_foreign(self) -> None:
+        if not self.root.exists():
+            return
+        hint = "name a new or an empty one: embsync demo DIR"
+        if not self.root.is_dir():
+            raise UsageError("not a directory", where=self.root, found="a file", expected="a directory", hint=hint)
+        names = sorted(path.name for path in self.root.iterdir())
+        if not names or self._is_demo():
+            return
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UsageError("the directory holds something other than a demo", where=self.root,
+                         found=", ".join(names[:3]) + more, expected="nothing, or an earlier demo", hint=hint)
+
+    def _is_demo(self) -> bool:
+        marker = self.root / _MARKER
+        return marker.is_file() and marker.read_bytes() == _MARKER_TEXT.encode()

@@ -1,0 +1,141 @@
+"""The demo's story on a terminal, in words for somebody who sees embsync for the first time."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from embsync.demo.stale import Hit
+from embsync.demo.story import Story
+
+#: Characters of a bar for 1.0: with label and figure it leaves room on 80 columns.
+_BAR = 36
+_COLOURS = {"raw": "red", "stable": "green", "plain": "cyan"}
+
+
+def as_dict(story: Story) -> dict[str, Any]:
+    """Return all figures as plain values; paths become strings."""
+    figures = dataclasses.asdict(story)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in figures.items()}
+
+
+def show(story: Story, console: Console | None = None) -> None:
+    """Print the story, by default on standard output."""
+    out = console or Console(highlight=False)
+    _nights(out, story)
+    _search(out, story)
+    _example(out, story)
+    _classifier(out, story)
+    _certificate(out, story)
+    _next(out, story)
+
+
+def _nights(out: Console, story: Story) -> None:
+    out.rule(f"A small recommender, trained from scratch on {len(story.nights)} nights")
+    out.print(
+        "Every training starts from other random numbers, so the axes of its vectors are new each night. embsync maps "
+        "every night into one stable space. How alike is an item's vector to its own of the night before "
+        "(cosine: 1 the same, 0 nothing in common)?\n"
+    )
+    table = Table("night", "items", "users", "new items", "new users", "raw", "stable", box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for night in story.nights:
+        cosines = (night.item_cosine_raw, night.item_cosine)
+        cells = [Text("-" if value is None else f"{value:z.2f}", style=_COLOURS[kind])
+                 for value, kind in zip(cosines, ("raw", "stable"), strict=True)]
+        new = ("-", "-") if night.item_cosine is None else (f"{night.new_items:,}", f"{night.new_users:,}")
+        table.add_row(str(night.night), f"{night.items:,}", f"{night.users:,}", *new, *cells)
+    out.print(table)
+
+
+def _search(out: Console, story: Story) -> None:
+    last = story.nights[-1].night
+    out.print()
+    out.rule("A search with an old vector")
+    out.print(
+        f"Some users were away on night {last}: the newest model has no vector for them, only an older one is left. "
+        f"What of the 10 items that a fresh vector would find does a search in night {last}'s items still find?\n"
+    )
+    for stale in story.stale:
+        out.print(f"vectors of night {stale.night} ({stale.users} users)")
+        _bar(out, "raw", stale.overlap_raw, "raw", f"{stale.overlap_raw:.0%}")
+        _bar(out, "stable", stale.overlap_stable, "stable", f"{stale.overlap_stable:.0%}")
+    near = story.stale[0]
+    out.print(
+        f"\nOf what these users liked next, the 10 best suggestions held {near.recall_raw:.1%} with the raw vector of "
+        f"night {near.night}, {near.recall_stable:.1%} with the stable one, {near.recall_fresh:.1%} with a fresh one, "
+        f"and {near.recall_popular:.1%} when everybody was shown what is popular."
+    )
+
+
+def _example(out: Console, story: Story) -> None:
+    shown = story.example
+    tastes = ", ".join(f"{genre} ({count})" for genre, count in shown.genres.items())
+    out.print(f"\nA typical one of them, user {shown.user}, liked most often: {tastes}. Top 5 by")
+    table = Table(box=None, pad_edge=False)
+    for name, kind in (("the old raw vector", "raw"), ("the old stable vector", "stable"), ("a fresh vector", "plain")):
+        table.add_column(name, header_style=f"bold {_COLOURS[kind]}", ratio=1)
+    for row in zip(shown.raw, shown.stable, shown.fresh, strict=True):
+        table.add_row(*map(_hit, row))
+    out.print(table)
+    out.print("* also in the top 10 of the fresh vector", style="dim")
+
+
+def _hit(hit: Hit) -> Text:
+    return Text.assemble(("* " if hit.fresh else "  ") + hit.title, (f" ({hit.genre})", "dim"))
+
+
+def _classifier(out: Console, story: Story) -> None:
+    last = story.nights[-1]
+    out.print()
+    out.rule("A model that uses the vectors")
+    out.print(
+        f"A classifier was trained on night 1 to tell an item's genre from its vector. How well does it do on night "
+        f"{last.night}, on items it has not seen (AUC: 1 always right, 0.5 no better than chance)?\n"
+    )
+    _bar(out, "raw vectors", last.auc_raw, "raw")
+    _bar(out, "stable vectors", last.auc_stable, "stable")
+    _bar(out, "trained again", last.auc_retrained, "plain")
+
+
+def _certificate(out: Console, story: Story) -> None:
+    error = max(night.score_error for night in story.nights)
+    agreements = [night.top_k_agreement for night in story.nights if night.top_k_agreement is not None]
+    out.print()
+    out.rule("And no score changed")
+    out.print(
+        "Over all pairs of a user and an item, on every night, the stable vectors give the scores of the raw ones but "
+        f"for {error:.0e} of their size: rounding. The top 10 is the same for {min(agreements, default=1):.0%} of "
+        "the users that were checked. Every version has this proof in its manifest.json."
+    )
+
+
+def _next(out: Console, story: Story) -> None:
+    store = shlex.quote(_shown(story.store))
+    out.print()
+    out.rule("Look for yourself")
+    out.print(f"The snapshots are in {_shown(story.snapshots)}, the store is in {_shown(story.store)}; "
+              f"this took {story.seconds:.0f} s. Try next:\n", markup=False, soft_wrap=True)
+    for command in (f"status --store {store}", f"search --user {story.example.user} --store {store}",
+                    f"history --store {store}"):
+        out.print(f"  embsync {command}", markup=False, soft_wrap=True, style="bold")
+
+
+def _bar(out: Console, label: str, share: float, kind: str, figure: str | None = None) -> None:
+    full, empty = ("#", ".") if out.options.ascii_only else ("█", "░")
+    length = round(max(0.0, min(share, 1.0)) * _BAR)
+    out.print(Text.assemble(f"  {label:<15}", (full * length, _COLOURS[kind]), (empty * (_BAR - length), "dim"),
+                            f" {figure or f'{share:.2f}'}"))
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

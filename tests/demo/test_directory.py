@@ -1,0 +1,81 @@
+"""The demo's directory: nothing of anybody else's is ever touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embsync.demo.directory import DemoDirectory
+from embsync.demo.story import run
+from embsync.demo.taste import World
+from embsync.errors import UsageError
+
+
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """The error names what is there and what to do instead."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "precious").write_text("kept")
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path)
+    assert "store" in str(caught.value)
+    assert "embsync demo DIR" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["store", "precious"]
+
+
+def test_many_foreign_files_are_named_in_part(tmp_path: Path) -> None:
+    """Three names and the number of the others are enough."""
+    for name in "abcde":
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match="found a, b, c and 2 more"):
+        DemoDirectory(tmp_path).prepare()
+
+
+def test_a_marker_of_somebody_else_is_no_demo(tmp_path: Path) -> None:
+    """A file that happens to have the marker's name does not open the directory to replacement."""
+    (tmp_path / "EMBSYNC-DEMO").write_text("notes about the demo")
+    with pytest.raises(UsageError, match="other than a demo"):
+        DemoDirectory(tmp_path).prepare()
+    assert (tmp_path / "EMBSYNC-DEMO").read_text() == "notes about the demo"
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    """A path that is a file, or leads through one, is a usage error."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UsageError, match="not a directory"):
+        DemoDirectory(file).prepare()
+    with pytest.raises(UsageError, match="cannot use this directory"):
+        DemoDirectory(file / "demo").prepare()
+
+
+def test_a_linked_store_is_not_followed(tmp_path: Path) -> None:
+    """Where the store of an earlier demo became a link, what it leads to is not deleted."""
+    place, elsewhere = DemoDirectory(tmp_path / "demo"), tmp_path / "elsewhere"
+    place.prepare()
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    place.store.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="cannot use this directory"):
+        place.prepare()
+    assert (elsewhere / "precious").exists()
+
+
+def test_an_earlier_demo_is_replaced_and_nothing_else_in_it(tmp_path: Path, small: World) -> None:
+    """A second run starts from an empty store; a file that somebody put there stays."""
+    run(tmp_path / "demo", 3, world=small)
+    (tmp_path / "demo" / "notes.txt").write_text("kept")
+    told = run(tmp_path / "demo", 2, world=small)
+    assert [night.version for night in told.nights] == [1, 2]
+    assert sorted(path.name for path in told.snapshots.iterdir()) == ["day=1", "day=2"]
+    assert (tmp_path / "demo" / "notes.txt").read_text() == "kept"
+
+
+def test_an_interrupted_demo_can_be_run_again(tmp_path: Path) -> None:
+    """The marker is there before anything else, so what an interrupted run left is recognised."""
+    place = DemoDirectory(tmp_path / "demo")
+    place.prepare()
+    place.snapshot(1).mkdir(parents=True)
+    place.prepare()
+    assert [path.name for path in place.root.iterdir()] == ["EMBSYNC-DEMO"]
