@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from support.nights import Night, configured, write_npy
 
 import embsync
+from embsync.config import Config
+from embsync.pipeline import Request, process
 from embsync.store import Store
+from embsync.store.manifest import Manifest
 
 #: Everything a store may hold at rest.
 AT_REST = {"versions", "current", "journal.jsonl", "lock"}
@@ -44,3 +55,28 @@ def snapshot_of(root: Path) -> dict[str, bytes | str]:
         else:
             tree[name] = ""
     return tree
+
+
+def sync(root: Path, made: Night, name: str, config: Config | None = None, **request: Any) -> Manifest:
+    """Leave a night beside a store, publish it, and return its manifest."""
+    path = write_npy(root.parent / "snapshots" / name, made)
+    return process(Store(root, wait=20.0), Request(path, **request), config or configured())
+
+
+@contextlib.contextmanager
+def running(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run Python code in a process of its own; on leaving it is killed, if it still runs."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def next_line(child: subprocess.Popen[str]) -> str:
+    """Return the next line a process prints."""
+    assert child.stdout is not None
+    return child.stdout.readline().strip()

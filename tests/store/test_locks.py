@@ -1,0 +1,78 @@
+"""Locks between real processes: named, waited for, and freed by the kernel however their holder dies."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.stores import next_line, running
+
+from embsync.errors import StoreBusy, StoreError
+from embsync.store.locks import exclusive, is_held
+
+HOLD = """
+import sys
+from pathlib import Path
+from embsync.store.locks import exclusive
+with exclusive(Path(sys.argv[1]), 5.0, "the store"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_lock_held_elsewhere_names_its_holder(tmp_path: Path) -> None:
+    """After the wait, not before: busy, transient, exit 5, with the other process's number."""
+    lock = tmp_path / "lock"
+    with running(HOLD, lock) as holder:
+        assert next_line(holder) == "held"
+        assert is_held(lock)
+        began = time.monotonic()
+        with pytest.raises(StoreBusy, match=rf"the store is locked; found process {holder.pid} holding it") as raised, \
+                exclusive(lock, 0.3, "the store"):
+            pytest.fail("two holders")
+        assert time.monotonic() - began >= 0.3
+        assert raised.value.exit_code == 5
+        assert raised.value.transient
+
+
+def test_a_killed_holder_frees_its_lock(tmp_path: Path) -> None:
+    """SIGKILL, and the next one has it at once."""
+    lock = tmp_path / "lock"
+    with running(HOLD, lock) as holder:
+        assert next_line(holder) == "held"
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(10)
+        assert not is_held(lock)
+        with exclusive(lock, 0.0, "the store"):
+            assert is_held(lock)
+    assert not is_held(lock)
+
+
+def test_a_lock_that_is_let_go_in_time_is_taken(tmp_path: Path) -> None:
+    """Waiting succeeds as soon as the holder is done."""
+    lock = tmp_path / "lock"
+    with running(HOLD, lock) as holder:
+        assert next_line(holder) == "held"
+        assert holder.stdin is not None
+        timer = threading.Timer(0.3, lambda: (holder.stdin.write("\n"), holder.stdin.flush()))
+        timer.start()
+        with exclusive(lock, 20.0, "the store"):
+            assert holder.wait(10) == 0
+        timer.join()
+
+
+def test_asking_whether_a_lock_is_held_makes_no_file(tmp_path: Path) -> None:
+    """A store nobody ever locked is not held."""
+    assert not is_held(tmp_path / "lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_never_a_link_to_somewhere_else(tmp_path: Path) -> None:
+    """A link in its place is an error, not a file made elsewhere."""
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError), exclusive(tmp_path / "lock", 0.0, "the store"):
+        pytest.fail("locked a link")
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,308 @@
+"""The real store against a model in memory, through any sequence of commands and readers."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.nights import Night, configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import assert_at_rest, snapshot_of
+
+import embsync
+from embsync.errors import SnapshotError, UsageError
+from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline.widen import widen
+from embsync.reader import Version
+from embsync.store import Store
+
+KEEP, CARRY, WIDTH = 3, 2, 4
+WIDEST = 7
+SIDES = ("items", "users")
+CONFIG = configured(store__keep_versions=KEEP, store__carry_forward_versions=CARRY)
+#: Every model is this one, retrained: no ids come and go but those a rule takes away.
+UNIVERSE = {"items": 48, "users": 40, "width": WIDTH, "churn": 0.0}
+
+
+@dataclass
+class Row:
+    """What the model knows of an id: when it was last live, and its vector as it was published then."""
+
+    last_seen: int
+    vector: bytes
+
+
+@dataclass
+class Modelled:
+    """A version as it must be."""
+
+    parent: int | None
+    space: int
+    dimension: int
+    lineage: list[int]
+    rows: dict[str, dict[int, Row]] = field(default_factory=dict)
+
+    def age(self, row: Row) -> int:
+        """Return the steps of the lineage since a row was live."""
+        return len(self.lineage) - 1 - self.lineage.index(row.last_seen)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Drives a store with two sides and integer ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resources = contextlib.ExitStack()
+        directory = self.resources.enter_context(quick_directory())
+        self.root = directory / "S"
+        self.inbox = directory / "in"
+        self.store = Store(self.root, wait=1.0)
+        self.versions: dict[int, Modelled] = {}
+        self.current = 0
+        self.highest = 0
+        self.spaces = 0
+        self.count = 0
+        self.pins: dict[int, tuple[Version, bytes]] = {}
+        self.space_ids: dict[int, str] = {}
+        self.raw: dict[int, Night] = {}
+
+    def teardown(self) -> None:
+        """Let go of the readers and the directory."""
+        for version, _ in self.pins.values():
+            version.close()
+        self.resources.close()
+
+    # commands
+
+    @initialize(seed=st.integers(0, 99))
+    def begin(self, seed: int) -> None:
+        """Publish a first version."""
+        self._publish(self._made(seed, 0.0), new_space=True)
+
+    @rule(seed=st.integers(0, 99), absent=st.sampled_from((0.0, 0.1, 0.25)))
+    def sync(self, seed: int, absent: float) -> None:
+        """Publish a healthy retraining, some ids absent."""
+        self._publish(self._made(seed, absent))
+
+    @rule(seed=st.integers(0, 99))
+    def new_space(self, seed: int) -> None:
+        """Begin a new space."""
+        self._publish(self._made(seed, 0.1), new_space=True)
+
+    @precondition(lambda self: len(self._now.rows["items"]) > 2 * WIDTH)
+    @rule(seed=st.integers(0, 99))
+    def sync_refused(self, seed: int) -> None:
+        """Offer shuffled ids: refused, journaled, and nothing else changed."""
+        made = self._made(seed, 0.0)
+        assert made.user_ids is not None
+        user_ids = np.random.default_rng(seed + 1).permutation(made.user_ids)
+        made = replace(made.shuffled_item_ids(seed), user_ids=user_ids)
+        before = self._tree()
+        events = len(list(self.store.journal.events()))
+        with pytest.raises(CheckRefusedError, match="cosine_items"):
+            process(self.store, Request(write_npy(self._place(), made)), CONFIG)
+        assert self._tree() == before
+        assert [event.event for event in self.store.journal.events()][events:] == ["refused"]
+
+    @rule(row=st.integers(0, 20))
+    def sync_ill_formed(self, row: int) -> None:
+        """Offer NaN: an error, and not a byte changed."""
+        made = self._made(1, 0.0)
+        made.items[row, 2] = np.nan
+        before = snapshot_of(self.root)
+        with pytest.raises(SnapshotError, match=f"row {row} "):
+            process(self.store, Request(write_npy(self._place(), made)), CONFIG)
+        assert snapshot_of(self.root) == before
+
+    @rule(data=st.data())
+    def rollback(self, data: st.DataObject) -> None:
+        """Move ``current`` to any version there is."""
+        target = data.draw(st.sampled_from(sorted(self.versions)))
+        assert self.store.rollback(target) == (self.current, target)
+        self.current = target
+
+    @rule(keep=st.integers(1, 4))
+    def prune(self, keep: int) -> None:
+        """Delete old versions."""
+        with self.store.locked():
+            pruned, in_use = self.store.prune(keep)
+        doomed = self._doomed(keep)
+        assert pruned == [number for number in doomed if number not in self._held()]
+        assert in_use == [number for number in doomed if number in self._held()]
+        self._forget(pruned)
+
+    @precondition(lambda self: self._now.dimension < WIDEST)
+    @rule(more=st.integers(1, 2))
+    def widen(self, more: int) -> None:
+        """Pad the space with zeros; every id stays what it is."""
+        now = self._now
+        dimension = min(now.dimension + more, WIDEST)
+        manifest = widen(self.store, dimension, CONFIG)
+        number = self._next(manifest.version)
+        made = Modelled(self.current, now.space, dimension, [*now.lineage, number])
+        for side in SIDES:
+            made.rows[side] = {
+                id_: Row(number if now.age(row) == 0 else row.last_seen, _padded(row.vector, now.dimension, dimension))
+                for id_, row in now.rows[side].items()
+            }
+        self._adopt(number, made)
+
+    @rule()
+    def widen_to_no_more(self) -> None:
+        """A space is never made narrower."""
+        before = snapshot_of(self.root)
+        with pytest.raises(UsageError, match="not narrower"):
+            widen(self.store, self._now.dimension, CONFIG)
+        assert snapshot_of(self.root) == before
+
+    # readers
+
+    @rule(data=st.data())
+    def pin(self, data: st.DataObject) -> None:
+        """Open a version and hold it."""
+        number = data.draw(st.sampled_from(sorted(self.versions)))
+        version = embsync.open(self.root).version(number)
+        self.pins[len(self.pins) + 1000 * self.count] = (version, version.items.vectors.tobytes())
+        self.count += 1
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        """Let go of one."""
+        version, _ = self.pins.pop(data.draw(st.sampled_from(sorted(self.pins))))
+        version.close()
+
+    # what must hold after every step
+
+    @invariant()
+    def the_store_is_the_model(self) -> None:
+        """Numbers, current, ids, ages, vectors, lineage; nothing lies about."""
+        if not self.versions:
+            return
+        assert self.store.current() == self.current
+        assert self.store.numbers() == sorted(self.versions)
+        assert self.store.next_number() == self.highest + 1
+        assert_at_rest(self.root)
+        with embsync.open(self.root) as reader:
+            self._compare(reader.current)
+
+    @invariant()
+    def held_versions_stay(self) -> None:
+        """A pinned version has the bytes it had, whatever was published and pruned since."""
+        for version, data in self.pins.values():
+            assert version.items.vectors.tobytes() == data
+            assert (version.path / "manifest.json").read_bytes() == version.manifest_bytes
+
+    def _compare(self, version: Version) -> None:
+        model = self._now
+        record = version.record
+        assert (record.version, record.parent, record.dimension) == (self.current, model.parent, model.dimension)
+        assert version.lineage.tolist() == model.lineage
+        assert version.space_id == self.space_ids.setdefault(model.space, version.space_id)
+        assert len(set(self.space_ids.values())) == len(self.space_ids)
+        for name in SIDES:
+            side, rows = version.side("items" if name == "items" else "users"), model.rows[name]
+            ids = sorted(rows)
+            assert side.ids.tolist() == ids
+            assert side.last_seen.tolist() == [rows[id_].last_seen for id_ in ids]
+            assert side.age(ids).tolist() == [model.age(rows[id_]) for id_ in ids]
+            assert side.live.tolist() == [model.age(rows[id_]) == 0 for id_ in ids]
+            assert side.vectors.tobytes() == b"".join(rows[id_].vector for id_ in ids)
+        counts = record.items
+        assert (counts.rows, counts.live, counts.carried) == (
+            len(version.items.ids), int(version.items.live.sum()), int((~version.items.live).sum()))
+
+    # the model's side
+
+    @property
+    def _now(self) -> Modelled:
+        return self.versions[self.current]
+
+    def _made(self, seed: int, absent: float) -> Night:
+        made = night(seed, seed=1, **UNIVERSE)  # type: ignore[arg-type]
+        assert made.users is not None
+        assert made.user_ids is not None
+        random = np.random.default_rng((seed, 7))
+        here, there = (np.sort(random.permutation(len(rows))[: round((1 - absent) * len(rows))])
+                       for rows in (made.items, made.users))
+        return Night(made.items[here], made.item_ids[here], made.users[there], made.user_ids[there])
+
+    def _publish(self, made: Night, **request: Any) -> None:
+        manifest = process(self.store, Request(write_npy(self._place(), made), **request), CONFIG)
+        parent = None if request else self._now
+        number = self._next(manifest.version)
+        if parent is None:
+            self.spaces += 1
+            model = Modelled(None, self.spaces, WIDTH, [number])
+        else:
+            model = Modelled(self.current, parent.space, parent.dimension, [*parent.lineage, number])
+        with embsync.open(self.root) as reader:
+            version = reader.current
+            for name, raw, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
+                assert raw is not None
+                assert ids is not None
+                carried = {} if parent is None else {
+                    id_: row for id_, row in parent.rows[name].items() if parent.age(row) + 1 <= CARRY}
+                side = version.side("items" if name == "items" else "users")
+                live = {id_: Row(number, side.lookup([id_])[0].tobytes()) for id_ in ids.tolist()}
+                model.rows[name] = carried | live
+            _assert_scores_kept(version, made)
+        held = {self.current}  # the run holds its parent until it is done
+        self._adopt(number, model, held)
+
+    def _next(self, number: int) -> int:
+        assert number == self.highest + 1
+        self.highest = number
+        return number
+
+    def _adopt(self, number: int, model: Modelled, held: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+        self.versions[number] = model
+        self.current = number
+        self._forget([other for other in self._doomed(KEEP) if other not in self._held() | held])
+
+    def _doomed(self, keep: int) -> list[int]:
+        return [number for number in sorted(self.versions)[:-keep] if number != self.current]
+
+    def _held(self) -> set[int]:
+        return {version.number for version, _ in self.pins.values()}
+
+    def _forget(self, numbers: list[int]) -> None:
+        for number in numbers:
+            del self.versions[number]
+
+    def _place(self) -> Path:
+        self.count += 1
+        return self.inbox / f"night-{self.count}"
+
+    def _tree(self) -> dict[str, bytes | str]:
+        return {name: data for name, data in snapshot_of(self.root).items() if name != "journal.jsonl"}
+
+
+def _padded(vector: bytes, width: int, dimension: int) -> bytes:
+    return vector + bytes(4 * (dimension - width))
+
+
+def _assert_scores_kept(version: Version, made: Night) -> None:
+    items, users = made.both
+    stable = [version.items.lookup(made.item_ids), version.side("users").lookup(made.user_ids)]
+    raw = items.astype(np.float64) @ users.astype(np.float64).T
+    error = np.linalg.norm(stable[0].astype(np.float64) @ stable[1].T - raw) / np.linalg.norm(raw)
+    assert error < 1e-6
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True)
+
+
+@pytest.mark.torture
+class TestStoreForLong(StoreMachine.TestCase):
+    """The same machine for as long as it takes to trust it."""
+
+    settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

@@ -1,0 +1,199 @@
+"""Rollback, prune and sweep, with readers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
+
+import embsync
+from embsync.errors import NotFoundError, StoreError
+from embsync.pipeline import Request, process
+from embsync.store import Store, durable
+from embsync.store.durable import Staging, sweep
+
+SIZES = {"items": 60, "users": 50, "width": 4}
+PIN = """
+import sys, embsync
+version = embsync.open(sys.argv[1]).version(int(sys.argv[2]))
+print("pinned", flush=True)
+sys.stdin.readline()
+print(int(version.items.vectors.sum() * 0) + version.number, flush=True)
+"""
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A store with four versions."""
+    with quick_directory() as directory:
+        for number in range(4):
+            sync(directory / "S", night(number, **SIZES), f"n{number}")
+        yield directory / "S"
+
+
+def _prune(root: Path, keep: int) -> tuple[list[int], list[int]]:
+    store = Store(root)
+    with store.locked():
+        return store.prune(keep)
+
+
+def test_prune_keeps_the_highest_and_the_current(root: Path) -> None:
+    """The highest numbers, and what is served wherever it stands; the journal tells."""
+    Store(root).rollback(1)
+    assert _prune(root, 2) == ([2], [])
+    assert Store(root).numbers() == [1, 3, 4]
+    assert assert_whole(root) == 1
+    assert_at_rest(root)
+    assert [event.version for event in Store(root).journal.events() if event.event == "pruned"] == [2]
+    assert _prune(root, 2) == ([], [])
+
+
+def test_a_version_another_process_reads_is_never_deleted(root: Path) -> None:
+    """It stays whole while it is held; killed with SIGKILL, the reader holds it no more."""
+    with running(PIN, root, 2) as reader:
+        assert next_line(reader) == "pinned"
+        assert _prune(root, 1) == ([1, 3], [2])
+        assert Store(root).numbers() == [2, 4]
+        assert Store(root).damaged_files(2) == []
+        reader.send_signal(signal.SIGKILL)
+        reader.wait(10)
+        assert _prune(root, 1) == ([2], [])
+
+
+def test_a_reader_that_is_done_lets_go(root: Path) -> None:
+    """Closing frees the version; what was mapped stays readable even after its files are gone."""
+    with embsync.open(root).version(1) as version:
+        vectors = version.items.vectors
+        total = vectors.sum()
+        assert _prune(root, 3) == ([], [1])
+    assert _prune(root, 3) == ([1], [])
+    assert vectors.sum() == total
+
+
+def test_rollback_goes_to_the_parent_or_where_it_is_told(root: Path) -> None:
+    """Along the lineage, not down the numbers; anything else stays as it is."""
+    store = Store(root)
+    before = snapshot_of(root / "versions")
+    assert store.rollback(None) == (4, 3)
+    assert store.rollback(1) == (3, 1)
+    assert snapshot_of(root / "versions") == before
+    five = sync(root, night(4, **SIZES), "n4")
+    assert (five.version, five.parent) == (5, 1)
+    assert store.rollback(None) == (5, 1)
+    assert [event.event for event in store.journal.events()][-3:] == ["rolled_back", "published", "rolled_back"]
+    assert_at_rest(root)
+
+
+def test_rollback_beyond_what_there_is_is_refused(root: Path) -> None:
+    """No version before the first, none that does not exist, none that is damaged: and nothing changes."""
+    store = Store(root)
+    with pytest.raises(NotFoundError, match=r"no version 9; found versions 1, 2, 3, 4"):
+        store.rollback(9)
+    vectors = root / "versions/000002/items/vectors.npy"
+    data = bytearray(vectors.read_bytes())
+    data[-1] ^= 1
+    vectors.write_bytes(data)
+    with pytest.raises(StoreError, match=r"version 2 is damaged; found items/vectors\.npy: sha256"):
+        store.rollback(2)
+    assert store.current() == 4
+    store.rollback(1)
+    with pytest.raises(NotFoundError, match="nothing to roll back to; found version 1, the first"):
+        store.rollback(None)
+
+
+def test_numbers_are_never_used_twice(root: Path) -> None:
+    """The next number is the highest ever plus one, even when the highest was rolled back and pruned."""
+    store = Store(root)
+    store.rollback(1)
+    with store.locked():
+        for number in (2, 3, 4):
+            durable.remove_version(store.path(number))
+    assert store.next_number() == 5
+    assert sync(root, night(4, **SIZES), "n4").version == 5
+
+
+@pytest.mark.xfail(strict=True, reason="a run holds its own parent while it prunes")
+def test_a_run_prunes_to_the_number_configured() -> None:
+    """``keep_versions: 1`` leaves one version once nobody reads the others."""
+    with quick_directory() as directory:
+        for number in range(3):
+            sync(directory / "S", night(number, **SIZES), f"n{number}", configured(store__keep_versions=1))
+        assert Store(directory / "S").numbers() == [3]
+
+
+MAKE = """
+import sys
+from pathlib import Path
+import numpy as np
+from embsync.store.durable import Staging
+staging = Staging(Path(sys.argv[1]))
+staging.save("a.npy", np.arange(3))
+print(staging.path.name, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_sweep_takes_what_the_dead_left_and_nothing_of_the_living(root: Path) -> None:
+    """The staging directory of a running process stays; once it is killed, the next command removes it."""
+    versions = root / "versions"
+    with running(MAKE, versions) as maker:
+        name = next_line(maker)
+        with Store(root).locked():
+            pass
+        assert (versions / name / "a.npy").is_file()
+        maker.send_signal(signal.SIGKILL)
+        maker.wait(10)
+    (versions / ".pruned-000007-ab").mkdir()
+    (versions / ".pruned-000007-ab" / "x").touch()
+    (root / ".current-1234").symlink_to("versions/000001")
+    assert set(sweep(root, versions)) == {name, ".pruned-000007-ab", ".current-1234"}
+    assert_at_rest(root)
+
+
+def test_a_staging_directory_is_safe_from_its_first_moment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's sweep between making the directory and locking it takes nothing away."""
+    versions = root / "versions"
+    real = os.open
+
+    def meanwhile(path: object, *rest: int, **options: int) -> int:
+        if Path(str(path)).name.startswith(durable.STAGING_PREFIX) and not swept:
+            swept.append(True)
+            sweep(root, versions)
+        return real(path, *rest, **options)  # type: ignore[arg-type]
+
+    swept: list[bool] = []
+    monkeypatch.setattr(os, "open", meanwhile)
+    with Staging(versions) as staging:
+        staging.save("a.npy", np.arange(3))
+        assert (staging.path / "a.npy").is_file()
+    assert swept
+
+
+def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> None:
+    """A slip in ``--store`` does not scatter versions over somebody's files."""
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / "letter.txt").touch()
+    path = write_npy(tmp_path / "n0", night(0, **SIZES))
+    with pytest.raises(StoreError, match="the directory is not a store; found other files"):
+        process(Store(tmp_path / "S"), Request(path), configured())
+    assert [entry.name for entry in (tmp_path / "S").iterdir()] == ["letter.txt"]
+
+
+def test_a_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
+    """Named as such, whether it is a file or points elsewhere."""
+    current = root / "current"
+    current.unlink()
+    current.symlink_to("versions/../../elsewhere")
+    with pytest.raises(StoreError, match="'current' does not name a version; found versions/"):
+        embsync.open(root)
+    current.unlink()
+    current.touch()
+    with pytest.raises(StoreError, match="'current' is not a link"):
+        Store(root).current()
