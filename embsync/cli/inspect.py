@@ -17,7 +17,9 @@ import scipy
 import embsync
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, table, warn
+from embsync.config import Config
 from embsync.errors import NotFoundError, StoreError
+from embsync.pipeline.backlog import survey
 from embsync.pipeline.checks import describe
 from embsync.pipeline.verify import verify as verify_version
 from embsync.reader import open_version
@@ -32,7 +34,7 @@ from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFit
 def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     """Show what the store serves now."""
     given = context(config_file, store, as_json)
-    found = _status(given.store)
+    found = {**_status(given.store), "snapshots": _snapshots(given.store, given.config)}
     if as_json:
         print_json(found)
         return
@@ -51,6 +53,9 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     last = found["last_refusal"]
     if last is not None:
         click.echo(f"refused   {last['snapshot']['name']} at {last['time']}: {last['reason']}")
+    for entry in found["snapshots"] or []:
+        what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
+        click.echo(f"  {entry['name']:<24} {entry['state'].replace('_', ' '):<14} {what}".rstrip())
 
 
 def _status(store: Store) -> dict[str, Any]:
@@ -62,6 +67,14 @@ def _status(store: Store) -> dict[str, Any]:
                              "versions": store.numbers(), "last_refusal": _event(refusal),
                              "last_event": _event(events[-1]) if events else None}
     return found if current is None else {**found, **_current(store.manifest(current))}
+
+
+def _snapshots(store: Store, config: Config) -> list[dict[str, Any]] | None:
+    """Say of every directory in the watched one what it is; None when none is watched."""
+    if config.watch.path is None:
+        return None
+    return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version}
+            for entry in survey(store, config)]
 
 
 def _current(manifest: Manifest) -> dict[str, Any]:

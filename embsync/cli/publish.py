@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,10 +13,14 @@ from embsync import pipeline
 from embsync.cli.options import Context, context, locking, shared
 from embsync.cli.output import number, print_json, progress_bar, warn
 from embsync.errors import EmbsyncError, UsageError
-from embsync.pipeline import Request
+from embsync.pipeline import Request, UnchangedError
+from embsync.pipeline.backlog import Entry, handle, survey
 from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
+from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
 from embsync.store.manifest import Manifest
+
+Work = Callable[[Progress], Manifest]
 
 
 @click.command()
@@ -32,7 +38,13 @@ def sync(
     if not snapshots and given.config.watch.path is None:
         raise UsageError("nothing to sync", found="no SNAPSHOT and no watch.path",
                          hint="embsync sync SNAPSHOT --store DIR, or set watch.path in the configuration")
-    return _publish_each([Request(path) for path in snapshots], given)
+    if snapshots:
+        return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
+    found = survey(given.store, given.config)
+    waiting = [entry for entry in found if entry.state == "next"]
+    if not waiting and not given.as_json:
+        click.echo(f"nothing new in {given.config.watch.path}: {_counts(found)}")
+    return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)
 
 
 @click.command()
@@ -56,7 +68,7 @@ def accept(
     if not checks and not new_space:
         raise UsageError("nothing to accept", found="neither --check nor --new-space",
                          hint="name the checks that the refusal named: --check NAME")
-    return _publish_each([Request(snapshot, checks, new_space)], given)
+    return _publish_each([(snapshot, _processing(Request(snapshot, checks, new_space), given))], given)
 
 
 @click.command()
@@ -111,15 +123,32 @@ def _numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
-def _publish_each(requests: list[Request], given: Context) -> int:
-    """Run the pipeline over the requests; print an outcome each; return the first exit code that is not 0."""
+def _counts(found: list[Entry]) -> str:
+    counts = Counter(entry.state for entry in found)
+    return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items()) or "it is empty"
+
+
+def _processing(request: Request, given: Context) -> Work:
+    return lambda progress: pipeline.process(given.store, request, given.config, progress)
+
+
+def _handling(entry: Entry, given: Context) -> Work:
+    return lambda progress: handle(given.store, entry, given.config, progress)
+
+
+def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
+    """Run the pipeline over snapshots; print an outcome each; return the first exit code that is not 0."""
     results: list[dict[str, object]] = []
     code = 0
-    for request in requests:
-        name = str(request.path)
+    for path, work in works:
+        name = str(path)
         try:
-            with progress_bar(request.path.name, wanted=not given.as_json) as progress:
-                manifest = pipeline.process(given.store, request, given.config, progress)
+            with progress_bar(path.name, wanted=not given.as_json) as progress:
+                manifest = work(progress)
+        except UnchangedError as error:
+            results.append({"snapshot": name, "outcome": "unchanged", "version": None})
+            if not given.as_json:
+                click.echo(str(error))
         except EmbsyncError as error:
             code = code or error.exit_code
             outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"

@@ -15,7 +15,7 @@ import numpy as np
 from embsync.alignment.blocks import Float32, Int64
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
-from embsync.errors import SnapshotChanged
+from embsync.errors import EmbsyncError, SnapshotChanged
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
@@ -55,11 +55,20 @@ class Request:
         Checks whose refusal is overridden.
     new_space : bool
         Begin a new space instead of aligning to the current one.
+    known_fingerprint : str or None
+        Contents that need not be published again.
     """
 
     path: Path
     accepted: tuple[str, ...] = ()
     new_space: bool = False
+    known_fingerprint: str | None = None
+
+
+class UnchangedError(EmbsyncError):
+    """The snapshot's contents are the ones the caller knows."""
+
+    exit_code = 0
 
 
 @dataclass
@@ -154,6 +163,8 @@ class _Run:
             with self._clock.stage("align"):
                 found = self._fit(inputs)
             self._fingerprint = record.fingerprint(inputs)
+            if self._fingerprint == self._request.known_fingerprint:
+                raise UnchangedError("the same contents as before", where=self._request.path)
             self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
             staging = stack.enter_context(self._stage(inputs))

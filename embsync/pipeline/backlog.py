@@ -1,0 +1,129 @@
+"""The watched directory against the journal: what was handled, what waits, what is next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from embsync.config import Config
+from embsync.errors import SnapshotError
+from embsync.pipeline.progress import Progress, silent
+from embsync.pipeline.run import Request, UnchangedError, process
+from embsync.snapshots import Child, Found, discover, order_key
+from embsync.store import Store
+from embsync.store.journal import Event
+from embsync.store.manifest import Manifest
+
+State = Literal["published", "refused", "failed", "unchanged", "next", "waiting", "skipped", "not_a_snapshot"]
+
+_HANDLED = ("published", "refused", "failed", "unchanged")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one child of the watched directory is.
+
+    Attributes
+    ----------
+    child : Child
+    state : str
+        published, refused, failed, unchanged (handled before with the same contents), next (to be handled),
+        waiting (incomplete), skipped, or not_a_snapshot.
+    reason : str
+    version : int or None
+        Of a published one.
+    fingerprint : str or None
+        Contents handled last under this name.
+    """
+
+    child: Child
+    state: State
+    reason: str
+    version: int | None = None
+    fingerprint: str | None = None
+
+
+def survey(store: Store, config: Config, found: Found | None = None) -> list[Entry]:
+    """Say of every child of ``watch.path`` what it is, in order.
+
+    Parameters
+    ----------
+    store : Store
+    config : Config
+    found : Found, optional
+        A look at the directory; default: one look now, without memory of earlier ones.
+    """
+    assert config.watch.path is not None
+    if found is None:
+        found = discover(config.watch.path, config.watch, config.snapshot, now=time.time())
+    handled = _handled(store, Path(config.watch.path))
+    highest = max((order_key(child, config.watch) for child in found.children if child.name in handled), default=None)
+    entries = [_entry(child, handled, highest, config) for child in found.children]
+    waiting = [entry for entry in entries if entry.state == "next"]
+    if config.watch.backlog == "newest" and len(waiting) > 1:
+        newest = waiting[-1].child.name
+        entries = [
+            Entry(entry.child, "skipped", f"{newest} is newer, and watch.backlog is newest")
+            if entry.state == "next" and entry.child.name != newest else entry
+            for entry in entries
+        ]
+    return entries
+
+
+def handle(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:
+    """Run the pipeline on an entry of the backlog; what only a new snapshot can mend is journaled, once.
+
+    Raises
+    ------
+    UnchangedError
+        The contents are those handled last under this name; journaled.
+    """
+    request = Request(entry.child.path, known_fingerprint=entry.fingerprint)
+    try:
+        return process(store, request, config, progress)
+    except UnchangedError:
+        _journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)
+        raise
+    except SnapshotError as error:
+        if not error.transient:
+            _journal(store, entry, Event(event="failed", reason=str(error), error=error.as_dict()), None)
+        raise
+
+
+def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
+    child = entry.child
+    named = {"name": child.name, "path": str(child.path.absolute()), "fingerprint": fingerprint, "stamp": child.stamp}
+    store.create()
+    with store.locked():
+        store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=named))
+
+
+def _handled(store: Store, watched: Path) -> dict[str, Event]:
+    """Return the last event of each snapshot of the watched directory."""
+    place = watched.resolve()
+    last: dict[str, Event] = {}
+    for event in store.journal.events():
+        path = (event.snapshot or {}).get("path")
+        if event.event in _HANDLED and path is not None and Path(path).parent.resolve() == place:
+            last[Path(path).name] = event
+    return last
+
+
+def _entry(child: Child, handled: Mapping[str, Event], highest: tuple[object, ...] | None, config: Config) -> Entry:
+    if child.state != "ready":
+        return Entry(child, child.state, child.reason)
+    event = handled.get(child.name)
+    if event is None:
+        if highest is not None and order_key(child, config.watch) < highest:
+            return Entry(child, "skipped", "ordered before what was handled already")
+        return Entry(child, "next", child.reason)
+    snapshot = event.snapshot or {}
+    if snapshot.get("stamp") != child.stamp:
+        return Entry(child, "next", "changed since it was handled", fingerprint=snapshot.get("fingerprint"))
+    state: State = "published" if event.event == "unchanged" else event.event  # type: ignore[assignment]
+    return Entry(child, state, event.reason or "", event.version, snapshot.get("fingerprint"))
+
+
