@@ -1,0 +1,327 @@
+"""What consumers get from a version: search, lookup, age, maps both ways, with integer and string ids."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import Array, Night, configured, item_name, night
+from support.quick import quick_directory
+from support.stores import running, sync
+
+import embsync
+from embsync.errors import NotFoundError, StoreError, UsageError
+from embsync.reader import StoreReader, Version
+from embsync.reader.side import Side
+from embsync.store import Store
+
+LEFT, NEW = 5, 5  # ids of one night's churn of 100 items
+SIZES = {"items": 100, "users": 80, "width": 6}
+
+
+@pytest.fixture(scope="module", params=["integer", "string"])
+def nights(request: pytest.FixtureRequest) -> list[Night]:
+    """Three retrainings: items leave and join."""
+    made = [night(number, **SIZES).reordered(number) for number in range(3)]
+    return made if request.param == "integer" else [one.named() for one in made]
+
+
+@pytest.fixture(scope="module")
+def reader(nights: list[Night]) -> Iterator[StoreReader]:
+    """A store with all three published."""
+    with quick_directory() as directory:
+        for number, made in enumerate(nights):
+            sync(directory / "S", made, f"n{number}")
+        with embsync.open(directory / "S") as opened:
+            yield opened
+
+
+@pytest.fixture
+def version(reader: StoreReader) -> Version:
+    """The newest version."""
+    return reader.current
+
+
+def _stable(version: Version, made: Night) -> tuple[Array, Array]:
+    items, users = made.both
+    return version.transform.items(items), version.transform.users(users)
+
+
+def test_lookup_gives_the_stable_vector_of_every_live_id(version: Version, nights: list[Night]) -> None:
+    """In the order asked for, whatever the order of the file: the raw vector mapped."""
+    items, users = _stable(version, nights[-1])
+    assert version.users is not None
+    np.testing.assert_allclose(version.items.lookup(nights[-1].item_ids), items, atol=1e-6)
+    np.testing.assert_allclose(version.users.lookup(nights[-1].user_ids.tolist()), users, atol=1e-6)  # type: ignore[union-attr]
+    assert version.items.lookup([]).shape == (0, 6)
+    twice = version.items.lookup(nights[-1].item_ids[[3, 3]])
+    np.testing.assert_array_equal(twice[0], twice[1])
+    assert twice.dtype == np.float32
+
+
+def test_absent_ids_are_carried_with_their_age(reader: StoreReader, nights: list[Night]) -> None:
+    """An id of the first night alone has its vector of then, bit for bit, and is two versions old."""
+    version = reader.current
+    gone = np.setdiff1d(nights[0].item_ids, nights[1].item_ids)
+    assert len(gone) == LEFT
+    assert version.items.age(gone).tolist() == [2] * LEFT
+    with reader.version(1) as first:
+        assert version.items.lookup(gone).tobytes() == first.items.lookup(gone).tobytes()
+    assert set(version.items.age(nights[2].item_ids).tolist()) == {0}
+    assert not version.items.live[version.items.rows(gone)].any()
+
+
+def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list[Night]) -> None:
+    """As asked for; the error names some of them, and age knows no other answer."""
+    known = nights[-1].item_ids[0].item()
+    text = isinstance(known, str)
+    missing: list[Any] = [f"no-{n}" for n in range(7)] if text else list(range(-7, 0))
+    with pytest.raises(NotFoundError, match=r"unknown items ids; found [^;]*, [^;]* and 2 more; hint"):
+        version.items.lookup([known, *missing])
+    nan = version.items.lookup([missing[0], known], missing="nan")
+    assert np.isnan(nan[0]).all()
+    assert np.isfinite(nan[1]).all()
+    mean = version.items.lookup([known, missing[0]], missing="mean")
+    np.testing.assert_allclose(mean[1], version.items.vectors[version.items.live].mean(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(mean[0], nan[1])
+    with pytest.raises(UsageError, match="unknown way to answer missing ids; found 'zero'"):
+        version.items.lookup([known], missing="zero")  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError):
+        version.items.age([missing[0]])
+
+
+def test_search_gives_the_exact_top_of_the_raw_scores(version: Version, nights: list[Night]) -> None:
+    """For every user: the same items in the same order as the raw model says, ids in the caller's form."""
+    made = nights[-1]
+    items, users = made.both
+    ids, scores = version.search(version.transform.users(users), k=7)
+    raw = users.astype(np.float64) @ items.T
+    order = np.argsort(-raw, axis=1)[:, :7]
+    assert ids.tolist() == made.item_ids[order].tolist()
+    np.testing.assert_allclose(scores, np.take_along_axis(raw, order, axis=1), atol=1e-5)
+    assert scores.dtype == np.float32
+    assert ids.dtype.kind == ("U" if made.item_ids.dtype.kind == "U" else "i")
+    one, _ = version.search(version.transform.users(users[0]), k=7)
+    assert one.tolist() == ids[:1].tolist()
+
+
+def test_search_never_gives_a_carried_id(version: Version, nights: list[Night]) -> None:
+    """Live items only; k beyond them is cut to them."""
+    queries = version.items.vectors[~version.items.live][:3]
+    ids, scores = version.search(queries, k=10_000)
+    assert ids.shape == scores.shape == (3, 100)
+    for line in ids:
+        assert set(line.tolist()) == set(nights[-1].item_ids.tolist())
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "message"),
+    [
+        (np.ones((2, 5)), 3, r"wrong width; found shape \(2, 5\); expected rows of 6 numbers"),
+        (np.ones((2, 2, 6)), 3, "wrong width"),
+        (np.full((1, 6), np.nan), 3, "NaN or infinity"),
+        (np.ones((1, 6)), 0, "found 0; expected 1 or more"),
+    ],
+)
+def test_queries_that_make_no_sense_are_refused(version: Version, queries: Array, k: int, message: str) -> None:
+    """Before FAISS sees them."""
+    with pytest.raises(UsageError, match=message):
+        version.search(queries, k=k)
+
+
+def test_maps_go_both_ways(version: Version, nights: list[Night]) -> None:
+    """Raw to stable and back within 1e-5, one row or many; a wrong width is named."""
+    items, users = nights[-1].both
+    there, back = version.transform, version.transform
+    for raw, forth, inverse in ((items, there.items, back.items_inverse), (users, there.users, back.users_inverse)):
+        again = inverse(forth(raw))
+        assert np.linalg.norm(again - raw) < 1e-5 * np.linalg.norm(raw)
+        np.testing.assert_allclose(inverse(forth(raw[0])), raw[0], atol=1e-5)
+    with pytest.raises(UsageError, match=r"wrong width; found shape \(3, 5\); expected rows of 6"):
+        version.transform.items(np.ones((3, 5)))
+
+
+def test_maps_of_versions_compose(reader: StoreReader, nights: list[Night]) -> None:
+    """Last night's raw vectors come into tonight's raw basis, near where the model put them."""
+    new = reader.current
+    with reader.version(2) as old:
+        moved = nights[1].both[1].astype(np.float64) @ old.transform.maps.to(new.transform.maps, "users")
+    _, before, after = np.intersect1d(nights[1].user_ids, nights[2].user_ids, return_indices=True)
+    a, b = moved[before], nights[2].both[1][after]
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosines.mean() > 0.9
+
+
+def test_a_version_says_what_it_is_and_cannot_be_written(version: Version) -> None:
+    """Number, space, the manifest as it stands in the file; all arrays mapped read-only."""
+    assert version.number == 3
+    assert version.manifest["version"] == 3
+    assert version.manifest["space_id"] == version.space_id
+    assert version.lineage.tolist() == [1, 2, 3]
+    assert version.users is not None
+    for array in (version.items.ids, version.items.vectors, version.items.last_seen, version.users.vectors,
+                  version.index_rows):
+        assert isinstance(array, np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+
+
+def test_wrong_forms_of_ids_are_refused(version: Version) -> None:
+    """Another type or shape than the store's is a usage error; decimal strings stand for integers."""
+    text = version.items.ids.dtype.kind == "S"
+    wrong: list[Any] = [[1, 2], [1.5]] if text else [["x"], [1.5], [True]]
+    for ids in [*wrong, [[1, 2]]]:
+        with pytest.raises(UsageError):
+            version.items.lookup(ids)
+    if text:
+        encoded = [name.encode() for name in version.items.names(np.arange(3)).tolist()]
+        np.testing.assert_array_equal(version.items.lookup(encoded), version.items.vectors[:3])
+    else:
+        spelled = [str(id_) for id_ in version.items.ids[:3].tolist()]
+        np.testing.assert_array_equal(version.items.lookup(spelled), version.items.vectors[:3])
+
+
+def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> None:
+    """An unsigned integer beyond the range never stands for a negative id."""
+    if version.items.ids.dtype.kind == "S":
+        pytest.skip("integer ids only")
+    for ids in ([2**64 - 1], ["18446744073709551616"]):
+        with pytest.raises((UsageError, NotFoundError)):
+            version.items.lookup(ids)
+    side = Side("items", np.array([-1, 4]), np.ones((2, 3), np.float32), np.array([1, 1]), np.array([1]))
+    with pytest.raises((UsageError, NotFoundError)):
+        side.lookup([2**64 - 1])
+
+
+def test_refresh_switches_and_the_old_version_stays_usable() -> None:
+    """False while nothing is new; then the new version, and whoever holds the old one keeps it."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        with pytest.raises(NotFoundError, match="no store here"):
+            embsync.open(root)
+        sync(root, night(0, **SIZES), "n0")
+        with embsync.open(root) as reader:
+            old = reader.current
+            before = old.items.vectors.tobytes()
+            assert reader.refresh() is False
+            sync(root, night(1, **SIZES), "n1", configured(store__keep_versions=1))
+            assert reader.current is old
+            assert reader.refresh() is True
+            assert (reader.current.number, old.number) == (2, 1)
+            assert old.items.vectors.tobytes() == before
+            Store(root).rollback(1)
+            assert reader.refresh() is True
+            assert reader.current.number == 1
+            old.close()
+
+
+def test_a_damaged_version_is_never_switched_to() -> None:
+    """A file of another size: refresh raises, and what was served is served on."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        sync(root, night(0, **SIZES), "n0")
+        with embsync.open(root) as reader:
+            sync(root, night(1, **SIZES), "n1")
+            file = root / "versions/000002/users/vectors.npy"
+            data = file.read_bytes()
+            file.write_bytes(data[:-4])
+            found = rf"damaged version; found {len(data) - 4} bytes; expected {len(data)} bytes"
+            with pytest.raises(StoreError, match=found):
+                reader.refresh()
+            assert reader.current.number == 1
+            file.unlink()
+            with pytest.raises(StoreError, match="No such file"):
+                reader.refresh()
+            file.write_bytes(data)
+            (root / "versions/000002/manifest.json").write_text("{")
+            with pytest.raises(StoreError, match="damaged manifest"):
+                reader.refresh()
+            with pytest.raises(NotFoundError, match="no version 7"):
+                reader.version(7)
+
+
+def test_a_store_without_versions_says_so(tmp_path: Path) -> None:
+    """It is a store, and there is nothing in it yet."""
+    Store(tmp_path / "S").create()
+    with pytest.raises(NotFoundError, match="no version yet"):
+        embsync.open(tmp_path / "S")
+
+
+def test_one_side_has_no_users() -> None:
+    """``users`` is None, queries are item-like, and the map is its own inverse's transpose."""
+    with quick_directory() as directory:
+        made = night(0, **SIZES).named().one_sided()
+        sync(directory / "S", made, "n0")
+        with embsync.open(directory / "S") as reader:
+            version = reader.current
+            assert version.users is None
+            with pytest.raises(UsageError, match="no users"):
+                version.side("users")
+            ids, _ = version.search(version.items.lookup([item_name(1000)]), k=1)
+            np.testing.assert_allclose(version.transform.items_inverse(version.transform.items(made.items)),
+                                       made.items, atol=1e-5)
+            assert ids.shape == (1, 1)
+
+
+LOOP = """
+import sys, time
+import numpy as np
+import embsync
+reads, seen = 0, set()
+reader = embsync.open(sys.argv[1])
+print("ready", flush=True)
+while reader.current.number < int(sys.argv[2]):
+    reader.refresh()
+    version = embsync.open(sys.argv[1]).current
+    for one in (version, reader.current):
+        number = one.number
+        assert one.lineage[-1] == number
+        assert one.manifest["version"] == number
+        assert int(one.items.last_seen.max()) == number == int(one.users.last_seen.max())
+        assert len(one.items.ids) == len(one.items.vectors) == one.record.items.rows
+        ids, scores = one.search(one.users.vectors[:2], k=3)
+        stable = one.items.lookup(ids[0]) @ one.users.vectors[0]
+        assert np.allclose(stable, scores[0], atol=1e-5)
+        reads += 1
+        seen.add(number)
+    version.close()
+print(reads, len(seen), flush=True)
+"""
+
+
+def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> None:
+    """Two readers loop while versions are published, rolled back and pruned as fast as they can be."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        config = configured(store__keep_versions=1)
+        sync(root, night(0, **SIZES), "n0", config)
+        last = 25
+        with running(LOOP, root, last) as one, running(LOOP, root, last) as other:
+            for reader in (one, other):
+                assert reader.stdout is not None
+                assert reader.stdout.readline() == "ready\n"
+            for number in range(1, last):
+                sync(root, night(number % 5, **SIZES), f"n{number}", config)
+                if number % 6 == 0 and number < last - 1:
+                    Store(root).rollback(Store(root).numbers()[0])
+            for reader in (one, other):
+                told, _ = reader.communicate(timeout=60)
+                assert reader.returncode == 0
+                reads, seen = map(int, told.split())
+                assert reads > last
+                assert seen > 5
+
+
+def test_a_consumer_pulls_in_neither_the_watcher_nor_the_service() -> None:
+    """Importing the package for reading stays light."""
+    code = ("import sys, embsync; heavy = {'watchdog', 'click', 'rich', 'embsync.pipeline', 'embsync.cli'}; "
+            "print(sorted(heavy & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env={"PYTHONPATH": str(Path(embsync.__file__).parents[1])})
+    assert done.stdout.strip() == "[]"
