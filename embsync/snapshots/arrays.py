@@ -100,9 +100,16 @@ class StoredColumn:
         """Return the (count,) values, native-endian."""
         with self.stored.open() as (header, content):
             _require_same(self.header, header, str(self.stored))
-            values = np.empty(self.count, header.dtype)
+            values = self._room(header)
             content.fill(values, header.offset)
         return native(values)
+
+    def _room(self, header: ArrayHeader) -> Array:
+        try:
+            return np.empty(self.count, header.dtype)
+        except MemoryError:
+            raise SnapshotError("more ids or weights than memory holds", where=str(self.stored),
+                                found=f"{header.data_bytes} bytes") from None
 
     def __str__(self) -> str:
         return str(self.stored)

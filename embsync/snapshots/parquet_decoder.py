@@ -53,15 +53,20 @@ def limit_step() -> None:
     """Give the next step its processor time; beyond it the kernel ends this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + STEP_SECONDS + 1, resource.RLIM_INFINITY))
+    _lower(resource.RLIMIT_CPU, spent + STEP_SECONDS + 1)
 
 
 def limit_memory() -> None:
     """Bound the address space; call it once the libraries are loaded."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- no more imports than needed
         now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_AS, now + MEMORY)
+    _lower(resource.RLIMIT_CORE, 0)
+
+
+def _lower(kind: int, limit: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 class Decoder:

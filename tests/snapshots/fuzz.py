@@ -1,0 +1,213 @@
+"""A byte-mutation fuzzer for the readers: ``python fuzz.py FORMAT FILES SEED FOLDER`` prints one line of JSON.
+
+Small good snapshots are damaged at random and read as the pipeline reads them. Only a clean read and a refusal are
+allowed, within 10 seconds and 1 GiB; anything else is kept in FOLDER and counted as a failure. Parquet's decoders are
+forked here instead of started, which saves loading pyarrow for every file; what they do with the file is the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+import numpy as np
+from snapshots import made
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.snapshots import parquet_decoder, parquet_process
+
+FORMATS = ("npy", "npz", "parquet", "safetensors", "word2vec")
+SECONDS = 10
+MEMORY = 2**30
+INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
+
+
+class TooLong(BaseException):
+    """A file took more than its time."""
+
+
+def good_snapshots(name: str, folder: Path) -> list[Path]:
+    """Leave small good snapshots of a format in a folder and return them."""
+    small = made.model(items=40, users=20, width=4)
+    if name == "npy":
+        fortran = made.Model(np.asfortranarray(small.items), small.item_ids, small.users.astype(">f8"), small.user_ids)
+        return [made.write_npy(folder / "a", small), made.write_npy(folder / "b", small.named()),
+                made.write_npy(folder / "c", fortran)]
+    if name == "npz":
+        return [made.write_npz(folder / "a.npz", small), made.write_npz(folder / "b.npz", small.named(), deflate=True)]
+    if name == "word2vec":
+        from snapshots.test_word2vec import text
+
+        names = small.named().item_ids.tolist()
+        for file, header in (("a.vec", True), ("b.vec", False)):
+            (folder / file).write_bytes(text(names, small.items, header=header))
+        return [folder / "a.vec", folder / "b.vec"]
+    if name == "safetensors":
+        from snapshots.test_safetensors import write as write_safetensors
+
+        return [write_safetensors(folder / "a", small), write_safetensors(folder / "b", small.named())]
+    return good_parquet(folder, small)
+
+
+def good_parquet(folder: Path, small: made.Model) -> list[Path]:
+    """Leave small parquet snapshots of several codecs and encodings."""
+    from snapshots.test_parquet import write as write_parquet
+
+    delta = {"use_dictionary": False, "column_encoding": {"id": "DELTA_LENGTH_BYTE_ARRAY"}, "compression": "none"}
+    split = {"use_dictionary": False, "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
+    return [write_parquet(folder / "a", small), write_parquet(folder / "b", small.named(), **delta),
+            write_parquet(folder / "c", small.named(), "large", compression="zstd", data_page_version="2.0"),
+            write_parquet(folder / "d", small, "fixed", compression="gzip", row_group_size=7, store_schema=False),
+            write_parquet(folder / "e", small.typed("f8"), compression="brotli", **split)]
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Return data with one to six random changes, mostly where headers and footers are."""
+    changed = bytearray(data)
+    for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
+        if not changed:
+            break
+        size = len(changed)
+        near = chance.choice([256, 1024, size])
+        at = chance.randrange(min(near, size))
+        at = size - 1 - at if chance.random() < 0.5 else at
+        kind = chance.randrange(7)
+        if kind == 0:
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            changed[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        elif kind == 2:
+            width = chance.choice([1, 2, 4, 8])
+            value = chance.choice(INTERESTING) % 256**width
+            changed[at : at + width] = value.to_bytes(width, chance.choice(["little", "big"]))
+        elif kind == 3:
+            del changed[at : at + chance.choice([1, 2, 8, 64])]
+        elif kind == 4:
+            changed[at:at] = chance.randbytes(chance.choice([1, 2, 8, 64]))
+        elif kind == 5:
+            other = chance.randrange(size)
+            changed[at : at + 16] = changed[other : other + chance.choice([1, 16, 64])]
+        else:
+            del changed[at if chance.random() < 0.3 else size :]
+            text = str(chance.choice([*INTERESTING, -1, 10**30])).encode()
+            changed[at : at + 1] = text  # numbers written as text, for the formats that have them
+    return bytes(changed)
+
+
+class Forked:
+    """A forked decoder, as far as :class:`parquet_process.Decoder` uses a process."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._code: int | None = None
+
+    def kill(self) -> None:
+        """End it."""
+        if self._code is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code, negative for a signal."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._code
+
+
+def fork_decoders() -> None:
+    """Make decoders forks of this process, which has the libraries loaded."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+    def start() -> parquet_process.Decoder:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            parquet_decoder.limit_memory()
+            parquet_decoder.Decoder(theirs, pa, pq, np).serve()
+            os._exit(0)
+        theirs.close()
+        return parquet_process.Decoder(Forked(pid), ours)
+
+    parquet_process.Decoder.start = start
+
+
+def mutants(snapshots: list[Path], folder: Path, files: int, seed: int) -> Iterator[Path]:
+    """Yield damaged snapshots one after the other at one place."""
+    chance = random.Random(seed)
+    for number in range(files):
+        original = snapshots[number % len(snapshots)]
+        target = folder / f"mutant{original.suffix}"
+        if original.is_file():
+            target.write_bytes(damaged(original.read_bytes(), chance))
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(original, target)
+            file = chance.choice(sorted(target.iterdir()))
+            file.write_bytes(damaged(file.read_bytes(), chance))
+        yield target
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong
+
+
+def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
+    """Read damaged snapshots and return how each ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "parquet":
+        fork_decoders()
+    snapshots = good_snapshots(name, folder)
+    config = SnapshotConfig(layout=name)
+    for good in snapshots:
+        made.read(good, config)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    signal.signal(signal.SIGALRM, _too_long)
+    outcomes: Counter[str] = Counter()
+    failures: list[str] = []
+    slowest = 0.0
+    for number, mutant in enumerate(mutants(snapshots, folder, files, seed)):
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        started = time.monotonic()
+        try:
+            made.read(mutant, config)
+            outcomes["read"] += 1
+        except SnapshotError as error:
+            outcomes["refused" if "\n" not in str(error) else "failed"] += 1
+            outcomes["crashed_decoders"] += "the decoder ended" in str(error)
+        except BaseException as error:
+            outcomes["failed"] += 1
+            kept = folder / f"failure-{seed}-{number}{mutant.suffix}"
+            (shutil.copytree if mutant.is_dir() else shutil.copy)(mutant, kept)
+            failures.append(f"{kept}: {error!r}")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        slowest = max(slowest, time.monotonic() - started)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"format": name, "files": files, **outcomes, "slowest_seconds": round(slowest, 2), "peak_mib": peak // 1024,
+            "failures": list(itertools.islice(failures, 5))}
+
+
+if __name__ == "__main__":
+    print(json.dumps(fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

@@ -1,0 +1,57 @@
+"""Damaged files of every format: a clean read or a refusal, nothing else, in time and in memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from snapshots.fuzz import FORMATS
+
+SCRIPT = Path(__file__).with_name("fuzz.py")
+#: Seeds differ from run to run of `make fuzz` only when somebody changes this on purpose.
+SEED = 20261123
+
+
+def run(name: str, files: int, folder: Path) -> dict[str, object]:
+    """Fuzz a format in a process of its own and return its counts."""
+    if name == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    if name == "safetensors":
+        pytest.importorskip("safetensors", reason="safetensors is not installed")
+    done = subprocess.run([sys.executable, str(SCRIPT), name, str(files), str(SEED), str(folder)],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def judge(counts: dict[str, object]) -> None:
+    """Assert that nothing but reads and refusals happened."""
+    assert counts["failures"] == []
+    assert counts.get("failed", 0) == 0
+    assert counts["slowest_seconds"] <= 10
+    assert counts["peak_mib"] < 1024
+    assert counts["refused"] > counts["files"] / 4  # the damage is real
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_some_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
+    """A few hundred mutants a format."""
+    judge(run(name, 250, tmp_path))
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", FORMATS)
+def test_ten_thousand_damaged_files_are_read_or_refused(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten thousand mutants a format; prints the counts."""
+    if "fuzz" not in request.config.option.markexpr:
+        pytest.skip("long: make fuzz")
+    counts = run(name, 10_000, tmp_path)
+    with capsys.disabled():
+        print(f"\n{json.dumps(counts)}")
+    judge(counts)
