@@ -121,8 +121,9 @@ def _next(out: Console, story: Story) -> None:
     store = shlex.quote(_shown(story.store))
     out.print()
     out.rule("Look for yourself")
-    out.print(f"The snapshots are in {_shown(story.snapshots)}, the store is in {_shown(story.store)}; "
-              f"this took {story.seconds:.0f} s. Try next:\n", markup=False, soft_wrap=True)
+    out.print(f"snapshots  {_shown(story.snapshots)}\nstore      {_shown(story.store)}\n"
+              f"titles     {_shown(story.directory / 'items.csv')}, for the ids that a search gives\n\n"
+              f"This took {story.seconds:.0f} s. Try next:\n", markup=False, soft_wrap=True)
     for command in (f"status --store {store}", f"search --user {story.example.user} --store {store}",
                     f"history --store {store}"):
         out.print(f"  embsync {command}", markup=False, soft_wrap=True, style="bold")
