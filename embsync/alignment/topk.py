@@ -52,8 +52,11 @@ class RunningTopK:
     def __init__(self, queries: Array, k: int, metric: Metric = "inner_product") -> None:
         exact = np.asarray(queries, dtype=np.float64)
         self._lengths = np.linalg.norm(exact, axis=1)
-        # Queries of length 1 rank the same, and their products with large rows stay within float32.
         scale = np.where(self._lengths > 0, self._lengths, 1.0) if metric != "l2" else np.ones(len(exact))
+        if metric == "inner_product":
+            # Queries of length 1 to 2 rank the same, and their products with large rows stay within float32. A power
+            # of two changes no digit, so that equal scores stay equal.
+            scale = np.exp2(np.floor(np.log2(scale)))
         self._queries: Float32 = np.ascontiguousarray(exact / scale[:, None], dtype=np.float32)
         self._scale = scale if metric == "inner_product" else np.ones(len(exact))
         self._metric = metric

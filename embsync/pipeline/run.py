@@ -15,7 +15,7 @@ import numpy as np
 from embsync.alignment.blocks import Float32, Int64
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
-from embsync.errors import EmbsyncError, SnapshotChanged
+from embsync.errors import EmbsyncError, SnapshotChanged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
@@ -130,6 +130,14 @@ def process(store: Store, request: Request, config: Config, progress: Progress =
     StoreError
         The store is locked, damaged, unwritable or out of space.
     """
+    manifest = _attempt(store, request, config, progress)
+    # What could not be pruned now is pruned after the next publish: it must not make this one look failed.
+    with contextlib.suppress(StoreError), store.locked():
+        store.prune(config.store.keep_versions)
+    return manifest
+
+
+def _attempt(store: Store, request: Request, config: Config, progress: Progress) -> Manifest:
     for _ in range(_OPTIMISTIC_RUNS):
         with contextlib.suppress(_ParentChanged):
             return _Run(store, request, config, progress).publish()
@@ -283,7 +291,6 @@ class _Run:
             with self._clock.stage("publish"):
                 manifest = msgspec.structs.replace(manifest, seconds=self._clock.record())
                 self._store.publish(staging, manifest, self._published(manifest))
-                self._store.prune(self._config.store.keep_versions)
         self._progress("publishing", 1.0)
         return manifest
 

@@ -11,11 +11,12 @@ import numpy as np
 from embsync.alignment.blocks import Array, block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots.arrays import native, require_vectors
+from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.files import FileBytes, Place
 from embsync.snapshots.ids import LONGEST_ID, joined
 from embsync.snapshots.natural_order import natural_key
-from embsync.snapshots.parquet_process import Decoders, Message, batches, shared_memory
+from embsync.snapshots.parquet_memory import BlockMemory, read_column, shared_memory, stream_blocks
+from embsync.snapshots.parquet_process import Decoders, Message
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = "items and users (or Spark's itemFactors and userFactors), each one .parquet file or a directory of them"
@@ -89,7 +90,7 @@ class ParquetColumn:
         with self.decoders.one() as decoder, shared_memory(str(self)) as memory:
             for part in self.parts:
                 expected = {"rows": part.rows, "type": part.columns[self.name]}
-                for offset, rows in batches(decoder, part.place, memory, wanted, expected):
+                for offset, rows in read_column(decoder, part.place, memory, wanted, expected):
                     values.append(self._decoded(memory, offset, rows))
         return np.concatenate(values)
 
@@ -123,27 +124,14 @@ class ParquetRows:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield blocks of the agreed size, whatever the files' own row groups and pages are."""
-        step, count = block_rows(self.width), self.count
-        start, filled = 0, 0
-        block = np.empty((min(step, count), self.width), self.dtype)
-        with self.decoders.one() as decoder, shared_memory(self.source) as memory:
-            for offset, rows in self._batches(decoder, memory, step):
-                done = 0
-                while done < rows:
-                    taken = min(rows - done, len(block) - filled)
-                    memory.fill(block[filled : filled + taken], offset + done * self.width * self.dtype.itemsize)
-                    done, filled = done + taken, filled + taken
-                    if filled == len(block):
-                        yield start, native(block)
-                        start, filled = start + len(block), 0
-                        block = np.empty((min(step, count - start), self.width), self.dtype)
-
-    def _batches(self, decoder: Any, memory: FileBytes, step: int) -> Iterator[tuple[int, int]]:
-        wanted = {"column": self.column, "as": "vectors", "width": self.width, "batch": step,
-                  "slot_bytes": step * self.width * self.dtype.itemsize}
-        for part in self.parts:
-            expected = {"rows": part.rows, "type": part.columns[self.column]}
-            yield from batches(decoder, part.place, memory, wanted, expected)
+        step, start = block_rows(self.width), 0
+        wanted = {"column": self.column, "width": self.width, "batch": step}
+        parts = ((part.place, {"rows": part.rows, "type": part.columns[self.column]}) for part in self.parts)
+        with self.decoders.one() as decoder, BlockMemory.make((step, self.width), self.dtype) as memory:
+            for block in stream_blocks(decoder, parts, memory, wanted):
+                start += len(block)
+                yield start - len(block), block
+                del block
 
 
 def _find_sides(place: Place) -> dict[str, Place]:

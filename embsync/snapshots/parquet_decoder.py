@@ -8,10 +8,14 @@ Messages are JSON. A request comes with the handles of a parquet file and, for `
 
     {"describe": {}}            -> {"rows": 7, "columns": [["id", "integer"], ["v", "list float32"]]}
     {"width": {"column": "v"}}  -> {"width": 64}
-    {"read": {"column": "v", "as": "vectors", "width": 64, "batch": 4096, "slots": 4, "slot_bytes": 1048576}}
-                                -> {"rows": 7, "type": "list float32"}, {"slot": 0, "rows": 7} …, {"end": 7}
+    {"read": {"column": "id", "as": "integers", "batch": 8192, "slots": 4, "slot_bytes": 65536}}
+        -> {"rows": 7, "type": "integer"}, {"slot": 0, "rows": 7} …, {"end": 7}
+    {"stream": {"column": "v", "width": 64, "batch": 4096, "slots": [5, 2], "filled": 0, "slot_bytes": 1048576}}
+        -> {"rows": 7, "type": "list float32"}, {"slot": 5, "rows": 4096} …, {"end": 7, "slots": [2], "filled": 7}
 
-For every slot it has emptied the other side sends ``{"free": 1}``. A refusal is ``{"refused": …, "found": …}``.
+``read`` passes each batch on as it comes, and uses its slots in turn; ``stream`` fills one slot after the other with
+exactly ``batch`` rows, the first of them from row ``filled`` on. For every slot it was given the other side sends one
+that may be written, ``{"free": 3}``. A refusal is ``{"refused": …, "found": …}``.
 """
 
 from __future__ import annotations
@@ -108,8 +112,10 @@ class Decoder:
                 self._send({"rows": file.metadata.num_rows, "columns": self._columns(file)})
             elif verb == "width":
                 self._send({"width": self._width(file, arguments["column"])})
-            else:
+            elif verb == "read":
                 self._read(file, arguments, handles[1])
+            else:
+                self._stream(file, arguments, handles[1])
 
     def _columns(self, file: Any) -> list[tuple[str, str]]:
         schema = file.schema_arrow
@@ -159,27 +165,52 @@ class Decoder:
             limit_step()
 
     def _read(self, file: Any, wanted: Message, memory: int) -> None:
-        encode = {"vectors": self._vectors, "integers": self._integers, "strings": self._strings,
-                  "weights": self._weights}[wanted["as"]]
-        rows = file.metadata.num_rows
-        self._send({"rows": rows, "type": self._kind(self._field(file, wanted["column"]).type)})
+        encode = {"integers": self._integers, "strings": self._strings, "weights": self._weights}[wanted["as"]]
+        rows = self._send_head(file, wanted)
         free = list(range(wanted["slots"]))
         sent: list[int] = []
         done = 0
         for batch in self._batches(file, wanted["column"], wanted["batch"]) if rows else ():
             if not free:
-                self._await_free()
+                self._next_free()
                 free.append(sent.pop(0))
             self._write(memory, free[0], wanted["slot_bytes"], encode(batch, wanted, done))
             done += len(batch)
             self._send({"slot": free[0], "rows": len(batch)})
             sent.append(free.pop(0))
         while sent:
-            self._await_free()
+            self._next_free()
             sent.pop(0)
         self._send({"end": done})
 
-    def _vectors(self, batch: Any, wanted: Message, start: int) -> list[Any]:
+    def _stream(self, file: Any, wanted: Message, memory: int) -> None:
+        rows = self._send_head(file, wanted)
+        slots, filled, step = list(wanted["slots"]), wanted["filled"], wanted["batch"]
+        done, owed = 0, 0
+        for batch in self._batches(file, wanted["column"], step) if rows else ():
+            numbers = self._vectors(batch, wanted, done)
+            row_bytes, taken = len(numbers) // max(len(batch), 1), 0
+            while taken < len(batch):
+                if not slots:
+                    slots.append(self._next_free())
+                    owed -= 1
+                some = min(len(batch) - taken, step - filled)
+                self._write_at(memory, slots[0] * wanted["slot_bytes"] + filled * row_bytes,
+                               numbers[taken * row_bytes : (taken + some) * row_bytes])
+                taken, filled = taken + some, filled + some
+                if filled == step:
+                    self._send({"slot": slots.pop(0), "rows": step})
+                    filled, owed = 0, owed + 1
+            done += len(batch)
+        slots.extend(self._next_free() for _ in range(owed))
+        self._send({"end": done, "slots": slots, "filled": filled})
+
+    def _send_head(self, file: Any, wanted: Message) -> int:
+        rows = int(file.metadata.num_rows)
+        self._send({"rows": rows, "type": self._kind(self._field(file, wanted["column"]).type)})
+        return rows
+
+    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:
         width, types = wanted["width"], self._pa.types
         if batch.null_count:
             raise Refused("a row without a vector", f"null in row {start + self._first_null(batch)}")
@@ -195,7 +226,7 @@ class Decoder:
         values = batch.flatten()
         if values.null_count:
             raise Refused("a vector with holes", f"null in row {start + self._first_null(values) // width}")
-        return [self._numbers(values)]
+        return memoryview(self._numbers(values)).cast("B")
 
     def _integers(self, batch: Any, _: Message, start: int) -> list[Any]:
         return [self._numbers(self._cast(batch, self._pa.int64(), start))]
@@ -230,14 +261,19 @@ class Decoder:
             raise Refused("a batch larger than it may be", sum(map(len, view)), slot_bytes)
         position = slot * slot_bytes
         for part in view:
-            done = 0
-            while done < len(part):
-                done += os.pwrite(memory, part[done:], position + done)
+            self._write_at(memory, position, part)
             position += len(part)
 
-    def _await_free(self) -> None:
-        if not self._channel.recv(64):
+    def _write_at(self, memory: int, position: int, part: memoryview) -> None:
+        done = 0
+        while done < len(part):
+            done += os.pwrite(memory, part[done:], position + done)
+
+    def _next_free(self) -> int:
+        data = self._channel.recv(64)
+        if not data:
             sys.exit(0)
+        return int(json.loads(data)["free"])
 
     def _send(self, message: Message) -> None:
         self._channel.send(json.dumps(message, ensure_ascii=False).encode())

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
-from embsync.snapshots.files import FileBytes, Place
 
 Message = dict[str, Any]
 
@@ -31,8 +30,6 @@ _PATIENCE_SECONDS = 30
 #: Loading the libraries from a cold disk.
 _START_SECONDS = 120
 _LONGEST_MESSAGE = 2**17
-#: Decoding of the next batches goes on while one is copied out.
-_SLOTS = 4
 
 
 class Decoder:
@@ -109,10 +106,10 @@ class Decoder:
             raise SnapshotError(message["refused"], where=where, found=message["found"], expected=message["expected"])
         return message
 
-    def free(self, where: str) -> None:
-        """Tell the decoder that the oldest slot has been emptied."""
+    def free(self, where: str, slot: int) -> None:
+        """Give the decoder a slot to write to."""
         try:
-            self._channel.send(b'{"free": 1}')
+            self._channel.send(json.dumps({"free": slot}).encode())
         except OSError:
             raise self._ended(where) from None
 
@@ -150,43 +147,3 @@ class Decoders:
 def _close_all(idle: list[Decoder]) -> None:
     while idle:
         idle.pop().close()
-
-
-@contextmanager
-def shared_memory(where: str) -> Iterator[FileBytes]:
-    """Give memory that has no name and can be handed to a decoder."""
-    with os.fdopen(os.memfd_create("embsync-parquet"), "rb", buffering=0) as file:
-        yield FileBytes(file, where)
-
-
-def batches(
-    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message
-) -> Iterator[tuple[int, int]]:
-    """Have a file's column decoded, and yield (offset in ``memory``, rows) of each batch.
-
-    A batch is overwritten as soon as the next one is asked for.
-
-    Parameters
-    ----------
-    wanted : dict
-        ``column``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
-    expected : dict
-        ``rows`` and ``type``, as they were when the file was described.
-    """
-    where = str(place)
-    with place.open() as file:
-        head = decoder.ask(where, "read", wanted | {"slots": _SLOTS}, file.fileno(), memory.file.fileno())
-    if head != expected:
-        raise SnapshotChanged("changed while it was read", where=where, found=head, expected=expected)
-    done = 0
-    while "end" not in (message := decoder.answer(where)):
-        slot, rows = int(message["slot"]), int(message["rows"])
-        if not (0 <= slot < _SLOTS and 0 <= rows <= min(wanted["batch"], expected["rows"] - done)):
-            raise SnapshotError("malformed parquet", where=where, found=f"{done + rows} rows or more",
-                                expected=f"{expected['rows']}, as its footer says")
-        yield slot * wanted["slot_bytes"], rows
-        done += rows
-        decoder.free(where)
-    if done != expected["rows"]:
-        raise SnapshotError("malformed parquet", where=where, found=f"{done} rows",
-                            expected=f"{expected['rows']}, as its footer says")

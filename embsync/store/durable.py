@@ -80,37 +80,44 @@ class ArrayFile:
             os.posix_fallocate(file.fileno(), 0, self._bytes)
             mapped = mmap.mmap(file.fileno(), self._bytes)
         mapped[: len(header)] = header
-        self._header = len(header)
+        self._header = header
+        self._row_bytes = (self._bytes - len(header)) // max(shape[0], 1)
         #: The mapped array; read it freely, write through :meth:`put` alone.
         self.array: Array = np.frombuffer(mapped, dtype, offset=len(header)).reshape(shape)
 
     def put(self, rows: Array | slice, block: Array) -> None:
         """Write rows, each exactly once."""
         self.array[rows] = block
-        total = _word_sum(np.ascontiguousarray(block, self.array.dtype))
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        total = _row_sum(np.ascontiguousarray(block, self.array.dtype).reshape(len(numbers), -1), numbers)
         with self._lock:
             self._sum = (self._sum + total) % 2**64
 
     def seal(self, root: Path) -> FileEntry:
         """Sync the file, read it back, compare with what was put, and return its entry."""
-        total = 0
+        total, rows = 0, 0
+        step = max(_READ_BYTES // max(self._row_bytes, 1), 1) * self._row_bytes
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
             _drop_cache(file)
-            digest = hashlib.sha256(file.read(self._header))
-            while chunk := file.read(_READ_BYTES):
+            header = file.read(len(self._header))
+            digest = hashlib.sha256(header)
+            while chunk := file.read(step or _READ_BYTES):
                 digest.update(chunk)
-                total = (total + _word_sum(np.frombuffer(chunk, np.uint8))) % 2**64
+                part = np.frombuffer(chunk, np.uint8, len(chunk) // self._row_bytes * self._row_bytes)
+                part = part.reshape(-1, self._row_bytes)
+                total = (total + _row_sum(part, np.arange(rows, rows + len(part)))) % 2**64
+                rows += len(part)
             size = file.tell()
-        if size != self._bytes or total != self._sum:
+        if header != self._header or size != self._bytes or total != self._sum:
             raise StoreError("what was written does not read back", where=self._path, found=f"{size} bytes",
-                             expected=f"{self._bytes} bytes with the sums that were put",
+                             expected=f"{self._bytes} bytes with the header and rows that were put",
                              hint="the disk or its driver is faulty")
         return FileEntry(str(self._path.relative_to(root)), size, digest.hexdigest())
 
 
 class Staging:
-    """A directory in the making beside the versions; nothing in it is visible until :meth:`publish`.
+    """A directory in the making beside the versions; nothing in it is visible until it is moved.
 
     It is locked while its maker lives, so that a sweep never takes it from under a running command.
     """
@@ -165,25 +172,25 @@ class Staging:
         self._arrays.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
 
-    def publish(self, target: Path) -> None:
-        """Move the directory into place under its final name."""
+    def move(self, target: Path) -> None:
+        """Move the directory into place under its final name; until :meth:`keep` it may still be discarded."""
         for folder, _, _ in os.walk(self.path):
             sync_directory(Path(folder))
         self.path.rename(target)
+        self.path = target
         sync_directory(target.parent)
-        self._close()
+
+    def keep(self) -> None:
+        """Let go of the directory for good: it is published."""
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def discard(self) -> None:
-        """Remove the directory unless it was published."""
+        """Remove the directory, wherever it is by now, unless it was kept."""
         if self._descriptor >= 0:
             self._arrays.clear()
             shutil.rmtree(self.path, ignore_errors=True)
-            self._close()
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.keep()
 
     def _place(self, name: str) -> Path:
         path = self.path / name
@@ -240,9 +247,14 @@ def append_line(path: Path, line: bytes) -> None:
         if end:
             file.seek(end - 1)
             torn = file.read(1) != b"\n"
-        file.write((b"\n" if torn else b"") + line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write((b"\n" if torn else b"") + line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # a line that is not durable must not be half there either
+                os.ftruncate(file.fileno(), end)
+            raise
     if new:
         sync_directory(path.parent)
 
@@ -313,7 +325,9 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _word_sum(array: Array) -> int:
-    data = array.reshape(-1).view(np.uint8)
-    whole = len(data) // 4 * 4
-    return int(data[:whole].view(np.uint32).sum(dtype=np.uint64)) + int(data[whole:].sum(dtype=np.uint64))
+def _row_sum(rows: Array, numbers: Array) -> int:
+    """Return a sum over rows, each weighted by its number, so that neither a lost nor a misplaced row goes unseen."""
+    data = rows.view(np.uint8)
+    words = data.view(np.uint32) if data.shape[1] % 4 == 0 else data
+    weighted = words.sum(axis=1, dtype=np.uint64) * (numbers.astype(np.uint64) + np.uint64(1))
+    return int(weighted.sum(dtype=np.uint64))

@@ -128,13 +128,24 @@ class Store:
         with storage_errors(self.root):
             replace_file(staging.path / layout.MANIFEST, encode(manifest))
             name = layout.version_name(manifest.version)
-            staging.publish(self.versions / name)
+            staging.move(self.versions / name)
+            before = self.current()
             try:
-                switch_link(self.root / layout.CURRENT, f"{layout.VERSIONS}/{name}")
+                self._point_to(manifest.version)
+                self.journal.append(event)
             except OSError:
-                remove_version(self.versions / name)
+                if self.current() != before:
+                    self._point_to(before)
                 raise
-            self.journal.append(event)
+            staging.keep()
+
+    def _point_to(self, number: int | None) -> None:
+        """Switch ``current`` to a version, or take it away in a store that had none."""
+        link = self.root / layout.CURRENT
+        if number is not None:
+            switch_link(link, f"{layout.VERSIONS}/{layout.version_name(number)}")
+        else:
+            link.unlink(missing_ok=True)
 
     def rollback(self, number: int | None) -> tuple[int, int]:
         """Move ``current`` to an older version, its parent by default; return where from and where to."""
@@ -148,7 +159,7 @@ class Store:
                 raise StoreError(f"version {target} is damaged", where=self.path(target), found=", ".join(damaged[:3]),
                                  hint="roll back to another version")
             with storage_errors(self.root):
-                switch_link(self.root / layout.CURRENT, f"{layout.VERSIONS}/{layout.version_name(target)}")
+                self._point_to(target)
                 self.journal.append(Event(event="rolled_back", version=target, parent=before))
             return before, target
 
