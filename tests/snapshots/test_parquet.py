@@ -20,7 +20,7 @@ from snapshots.made import ROW_NUMBERS, Array, Model, assert_reads, model, read,
 from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
-from embsync.snapshots import open_snapshot, parquet_process
+from embsync.snapshots import open_snapshot, parquet_memory, parquet_process
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -333,3 +333,36 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
     open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40))
     with pytest.raises(SnapshotError, match="max_bytes"):
         open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40 - 1))
+
+
+def test_blocks_stay_as_they_are_while_somebody_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block is a view of shared memory, and none is written again while it is held, however many are."""
+    monkeypatch.setattr(parquet_memory, "_MOST_SLOTS", 7)
+    step = block_rows(900)
+    rows = 10 * step + 5
+    matrix = np.random.default_rng(1).standard_normal((rows, 900)).astype(np.float16)
+    items = tmp_path / "items"
+    items.mkdir()
+    for start in range(0, rows, 1000):
+        part = matrix[start : start + 1000]
+        pq.write_table(table(np.arange(start, start + len(part)), part), items / f"{start}.parquet", compression="none")
+    side = open_snapshot(tmp_path, CONFIG).items
+    held = list(side.blocks())
+    assert len(held) == 11
+    for start, block in held:
+        np.testing.assert_array_equal(block, matrix[start : start + step])
+    parts = [block[3:5] for _, block in side.blocks()]
+    del held
+    assert all(np.array_equal(part, matrix[n * step + 3 : n * step + 5]) for n, part in enumerate(parts))
+
+
+def test_two_passes_may_run_at_once(tmp_path: Path) -> None:
+    """Items and users side by side, and one side twice."""
+    made = model(items=5000, users=5000, width=128)
+    opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
+    assert opened.users is not None
+    for (start, a), (_, b), (_, c) in zip(opened.items.blocks(), opened.users.blocks(), opened.items.blocks(),
+                                          strict=True):
+        np.testing.assert_array_equal(a, made.items[start : start + len(a)])
+        np.testing.assert_array_equal(b, made.users[start : start + len(b)])
+        np.testing.assert_array_equal(c, a)

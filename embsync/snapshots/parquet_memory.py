@@ -1,0 +1,158 @@
+"""The memory that a decoder writes and this process reads: columns are copied out of it, vectors stay in it.
+
+It has no name, and is sealed against growing and shrinking, so that nothing the decoder does can make a mapped page
+disappear. A block of vectors is a view: its slot is written again only when nobody holds the block any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from embsync.alignment.blocks import Array
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.parquet_process import Decoder, Message
+
+#: Slots the decoder holds: it decodes the next batches while one is taken.
+_AHEAD = 4
+#: Slots in all. Memory is taken only for those that are used, and the last one given back is used first; a receiver
+#: that holds more blocks than this gets copies.
+_MOST_SLOTS = 64
+
+
+@contextmanager
+def shared_memory(where: str) -> Iterator[FileBytes]:
+    """Give memory that a decoder can write and this process reads by position."""
+    with os.fdopen(os.memfd_create("embsync-parquet"), "rb", buffering=0) as file:
+        yield FileBytes(file, where)
+
+
+class BlockMemory:
+    """Slots of one block each, mapped here.
+
+    Parameters
+    ----------
+    file : open file of the memory
+    shape : (int, int)
+        Rows and numbers of a full block.
+    dtype : numpy dtype
+    """
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        exact = shape[0] * shape[1] * dtype.itemsize
+        self.slot_bytes = -(-exact // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.file = file
+        self._map = mmap.mmap(file.fileno(), _MOST_SLOTS * self.slot_bytes, prot=mmap.PROT_READ)
+        self._free = list(range(_MOST_SLOTS - 1, _AHEAD - 1, -1))
+        self.lent = list(range(_AHEAD))
+
+    @classmethod
+    @contextmanager
+    def make(cls, shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[BlockMemory]:
+        """Give memory for blocks; views of it outlive this context."""
+        handle = os.memfd_create("embsync-parquet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with os.fdopen(handle, "r+b", buffering=0) as file:
+            exact = shape[0] * shape[1] * dtype.itemsize
+            os.ftruncate(handle, _MOST_SLOTS * (-(-exact // mmap.PAGESIZE) * mmap.PAGESIZE))
+            fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            yield cls(file, shape, dtype)
+
+    def take(self, slot: int, rows: int) -> tuple[Array, int]:
+        """Return the block in a slot that was lent, read-only, and the slot to lend instead."""
+        numbers = np.frombuffer(self._map, self._dtype, rows * self._shape[1], slot * self.slot_bytes)
+        try:
+            instead = self._free.pop()
+        except IndexError:  # too many blocks are held
+            copied = numbers.copy()
+            copied.setflags(write=False)
+            return copied.reshape(rows, -1), slot
+        weakref.finalize(numbers, self._free.append, slot).atexit = False
+        return numbers.reshape(rows, -1), instead
+
+
+def read_column(
+    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message
+) -> Iterator[tuple[int, int]]:
+    """Have a column of ids or weights decoded, and yield (offset in ``memory``, rows) of each batch.
+
+    A batch is overwritten soon after the next one is asked for.
+
+    Parameters
+    ----------
+    wanted : dict
+        ``column``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
+    expected : dict
+        ``rows`` and ``type``, as they were when the file was described.
+    """
+    where = str(place)
+    with place.open() as file:
+        head = decoder.ask(where, "read", wanted | {"slots": _AHEAD}, file.fileno(), memory.file.fileno())
+    _require_same(head, expected, where)
+    done = 0
+    while "end" not in (message := decoder.answer(where)):
+        slot, rows = int(message["slot"]), int(message["rows"])
+        if not (0 <= slot < _AHEAD and 0 <= rows <= wanted["batch"] and done + rows <= expected["rows"]):
+            raise _other_rows(where, done + rows, expected)
+        yield slot * wanted["slot_bytes"], rows
+        done += rows
+        decoder.free(where, slot)
+    if done != expected["rows"]:
+        raise _other_rows(where, done, expected)
+
+
+def stream_blocks(
+    decoder: Decoder, parts: Iterator[tuple[Place, Message]], memory: BlockMemory, wanted: Message
+) -> Iterator[Array]:
+    """Have a column of vectors decoded, file after file, and yield full blocks and a shorter last one.
+
+    Parameters
+    ----------
+    parts : iterator of (file, expected)
+        ``expected`` has ``rows`` and ``type``, as they were when the file was described.
+    wanted : dict
+        ``column``, ``width`` and ``batch`` (rows of a block).
+    """
+    filled = 0
+    for place, expected in parts:
+        where = str(place)
+        asked = wanted | {"slots": memory.lent, "filled": filled, "slot_bytes": memory.slot_bytes}
+        with place.open() as file:
+            head = decoder.ask(where, "stream", asked, file.fileno(), memory.file.fileno())
+        _require_same(head, expected, where)
+        blocks_left = (filled + expected["rows"]) // wanted["batch"]
+        while "end" not in (message := decoder.answer(where)):
+            slot = message["slot"]
+            if slot not in memory.lent or blocks_left == 0:
+                raise _other_rows(where, "more", expected)
+            block, instead = memory.take(slot, wanted["batch"])
+            memory.lent[memory.lent.index(slot)] = instead
+            blocks_left -= 1
+            yield block
+            del block
+            decoder.free(where, instead)
+        if message["end"] != expected["rows"] or sorted(message["slots"]) != sorted(memory.lent):
+            raise _other_rows(where, message["end"], expected)
+        filled = (filled + expected["rows"]) % wanted["batch"]
+        memory.lent = message["slots"]
+    if filled:
+        yield memory.take(memory.lent[0], filled)[0]
+
+
+def _require_same(head: Message, expected: Message, where: str) -> None:
+    if head != expected:
+        raise SnapshotChanged("changed while it was read", where=where, found=head, expected=expected)
+
+
+def _other_rows(where: str, found: object, expected: Message) -> SnapshotError:
+    return SnapshotError("malformed parquet", where=where, found=f"{found} rows",
+                         expected=f"{expected['rows']}, as its footer says")
