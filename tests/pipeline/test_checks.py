@@ -1,0 +1,238 @@
+"""Every check, shown to pass, to warn and to refuse; and what accepting a refusal does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import Night, configured, night, rotation
+from support.quick import quick_directory
+from support.stores import assert_at_rest, snapshot_of, sync
+
+from embsync.config import DEFAULT_LIMITS
+from embsync.errors import SnapshotError, UsageError
+from embsync.pipeline import CheckRefusedError
+from embsync.pipeline.checks import Measured, judge, reject_unknown
+from embsync.store import Store
+from embsync.store.manifest import CheckRecord
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A store with one healthy version."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0), "n0")
+        yield directory / "S"
+
+
+def _checks(root: Path, made: Night, options: dict[str, object] | None = None) -> dict[str, CheckRecord]:
+    """Return the checks of a snapshot by name, published or refused."""
+    message = ""
+    try:
+        records = sync(root, made, "tonight", configured(**(options or {}))).checks
+    except CheckRefusedError as refusal:
+        records, message = refusal.records, str(refusal)
+    assert all(f"{record.name} " in message for record in records if record.outcome == "refuse")
+    assert len({record.name for record in records}) == len(records)
+    return {record.name: record for record in records}
+
+
+def _wrong(made: Night, side: str, share: float) -> Night:
+    """Give a share of a side's ids to the wrong rows."""
+    ids = getattr(made, f"{side[:-1]}_ids").copy()
+    rows = np.arange(round(share * len(ids)))
+    ids[rows] = np.roll(ids[rows], 1)
+    return replace(made, **{f"{side[:-1]}_ids": ids})
+
+
+def _only(made: Night, items: int | None = None, users: int | None = None) -> Night:
+    assert made.users is not None
+    assert made.user_ids is not None
+    order = [np.argsort(ids) for ids in (made.item_ids, made.user_ids)]
+    first, second = order[0][:items], order[1][:users]
+    return Night(made.items[first], made.item_ids[first], made.users[second], made.user_ids[second])
+
+
+def _mixed() -> Night:
+    made = night(1)
+    assert made.users is not None
+    return replace(made, users=(made.users @ rotation(8, 4)).astype(np.float32))
+
+
+def _new_items(kept: int) -> Night:
+    """Share only so many items, and no users, with the night before."""
+    made = night(1, churn=0.0)
+    assert made.user_ids is not None
+    ids = made.item_ids.copy()
+    ids[np.argsort(ids)[kept:]] += 10**6
+    return replace(made, item_ids=ids, user_ids=made.user_ids + 10**6)
+
+
+def _unzipped(made: Night, column: int) -> Night:
+    return made.with_vectors(lambda rows: np.where(np.arange(8) == column, rows[:, :1], rows))
+
+
+#: Noise against a taste of about 1.2, which brings the figure between its two limits, and beyond the second.
+NOISY = {"cosine": {"warn": 1.25, "refuse": 2.6}, "cosine_margin": {"warn": 2.6, "refuse": 4.0}}
+CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
+    ("live_items", "warn", lambda: _only(night(1, churn=0.0), items=200), {}),
+    ("live_items", "refuse", lambda: _only(night(1, churn=0.0), items=110), {}),
+    ("live_users", "warn", lambda: _only(night(1, churn=0.0), users=140), {}),
+    ("live_users", "refuse", lambda: _only(night(1, churn=0.0), users=75), {}),
+    ("common", "warn", lambda: _new_items(100), {}),
+    ("common", "refuse", lambda: _new_items(15), {}),
+    *((f"{name}_{side}", outcome, lambda noise=noise: night(1, noise=noise, churn=0.0), {})
+      for name, noises in NOISY.items() for outcome, noise in noises.items() for side in ("items", "users")),
+    *((f"share_below_half_{side}", outcome, lambda side=side, share=share: _wrong(night(1), side, share), {})
+      for outcome, share in (("warn", 0.08), ("refuse", 0.25)) for side in ("items", "users")),
+    ("rotation_disagreement", "refuse", _mixed, {}),
+    ("rotation_disagreement", "warn", lambda: night(1, noise=5.0, churn=0.0), {}),
+    *((f"norm_ratio_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
+      for outcome, by in (("warn", 1.5), ("warn", 0.7), ("refuse", 2.5), ("refuse", 0.4))
+      for side in ("items", "users")),
+    ("same_snapshot", "warn", lambda: night(0), {}),
+    ("rank", "warn", lambda: _unzipped(night(1), 7), {}),
+    ("rank", "refuse", lambda: replace(night(1), users=np.zeros((160, 8), np.float32)), {}),
+    ("truncation_loss", "refuse", lambda: night(1, width=9), {}),
+    ("score_error", "warn", lambda: night(1), {"checks__score_error__warn": 1e-9}),
+    ("score_error", "refuse", lambda: night(1), {"checks__score_error__refuse": 1e-9}),
+    ("recall", "warn", lambda: night(1), {"index__factory": "PQ2x4"}),
+    ("recall", "refuse", lambda: night(1), {"index__factory": "PQ2x4", "index__on_missed_recall": "refuse"}),
+    ("rows_items", "warn", lambda: _only(night(1), items=25), {}),
+    ("rows_items", "refuse", lambda: _only(night(1), items=7), {}),
+    ("rows_users", "warn", lambda: _only(night(1), users=30), {}),
+    ("rows_users", "refuse", lambda: _only(night(1), users=7), {}),
+    ("finite", "warn", lambda: night(1).with_vectors(lambda rows: np.where(np.arange(len(rows))[:, None], rows, 0.0)
+                                                     .astype(np.float32)), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "outcome", "make", "options"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_a_check_warns_and_refuses(
+    root: Path, name: str, outcome: str, make: Callable[[], Night], options: dict[str, object]
+) -> None:
+    """At the documented limits, on snapshots that break one thing; a healthy one passes it."""
+    found = _checks(root, make(), options)[name]
+    assert found.outcome == outcome
+    assert not found.accepted
+    with quick_directory() as directory:
+        sync(directory / "S", night(0), "n0")
+        assert _checks(directory / "S", night(1))[name].outcome == "pass"
+
+
+def test_every_check_is_shown() -> None:
+    """No check of the table goes without a case of each outcome it can have."""
+    shown = {(name, outcome) for name, outcome, _, _ in CASES}
+    only_one = {"same_snapshot": "warn", "truncation_loss": "refuse"}
+    for name in DEFAULT_LIMITS:
+        for outcome in ("warn", "refuse"):
+            assert (name, outcome) in shown or only_one.get(name, outcome) != outcome, (name, outcome)
+
+
+def test_a_healthy_night_passes_everything(root: Path) -> None:
+    """No warning on an ordinary retraining, and every check of the table is there."""
+    found = _checks(root, night(1))
+    assert {name: record.outcome for name, record in found.items() if record.outcome != "pass"} == {}
+    assert set(found) == set(DEFAULT_LIMITS) | {"finite", "unique_ids", "widths"}
+
+
+def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
+    """Only what the snapshot itself lets be judged."""
+    with quick_directory() as directory:
+        found = _checks(directory / "S", night(0))
+    assert set(found) == {"finite", "unique_ids", "widths", "rows_items", "rows_users", "score_error",
+                          "truncation_loss", "rank", "recall"}
+
+
+def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
+    """Fewer than 4e common rows: figures are null, and null warns."""
+    made = night(1, churn=0.0)
+    assert made.user_ids is not None
+    ids = made.user_ids.copy()
+    ids[np.argsort(ids)[31:]] += 10**6
+    found = _checks(root, replace(made, user_ids=ids))
+    for name in ("cosine_users", "cosine_margin_users", "share_below_half_users", "rotation_disagreement"):
+        assert (found[name].value, found[name].outcome) == (None, "warn"), name
+    assert found["cosine_items"].outcome == "pass"
+
+
+def test_a_truncation_that_was_allowed_is_published(root: Path) -> None:
+    """``max_truncation_loss`` says how much may be lost; the certificate then says how much was."""
+    made = night(1)
+    assert made.users is not None
+    random = np.random.default_rng(5)
+    wide = replace(made, **{name: np.column_stack([rows, 0.3 * random.standard_normal(len(rows))]).astype(np.float32)
+                            for name, rows in (("items", made.items), ("users", made.users))})
+    manifest = sync(root, wide, "wide", configured(space__max_truncation_loss=0.1))
+    assert 0 < manifest.alignment.truncation_loss < 0.1
+    assert manifest.preservation.score_error == pytest.approx(manifest.alignment.truncation_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made.items.__setitem__((17, 3), np.nan), r"items\.npy: NaN or infinity; found in row 17 "),
+        (lambda made: made.users.__setitem__((0, 0), np.inf), r"users\.npy: NaN or infinity; found in row 0 "),
+        (lambda made: made.item_ids.__setitem__(5, made.item_ids[9]), r"item_ids\.npy"),
+    ],
+)
+def test_what_is_ill_formed_cannot_be_accepted(root: Path, change: Callable[[Night], None], message: str) -> None:
+    """Not a check's refusal but the snapshot's fault: exit 3, nothing changed, not even the journal."""
+    made = night(1)
+    change(made)
+    before = snapshot_of(root)
+    with pytest.raises(SnapshotError, match=message) as raised:
+        sync(root, made, "bad", accepted=tuple(DEFAULT_LIMITS))
+    assert raised.value.exit_code == 3
+    assert snapshot_of(root) == before
+    for name in ("finite", "unique_ids", "widths"):
+        with pytest.raises(UsageError, match=f"cannot be accepted; found {name}"):
+            reject_unknown([name])
+    with pytest.raises(UsageError, match="no such check; found cosine; expected one of rows_items"):
+        reject_unknown(["cosine"])
+
+
+def test_accepting_the_named_checks_publishes(root: Path) -> None:
+    """All of them, and the manifest and the journal say so; a check that was not named still refuses."""
+    made = night(1).shuffled_item_ids()
+    with pytest.raises(CheckRefusedError) as raised:
+        sync(root, made, "bad")
+    refused = [record.name for record in raised.value.records if record.outcome == "refuse"]
+    assert len(refused) > 1
+    assert all(f"--check {name}" in str(raised.value) for name in refused)
+    with pytest.raises(CheckRefusedError) as again:
+        sync(root, made, "bad", accepted=tuple(refused[1:]))
+    assert str(again.value).startswith(f"{root.parent}/snapshots/bad: refused by {refused[0]} ")
+    manifest = sync(root, made, "bad", accepted=tuple(refused))
+    assert sorted(check.name for check in manifest.checks if check.accepted) == sorted(refused)
+    events = list(Store(root).journal.events())
+    assert [event.event for event in events] == ["published", "refused", "refused", "published"]
+    assert events[-1].accepted == refused
+    assert_at_rest(root)
+
+
+def test_accepting_what_does_not_refuse_changes_nothing(root: Path) -> None:
+    """A check that passes is not marked as overridden."""
+    manifest = sync(root, night(1), "n1", accepted=("cosine_items",))
+    assert not any(check.accepted for check in manifest.checks)
+
+
+def test_limits_are_configuration() -> None:
+    """Own limits replace the defaults one by one; null switches one off; NaN never passes."""
+    tight = configured(checks={"cosine_items": {"warn": 0.99}, "norm_ratio_items": {"refuse": [0.9, 1.1]}})
+
+    def outcome(value: float | None, config: Any = tight, name: str = "cosine_items") -> str:
+        return judge(Measured(name, value), config).outcome
+
+    assert [outcome(value) for value in (0.995, 0.8, 0.4, None)] == ["pass", "warn", "refuse", "warn"]
+    assert [outcome(value, name="norm_ratio_items") for value in (1.0, 1.2, 0.5)] == ["pass", "refuse", "refuse"]
+    off = configured(checks={"cosine_items": {"refuse": None}})
+    assert [outcome(value, off) for value in (0.1, 0.8)] == ["warn", "pass"]
+    assert outcome(float("nan")) == "refuse"
+    assert outcome(float("nan"), name="score_error") == "refuse"
+    record = judge(Measured("cosine_items", float("nan")), tight)
+    assert record.value is None

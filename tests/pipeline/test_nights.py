@@ -1,0 +1,538 @@
+"""Nights that are not like the others: widths, ranks, ids, sides, absences, rollbacks, two commands at once."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support.nights import Array, Night, configured, item_name, night, rotation, write_npy
+from support.quick import quick_directory
+from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
+
+import embsync
+from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, UsageError
+from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline.verify import verify
+from embsync.pipeline.widen import widen
+from embsync.reader import Version
+from embsync.store import Store
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Where a store may be made."""
+    with quick_directory() as directory:
+        yield directory / "S"
+
+
+def _scores_kept(root: Path, made: Night) -> None:
+    """Assert by dense float64 arithmetic that the current version has the scores of a night."""
+    with embsync.open(root) as reader:
+        version = reader.current
+        items = version.items.lookup(made.item_ids).astype(np.float64)
+        users = items if version.users is None else version.users.lookup(made.user_ids).astype(np.float64)  # type: ignore[arg-type]
+        other = made.items if made.users is None else made.users
+        raw = made.items.astype(np.float64) @ other.astype(np.float64).T
+        assert np.linalg.norm(items @ users.T - raw) < 1e-6 * np.linalg.norm(raw)
+
+
+def _cosine(one: Array, other: Array) -> float:
+    dot = (one * other).sum(axis=1)
+    return float((dot / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).mean())
+
+
+def _column(made: Night, value: float | None = None, times: float = 0.5) -> Night:
+    """Give both sides one more column: one value throughout, or noise."""
+    random = np.random.default_rng(1)
+
+    def wider(rows: Array) -> Array:
+        column = times * random.standard_normal(len(rows)) if value is None else np.full(len(rows), value)
+        return np.column_stack([rows, column]).astype(np.float32)
+
+    return made.with_vectors(wider)
+
+
+# widths
+
+
+def test_widths_change_in_the_middle(root: Path) -> None:
+    """Narrower is taken, wider is refused with the loss it would mean, and taken after ``widen``; all still aligned."""
+    sync(root, night(0), "eight")
+    cut = np.eye(8)[:, :6]  # the strongest axes of the taste
+    narrow = night(1, turned=False).with_vectors(lambda rows: (rows @ cut).astype(np.float32))
+    manifest = sync(root, narrow, "six")
+    assert (manifest.dimension, manifest.snapshot.width, manifest.alignment.rank) == (8, 6, 6)
+    assert manifest.preservation.score_error < 1e-6
+    assert manifest.drift is not None
+    assert manifest.drift.items.cosine is not None
+    assert manifest.drift.items.cosine > 0.8
+    assert manifest.drift.items.cosine_raw is None  # the parent's raw vectors have another width
+    _scores_kept(root, narrow)
+
+    wide = _column(night(2))
+    before = snapshot_of(root / "versions")
+    with pytest.raises(CheckRefusedError, match=r"truncation_loss 0\.\d+ \(limit at most 0\)"):
+        sync(root, wide, "nine")
+    assert snapshot_of(root / "versions") == before
+
+    assert widen(Store(root), 10, configured()).dimension == 10
+    manifest = sync(root, wide, "nine")
+    assert (manifest.version, manifest.dimension, manifest.snapshot.width) == (4, 10, 9)
+    _scores_kept(root, wide)
+    with embsync.open(root) as reader:
+        assert not reader.current.items.vectors[:, 9].any()
+    again = sync(root, _column(night(3)), "nine again")
+    assert again.alignment.items.cosine is not None
+    assert again.alignment.items.cosine > 0.8
+
+
+def test_widening_changes_no_score_and_no_id(root: Path) -> None:
+    """The parent's snapshot, live rows still live, ages and anchors kept, zeros on the new axes."""
+    sync(root, night(0), "n0")
+    two = sync(root, night(1), "n1")
+    manifest = widen(Store(root), 11, configured())
+    assert (manifest.version, manifest.parent, manifest.dimension) == (3, 2, 11)
+    assert manifest.snapshot == two.snapshot
+    assert manifest.space_id == two.space_id
+    assert manifest.preservation == two.preservation
+    live = two.items.live
+    assert manifest.items == msgspec.structs.replace(two.items, new=0, returned=0, gone=0, common=live)
+    with embsync.open(root) as reader, reader.version(2) as old:
+        new = reader.current
+        assert new.record.files == manifest.files
+        for name in ("items", "users"):
+            side, before = new.side(name), old.side(name)
+            np.testing.assert_array_equal(side.ids, before.ids)
+            np.testing.assert_array_equal(side.live, before.live)
+            np.testing.assert_array_equal(side.vectors[:, :8], before.vectors)
+            assert not side.vectors[:, 8:].any()
+            for folder in ("anchors", "start"):
+                for wide, narrow in zip(new.reference(folder, name), old.reference(folder, name), strict=True):
+                    np.testing.assert_array_equal(wide[:, :8] if wide.ndim == 2 else wide, narrow)
+        gone = np.setdiff1d(night(0).item_ids, night(1).item_ids)
+        assert set(new.items.age(gone).tolist()) == {2}
+        queries = old.side("users").vectors[:5]
+        ids, scores = new.search(np.pad(queries, ((0, 0), (0, 3))), k=10)
+        expected = old.search(queries, k=10)
+        assert ids.tolist() == expected[0].tolist()
+        np.testing.assert_allclose(scores, expected[1], rtol=1e-5)
+        assert verify(Store(root), new, configured()).sound
+    _scores_kept(root, night(1))
+    assert_at_rest(root)
+
+
+def test_the_dimension_of_a_space_is_the_first_snapshots_or_as_configured(root: Path) -> None:
+    """A configured dimension holds from the first version on, and differs from the space's only by ``widen``."""
+    config = configured(space__dimension=12)
+    assert sync(root, night(0), "n0", config).dimension == 12
+    assert sync(root, night(1), "n1", config).dimension == 12
+    assert sync(root, night(2), "n2").dimension == 12
+    with pytest.raises(UsageError, match=r"space\.dimension differs from the space's; found 9; expected 12"):
+        sync(root, night(3), "n3", configured(space__dimension=9))
+
+
+# ranks
+
+
+@pytest.mark.parametrize("kind", ["duplicate", "constant"])
+def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) -> None:
+    """A duplicated column, and a constant one on one side: scores kept, maps small, rank told, nights aligned."""
+    for number in range(2):
+        made = night(number, width=7)
+        assert made.users is not None
+        if kind == "duplicate":
+            made = made.with_vectors(lambda rows: np.column_stack([rows, rows[:, 0]]))
+        else:  # as a bias: constant on the users' side, and one column of the items' is another's copy
+            made = replace(made, items=np.column_stack([made.items, made.items[:, 1]]),
+                           users=np.column_stack([made.users, np.ones(len(made.users), np.float32)]))
+        manifest = sync(root, made, f"n{number}")
+        assert manifest.alignment.rank == 7
+        assert manifest.preservation.score_error < 1e-6
+        assert manifest.preservation.map_error < 1e-6
+        assert [check.outcome for check in manifest.checks if check.name == "rank"] == ["warn"]
+        _scores_kept(root, made)
+        with embsync.open(root) as reader:
+            assert np.abs(reader.current.transform.maps.items).max() < 1e3
+            assert not reader.current.transform.maps.invertible
+    assert manifest.drift is not None
+    assert manifest.drift.items.cosine is not None
+    assert manifest.drift.items.cosine > 0.7
+    assert manifest.drift.items.cosine_raw is None
+
+
+def test_a_constant_column_on_both_sides_comes_back(root: Path) -> None:
+    """It disappears in the rotation, and the inverse brings it back."""
+    made = _column(night(0, width=7), 1.0)
+    assert sync(root, made, "n0").alignment.rank == 8
+    with embsync.open(root) as reader:
+        back = reader.current.transform.items_inverse(reader.current.items.lookup(made.item_ids))
+    np.testing.assert_allclose(back[:, 7], 1.0, atol=1e-4)
+
+
+# ids and sides
+
+
+def test_string_ids_give_what_integers_give(root: Path) -> None:
+    """The same nights under other names: the same vectors for the same ids."""
+    other = root.parent / "T"
+    for number in range(3):
+        sync(root, night(number), f"i{number}")
+        sync(other, night(number).named(), f"s{number}")
+    with embsync.open(root) as integers, embsync.open(other) as strings:
+        names = [item_name(id_) for id_ in integers.current.items.ids.tolist()]
+        found = strings.current.items.lookup(names)
+        assert strings.current.items.ids.dtype.kind == "S"
+        assert len(strings.current.items.ids) == len(names)
+        assert np.abs(found - integers.current.items.vectors).max() < 1e-5
+        ages = integers.current.items.age(integers.current.items.ids)
+        assert strings.current.items.age(names).tolist() == ages.tolist()
+        moved = strings.current.record.drift
+        assert moved is not None
+        assert isinstance(moved.items.moved_most[0].id, str)
+
+
+def test_the_type_of_ids_and_the_sides_never_change(root: Path) -> None:
+    """Each an ill-formed snapshot, in a new space as well; nothing is written."""
+    sync(root, night(0), "n0")
+    before = snapshot_of(root)
+    for new_space in (False, True):
+        with pytest.raises(SnapshotError, match="items ids of another type than the store's; found strings"):
+            sync(root, night(1).named(), "strings", new_space=new_space)
+        with pytest.raises(SnapshotError, match="sides differ from the store's; found items only"):
+            sync(root, night(1).one_sided(), "one side", new_space=new_space)
+    assert snapshot_of(root) == before
+    other = root.parent / "T"
+    sync(other, night(0).one_sided(), "one")
+    with pytest.raises(SnapshotError, match=r"sides differ .*; found items and users; expected items only"):
+        sync(other, night(1), "two")
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_a_one_sided_store(root: Path, metric: str) -> None:
+    """Item-item products stay, nights align, queries are item-like; users are null wherever they would stand."""
+    options: dict[str, object] = {"index__metric": metric, "space__standardize": metric == "inner_product"}
+    for number in range(3):
+        made = night(number).one_sided()
+        manifest = sync(root, made, f"n{number}", configured(**options))
+        assert manifest.users is None
+        assert manifest.preservation.score_error < 1e-6
+        assert manifest.preservation.top_k_agreement == 1.0
+        _scores_kept(root, made)
+    assert manifest.drift is not None
+    assert manifest.drift.users is None
+    assert manifest.drift.items.cosine is not None
+    assert manifest.drift.items.cosine > 0.9
+    assert manifest.alignment.users is None
+    assert not manifest.alignment.standardized
+    assert [check.outcome for check in manifest.checks] == ["pass"] * len(manifest.checks)
+    with embsync.open(root) as reader:
+        assert not (reader.current.path / "users").exists()
+        ids, _ = reader.current.search(reader.current.items.lookup(made.item_ids[:20]), k=1)
+        if metric != "inner_product":
+            assert ids[:, 0].tolist() == made.item_ids[:20].tolist()
+        assert verify(Store(root), reader.current, configured(**options)).sound
+
+
+def test_weights_of_the_snapshot_take_part(root: Path) -> None:
+    """``item_weights.npy``: rows of weight zero have no say in the rotation."""
+    sync(root, night(0, churn=0.0), "n0")
+    made = night(1, churn=0.0)
+    weights = np.ones(240)
+    weights[:50] = 0.0
+    made.items[:50] = 5.0 * made.items[:50] @ rotation(8, 5).astype(np.float32)
+    honest = night(1, churn=0.0)
+    ids = np.sort(honest.item_ids[50:])
+    cosines = []
+    for name, given in (("plain", None), ("weighted", weights)):
+        place = root.parent / name
+        shutil.copytree(root, place, symlinks=True)
+        path = write_npy(root.parent / f"in-{name}", made)
+        if given is not None:
+            np.save(path / "item_weights.npy", given)
+        accepted = ("cosine_items", "cosine_margin_items", "share_below_half_items", "norm_ratio_items",
+                    "norm_ratio_users", "cosine_users", "rotation_disagreement", "share_below_half_users")
+        process(Store(place), Request(path, accepted), configured())
+        with embsync.open(place) as reader, reader.version(1) as old:
+            cosines.append(_cosine(reader.current.items.lookup(ids), old.items.lookup(ids)))
+    assert cosines[1] > cosines[0]
+
+
+# time
+
+
+def test_an_item_missing_one_night_is_back_the_next(root: Path) -> None:
+    """Carried with its last vector and never searched, then live again, counted as returned."""
+    nights = [night(number, churn=0.0) for number in range(3)]
+    missing = nights[1].item_ids[:9]
+    sync(root, nights[0], "n0")
+    counts = sync(root, nights[1].without_items(missing), "n1").items
+    assert (counts.rows, counts.live, counts.gone, counts.carried, counts.common) == (240, 231, 9, 9, 231)
+    with embsync.open(root) as reader, reader.version(1) as first:
+        assert reader.current.items.lookup(missing).tobytes() == first.items.lookup(missing).tobytes()
+        assert set(reader.current.items.age(missing).tolist()) == {1}
+        ids, _ = reader.current.search(first.items.lookup(missing), k=240)
+        assert ids.shape[1] == 231
+        assert not np.isin(missing, ids).any()
+    counts = sync(root, nights[2], "n2").items
+    assert (counts.live, counts.new, counts.returned, counts.carried, counts.common) == (240, 9, 9, 0, 231)
+    with embsync.open(root) as reader, reader.version(1) as first:
+        assert set(reader.current.items.age(missing).tolist()) == {0}
+        assert _cosine(reader.current.items.lookup(missing), first.items.lookup(missing)) > 0.9
+
+
+@pytest.mark.parametrize("carry", [0, 1, 2])
+def test_absent_ids_are_forgotten_after_so_many_steps(root: Path, carry: int) -> None:
+    """0 forgets at once."""
+    config = configured(store__carry_forward_versions=carry)
+    for number in range(5):
+        manifest = sync(root, night(number), f"n{number}", config)
+    assert manifest.items.carried == 12 * carry
+    gone_first = np.setdiff1d(night(0).item_ids, night(1).item_ids)
+    with embsync.open(root) as reader, pytest.raises(NotFoundError):
+        reader.current.items.lookup(gone_first)
+
+
+def test_rollback_then_the_next_night(root: Path) -> None:
+    """The next version follows the version rolled back to: its parent, anchors, lineage and ages."""
+    for number in range(3):
+        sync(root, night(number), f"n{number}")
+    Store(root).rollback(1)
+    straight = root.parent / "T"
+    sync(straight, night(0), "s0")
+    sync(straight, night(3), "s3")
+    manifest = sync(root, night(3), "n3")
+    assert (manifest.version, manifest.parent) == (4, 1)
+    assert manifest.drift is not None
+    assert manifest.drift.parent == 1
+    with embsync.open(root) as reader, embsync.open(straight) as other:
+        assert reader.current.lineage.tolist() == [1, 4]
+        assert reader.current.items.ids.tolist() == other.current.items.ids.tolist()
+        assert reader.current.items.vectors.tobytes() == other.current.items.vectors.tobytes()
+        gone = np.setdiff1d(night(0).item_ids, night(3).item_ids)
+        assert set(reader.current.items.age(gone).tolist()) == {1}
+
+
+def test_a_refused_night_among_good_ones_leaves_no_trace_but_in_the_journal(root: Path) -> None:
+    """The nights after it are as if it had never come."""
+    clean = root.parent / "T"
+    for number in range(3):
+        sync(clean, night(number), f"c{number}")
+    sync(root, night(0), "n0")
+    sync(root, night(1), "n1")
+    before = snapshot_of(root / "versions")
+    with pytest.raises(CheckRefusedError):
+        sync(root, night(2).shuffled_item_ids(), "bad")
+    assert snapshot_of(root / "versions") == before
+    sync(root, night(2), "n2")
+    events = list(Store(root).journal.events())
+    assert [(event.event, event.version) for event in events] == [
+        ("published", 1), ("published", 2), ("refused", None), ("published", 3)]
+    assert events[2].snapshot is not None
+    assert events[2].snapshot["name"] == "bad"
+    assert events[2].snapshot["fingerprint"]
+    assert {check["name"] for check in events[2].checks or [] if check["outcome"] == "refuse"} >= {"cosine_items"}
+    with embsync.open(root) as reader, embsync.open(clean) as other:
+        assert reader.current.items.vectors.tobytes() == other.current.items.vectors.tobytes()
+        assert reader.current.record.snapshot.fingerprint == other.current.record.snapshot.fingerprint
+
+
+def test_the_same_path_twice_is_published_twice_with_a_warning(root: Path) -> None:
+    """The second is the same space, bit for bit, and says that the snapshot is its parent's."""
+    first = sync(root, night(0), "n0")
+    second = sync(root, night(0), "n0")
+    assert (second.version, second.parent, second.space_id) == (2, 1, first.space_id)
+    assert [check.name for check in second.checks if check.outcome != "pass"] == ["same_snapshot"]
+    assert second.snapshot.fingerprint == first.snapshot.fingerprint
+    with embsync.open(root) as reader, reader.version(1) as old:
+        assert np.abs(reader.current.items.vectors - old.items.vectors).max() < 1e-5
+
+
+def test_a_first_night_that_is_refused_makes_no_version(root: Path) -> None:
+    """The journal has it; there is nothing to serve."""
+    made = night(0)
+    assert made.users is not None
+    assert made.user_ids is not None
+    few = replace(made, users=made.users[:5], user_ids=made.user_ids[:5])
+    with pytest.raises(CheckRefusedError, match="rows_users"):
+        sync(root, few, "n0")
+    with pytest.raises(NotFoundError, match="no version yet"):
+        embsync.open(root)
+    assert sync(root, night(0), "n0").version == 1
+
+
+def test_a_new_space_has_no_past(root: Path) -> None:
+    """Another id of the space, no parent, nothing carried; a reader of the old version can tell."""
+    sync(root, night(0), "n0")
+    old = sync(root, night(1), "n1")
+    unrelated = night(2, seed=99)
+    with pytest.raises(CheckRefusedError):
+        sync(root, unrelated, "other model")
+    manifest = sync(root, unrelated, "other model", new_space=True)
+    assert (manifest.version, manifest.parent, manifest.drift) == (3, None, None)
+    assert manifest.space_id != old.space_id
+    assert (manifest.items.carried, manifest.items.common, manifest.items.new) == (0, 0, 240)
+    with embsync.open(root) as reader:
+        assert reader.current.lineage.tolist() == [3]
+        assert len(reader.current.items.ids) == 240
+    following = sync(root, night(3, seed=99), "next")
+    assert (following.space_id, following.parent) == (manifest.space_id, 3)
+    Store(root).rollback(None)
+    assert Store(root).rollback(None) == (3, 2)
+
+
+def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -> None:
+    """Between the first pass and the second: found out, transient, nothing changed."""
+    sync(root, night(0), "n0")
+    before = snapshot_of(root)
+    path = write_npy(root.parent / "n1", night(1))
+    swapped: list[bool] = []
+
+    def swap(stage: str, _: float) -> None:
+        if stage == "writing" and not swapped:
+            swapped.append(True)
+            write_npy(path, night(2))
+
+    with pytest.raises(SnapshotChanged) as raised:
+        process(Store(root), Request(path), configured(), swap)
+    assert raised.value.transient
+    assert snapshot_of(root) == before
+
+
+# two at once
+
+
+SYNC = """
+import sys
+from pathlib import Path
+from support.nights import configured
+from embsync.pipeline import Request, process
+from embsync.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+print(process(Store(sys.argv[1]), Request(Path(sys.argv[2])), configured(store__keep_versions=50)).version, flush=True)
+"""
+
+
+def test_two_processes_that_sync_at_once_both_publish(root: Path) -> None:
+    """One after the other, each aligned to what the other left, with nothing lost and nothing over."""
+    sync(root, night(0), "n0")
+    paths = [write_npy(root.parent / f"at-once-{number}", night(number)) for number in (1, 2, 3)]
+    with contextlib.ExitStack() as stack:
+        commands = [stack.enter_context(running(SYNC, root, path)) for path in paths]
+        for command in commands:
+            assert next_line(command) == "ready"
+        for command in commands:
+            assert command.stdin is not None
+            command.stdin.write("\n")
+            command.stdin.flush()
+        versions = sorted(int(next_line(command)) for command in commands)
+    assert versions == [2, 3, 4]
+    manifests = [Store(root).manifest(number) for number in versions]
+    assert [manifest.parent for manifest in manifests] == [1, 2, 3]
+    assert {manifest.snapshot.name for manifest in manifests} == {path.name for path in paths}
+    assert [event.version for event in Store(root).journal.events()] == [1, 2, 3, 4]
+    assert assert_whole(root) == 4
+    assert_at_rest(root)
+
+
+def test_a_run_that_was_overtaken_is_made_again(root: Path) -> None:
+    """Rolled back and published to while it ran: it follows what is current at the end."""
+    sync(root, night(0), "n0")
+    sync(root, night(1), "n1")
+    path = write_npy(root.parent / "n2", night(2))
+    overtaken: list[int] = []
+
+    def meanwhile(stage: str, share: float) -> None:
+        if stage == "publishing" and share == 0.0:
+            overtaken.append(Store(root).current() or 0)
+            if len(overtaken) == 1:
+                Store(root).rollback(1)
+            elif len(overtaken) == 2:
+                sync(root, night(3), "n3")
+
+    manifest = process(Store(root), Request(path), configured(), meanwhile)
+    assert overtaken == [2, 1, 3]
+    assert (manifest.version, manifest.parent) == (4, 3)
+
+
+def test_a_run_that_is_overtaken_again_and_again_publishes_at_last(root: Path) -> None:
+    """After three vain runs it holds the lock, and rollbacks wait."""
+    sync(root, night(0), "n0")
+    sync(root, night(1), "n1")
+    path = write_npy(root.parent / "n2", night(2))
+    runs: list[int] = []
+
+    def meanwhile(stage: str, share: float) -> None:
+        if stage == "publishing" and share == 0.0:
+            runs.append(1)
+            if len(runs) <= 3:
+                Store(root).rollback(1 if Store(root).current() == 2 else 2)
+
+    assert process(Store(root), Request(path), configured(), meanwhile).version == 3
+    assert len(runs) == 4
+
+
+def test_many_threads_may_read_while_one_publishes(root: Path) -> None:
+    """A version is immutable: searches from several threads agree with one."""
+    sync(root, night(0), "n0")
+    with embsync.open(root) as reader:
+        version: Version = reader.current
+        queries = version.side("users").vectors[:40]
+        expected = version.search(queries, k=5)
+        with ThreadPoolExecutor(4) as pool:
+            found = [pool.submit(version.search, queries, 5) for _ in range(16)]
+            sync(root, night(1), "n1")
+            for future in found:
+                ids, scores = future.result()
+                assert ids.tolist() == expected[0].tolist()
+                np.testing.assert_allclose(scores, expected[1], rtol=1e-6)
+
+
+# verify
+
+
+def test_verify_names_what_is_damaged_and_what_is_gone(root: Path) -> None:
+    """A changed byte, a missing file, a snapshot that changed or vanished: each said in its own words."""
+    sync(root, night(0), "n0")
+    store = Store(root)
+    config = configured()
+    with embsync.open(root) as reader:
+        found = verify(store, reader.current, config)
+        assert (found.sound, found.damaged, found.note) == (True, [], None)
+        assert found.files == len(reader.current.record.files)
+        assert found.map_error is not None
+        assert found.map_error < 1e-11
+        assert found.score_error is not None
+        assert found.score_error < 1e-6
+
+        snapshot = root.parent / "snapshots" / "n0"
+        write_npy(snapshot, night(1))
+        changed = verify(store, reader.current, config)
+        assert (changed.sound, changed.score_error, changed.snapshot) == (True, None, None)
+        assert changed.note is not None
+        assert "changed" in changed.note
+        snapshot.rename(root.parent / "elsewhere")
+        gone = verify(store, reader.current, config)
+        assert gone.note is not None
+        assert "gone" in gone.note
+        write_npy(snapshot, night(0))
+
+        file = reader.current.path / "users/vectors.npy"
+        data = bytearray(file.read_bytes())
+        data[-2] ^= 0x40
+        file.write_bytes(data)
+        damaged = verify(store, reader.current, config)
+        assert not damaged.sound
+        assert len(damaged.damaged) == 1
+        assert damaged.damaged[0].startswith("users/vectors.npy: sha256")
+        assert damaged.score_error is not None
+        assert damaged.score_error > 1e-6
+        file.unlink()
+        assert verify(store, reader.current, config).damaged == ["users/vectors.npy: No such file or directory"]
