@@ -160,6 +160,7 @@ class _Run:
         self._checks: list[CheckRecord] = []
         self._stamp = ""
         self._fingerprint: str | None = None
+        self._damage: dict[str, object] | None = None
 
     def publish(self) -> Manifest:
         """Run through to a published version."""
@@ -277,6 +278,7 @@ class _Run:
             with staging.stream(layout.INDEX) as write:
                 built.write(write)
             staging.save(layout.INDEX_ROWS, built.labels)
+        self._damage = None if built.damage is None else built.damage.as_dict()
         gate = round(built.seconds.get("gate", 0.0) + built.seconds.get("truth", 0.0), 3)
         self._clock.seconds["recall"] = gate
         self._clock.seconds["index"] = max(self._clock.seconds["index"] - gate, 0.0)
@@ -306,6 +308,7 @@ class _Run:
             reason=manifest.index.reason,
             seconds=manifest.seconds.total,
             accepted=list(self._request.accepted) or None,
+            error=self._damage,
         )
 
     def _snapshot_event(self) -> dict[str, str | None]:

@@ -21,7 +21,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshot : dict
         name, path, fingerprint and stamp of the snapshot concerned.
     checks : list
-        Checks that did not pass.
+        Checks that did not pass; all of them where a check refused.
+    error : dict
+        Why a snapshot failed; of a published version, what was wrong with the parent's index.
     """
 
     event: str
