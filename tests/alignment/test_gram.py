@@ -77,7 +77,6 @@ def test_many_bad_rows_are_named_by_the_first_few() -> None:
         sum_side(ArrayRows(raw))
 
 
-@pytest.mark.xfail(strict=True, reason="workers warn of the overflow before it is refused")
 def test_values_whose_squares_are_not_finite_are_refused() -> None:
     """Finite, but too large to be summed: an error of the snapshot and no warning."""
     raw = np.ones((300, 4))

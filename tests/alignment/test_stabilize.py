@@ -46,7 +46,6 @@ def test_sides_must_match_the_anchors() -> None:
         embsync.stabilize(T, W, anchors=one.anchors)
 
 
-@pytest.mark.xfail(strict=True, reason="ids of another type are mixed with the anchors' without a word")
 def test_the_type_of_ids_must_match_the_anchors() -> None:
     """String ids never meet integer anchors, nor are the two mixed."""
     first = embsync.stabilize(T, W)
@@ -54,7 +53,6 @@ def test_the_type_of_ids_must_match_the_anchors() -> None:
         embsync.stabilize(T, W, item_ids=np.array([f"i{n}" for n in range(240)]), anchors=first.anchors)
 
 
-@pytest.mark.xfail(strict=True, reason="options of embsync.stabilize are not judged")
 @pytest.mark.parametrize("options", [{"dimension": 0}, {"dimension": -1}, {"policy": "nope"}, {"weight": 2.0},
                                      {"item_weights": np.full(240, np.nan)}, {"item_weights": np.full(240, -1.0)}])
 def test_wrong_options_are_named_errors(options: dict[str, Any]) -> None:
@@ -65,14 +63,12 @@ def test_wrong_options_are_named_errors(options: dict[str, Any]) -> None:
         embsync.stabilize(T, W, anchors=anchors, **options)
 
 
-@pytest.mark.xfail(strict=True, reason="unsigned ids wrap to negative ones")
 def test_ids_beyond_64_bits_signed_are_refused() -> None:
     """An unsigned id that does not fit is never wrapped into another id."""
     with pytest.raises(SnapshotError):
         embsync.stabilize(T, W, item_ids=np.arange(240, dtype=np.uint64) + np.uint64(2**63))
 
 
-@pytest.mark.xfail(strict=True, reason="the transform of a sampled query warns of the overflow first")
 def test_values_that_do_not_fit_float32_are_refused() -> None:
     """Stable vectors beyond float32 are an error of the snapshot and no warning."""
     wide = [side.astype(np.float64) * 1e39 for side in (T, W)]
@@ -80,8 +76,7 @@ def test_values_that_do_not_fit_float32_are_refused() -> None:
         embsync.stabilize(*wide)
 
 
-@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, pytest.param(1e10, marks=pytest.mark.xfail(
-    strict=True, reason="the tolerance of neighbours overflows, and an infinite one agrees with anything"))])
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, 1e10])
 def test_scores_of_any_size_are_certified(scale: float) -> None:
     """Neither small nor large embeddings lose the certificate's digits."""
     found = embsync.stabilize(T.astype(np.float64) * scale, W.astype(np.float64) * scale)

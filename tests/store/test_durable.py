@@ -164,33 +164,41 @@ def _failing(monkeypatch: pytest.MonkeyPatch, name: str, at: int, code: int) -> 
 
 
 @pytest.mark.parametrize("name", ["fsync", "rename", "replace", "symlink", "posix_fallocate"])
-def test_a_call_that_fails_before_the_switch_changes_nothing(
-    store: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """EIO from each call in turn: a store error, the old version served, no leftovers, and no retry."""
+def test_a_call_that_fails_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """EIO from each call in turn: a store error, the old version served, no leftovers, and the next run works.
+
+    An error after the switch is taken back; what the journal may then hold is a line about it.
+    """
     path = write_npy(store.parent / "n1", night(1, **SIZES))
-    before = snapshot_of(store)
+    before = _without_journal(store)
     at = 0
     while True:
         with monkeypatch.context() as patch:
             calls = _failing(patch, name, at, 5)
-            switched = _switched(patch)
             failure = _failure(store, path)
         if failure is None:
             break
         assert failure.exit_code == 5
         assert not isinstance(failure, OutOfSpace)
-        if switched:  # from here on the new version is what is served; see the next test
-            break
-        assert len(calls) == at + 1, "a failed call was tried again"
-        if name == "fsync" and (store / "versions" / "000002").exists():
-            break  # renamed into place; see below
-        assert snapshot_of(store) == before, f"{name} number {at}"
+        assert len(calls) <= at + 2, "a failed call was tried again"
+        assert _without_journal(store) == before, f"{name} number {at}"
         at += 1
     assert at >= 1
+    assert assert_whole(store) > 1
 
 
-@pytest.mark.xfail(strict=True, reason="the version that was renamed into place is left behind")
+def _without_journal(store: Path) -> dict[str, bytes | str]:
+    return {name: data for name, data in snapshot_of(store).items() if name != "journal.jsonl"}
+
+
+def _failure(store: Path, path: Path) -> StoreError | None:
+    try:
+        process(Store(store), Request(path), configured())
+    except StoreError as error:
+        return error
+    return None
+
+
 def test_a_rename_that_cannot_be_made_durable_is_taken_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An fsync that fails between the rename into place and the switch leaves no version nobody knows."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
@@ -231,7 +239,6 @@ def _switched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return switched
 
 
-@pytest.mark.xfail(strict=True, reason="told as failed, and served")
 def test_an_error_after_the_switch_is_no_failed_publish(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that cannot be written once the new version is served: told as published, or taken back.
 
@@ -255,14 +262,8 @@ FILES = ["items/vectors.npy", "users/ids.npy", "items/last_seen.npy", "anchors/u
          "transform/items.npy", "index.faiss", "index_rows.npy", "lineage.npy"]
 
 
-_HEADER = pytest.mark.xfail(strict=True, reason="the header of an array file is not compared")
-
-
-@pytest.mark.parametrize(("name", "where"), [
-    *((name, 0.999) for name in FILES),
-    *((name, 0.5) for name in FILES),
-    *(pytest.param(name, 0.05, marks=_HEADER if "rs.npy" in name else ()) for name in FILES),
-])
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", [0.05, 0.5, 0.999])
 def test_a_disk_that_lies_is_caught(store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: float) -> None:
     """One bit that reads back otherwise than it was written, in any file: never published."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
@@ -331,14 +332,19 @@ def test_an_empty_array_is_a_file_too(tmp_path: Path) -> None:
 
 
 def test_discarding_removes_and_publishing_keeps(tmp_path: Path) -> None:
-    """A staging directory is gone when its context ends, unless it was published."""
+    """A staging directory is gone when its context ends, unless it was kept."""
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))
         assert staging.path.name.startswith(durable.STAGING_PREFIX)
     assert list(tmp_path.iterdir()) == []
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))
-        staging.publish(tmp_path / "000001")
+        staging.move(tmp_path / "000001")
+    assert list(tmp_path.iterdir()) == [], "moved, and discarded all the same"
+    with Staging(tmp_path) as staging:
+        staging.save("a.npy", np.arange(3))
+        staging.move(tmp_path / "000001")
+        staging.keep()
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
 
 

@@ -119,7 +119,6 @@ def test_numbers_are_never_used_twice(root: Path) -> None:
     assert sync(root, night(4, **SIZES), "n4").version == 5
 
 
-@pytest.mark.xfail(strict=True, reason="a run holds its own parent while it prunes")
 def test_a_run_prunes_to_the_number_configured() -> None:
     """``keep_versions: 1`` leaves one version once nobody reads the others."""
     with quick_directory() as directory:
