@@ -130,7 +130,10 @@ def estimate_bytes(rows: int, k: int, factory: str, compact_dead_fraction: float
     compact_dead_fraction : float
         Share of dead labels a rotated graph may carry.
     """
-    index = create(resolve_factory(factory, rows), k, "l2")
+    chosen = resolve_factory(factory, rows)
+    if factory == AUTO and 0.8 * FLAT_ROWS < rows <= FLAT_ROWS:
+        chosen = "HNSW32"  # the larger of the two it may be, see resolve_factory
+    index = create(chosen, k, "l2")
     graph = any(isinstance(layer, faiss.IndexHNSW) for layer in layers(index))
     living = 1.0 - min(compact_dead_fraction, 0.99) if graph else 1.0
     return math.ceil(rows / living * _label_bytes(index)) + _fixed_bytes(index) + _OVERHEAD

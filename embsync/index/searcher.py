@@ -15,7 +15,7 @@ from embsync.index.files import read_index, reject_newer_faiss
 from embsync.index.library import faiss
 from embsync.index.live import unit_rows
 from embsync.index.report import IndexReport
-from embsync.index.structure import is_exact, search_parameters
+from embsync.index.structure import is_exact, layers, search_parameters
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -50,6 +50,9 @@ class Searcher:
         self.live = int(np.count_nonzero(living))
         self._selector = None if self.live == labels.size else _only(living)
         self._parameters = search_parameters(index, self._defaults, self._selector)
+        # IDMap writes its own selector into the parameters while it searches: two threads must not share them.
+        self._shared = self._selector is None or not any(
+            isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in layers(index))
 
     @classmethod
     def open(
@@ -122,7 +125,9 @@ class Searcher:
         if k == 0 or queries.shape[0] == 0:
             return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
         asked = unit_rows(queries) if self._metric == "cosine" else queries
-        return self._find(asked, k, self._parameters if parameters is None else self._override(parameters))
+        if parameters is None and self._shared:
+            return self._find(asked, k, self._parameters)
+        return self._find(asked, k, self._override(parameters or {}))
 
     def _find(self, asked: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
         # One more hit than asked for shows whether a tie goes on beyond the last one.
