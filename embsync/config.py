@@ -209,8 +209,15 @@ def _read_file(path: Path) -> dict[str, Any]:
     for section, key in (("watch", "path"), ("store", "path"), ("serve", "token_file")):
         part = tree.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = str(path.parent / Path(part[key]).expanduser())
+            part[key] = str(path.parent / _home(path, part[key]))
     return tree
+
+
+def _home(file: Path, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError("no such home directory", where=file, found=text) from error
 
 
 def _environment_keys(variables: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:

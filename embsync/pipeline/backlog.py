@@ -81,7 +81,7 @@ def handle(store: Store, entry: Entry, config: Config, progress: Progress = sile
     UnchangedError
         The contents are those handled last under this name; journaled.
     """
-    request = Request(entry.child.path, known_fingerprint=entry.fingerprint)
+    request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
     try:
         return process(store, request, config, progress)
     except UnchangedError:

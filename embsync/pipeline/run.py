@@ -57,12 +57,15 @@ class Request:
         Begin a new space instead of aligning to the current one.
     known_fingerprint : str or None
         Contents that need not be published again.
+    follow_link : bool
+        Whether the path itself may be a link: yes where a person named it, no where it was found.
     """
 
     path: Path
     accepted: tuple[str, ...] = ()
     new_space: bool = False
     known_fingerprint: str | None = None
+    follow_link: bool = True
 
 
 class UnchangedError(EmbsyncError):
@@ -189,7 +192,9 @@ class _Run:
 
     def _gather(self, known: Version | None) -> Inputs:
         self._stamp = stamp(self._request.path)
-        snapshot = open_snapshot(self._request.path, self._config.snapshot)
+        snapshot = open_snapshot(
+            self._request.path, self._config.snapshot, follow_link=self._request.follow_link
+        )
         number = self._store.next_number() if self._store.versions.is_dir() else 1
         parent = None if self._request.new_space else known
         return gather(snapshot, parent, known, number, self._config, self._progress)
