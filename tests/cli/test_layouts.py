@@ -137,7 +137,7 @@ def test_other_orders_and_types_differ_by_rounding_only(
 
 
 def test_a_saved_implicit_model_is_synced_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model saved by implicit leaves factors without ids, so row numbers are the ids when the configuration says so."""
+    """A model saved by implicit has factors without ids; row numbers are the ids where the configuration says so."""
     als = pytest.importorskip("implicit.cpu.als", reason="needs implicit", exc_type=ImportError)
     from scipy.sparse import random as random_matrix
 
