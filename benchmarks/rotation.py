@@ -49,13 +49,13 @@ class Chain:
     def advance(self, night: Night, live: LiveVectors) -> tuple[float, float]:
         """Rotate to ``night``; return the seconds of moving the survivors and of the whole."""
         moved = positions(night.ids, self.ids)
-        fresh = np.flatnonzero(~np.isin(night.ids, self.ids))
+        known = np.isin(night.ids, self.ids)
+        fresh, survivors = live.rows[~known], LiveVectors(live.vectors, live.rows[known], unit=False)
         began = time.perf_counter()
         if has_graph(self.index):
-            survivors = LiveVectors(live.vectors, np.setdiff1d(live.rows, fresh), unit=False)
             rotate(self.index, survivors, moved)
             middle = time.perf_counter()
-            fill(self.index, live, fresh)
+            fill(self.index, live, fresh)  # with the headroom that rotate left on the graph
             rows = np.concatenate([moved, fresh])
         else:
             rows = rotate(self.index, live, moved)

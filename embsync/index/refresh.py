@@ -236,8 +236,14 @@ def _moved(previous: Previous, side: LiveVectors) -> Int64:
                                    found=int(previous.labels.max()), expected=f"below {previous.row_map.size}"))
     moved = np.full(previous.labels.size, -1, np.int64)
     moved[living] = previous.row_map[previous.labels[living]]
-    rows = np.sort(moved[moved >= 0])
-    if np.any(rows[1:] == rows[:-1]) or not np.isin(rows, side.rows, assume_unique=True).all():
+    alive, taken = (np.zeros(side.vectors.shape[0], np.bool_) for _ in range(2))
+    rows = moved[moved >= 0]
+    if rows.size and int(rows.max()) >= alive.size:
+        raise _unusable(StoreError("rows beyond the version's", where=previous.path, found=int(rows.max()),
+                                   expected=f"below {alive.size}"))
+    alive[side.rows] = True
+    taken[rows] = True
+    if int(np.count_nonzero(taken)) != rows.size or not alive[rows].all():
         raise _unusable(StoreError("labels that lead to one row twice, or to a row that is not live",
                                    where=previous.path))
     return moved

@@ -73,7 +73,9 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
         index.reset()
         fill(index, live, live.rows)
         return live.rows
-    fresh = np.setdiff1d(live.rows, moved)
+    there = np.zeros(live.vectors.shape[0], np.bool_)
+    there[moved[moved >= 0]] = True
+    fresh = live.rows[~there[live.rows]]
     for store in stores(index):
         store.rewrite(live, moved, fresh.size)
     innermost(index).hnsw.prune_headroom = PRUNE_HEADROOM
