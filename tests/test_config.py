@@ -198,7 +198,6 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
         load(tmp_path, {})
 
 
-@pytest.mark.xfail(strict=True, reason="Python's RuntimeError comes through")
 def test_a_home_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
     """A path below an unknown user's home is named like any other wrong value."""
     with pytest.raises(UsageError):

@@ -462,6 +462,25 @@ def test_a_run_that_was_overtaken_is_made_again(root: Path) -> None:
     assert (manifest.version, manifest.parent) == (4, 3)
 
 
+def test_a_number_that_was_taken_meanwhile_is_not_taken_again(root: Path) -> None:
+    """Published and rolled back while it ran: ``current`` is what it was, and the next number is not."""
+    sync(root, night(0), "n0")
+    path = write_npy(root.parent / "n2", night(2))
+    runs: list[int] = []
+
+    def meanwhile(stage: str, share: float) -> None:
+        if stage == "publishing" and share == 0.0:
+            runs.append(1)
+            if len(runs) == 1:
+                sync(root, night(1), "n1")
+                Store(root).rollback(1)
+
+    manifest = process(Store(root), Request(path), configured(), meanwhile)
+    assert (manifest.version, manifest.parent) == (3, 1)
+    assert Store(root).numbers() == [1, 2, 3]
+    assert_at_rest(root)
+
+
 def test_a_run_that_is_overtaken_again_and_again_publishes_at_last(root: Path) -> None:
     """After three vain runs it holds the lock, and rollbacks wait."""
     sync(root, night(0), "n0")

@@ -114,18 +114,23 @@ def crash(scenario: str, directory: Path, root: Path, point: int) -> bool:
     return os.WIFSIGNALED(forked(work))
 
 
-def examine(directory: Path, root: Path) -> dict[str, Any]:
-    """Return what stands in the store after a crash, for readers at once and after the next command."""
+def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
+    """Return what stands in the store after a crash, for readers at once and after the next command.
+
+    With ``follow`` the next night is published as well.
+    """
     number = assert_whole(root)
     with Store(root).locked():
         pass
     assert_at_rest(root)
     assert assert_whole(root) == number
     known = [event.version for event in Store(root).journal.events()]
+    told = {"current": number, "journaled": number in known}
+    if not follow:
+        return told
     following = process(Store(root), Request(directory / "night-3"), CONFIG)
     assert_at_rest(root)
-    return {"current": number, "journaled": number in known, "next": following.version, "parent": following.parent,
-            "served": assert_whole(root)}
+    return {**told, "next": following.version, "parent": following.parent, "served": assert_whole(root)}
 
 
 def main(scenario: str, directory: Path) -> None:
@@ -140,12 +145,13 @@ def main(scenario: str, directory: Path) -> None:
 
     calls = count_calls(scenario, directory, fresh())
     for point, name in enumerate(calls):
-        if scenario == "widen" and point % 3 and point < len(calls) - 30:
+        late = point >= len(calls) - 40  # moving into place, switching, pruning
+        if scenario == "widen" and point % 4 and not late:
             continue  # most of it is the code that publishing has shown
         killed = crash(scenario, directory, fresh(), point)
         result = {"point": point, "call": name, "killed": killed}
         try:
-            result |= examine(directory, work)
+            result |= examine(directory, work, follow=late or point % 4 == 0)
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(result), flush=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 #: The same examples on every run: a law that fails once fails for everybody.
-law = settings(deadline=None, derandomize=True, max_examples=40)
+law = settings(deadline=None, derandomize=True, max_examples=30)
 
 
 @dataclass(frozen=True)
