@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Int64, block_rows
+from embsync.alignment.blocks import Array, Float32, Int64, as_slice, block_rows
 from embsync.alignment.sampling import positions_in, sample
 
 Policy = Literal["moving_average", "previous", "first"]
@@ -74,11 +74,22 @@ def advance(
     step = block_rows(dimension)
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
-        block = np.array(vectors[rows[part]], dtype=np.float32)
+        block = np.array(vectors[as_slice(rows[part])], dtype=np.float32)
         known = np.flatnonzero(places[part] >= 0)
         if previous is not None and len(known):
-            old = np.asarray(previous.vectors[places[part][known]], np.float32)
-            mixing = np.where(live[part][known], np.float32(share), np.float32(0.0))[:, None]
-            block[known] = old + mixing * (block[known] - old) if policy != "previous" else np.where(
-                mixing > 0, block[known], old)
+            old = np.asarray(previous.vectors[as_slice(places[part][known])], np.float32)
+            share_of_new = np.where(live[part][known], np.float32(share), np.float32(0.0))
+            where = as_slice(known)
+            block[where] = _mixed(old, block[where], share_of_new)
         put(slice(start, start + len(block)), block)
+
+
+def _mixed(old: Float32, new: Float32, share: Float32) -> Float32:
+    """Return (1 - share) old + share new; a share of 0 or 1 gives the one or the other to the last bit."""
+    mixed = new - old
+    mixed *= share[:, None]
+    mixed += old
+    whole = share == 1.0
+    if whole.any():
+        mixed[whole] = new[whole]
+    return mixed

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar, get_args
 
 import numpy as np
 
 from embsync.alignment.anchors import AnchorSide, Policy, advance, choose
-from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Int64
+from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Int64, worker_count
 from embsync.alignment.drift import Fit, FitMeter
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Preservation, Residual, map_error, score_error
@@ -77,11 +79,15 @@ class _Side:
     sampled: Int64
     name: str
 
+    @cached_property
+    def pairing(self) -> Pairing | None:
+        if self.previous is None:
+            return None
+        return Pairing(positions_in(self.ids, self.previous.ids), self.previous.vectors, fold_of(self.previous.ids))
+
     def as_input(self) -> SideInput:
-        pairing = None if self.previous is None else Pairing(
-            positions_in(self.ids, self.previous.ids), self.previous.vectors, fold_of(self.previous.ids))
         rate = 1.0 if self.previous is None else self.previous.rate
-        return SideInput(ArrayRows(self.raw), pairing, rate, self.weights, self.sampled, self.name)
+        return SideInput(ArrayRows(self.raw), self.pairing, rate, self.weights, self.sampled, self.name)
 
 
 def stabilize(
@@ -160,7 +166,8 @@ def stabilize(
     if found.rank == 0:
         raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
     stable, fits, preservation = _apply(sides, found, threads)
-    moved = [_advance(side, rows, policy, weight, anchor_rows) for side, rows in zip(sides, stable, strict=True)]
+    with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
+        moved = list(pool.map(lambda side, rows: _advance(side, rows, policy, weight, anchor_rows), sides, stable))
     return Stabilized(
         *_pair(stable), found.transform, Anchors(*_pair(moved)), *_pair(fits), found.rotation_disagreement,
         found.rank, found.truncation_loss, preservation,
@@ -250,10 +257,9 @@ def _apply(
 
 
 def _fit_meter(side: _Side, part: SideFit) -> FitMeter | None:
-    pairing = side.as_input().pairing
-    if pairing is None or part.fold_maps is None or not judged_alone(part.sums):
+    if side.pairing is None or part.fold_maps is None or not judged_alone(part.sums):
         return None
-    return FitMeter(pairing, part.fold_maps)
+    return FitMeter(side.pairing, part.fold_maps)
 
 
 def _advance(side: _Side, stable: Float32, policy: Policy, weight: float, limit: int) -> AnchorSide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import FOLDS
 
 MOVED_MOST = 10
+
+#: Numbers of rows judged together, 4 MiB: with the few anchors of one block, calls would cost ten times the arithmetic.
+_JUDGED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,42 @@ class FitMeter:
 
     def __init__(self, pairing: Pairing, fold_maps: Float64) -> None:
         self._pairing = pairing
-        self._maps = fold_maps
+        # A mean of cosines needs no more than float32, at half the work.
+        self._maps = fold_maps.astype(np.float32)
         self._cosines = np.full(len(pairing.anchors), np.nan, np.float32)
         self._mismatched = np.full(len(pairing.anchors), np.nan, np.float32)
+        self._lock = threading.Lock()
+        self._held: list[tuple[RowNumbers, Float32]] = []
 
     def observe(self, start: int, block: Array) -> None:
         """Take in raw rows; every anchor is met at most once, so threads do not collide."""
         places = self._pairing.positions[start : start + len(block)]
         local = np.flatnonzero(places >= 0)
-        folds = self._pairing.folds[places[local]]
+        with self._lock:
+            self._held.append((places[local], block[local].astype(np.float32, copy=False)))
+            if sum(rows.size for _, rows in self._held) < _JUDGED_AT_ONCE:
+                return
+            held, self._held = self._held, []
+        self._judge(held)
+
+    def _judge(self, held: list[tuple[RowNumbers, Float32]]) -> None:
+        if not held:
+            return
+        places = np.concatenate([one for one, _ in held])
+        rows = np.concatenate([one for _, one in held])
+        folds = self._pairing.folds[places]
+        anchors = self._pairing.anchors
         for fold in range(FOLDS):
-            member = local[folds == fold]
-            if len(member) == 0:
-                continue
-            anchors = np.asarray(self._pairing.anchors[places[member]], np.float64)
-            fitted = block[member].astype(np.float64) @ self._maps[fold]
-            self._cosines[places[member]] = row_cosines(fitted, anchors)
-            if len(member) > 1:
-                self._mismatched[places[member]] = row_cosines(fitted, np.roll(anchors, len(member) // 2, axis=0))
+            mine = places[folds == fold]
+            fitted = rows[folds == fold] @ self._maps[fold]
+            self._cosines[mine] = row_cosines(fitted, anchors[mine])
+            # A wrong partner that is the same whatever came together in one block: half the anchors away.
+            self._mismatched[mine] = row_cosines(fitted, anchors[(mine + len(anchors) // 2) % len(anchors)])
 
     def result(self) -> Fit:
         """Return the figures over all rows met."""
+        self._judge(self._held)
+        self._held = []
         cosines = self._cosines[~np.isnan(self._cosines)]
         return Fit(
             common=len(cosines),

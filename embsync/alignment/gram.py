@@ -108,7 +108,9 @@ def sum_side(
         product = x.T @ x
         if not np.isfinite(np.trace(product)):
             raise _not_finite(name, start, block)
-        zeros = int(len(x) - np.count_nonzero(x.any(axis=1)))
+        # Only a row that begins with zero can be all zero: looking at every number takes a seventh of the whole pass.
+        suspects = x[x[:, 0] == 0.0]
+        zeros = len(suspects) - int(np.count_nonzero(suspects.any(axis=1)))
         part = None if pairing is None else _cross(start, x, pairing, weights)
         first, last = np.searchsorted(wanted, (start, start + len(block)))
         return product, zeros, part, block[wanted[first:last] - start]
