@@ -93,6 +93,11 @@ def handle(store: Store, entry: Entry, config: Config, progress: Progress = sile
         raise
 
 
+def set_aside(store: Store, entry: Entry, reason: str) -> None:
+    """Journal an entry as failed without trying it again: it is not taken until it changes."""
+    _journal(store, entry, Event(event="failed", reason=reason), None)
+
+
 def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
     child = entry.child
     named = {"name": child.name, "path": str(child.path.absolute()), "fingerprint": fingerprint, "stamp": child.stamp}
@@ -106,9 +111,13 @@ def _handled(store: Store, watched: Path) -> dict[str, Event]:
     place = watched.resolve()
     last: dict[str, Event] = {}
     for event in store.journal.events():
-        path = (event.snapshot or {}).get("path")
+        snapshot = event.snapshot or {}
+        path = snapshot.get("path")
         if event.event in _HANDLED and path is not None and Path(path).parent.resolve() == place:
             last[Path(path).name] = event
+        elif event.recovered and path is None and (name := snapshot.get("name")) is not None:
+            # whoever journaled it knew the manifest only; the fingerprint tells whether it is the same snapshot
+            last[name] = event
     return last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 import uuid
 from collections.abc import Iterator
@@ -183,6 +184,7 @@ class _Run:
             with storage_errors(self._store.root):
                 draft = self._write(staging, inputs, found)
                 del inputs, found  # what is kept for every row makes room for the index
+                _give_back_memory()
                 return self._finish(staging, draft, known)
 
     def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
@@ -342,6 +344,12 @@ class _Run:
             with contextlib.nullcontext() if self._locked else self._store.locked():
                 self._store.journal.append(event)
             raise
+
+
+def _give_back_memory() -> None:
+    """Return what the passes freed to the system: glibc keeps it by the worker threads (measured: 20 to 40 MB)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _previous(inputs: Inputs) -> Previous | None:
