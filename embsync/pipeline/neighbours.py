@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.arrays import TOP_K
-from embsync.alignment.blocks import Array, Float32, Float64, Int64, block_rows
+from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Int64, map_blocks
 from embsync.alignment.stabilize import Alignment
 from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
 from embsync.alignment.transform import Transform
@@ -36,9 +36,11 @@ class Neighbours:
     inputs : Inputs
     found : Alignment
     config : IndexConfig
+    threads : int
+        Workers; 0 for all cores.
     """
 
-    def __init__(self, inputs: Inputs, found: Alignment, config: IndexConfig) -> None:
+    def __init__(self, inputs: Inputs, found: Alignment, config: IndexConfig, threads: int) -> None:
         metric: Metric = config.metric
         side = found.items if found.users is None else found.users
         raw = side.sums.sample
@@ -46,7 +48,7 @@ class Neighbours:
         self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
         self._depth = max(TOP_K, config.recall_at)
         self._rows = inputs.items.plan.rows
-        self._parent = None if inputs.parent is None else _ParentView(inputs, metric)
+        self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)
         stale = self._empty(self.queries) if self._parent is None else self._parent.stable
         stale_raw = self._empty(raw) if self._parent is None else self._parent.raw(found.transform)
         self._raw = RunningTopK(np.concatenate([raw, stale_raw]).astype(np.float32), TOP_K, metric)
@@ -91,7 +93,7 @@ class Neighbours:
 class _ParentView:
     """The sampled users' vectors in the parent version, and their neighbours there."""
 
-    def __init__(self, inputs: Inputs, metric: Metric) -> None:
+    def __init__(self, inputs: Inputs, metric: Metric, threads: int) -> None:
         assert inputs.parent is not None
         run = inputs.queries
         sampled = run.fitted.sampled
@@ -99,6 +101,7 @@ class _ParentView:
         rows = run.plan.parent_live[sampled]
         self._version: Version = inputs.parent
         self._metric = metric
+        self._threads = threads
         self._name = run.name
         self._row_map = inputs.items.plan.row_map
         self._width = inputs.snapshot.width
@@ -118,10 +121,13 @@ class _ParentView:
         """Return the users' top k in the parent as rows of the new version; -2 for items gone since."""
         items = self._version.items
         best = RunningTopK(self.stable, k, self._metric)
-        step = block_rows(items.vectors.shape[1])
-        for start in range(0, len(items.ids), step):
-            live = np.flatnonzero(items.live[start : start + step])
-            best.observe(start + live, items.vectors[start : start + step][live])
+
+        def work(start: int, block: Array) -> None:
+            live = np.flatnonzero(items.live[start : start + len(block)])
+            best.observe(start + live, block[live])
+
+        for _ in map_blocks(work, ArrayRows(items.vectors), self._threads):
+            pass
         rows = best.result().rows
         moved = self._row_map[np.maximum(rows, 0)]
         return np.where(rows < 0, -1, np.where(moved < 0, -2, moved))

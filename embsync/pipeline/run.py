@@ -217,7 +217,7 @@ class _Run:
     def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> _Draft:
         """Make the second pass and judge what it shows."""
         with self._clock.stage("write"):
-            neighbours = Neighbours(inputs, found, self._config.index)
+            neighbours = Neighbours(inputs, found, self._config.index, self._config.threads)
             written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
             self._reject_change(inputs)
             alignment = record.alignment_record(self._config, inputs, found, written)

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,7 @@ STAGING_PREFIX = ".staging-"
 PRUNED_PREFIX = ".pruned-"
 _LINK_PREFIX = ".current-"
 _READ_BYTES = 4 * 2**20
+_SEALED_AT_ONCE = 2
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -168,7 +170,8 @@ class Staging:
 
     def seal(self) -> list[FileEntry]:
         """Make every file durable and return their entries, by path."""
-        self._entries += [file.seal(self.path) for file in self._arrays]
+        with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing and waiting for the disk overlap
+            self._entries += pool.map(lambda file: file.seal(self.path), self._arrays)
         self._arrays.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
 
