@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ Int64 = NDArray[np.int64]
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
 _ROUNDING = 1e-6
+
+# The OpenMP threads of the parent do not exist in a forked child, and the first search of a batch would wait for
+# them for ever (tried with libgomp): the thread that lives on works alone.
+os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
 class Searcher:
@@ -92,7 +97,8 @@ class Searcher:
         return int(self._index.d)
 
     def search(
-        self, queries: Float32, k: int, parameters: Mapping[str, int] | None = None
+        self, queries: Float32, k: int, parameters: Mapping[str, int] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[Int64, Float32]:
         """Return rows and scores of the best ``k`` live rows of each query.
 
@@ -103,6 +109,8 @@ class Searcher:
             Cut to the live rows.
         parameters : mapping, optional
             Overrides of the version's search parameters, such as ``{"efSearch": 200}``.
+        allowed : (rows,) ndarray of bool, optional
+            Rows of the version that may be found; the fewer they are, the more often a graph finds less than ``k``.
 
         Returns
         -------
@@ -121,17 +129,25 @@ class Searcher:
                              expected=f"float32 (queries, {self._index.d})")
         if k < 1:
             raise UsageError("k must be at least 1", found=k)
-        k = min(k, self.live)
+        labels = None if allowed is None else self._allowed_labels(allowed)
+        k = min(k, self.live if labels is None else int(np.count_nonzero(labels)))
         if k == 0 or queries.shape[0] == 0:
             return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
         asked = unit_rows(queries) if self._metric == "cosine" else queries
+        if labels is not None:
+            selector = _only(labels)
+            return self._find(asked, k, self._override(parameters or {}, selector), k)
         if parameters is None and self._shared:
             return self._find(asked, k, self._parameters)
         return self._find(asked, k, self._override(parameters or {}))
 
-    def _find(self, asked: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
+    def _allowed_labels(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        rows = self._rows[:-1]
+        return np.asarray((rows >= 0) & allowed[np.maximum(rows, 0)])
+
+    def _find(self, asked: Float32, k: int, parameters: Any, fetch: int | None = None) -> tuple[Int64, Float32]:
         # One more hit than asked for shows whether a tie goes on beyond the last one.
-        fetch = min(k + 1, self.live) if self._exact else k
+        fetch = fetch or (min(k + 1, self.live) if self._exact else k)
         scores, labels = self._index.search(asked, fetch, params=parameters)
         if not self._similarity:
             np.negative(scores, out=scores)
@@ -165,12 +181,12 @@ class Searcher:
         best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
-    def _override(self, parameters: Mapping[str, int]) -> Any:
+    def _override(self, parameters: Mapping[str, int], selector: Any = None) -> Any:
         unknown = set(parameters) - set(self._defaults)
         if unknown:
             raise UsageError("unknown search parameter", found=", ".join(sorted(unknown)),
                              expected=", ".join(self._defaults) or "none: this index is exact")
-        return search_parameters(self._index, {**self._defaults, **parameters}, self._selector)
+        return search_parameters(self._index, {**self._defaults, **parameters}, selector or self._selector)
 
 
 def _only(allowed: NDArray[np.bool_]) -> Any:

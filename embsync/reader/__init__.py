@@ -1,7 +1,9 @@
 """What consumers import: a store, its versions, lookup and search. Read-only, and free of watcher and service."""
 
+from embsync.reader.follower import Follower, Health
+from embsync.reader.opening import ForeignSpace, open_version
 from embsync.reader.side import Side
-from embsync.reader.store import StoreReader, open, open_version  # noqa: A004  (read as ``embsync.open``)
+from embsync.reader.store import StoreReader, open  # noqa: A004  (read as ``embsync.open``)
 from embsync.reader.version import Version
 
-__all__ = ["Side", "StoreReader", "Version", "open", "open_version"]
+__all__ = ["Follower", "ForeignSpace", "Health", "Side", "StoreReader", "Version", "open", "open_version"]

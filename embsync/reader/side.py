@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -12,10 +13,20 @@ import numpy as np
 from embsync.alignment.blocks import Array, Float32, Int64, block_rows
 from embsync.alignment.sampling import positions_in
 from embsync.errors import NotFoundError, UsageError
+from embsync.reader.cold_start import FoldIn, Method, folded
 from embsync.store.rows import ages
 
 Missing = Literal["raise", "nan", "mean"]
 Ids = Sequence[int] | Sequence[str] | Array
+
+#: A decimal id as it may stand in a string: no spaces, underscores or other scripts' digits, which ``int`` takes.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+
+
+def check_missing(missing: str) -> None:
+    """Refuse a word that is none of :data:`Missing`."""
+    if missing not in ("raise", "nan", "mean"):
+        raise UsageError("unknown way to answer missing ids", found=repr(missing), expected="raise, nan or mean")
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,9 @@ class Side:
     vectors: Float32
     last_seen: Int64
     _lineage: Int64
+    _scored_with: Callable[[], Side] | None = field(default=None, repr=False, compare=False)
 
-    def lookup(self, ids: Ids, missing: Missing = "raise") -> Float32:
+    def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: int | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.
 
         Parameters
@@ -46,6 +58,8 @@ class Side:
         ids : sequence of int or str
         missing : {"raise", "nan", "mean"}
             What an unknown id gives: an error, a row of NaN, or the mean of the live vectors.
+        max_age : int, optional
+            Ids last in a snapshot more than so many versions ago count as unknown; 0: live ids only.
 
         Returns
         -------
@@ -58,10 +72,11 @@ class Side:
         UsageError
             Ids of the wrong type.
         """
-        if missing not in ("raise", "nan", "mean"):
-            raise UsageError("unknown way to answer missing ids", found=repr(missing), expected="raise, nan or mean")
+        check_missing(missing)
         rows = self.rows(ids)
         known = rows >= 0
+        if max_age is not None:
+            known[known] = ages(self.last_seen[rows[known]], self._lineage) <= max_age
         if missing == "raise" and not known.all():
             raise self._unknown(ids, known)
         found = np.full((len(rows), self.vectors.shape[1]), np.nan, np.float32)
@@ -83,6 +98,62 @@ class Side:
             raise self._unknown(ids, rows >= 0)
         return ages(self.last_seen[rows], self._lineage)
 
+    def origin(self, ids: Ids) -> Int64:
+        """Return, for each id, the version its vector comes from: this one, or the last that had the id live.
+
+        Raises
+        ------
+        NotFoundError
+            An id is unknown.
+        """
+        rows = self.rows(ids)
+        if (rows < 0).any():
+            raise self._unknown(ids, rows >= 0)
+        return np.asarray(self.last_seen[rows])
+
+    def fold_in(
+        self,
+        ids: Ids | Sequence[Ids],
+        weights: Sequence[float] | Sequence[Sequence[float]] | Array | None = None,
+        *,
+        method: Method = "ridge",
+        regularization: float | None = None,
+        missing: Missing = "raise",
+    ) -> Float32:
+        """Return a vector for a user (or item) never trained, from the items (users) it interacted with.
+
+        Parameters
+        ----------
+        ids : sequence of ids, or a list of such sequences
+            Ids of the *other* side; on a one-sided store, of items.
+        weights : like ``ids``, optional
+            How much each interaction counts, above 0; default 1.
+        method : {"ridge", "mean"}
+            "ridge": the u that minimizes ``sum_i w_i (1 - t_i u)^2 + lambda |u|^2``, with lambda =
+            ``regularization`` times the mean squared norm of the live rows (default 10: docs/consumers.md);
+            "mean": the weighted mean of the unit vectors.
+        missing : {"raise", "nan", "mean"}
+            Unknown ids: an error; or left out, and who has none left gets NaN, or the mean of this side.
+
+        Returns
+        -------
+        (k,) float32 for one sequence, (n, k) for a list of them
+
+        Raises
+        ------
+        NotFoundError
+            An id is unknown and ``missing`` is "raise".
+        UsageError
+            No interactions and ``missing`` is "raise"; weights that do not fit; ids of the wrong type.
+        """
+        check_missing(missing)
+        other = self if self._scored_with is None else self._scored_with()
+        return folded(self, other, ids, weights, FoldIn(method, regularization, missing))
+
+    def prepare(self) -> None:
+        """Compute what lookup and fold-in otherwise compute when it is first needed."""
+        _ = self.live, self.mean, self.energy
+
     def rows(self, ids: Ids) -> Int64:
         """Return the row of each id, -1 for unknown ones."""
         return positions_in(self._as_stored(ids), self.ids)
@@ -102,12 +173,23 @@ class Side:
     @cached_property
     def mean(self) -> Float32:
         """(k,) float32 mean of the live vectors."""
-        total = np.zeros(self.vectors.shape[1])
+        return self._moments[0]
+
+    @cached_property
+    def energy(self) -> float:
+        """Mean squared norm of the live vectors."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[Float32, float]:
+        total, squares = np.zeros(self.vectors.shape[1]), 0.0
         step = block_rows(self.vectors.shape[1])
         for start in range(0, len(self.vectors), step):
-            block = self.vectors[start : start + step]
-            total += block[self.live[start : start + step]].sum(axis=0, dtype=np.float64)
-        return (total / max(int(self.live.sum()), 1)).astype(np.float32)
+            block = self.vectors[start : start + step][self.live[start : start + step]]
+            total += block.sum(axis=0, dtype=np.float64)
+            squares += float(np.einsum("ij,ij->", block, block, dtype=np.float64))
+        count = max(int(self.live.sum()), 1)
+        return (total / count).astype(np.float32), squares / count
 
     def _as_stored(self, ids: Ids) -> Array:
         wanted = np.asarray(ids)
@@ -117,7 +199,7 @@ class Side:
             return np.empty(0, self.ids.dtype)
         if self.ids.dtype.kind == "S":
             if wanted.dtype.kind == "U":
-                return np.asarray(np.char.encode(wanted, "utf-8"))
+                return self._encoded(wanted)
             if wanted.dtype.kind == "S":
                 return wanted
             raise UsageError(f"{self.name} ids of the wrong type", found=str(wanted.dtype), expected="strings")
@@ -131,12 +213,23 @@ class Side:
                              expected=f"at most {np.iinfo(np.int64).max}")
         return wanted.astype(np.int64)
 
-    def _parsed(self, wanted: Array) -> Int64:
+    def _encoded(self, wanted: Array) -> Array:
         try:
-            return np.array([int(text) for text in wanted.tolist()], np.int64)
-        except (ValueError, OverflowError):
-            raise UsageError(f"{self.name} ids are 64-bit integers in this store", found=repr(wanted[0].item()),
-                             expected="integers") from None
+            return np.asarray(np.char.encode(wanted, "utf-8"))
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{self.name} ids are text", found=ascii(error.object), expected="valid Unicode") from None
+
+    def _parsed(self, wanted: Array) -> Int64:
+        texts = wanted.tolist()
+        for text in texts:
+            if not _INTEGER.fullmatch(text if isinstance(text, str) else text.decode("latin-1")):
+                raise UsageError(f"{self.name} ids are 64-bit integers in this store", found=repr(text),
+                                 expected="integers")
+        try:
+            return np.array([int(text) for text in texts], np.int64)
+        except OverflowError:
+            raise UsageError(f"{self.name} ids are 64-bit integers in this store", found="a larger number",
+                             expected=f"at most {np.iinfo(np.int64).max}") from None
 
     def _unknown(self, ids: Ids, known: Array) -> NotFoundError:
         names = [str(name) for name in np.asarray(ids)[~known][:5]]

@@ -2,67 +2,114 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
-from embsync.errors import NotFoundError, StoreBusy
+from embsync.reader.follower import Follower, OnError
+from embsync.reader.opening import ForeignSpace, open_version, require_space
 from embsync.reader.version import Version
+from embsync.reader.whole import Stopped
 from embsync.store import layout
 
-#: A version can be pruned between reading the link and pinning it only when a newer one was published
-#: meanwhile; so many in a row means something else is wrong.
-_ATTEMPTS = 100
-
-
-def open_version(root: Path, number: int | None = None) -> Version:
-    """Pin a version: the current one, or one by number.
-
-    Raises
-    ------
-    NotFoundError
-        No store, no version yet, or no such version.
-    StoreError
-        The version is damaged.
-    """
-    for _ in range(_ATTEMPTS):
-        wanted = layout.current_number(root) if number is None else number
-        if wanted is None:
-            raise NotFoundError("no version yet", where=root, hint="embsync sync SNAPSHOT publishes the first")
-        try:
-            return Version(root / layout.VERSIONS / layout.version_name(wanted))
-        except FileNotFoundError:
-            if number is not None:
-                raise NotFoundError(f"no version {number}", where=root) from None
-    raise StoreBusy("the current version vanished each time it was opened", where=root,
-                    hint="is another program deleting versions?")
+__all__ = ["ForeignSpace", "StoreReader", "open", "open_version"]
 
 
 class StoreReader:
-    """A store opened for reading, by any number of processes at once.
+    """A store opened for reading, by any number of threads and processes at once.
 
     Attributes
     ----------
     current : Version
-        Pinned; stays the same until :meth:`refresh`.
+        Pinned; stays the same until :meth:`refresh`, or until a follower switches.
+    space_id : str or None
+        The space the caller asked for; versions of another one are refused.
+    follower : Follower or None
+        Set by :meth:`follow`.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, space_id: str | None = None) -> None:
         self.root = Path(root).absolute()
-        self.current = open_version(self.root)
+        self.space_id = space_id
+        self.follower: Follower | None = None
+        self._lock = os.getpid(), threading.Lock()
+        self.current = self._open()
 
     def refresh(self) -> bool:
         """Switch :attr:`current` to the newest version if there is one; return whether there was.
 
-        The version held before stays usable for whoever still holds it. A newer version that is damaged
-        raises StoreError, and ``current`` stays.
+        Takes milliseconds: sizes and the manifest are checked, hashes are not (:meth:`follow` does). The version
+        held before stays usable for whoever still holds it.
+
+        Raises
+        ------
+        StoreError
+            The newer version is damaged, or of another space than asked for; ``current`` stays.
         """
-        if layout.current_number(self.root) == self.current.number:
-            return False
-        self.current = open_version(self.root)
-        return True
+        with self._switching:
+            if layout.current_number(self.root) == self.current.number:
+                return False
+            self._serve(self._open())
+            return True
+
+    def follow(self, callback: Callable[[Version], None] | None = None, *, on_error: OnError | None = None,
+               interval: float = 1.0) -> Follower:
+        """Switch to each new version by itself, in a background thread, once all its hashes are verified.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            Called in that thread after each switch, with the version switched to.
+        on_error : callable, optional
+            Called in that thread when a version is refused or a callback raises; default: the log
+            ``embsync.reader``. The thread goes on, and so does the version served before.
+        interval : float
+            Seconds between looks at the store.
+
+        Returns
+        -------
+        Follower
+            With ``error``, ``health`` and ``stop()``; closing the reader stops it too.
+        """
+        if self.follower is not None:
+            self.follower.stop()
+
+        itself = weakref.ref(self)  # a reader nobody holds any more is collected, and its follower ends
+
+        def switch(version: Version) -> None:
+            reader = itself()
+            if reader is None:
+                version.close()
+                raise Stopped
+            with reader._switching:
+                reader._serve(version)
+            del reader
+            if callback is not None:
+                callback(version)
+
+        self.follower = Follower(self.root, switch, serving=self.current, space_id=self.space_id, on_error=on_error,
+                                 interval=interval).start()
+        return self.follower
 
     def version(self, number: int) -> Version:
-        """Pin any kept version."""
-        return open_version(self.root, number)
+        """Pin any kept version.
+
+        Raises
+        ------
+        NotFoundError
+            It is not kept.
+        ForeignSpace
+            It is of another space than asked for.
+        """
+        return self._open(number)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the versions that are kept, ascending."""
+        return layout.version_numbers(self.root / layout.VERSIONS)
 
     def __enter__(self) -> StoreReader:
         return self
@@ -71,23 +118,54 @@ class StoreReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the current version."""
+        """Stop following and let go of the current version."""
+        if self.follower is not None:
+            self.follower.stop()
         self.current.close()
 
+    def __del__(self) -> None:
+        follower = getattr(self, "follower", None)
+        if follower is not None and follower.health.alive and not sys.is_finalizing():
+            warnings.warn(f"unclosed reader of {self.root} that follows it", ResourceWarning, stacklevel=2, source=self)
+            follower.stop(timeout=0)
 
-def open(path: str | Path) -> StoreReader:  # noqa: A001  (read as ``embsync.open``)
+    @property
+    def _switching(self) -> threading.Lock:
+        # A lock held by another thread when the process was forked is never released in the child.
+        if self._lock[0] != os.getpid():
+            self._lock = os.getpid(), threading.Lock()
+        return self._lock[1]
+
+    def _serve(self, version: Version) -> None:
+        # Whoever holds the old version keeps it whole; when the last one drops it, that is no leak.
+        self.current.leave_to_collection()
+        self.current = version
+
+    def _open(self, number: int | None = None) -> Version:
+        version = open_version(self.root, number)
+        try:
+            require_space(version, self.space_id)
+        except ForeignSpace:
+            version.close()
+            raise
+        return version
+
+
+def open(path: str | Path, space_id: str | None = None) -> StoreReader:  # noqa: A001  (read as ``embsync.open``)
     """Open a store for reading.
 
     Parameters
     ----------
     path : path
         The store's directory.
+    space_id : str, optional
+        The space the caller's models were made for. A version of another space is refused, now and later.
 
     Raises
     ------
     NotFoundError
         There is no store, or no version in it yet.
     StoreError
-        The current version is damaged.
+        The current version is damaged, or of another space than ``space_id`` (ForeignSpace).
     """
-    return StoreReader(path)
+    return StoreReader(path, space_id)

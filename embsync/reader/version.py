@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
+import warnings
+import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +19,8 @@ from embsync.alignment.blocks import Array, Float32, Float64, Int64
 from embsync.alignment.transform import SideName, Transform
 from embsync.errors import StoreError, UsageError
 from embsync.index import Searcher
-from embsync.reader.side import Side
+from embsync.reader.search import Filters, Query, narrowed, of_items, stable_queries
+from embsync.reader.side import Ids, Side
 from embsync.store import layout
 from embsync.store.manifest import Manifest, decode
 
@@ -57,8 +61,9 @@ def _apply(rows: Array, matrix: Float64) -> Float32:
 class Version:
     """One published version.
 
-    While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it, use it as a
-    context manager, or let it be collected.
+    While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it or use it as a
+    context manager; collected unclosed, it lets go too, with a ResourceWarning. Safe to use from several threads,
+    and after a fork: the lock lasts until the last process has let go.
 
     Parameters
     ----------
@@ -75,6 +80,7 @@ class Version:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._warns = True
         self._pin = _pin(path)
         try:
             self.manifest_bytes = _read(path / layout.MANIFEST)
@@ -91,7 +97,10 @@ class Version:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if getattr(self, "_pin", -1) >= 0:
+            if self._warns and not sys.is_finalizing():
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
     def __repr__(self) -> str:
         return f"<embsync version {self.number} of space {self.space_id[:8]}>"
@@ -101,6 +110,18 @@ class Version:
         pin, self._pin = getattr(self, "_pin", -1), -1
         if pin >= 0:
             os.close(pin)
+
+    def leave_to_collection(self) -> None:
+        """Say that whoever still holds this version may simply drop it: no warning when it is collected."""
+        self._warns = False
+
+    def open_files(self) -> None:
+        """Map what search, lookup and fold-in read, so that the first question is answered as fast as the next."""
+        for side in (self.items, self.users):
+            if side is not None:
+                side.prepare()
+        self.transform.maps.invertible  # noqa: B018  (cached: reads the maps)
+        self.searcher  # noqa: B018  (cached: maps the index)
 
     @property
     def number(self) -> int:
@@ -168,16 +189,30 @@ class Version:
         return Searcher.open(self.path / layout.INDEX, self.index_rows, self.record.index, self.record.items.live)
 
     def search(
-        self, queries: Array, k: int = 10, *, parameters: Mapping[str, int] | None = None
+        self,
+        queries: Array,
+        k: int = 10,
+        *,
+        space: SpaceName = "stable",
+        snapshot: Version | None = None,
+        allowed: Ids | None = None,
+        blocked: Ids | None = None,
+        parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each query by the store's metric.
 
         Parameters
         ----------
         queries : (q, d) or (d,) array
-            User vectors in the space (item-like vectors on a one-sided store).
+            User vectors (item-like vectors on a one-sided store).
         k : int
-            Neighbours a query; cut to the live items.
+            Neighbours a query; cut to the live items that may be found.
+        space : {"stable", "snapshot"}
+            Where the queries live: in the space, or in the raw basis of a snapshot.
+        snapshot : Version, optional
+            The version whose snapshot raw queries come from; default: this one.
+        allowed, blocked : ids, optional
+            Only these items may be found; these may not. Ids that are not items of this version find nothing.
         parameters : mapping, optional
             Search effort such as ``{"efSearch": 100}``; default: what the recall gate found.
 
@@ -187,21 +222,31 @@ class Version:
             int64 or str; -1 or "" where the index found fewer.
         scores : (q, k) float32
             Descending; equal scores by ascending id; -inf where an id is missing.
+
+        Raises
+        ------
+        UsageError
+            Queries of another width or with NaN, k below 1, unknown parameters, ids of another type.
         """
-        vectors = np.ascontiguousarray(np.atleast_2d(np.asarray(queries)), dtype=np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.record.dimension:
-            raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
-                             expected=f"rows of {self.record.dimension} numbers")
-        if not np.isfinite(vectors).all():
-            raise UsageError("queries with NaN or infinity", expected="finite numbers")
-        if k < 1:
-            raise UsageError("k is not a number of neighbours", found=k, expected="1 or more")
-        rows, scores = self.searcher.search(vectors, k, parameters)
+        vectors = stable_queries(self, queries, space, snapshot)
+        rows, scores = narrowed(self, Query(vectors, k, parameters), Filters(allowed, blocked))
+        return self.items.names(rows), scores
+
+    def search_by_user(self, ids: Ids, k: int = 10, *, allowed: Ids | None = None, blocked: Ids | None = None,
+                       parameters: Mapping[str, int] | None = None) -> tuple[Array, Float32]:
+        """Return the live items nearest to each user, live or carried; see :meth:`search`."""
+        return self.search(self.side("users").lookup(ids), k, allowed=allowed, blocked=blocked, parameters=parameters)
+
+    def search_by_item(self, ids: Ids, k: int = 10, *, allowed: Ids | None = None, blocked: Ids | None = None,
+                       parameters: Mapping[str, int] | None = None) -> tuple[Array, Float32]:
+        """Return the live items nearest to each item, without the item itself; see :meth:`search`."""
+        rows, scores = of_items(self, ids, Query(self.items.lookup(ids), k, parameters), Filters(allowed, blocked))
         return self.items.names(rows), scores
 
     def _side(self, name: str) -> Side:
         ids, vectors, last_seen = (self._map(layout.side_file(name, what)) for what in ("ids", "vectors", "last_seen"))
-        return Side(name, ids, vectors, last_seen, self.lineage)
+        owner = weakref.ref(self)
+        return Side(name, ids, vectors, last_seen, self.lineage, lambda: _other_side(owner, name))
 
     def _map(self, name: str) -> Array:
         return layout.map_array(self.path / name)
@@ -216,6 +261,14 @@ class Version:
             if size != entry.bytes:
                 raise StoreError("damaged version", where=self.path / entry.path, found=f"{size} bytes",
                                  expected=f"{entry.bytes} bytes", hint="embsync rollback goes back to a whole version")
+
+
+def _other_side(owner: weakref.ref[Version], name: str) -> Side:
+    """Return the side whose products with ``name`` are scores: the other one, on a one-sided store the same."""
+    version = owner()
+    if version is None:
+        raise UsageError("the version of this side was dropped", hint="hold the version while you fold in")
+    return (version.users or version.items) if name == "items" else version.items
 
 
 def _pin(path: Path) -> int:

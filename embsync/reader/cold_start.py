@@ -1,0 +1,109 @@
+"""Folding in: a vector for a user or item that was never trained, from what it interacted with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from embsync.alignment.blocks import Array, Float32, Float64
+from embsync.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from embsync.reader.side import Ids, Side
+
+Method = Literal["ridge", "mean"]
+
+#: Multiples of the mean row energy. Recall of a new user's next items from 5 liked ones: 0.281 with 10, 0.276 with
+#: 1, 0.242 without (docs/consumers.md).
+REGULARIZATION = 10.0
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """How to fold in: method, multiple of the mean row energy (None: the default), and what unknown ids give."""
+
+    method: Method
+    regularization: float | None
+    missing: str
+
+
+def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how: FoldIn) -> Float32:
+    """Return the (k,) vector of one interaction list, or the (n, k) vectors of a list of lists."""
+    _check(how)
+    single = _is_single(ids)
+    lists: list[Any] = [ids] if single else list(ids)
+    shares = _weights([weights] if single and weights is not None else weights, lists)
+    ends = np.cumsum([len(one) for one in lists])
+    vectors, known = _vectors(other, lists, how.missing)
+    rows = np.full((len(lists), side.vectors.shape[1]), np.nan, np.float32)
+    ridge = (REGULARIZATION if how.regularization is None else how.regularization) * other.energy
+    for place, (end, one) in enumerate(zip(ends.tolist(), lists, strict=True)):
+        part = slice(end - len(one), end)
+        kept = known[part]
+        if kept.any():
+            rows[place] = _solve(vectors[part][kept], shares[part][kept], ridge, how.method)
+        elif how.missing == "raise":
+            raise UsageError("nothing to fold in", where=f"list {place}", found="no ids", expected="at least one")
+        elif how.missing == "mean":
+            rows[place] = side.mean
+    return rows[0] if single else rows
+
+
+def _check(how: FoldIn) -> None:
+    if how.method not in ("ridge", "mean"):
+        raise UsageError("unknown way to fold in", found=repr(how.method), expected="ridge or mean")
+    if how.regularization is not None and not (np.isfinite(how.regularization) and how.regularization > 0):
+        raise UsageError("regularization is not a multiple of the mean row energy", found=how.regularization,
+                         expected="a number above 0")
+
+
+def _is_single(ids: Any) -> bool:
+    if isinstance(ids, np.ndarray):
+        return ids.ndim == 1 and ids.dtype.kind != "O"
+    return not any(isinstance(one, list | tuple | np.ndarray) for one in ids)
+
+
+def _vectors(other: Side, lists: list[Any], missing: str) -> tuple[Float64, Array]:
+    """Return the rows of all lists one after another, and which are known."""
+    flat: Any = np.concatenate([np.asarray(one) for one in lists if len(one)] or [np.empty(0, np.int64)])
+    rows = other.rows(flat)
+    known = rows >= 0
+    if missing == "raise" and not known.all():
+        names = ", ".join(str(name) for name in flat[~known][:5])
+        raise NotFoundError(f"unknown {other.name} ids", found=names,
+                            hint="missing='nan' or 'mean' leaves out ids never seen")
+    vectors = np.zeros((len(rows), other.vectors.shape[1]))
+    vectors[known] = other.vectors[rows[known]]
+    return vectors, known
+
+
+def _weights(weights: Any, lists: list[Any]) -> Float64:
+    if weights is None:
+        return np.ones(sum(len(one) for one in lists))
+    found = [len(one) for one in weights] if all(np.ndim(one) == 1 for one in weights) else None
+    if found != [len(one) for one in lists]:
+        raise UsageError("weights do not fit the ids", found=f"lengths {found}",
+                         expected=f"lengths {[len(one) for one in lists]}")
+    flat = np.concatenate([np.asarray(one, np.float64) for one in weights] or [np.empty(0)])
+    if not (np.isfinite(flat).all() and (flat > 0).all()):
+        raise UsageError("weights are not positive numbers", found=str(flat[~(flat > 0)][:1]), expected="above 0")
+    return flat
+
+
+def _solve(vectors: Float64, weights: Float64, ridge: float, method: Method) -> Float64:
+    """Return one row: the ridge solution through the smaller of its two Gram matrices, or the mean of unit rows."""
+    count, width = vectors.shape
+    if method == "mean":
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        units = vectors / np.where(norms > 0, norms, 1)
+        return np.asarray(weights @ units / weights.sum())
+    if ridge <= 0:  # only zero rows are live
+        return np.zeros(width)
+    if count < width:
+        gram = vectors @ vectors.T + np.diag(ridge / weights)
+        return np.asarray(vectors.T @ np.linalg.solve(gram, np.ones(count)))
+    weighted = vectors * weights[:, None]
+    return np.asarray(np.linalg.solve(weighted.T @ vectors + ridge * np.eye(width), weighted.sum(axis=0)))

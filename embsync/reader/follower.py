@@ -1,0 +1,185 @@
+"""Following a store: a thread that verifies each new version in full, then hands it over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embsync.errors import EmbsyncError, NotFoundError
+from embsync.reader.opening import open_version, require_space
+from embsync.reader.version import Version
+from embsync.reader.whole import Stopped, make_ready
+from embsync.store import layout
+
+OnError = Callable[[Exception], None]
+
+#: Seconds after which a version that was refused is hashed once more: somebody may have repaired it.
+_TRY_AGAIN = 60.0
+
+_log = logging.getLogger("embsync.reader")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a follower can say about itself.
+
+    Attributes
+    ----------
+    alive : bool
+        Whether its thread runs in this process.
+    serving : int or None
+        The version handed over last.
+    newest : int or None
+        The version ``current`` names; another one than ``serving`` is being verified or was refused.
+    error : Exception or None
+        Why the newest version is not served, or what a callback raised.
+    checked : float
+        Seconds since the store was last looked at.
+    """
+
+    alive: bool
+    serving: int | None
+    newest: int | None
+    error: Exception | None
+    checked: float
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the newest version is served and nothing went wrong."""
+        return self.alive and self.error is None and self.serving is not None
+
+
+class Follower:
+    """A thread that watches ``current`` and switches to a new version once every file of it is verified.
+
+    The thread outlives every exception: what went wrong is :attr:`error`, goes to ``on_error``, and the version
+    served before goes on being served.
+
+    Parameters
+    ----------
+    root : path
+        The store; it need not exist yet.
+    switch : callable
+        Receives each verified version; after it returns, the version is being served.
+    serving : Version, optional
+        What is served when the follower starts.
+    space_id : str, optional
+        Versions of another space are refused.
+    on_error : callable, optional
+        Receives each error once; default: a line in the log ``embsync.reader``.
+    interval : float
+        Seconds between looks.
+    """
+
+    def __init__(self, root: Path, switch: Callable[[Version], None], *, serving: Version | None = None,
+                 space_id: str | None = None, on_error: OnError | None = None, interval: float = 1.0) -> None:
+        self._root, self._switch, self._space_id = root, switch, space_id
+        self._on_error = on_error or _to_log
+        self._interval = interval
+        self._serving = None if serving is None else serving.number
+        self._newest: int | None = self._serving
+        self._refused: tuple[object, float] | None = None
+        self._callback_failed = False
+        self.error: Exception | None = None
+        self._checked = time.monotonic()
+        self._wake, self._stopping = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
+
+    def start(self) -> Follower:
+        """Start the thread; return the follower itself."""
+        self._thread.start()
+        return self
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the thread and wait for it; what was handed over stays open."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def look_now(self) -> None:
+        """Look at the store at once instead of at the next interval."""
+        self._wake.set()
+
+    @property
+    def health(self) -> Health:
+        """The follower's state at this moment."""
+        return Health(self._thread.is_alive(), self._serving, self._newest, self.error,
+                      time.monotonic() - self._checked)
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._look()
+            except Stopped:
+                return
+            except Exception as error:  # a thread that ends is a store that silently grows old
+                self._report(error)
+            self._checked = time.monotonic()
+            self._wake.wait(self._interval)
+            self._wake.clear()
+
+    def _look(self) -> None:
+        try:
+            self._newest = layout.current_number(self._root)
+        except NotFoundError:
+            if self._serving is not None:
+                raise
+            return  # not there yet
+        if self._newest is None or self._newest == self._serving:
+            if not self._callback_failed:  # whatever it was is over: rolled back, or the store is there again
+                self._refused = self.error = None
+            return
+        self._take(self._newest)
+
+    def _take(self, number: int) -> None:
+        identity = (number, _identity(self._root / layout.VERSIONS / layout.version_name(number)))
+        if self._refused is not None and self._refused[0] == identity and time.monotonic() < self._refused[1]:
+            return
+        version = open_version(self._root)
+        try:
+            require_space(version, self._space_id)
+            make_ready(version, lambda: self._stopping)
+        except BaseException as error:
+            version.close()
+            if isinstance(error, EmbsyncError):
+                self._refused = identity, time.monotonic() + _TRY_AGAIN
+            raise
+        self._serving = version.number
+        self._refused = self.error = None
+        self._callback_failed = True
+        self._switch(version)
+        self._callback_failed = False
+
+    def _report(self, error: Exception) -> None:
+        repeated = str(error) == str(self.error) and type(error) is type(self.error)
+        self.error = error
+        if repeated:
+            return
+        try:
+            self._on_error(error)
+        except Exception as second:
+            self.error = second
+            _to_log(second)
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = (path / layout.MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _to_log(error: Exception) -> None:
+    _log.error("the version served before goes on being served: %s", error)

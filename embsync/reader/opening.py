@@ -1,0 +1,52 @@
+"""Pinning a version of a store, and refusing one of another space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embsync.errors import NotFoundError, StoreBusy, StoreError
+from embsync.reader.version import Version
+from embsync.store import layout
+
+#: A version can be pruned between reading the link and pinning it only when a newer one was published
+#: meanwhile; so many in a row means something else is wrong.
+_ATTEMPTS = 100
+
+
+class ForeignSpace(StoreError):
+    """The version lives in another space than the one asked for; vectors of the two must never be compared."""
+
+
+def open_version(root: Path, number: int | None = None) -> Version:
+    """Pin a version: the current one, or one by number.
+
+    Raises
+    ------
+    NotFoundError
+        No store, no version yet, or no such version.
+    StoreError
+        The version is damaged.
+    """
+    for _ in range(_ATTEMPTS):
+        wanted = layout.current_number(root) if number is None else number
+        if wanted is None:
+            raise NotFoundError("no version yet", where=root, hint="embsync sync SNAPSHOT publishes the first")
+        try:
+            return Version(root / layout.VERSIONS / layout.version_name(wanted))
+        except FileNotFoundError:
+            if number is not None:
+                raise NotFoundError(f"no version {number}", where=root) from None
+    raise StoreBusy("the current version vanished each time it was opened", where=root,
+                    hint="is another program deleting versions?")
+
+
+def require_space(version: Version, space_id: str | None) -> None:
+    """Refuse a version of another space than ``space_id``; None accepts every space.
+
+    Raises
+    ------
+    ForeignSpace
+    """
+    if space_id is not None and version.space_id != space_id:
+        raise ForeignSpace("the version lives in another space", where=version.path, found=version.space_id,
+                           expected=space_id, hint="retrain what uses these vectors, then open the new space")

@@ -1,0 +1,155 @@
+"""Search of a version: what a query may be, which items it may find, and what the index missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsync.alignment.blocks import Array, Float32, Int64
+from embsync.errors import UsageError
+from embsync.reader.side import Ids
+
+if TYPE_CHECKING:
+    from embsync.reader.version import Version
+
+#: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
+#: 10,000 x 64 are 0.6 million products, about 0.3 ms.
+_SCANNED = 10_000
+#: Scores held at once while scanning, 16 MiB.
+_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Query:
+    """Vectors in the space (q, d), neighbours wanted, and search parameters."""
+
+    vectors: Float32
+    k: int
+    parameters: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Ids that alone may be found, and ids that may not."""
+
+    allowed: Ids | None = None
+    blocked: Ids | None = None
+
+
+def stable_queries(version: Version, queries: Array, space: str, snapshot: Version | None) -> Float32:
+    """Return queries as finite float32 rows in the space.
+
+    Raises
+    ------
+    UsageError
+        Another width or form, NaN, or raw queries of a snapshot whose version lives in another space.
+    """
+    if space not in ("stable", "snapshot"):
+        raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
+    given = np.atleast_2d(np.asarray(queries))
+    if given.dtype.kind not in "fiu":
+        raise UsageError("queries are not numbers", found=str(given.dtype), expected="floats")
+    if space == "snapshot":
+        given = _from_snapshot(version, given, snapshot or version)
+    if given.ndim != 2 or given.shape[1] != version.record.dimension:
+        raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
+                         expected=f"rows of {version.record.dimension} numbers")
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(given, dtype=np.float32)
+    if not np.isfinite(vectors).all():
+        raise UsageError("queries with NaN or infinity", expected="finite numbers")
+    return vectors
+
+
+def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
+    if source.space_id != version.space_id:
+        raise UsageError("raw vectors of another space", found=source.space_id, expected=version.space_id)
+    maps = source.transform
+    stable = maps.items(raw) if source.users is None else maps.users(raw)
+    return np.pad(stable, ((0, 0), (0, version.record.dimension - stable.shape[1])))  # widened since
+
+
+def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
+    """Return rows and scores (q, k) of the live items nearest to each query among those the filters let through."""
+    if query.k < 1:
+        raise UsageError("k is not a number of neighbours", found=query.k, expected="1 or more")
+    if filters.allowed is None and filters.blocked is None:
+        return version.searcher.search(query.vectors, query.k, query.parameters)
+    mask = _mask(version, filters)
+    candidates = np.flatnonzero(mask)
+    if len(candidates) <= _SCANNED:
+        return scan(version, query, candidates)
+    rows, scores = version.searcher.search(query.vectors, query.k, query.parameters, mask)
+    short = np.flatnonzero(rows[:, -1] < 0)
+    if len(short):  # a graph gave up among rows it had to skip
+        rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
+    return rows, scores
+
+
+def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
+    """Return what :func:`narrowed` does for items' own vectors, without each item itself."""
+    if query.k < 1:
+        raise UsageError("k is not a number of neighbours", found=query.k, expected="1 or more")
+    own = version.items.rows(ids)
+    rows, scores = narrowed(version, replace(query, k=query.k + 1), filters)
+    scores = np.where(rows == own[:, None], -np.inf, scores).astype(np.float32)
+    rows = np.where(rows == own[:, None], -1, rows)
+    last = np.argsort(rows < 0, axis=1, kind="stable")[:, : query.k]
+    return np.take_along_axis(rows, last, axis=1), np.take_along_axis(scores, last, axis=1)
+
+
+def _mask(version: Version, filters: Filters) -> NDArray[np.bool_]:
+    items = version.items
+    mask = items.live.copy()
+    if filters.allowed is not None:
+        chosen = items.rows(filters.allowed)
+        only = np.zeros(len(mask), np.bool_)
+        only[chosen[chosen >= 0]] = True
+        mask &= only
+    if filters.blocked is not None:
+        barred = items.rows(filters.blocked)
+        mask[barred[barred >= 0]] = False
+    return mask
+
+
+def scan(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Float32]:
+    """Return rows and scores of the best ``min(k, len(candidates))`` among candidate rows, exactly."""
+    k = min(query.k, len(candidates))
+    rows = np.empty((len(query.vectors), k), np.int64)
+    scores = np.empty((len(query.vectors), k), np.float32)
+    if k == 0:
+        return rows, scores
+    vectors = np.asarray(version.items.vectors[candidates])
+    step = max(1, _BLOCK // len(candidates))
+    for start in range(0, len(rows), step):
+        block = _scores(query.vectors[start : start + step], vectors, version.record.index.metric)
+        for place, line in enumerate(block, start):
+            best = _best(line, k)
+            rows[place], scores[place] = candidates[best], line[best]
+    return rows, scores
+
+
+def _scores(queries: Float32, vectors: Float32, metric: str) -> Float32:
+    if metric == "cosine":
+        queries, vectors = _units(queries), _units(vectors)
+    products: Float32 = queries @ vectors.T
+    if metric != "l2":
+        return products
+    squares = (vectors**2).sum(axis=1) + (queries**2).sum(axis=1)[:, None]
+    return np.asarray(np.minimum(2 * products - squares, 0), np.float32)
+
+
+def _units(rows: Float32) -> Float32:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1), np.float32)
+
+
+def _best(scores: Float32, k: int) -> Int64:
+    """Return the places of the best ``k``, equal scores in ascending order of place."""
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    places = np.flatnonzero(scores >= least)
+    return places[np.argsort(-scores[places], kind="stable")[:k]]

@@ -1,0 +1,159 @@
+"""Vectors for who is missing: carried with a limit of age, or folded in from interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.errors import NotFoundError, UsageError
+from embsync.reader import StoreReader, Version
+
+SIZES = {"items": 100, "users": 80, "width": 6}
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[StoreReader]:
+    with quick_directory() as directory:
+        for number in range(3):
+            sync(directory / "S", night(number, **SIZES), f"n{number}")
+        with embsync.open(directory / "S") as opened:
+            yield opened
+
+
+@pytest.fixture
+def version(reader: StoreReader) -> Version:
+    return reader.current
+
+
+@pytest.fixture
+def gone() -> list[int]:
+    """Items of the first night alone."""
+    return [int(id_) for id_ in np.setdiff1d(night(0, **SIZES).item_ids, night(1, **SIZES).item_ids)]
+
+
+def test_a_vector_says_which_version_it_is_from(version: Version, gone: list[int]) -> None:
+    """The last that had the id live."""
+    live = int(version.items.ids[version.items.live][0])
+    assert version.items.origin([gone[0], live]).tolist() == [1, 3]
+    with pytest.raises(NotFoundError):
+        version.items.origin([-1])
+
+
+def test_what_is_too_old_counts_as_missing(version: Version, gone: list[int]) -> None:
+    """Answered as ``missing`` says, from the age after ``max_age`` on."""
+    live = int(version.items.ids[version.items.live][0])
+    assert np.isfinite(version.items.lookup(gone, max_age=2)).all()
+    with pytest.raises(NotFoundError, match=str(gone[0])):
+        version.items.lookup([live, *gone], max_age=1)
+    rows = version.items.lookup([live, *gone], "nan", max_age=0)
+    assert np.isnan(rows).all(axis=1).tolist() == [False] + [True] * len(gone)
+
+
+def test_ridge_solves_its_own_equations(version: Version) -> None:
+    """Few and many interactions, weighted: the gradient of the stated objective is zero."""
+    assert version.users is not None
+    random = np.random.default_rng(0)
+    energy = float((version.items.vectors[version.items.live].astype(np.float64) ** 2).sum(axis=1).mean())
+    for count in (1, 3, 40):
+        ids = random.choice(version.items.ids, count, replace=False)
+        weights = random.uniform(0.5, 3, count)
+        user = version.users.fold_in(ids, weights, regularization=0.7).astype(np.float64)
+        rows = version.items.lookup(ids).astype(np.float64)
+        gradient = (weights * (rows @ user - 1)) @ rows + 0.7 * energy * user
+        assert np.abs(gradient).max() < 1e-4
+        assert user.shape == (6,)
+
+
+def test_the_mean_is_the_mean_of_unit_vectors(version: Version) -> None:
+    """Weighted; an item twice counts twice."""
+    assert version.users is not None
+    ids = version.items.ids[:3].tolist()
+    rows = version.items.lookup(ids).astype(np.float64)
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(version.users.fold_in(ids, method="mean"), units.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(version.users.fold_in([*ids, ids[0]], method="mean"),
+                               version.users.fold_in(ids, [2, 1, 1], method="mean"), atol=1e-6)
+    np.testing.assert_allclose(version.users.fold_in([*ids, ids[0]]), version.users.fold_in(ids, [2, 1, 1]), atol=1e-6)
+
+
+def test_a_batch_is_the_same_one_by_one(version: Version) -> None:
+    """Lists of different lengths, with weights; an item is folded in from users."""
+    assert version.users is not None
+    lists = [version.items.ids[:3].tolist(), version.items.ids[5:6].tolist(), version.items.ids[10:30].tolist()]
+    weights = [[1.0] * len(one) for one in lists]
+    batch = version.users.fold_in(lists, weights)
+    assert batch.shape == (3, 6)
+    assert batch.dtype == np.float32
+    for one, row in zip(lists, batch, strict=True):
+        np.testing.assert_allclose(version.users.fold_in(one), row, atol=1e-7)
+    assert version.users.fold_in([[]], missing="mean").shape == (1, 6)
+    assert version.items.fold_in(version.users.ids[:4]).shape == (6,)
+
+
+def test_folding_in_what_was_trained_comes_near_it(version: Version) -> None:
+    """From each user's own ten best items: nearer to it than to another user."""
+    assert version.users is not None
+    users = version.users.vectors[version.users.live]
+    liked, _ = version.search(users, k=10)
+    folded = version.users.fold_in(liked)
+    cosines = (folded * users).sum(axis=1) / np.linalg.norm(folded, axis=1) / np.linalg.norm(users, axis=1)
+    assert cosines.mean() > 0.8
+
+
+def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
+    """An error naming them, or left out; who has none left gets NaN or the mean."""
+    assert version.users is not None
+    known = version.items.ids[:2].tolist()
+    with pytest.raises(NotFoundError, match="unknown items ids; found -9"):
+        version.users.fold_in([*known, -9])
+    for missing in ("nan", "mean"):
+        np.testing.assert_allclose(version.users.fold_in([*known, -9], [1, 1, 5], missing=missing),
+                                   version.users.fold_in(known), atol=1e-7)
+    assert np.isnan(version.users.fold_in([[-9], known], missing="nan")[0]).all()
+    np.testing.assert_array_equal(version.users.fold_in([-9], missing="mean"), version.users.mean)
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        ([], {}, "nothing to fold in"),
+        ([[1007], []], {}, None),
+        ([1007], {"weights": [1, 2]}, "weights do not fit the ids"),
+        ([1007], {"weights": [0]}, "not positive"),
+        ([1007], {"weights": [float("nan")]}, "not positive"),
+        ([1007], {"method": "median"}, "unknown way to fold in"),
+        ([1007], {"regularization": 0}, "regularization"),
+        ([1007], {"missing": "zero"}, "unknown way to answer missing"),
+        ([1.5], {}, "wrong type"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:
+    """With what was found and what was expected."""
+    assert version.users is not None
+    if 1007 in ids:
+        ids = version.items.ids[:1].tolist()
+    with pytest.raises((UsageError, NotFoundError), match=message):
+        version.users.fold_in(ids, **options)
+
+
+def test_one_side_folds_in_from_its_own_items() -> None:
+    """A new item, or a basket, from the items it goes with."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, **SIZES).one_sided(), "n0")
+        with embsync.open(directory / "S") as reader:
+            items = reader.current.items
+            assert items.fold_in(items.ids[:3]).shape == (6,)
+
+
+@pytest.mark.parametrize("ids", [["1_007"], [" 1007"], ["१२"], ["\ud800"], [2**70], [None], [""]])
+def test_strange_ids_are_refused_or_unknown(version: Version, ids: list[Any]) -> None:
+    """Never taken for another id, never an error of another kind."""
+    with pytest.raises((UsageError, NotFoundError)):
+        version.items.lookup(ids)

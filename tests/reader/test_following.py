@@ -1,0 +1,251 @@
+"""Following a store: verified first, then switched; whatever goes wrong is visible and ends nothing."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import configured, night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.errors import StoreError
+from embsync.reader import ForeignSpace, Version, open_version
+from embsync.store import Store
+
+SIZES = {"items": 100, "users": 80, "width": 6}
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A store with one version."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, **SIZES), "n0")
+        yield directory / "S"
+
+
+def eventually(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.005)
+
+
+def open_descriptors() -> int:
+    """Count this process's descriptors."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def flip_a_bit(root: Path, number: int) -> None:
+    """Damage a version where no size shows it."""
+    file = root / f"versions/{number:06d}/items/vectors.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_a_follower_switches_by_itself_and_tells(root: Path) -> None:
+    """Each new version reaches the callback, already current; a rollback too; the old one stays usable."""
+    seen: list[tuple[int, int]] = []
+    with embsync.open(root) as reader:
+        first = reader.current
+        follower = reader.follow(lambda version: seen.append((version.number, reader.current.number)), interval=0.01)
+        assert follower.health.healthy
+        sync(root, night(1, **SIZES), "n1", configured(store__keep_versions=1))
+        eventually(lambda: seen == [(2, 2)])
+        assert first.items.lookup([int(first.items.ids[0])]).shape == (1, 6)
+        Store(root).rollback(1)
+        eventually(lambda: seen == [(2, 2), (1, 1)])
+        assert reader.refresh() is False
+        health = follower.health
+        assert (health.alive, health.serving, health.newest, health.error) == (True, 1, 1, None)
+    assert not follower.health.alive
+
+
+def test_a_damaged_version_is_refused_by_hash_and_seen(root: Path) -> None:
+    """One flipped bit, every size right: the old one is served on; once repaired and looked at anew, it is taken."""
+    errors: list[Exception] = []
+    with embsync.open(root) as reader:
+        sync(root, night(1, **SIZES), "n1")
+        flip_a_bit(root, 2)
+        follower = reader.follow(on_error=errors.append, interval=0.01)
+        eventually(lambda: errors)
+        time.sleep(0.05)
+        assert reader.current.number == 1
+        assert len(errors) == 1
+        assert isinstance(follower.error, StoreError)
+        assert "items/vectors.npy: damaged version" in str(follower.error)
+        health = follower.health
+        assert health.alive
+        assert not health.healthy
+        assert (health.serving, health.newest) == (1, 2)
+        sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=9))
+        eventually(lambda: reader.current.number == 3)
+        assert follower.health.healthy
+
+
+def test_going_back_to_what_is_served_ends_the_complaint(root: Path) -> None:
+    """A rollback away from a damaged version: nothing is wrong any more."""
+    with embsync.open(root) as reader:
+        sync(root, night(1, **SIZES), "n1")
+        flip_a_bit(root, 2)
+        follower = reader.follow(on_error=lambda _: None, interval=0.01)
+        eventually(lambda: follower.error)
+        Store(root).rollback(1)
+        eventually(lambda: follower.health.healthy)
+
+
+def test_a_callback_that_raises_ends_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The switch has happened, the error is kept and logged, and the next version comes all the same."""
+
+    def refuse(version: Version) -> None:
+        if version.number == 2:
+            raise RuntimeError("no")
+
+    with embsync.open(root) as reader, caplog.at_level(logging.ERROR, "embsync.reader"):
+        follower = reader.follow(refuse, interval=0.01)
+        sync(root, night(1, **SIZES), "n1")
+        eventually(lambda: follower.error)
+        assert str(follower.error) == "no"
+        time.sleep(0.05)
+        assert follower.error is not None
+        assert reader.current.number == 2
+        assert [record.getMessage() for record in caplog.records] == [
+            "the version served before goes on being served: no"]
+        sync(root, night(2, **SIZES), "n2")
+        eventually(lambda: reader.current.number == 3 and follower.health.healthy)
+
+
+def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
+    """An error while it is away, none afterwards; what was mapped answers all the time."""
+    with embsync.open(root) as reader:
+        follower = reader.follow(on_error=lambda _: None, interval=0.01)
+        reader.current.open_files()
+        away = root.with_name("away")
+        root.rename(away)
+        eventually(lambda: follower.error)
+        assert np.isfinite(reader.current.search(reader.current.users.vectors[:2])[1]).all()  # type: ignore[union-attr]
+        away.rename(root)
+        eventually(lambda: follower.health.healthy)
+
+
+def test_a_foreign_space_is_refused_by_whoever_named_one(root: Path) -> None:
+    """On opening, on refresh, when following and by number; a reader that named none goes along."""
+    with embsync.open(root) as free:
+        ours = free.current.space_id
+        with embsync.open(root, space_id=ours) as reader:
+            follower = reader.follow(on_error=lambda _: None, interval=0.01)
+            sync(root, night(5, **SIZES, seed=9), "other", new_space=True)
+            with pytest.raises(ForeignSpace, match=f"another space; found .*; expected {ours}"):
+                reader.refresh()
+            eventually(lambda: isinstance(follower.error, ForeignSpace))
+            assert reader.current.number == 1
+            with pytest.raises(ForeignSpace):
+                reader.version(2)
+        assert free.refresh()
+        assert free.current.space_id != ours
+    with pytest.raises(ForeignSpace):
+        embsync.open(root, space_id=ours)
+
+
+def test_a_leak_warns_and_an_orderly_end_does_not(root: Path) -> None:
+    """A version collected unclosed; not one closed, left by ``with``, or replaced by a newer one."""
+    with pytest.warns(ResourceWarning, match="unclosed <embsync version 1"):
+        open_version(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_version(root).close()
+        with embsync.open(root) as reader:
+            held = reader.current
+            sync(root, night(1, **SIZES), "n1")
+            reader.refresh()
+            del held
+            gc.collect()
+
+
+def test_a_following_reader_that_is_dropped_warns_and_ends_its_thread(root: Path) -> None:
+    """The thread holds only the store's path, not the reader."""
+    reader = embsync.open(root)
+    follower = reader.follow(interval=0.01)
+    reader.current.close()
+    with pytest.warns(ResourceWarning, match="that follows it"):
+        del reader
+    eventually(lambda: not follower.health.alive)
+
+
+def test_no_descriptor_is_left_after_many_switches(root: Path) -> None:
+    """Forty switches, readers in two threads that hold what they got: as many descriptors as before."""
+    numbers = [Store(root).current(), sync(root, night(1, **SIZES), "n1").version]
+    stop, failures = threading.Event(), list[BaseException]()
+
+    with embsync.open(root) as reader:
+        def read() -> None:
+            try:
+                while not stop.is_set():
+                    version = reader.current
+                    ids, scores = version.search(version.users.vectors[:3], k=2)  # type: ignore[union-attr]
+                    products = version.items.lookup(ids[0]) @ version.users.vectors[0]  # type: ignore[union-attr]
+                    np.testing.assert_allclose(products, scores[0], atol=1e-5)
+            except BaseException as error:
+                failures.append(error)
+
+        follower = reader.follow(interval=0.001)
+        reader.current.open_files()
+        before = open_descriptors()
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(40):
+            wanted = numbers[turn % 2]
+            Store(root).rollback(wanted)
+            eventually(lambda wanted=wanted: reader.current.number == wanted)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert follower.health.healthy
+        assert open_descriptors() <= before + 1
+
+
+def _in_child(reader: embsync.StoreReader, root: Path, answers: multiprocessing.SimpleQueue[object]) -> None:
+    version = reader.current
+    ids, _ = version.search(np.asarray(version.users.vectors), k=3)  # type: ignore[union-attr]
+    alive = reader.follower.health.alive if reader.follower else None
+    answers.put((ids.tolist(), alive, reader.refresh(), reader.current.number))
+    reader.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None:
+    """After parallel searches in the parent: the child does not hang, and its end does not unpin the parent's."""
+    context = multiprocessing.get_context("fork")
+    with embsync.open(root) as reader:
+        version = reader.current
+        expected, _ = version.search(np.asarray(version.users.vectors), k=3)  # type: ignore[union-attr]
+        follower = reader.follow(interval=60)
+        with reader._switching:  # as if the follower had it at this moment
+            sync(root, night(1, **SIZES), "n1")
+            answers: multiprocessing.SimpleQueue[object] = context.SimpleQueue()
+            child = context.Process(target=_in_child, args=(reader, root, answers))
+            child.start()
+            child.join(30)
+            hung = child.is_alive()
+            if hung:
+                child.kill()
+            assert not hung
+        assert child.exitcode == 0
+        assert answers.get() == (expected.tolist(), False, True, 2)
+        assert follower.health.alive
+        sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=1))
+        assert 1 in Store(root).numbers()
+        np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])  # type: ignore[union-attr]
