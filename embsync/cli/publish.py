@@ -18,6 +18,7 @@ from embsync.pipeline.backlog import Entry, handle, survey
 from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
+from embsync.service.hold import hold, resume
 from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
@@ -73,17 +74,27 @@ def accept(
 
 @click.command()
 @click.argument("version", type=click.IntRange(min=1), required=False)
+@click.option("--hold", "and_hold", is_flag=True, help="Also make the daemon publish nothing until `embsync resume`.")
 @shared
 @locking
-def rollback(version: int | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
-    """Make an older VERSION current: by default the one before."""
+def rollback(
+    version: int | None, and_hold: bool, config_file: Path | None, store: Path | None, as_json: bool, wait: float
+) -> None:
+    """Make an older VERSION current, by default the one before."""
     given = context(config_file, store, as_json, wait)
     given.store.require()
-    before, after = given.store.rollback(version)
+    held = and_hold and hold(given.store, "rollback")  # first, so that nothing is published in between
+    try:
+        before, after = given.store.rollback(version)
+    except EmbsyncError:
+        if held:
+            resume(given.store)
+        raise
     if as_json:
-        print_json({"from": before, "to": after})
+        print_json({"from": before, "to": after, "held": and_hold})
     else:
-        click.echo(f"rolled back from version {before} to version {after}")
+        click.echo(f"rolled back from version {before} to version {after}"
+                   + ("; on hold until embsync resume" if and_hold else ""))
 
 
 @click.command()

@@ -1,0 +1,355 @@
+"""The daemon: one loop, one sleep, and everything that may take long or die in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from embsync.config import Config
+from embsync.errors import EmbsyncError, UsageError
+from embsync.pipeline.backlog import Entry, set_aside
+from embsync.service import logs
+from embsync.service.attempts import ATTEMPT, MOST_CRASHES, MOST_ERRORS, Attempts
+from embsync.service.hold import HOLD, Hold, held
+from embsync.service.hook import Hook
+from embsync.service.job import Job, Outcome
+from embsync.service.logs import log
+from embsync.service.lookout import Lookout
+from embsync.service.metrics import METRICS
+from embsync.service.notify import notify, reloading, watchdog_seconds
+from embsync.service.report import Now, Report, problem
+from embsync.service.signals import Requests, noted
+from embsync.service.status import Problem, Retry, State, Work
+from embsync.service.worker import Worker
+from embsync.store import Store, layout
+from embsync.store.durable import storage_errors
+from embsync.store.locks import exclusive
+
+#: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
+_TICK_SECONDS = 1.0
+_SHORTEST_PAUSE = 0.01
+#: After a stop the store's lock is waited for no longer than this, to sweep what the ended work left.
+_SWEEP_SECONDS = 3.0
+
+
+class Daemon:
+    """Publishes what appears in ``watch.path``, until it is told to stop.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the configuration; called again on SIGHUP.
+    """
+
+    def __init__(self, load: Callable[[], Config]) -> None:
+        self._load = load
+        self._config = _watching(load())
+        self._store = Store(self._config.store.path)
+        self._requests = Requests()
+        self._worker = Worker(self._requests.wake.set)
+        self._hook = Hook()
+        self._attempts = Attempts(self._store.root)
+        self._lookout = Lookout(self._config, self._store, self._requests)
+        self._report = Report(self._store)
+        self._watchdog = watchdog_seconds()
+        self._entry: Entry | None = None
+        self._held: Hold | None = None
+        self._problem: Problem | None = None
+        self._on_publish: str | None = None
+        self._counted: Counter[str] = Counter()
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code.
+
+        Raises
+        ------
+        StoreBusy
+            Another daemon serves the store.
+        StoreError
+            There is something else in the store's place, or it cannot be written.
+        """
+        logs.configure(self._config.log)
+        self._store.create()
+        with (exclusive(self._store.root / layout.DAEMON_LOCK, 0.0, "the store's daemon"),
+              noted(self._requests, self._end_at_once)):
+            try:
+                self.startup()
+                self.main_loop()
+            finally:
+                self.shutdown()
+        return 0
+
+    def startup(self) -> None:
+        """Clear what a dead daemon left, and get ready."""
+        _sweep_own_files(self._store)
+        self._attempts.load()
+        self._worker.warm()
+        self._tick(self._lookout.check)
+        log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, pid=os.getpid())
+        self._requests.look_now()
+        self._tick(lambda _: self._tell("starting", "looking for the first time"))
+        notify("READY=1")
+
+    def main_loop(self) -> None:
+        """Turn until told to stop."""
+        while not self._requests.stop:
+            self._requests.wake.clear()
+            self.on_tick()
+            self._requests.wake.wait(self._pause())
+
+    def on_tick(self) -> None:
+        """Do what is due; nothing here takes long."""
+        if self._requests.take_reload():
+            self._reload()
+        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._look, self._begin, self._tell_state):
+            self._tick(duty)
+        self._ping(time.monotonic())
+
+    def shutdown(self) -> None:
+        """End what runs, clear what it left, and say so."""
+        notify("STOPPING=1", "STATUS=stopping")
+        self._hook.kill()
+        at_work = self._worker.job is not None
+        self._worker.kill()
+        self._lookout.close()
+        if self._entry is not None:
+            entry = self._entry
+            self._tick(lambda _: self._attempts.told(entry))
+        if at_work:
+            self._sweep()
+        self._tick(lambda _: self._tell("stopped", "stopped"))
+        log(logging.INFO, "stopped", work_ended=at_work)
+
+    def _tick(self, work: Callable[[float], None]) -> None:
+        """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
+        try:
+            with storage_errors(self._store.root):
+                work(time.monotonic())
+        except EmbsyncError as error:
+            self._note("error", str(error))
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        pause = min(_TICK_SECONDS, self._lookout.due_in(now))
+        if self._lookout.queue and self._at_rest and self._held is None:
+            pause = min(pause, self._attempts.not_before - now)
+        return max(pause, _SHORTEST_PAUSE)
+
+    @property
+    def _at_rest(self) -> bool:
+        return self._worker.job is None and not self._hook.running
+
+    def _look(self, now: float) -> None:
+        before = self._lookout.health
+        self._lookout.check(now)
+        if self._lookout.due_in(now) <= 0.0:
+            self._lookout.look(now)
+        health = self._lookout.health
+        if (health.state, health.reason) != (before.state, before.reason):
+            level = logging.INFO if health.state == "events" else logging.WARNING
+            log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._lookout.path))
+
+    def _see_hold(self, _now: float) -> None:
+        before, self._held = self._held, held(self._store.root)
+        if (before is None) != (self._held is None):
+            log(logging.INFO, "held" if self._held else "resumed", reason=self._held.reason if self._held else None)
+            self._requests.look_now()
+        if self._held is not None and self._entry is not None:
+            self._give_up(self._entry)
+
+    def _give_up(self, entry: Entry) -> None:
+        """End the work without blaming the snapshot."""
+        self._worker.kill()
+        self._entry = None
+        self._attempts.told(entry)
+        self._sweep()
+        self._worker.warm()
+        log(logging.INFO, "work_ended", snapshot=entry.child.name, reason="on hold")
+
+    def _begin(self, now: float) -> None:
+        """Start on the next snapshot, when nothing speaks against it."""
+        if not self._lookout.queue or self._held is not None or not self._at_rest or self._requests.stop:
+            return
+        self._lookout.refresh()
+        entry = next(iter(self._lookout.queue), None)
+        if entry is None or not self._attempts.due(entry, now):
+            return
+        gone = self._attempts.of(entry).exhausted
+        if gone is not None:
+            self._set_aside(entry, gone)
+            return
+        try:
+            self._attempts.begin(entry)
+        except EmbsyncError:
+            self._attempts.postpone(now + self._config.watch.rescan_seconds)
+            raise
+        self._worker.begin(Job.of(self._store.root, entry, self._config), now)
+        self._entry = entry
+        log(logging.INFO, "begun", snapshot=entry.child.name, reason=entry.reason)
+
+    def _hear_worker(self, now: float) -> None:
+        outcome = self._worker.poll(now)
+        if outcome is None:
+            return
+        entry, self._entry = self._entry, None
+        assert entry is not None
+        self._requests.look_now()
+        try:
+            self._settle(entry, outcome, now)
+        finally:
+            self._worker.warm()
+
+    def _settle(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """Act on how work ended."""
+        fields = {"snapshot": entry.child.name, "version": outcome.version, "seconds": outcome.seconds,
+                  "reason": outcome.what or None}
+        if outcome.kind in {"error", "crashed"}:
+            self._in_vain(entry, outcome, now)
+            return
+        level = logging.WARNING if outcome.kind in {"refused", "failed"} else logging.INFO
+        log(level, outcome.kind, **fields)
+        if outcome.kind == "failed":
+            self._problem = problem(outcome.what, entry.child.name)
+        if outcome.kind == "held":
+            self._attempts.told(entry)
+            return
+        self._attempts.forget()
+        if outcome.kind == "published" and outcome.version is not None:
+            self._start_hook(outcome.version, now)
+        self._lookout.look(now)
+
+    def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        crashed = outcome.kind == "crashed"
+        self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
+        attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, crashed=crashed)
+        self._problem = problem(outcome.what, entry.child.name)
+        log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
+        if crashed:
+            self._sweep()
+        if attempt.crashes >= MOST_CRASHES:
+            self._set_aside(entry, f"{attempt.exhausted}; the last time it {outcome.what}")
+        elif outcome.of_snapshot and attempt.errors >= MOST_ERRORS:
+            self._set_aside(entry, f"could not be read {attempt.errors} times; the last time: {outcome.what}")
+
+    def _set_aside(self, entry: Entry, reason: str) -> None:
+        set_aside(self._store, entry, f"set aside: {reason}")
+        self._attempts.forget()
+        self._problem = problem(f"set aside: {reason}", entry.child.name)
+        log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
+        self._requests.look_now()
+
+    def _start_hook(self, version: int, now: float) -> None:
+        command = self._config.store.on_publish
+        if command is not None:
+            failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
+            self._hook_ended(failed)
+
+    def _hear_hook(self, now: float) -> None:
+        self._hook_ended(self._hook.poll(now))
+
+    def _hook_ended(self, how: str | None) -> None:
+        if how is None:
+            return
+        self._on_publish = f"version {self._hook.version}: {how or 'well'}"
+        if how:
+            self._counted["embsync_on_publish_failures_total"] += 1
+            self._problem = problem(how)
+        log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
+
+    def _reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing."""
+        reloading()
+        try:
+            fresh = _watching(self._load())
+            if os.path.abspath(fresh.store.path) != str(self._store.root):  # noqa: PTH100
+                raise UsageError("store.path changed", found=fresh.store.path, expected=str(self._store.root),
+                                 hint="restart the daemon to serve another store")
+        except EmbsyncError as error:
+            self._note("reload_failed", str(error))
+        else:
+            self._adopt(fresh)
+            log(logging.INFO, "reloaded")
+        notify("READY=1")
+
+    def _adopt(self, fresh: Config) -> None:
+        logs.configure(fresh.log)
+        if (fresh.watch, fresh.snapshot) != (self._config.watch, self._config.snapshot):
+            self._lookout.close()
+            self._lookout = Lookout(fresh, self._store, self._requests)
+        self._config = fresh
+        self._attempts.not_before = 0.0
+        self._requests.look_now()
+
+    def _state(self, now: float) -> tuple[State, str]:
+        job, queue = self._worker.job, self._lookout.queue
+        if job is not None:
+            step = self._worker.step
+            return "working", f"working on {job.name}" + (f": {step.stage}" if step else "")
+        if self._held is not None:
+            return "held", f"on hold since {self._held.time}; {len(queue)} in the queue"
+        if self._lookout.health.state == "missing":
+            return "blind", f"{self._lookout.path}: {self._lookout.health.reason}"
+        if self._hook.running:
+            return "working", f"store.on_publish for version {self._hook.version}"
+        if queue and not self._attempts.due(queue[0], now):
+            return "retrying", f"trying {queue[0].child.name} again"
+        return "idle", f"watching {self._lookout.path}"
+
+    def _tell_state(self, now: float) -> None:
+        self._tell(*self._state(now))
+
+    def _tell(self, state: State, doing: str) -> None:
+        now, queue, job, step = time.monotonic(), self._lookout.queue, self._worker.job, self._worker.step
+        retry = None
+        if state == "retrying":
+            vain = self._attempts.of(queue[0]).vain
+            retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
+        work = None
+        if job is not None:
+            work = Work(job.name, step.stage if step else None, step.share if step else None)
+        self._report.tell(Now(state, doing, self._lookout, self._held, work, retry, self._problem, self._on_publish,
+                              self._counted))
+
+    def _ping(self, now: float) -> None:
+        """Tell the service manager that there is progress, while there is."""
+        if self._watchdog is not None and (self._at_rest or now - self._worker.progressed < self._watchdog / 2):
+            notify("WATCHDOG=1")
+
+    def _note(self, event: str, what: str) -> None:
+        """Keep an error in sight; the same one is logged once."""
+        before = "" if self._problem is None else self._problem.what
+        if _without_random_names(before) != _without_random_names(what):
+            log(logging.ERROR, event, reason=what)
+        self._problem = problem(what)
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
+            pass  # whoever takes the lock sweeps first
+
+    def _end_at_once(self) -> None:
+        self._hook.kill()
+        self._worker.kill()
+
+
+def _without_random_names(what: str) -> str:
+    return re.sub(r"-[0-9a-f]{8}\b", "", what)
+
+
+def _watching(config: Config) -> Config:
+    if config.watch.path is None:
+        raise UsageError("nothing to watch", found="no watch.path", hint="set watch.path in the configuration")
+    return config
+
+
+def _sweep_own_files(store: Store) -> None:
+    """Remove half-written files of a daemon that died; there is no other, as we hold its lock."""
+    own = tuple(f".{name}-" for name in (layout.STATUS, METRICS, ATTEMPT, HOLD))
+    with storage_errors(store.root):
+        for path in store.root.iterdir():
+            if path.name.startswith(own):
+                path.unlink(missing_ok=True)

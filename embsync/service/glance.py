@@ -1,0 +1,112 @@
+"""Whether anything in a directory changed since the last look, for the price of one ``stat`` a known file.
+
+A full look lists, opens and hashes names; over a thousand old snapshots that is a hundred times what nothing new
+should cost. A glance remembers each entry's size, times and inode. Contents cannot change without the file's ctime, nor
+names without the directory's mtime, so equal figures mean that a full look would find the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_Figures = tuple[int, int, int, int, int]
+
+#: A directory changed this recently may change again within the same tick of its file system's clock (2 s on FAT).
+_CLOCK_TICK_NS = 3 * 10**9
+#: A child with more entries than this is not remembered: it always counts as changed, and costs a full look.
+_MOST_REMEMBERED = 2_000
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A child as it was, entry by entry; ``settled`` when equal figures prove that nothing happened."""
+
+    entries: tuple[tuple[str, _Figures], ...]
+    settled: bool
+
+
+#: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
+_NEVER_A_SNAPSHOT = _Picture((), settled=True)
+
+
+class Glance:
+    """What a directory looked like, child by child."""
+
+    def __init__(self) -> None:
+        self._root: _Figures | None = None
+        self._children: dict[str, _Picture] = {}
+
+    def forget(self) -> None:
+        """Let the next look find everything changed."""
+        self._root, self._children = None, {}
+
+    def changed(self, root: str, wall_ns: int) -> bool:
+        """Return whether anything may have changed since the last call, and remember how it is now.
+
+        Parameters
+        ----------
+        root : str
+        wall_ns : int
+            The wall clock, to be compared with times of change.
+
+        Raises
+        ------
+        OSError
+            The root is missing or cannot be listed.
+        """
+        figures = _figures(os.stat(root))  # noqa: PTH116
+        names = set(os.listdir(root))  # noqa: PTH208
+        gone = self._children.keys() - names
+        for name in gone:
+            del self._children[name]
+        changed = bool(gone) or self._root != figures
+        self._root = figures
+        for name in names:
+            path = f"{root}/{name}"
+            known = self._children.get(name)
+            if name.startswith((".", "_")) or name.endswith(".tmp"):
+                changed = changed or known is None
+                self._children[name] = _NEVER_A_SNAPSHOT
+                continue
+            if known is None or not known.settled or not _same(path, known):
+                fresh = _picture(path, wall_ns)
+                changed = changed or known is None or known.entries != fresh.entries or not fresh.entries
+                changed = changed or (fresh.settled and not known.settled if known else True)
+                self._children[name] = fresh
+        return changed
+
+
+def _same(path: str, known: _Picture) -> bool:
+    try:
+        return all(_figures(os.lstat(path + name)) == figures for name, figures in known.entries)
+    except OSError:
+        return False
+
+
+def _picture(path: str, wall_ns: int) -> _Picture:
+    """Return a child's picture; an empty one when it is too large or changes under the eye."""
+    try:
+        entries: list[tuple[str, _Figures]] = []
+        for name, status in _walk(path, ""):
+            if len(entries) >= _MOST_REMEMBERED:
+                return _Picture((), settled=False)
+            entries.append((name, _figures(status)))
+    except OSError:
+        return _Picture((), settled=False)
+    newest = max(max(figures[2], figures[3]) for _, figures in entries)
+    return _Picture(tuple(entries), settled=newest < wall_ns - _CLOCK_TICK_NS)
+
+
+def _walk(path: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
+    status = os.lstat(path + below)
+    yield below, status
+    if stat.S_ISDIR(status.st_mode):
+        for name in os.listdir(path + below):  # noqa: PTH208
+            yield from _walk(path, f"{below}/{name}")
+
+
+def _figures(status: os.stat_result) -> _Figures:
+    return (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -1,0 +1,75 @@
+"""``hold`` and ``resume``: a file in the store, while which exists the daemon publishes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from embsync.errors import StoreError
+from embsync.store import Store
+from embsync.store.durable import Staging, replace_file, storage_errors, sync_directory
+from embsync.store.journal import Event, now
+from embsync.store.manifest import Manifest
+
+HOLD = "hold"
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Since when, and why."""
+
+    time: str
+    reason: str | None = None
+
+
+class HeldError(StoreError):
+    """The store is on hold: what was made is not published."""
+
+    transient = True
+
+
+class HoldableStore(Store):
+    """The store as the daemon's work sees it: the hold is looked at under the lock, in the moment of publishing."""
+
+    def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
+        """Publish unless on hold."""
+        found = held(self.root)
+        if found is not None:
+            raise HeldError("the store is on hold", where=self.root, found=f"hold since {found.time}",
+                            hint="embsync resume")
+        super().publish(staging, manifest, event)
+
+
+def held(root: Path) -> Hold | None:
+    """Return the hold of a store, None when there is none; a file that says nothing readable holds too."""
+    try:
+        return msgspec.json.decode((root / HOLD).read_bytes(), type=Hold)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return Hold(time="an unknown time")
+
+
+def hold(store: Store, reason: str | None = None) -> bool:
+    """Make the daemon publish nothing from now on; False when that is so already."""
+    store.require()
+    with store.locked():
+        if held(store.root) is not None:
+            return False
+        with storage_errors(store.root):
+            replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
+            store.journal.append(Event(event="held", reason=reason))
+    return True
+
+
+def resume(store: Store) -> bool:
+    """Let the daemon publish again; False when it was not on hold."""
+    store.require()
+    with store.locked():
+        if held(store.root) is None:
+            return False
+        with storage_errors(store.root):
+            (store.root / HOLD).unlink()
+            sync_directory(store.root)
+            store.journal.append(Event(event="resumed"))
+    return True

@@ -1,0 +1,149 @@
+"""What lies in the watched directory and what of it is next, kept from look to look."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from embsync.config import Config
+from embsync.errors import EmbsyncError
+from embsync.pipeline.backlog import Entry, survey
+from embsync.service.glance import Glance
+from embsync.service.signals import Requests
+from embsync.service.watcher import Health, Watcher
+from embsync.snapshots import Found, discover
+from embsync.store import Store, layout
+
+#: Between looks that events ask for: this, and twice what the last look cost, so that a storm of events never takes
+#: more than a third of a core and a marker is still seen well within a second.
+_BREATH_SECONDS = 0.05
+_BREATH_PER_COST = 2.0
+#: What nobody touches any more but was never finished is judged ever more rarely; an event or a change ends that.
+_PATIENCE = 0.1
+_LONGEST_PATIENCE = 600.0
+
+
+class Lookout:
+    """The watched directory as the daemon knows it.
+
+    Attributes
+    ----------
+    path : Path
+    health : Health
+    entries : list of Entry
+        Every child as of the last look.
+    looked : float or None
+        Wall clock of the last look.
+    """
+
+    def __init__(self, config: Config, store: Store, requests: Requests) -> None:
+        assert config.watch.path is not None
+        self._config = config
+        self._store = store
+        self._requests = requests
+        self.path = Path(config.watch.path)
+        self._watcher = Watcher(self.path, requests.look_now, config.watch.rescan_seconds)
+        self._glance = Glance()
+        self._found = Found((), {})
+        self._journal: tuple[int, ...] | None = None
+        self._judged = 0.0
+        self._stirred = 0.0
+        self._not_before = 0.0
+        self.rescan_at = 0.0
+        self.health = Health("missing", "not looked at yet")
+        self.entries: list[Entry] = []
+        self.looked: float | None = None
+        self.looks = 0
+
+    @property
+    def queue(self) -> list[Entry]:
+        """What is to be handled, in order."""
+        return [entry for entry in self.entries if entry.state == "next"]
+
+    def check(self, now: float) -> None:
+        """Check that the watch is not blind."""
+        before = self.health
+        self.health = self._watcher.check(now)
+        if before.state == "missing" and self.health.state != "missing":
+            self._requests.look_now()
+
+    def due_in(self, now: float) -> float:
+        """Return the seconds until the next look is due."""
+        wanted = self.rescan_at - now
+        if self._requests.wants_look:
+            wanted = min(wanted, self._not_before - now)
+        return max(wanted, 0.0)
+
+    def look(self, now: float) -> None:
+        """Look at the directory, and at the journal, as far as anything changed.
+
+        Raises
+        ------
+        EmbsyncError
+            The watched directory or the store cannot be read.
+        """
+        asked = self._requests.wants_look
+        self._requests.take_look()
+        begin = time.monotonic()
+        self.rescan_at = now + self._config.watch.rescan_seconds
+        try:
+            self._discover(now, asked)
+            self.refresh()
+            self.looked = time.time()
+            self.looks += 1
+        except EmbsyncError:
+            self._glance.forget()
+            self.entries, self._journal = [], None  # what is not known to be so is not acted upon
+            raise
+        finally:
+            cost = time.monotonic() - begin
+            self._not_before = time.monotonic() + _BREATH_SECONDS + _BREATH_PER_COST * cost
+
+    def refresh(self) -> None:
+        """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
+        journal = journal_mark(self._store)
+        if journal != self._journal:
+            self.entries = survey(self._store, self._config, self._found)
+            self._journal = journal
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watcher.close()
+
+    def _discover(self, now: float, asked: bool) -> None:
+        try:
+            changed = self._glance.changed(os.fspath(self.path.resolve()), time.time_ns())
+        except OSError as error:
+            self._glance.forget()
+            self._found = Found((), {})
+            self._journal = None
+            if self.health.state != "missing":
+                self.health = Health("missing", error.strerror or str(error), self.health.armed)
+            return
+        if changed:
+            self._stirred = now
+        if not changed and not self._judging_is_due(now, asked):
+            return
+        decided = {entry.child.name: entry.child.stamp for entry in self.entries
+                   if entry.child.state == "ready" and entry.child.stamp is not None}
+        self._found = discover(self.path, self._config.watch, self._config.snapshot, now=now,
+                               memory=self._found.memory, decided=decided)
+        self._judged = now
+        self._journal = None
+
+    def _judging_is_due(self, now: float, asked: bool) -> bool:
+        """Return whether what waits is to be judged although nothing changed: time passes, and writers let go."""
+        if not any(child.state == "waiting" for child in self._found.children):
+            return False
+        patience = min(_PATIENCE * (now - self._stirred), _LONGEST_PATIENCE)
+        return asked or now - self._judged >= patience
+
+
+def journal_mark(store: Store) -> tuple[int, ...]:
+    """Return what changes whenever the journal does."""
+    try:
+        status = os.stat(store.root / layout.JOURNAL)  # noqa: PTH116
+    except FileNotFoundError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)

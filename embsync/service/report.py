@@ -1,0 +1,132 @@
+"""What the daemon tells of itself: status.json, metrics.prom and the service manager's status line."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import msgspec
+
+from embsync.errors import EmbsyncError
+from embsync.pipeline.backlog import Entry
+from embsync.service import metrics, status
+from embsync.service.hold import Hold
+from embsync.service.lookout import Lookout, journal_mark
+from embsync.service.notify import notify
+from embsync.service.status import Current, Problem, Retry, State, Status, Watch, Work
+from embsync.store import Store
+from embsync.store.manifest import Manifest
+
+#: While work goes on, the file follows its progress so often.
+_PROGRESS_SECONDS = 1.0
+
+
+@dataclass
+class Now:
+    """What the daemon knows at this moment."""
+
+    state: State
+    doing: str
+    lookout: Lookout
+    held: Hold | None = None
+    work: Work | None = None
+    retry: Retry | None = None
+    last_error: Problem | None = None
+    on_publish: str | None = None
+    counted: Counter[str] = field(default_factory=Counter)
+
+
+class Report:
+    """Writes when something is new, and no more often than a disk should be asked to sync."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._started = self._since = time.time()
+        self._state: State | None = None
+        self._key: object = None
+        self._written = 0.0
+        self._manifest: Manifest | None = None
+        self._told = ""
+        self._journal: tuple[int, ...] | None = None
+        self._outcomes: Counter[str] = Counter()
+        self._refusal: Problem | None = None
+
+    def tell(self, now: Now) -> None:
+        """Write what changed.
+
+        Raises
+        ------
+        EmbsyncError
+            The store cannot be read or written.
+        """
+        if now.state != self._state:
+            self._state, self._since = now.state, time.time()
+        if now.doing != self._told:
+            self._told = now.doing
+            notify(f"STATUS={now.doing}")
+        moment = time.monotonic()
+        key = (now.state, now.doing, now.held, now.last_error, now.on_publish, now.lookout.looks, now.lookout.health)
+        moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
+        if key == self._key and not moved:
+            return
+        self._key, self._written = key, moment  # a disk that is full is asked again at the next look, not at once
+        self._write(now)
+
+    def _write(self, now: Now) -> None:
+        self._read_journal()
+        manifest = self._current()
+        wall = time.time()
+        made = self._status(now, manifest, wall)
+        status.write(self._store, made)
+        metrics.write(self._store, metrics.Figures(
+            made, manifest, self._outcomes, {**now.counted, "embsync_scans_total": now.lookout.looks}, wall,
+            now.lookout.looked, self._started))
+
+    def _read_journal(self) -> None:
+        journal = journal_mark(self._store)
+        if journal == self._journal:
+            return
+        self._journal, self._outcomes = journal, Counter()
+        for event in self._store.journal.events():
+            self._outcomes[event.event] += 1
+            if event.event == "refused":
+                self._refusal = Problem(event.time, event.reason or "", (event.snapshot or {}).get("name"))
+
+    def _current(self) -> Manifest | None:
+        """Return the current version's manifest; None also where it cannot be read, which is just when people look."""
+        with contextlib.suppress(EmbsyncError):
+            number = self._store.current()
+            if number is not None and (self._manifest is None or self._manifest.version != number):
+                self._manifest = self._store.manifest(number)
+            return None if number is None else self._manifest
+        return None
+
+    def _status(self, now: Now, manifest: Manifest | None, wall: float) -> Status:
+        lookout = now.lookout
+        return Status(
+            state=now.state, since=_at(self._since), started=_at(self._started), updated=_at(wall), doing=now.doing,
+            current=None if manifest is None else Current(manifest.version, manifest.snapshot.name, manifest.created,
+                                                          metrics.age(manifest, wall)),
+            queue=[entry.child.name for entry in lookout.queue], waiting=_waiting(lookout.entries),
+            work=now.work, retry=now.retry, held=None if now.held is None else msgspec.to_builtins(now.held),
+            last_refusal=self._refusal, last_error=now.last_error, on_publish=now.on_publish,
+            watch=Watch(str(lookout.path), lookout.health.state, lookout.health.reason, lookout.health.armed,
+                        status.at(lookout.looked), _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0))),
+        )
+
+
+def problem(error: EmbsyncError | str, snapshot: str | None = None) -> Problem:
+    """Return an error as it is shown, dated now."""
+    return Problem(_at(time.time()), str(error), snapshot)
+
+
+def _at(seconds: float) -> str:
+    told = status.at(seconds)
+    assert told is not None
+    return told
+
+
+def _waiting(entries: list[Entry]) -> dict[str, str]:
+    return {entry.child.name: entry.reason for entry in entries if entry.state == "waiting"}

@@ -1,0 +1,106 @@
+"""``status.json``: what the daemon is doing now, for people, ``embsync status`` and probes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from typing import Any, Literal
+
+import msgspec
+
+from embsync.store import Store, layout
+from embsync.store.durable import replace_file, storage_errors
+
+State = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something that went wrong, when, and with which snapshot."""
+
+    time: str
+    what: str
+    snapshot: str | None = None
+
+
+class Current(msgspec.Struct, frozen=True):
+    """The version that is served."""
+
+    version: int
+    snapshot: str
+    created: str
+    age_seconds: float
+
+
+class Work(msgspec.Struct, frozen=True):
+    """The snapshot that is worked on, and how far it is."""
+
+    snapshot: str
+    stage: str | None = None
+    share: float | None = None
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """The snapshot that is tried again, how often it was in vain, and in how many seconds."""
+
+    snapshot: str
+    attempts: int
+    seconds: float
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """The watched directory: ``health`` is events, rescan (alone) or missing."""
+
+    path: str
+    health: str
+    reason: str
+    armed: int
+    last_scan: str | None
+    next_scan: str | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The file, field by field; what is unknown or does not apply is null."""
+
+    format: int = 1
+    pid: int = msgspec.field(default_factory=os.getpid)
+    state: State
+    since: str
+    started: str
+    updated: str
+    doing: str
+    current: Current | None
+    queue: list[str]
+    waiting: dict[str, str]
+    work: Work | None
+    retry: Retry | None
+    held: dict[str, str | None] | None
+    last_refusal: Problem | None
+    last_error: Problem | None
+    on_publish: str | None
+    watch: Watch
+
+
+def at(seconds: float | None) -> str | None:
+    """Return a wall clock reading as RFC 3339 UTC, to the second."""
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write(store: Store, status: Status) -> None:
+    """Replace the file.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written.
+    """
+    with storage_errors(store.root):
+        replace_file(store.root / layout.STATUS, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+
+
+def read(store: Store) -> dict[str, Any] | None:
+    """Return the file as plain values; None where no daemon has ever been, or it cannot be read."""
+    try:
+        found = msgspec.json.decode((store.root / layout.STATUS).read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None

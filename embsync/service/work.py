@@ -1,0 +1,113 @@
+"""The process that does the daemon's heavy work: it reads one job, runs the pipeline, tells how it ended, and ends.
+
+It is a process of its own so that it can be ended at any moment, and so that a crash inside a parser or a lack of
+memory takes nothing else along. It is started before there is work, because loading what it needs takes half a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from embsync.config import Config
+from embsync.errors import EmbsyncError, SnapshotError
+from embsync.pipeline import CheckRefusedError, UnchangedError
+from embsync.pipeline.backlog import handle
+from embsync.service.hold import HeldError, HoldableStore
+from embsync.service.job import Job, Kind, Line, Outcome, Ready, Step
+
+_PR_SET_PDEATHSIG = 1
+#: Steps of one stage told a second; each wakes the daemon.
+_STEP_SECONDS = 0.5
+
+
+def main(parent: int) -> None:
+    """Serve one job from standard input."""
+    tell = _private_output()
+    _die_with(parent)
+    faulthandler.enable()
+    _be_first_to_go()
+    tell(Ready())
+    line = sys.stdin.buffer.readline()
+    if line:
+        tell(run(msgspec.json.decode(line, type=Job), tell))
+
+
+def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
+    """Handle the job's entry and return how it ended."""
+    config = msgspec.convert(job.config, Config)
+    try:
+        manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
+    except EmbsyncError as error:
+        return Outcome(_kind(error), str(error), of_snapshot=isinstance(error, SnapshotError))
+    except MemoryError as error:
+        return Outcome("error", f"out of memory: {error}")
+    except OSError as error:
+        return Outcome("error", f"{error.filename or job.path}: {error.strerror or error}")
+    except Exception as error:
+        return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
+    return Outcome("published", version=manifest.version, seconds=manifest.seconds.total)
+
+
+def _kind(error: EmbsyncError) -> Kind:
+    if isinstance(error, HeldError):
+        return "held"
+    if isinstance(error, UnchangedError):
+        return "unchanged"
+    if isinstance(error, CheckRefusedError):
+        return "refused"
+    return "failed" if isinstance(error, SnapshotError) and not error.transient else "error"
+
+
+class _Steps:
+    """Tells each new stage, and the same stage now and then."""
+
+    def __init__(self, tell: Callable[[Line], None]) -> None:
+        self._tell = tell
+        self._stage = ""
+        self._told = 0.0
+
+    def __call__(self, stage: str, share: float) -> None:
+        now = time.monotonic()
+        if stage != self._stage or now - self._told >= _STEP_SECONDS:
+            self._stage, self._told = stage, now
+            self._tell(Step(stage, round(share, 3)))
+
+
+def _private_output() -> Callable[[Line], None]:
+    """Keep standard output for the daemon; what a library prints goes to standard error."""
+    channel = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(line: Line) -> None:
+        data = msgspec.json.encode(line) + b"\n"
+        while data:
+            data = data[os.write(channel, data):]
+
+    return tell
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the daemon dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _be_first_to_go() -> None:
+    """Ask the kernel to end this process rather than another when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""A real daemon in a process of its own, and what tests do to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from support.nights import Night, night, write_npy
+
+from embsync.store import Store
+from embsync.store.journal import Event
+
+RESCAN = 0.4
+PATIENCE = 30.0
+
+#: Everything a store may hold when its daemon is not at work.
+AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment in which the package under test is found and one thread is used."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1", **more}
+
+
+def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Return the first truthy value, asked for again and again."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+class Place:
+    """A watched directory, a store and a configuration, and the daemon on them."""
+
+    def __init__(self, root: Path, **watch: object) -> None:
+        self.watch = root / "watch"
+        self.store = Store(root / "store", wait=20.0)
+        self.file = root / "embsync.yaml"
+        self.log = root / "log"
+        self.command = [sys.executable, "-m", "embsync"]
+        self.settings: dict[str, Any] = {
+            "watch": {"path": "watch", "rescan_seconds": RESCAN, "backlog": "every", "complete": "marker", **watch},
+            "store": {"path": "store", "keep_versions": 3},
+            "index": {"factory": "Flat"},
+            "threads": 1,
+        }
+        self.watch.mkdir()
+        self.configure()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Write the configuration, changed as given."""
+        for section, keys in sections.items():
+            self.settings.setdefault(section, {}).update(keys)
+        self.file.write_text(yaml.safe_dump(self.settings))
+
+    @contextlib.contextmanager
+    def daemon(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a daemon; on leaving it is told to stop, and killed if it does not."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([*self.command, "run", "-c", str(self.file)], stderr=log,
+                                            env=environment(**variables))
+        try:
+            yield self.process
+        finally:
+            if self.process.poll() is None:
+                self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on the same configuration."""
+        return subprocess.run([*self.command, *arguments, "-c", str(self.file)], capture_output=True, text=True,
+                              check=False, timeout=60, env=environment())
+
+    def drop(self, number: int, made: Night | None = None, *, marker: bool = True) -> Path:
+        """Leave a snapshot, and its marker last."""
+        folder = write_npy(self.watch / f"day={number}", night(number) if made is None else made)
+        if marker:
+            (folder / "_SUCCESS").touch()
+        return folder
+
+    def events(self, *names: str) -> list[Event]:
+        """Return the journal's events of these names, of all without any."""
+        return [event for event in self.store.journal.events() if not names or event.event in names]
+
+    def published(self) -> list[str]:
+        """Return the names of published snapshots, in order."""
+        return [(event.snapshot or {}).get("name") or "" for event in self.events("published")]
+
+    def wait_for(self, *numbers: int, seconds: float = PATIENCE) -> None:
+        """Wait until these days are published."""
+        eventually(lambda: {f"day={number}" for number in numbers} <= set(self.published()), seconds)
+
+    def status(self) -> dict[str, Any]:
+        """Return status.json, empty while there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.store.root / "status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def wait_state(self, *states: str, seconds: float = PATIENCE) -> dict[str, Any]:
+        """Wait until the daemon says it is in one of these states."""
+        return eventually(lambda: (found := self.status()).get("state") in states and found, seconds)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the log lines of an event."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def worker(self) -> int | None:
+        """Return the process that works or waits for the daemon, None between two."""
+        assert self.process is not None
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(found[0]) if found else None
+
+    def at_work(self) -> int:
+        """Wait until work goes on; return its process."""
+        self.wait_state("working")
+        return int(eventually(self.worker))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def replace_root(self, aside: str) -> None:
+        """Move the watched directory away and make an empty one."""
+        self.watch.rename(self.watch.parent / aside)
+        self.watch.mkdir()
+
+    def remove_root(self) -> None:
+        """Delete the watched directory and all in it."""
+        shutil.rmtree(self.watch)
+
+    def assert_at_rest(self) -> None:
+        """Assert that nothing but final files is there."""
+        assert {path.name for path in self.store.root.iterdir()} <= AT_REST
+        assert all(path.name.isdigit() for path in self.store.versions.iterdir())
+
+
+def running(process: int) -> bool:
+    """Return whether a process lives; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,229 @@
+"""Signals, crashes, retries, holds: real processes and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from daemons import Place, eventually, running
+from support.nights import Night, night
+from support.stores import assert_whole
+
+
+def big(number: int) -> Night:
+    """A night whose index takes seconds to build."""
+    return night(number, items=40_000, users=2_000, width=32)
+
+
+def test_a_second_daemon_is_told_who_holds_the_store(place: Place) -> None:
+    """One store has one daemon; the other ends with exit code 5."""
+    with place.daemon() as process:
+        place.wait_state("idle")
+        second = place.run("run")
+        assert second.returncode == 5
+        assert f"process {process.pid}" in second.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, number: signal.Signals) -> None:
+    """The work is ended, nothing of it is left, and the snapshot is pending for the next daemon."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        place.wait_state("working")
+        eventually(lambda: (place.status()["work"] or {}).get("stage") == "indexing")
+        worker = place.worker()
+        begin = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert time.monotonic() - begin < 3.0
+    assert worker is not None
+    assert not running(worker)
+    assert place.published() == []
+    assert list(place.store.versions.iterdir()) == []
+    assert place.status()["state"] == "stopped"
+    place.assert_at_rest()
+
+
+def test_a_second_signal_ends_at_once(place: Place) -> None:
+    """Even while the first is being obeyed; the work goes along."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        worker = place.at_work()
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2) in {0, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+        eventually(lambda: not running(worker), 2)
+
+
+def test_the_work_dies_with_the_daemon(place: Place) -> None:
+    """Kill -9 leaves no process behind; the next daemon sweeps and publishes."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        worker = place.at_work()
+        eventually(lambda: list(place.store.versions.iterdir()))
+        process.kill()
+        process.wait()
+        eventually(lambda: not running(worker), 2)
+    place.configure(index={"factory": "Flat"})
+    with place.daemon():
+        place.wait_for(1)
+    place.assert_at_rest()
+
+
+def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place: Place) -> None:
+    """It is journaled as failed, and the next one gets its turn."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon():
+        for _ in range(3):
+            worker = place.at_work()
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda worker=worker: place.worker() != worker)
+            eventually(lambda: place.status()["state"] != "working" or place.worker() is not None)
+            time.sleep(0.2)
+        failed = eventually(lambda: place.events("failed"))
+        assert "set aside" in (failed[0].reason or "")
+        assert "SIGKILL" in (failed[0].reason or "")
+        place.configure(index={"factory": "Flat"})
+        place.send(signal.SIGHUP)
+        place.drop(2)
+        place.wait_for(2)
+    assert place.published() == ["day=2"]
+    assert len(place.logged("crashed")) == 3
+
+
+def test_an_error_that_may_pass_is_tried_again_with_growing_pauses(place: Place) -> None:
+    """A file that cannot be read now is visible as a retry; once it can be read, it is published."""
+    folder = place.drop(1)
+    shutil.rmtree(folder)
+    held = place.store.root.parent / "elsewhere"
+    with place.daemon():
+        place.wait_state("idle")
+        place.store.versions.rename(held)  # the store is broken for a while
+        place.store.versions.touch()
+        place.drop(1)
+        status = place.wait_state("retrying")
+        assert status["retry"]["snapshot"] == folder.name
+        eventually(lambda: (place.status()["retry"] or {}).get("attempts", 0) >= 2)
+        assert place.status()["last_error"]["what"]
+        place.store.versions.unlink()
+        held.rename(place.store.versions)
+        place.wait_for(1)
+        eventually(lambda: place.status()["state"] == "idle")
+
+
+def test_ill_formed_and_refused_are_recorded_once(place: Place) -> None:
+    """What only a new snapshot mends is journaled and not taken again; the rest goes on."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        (place.drop(2, marker=False) / "items.npy").write_bytes(b"no array")
+        (place.watch / "day=2" / "_SUCCESS").touch()
+        eventually(lambda: place.events("failed"))
+        place.drop(3, night(3).shuffled_item_ids())
+        eventually(lambda: place.events("refused"))
+        place.drop(4)
+        place.wait_for(4)
+        place.send(signal.SIGUSR1)
+        time.sleep(3 * 0.4)
+    assert [event.event for event in place.events()] == ["published", "failed", "refused", "published"]
+    assert place.status()["last_refusal"]["snapshot"] == "day=3"
+
+
+def test_sighup_reads_the_configuration_again(root: Path) -> None:
+    """A good file is followed at once; a bad one changes nothing and is shown."""
+    place = Place(root, rescan_seconds=60.0)
+    with place.daemon():
+        place.wait_state("idle")
+        place.file.write_text("watch: {path: watch, rescan: 1}")
+        place.send(signal.SIGHUP)
+        assert "did you mean" in eventually(lambda: place.status()["last_error"])["what"]
+        other = root / "other"
+        place.watch.rename(other)
+        place.watch = other
+        place.configure(watch={"path": "other"})
+        place.send(signal.SIGHUP)
+        eventually(lambda: place.logged("reloaded"))
+        place.drop(1)
+        place.wait_for(1)
+    assert len(place.logged("reload_failed")) == 1
+
+
+def test_sigusr1_looks_now(place: Place) -> None:
+    """Where no event comes and the rescan is far away, a signal finds the snapshot."""
+    place.configure(watch={"rescan_seconds": 60.0})
+    hidden = place.watch.parent / "hidden"
+    hidden.mkdir()
+    with place.daemon():
+        place.wait_state("idle")
+        scanned = place.status()["watch"]["next_scan"]
+        place.send(signal.SIGUSR1)
+        time.sleep(1.1)
+        place.send(signal.SIGUSR1)
+        eventually(lambda: place.status()["watch"]["next_scan"] != scanned)
+
+
+def test_a_hold_keeps_everything_back_until_resume(place: Place) -> None:
+    """Held, the daemon looks and queues but publishes nothing; the journal tells both."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        assert json.loads(place.run("hold", "--reason", "moving house", "--json").stdout)["changed"]
+        place.drop(2)
+        status = eventually(lambda: (found := place.status())["state"] == "held" and found["queue"] and found)
+        assert status["held"]["reason"] == "moving house"
+        assert not json.loads(place.run("hold", "--json").stdout)["changed"]
+        assert place.published() == ["day=1"]
+        assert json.loads(place.run("resume", "--json").stdout)["changed"]
+        place.wait_for(2)
+    assert [event.event for event in place.events()] == ["published", "held", "resumed", "published"]
+
+
+def test_a_hold_stops_work_that_was_begun_before(place: Place) -> None:
+    """The last moment counts: what was already being made is not published."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon():
+        place.at_work()
+        assert place.run("hold").returncode == 0
+        eventually(lambda: place.logged("held"))
+        eventually(lambda: place.status()["state"] == "held")
+        assert place.published() == []
+
+
+def test_a_rollback_by_hand_is_for_good(place: Place) -> None:
+    """The snapshot behind the version that was left is not taken again; with --hold nothing is."""
+    place.drop(1)
+    place.drop(2)
+    with place.daemon():
+        place.wait_for(1, 2)
+        assert place.run("rollback", "--hold").returncode == 0
+        place.drop(3)
+        eventually(lambda: place.status()["queue"] == ["day=3"])
+        assert place.store.current() == 1
+        place.run("resume")
+        place.wait_for(3)
+        eventually(lambda: place.status()["current"]["version"] == 3)
+    assert place.store.manifest(3).parent == 1
+    assert place.published() == ["day=1", "day=2", "day=3"]
+
+
+def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
+    """It is told version and path; its failure is seen and undoes nothing."""
+    note = place.watch.parent / "note"
+    place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" >> {note}; exit 3'})
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        eventually(lambda: "ended with 3" in (place.status()["on_publish"] or ""))
+    assert note.read_text() == f"1 {place.store.path(1)}\n"
+    assert "embsync_on_publish_failures_total 1" in (place.store.root / "metrics.prom").read_text()
+    assert assert_whole(place.store.root) == 1

@@ -1,0 +1,192 @@
+"""Every way a watch goes blind, and the daemon finding the next snapshot anyway."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemons import Place, eventually
+from support.nights import night
+
+
+def test_a_snapshot_is_handled_within_a_second_of_its_marker(root: Path) -> None:
+    """Events are enough: the next rescan is far away when the marker comes."""
+    place = Place(root, rescan_seconds=60.0)
+    with place.daemon():
+        place.wait_state("idle")
+        eventually(lambda: place.status()["watch"]["health"] == "events")
+        time.sleep(1.0)
+        folder = place.drop(1, marker=False)
+        begin = time.monotonic()
+        (folder / "_SUCCESS").touch()
+        place.wait_for(1)
+        assert time.monotonic() - begin < 1.5
+
+
+def test_what_is_there_at_the_start_is_taken_in_order(place: Place) -> None:
+    """A backlog is handled in turn, in natural order, and what is never complete waits, with its reason."""
+    for number in (10, 9, 2):
+        place.drop(number)
+    place.drop(11, marker=False)
+    with place.daemon():
+        place.wait_for(2, 9, 10)
+        status = eventually(lambda: (found := place.status())["state"] == "idle" and found)
+    assert place.published() == ["day=2", "day=9", "day=10"]
+    assert status["waiting"] == {"day=11": "the marker _SUCCESS"}
+    place.assert_at_rest()
+
+
+def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
+    """A daemon without its directory says that it is blind, and sees it when it comes."""
+    place.remove_root()
+    with place.daemon():
+        assert place.wait_state("blind")["watch"]["health"] == "missing"
+        place.watch.mkdir()
+        place.drop(1)
+        place.wait_for(1)
+
+
+def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
+    """The watch is armed again on the new directory, whose snapshots are found."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.remove_root()
+        place.wait_state("blind")
+        place.watch.mkdir()
+        eventually(lambda: place.status()["watch"]["armed"] == 2)
+        place.drop(2)
+        place.wait_for(2)
+
+
+def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
+    """What goes on in the directory that was moved away is not looked at."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.replace_root("aside")
+        shutil.copytree(place.watch.parent / "aside" / "day=1", place.watch.parent / "aside" / "day=7")
+        place.drop(2)
+        place.wait_for(2)
+        assert "day=7" not in place.published()
+
+
+def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
+    """A link is followed to where it leads now."""
+    for name in ("one", "two"):
+        (place.watch.parent / name).mkdir()
+    place.watch.rmdir()
+    place.watch.symlink_to("one")
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.watch.unlink()
+        place.watch.symlink_to("two")
+        place.drop(2)
+        place.wait_for(2)
+
+
+def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
+    """Another file system in the root's place is another root."""
+    command = ["mount", "-t", "tmpfs", "tmpfs", str(place.watch)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    subprocess.run(["umount", str(place.watch)], check=True)
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        subprocess.run(command, check=True)
+        try:
+            place.drop(2)
+            place.wait_for(2)
+        finally:
+            subprocess.run(["umount", "-l", str(place.watch)], check=True)
+
+
+def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
+    """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
+    blind = ("import runpy, sys, watchdog.observers.inotify_c as c; from watchdog.observers import inotify;"
+             "from watchdog.observers.api import BaseObserver;"
+             "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));"
+             "sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')")
+    place.command = [place.command[0], "-c", blind]
+    with place.daemon():
+        watch = eventually(lambda: place.status().get("watch"))
+        assert (watch["health"], watch["reason"]) == ("rescan", "inotify watch limit reached")
+        place.drop(1)
+        place.wait_for(1)
+
+
+def test_a_burst_of_files_is_one_thing_to_look_at(place: Place) -> None:
+    """Twelve thousand files overflow the kernel's queue; the snapshot among them is published all the same."""
+    place.drop(1)
+    with place.daemon() as process:
+        place.wait_for(1)
+        litter = place.watch / "_litter"
+        litter.mkdir()
+        for number in range(12_000):
+            (litter / str(number)).touch()
+        begin = time.monotonic()
+        place.drop(2)
+        place.wait_for(2)
+        assert time.monotonic() - begin < 5.0
+        used = processor_seconds(process.pid)
+        time.sleep(2.0)
+        assert processor_seconds(process.pid) - used < 0.5
+
+
+def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
+    """A file of full size with an old time is not complete while somebody holds it open for writing."""
+    place = Place(root, complete="settled", settle_seconds=0.3)
+    made = night(1)
+    folder = place.drop(1, made, marker=False)
+    items = np.load(folder / "items.npy")
+    (folder / "items.npy").unlink()
+    mapped = np.lib.format.open_memmap(folder / "items.npy", "w+", items.dtype, items.shape)
+    with place.daemon():
+        eventually(lambda: "closed by whoever writes it" in place.status().get("waiting", {}).get("day=1", ""))
+        mapped[:] = items
+        mapped.flush()
+        assert place.published() == []
+        del mapped
+        place.wait_for(1)
+
+
+def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
+    """Other numbers in a file of the same name and size are found, without one name having changed."""
+    place = Place(root, settle_seconds=0.5)
+    folder = place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        time.sleep(4.0)  # beyond the time for which a fresh directory is looked at in full
+        with (folder / "items.npy").open("r+b") as file:
+            file.seek(-4, 2)
+            file.write(np.float32(0.5).tobytes())
+        eventually(lambda: len(place.published()) == 2)
+
+
+def test_old_snapshots_cost_nearly_nothing(root: Path) -> None:
+    """Looking again at two hundred handled directories takes a fraction of a millisecond each rescan a directory."""
+    place = Place(root, rescan_seconds=0.5)
+    for number in range(200):
+        place.drop(number)
+    place.configure(watch={"backlog": "newest"})
+    with place.daemon() as process:
+        place.wait_for(199)
+        time.sleep(4.5)
+        place.wait_state("idle")
+        used, looked = processor_seconds(process.pid), time.monotonic()
+        time.sleep(3.0)
+        rescans = (time.monotonic() - looked) / 0.5
+        assert (processor_seconds(process.pid) - used) / rescans / 200 < 0.000_1
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process, without its children."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
