@@ -61,9 +61,13 @@ def draw(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
 
 
 def blurred(rng: np.random.Generator, rows: np.ndarray, noise: float) -> np.ndarray:
-    """Return ``rows`` with noise of the same spectrum, ``noise`` times as large."""
+    """Return ``rows`` with isotropic noise, ``noise`` times as large as they are.
+
+    Real retrainings are kinder: between the second and the third night of goodbooks the noise is 0.05 of the signal
+    on the strongest axis of the stable space, 0.22 on the 17th, 1.17 on the weakest.
+    """
     result = rng.standard_normal(rows.shape, dtype=np.float32)
-    result *= spectrum(rows.shape[1]) * np.float32(noise)
+    result *= np.float32(noise * np.sqrt(np.mean(spectrum(rows.shape[1]) ** 2)))
     result += rows
     return result
 
