@@ -17,6 +17,7 @@ import scipy
 import embsync
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, table, warn
+from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, StoreError
 from embsync.pipeline.backlog import survey
@@ -34,7 +35,8 @@ from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFit
 def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     """Show what the store serves now."""
     given = context(config_file, store, as_json)
-    found = {**_status(given.store), "snapshots": _snapshots(given.store, given.config)}
+    found = {**_status(given.store), "daemon": daemon_now(given.store),
+             "snapshots": _snapshots(given.store, given.config)}
     if as_json:
         print_json(found)
         return
@@ -50,6 +52,8 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
         click.echo(f"versions  {', '.join(map(str, found['versions']))}")
         for check in found["warnings"]:
             click.echo(f"warning   {check}")
+    for line in daemon_lines(found["daemon"]):
+        click.echo(line)
     last = found["last_refusal"]
     if last is not None:
         click.echo(f"refused   {last['snapshot']['name']} at {last['time']}: {last['reason']}")
@@ -70,11 +74,15 @@ def _status(store: Store) -> dict[str, Any]:
 
 
 def _snapshots(store: Store, config: Config) -> list[dict[str, Any]] | None:
-    """Say of every directory in the watched one what it is; None when none is watched."""
+    """Say of every directory in the watched one what it is; None when none is watched or it is not there."""
     if config.watch.path is None:
         return None
+    try:
+        entries = survey(store, config)
+    except NotFoundError:
+        return None  # the daemon's lines say that it is missing
     return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version}
-            for entry in survey(store, config)]
+            for entry in entries]
 
 
 def _current(manifest: Manifest) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def _event(event: Event | None) -> dict[str, Any] | None:
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
 @shared
 def history(last: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Show what happened: published, refused, rolled back, widened, pruned."""
+    """Show what happened: published, refused, failed, rolled back, widened, held, resumed, pruned."""
     holder = context(config_file, store, as_json).store
     holder.require()
     events = list(holder.journal.events())[-(last or 0):]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json
-from embsync.service import Daemon
+from embsync.service import Daemon, status
 from embsync.service.hold import hold as put_on_hold
 from embsync.service.hold import resume as let_go_on
+from embsync.store import Store
 
 
 @click.command()
@@ -49,6 +52,41 @@ def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: fl
         print_json({"held": False, "changed": changed})
     else:
         click.echo("resumed" if changed else "was not on hold")
+
+
+def daemon_now(store: Store) -> dict[str, Any] | None:
+    """Return what the store's daemon said last, and whether it runs; None when there never was one."""
+    found = status.read(store)
+    return None if found is None else {**found, "running": status.is_running(store)}
+
+
+def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the same for people."""
+    if found is None:
+        return
+    if found["running"]:
+        yield f"daemon    {found['state']} since {found['since']}, process {found['pid']}: {found['doing']}"
+        watch = found["watch"]
+        how = f" ({watch['reason']})" if watch["reason"] else ""
+        yield f"watch     {watch['path']}: {watch['health']}{how}; next scan {watch['next_scan']}"
+    else:
+        yield f"daemon    not running; it was {found['state']} at {found['updated']}"
+    if found["queue"]:
+        yield f"queue     {', '.join(found['queue'])}"
+    if found["retry"]:
+        yield f"retry     {found['retry']['snapshot']}, {found['retry']['attempts']} in vain"
+    if found["held"]:
+        yield f"held      since {found['held']['time']}" + _because(found["held"]["reason"])
+    if found["last_error"]:
+        snapshot = found["last_error"]["snapshot"]
+        yield f"error     {found['last_error']['time']}{f' {snapshot}' if snapshot else ''}" \
+              f"{_because(found['last_error']['what'])}"
+    if found["on_publish"]:
+        yield f"hook      {found['on_publish']}"
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""
 
 
 COMMANDS = (run, hold, resume)

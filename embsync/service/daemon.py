@@ -33,6 +33,8 @@ from embsync.store.locks import exclusive
 #: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE = 0.01
+#: Another daemon keeps its lock; ``embsync status`` asks for it for a moment only.
+_LOCK_SECONDS = 1.0
 #: After a stop the store's lock is waited for no longer than this, to sweep what the ended work left.
 _SWEEP_SECONDS = 3.0
 
@@ -75,7 +77,7 @@ class Daemon:
         """
         logs.configure(self._config.log)
         self._store.create()
-        with (exclusive(self._store.root / layout.DAEMON_LOCK, 0.0, "the store's daemon"),
+        with (exclusive(self._store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"),
               noted(self._requests, self._end_at_once)):
             try:
                 self.startup()

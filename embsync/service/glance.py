@@ -1,8 +1,8 @@
 """Whether anything in a directory changed since the last look, for the price of one ``stat`` a known file.
 
 A full look lists, opens and hashes names; over a thousand old snapshots that is a hundred times what nothing new
-should cost. A glance remembers each entry's size, times and inode. Contents cannot change without the file's ctime, nor
-names without the directory's mtime, so equal figures mean that a full look would find the same again.
+should cost. A glance remembers each entry's size, time of change and inode. Contents cannot change without the file's
+ctime, nor names without the directory's, so equal figures mean that a full look would find the same again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_Figures = tuple[int, int, int, int, int]
+#: Of one entry: time of last change in ns, inode, size. What changes a file's mtime or mode changes its ctime too.
+_Figures = tuple[int, int, int]
 
 #: A directory changed this recently may change again within the same tick of its file system's clock (2 s on FAT).
 _CLOCK_TICK_NS = 3 * 10**9
@@ -22,7 +23,7 @@ _MOST_REMEMBERED = 2_000
 
 @dataclass(frozen=True)
 class _Picture:
-    """A child as it was, entry by entry; ``settled`` when equal figures prove that nothing happened."""
+    """A child as it was, path by path; ``settled`` when equal figures prove that nothing happened."""
 
     entries: tuple[tuple[str, _Figures], ...]
     settled: bool
@@ -71,7 +72,7 @@ class Glance:
                 changed = changed or known is None
                 self._children[name] = _NEVER_A_SNAPSHOT
                 continue
-            if known is None or not known.settled or not _same(path, known):
+            if known is None or not known.settled or not _same(known):
                 fresh = _picture(path, wall_ns)
                 changed = changed or known is None or known.entries != fresh.entries or not fresh.entries
                 changed = changed or (fresh.settled and not known.settled if known else True)
@@ -79,34 +80,39 @@ class Glance:
         return changed
 
 
-def _same(path: str, known: _Picture) -> bool:
+def _same(known: _Picture) -> bool:
+    lstat = os.lstat
     try:
-        return all(_figures(os.lstat(path + name)) == figures for name, figures in known.entries)
+        for path, (changed, inode, size) in known.entries:
+            status = lstat(path)
+            if status.st_ctime_ns != changed or status.st_ino != inode or status.st_size != size:
+                return False
     except OSError:
         return False
+    return True
 
 
 def _picture(path: str, wall_ns: int) -> _Picture:
     """Return a child's picture; an empty one when it is too large or changes under the eye."""
     try:
         entries: list[tuple[str, _Figures]] = []
-        for name, status in _walk(path, ""):
+        for found, status in _walk(path):
             if len(entries) >= _MOST_REMEMBERED:
                 return _Picture((), settled=False)
-            entries.append((name, _figures(status)))
+            entries.append((found, _figures(status)))
     except OSError:
         return _Picture((), settled=False)
-    newest = max(max(figures[2], figures[3]) for _, figures in entries)
+    newest = max(figures[0] for _, figures in entries)
     return _Picture(tuple(entries), settled=newest < wall_ns - _CLOCK_TICK_NS)
 
 
-def _walk(path: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
-    status = os.lstat(path + below)
-    yield below, status
+def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    status = os.lstat(path)
+    yield path, status
     if stat.S_ISDIR(status.st_mode):
-        for name in os.listdir(path + below):  # noqa: PTH208
-            yield from _walk(path, f"{below}/{name}")
+        for name in os.listdir(path):  # noqa: PTH208
+            yield from _walk(f"{path}/{name}")
 
 
 def _figures(status: os.stat_result) -> _Figures:
-    return (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return (status.st_ctime_ns, status.st_ino, status.st_size)

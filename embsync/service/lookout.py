@@ -33,6 +33,8 @@ class Lookout:
     health : Health
     entries : list of Entry
         Every child as of the last look.
+    queue : list of Entry
+        Those to be handled, in order.
     looked : float or None
         Wall clock of the last look.
     """
@@ -53,13 +55,9 @@ class Lookout:
         self.rescan_at = 0.0
         self.health = Health("missing", "not looked at yet")
         self.entries: list[Entry] = []
+        self.queue: list[Entry] = []
         self.looked: float | None = None
         self.looks = 0
-
-    @property
-    def queue(self) -> list[Entry]:
-        """What is to be handled, in order."""
-        return [entry for entry in self.entries if entry.state == "next"]
 
     def check(self, now: float) -> None:
         """Check that the watch is not blind."""
@@ -94,7 +92,7 @@ class Lookout:
             self.looks += 1
         except EmbsyncError:
             self._glance.forget()
-            self.entries, self._journal = [], None  # what is not known to be so is not acted upon
+            self.entries, self.queue, self._journal = [], [], None  # what is not known to be so is not acted upon
             raise
         finally:
             cost = time.monotonic() - begin
@@ -105,6 +103,7 @@ class Lookout:
         journal = journal_mark(self._store)
         if journal != self._journal:
             self.entries = survey(self._store, self._config, self._found)
+            self.queue = [entry for entry in self.entries if entry.state == "next"]
             self._journal = journal
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file, storage_errors
+from embsync.store.locks import is_held
 
 State = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]
 
@@ -95,6 +96,11 @@ def write(store: Store, status: Status) -> None:
     """
     with storage_errors(store.root):
         replace_file(store.root / layout.STATUS, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+
+
+def is_running(store: Store) -> bool:
+    """Return whether a daemon serves the store."""
+    return is_held(store.root / layout.DAEMON_LOCK)
 
 
 def read(store: Store) -> dict[str, Any] | None:

@@ -1,0 +1,84 @@
+"""kill -9 at random moments, and a long life: the short form by default, the long one in ``make torture``."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemons import RESCAN, Place, eventually
+from support.nights import night
+from support.stores import assert_whole
+
+LONG = pytest.mark.torture
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=[LONG, pytest.mark.timeout(3000)])])
+def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> None:
+    """While snapshots arrive the daemon is killed again and again: each snapshot is published, in order, once."""
+    moments = random.Random(20)
+    place.configure(store={"keep_versions": 3})
+    number = 0
+    for _ in range(kills):
+        with place.daemon() as process:
+            number += 1
+            arriving = threading.Timer(moments.uniform(0.0, 0.8), place.drop, (number,))
+            arriving.start()
+            time.sleep(moments.uniform(0.3, 2.2))
+            process.kill()
+            process.wait()
+            arriving.join()
+        if place.published():
+            assert_whole(place.store.root)
+        assert set(place.published()) <= {f"day={day}" for day in range(1, number + 1)}
+        assert not place.events("failed")
+    with place.daemon():
+        place.wait_for(*range(1, number + 1), seconds=120)
+        place.wait_state("idle")
+    assert place.published() == [f"day={day}" for day in range(1, number + 1)]
+    place.assert_at_rest()
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(500, marks=[LONG, pytest.mark.timeout(3000)])])
+def test_a_long_life_stays_slim(root: Path, count: int) -> None:
+    """Memory, descriptors, threads and the store are after many snapshots what they were after few."""
+    place = Place(root, rescan_seconds=RESCAN)
+    measured = []
+    with place.daemon() as process:
+        for number in range(count):
+            place.drop(number)
+            eventually(lambda name=f"day={number}": place.published()[-1:] == [name], 60)
+            measured.append(_size(process.pid))
+        place.wait_state("idle")
+    early, late = np.median(measured[2:count // 4 + 3], axis=0), np.median(measured[-max(count // 4, 2):], axis=0)
+    memory, descriptors, threads = late - early
+    assert memory < 12_000
+    assert abs(descriptors) <= 3
+    assert abs(threads) <= 2
+    assert len(list(place.store.versions.iterdir())) == 3
+    place.assert_at_rest()
+
+
+def _size(process: int) -> tuple[int, int, int]:
+    """Return resident KiB, open descriptors and threads."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return (int(status["VmRSS"].split()[0]), len(list(Path(f"/proc/{process}/fd").iterdir())), int(status["Threads"]))
+
+
+def test_little_is_added_to_the_pipelines_own_time(place: Place) -> None:
+    """From marker to current costs at most half a second above what the pipeline itself takes."""
+    place.configure(watch={"rescan_seconds": 30.0})
+    above = []
+    with place.daemon():
+        place.wait_state("idle")
+        for number in range(3):
+            time.sleep(1.5)  # the next process is warm by then, as it is on any night
+            folder = place.drop(number, night(number), marker=False)
+            begin = time.monotonic()
+            (folder / "_SUCCESS").touch()
+            place.wait_for(number)
+            above.append(time.monotonic() - begin - (place.events("published")[-1].seconds or 0.0))
+    assert min(above) < 0.5

@@ -1,0 +1,123 @@
+"""The systemd units: closed down, valid without a word, and true to what the daemon does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from daemons import Place, eventually
+
+UNITS = Path(__file__).resolve().parents[2] / "systemd"
+SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+
+
+@needs_analyze
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_unit_is_closed_down(name: str) -> None:
+    """Its exposure is at most 1.5 of 10."""
+    told = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
+                          capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", told)
+    assert found is not None
+    assert float(found[1]) <= 1.5
+
+
+@needs_analyze
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_unit_verifies_without_a_word(tmp_path: Path, name: str) -> None:
+    """Unknown keys only make a warning, so nothing at all may be said. The program is replaced by one there is."""
+    for unit in SERVICES:
+        text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
+        (tmp_path / unit.replace("@.", "@one.")).write_text(text)
+    told = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / name.replace("@.", "@one."))],
+                          capture_output=True, text=True, check=False)
+    assert told.stderr == ""
+    assert told.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
+def test_the_user_is_made(tmp_path: Path) -> None:
+    """The sysusers file makes the user that the units name."""
+    (tmp_path / "etc").mkdir()
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "embsync.sysusers")], check=True,
+                   capture_output=True)
+    assert re.search(r"^embsync:", (tmp_path / "etc" / "passwd").read_text(), re.MULTILINE)
+
+
+def test_the_manager_is_told_the_truth(place: Place) -> None:
+    """READY, what it does in words, a sign of life while there is progress, and STOPPING."""
+    address = place.file.parent / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.settimeout(10)
+        place.drop(1)
+        with place.daemon(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="2000000"):
+            place.wait_for(1)
+            eventually(lambda: place.status()["state"] == "idle")
+        told = []
+        while not told or "STOPPING=1" not in told[-1]:
+            told.append(channel.recv(4096).decode())
+    assert "READY=1" in told
+    assert "WATCHDOG=1" in told
+    assert any(line.startswith("STATUS=working on day=1") for line in told)
+
+
+def test_the_alert_rules_name_metrics_there_are(place: Place) -> None:
+    """Each rule's figures are in the file that the daemon writes."""
+    rules = yaml.safe_load((UNITS / "alerts.yml").read_text())["groups"][0]["rules"]
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        eventually(lambda: place.status()["current"])
+    text = (place.store.root / "metrics.prom").read_text()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    for rule in rules:
+        assert set(re.findall(r"embsync_\w+", rule["expr"])) <= names, rule["alert"]
+
+
+def test_metrics_follow_the_conventions(place: Place) -> None:
+    """Prometheus's own parser reads the file; counters end in _total; no label is an id."""
+    parser = pytest.importorskip("prometheus_client.parser")
+    place.drop(1)
+    place.drop(2)
+    with place.daemon():
+        place.wait_for(1, 2)
+        eventually(lambda: place.status()["current"]["version"] == 2)
+    families = list(parser.text_string_to_metric_families((place.store.root / "metrics.prom").read_text()))
+    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    assert labels <= {"outcome", "state", "side", "stage"}
+    samples = [sample for family in families for sample in family.samples]
+    assert all(sample.name.endswith("_total") for family in families if family.type == "counter"
+               for sample in family.samples)
+    assert {sample.value for sample in samples if sample.labels == {"outcome": "published"}} == {2.0}
+
+
+def test_status_shows_the_daemon(place: Place) -> None:
+    """The command shows what the file says, and whether the daemon lives."""
+    place.drop(1)
+    with place.daemon() as process:
+        place.wait_for(1)
+        eventually(lambda: place.status()["state"] == "idle" and place.status()["current"])
+        told = place.run("status").stdout
+        assert f"process {process.pid}" in told
+        assert "events; next scan" in told
+    assert "not running; it was stopped" in place.run("status").stdout
+
+
+def test_status_works_while_the_root_is_missing(place: Place) -> None:
+    """Blindness is shown, not stumbled over."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        place.remove_root()
+        place.wait_state("blind")
+        done = place.run("status")
+    assert done.returncode == 0
+    assert "missing" in done.stdout
