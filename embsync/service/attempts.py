@@ -17,8 +17,9 @@ ATTEMPT = "attempt.json"
 
 #: A snapshot on which its process died so often is set aside.
 MOST_CRASHES = 3
-#: The same for deaths that took the daemon along. They are more, because most are not the snapshot's doing.
-MOST_LOST = 10
+#: The same for deaths that took the daemon along. They are far more, because few are the snapshot's doing: machines are
+#: switched off and containers moved.
+MOST_LOST = 30
 #: A snapshot that could not be read so often for reasons that may pass is set aside, so that others get their turn.
 MOST_ERRORS = 10
 _LONGEST_PAUSE = 600.0

@@ -14,6 +14,8 @@ from daemons import Place, eventually, running
 from support.nights import Night, night
 from support.stores import assert_whole
 
+from embsync.service.hold import hold, resume
+
 
 def big(number: int) -> Night:
     """A night whose index takes seconds to build."""
@@ -176,13 +178,13 @@ def test_a_hold_keeps_everything_back_until_resume(place: Place) -> None:
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
-        assert json.loads(place.run("hold", "--reason", "moving house", "--json").stdout)["changed"]
+        assert hold(place.store, "moving house")
         place.drop(2)
         status = eventually(lambda: (found := place.status())["state"] == "held" and found["queue"] and found)
         assert status["held"]["reason"] == "moving house"
-        assert not json.loads(place.run("hold", "--json").stdout)["changed"]
+        assert not hold(place.store)
         assert place.published() == ["day=1"]
-        assert json.loads(place.run("resume", "--json").stdout)["changed"]
+        assert resume(place.store)
         place.wait_for(2)
     assert [event.event for event in place.events()] == ["published", "held", "resumed", "published"]
 
@@ -193,7 +195,7 @@ def test_a_hold_stops_work_that_was_begun_before(place: Place) -> None:
     place.drop(1, big(1))
     with place.daemon():
         place.at_work()
-        assert place.run("hold").returncode == 0
+        assert json.loads(place.run("hold", "--json").stdout)["changed"]
         eventually(lambda: place.logged("held"))
         eventually(lambda: place.status()["state"] == "held")
         assert place.published() == []
@@ -209,7 +211,7 @@ def test_a_rollback_by_hand_is_for_good(place: Place) -> None:
         place.drop(3)
         eventually(lambda: place.status()["queue"] == ["day=3"])
         assert place.store.current() == 1
-        place.run("resume")
+        resume(place.store)
         place.wait_for(3)
         eventually(lambda: place.status()["current"]["version"] == 3)
     assert place.store.manifest(3).parent == 1

@@ -16,7 +16,7 @@ from support.stores import assert_whole
 LONG = pytest.mark.torture
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=[LONG, pytest.mark.timeout(3000)])])
+@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=[LONG, pytest.mark.timeout(3000)])])
 def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> None:
     """While snapshots arrive the daemon is killed again and again: each snapshot is published, in order, once."""
     moments = random.Random(20)
@@ -42,7 +42,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
     place.assert_at_rest()
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(500, marks=[LONG, pytest.mark.timeout(3000)])])
+@pytest.mark.parametrize("count", [5, pytest.param(500, marks=[LONG, pytest.mark.timeout(3000)])])
 def test_a_long_life_stays_slim(root: Path, count: int) -> None:
     """Memory, descriptors, threads and the store are after many snapshots what they were after few."""
     place = Place(root, rescan_seconds=RESCAN)
@@ -74,8 +74,8 @@ def test_little_is_added_to_the_pipelines_own_time(place: Place) -> None:
     above = []
     with place.daemon():
         place.wait_state("idle")
-        for number in range(3):
-            time.sleep(1.5)  # the next process is warm by then, as it is on any night
+        for number in range(2):
+            time.sleep(1.2)  # the next process is warm by then, as it is on any night
             folder = place.drop(number, night(number), marker=False)
             begin = time.monotonic()
             (folder / "_SUCCESS").touch()
