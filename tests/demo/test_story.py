@@ -59,7 +59,8 @@ def test_items_keep_their_place_from_night_to_night(told: Story) -> None:
             assert night.item_cosine is not None
             assert abs(night.item_cosine_raw) < 0.2
             assert night.item_cosine > 0.75
-            drift = store.version(night.version).manifest["drift"]["items"]
+            with store.version(night.version) as version:
+                drift = version.manifest["drift"]["items"]
             assert night.item_cosine_raw == pytest.approx(drift["cosine_raw"], abs=1e-4)
             assert night.item_cosine == pytest.approx(drift["cosine"], abs=1e-4)
 
@@ -69,7 +70,8 @@ def test_every_version_is_published_without_a_warning_and_certified(told: Story)
     with embsync.open(told.store) as store:
         assert [night.version for night in told.nights] == [1, 2, 3, 4, 5, 6]
         for night in told.nights:
-            checks = store.version(night.version).manifest["checks"]
+            with store.version(night.version) as version:
+                checks = version.manifest["checks"]
             assert [check["name"] for check in checks if check["outcome"] != "pass"] == []
             assert night.score_error < 1e-6
             assert night.map_error < 1e-11

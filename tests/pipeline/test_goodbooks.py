@@ -17,6 +17,7 @@ import embsync
 from embsync.config import Config, load
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
+from embsync.reader import open_version
 from embsync.store import Store
 from embsync.store.manifest import Manifest
 
@@ -94,7 +95,7 @@ def test_every_kept_version_verifies_and_its_raw_vectors_come_back(rolling: tupl
     """Files re-hashed, the certificate recomputed from the snapshot, raw vectors within 1e-5."""
     root, manifests = rolling
     for number in DAYS:
-        with embsync.open(root).version(number) as version:
+        with open_version(root, number) as version:
             found = verify(Store(root), version, load(environment={}))
             assert found.sound
             assert found.damaged == []

@@ -20,7 +20,7 @@ import embsync
 from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.widen import widen
-from embsync.reader import Version
+from embsync.reader import Version, open_version
 from embsync.store import Store
 
 KEEP, CARRY, WIDTH = 3, 2, 4
@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
     def pin(self, data: st.DataObject) -> None:
         """Open a version and hold it."""
         number = data.draw(st.sampled_from(sorted(self.versions)))
-        version = embsync.open(self.root).version(number)
+        version = open_version(self.root, number)
         self.pins[len(self.pins) + 1000 * self.count] = (version, version.items.vectors.tobytes())
         self.count += 1
 

@@ -16,13 +16,14 @@ from support.stores import assert_at_rest, assert_whole, next_line, running, sna
 import embsync
 from embsync.errors import NotFoundError, StoreError
 from embsync.pipeline import Request, process
+from embsync.reader import open_version
 from embsync.store import Store, durable
 from embsync.store.durable import Staging, sweep
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 PIN = """
-import sys, embsync
-version = embsync.open(sys.argv[1]).version(int(sys.argv[2]))
+import pathlib, sys, embsync.reader
+version = embsync.reader.open_version(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
 print("pinned", flush=True)
 sys.stdin.readline()
 print(int(version.items.vectors.sum() * 0) + version.number, flush=True)
@@ -69,7 +70,7 @@ def test_a_version_another_process_reads_is_never_deleted(root: Path) -> None:
 
 def test_a_reader_that_is_done_lets_go(root: Path) -> None:
     """Closing frees the version; what was mapped stays readable even after its files are gone."""
-    with embsync.open(root).version(1) as version:
+    with open_version(root, 1) as version:
         vectors = version.items.vectors
         total = vectors.sum()
         assert _prune(root, 3) == ([], [1])
