@@ -8,10 +8,10 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from embsync.config import Config
-from embsync.errors import EmbsyncError, UsageError
+from embsync.errors import EmbsyncError, StoreBusy, UsageError
 from embsync.pipeline.backlog import Entry, set_aside
 from embsync.service import logs
 from embsync.service.attempts import ATTEMPT, MOST_CRASHES, MOST_ERRORS, Attempts
@@ -77,8 +77,7 @@ class Daemon:
         """
         logs.configure(self._config.log)
         self._store.create()
-        with (exclusive(self._store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"),
-              noted(self._requests, self._end_at_once)):
+        with _only_daemon(self._store), noted(self._requests, self._end_at_once):
             try:
                 self.startup()
                 self.main_loop()
@@ -336,6 +335,17 @@ class Daemon:
     def _end_at_once(self) -> None:
         self._hook.kill()
         self._worker.kill()
+
+
+@contextlib.contextmanager
+def _only_daemon(store: Store) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"))
+        except StoreBusy as busy:
+            raise StoreBusy("another daemon serves the store", where=store.root, found=busy.found,
+                            expected="one daemon a store", hint="embsync status shows what it does") from None
+        yield
 
 
 def _without_random_names(what: str) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from daemons import Place, eventually
+from support.nights import night
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
@@ -67,6 +72,33 @@ def test_the_manager_is_told_the_truth(place: Place) -> None:
     assert "READY=1" in told
     assert "WATCHDOG=1" in told
     assert any(line.startswith("STATUS=working on day=1") for line in told)
+
+
+def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
+    """A process that neither tells nor computes anything is no progress, and the manager hears nothing."""
+    address = place.file.parent / "notify"
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, night(1, items=40_000, users=2_000, width=32))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.setblocking(False)
+        with place.daemon(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1000000"):
+            os.kill(place.at_work(), signal.SIGSTOP)
+            time.sleep(1.5)
+            drain(channel)
+            time.sleep(1.5)
+            assert "WATCHDOG=1" not in drain(channel)
+            os.kill(int(eventually(place.worker)), signal.SIGCONT)
+            eventually(lambda: "WATCHDOG=1" in drain(channel))
+
+
+def drain(channel: socket.socket) -> list[str]:
+    """Return the messages that have come."""
+    told = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            told.append(channel.recv(4096).decode())
+    return told
 
 
 def test_metrics_follow_the_conventions_and_the_alert_rules_name_them(place: Place) -> None:
