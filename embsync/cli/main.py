@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 import embsync
-from embsync.cli import demo, inspect, publish, query, service
+from embsync.cli import demo, inspect, publish, query, serve, service
 from embsync.errors import EmbsyncError
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -24,7 +24,8 @@ def cli() -> None:
     """
 
 
-for _command in (*demo.COMMANDS, *publish.COMMANDS, *inspect.COMMANDS, *query.COMMANDS, *service.COMMANDS):
+for _command in (*demo.COMMANDS, *publish.COMMANDS, *inspect.COMMANDS, *query.COMMANDS,
+                 *serve.COMMANDS, *service.COMMANDS):
     cli.add_command(_command)
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Method = Literal["ridge", "mean"]
 
-#: Multiples of the mean row energy. Recall of a new user's next items from 5 liked ones: 0.281 with 10, 0.276 with
-#: 1, 0.242 without (docs/consumers.md).
-REGULARIZATION = 10.0
+#: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (10: 0.281, none:
+#: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/consumers.md.
+REGULARIZATION = 1.0
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ class Follower:
         self.error: Exception | None = None
         self._checked = time.monotonic()
         self._wake, self._stopping = threading.Event(), False
+        #: Set once the store was looked at for the first time and what was found is served or refused.
+        self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
 
     def start(self) -> Follower:
@@ -126,6 +128,7 @@ class Follower:
             except Exception as error:  # a thread that ends is a store that silently grows old
                 self._report(error)
             self._checked = time.monotonic()
+            self.looked.set()
             self._wake.wait(self._interval)
             self._wake.clear()
 

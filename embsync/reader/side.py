@@ -130,7 +130,7 @@ class Side:
             How much each interaction counts, above 0; default 1.
         method : {"ridge", "mean"}
             "ridge": the u that minimizes ``sum_i w_i (1 - t_i u)^2 + lambda |u|^2``, with lambda =
-            ``regularization`` times the mean squared norm of the live rows (default 10: docs/consumers.md);
+            ``regularization`` times the mean squared norm of the live rows (default 1: docs/consumers.md);
             "mean": the weighted mean of the unit vectors.
         missing : {"raise", "nan", "mean"}
             Unknown ids: an error; or left out, and who has none left gets NaN, or the mean of this side.

@@ -38,6 +38,7 @@ class StoreReader:
         self.follower: Follower | None = None
         self._lock = os.getpid(), threading.Lock()
         self.current = self._open()
+        self.current.leave_to_collection()  # it is the reader's, and whoever took it from there may drop it
 
     def refresh(self) -> bool:
         """Switch :attr:`current` to the newest version if there is one; return whether there was.
@@ -137,9 +138,8 @@ class StoreReader:
         return self._lock[1]
 
     def _serve(self, version: Version) -> None:
-        # Whoever holds the old version keeps it whole; when the last one drops it, that is no leak.
-        self.current.leave_to_collection()
-        self.current = version
+        version.leave_to_collection()
+        self.current = version  # whoever holds the old one keeps it whole; the last to drop it unpins it
 
     def _open(self, number: int | None = None) -> Version:
         version = open_version(self.root, number)

@@ -1,0 +1,260 @@
+"""The application: routes, the way every request takes, and errors as answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embsync.errors import EmbsyncError, NotFoundError, StoreError, UsageError
+from embsync.http import page
+from embsync.http.answers import Answer, Desk
+from embsync.http.arrays import NPY, from_npy, to_npy
+from embsync.http.messages import (
+    FoldInRequest,
+    Invalid,
+    LookupRequest,
+    Malformed,
+    MovementRequest,
+    SearchRequest,
+    TransformRequest,
+    converted,
+    decoded,
+)
+from embsync.http.metrics import SHARED, Metrics
+from embsync.http.openapi import document
+from embsync.http.serving import Serving
+from embsync.http.settings import Settings, is_loopback
+from embsync.http.token import Token
+from embsync.reader import ForeignSpace, Version
+
+_log = logging.getLogger("embsync.http")
+
+_JSON = "application/json"
+#: Endpoints that say nothing about the data.
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+_KINDS: dict[str, type[Any]] = {"search": SearchRequest, "lookup": LookupRequest, "transform": TransformRequest,
+                                "fold_in": FoldInRequest}
+
+
+class Refused(EmbsyncError):
+    """A request turned away before it was looked at."""
+
+    def __init__(self, status: int, what: str, **parts: Any) -> None:
+        super().__init__(what, **parts)
+        self.status = status
+
+
+def status_of(error: EmbsyncError) -> int:
+    """Return the HTTP status of an error."""
+    if isinstance(error, Refused | Invalid):
+        return error.status
+    for kind, status in ((ForeignSpace, 409), (NotFoundError, 404), (UsageError, 422), (StoreError, 503)):
+        if isinstance(error, kind):
+            return status
+    return 500
+
+
+class Application:
+    """One worker's endpoints."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._metrics = Metrics()
+        self._serving = Serving(settings, self._metrics)
+        self._token = None if settings.token_file is None else Token(Path(settings.token_file))
+        self._busy = 0
+        self._threads = ThreadPoolExecutor(min(settings.limits.concurrency, 16), "embsync-answer")
+
+    def asgi(self) -> Starlette:
+        """Return the ASGI application."""
+        posts = [Route(f"/v1/{name}", self._way(self._ask(name)), methods=["POST"]) for name in _KINDS]
+        gets = [(path, answer) for path, answer in (
+            ("/v1/version", self._version), ("/healthz", self._health), ("/readyz", self._ready),
+            ("/metrics", self._figures), ("/openapi.json", self._openapi), ("/", self._page))]
+        movement = Route("/v1/movement", self._way(self._movement), methods=["POST"])
+        return Starlette(routes=[*posts, movement, *(Route(path, self._way(answer), methods=["GET"])
+                                                     for path, answer in gets)],
+                         lifespan=self._life, exception_handlers={404: self._nowhere, 405: self._nowhere})
+
+    async def _nowhere(self, request: Request, error: Exception) -> Response:
+        async def refuse(_: Request) -> Response:
+            raise Refused(getattr(error, "status_code", 404), "no such endpoint",
+                          found=f"{request.method} {request.url.path}", hint="GET /openapi.json lists them")
+
+        return await self._way(refuse, "other")(request)
+
+    @asynccontextmanager
+    async def _life(self, _: Starlette) -> AsyncIterator[None]:
+        self._serving.start()
+        # A worker takes no connection from its siblings while it could only answer "no version yet".
+        while SHARED in os.environ and not self._serving.looked():
+            await asyncio.sleep(0.01)
+        yield
+        await asyncio.to_thread(self._serving.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _way(self, answer: Callable[[Request], Awaitable[Response]], label: str = "") -> Callable[
+            [Request], Awaitable[Response]]:
+        """Return the way of every request: allowed, answered, counted, and marked with its version."""
+
+        async def answered(request: Request) -> Response:
+            began = time.perf_counter()
+            try:
+                self._allow(request)
+                response = await answer(request)
+            except EmbsyncError as error:
+                response = _failure(error)
+            except ClientDisconnect:
+                response = Response(status_code=400)
+            except Exception:
+                _log.exception("unexpected error")
+                response = _failure(Refused(500, "unexpected error", hint="the server's log tells more"))
+            current = self._serving.current
+            response.headers.setdefault("X-Embsync-Version", str(current.number) if current else "none")
+            self._count(label or request.url.path, response.status_code, began)
+            return response
+
+        return answered
+
+    def _count(self, endpoint: str, status: int, began: float) -> None:
+        self._metrics.requests.labels(endpoint, status).inc()
+        self._metrics.seconds.labels(endpoint).observe(time.perf_counter() - began)
+
+    def _allow(self, request: Request) -> None:
+        if self._token is None:
+            # Nobody's web page may reach a server meant for this machine by renaming its own host.
+            host = request.url.hostname or ""
+            if not self._settings.listen.startswith("unix:") and not is_loopback(host):
+                raise Refused(421, "not a name of this machine", found=host, expected="localhost or 127.0.0.1")
+        elif request.url.path not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
+            raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
+
+    def _ask(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def asked(request: Request) -> Response:
+            return await self._worked(request, lambda desk, body: _answered(desk, name, body, request))
+
+        return asked
+
+    async def _movement(self, request: Request) -> Response:
+        def moved(desk: Desk, body: bytes) -> Response:
+            plain = desk.movement(decoded(body, MovementRequest), self._serving.numbers())
+            return _json({**_head(desk.version), **plain})
+
+        return await self._worked(request, moved)
+
+    async def _worked(self, request: Request, work: Callable[[Desk, bytes], Response]) -> Response:
+        """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
+        version = self._served()
+        if self._busy >= self._limits.concurrency:
+            raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
+        self._busy += 1
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = await self._body(request)
+        except BaseException as error:
+            self._busy -= 1
+            if isinstance(error, TimeoutError):
+                raise Refused(408, "the body did not arrive in time") from None
+            raise
+        desk = Desk(version, self._limits, self._serving.kept)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, desk, body)
+        future.add_done_callback(self._done)
+        done, _ = await asyncio.wait({future}, timeout=self._limits.seconds)
+        if not done:
+            raise Refused(503, "not answered in time", expected=f"{self._limits.seconds:g} s", hint="ask for less")
+        return future.result()
+
+    def _done(self, future: asyncio.Future[Response]) -> None:
+        self._busy -= 1
+        if not future.cancelled():
+            future.exception()  # seen, even where the request was given up
+
+    async def _body(self, request: Request) -> bytes:
+        limit, parts, size = self._limits.body, [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _served(self) -> Version:
+        version = self._serving.current
+        if version is None:
+            raise Refused(503, "no version yet", where=self._serving.root,
+                          hint="embsync sync SNAPSHOT publishes the first")
+        return version
+
+    async def _version(self, _: Request) -> Response:
+        version = self._served()
+        return Response(version.manifest_bytes, media_type=_JSON, headers=_mark(version))
+
+    async def _health(self, _: Request) -> Response:
+        state = self._serving.state()
+        return _json(state, 200 if state["following"] else 503)
+
+    async def _ready(self, _: Request) -> Response:
+        state = self._serving.state()
+        return _json(state, 200 if state["ready"] else 503)
+
+    async def _figures(self, _: Request) -> Response:
+        self._serving.state()
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _openapi(self, _: Request) -> Response:
+        return _json(document())
+
+    async def _page(self, _: Request) -> Response:
+        return Response(page.HTML, media_type="text/html; charset=utf-8", headers=page.HEADERS)
+
+
+def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Response:
+    kind = _KINDS[name]
+    content = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    given = None
+    if content == NPY and name in ("search", "transform"):
+        given = from_npy(body)
+        asked = converted(dict(request.query_params), kind, strict=False)
+    elif content == _JSON:
+        asked = decoded(body, kind)
+    else:
+        raise Refused(415, "unknown content type", found=content, expected=f"{_JSON} or {NPY}")
+    if given is not None and getattr(asked, "vectors", None):
+        raise Malformed("vectors twice", where="vectors", expected="the body alone")
+    answer: Answer = getattr(desk, name)(asked, given)
+    if NPY in request.headers.get("accept", ""):
+        return Response(to_npy(answer.array), media_type=NPY, headers=_mark(desk.version))
+    return _json({**_head(desk.version), **answer.plain()}, headers=_mark(desk.version))
+
+
+def _head(version: Version) -> dict[str, Any]:
+    return {"version": version.number, "space_id": version.space_id}
+
+
+def _mark(version: Version) -> dict[str, str]:
+    return {"X-Embsync-Version": str(version.number)}
+
+
+def _json(plain: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(plain), status, headers, _JSON)
+
+
+def _failure(error: EmbsyncError) -> Response:
+    status = status_of(error)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+    plain = {key: value for key, value in error.as_dict().items() if key != "exit_code"}
+    return _json(plain, status, headers.get(status))

@@ -1,0 +1,116 @@
+"""What requests look like: decoded strictly, so that an error names the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from embsync.errors import EmbsyncError
+
+Id = int | str
+Ids = list[int | str]
+Rows = list[list[float]]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+SideName = Literal["items", "users"]
+Missing = Literal["raise", "nan", "mean"]
+
+
+class Invalid(EmbsyncError):
+    """A request that cannot be answered; ``where`` is the path of the field."""
+
+    exit_code = 2
+    status = 422
+
+
+class Malformed(Invalid):
+    """A body that is not what its content type says."""
+
+    status = 400
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class SearchRequest(_Request, frozen=True):
+    """Exactly one of ``vectors``, ``users`` and ``items`` asks."""
+
+    vectors: Rows | None = None
+    users: Ids | None = None
+    items: Ids | None = None
+    k: Positive = 10
+    space: Literal["stable", "snapshot"] = "stable"
+    snapshot_version: Positive | None = None
+    allowed: Ids | None = None
+    blocked: Ids | None = None
+    parameters: dict[str, Positive] | None = None
+    space_id: str | None = None
+
+
+class LookupRequest(_Request, frozen=True):
+    """Stable vectors by id."""
+
+    side: SideName
+    ids: Ids
+    missing: Missing = "raise"
+    max_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    space_id: str | None = None
+
+
+class TransformRequest(_Request, frozen=True):
+    """Raw vectors of a version's snapshot into the space, or back."""
+
+    side: SideName
+    vectors: Rows = []
+    inverse: bool = False
+    version: Positive | None = None
+    space_id: str | None = None
+
+
+class FoldInRequest(_Request, frozen=True):
+    """Vectors for ``side`` from lists of ids of the other side."""
+
+    ids: list[Ids]
+    side: SideName = "users"
+    weights: Rows | None = None
+    method: Literal["ridge", "mean"] = "ridge"
+    regularization: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    missing: Missing = "raise"
+    space_id: str | None = None
+
+
+class MovementRequest(_Request, frozen=True):
+    """How an id moved over the kept versions."""
+
+    side: SideName
+    id: Id
+
+
+Message = TypeVar("Message", bound=_Request)
+
+
+def decoded(body: bytes, kind: type[Message]) -> Message:
+    """Return a JSON body as a message.
+
+    Raises
+    ------
+    Malformed
+        Not JSON.
+    Invalid
+        JSON of another form; ``where`` is the path of the field, such as ``$.ids[3]``.
+    """
+    try:
+        tree: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed("not JSON", where="$", found=str(error)) from None
+    return converted(tree, kind, strict=True)
+
+
+def converted(tree: object, kind: type[Message], *, strict: bool) -> Message:
+    """Return plain values as a message; not strict: numbers may stand in strings, as in a query string."""
+    try:
+        return msgspec.convert(tree, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `")
+        raise Invalid(what, where=path.rstrip("`") or "$") from None

@@ -1,0 +1,36 @@
+"""Prometheus figures, of one process or summed over all workers."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+#: Set for workers: the directory where they leave their figures for each other.
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Metrics:
+    """What a server counts."""
+
+    def __init__(self) -> None:
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter("embsync_http_requests", "Requests answered", ["endpoint", "status"], registry=own)
+        self.seconds = Histogram("embsync_http_request_seconds", "Time from a request to its answer", ["endpoint"],
+                                 buckets=_BUCKETS, registry=own)
+        self.version = Gauge("embsync_serving_version", "Version served; with several workers the lowest",
+                             multiprocess_mode="livemin", registry=own)
+        self.newest = Gauge("embsync_newest_version", "Version the store says is current",
+                            multiprocess_mode="livemax", registry=own)
+        self.refusals = Counter("embsync_version_errors", "New versions refused, and other errors of following",
+                                registry=own)
+
+    def text(self) -> bytes:
+        """Return the exposition format."""
+        if SHARED not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

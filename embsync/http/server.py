@@ -1,0 +1,169 @@
+"""Listening: the socket, the signals, and the workers that share it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from embsync.errors import UsageError
+from embsync.http.app import Application
+from embsync.http.metrics import SHARED
+from embsync.http.settings import Settings, address, require_token_beyond_loopback, threads_each
+from embsync.http.token import Token
+
+#: Requests under way are given so long after SIGTERM.
+_LAST_SECONDS = 15
+_BACKLOG = 1024
+
+
+def serve(settings: Settings, listening: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; requests under way are answered first.
+
+    Parameters
+    ----------
+    settings : Settings
+    listening : callable
+        Told the address once connections are taken: with port 0, the port that was found.
+
+    Returns
+    -------
+    int
+        0 after a stop that was asked for, 1 after a worker could not be kept alive.
+
+    Raises
+    ------
+    UsageError
+        An address that cannot be listened on, no token where one is needed, or an unreadable token file.
+    """
+    require_token_beyond_loopback(settings)
+    if settings.token_file is not None:
+        Token(Path(settings.token_file))
+    bound = _bind(settings.listen)
+    where = bound.getsockname()
+    try:
+        listening(_name(where))
+        if settings.workers == 1:
+            return work(settings, bound)
+        return _oversee(settings, bound)
+    finally:
+        _unlink(where)
+        bound.close()
+
+
+def work(settings: Settings, bound: socket.socket) -> int:
+    """Answer on a socket, in this process."""
+    config = uvicorn.Config(Application(settings).asgi(), lifespan="on", log_config=None, access_log=False,
+                            server_header=False, timeout_graceful_shutdown=_LAST_SECONDS, backlog=_BACKLOG,
+                            h11_max_incomplete_event_size=64 << 10)
+    # uvicorn raises the signal again once it has stopped; by then the stop is what was asked for.
+    before = {number: signal.signal(number, _stopped) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(config).run(sockets=[bound])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _stopped(*_: object) -> None:
+    pass
+
+
+def _oversee(settings: Settings, bound: socket.socket) -> int:
+    """Keep the workers alive until a signal, then stop them all."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
+        workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
+        deaths = 0
+        while not stop.wait(0.2) and deaths <= 10 * settings.workers:
+            for place, worker in enumerate(workers):
+                if worker.poll() is not None:
+                    deaths += 1
+                    workers[place] = _start(settings, bound, figures)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            try:
+                worker.wait(_LAST_SECONDS + 5)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+    return 0 if stop.is_set() else 1
+
+
+def _start(settings: Settings, bound: socket.socket, figures: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, SHARED: figures}
+    environment.setdefault("OMP_NUM_THREADS", str(threads_each(settings.workers)))
+    command = [sys.executable, "-m", "embsync.http.worker", str(bound.fileno()),
+               msgspec.json.encode(settings).decode()]
+    return subprocess.Popen(command, env=environment, pass_fds=[bound.fileno()])
+
+
+def _bind(listen: str) -> socket.socket:
+    try:
+        return _bind_unix(Path(listen.removeprefix("unix:"))) if listen.startswith("unix:") else _bind_tcp(listen)
+    except OSError as error:
+        raise UsageError("cannot listen", where=listen, found=error.strerror or str(error),
+                         hint="is another server listening there?") from error
+
+
+def _bind_tcp(listen: str) -> socket.socket:
+    host, port = address(listen)
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+        bound.listen(_BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Listen on a Unix socket for owner and group; one that a dead server left is replaced."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as other:
+            if other.connect_ex(str(path)) == 0:
+                raise UsageError("another server listens here", where=path)
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        bound.bind(str(path))
+        bound.listen(_BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    return bound
+
+
+def _name(where: Any) -> str:
+    if isinstance(where, str):
+        return f"unix:{where}"
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    return f"http://{host}:{where[1]}"
+
+
+def _unlink(where: Any) -> None:
+    if isinstance(where, str):
+        with contextlib.suppress(OSError):
+            Path(where).unlink()

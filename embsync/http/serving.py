@@ -1,0 +1,72 @@
+"""The version a server answers from: followed, verified before each switch, absent before the first."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from embsync.http.metrics import Metrics
+from embsync.http.settings import Settings
+from embsync.reader import Follower, Version, open_version
+from embsync.reader.opening import require_space
+from embsync.store import layout
+
+_log = logging.getLogger("embsync.http")
+
+
+class Serving:
+    """Holds the version that is served; one assignment switches."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.root = Path(settings.store).absolute()
+        self.current: Version | None = None
+        self._space_id = settings.space_id
+        self._metrics = metrics
+        self._follower = Follower(self.root, self._switch, space_id=settings.space_id, on_error=self._failed,
+                                  interval=settings.interval)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._follower.start()
+
+    def looked(self) -> bool:
+        """Tell whether the first look is over: a version is served, was refused, or is not there yet."""
+        return self._follower.looked.is_set()
+
+    def stop(self) -> None:
+        """Stop following; requests still being answered keep their version."""
+        self._follower.stop()
+
+    def kept(self, number: int) -> Version:
+        """Pin a kept version of the space that is served."""
+        version = open_version(self.root, number)
+        try:
+            require_space(version, self._space_id)
+        except BaseException:
+            version.close()
+            raise
+        return version
+
+    def numbers(self) -> list[int]:
+        """Return the kept versions."""
+        return layout.version_numbers(self.root / layout.VERSIONS)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the server says about its health."""
+        health = self._follower.health
+        if health.newest is not None:
+            self._metrics.newest.set(health.newest)
+        return {"ready": self.current is not None, "following": health.alive, "serving": health.serving,
+                "newest": health.newest, "error": None if health.error is None else str(health.error),
+                "seconds_since_look": round(health.checked, 3)}
+
+    def _switch(self, version: Version) -> None:
+        version.leave_to_collection()  # the last request that holds it unpins it
+        self.current = version
+        self._metrics.version.set(version.number)
+        _log.info("serving version %d", version.number)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.refusals.inc()
+        _log.error("the version served before goes on being served: %s", error)

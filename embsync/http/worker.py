@@ -1,0 +1,35 @@
+"""One of several workers: started with an inherited socket and the settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import msgspec
+
+from embsync.http.server import work
+from embsync.http.settings import Settings
+
+
+def main(descriptor: str, settings: str) -> int:
+    """Serve on a listening socket that the parent holds open."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
+    with socket.socket(fileno=int(descriptor)) as bound:
+        return work(msgspec.json.decode(settings.encode(), type=Settings), bound)
+
+
+def _stop_without(parent: int) -> None:
+    """Stop as on SIGTERM when the parent is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,193 @@
+"""The life of a server: before the first version, while versions change under load, and until the signal."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.http import NPY, Server, command, environment, serving
+from support.nights import configured, night
+from support.quick import quick_directory
+from support.stores import sync
+
+from embsync.store import Store
+
+SIZES = {"items": 120, "users": 60, "width": 6}
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A place for a store."""
+    with quick_directory() as directory:
+        yield directory / "S"
+
+
+def until_version(server: Server, number: int) -> None:
+    """Wait until a version is served."""
+    end = time.monotonic() + 15
+    while server.ask("/readyz").headers["X-Embsync-Version"] != str(number):
+        assert time.monotonic() < end, server.ask("/healthz").body
+        time.sleep(0.01)
+
+
+def test_before_the_first_version_it_is_up_but_not_ready(root: Path) -> None:
+    """No store at all: 503 and "none"; ready by itself once something is published."""
+    with serving(root, ready=False) as server:
+        answer = server.ask("/readyz")
+        assert (answer.status, answer.headers["X-Embsync-Version"]) == (503, "none")
+        assert server.ask("/healthz").status == 200
+        assert server.ask("/v1/search", {"users": [2000]}).status == 503
+        assert server.ask("/v1/version").plain["what"] == "no version yet"
+        sync(root, night(0, **SIZES), "n0")
+        until_version(server, 1)
+        assert server.ask("/readyz").status == 200
+
+
+class Load(threading.Thread):
+    """Asks over one kept connection until told to stop; an answer must be of one version from head to foot."""
+
+    def __init__(self, server: Server, truth: dict[int, np.ndarray], stop: threading.Event) -> None:
+        super().__init__()
+        self._server, self._truth, self._stop_asking = server, truth, stop
+        self.versions: list[int] = []
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        """Ask."""
+        connection = self._server.connect()
+        while not self._stop_asking.is_set():
+            try:
+                self._ask(connection)
+            except (OSError, http.client.HTTPException, AssertionError) as error:
+                self.failures.append(repr(error))
+                connection.close()
+        connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection) -> None:
+        answer = self._server.ask("/v1/lookup", {"side": "items", "ids": [1700]}, connection=connection)
+        assert answer.status == 200, answer.body
+        assert answer.plain["version"] == answer.version
+        np.testing.assert_array_equal(np.float32(answer.plain["vectors"]), self._truth[answer.version])
+        self.versions.append(answer.version)
+        hits = self._server.ask("/v1/search?k=3", self._truth[answer.version], connection=connection, Accept=NPY)
+        assert hits.status == 200, hits.body
+        self.versions.append(hits.version)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int) -> None:
+    """Published, pruned and rolled back as fast as can be, while four connections ask without a pause."""
+    import embsync
+
+    config = configured(store__keep_versions=2)
+    truth: dict[int, np.ndarray] = {}
+    nights = [night(0, **SIZES, turned=True), night(1, **SIZES, churn=0.0), night(2, **SIZES, churn=0.0)]
+
+    def publish(number: int) -> None:
+        # The answer is known before anybody can be asked: published beside, then published for all.
+        sync(beside, nights[number % 3], f"b{number}", config)
+        with embsync.open(beside) as reader:
+            truth[reader.current.number] = reader.current.items.lookup([1700])
+        sync(root, nights[number % 3], f"n{number}", config)
+
+    beside = root.with_name("T")
+    publish(0)
+    stop = threading.Event()
+    with serving(root, "--workers", str(workers)) as server:
+        loads = [Load(server, truth, stop) for _ in range(4)]
+        for load in loads:
+            load.start()
+        for number in range(1, 9):
+            publish(number)
+            time.sleep(0.1)
+        until_version(server, 9)
+        stop.set()
+        for load in loads:
+            load.join(20)
+        assert [failure for load in loads for failure in load.failures] == []
+        seen = [number for load in loads for number in load.versions]
+        assert len(seen) > 300
+        assert len(set(seen)) > 4
+        if workers == 2:
+            assert "embsync_http_requests_total" in server.ask("/metrics").body.decode()
+
+
+def test_a_damaged_version_is_not_served_and_shows(root: Path) -> None:
+    """Right in size, wrong in one bit: the old one is served on, health and figures say why."""
+    sync(root, night(0, **SIZES), "n0")
+    sync(root, night(1, **SIZES), "n1")
+    Store(root).rollback(1)
+    file = root / "versions/000002/index_rows.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with serving(root) as server:
+        (root / "current").unlink()
+        (root / "current").symlink_to("versions/000002")
+        end = time.monotonic() + 10
+        while server.ask("/healthz").plain["error"] is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        state = server.ask("/healthz").plain
+        assert "index_rows.npy: damaged version" in state["error"]
+        assert (state["serving"], state["newest"]) == (1, 2)
+        assert server.ask("/v1/search", {"users": [2007], "k": 1}).version == 1
+        assert "embsync_version_errors_total 1.0" in server.ask("/metrics").body.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_ends_it_in_order(root: Path, number: signal.Signals, workers: str) -> None:
+    """Exit code 0, soon, with idle connections open, and no worker left."""
+    sync(root, night(0, **SIZES), "n0")
+    with serving(root, "--workers", workers) as server:
+        connection = server.connect()
+        server.ask("/readyz", connection=connection)
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True,
+                                  text=True, check=False).stdout.split()
+        server.process.send_signal(number)
+        assert server.process.wait(10) == 0
+        connection.close()
+        assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_a_worker_that_dies_is_replaced(root: Path) -> None:
+    """Killed outright: the other answers meanwhile, and there are two again."""
+    sync(root, night(0, **SIZES), "n0")
+
+    def workers(server: Server) -> set[str]:
+        return set(Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split())
+
+    with serving(root, "--workers", "2") as server:
+        before = workers(server)
+        assert len(before) == 2
+        os.kill(int(min(before)), signal.SIGKILL)
+        end = time.monotonic() + 10
+        while len(workers(server) - before) != 1 or len(workers(server)) != 2:
+            assert time.monotonic() < end
+            assert server.ask("/healthz").status == 200
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--listen", "0.0.0.0:0"], "refusing to listen beyond this machine without a token"),
+        (["--listen", "nowhere"], "not an address"),
+        (["--listen", "127.0.0.1:99999"], "not an address"),
+        (["--token-file", "/nonexistent"], "no token"),
+    ],
+)
+def test_what_cannot_be_served_is_a_usage_error(root: Path, options: list[str], message: str) -> None:
+    """Exit code 2 and one line."""
+    done = subprocess.run(command(root, *options), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

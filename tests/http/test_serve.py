@@ -1,0 +1,241 @@
+"""``embsync serve``: every endpoint says what the reader says, and whatever is wrong is a clear 4xx."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.http import NPY, Server, serving
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.reader import Version
+
+SIZES = {"items": 150, "users": 80, "width": 6}
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """Three nights with churn."""
+    with quick_directory() as directory:
+        for number in range(3):
+            sync(directory / "S", night(number, **SIZES), f"n{number}")
+        yield directory / "S"
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Server]:
+    with serving(root, "--max-body", "200000", "--max-k", "100", "--max-batch", "500") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def version(root: Path) -> Iterator[Version]:
+    with embsync.open(root) as reader:
+        yield reader.current
+
+
+def users_of(version: Version) -> Any:
+    assert version.users is not None
+    return version.users
+
+
+def test_search_answers_as_the_reader_does(server: Server, version: Version) -> None:
+    """By vectors, users and items, with filters; JSON and npy alike, marked with the version."""
+    users = users_of(version).ids[:4].tolist()
+    items = version.items.ids[version.items.live][:3].tolist()
+    ids, scores = version.search_by_user(users, 5)
+    answer = server.ask("/v1/search", {"users": users, "k": 5})
+    assert answer.status == 200
+    assert answer.version == answer.plain["version"] == 3
+    assert answer.plain["space_id"] == version.space_id
+    assert answer.plain["ids"] == ids.tolist()
+    np.testing.assert_allclose(answer.plain["scores"], scores, rtol=1e-6)
+    vectors = np.asarray(users_of(version).vectors[:4])
+    assert server.ask("/v1/search", {"vectors": vectors.tolist(), "k": 5}).plain["ids"] == ids.tolist()
+    hits = server.ask("/v1/search?k=5", vectors, Accept=NPY)
+    assert hits.array["id"].tolist() == ids.tolist()
+    np.testing.assert_array_equal(hits.array["score"], scores)
+    assert server.ask("/v1/search", {"items": items, "k": 4}).plain["ids"] == version.search_by_item(
+        items, 4)[0].tolist()
+    filtered = server.ask("/v1/search", {"users": users, "k": 5, "blocked": ids[0].tolist()})
+    assert filtered.plain["ids"] == version.search_by_user(users, 5, blocked=ids[0])[0].tolist()
+    raw = night(0, **SIZES).both[1][:3]
+    old = server.ask("/v1/search", {"vectors": raw.tolist(), "space": "snapshot", "snapshot_version": 1})
+    assert old.status == 200, old.body
+
+
+def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, version: Version, root: Path) -> None:
+    """Vectors bit for bit as npy; ages and origins in JSON; null for what is not known."""
+    ids = [*version.items.ids[:3].tolist(), -5]
+    plain = server.ask("/v1/lookup", {"side": "items", "ids": ids, "missing": "nan"}).plain
+    assert plain["ages"] == [*version.items.age(ids[:3]).tolist(), None]
+    assert plain["versions"] == [*version.items.origin(ids[:3]).tolist(), None]
+    assert plain["vectors"][3] == [None] * 6
+    array = server.ask("/v1/lookup", {"side": "items", "ids": ids[:3]}, Accept=NPY).array
+    assert array.tobytes() == version.items.lookup(ids[:3]).tobytes()
+    raw = night(2, **SIZES).both[1]
+    moved = server.ask("/v1/transform?side=users", raw, Accept=NPY).array
+    np.testing.assert_array_equal(moved, version.transform.users(raw))
+    again = server.ask("/v1/transform?side=users&inverse=true", moved, Accept=NPY).array
+    np.testing.assert_allclose(again, raw, atol=1e-5)
+    liked = version.items.ids[:4].tolist()
+    folded = server.ask("/v1/fold_in", {"ids": [liked, liked[:1]], "weights": [[1, 2, 3, 4], [1]]}, Accept=NPY).array
+    np.testing.assert_array_equal(folded, users_of(version).fold_in([liked, liked[:1]], [[1, 2, 3, 4], [1]]))
+    steps = server.ask("/v1/movement", {"side": "items", "id": str(liked[0])}).plain["steps"]
+    assert [step["version"] for step in steps] == [1, 2, 3]
+    assert steps[-1]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert server.ask("/v1/version").body == (root / "versions/000003/manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "where"),
+    [
+        ("search", b"{", 400, "$"),
+        ("search", b"\xff", 400, "$"),
+        ("search", b"[" * 5000, 400, "$"),
+        ("search", [], 422, "$"),
+        ("search", {}, 422, "$"),
+        ("search", {"users": [2000], "items": [1007]}, 422, "$"),
+        ("search", {"users": [2000], "k": 0}, 422, "$.k"),
+        ("search", {"users": [2000], "k": 10**9}, 422, "$.k"),
+        ("search", {"users": [2000], "k": "5"}, 422, "$.k"),
+        ("search", {"users": [2000], "kk": 5}, 422, "$"),
+        ("search", {"users": [1, "a"]}, 422, "$.users[1]"),
+        ("search", {"users": [1.5]}, 422, "$.users[0]"),
+        ("search", {"users": [2**70]}, 422, None),
+        ("search", {"users": list(range(501))}, 422, "$.users"),
+        ("search", {"users": [-1]}, 404, None),
+        ("search", {"vectors": []}, 422, "$.vectors"),
+        ("search", {"vectors": [[1, 2], [1]]}, 422, "$.vectors[1]"),
+        ("search", {"vectors": [[1, 2]]}, 422, None),
+        ("search", {"vectors": [[1e200] * 6]}, 422, None),
+        ("search", b'{"vectors": [[NaN, 1, 1, 1, 1, 1]]}', 400, "$"),
+        ("search", b'{"vectors": [[1e999, 1, 1, 1, 1, 1]]}', None, None),
+        ("search", {"users": [2000], "parameters": {"efSearch": 5}}, 422, None),
+        ("search", {"vectors": [[1] * 6], "space": "snapshot", "snapshot_version": 99}, 404, None),
+        ("search", {"users": [2000], "space_id": "other"}, 409, "$.space_id"),
+        ("lookup", {"side": "things", "ids": [1]}, 422, "$.side"),
+        ("lookup", {"side": "items", "ids": [-5]}, 404, None),
+        ("lookup", b'{"side": "items", "ids": ["\\ud800"]}', None, None),
+        ("lookup", {"side": "items", "ids": ["1_007"]}, 422, None),
+        ("transform", {"side": "items", "vectors": [[1, 2]]}, 422, None),
+        ("transform", {"side": "items"}, 422, "$.vectors"),
+        ("fold_in", {"ids": []}, 422, None),
+        ("fold_in", {"ids": [[]]}, 422, None),
+        ("fold_in", {"ids": [[1007]], "weights": [[1, 2]]}, 422, None),
+        ("fold_in", {"ids": [[1007]], "regularization": -1}, 422, "$.regularization"),
+        ("movement", {"side": "items", "id": -5}, 404, None),
+        ("nothing", {}, 404, None),
+    ],
+)
+def test_what_is_wrong_is_a_clear_answer(server: Server, path: str, body: Any, status: int | None,
+                                         where: str | None) -> None:
+    """A 4xx that names the field, with what was found; the server goes on."""
+    answer = server.ask(f"/v1/{path}", body, Content_Type="application/json")
+    assert answer.status == status if status else 400 <= answer.status < 500
+    assert answer.plain["what"]
+    if where is not None:
+        assert answer.plain["where"] == where
+    assert "X-Embsync-Version" in answer.headers
+
+
+def test_arrays_are_read_without_trust(server: Server) -> None:
+    """Forged headers, objects, archives, other widths, NaN: refused before a byte is allocated for them."""
+    good = np.ones((1, 6), np.float32)
+    header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
+    forged = header.ljust(127) + b"\n"
+    for body, status in ((b"", 400), (b"\x93NUMPY", 400), (forged, 400), (b"PK\x03\x04", 400)):
+        assert server.ask("/v1/search", body, Content_Type=NPY).status == status
+    assert server.ask("/v1/search", good.astype("U3")).status == 400
+    assert server.ask("/v1/search", good[:, :5]).status == 422
+    assert server.ask("/v1/search", good * np.nan).status == 422
+    assert server.ask("/v1/search", np.ones((2, 2, 6), np.float32)).status == 400
+    assert server.ask("/v1/search?k=x", good).plain["where"] == "$.k"
+    assert server.ask("/v1/search?k=3", good.astype(np.int64)).status == 200
+    assert server.ask("/v1/search", b"hello", Content_Type="text/plain").status == 415
+
+
+def test_a_body_beyond_the_limit_is_413(server: Server) -> None:
+    """Whatever its length header says."""
+    assert server.ask("/v1/search", b" " * 300_000, Content_Type="application/json").status == 413
+
+
+def test_health_figures_and_document(server: Server) -> None:
+    """Ready, following, counted, described; unknown methods are 405; foreign host names 421."""
+    assert server.ask("/healthz").plain["following"] is True
+    figures = server.ask("/metrics").body.decode()
+    assert "embsync_serving_version 3.0" in figures
+    assert 'embsync_http_requests_total{endpoint="/readyz",status="200"}' in figures
+    document = server.ask("/openapi.json").plain
+    assert set(document["paths"]["/v1/search"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}
+    for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
+        assert reference.split('"')[0] in document["components"]["schemas"]
+    assert server.ask("/v1/search").status == 405
+    assert server.ask("/v1/version", Host="evil.example").status == 421
+
+
+def test_the_page_is_one_file(server: Server) -> None:
+    """HTML that refers to no other host and may run only its own script."""
+    answer = server.ask("/")
+    text = answer.body.decode()
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "innerHTML" not in text
+    assert "script-src 'sha256-" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
+    """Wrong or none: 401; changed in the file: changed at once; file away: nobody is let in; health stays open."""
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    with serving(root, "--token-file", str(file)) as server:
+        def status(token: str) -> int:
+            return server.ask("/v1/version", Authorization=f"Bearer {token}").status
+
+        assert server.ask("/v1/version").status == 401
+        assert server.ask("/metrics").status == 401
+        assert server.ask("/healthz").status == server.ask("/").status == 200
+        assert [status("first"), status("second"), status("")] == [200, 401, 401]
+        file.write_text("second!\n")
+        assert [status("first"), status("second!")] == [401, 200]
+        file.unlink()
+        assert [status("second!"), status("")] == [401, 401]
+        file.write_text("third")
+        assert status("third") == 200
+
+
+def test_a_unix_socket_serves_and_is_gone_afterwards(root: Path, tmp_path: Path) -> None:
+    """One left by a dead server is replaced."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with serving(root, listen=f"unix:{path}", ready=False) as server:
+        assert server.where == f"unix:{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in client.recv(4096)
+        assert path.stat().st_mode & 0o007 == 0
+    assert not path.exists()
+
+
+def test_too_many_and_too_slow(root: Path) -> None:
+    """Beyond the concurrency 429, beyond the time 503, and then all is well again."""
+    with serving(root, "--max-concurrency", "1", "--max-seconds", "0.5") as server:
+        with socket.create_connection(("127.0.0.1", int(server.where.rsplit(":", 1)[1]))) as slow:
+            slow.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            statuses = {server.ask("/v1/search", {"users": [2000]}).status for _ in range(5)}
+            assert 429 in statuses
+            slow.settimeout(10)
+            assert b" 408 " in slow.recv(4096)
+        assert server.ask("/v1/lookup", {"side": "items", "ids": [-1]}).status == 404

@@ -1,0 +1,111 @@
+"""A real server in a process of its own, and a client that keeps its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+NPY = "application/x-npy"
+
+
+@dataclass
+class Answer:
+    """One answer."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def plain(self) -> Any:
+        """The JSON."""
+        return json.loads(self.body)
+
+    @property
+    def array(self) -> Any:
+        """The array."""
+        return np.load(io.BytesIO(self.body), allow_pickle=False)
+
+    @property
+    def version(self) -> int:
+        """The version it is from."""
+        return int(self.headers["X-Embsync-Version"])
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    where: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Open a connection."""
+        parts = urlsplit(self.where)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+
+    def ask(self, path: str, body: Any = None, *, connection: http.client.HTTPConnection | None = None,
+            **headers: str) -> Answer:
+        """GET, or POST plain values, bytes or an array."""
+        sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if isinstance(body, np.ndarray):
+            buffer = io.BytesIO()
+            np.save(buffer, body)
+            body, sent["Content-Type"] = buffer.getvalue(), NPY
+        elif body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        own = connection or self.connect()
+        try:
+            own.request("GET" if body is None else "POST", path, body, sent)
+            answer = own.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            if connection is None:
+                own.close()
+
+
+def command(root: Path, *options: str) -> list[str]:
+    """Return the command line of a server."""
+    return [sys.executable, "-W", "error", "-m", "embsync", "serve", "--store", str(root), "--json", *options]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a server."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def serving(root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0") -> Iterator[Server]:
+    """Run ``embsync serve`` on a port of its choice until it is left."""
+    arguments = command(root, "--listen", listen, "--interval", "0.02", *options)
+    log = root.parent / "serve.log"
+    with log.open("w") as errors, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True,
+                                                   env=environment()) as process:
+        try:
+            assert process.stdout is not None
+            said = "".join(iter(process.stdout.readline, "}\n"))
+            server = Server(process, json.loads(said + "}")["listening"])
+            while ready and server.ask("/readyz").status != 200:
+                assert process.poll() is None
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            finally:
+                process.kill()
