@@ -161,6 +161,8 @@ class Desk:
             if type(one) is not type(ids[0]):
                 raise Invalid("ids of two kinds", where=f"{where}[{place}]", found=type(one).__name__,
                               expected=f"{type(ids[0]).__name__}, as the first")
+            if isinstance(one, str) and "\0" in one:  # NumPy drops it, and another id would be found
+                raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
         return ids
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -214,6 +215,8 @@ class Side:
         return wanted.astype(np.int64)
 
     def _encoded(self, wanted: Array) -> Array:
+        with contextlib.suppress(UnicodeEncodeError):
+            return wanted.astype("S")  # ASCII, as ids mostly are, has a faster way
         try:
             return np.asarray(np.char.encode(wanted, "utf-8"))
         except UnicodeEncodeError as error:
