@@ -331,6 +331,7 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 def _row_sum(rows: Array, numbers: Array) -> int:
     """Return a sum over rows, each weighted by its number, so that neither a lost nor a misplaced row goes unseen."""
     data = rows.view(np.uint8)
-    words = data.view(np.uint32) if data.shape[1] % 4 == 0 else data
+    word = next(word for word in (np.uint64, np.uint32, np.uint8) if data.shape[1] % np.dtype(word).itemsize == 0)
+    words: Array = data.view(word)
     weighted = words.sum(axis=1, dtype=np.uint64) * (numbers.astype(np.uint64) + np.uint64(1))
     return int(weighted.sum(dtype=np.uint64))
