@@ -170,8 +170,19 @@ class Staging:
 
     def seal(self) -> list[FileEntry]:
         """Make every file durable and return their entries, by path."""
+        failed = threading.Event()
+
+        def seal(file: ArrayFile) -> FileEntry:
+            if failed.is_set():  # files start in order, so the error that is raised is the one that came first
+                raise StoreError("not sealed, because another file could not be", where=self.path)
+            try:
+                return file.seal(self.path)
+            except BaseException:
+                failed.set()
+                raise
+
         with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing and waiting for the disk overlap
-            self._entries += pool.map(lambda file: file.seal(self.path), self._arrays)
+            self._entries += pool.map(seal, self._arrays)
         self._arrays.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
 
