@@ -73,7 +73,8 @@ class Place:
         try:
             return cls(given.resolve(strict=True))
         except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
-            raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0")) from None
+            raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0"), found="no file or directory",
+                                hint="paths are taken from the working directory") from None
 
     def __str__(self) -> str:
         return str(self.root.joinpath(*self.parts))
