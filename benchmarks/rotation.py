@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rotation_worlds import Night, enlarged, goodbooks, retrainings, wandering
+from rotation_worlds import Night, enlarged, goodbooks, lasting, retrainings, wandering
 
-from embsync.config import IndexConfig
+import embsync
+from embsync.config import IndexConfig, load
 from embsync.index import Built, Previous, Searcher, refresh
 from embsync.index.build import build, fill
 from embsync.index.gate import RecallGate, Verdict
@@ -32,6 +33,9 @@ from embsync.index.rotate import has_graph, rotate
 from embsync.index.structure import search_parameters
 from embsync.index.threads import faiss_threads
 from embsync.index.truth import exact_neighbours
+from embsync.pipeline import Request, process
+from embsync.store import Store
+from embsync.store.manifest import Manifest
 
 METRIC = "inner_product"
 TARGET = 0.95
@@ -75,18 +79,20 @@ def positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(ids[found] == wanted, found, -1).astype(np.int64)
 
 
-def aging(name: str, nights: Iterable[Night], factory: str, checkpoints: Iterable[int]) -> Iterator[Row]:
-    """Rotate one index through all nights; at each checkpoint, rebuild one beside it and compare."""
-    chain: Chain | None = None
+def aging(name: str, nights: Iterable[Night], factories: Iterable[str], checkpoints: Iterable[int]) -> Iterator[Row]:
+    """Rotate one index a factory through all nights; at each checkpoint, rebuild one beside it and compare."""
+    chains: dict[str, Chain] = {}
     for number, night in enumerate(nights):
         live = live_vectors(night.vectors, np.arange(night.ids.size), METRIC)
-        if chain is None:
-            chain = Chain(build(factory, live, METRIC), night.ids)
-            continue
-        moving, rotating = chain.advance(night, live)
-        if number in checkpoints:
-            yield {"world": name, "factory": factory, "night": number, "rows": night.ids.size,
-                   "dead": int((chain.ids < 0).sum()), **compare(chain, night, live, factory, moving, rotating)}
+        for factory in factories:
+            if number == 0:
+                chains[factory] = Chain(build(factory, live, METRIC), night.ids)
+                continue
+            chain = chains[factory]
+            moving, rotating = chain.advance(night, live)
+            if number in checkpoints:
+                yield {"world": name, "factory": factory, "night": number, "rows": night.ids.size,
+                       "dead": int((chain.ids < 0).sum()), **compare(chain, night, live, factory, moving, rotating)}
 
 
 def compare(
@@ -157,28 +163,42 @@ def save(built: Built, path: Path) -> str:
 
 
 def overhead(night: Night, factory: str) -> Row:
-    """Time ``Searcher.search`` beside bare FAISS with the same parameters on the same mapped file."""
-    rows = np.arange(night.ids.size)
-    built = refresh(night.vectors, rows, night.queries, None, IndexConfig(factory=factory), 0)
+    """Time ``version.search`` of a published store beside bare FAISS, same parameters, on the same mapped file."""
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "index.faiss"
-        save(built, path)
-        searcher, opening = timed(lambda: Searcher.open(path, built.labels, built.report))
-        bare = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        parameters = search_parameters(bare, built.report.search)
-        singles = [night.queries[i : i + 1] for i in range(200)]
-        figures: dict[str, list[float]] = {"batch": [], "bare_batch": [], "single": [], "bare_single": []}
-        for _ in range(15):  # in turns, so that whoever else runs here disturbs both alike
-            figures["batch"].append(timed(lambda: searcher.search(night.queries, K))[1])
-            figures["bare_batch"].append(timed(lambda: bare.search(night.queries, K, params=parameters))[1])
-            figures["single"].append(timed(lambda: [searcher.search(q, K) for q in singles])[1] / 200)
-            figures["bare_single"].append(
-                timed(lambda: [bare.search(q, K, params=parameters) for q in singles])[1] / 200)
+        manifest = published(Path(directory), night, factory)
+        with embsync.open(Path(directory) / "store") as store:
+            version = store.current
+            queries = np.array(version.side("users").vectors)
+            _, opening = timed(version.open_files)
+            bare = faiss.read_index(str(version.path / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+            parameters = search_parameters(bare, manifest.index.search)
+            singles = [queries[i : i + 1] for i in range(200)]
+            ways: dict[str, Callable[[], Any]] = {
+                "batch": lambda: version.search(queries, K),
+                "bare_batch": lambda: bare.search(queries, K, params=parameters),
+                "single": lambda: [version.search(query, K) for query in singles],
+                "bare_single": lambda: [bare.search(query, K, params=parameters) for query in singles],
+            }
+            figures: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(25):  # in turns, so that whoever else runs here disturbs all alike
+                for name, way in ways.items():
+                    figures[name].append(timed(way)[1])
     least = {name: min(values) for name, values in figures.items()}
-    return {"factory": factory, "rows": rows.size, "search": built.report.search, "open_ms": 1e3 * opening,
+    return {"factory": factory, "rows": night.ids.size, "search": manifest.index.search, "open_ms": 1e3 * opening,
             "batch_ms": 1e3 * least["batch"], "bare_batch_ms": 1e3 * least["bare_batch"],
-            "batch_overhead": least["batch"] / least["bare_batch"] - 1,
-            "single_us": 1e6 * least["single"], "single_extra_us": 1e6 * (least["single"] - least["bare_single"])}
+            "batch_overhead": least["batch"] / least["bare_batch"] - 1, "single_us": 1e6 * least["single"] / 200,
+            "single_extra_us": 1e6 * (least["single"] - least["bare_single"]) / 200}
+
+
+def published(place: Path, night: Night, factory: str) -> Manifest:
+    """Publish a night as version 1 of ``place/store``."""
+    snapshot = place / "night"
+    snapshot.mkdir()
+    for name, array in {"items": night.vectors, "item_ids": night.ids, "users": night.queries,
+                        "user_ids": night.users}.items():
+        np.save(snapshot / f"{name}.npy", array)
+    config = load(environment={}, options={"index.factory": factory})
+    return process(Store(place / "store"), Request(snapshot), config)
 
 
 def consistency(days: list[tuple[Night, Night]], factory: str) -> Iterator[Row]:
@@ -255,16 +275,16 @@ def show(row: Row) -> None:
 def synthetic(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the aging of every factory on synthetic retrainings."""
     for cosine in options.cosines:
-        for factory in options.factories:
-            nights = retrainings(options.rows, options.width, cosine, max(options.nights))
-            yield from aging(f"synthetic {cosine}", nights, factory, options.nights)
+        nights = retrainings(options.rows, options.width, cosine, max(options.nights))
+        yield from aging(f"synthetic {cosine}", nights, options.factories, options.nights)
 
 
 def real(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the aging of every factory over ten real retrainings."""
-    for factory in options.factories:
-        nights = enlarged((stable for stable, _ in goodbooks(options.goodbooks, 10)), options.enlarge)
-        yield from aging(f"goodbooks x{options.enlarge}", nights, fitting(factory, options.enlarge), (1, 5, 10))
+    nights = enlarged((stable for stable, _ in goodbooks(options.goodbooks, 10)), options.enlarge,
+                      lasting(options.goodbooks))
+    factories = [fitting(factory, options.enlarge) for factory in options.factories]
+    yield from aging(f"goodbooks x{options.enlarge}", nights, factories, (1, 5, 10))
 
 
 def judged(options: argparse.Namespace) -> Iterator[Row]:

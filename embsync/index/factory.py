@@ -69,7 +69,7 @@ def create(factory: str, width: int, metric: str) -> Any:
     for layer in layers(index):
         _reject_unserviceable(layer, factory, metric)
     densify(index)
-    _quiet_training(index)
+    _set_up_training(index)
     return index
 
 
@@ -106,9 +106,14 @@ def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
                                  expected=f"at most {step.d_in} dimensions")
 
 
-def _quiet_training(index: Any) -> None:
-    """Stop FAISS from printing that it would like more training points: the recall gate judges the result."""
+def _set_up_training(index: Any) -> None:
+    """Leave out what FAISS trains for nobody: polysemous codes, 4/5 of a PQ's training, serve a filter not used here.
+
+    And stop it from printing that it would like more training points: the recall gate judges the result.
+    """
     for layer in layers(index):
+        if hasattr(layer, "do_polysemous_training"):
+            layer.do_polysemous_training = False
         for part in ("cp", "pq"):
             owner = getattr(layer, part, None)
             clustering = getattr(owner, "cp", owner)

@@ -209,6 +209,8 @@ def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: Inde
 def _load(previous: Previous) -> Any:
     """Return the parent's index, whole and ready to grow, or raise _Rebuild."""
     try:
+        if previous.damage is not None:
+            raise previous.damage
         reject_newer_faiss(previous.report.faiss, previous.path)
         reject_damage(previous.path, previous.sha256)
         index = read_index(previous.path, mapped=False)

@@ -86,6 +86,8 @@ class Previous:
     vectors : (rows of the parent, k) ndarray of float32, optional
         The parent's mapped vectors: what tells that nothing changed (``reused``) for an index that does not
         store vectors bit by bit.
+    damage : StoreError, optional
+        Why the labels could not be read: the index cannot be used.
     """
 
     path: Path
@@ -94,6 +96,7 @@ class Previous:
     row_map: NDArray[np.int64]
     report: IndexReport
     vectors: NDArray[np.float32] | None = None
+    damage: StoreError | None = None
 
 
 @dataclass(frozen=True)

@@ -130,24 +130,23 @@ class Searcher:
         if k < 1:
             raise UsageError("k must be at least 1", found=k)
         labels = None if allowed is None else self._allowed_labels(allowed)
-        k = min(k, self.live if labels is None else int(np.count_nonzero(labels)))
+        findable = self.live if labels is None else int(np.count_nonzero(labels))
+        k = min(k, findable)
         if k == 0 or queries.shape[0] == 0:
             return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
         asked = unit_rows(queries) if self._metric == "cosine" else queries
-        if labels is not None:
-            selector = _only(labels)
-            return self._find(asked, k, self._override(parameters or {}, selector), k)
-        if parameters is None and self._shared:
-            return self._find(asked, k, self._parameters)
-        return self._find(asked, k, self._override(parameters or {}))
+        if labels is None and parameters is None and self._shared:
+            return self._find(asked, k, self._parameters, findable)
+        selector = self._selector if labels is None else _only(labels)
+        return self._find(asked, k, self._override(parameters or {}, selector), findable)
 
     def _allowed_labels(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         rows = self._rows[:-1]
         return np.asarray((rows >= 0) & allowed[np.maximum(rows, 0)])
 
-    def _find(self, asked: Float32, k: int, parameters: Any, fetch: int | None = None) -> tuple[Int64, Float32]:
+    def _find(self, asked: Float32, k: int, parameters: Any, findable: int) -> tuple[Int64, Float32]:
         # One more hit than asked for shows whether a tie goes on beyond the last one.
-        fetch = fetch or (min(k + 1, self.live) if self._exact else k)
+        fetch = min(k + 1, findable) if self._exact else k
         scores, labels = self._index.search(asked, fetch, params=parameters)
         if not self._similarity:
             np.negative(scores, out=scores)
@@ -155,10 +154,12 @@ class Searcher:
         if rows.min() < 0:
             scores[rows < 0] = -np.inf
         if (scores[:, 1:] == scores[:, :-1]).any():
-            return self._untie(asked, rows, scores, k)
+            return self._untie(asked, rows, scores, k, parameters)
         return rows[:, :k], scores[:, :k]
 
-    def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
+    def _untie(
+        self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any
+    ) -> tuple[Int64, Float32]:
         """Order equal scores by row; where a tie of an exact index crosses the last place, look at all of it."""
         order = np.lexsort((rows, -scores), axis=1)
         rows = np.take_along_axis(rows, order, axis=1)
@@ -166,27 +167,27 @@ class Searcher:
         if rows.shape[1] > k:
             open_ended = (scores[:, k - 1] == scores[:, k]) & (rows[:, k] >= 0)
             for query in np.flatnonzero(open_ended):
-                all_rows, all_scores = self._all_ties(asked[query : query + 1], k)
+                all_rows, all_scores = self._all_ties(asked[query : query + 1], k, parameters)
                 rows[query, : all_rows.size], scores[query, : all_rows.size] = all_rows, all_scores
         return rows[:, :k], scores[:, :k]
 
-    def _all_ties(self, asked: Float32, k: int) -> tuple[Int64, Float32]:
-        found, _ = self._index.search(asked, k)
+    def _all_ties(self, asked: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
+        found, _ = self._index.search(asked, k, params=parameters)
         last = float(found[0, -1])
         slack = _ROUNDING * max(abs(last), float(np.abs(asked).max()), 1e-30)
         radius = last - slack if self._similarity else last + slack
-        _, found, labels = self._index.range_search(asked, radius)
+        _, found, labels = self._index.range_search(asked, radius, params=parameters)
         scores = found if self._similarity else -found
         rows = self._rows[labels]
         best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
-    def _override(self, parameters: Mapping[str, int], selector: Any = None) -> Any:
+    def _override(self, parameters: Mapping[str, int], selector: Any) -> Any:
         unknown = set(parameters) - set(self._defaults)
         if unknown:
             raise UsageError("unknown search parameter", found=", ".join(sorted(unknown)),
                              expected=", ".join(self._defaults) or "none: this index is exact")
-        return search_parameters(self._index, {**self._defaults, **parameters}, selector or self._selector)
+        return search_parameters(self._index, {**self._defaults, **parameters}, selector)
 
 
 def _only(allowed: NDArray[np.bool_]) -> Any:

@@ -190,7 +190,7 @@ class _Run:
     def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
         if not self._store.versions.is_dir() or self._store.current() is None:
             return None
-        return stack.enter_context(open_version(self._store.root))
+        return stack.enter_context(open_version(self._store.root, indexed=False))
 
     def _gather(self, known: Version | None) -> Inputs:
         self._stamp = stamp(self._request.path)
@@ -357,13 +357,19 @@ def _previous(inputs: Inputs) -> Previous | None:
     if parent is None:
         return None
     entry = next(entry for entry in parent.record.files if entry.path == layout.INDEX)
+    labels, damage = np.empty(0, np.int64), None
+    try:
+        labels = parent.index_rows
+    except StoreError as error:
+        damage = error
     return Previous(
         path=parent.path / layout.INDEX,
         sha256=entry.sha256,
-        labels=parent.index_rows,
+        labels=labels,
         row_map=inputs.items.plan.row_map.astype(np.int64),
         report=parent.record.index,
         vectors=parent.items.vectors,
+        damage=damage,
     )
 
 

@@ -36,7 +36,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
     with store.locked():
         if store.current() is None:
             raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
-        with open_version(store.root) as parent:
+        with open_version(store.root, indexed=False) as parent:
             if dimension <= parent.record.dimension:
                 raise UsageError("the space is not narrower", found=f"{parent.record.dimension} dimensions",
                                  expected=f"less than the {dimension} asked for")

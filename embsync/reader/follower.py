@@ -12,10 +12,12 @@ from pathlib import Path
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.reader.opening import open_version, require_space
 from embsync.reader.version import Version
-from embsync.reader.whole import Stopped, make_ready
+from embsync.reader.whole import Stopped, verify
 from embsync.store import layout
 
 OnError = Callable[[Exception], None]
+#: Raises unless a version is whole; asks the function it is given whether to stop.
+Verify = Callable[[Version, Callable[[], bool]], None]
 
 #: Seconds after which a version that was refused is hashed once more: somebody may have repaired it.
 _TRY_AGAIN = 60.0
@@ -73,13 +75,16 @@ class Follower:
         Receives each error once; default: a line in the log ``embsync.reader``.
     interval : float
         Seconds between looks.
+    verify : callable
+        How a version is found whole; default: every file is hashed.
     """
 
     def __init__(self, root: Path, switch: Callable[[Version], None], *, serving: Version | None = None,
-                 space_id: str | None = None, on_error: OnError | None = None, interval: float = 1.0) -> None:
+                 space_id: str | None = None, on_error: OnError | None = None, interval: float = 1.0,
+                 verify: Verify = verify) -> None:
         self._root, self._switch, self._space_id = root, switch, space_id
         self._on_error = on_error or _to_log
-        self._interval = interval
+        self._interval, self._verify = interval, verify
         self._serving = None if serving is None else serving.number
         self._newest: int | None = self._serving
         self._refused: tuple[object, float] | None = None
@@ -152,7 +157,8 @@ class Follower:
         version = open_version(self._root)
         try:
             require_space(version, self._space_id)
-            make_ready(version, lambda: self._stopping)
+            self._verify(version, lambda: self._stopping)
+            version.open_files()  # a switch takes no time, nor does the first question
         except BaseException as error:
             version.close()
             if isinstance(error, EmbsyncError):

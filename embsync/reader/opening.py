@@ -17,8 +17,8 @@ class ForeignSpace(StoreError):
     """The version lives in another space than the one asked for; vectors of the two must never be compared."""
 
 
-def open_version(root: Path, number: int | None = None) -> Version:
-    """Pin a version: the current one, or one by number.
+def open_version(root: Path, number: int | None = None, *, indexed: bool = True) -> Version:
+    """Pin a version: the current one, or one by number; see :class:`Version`.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def open_version(root: Path, number: int | None = None) -> Version:
         if wanted is None:
             raise NotFoundError("no version yet", where=root, hint="embsync sync SNAPSHOT publishes the first")
         try:
-            return Version(root / layout.VERSIONS / layout.version_name(wanted))
+            return Version(root / layout.VERSIONS / layout.version_name(wanted), indexed=indexed)
         except FileNotFoundError:
             if number is not None:
                 raise NotFoundError(f"no version {number}", where=root) from None

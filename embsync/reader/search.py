@@ -25,11 +25,18 @@ _BLOCK = 4 << 20
 
 @dataclass(frozen=True)
 class Query:
-    """Vectors in the space (q, d), neighbours wanted, and search parameters."""
+    """Vectors in the space (q, d), neighbours wanted (any kind of integer), and search parameters."""
 
     vectors: Float32
     k: int
     parameters: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.k, int | np.integer)
+        if not whole or self.k < 1:
+            raise UsageError("k is not a number of neighbours", found=repr(self.k) if not whole else self.k,
+                             expected="1 or more")
+        object.__setattr__(self, "k", int(self.k))  # FAISS takes no NumPy integer
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,7 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     """
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
-    given = np.atleast_2d(np.asarray(queries))
-    if given.dtype.kind not in "fiu":
-        raise UsageError("queries are not numbers", found=str(given.dtype), expected="floats")
+    given = np.atleast_2d(numbers(queries))
     if space == "snapshot":
         given = _from_snapshot(version, given, snapshot or version)
     if given.ndim != 2 or given.shape[1] != version.record.dimension:
@@ -65,6 +70,23 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     return vectors
 
 
+def numbers(rows: Array) -> Array:
+    """Return rows as an array.
+
+    Raises
+    ------
+    UsageError
+        Rows of different lengths, or anything but real numbers.
+    """
+    try:
+        given = np.asarray(rows)
+    except ValueError:
+        raise UsageError("vectors of different lengths", expected="rows of one width") from None
+    if given.dtype.kind not in "fiu":
+        raise UsageError("vectors are not numbers", found=str(given.dtype), expected="floats")
+    return given
+
+
 def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
     if source.space_id != version.space_id:
         raise UsageError("raw vectors of another space", found=source.space_id, expected=version.space_id)
@@ -75,8 +97,6 @@ def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
 
 def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
     """Return rows and scores (q, k) of the live items nearest to each query among those the filters let through."""
-    if query.k < 1:
-        raise UsageError("k is not a number of neighbours", found=query.k, expected="1 or more")
     if filters.allowed is None and filters.blocked is None:
         return version.searcher.search(query.vectors, query.k, query.parameters)
     mask = _mask(version, filters)
@@ -92,8 +112,6 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
 
 def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
     """Return what :func:`narrowed` does for items' own vectors, without each item itself."""
-    if query.k < 1:
-        raise UsageError("k is not a number of neighbours", found=query.k, expected="1 or more")
     own = version.items.rows(ids)
     rows, scores = narrowed(version, replace(query, k=query.k + 1), filters)
     scores = np.where(rows == own[:, None], -np.inf, scores).astype(np.float32)

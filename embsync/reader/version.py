@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from embsync.alignment.blocks import Array, Float32, Float64, Int64
 from embsync.alignment.transform import SideName, Transform
 from embsync.errors import StoreError, UsageError
 from embsync.index import Searcher
-from embsync.reader.search import Filters, Query, narrowed, of_items, stable_queries
+from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
 from embsync.reader.side import Ids, Side
 from embsync.store import layout
 from embsync.store.manifest import Manifest, decode
@@ -51,11 +51,12 @@ class Maps:
 
 
 def _apply(rows: Array, matrix: Float64) -> Float32:
-    given = np.asarray(rows)
+    given = numbers(rows)
     if given.ndim not in (1, 2) or given.shape[-1] != len(matrix):
         raise UsageError("vectors of the wrong width", found=f"shape {given.shape}",
                          expected=f"rows of {len(matrix)} numbers")
-    return (given.astype(np.float64) @ matrix).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (given.astype(np.float64) @ matrix).astype(np.float32)
 
 
 class Version:
@@ -69,6 +70,8 @@ class Version:
     ----------
     path : path
         The version's directory.
+    indexed : bool
+        Whether the index must be whole. A publisher reads rows alone, and makes a new index where there is none.
 
     Raises
     ------
@@ -78,14 +81,14 @@ class Version:
         It was deleted before it could be pinned.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, indexed: bool = True) -> None:
         self.path = path
         self._warns = True
         self._pin = _pin(path)
         try:
             self.manifest_bytes = _read(path / layout.MANIFEST)
             self.record: Manifest = decode(self.manifest_bytes, str(path / layout.MANIFEST))
-            self._check_sizes()
+            self._check_sizes(() if indexed else (layout.INDEX, layout.INDEX_ROWS))
         except BaseException:
             self.close()
             raise
@@ -251,8 +254,10 @@ class Version:
     def _map(self, name: str) -> Array:
         return layout.map_array(self.path / name)
 
-    def _check_sizes(self) -> None:
+    def _check_sizes(self, unchecked: Sequence[str]) -> None:
         for entry in self.record.files:
+            if entry.path in unchecked:
+                continue
             try:
                 size = (self.path / entry.path).stat().st_size
             except OSError as error:

@@ -17,8 +17,8 @@ class Stopped(Exception):
     """The caller no longer wants the answer."""
 
 
-def make_ready(version: Version, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Hash every file of a version and map what search and lookup need, so that a switch to it takes no time.
+def verify(version: Version, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Hash every file of a version.
 
     Parameters
     ----------
@@ -39,7 +39,6 @@ def make_ready(version: Version, stopped: Callable[[], bool] = lambda: False) ->
             raise StoreError("damaged version", where=path, found=f"{size} bytes, sha256 {digest[:12]}…",
                              expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…",
                              hint="embsync rollback goes back to a whole version")
-    version.open_files()
 
 
 def _hash(path: Path, stopped: Callable[[], bool]) -> tuple[int, str]:

@@ -51,15 +51,17 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
 @given(
     metric=st.sampled_from(["inner_product", "l2"]), k=st.integers(1, 40), queries=st.integers(1, 30),
     seed=st.integers(0, 2**16), values=st.integers(1, 3), rows=st.integers(1, 300),
+    factory=st.sampled_from(["Flat", "IDMap,Flat"]), filtered=st.booleans(),
 )
-def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows):
+def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory, filtered):
     """With whole numbers, where scores tie all the time, results are those of brute force, row by row."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-values, values + 1, (rows, 3)).astype(np.float32)
     live = np.sort(rng.choice(rows, rng.integers(1, rows + 1), replace=False)).astype(np.int64)
     asked = rng.integers(-values, values + 1, (queries, 3)).astype(np.float32)
-    found, scores = searcher_of(vectors, live, metric).search(asked, k)
-    expected, exact = brute_force(vectors, live, asked, k, metric)
+    allowed = rng.random(rows) < 0.5 if filtered else np.ones(rows, bool)
+    found, scores = searcher_of(vectors, live, metric, factory).search(asked, k, None, allowed if filtered else None)
+    expected, exact = brute_force(vectors, live[allowed[live]], asked, k, metric)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(scores, exact.astype(np.float32))
 

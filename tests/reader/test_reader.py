@@ -15,9 +15,11 @@ from support.quick import quick_directory
 from support.stores import running, sync
 
 import embsync
+from embsync.alignment.sampling import positions_in
 from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.reader import StoreReader, Version
 from embsync.reader.side import Side
+from embsync.reader.signposts import Signposts
 from embsync.store import Store
 
 LEFT, NEW = 5, 5  # ids of one night's churn of 100 items
@@ -127,12 +129,30 @@ def test_search_never_gives_a_carried_id(version: Version, nights: list[Night]) 
         (np.ones((2, 2, 6)), 3, "wrong width"),
         (np.full((1, 6), np.nan), 3, "NaN or infinity"),
         (np.ones((1, 6)), 0, "found 0; expected 1 or more"),
+        (np.ones((1, 6)), 2.5, "found 2.5; expected 1 or more"),
+        (np.ones((1, 6)), "3", "found '3'; expected 1 or more"),
+        ([[1.0] * 6, [1.0]], 3, "different lengths"),
+        ([["a"] * 6], 3, "not numbers; found <U1"),
     ],
 )
 def test_queries_that_make_no_sense_are_refused(version: Version, queries: Array, k: int, message: str) -> None:
     """Before FAISS sees them."""
     with pytest.raises(UsageError, match=message):
         version.search(queries, k=k)
+
+
+def test_any_integer_is_a_k(version: Version) -> None:
+    """NumPy's too, and one beyond every machine word."""
+    for k in (np.int64(3), np.uint8(3)):
+        assert version.search(np.ones((1, 6)), k=k)[0].shape == (1, 3)
+    assert version.search(np.ones((1, 6)), k=2**70)[0].shape == (1, 100)
+
+
+@pytest.mark.parametrize("rows", [[[1.0] * 6, [1.0]], [["a"] * 6], None])
+def test_what_is_no_matrix_is_not_mapped(version: Version, rows: Any) -> None:
+    """Refused with what was found."""
+    with pytest.raises(UsageError):
+        version.transform.items(rows)
 
 
 def test_maps_go_both_ways(version: Version, nights: list[Night]) -> None:
@@ -221,6 +241,40 @@ def test_refresh_switches_and_the_old_version_stays_usable() -> None:
             old.close()
 
 
+@pytest.mark.parametrize("dtype", [np.int64, "S5", "S36"])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 5000])
+def test_signposts_find_what_a_binary_search_finds(count: int, dtype: Any) -> None:
+    """Every id, and none of those between, before and after them; shorter and longer strings too."""
+    ids = np.sort((np.arange(count) * 7 + 11).astype(dtype))
+    wanted = np.random.default_rng(count).permutation(np.arange(-3, count * 7 + 30)).astype(dtype)
+    np.testing.assert_array_equal(Signposts(ids).positions(wanted), positions_in(wanted, ids))
+    assert (Signposts(ids).positions(wanted) >= 0).sum() == count
+    if np.dtype(dtype).kind == "S":
+        longer = np.array([b"18", b"18 and more", b"\xff" * 50, b""])
+        np.testing.assert_array_equal(Signposts(ids).positions(longer), positions_in(longer, ids))
+
+
+def test_a_large_batch_is_answered_as_single_ids_are() -> None:
+    """Known and unknown ids of both kinds, in any order: what one id alone gives."""
+    with quick_directory() as directory:
+        made = night(0, items=900, users=600, width=4)
+        sync(directory / "I", made, "n0")
+        sync(directory / "S", made.named(), "n0")
+        for name in "IS":
+            with embsync.open(directory / name) as reader:
+                items = reader.current.items
+                ids = np.random.default_rng(0).permutation(np.tile(items.names(np.arange(900)), 2))[:1500]
+                unknown = np.arange(1500) % 7 == 3
+                asked = np.where(unknown, np.array(-5 if name == "I" else "nobody"), ids)
+                found = items.lookup(asked, "nan")
+                assert type(found) is np.ndarray
+                np.testing.assert_array_equal(np.isnan(found[:, 0]), unknown)
+                for place in range(0, 1500, 111):
+                    np.testing.assert_array_equal(items.lookup(asked[place : place + 1], "nan")[0], found[place])
+                assert (items.lookup(asked.tolist(), "mean")[unknown] == items.mean).all()
+                assert items.lookup(ids).tobytes() == items.vectors[items.rows(ids)].tobytes()
+
+
 def test_a_damaged_version_is_never_switched_to() -> None:
     """A file of another size: refresh raises, and what was served is served on."""
     with quick_directory() as directory:
@@ -273,6 +327,7 @@ LOOP = """
 import sys, time
 import numpy as np
 import embsync
+from embsync.alignment.sampling import positions_in
 reads, seen = 0, set()
 reader = embsync.open(sys.argv[1])
 print("ready", flush=True)

@@ -1,0 +1,138 @@
+"""What becomes of the index from night to night, through the whole pipeline, and what cannot spoil it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import Night, configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
+
+import embsync
+from embsync.pipeline import Request, process
+from embsync.store import Store, layout
+
+#: Anchors that stay make the same snapshot the same rows.
+GRAPH = configured(index__factory="HNSW16", space__anchors__policy="first")
+SIZES = {"items": 400, "users": 200}
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Where a store may be made."""
+    with quick_directory() as directory:
+        yield directory / "S"
+
+
+def _publish(root: Path, made: Night, name: str) -> dict[str, object]:
+    """Publish a night with a graph index; return the manifest's ``index``."""
+    path = write_npy(root.parent / name, made)
+    manifest = process(Store(root), Request(path), GRAPH)
+    return {"action": manifest.index.action, "reason": manifest.index.reason, "dead": manifest.index.dead,
+            "recall": manifest.index.recall_at_10}
+
+
+def _history(root: Path) -> list[dict[str, object]]:
+    told = subprocess.run([sys.executable, "-m", "embsync", "history", "--store", str(root), "--json"],
+                          capture_output=True, text=True, check=True)
+    return list(json.loads(told.stdout))
+
+
+def test_an_index_is_built_moved_and_kept_and_history_says_why(root: Path) -> None:
+    """From nothing, the next night (whose new items become anchors), and that night until nothing moves any more."""
+    nights = [night(0, **SIZES), *[night(1, **SIZES)] * 3]
+    told = [_publish(root, made, f"n{number}") for number, made in enumerate(nights)]
+    assert [one["action"] for one in told] == ["rebuilt", "rotated", "rotated", "reused"]
+    assert int(str(told[1]["dead"])) == round(0.05 * SIZES["items"])
+    assert all(float(str(one["recall"])) >= GRAPH.index.target_recall for one in told)
+    with embsync.open(root) as reader:
+        version = reader.current
+        assert version.users is not None
+        ids, _ = version.search(np.asarray(version.users.lookup(nights[1].user_ids[:50])), 10)
+        assert np.isin(ids, nights[1].item_ids).all()
+    published = [event for event in _history(root) if event["event"] == "published"]
+    assert [(event["action"], event["reason"]) for event in published] == [
+        (one["action"], one["reason"]) for one in told]
+
+
+@pytest.mark.parametrize("file", [layout.INDEX, layout.INDEX_ROWS])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
+def test_a_damaged_index_is_journaled_and_does_not_spread(root: Path, file: str, damage: str) -> None:
+    """The night after is published with an index of its own; the journal has what was found and what was expected."""
+    _publish(root, night(0, **SIZES), "n0")
+    path = Store(root).path(1) / file
+    content = bytearray(path.read_bytes())
+    path.parent.chmod(0o755)
+    path.unlink()
+    if damage != "missing":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage == "flipped" else content[:-9])
+    told = _publish(root, night(1, **SIZES), "n1")
+    assert told["action"] == "rebuilt"
+    assert "the previous index cannot be used" in str(told["reason"])
+    *_, last = Store(root).journal.events()
+    assert last.event == "published"
+    assert last.error is not None
+    assert str(last.error["where"]).startswith(str(path.parent))
+    if damage == "flipped" and file == layout.INDEX:
+        assert "hash" in str(last.error["what"])
+        assert last.error["found"] != last.error["expected"]
+    assert assert_whole(root) == 2
+
+
+def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path) -> None:
+    """A configuration error, exit 2, with the string; there is no store afterwards, and a store is as it was."""
+    path = write_npy(root.parent / "n0", night(0, **SIZES))
+    command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
+    for _ in range(2):
+        before = snapshot_of(root) if root.exists() else None
+        failed = subprocess.run(command, capture_output=True, text=True, check=False,
+                                env={"EMBSYNC_INDEX__FACTORY": "HNSW32,Nonsense"})
+        assert failed.returncode == 2
+        assert "HNSW32,Nonsense" in failed.stderr
+        assert failed.stderr.count("\n") == 1
+        assert (snapshot_of(root) if root.exists() else None) == before
+        if before is None:
+            assert not root.exists()
+            sync(root, night(0, **SIZES), "n1")
+
+
+def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:
+    """A graph of 400 MB under a limit of 100 MB more than the process had before: exit 5, and all is as it was."""
+    sync(root, night(0, items=3000, users=200), "n0")
+    before = snapshot_of(root)
+    path = write_npy(root.parent / "n1", night(1, items=3000, users=200))
+    failed = subprocess.run([sys.executable, __file__, str(root), str(path)], capture_output=True, text=True,
+                            check=False, env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})
+    assert "out of memory" in failed.stdout, failed.stderr
+    assert failed.returncode == 5
+    assert snapshot_of(root) == before
+    assert_at_rest(root)
+
+
+def _index_under_a_limit(root: Path, path: Path) -> int:
+    from embsync.errors import EmbsyncError
+
+    def limit(stage: str, _: float) -> None:
+        if stage == "indexing":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + 100 * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    try:
+        process(Store(root), Request(path), configured(index__factory="HNSW16384"), limit)
+    except EmbsyncError as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_index_under_a_limit(Path(sys.argv[1]), Path(sys.argv[2])))
