@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
@@ -20,6 +20,13 @@ _RESERVED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
 
 _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
                **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
+
+#: What msgspec calls things, in the words of this file.
+_WORDS = {"object": "a section", "str": "text", "bool": "true or false"}
+
+#: Keys whose value may be written with a unit, and keys that are paths.
+_SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"))
+_PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -104,11 +111,37 @@ class IndexConfig(_Section, frozen=True):
     on_missed_recall: Literal["warn", "refuse"] = "warn"
 
 
+class LimitsConfig(_Section, frozen=True):
+    """What one HTTP request may ask for.
+
+    Attributes
+    ----------
+    body : int
+        Bytes of a request's body; beyond: 413.
+    neighbours, batch : int
+        Largest k, and most ids, vectors or lists of a request; beyond: 422.
+    concurrency : int
+        Requests worked on at once by a worker; beyond: 429.
+    seconds : float
+        Time for a request; beyond: 503.
+    """
+
+    body: Positive = 16 * 1024**2
+    neighbours: Positive = 1_000
+    batch: Positive = 10_000
+    concurrency: Positive = 64
+    seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+
+
 class ServeConfig(_Section, frozen=True):
     """The HTTP reader."""
 
     listen: str = "127.0.0.1:8980"
     token_file: str | None = None
+    space_id: str | None = None
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 0.5
+    limits: LimitsConfig = LimitsConfig()
 
 
 class LogConfig(_Section, frozen=True):
@@ -206,10 +239,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise UsageError("not a mapping", where=path, found=type(tree).__name__, expected="sections such as 'store:'")
-    for section, key in (("watch", "path"), ("store", "path"), ("serve", "token_file")):
+    for section, key, scheme in _PATHS:
         part = tree.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = str(path.parent / _home(path, part[key]))
+        value = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(value, str) and value.startswith(scheme):
+            part[key] = f"{scheme}{path.parent / _home(path, value.removeprefix(scheme))}"
     return tree
 
 
@@ -248,30 +282,51 @@ def _put(tree: dict[str, Any], key: list[str], value: object, source: str) -> No
 
 def _convert(tree: dict[str, Any], where: str) -> Config:
     _reject_unknown_keys(Config, tree, (), where)
-    _parse_size(tree, where)
+    _parse_sizes(tree, where)
     try:
         config = msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise UsageError("wrong value in the configuration", where=where, found=_plain(str(error))) from None
+        raise _wrong(str(error), tree, where) from None
     _reject_contradictions(config, where)
     return config
 
 
-def _plain(message: str) -> str:
-    return re.sub(r" - at `\$\.?(.*?)`", r" at \1", message)
+def _wrong(message: str, tree: dict[str, Any], where: str) -> UsageError:
+    """Return what msgspec says ("Expected `int` >= 0 - at `$.threads`") as an error with value and key."""
+    what, _, path = message.removesuffix("`").partition(" - at `$")
+    expected, _, found = what.removeprefix("Expected ").replace("`", "").partition(", got ")
+    node: Any = tree
+    kind: Any = Config
+    for part in path.strip(".").split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+        types = {field.name: field.type for field in msgspec.structs.fields(kind)} if _is_section(kind) else {}
+        kind = types.get(part)
+    if get_origin(kind) is Literal:
+        expected = ", ".join(get_args(kind))
+    return UsageError("wrong value", where=f"{where}: {path.strip('.')}", found=found if node is None else repr(node),
+                      expected=_WORDS.get(expected, expected))
 
 
-def _parse_size(tree: dict[str, Any], where: str) -> None:
-    section = tree.get("snapshot")
-    value = section.get("max_bytes") if isinstance(section, dict) else None
-    if not isinstance(value, str):
-        return
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?i?B?)\s*", value)
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _parse_sizes(tree: dict[str, Any], where: str) -> None:
+    for *sections, key in _SIZES:
+        part: Any = tree
+        for section in sections:
+            part = part.get(section) if isinstance(part, dict) else None
+        value = part.get(key) if isinstance(part, dict) else None
+        if isinstance(value, str):
+            part[key] = _bytes(value, f"{where}: {'.'.join((*sections, key))}")
+
+
+def _bytes(text: str, where: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?i?B?)\s*", text)
     if match is None or match[2] not in _SIZE_UNITS:
-        raise UsageError("not a size", where=f"{where}: snapshot.max_bytes", found=repr(value),
+        raise UsageError("not a size", where=where, found=repr(text),
                          expected="a number of bytes or such as '256 GiB'")
-    assert isinstance(section, dict)
-    section["max_bytes"] = int(float(match[1]) * _SIZE_UNITS[match[2]])
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
 def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple[str, ...], where: str) -> None:
@@ -280,7 +335,7 @@ def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple
         dotted = ".".join((*path, str(key)))
         if key not in known:
             raise _unknown(dotted, str(key), path, known, where)
-        if value is None and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+        if value is None and _is_section(known[key]):
             raise UsageError("empty section", where=f"{where}: {dotted}", found="nothing",
                              hint="remove the line or give it keys")
         if dotted == "checks" and isinstance(value, dict):
@@ -289,7 +344,7 @@ def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple
                     raise _unknown(f"checks.{name}", str(name), ("checks",), DEFAULT_LIMITS, where)
                 if isinstance(limits, dict):
                     _reject_unknown_keys(CheckLimits, limits, ("checks", str(name)), where)
-        elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+        elif isinstance(value, dict) and _is_section(known[key]):
             _reject_unknown_keys(known[key], value, (*path, str(key)), where)
 
 

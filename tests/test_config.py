@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
-from embsync.config import DEFAULT_LIMITS, CheckLimits, Config, load
+from embsync.config import DEFAULT_LIMITS, CheckLimits, Config, LimitsConfig, ServeConfig, StoreConfig, load
 from embsync.errors import UsageError
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "config.example.yaml"
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -78,6 +83,7 @@ def test_a_configuration_is_frozen() -> None:
         ("checks: {cosine_item: {warn: 0.7}}", "checks.cosine_item", "checks.cosine_items"),
         ("checks: {cosine_items: {wann: 0.7}}", "checks.cosine_items.wann", "checks.cosine_items.warn"),
         ("index: {metrik: l2}", "index.metrik", "index.metric"),
+        ("serve: {limits: {batches: 5}}", "serve.limits.batches", "serve.limits.batch"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, dotted: str, nearest: str) -> None:
@@ -107,15 +113,31 @@ def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
         ("space: {max_truncation_loss: 1.1}", "space.max_truncation_loss"),
         ("watch: {rescan_seconds: 0}", "watch.rescan_seconds"),
         ("index: {target_recall: 95}", "index.target_recall"),
+        ("serve: {workers: 0}", "serve.workers"),
+        ("serve: {workers: 257}", "serve.workers"),
+        ("serve: {rescan_seconds: 0}", "serve.rescan_seconds"),
+        ("serve: {limits: {neighbours: 0}}", "serve.limits.neighbours"),
+        ("serve: {limits: {body: 0 MiB}}", "serve.limits.body"),
+        ("serve: {limits: {seconds: 0}}", "serve.limits.seconds"),
         ("checks: {cosine_items: 0.5}", "checks"),
         ("checks: {norm_ratio_items: {warn: [1]}}", "checks"),
         ("store: 7", "store"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, key: str) -> None:
-    """The message names the key as it is written in the file."""
-    with pytest.raises(UsageError, match=rf"at {key}"):
+    """The message names the key as it is written in the file, what stands there and what may."""
+    with pytest.raises(UsageError, match=rf"embsync\.yaml: {key}\S*: wrong value; found .+; expected .+"):
         load(_file(tmp_path, text), {})
+
+
+def test_a_choice_lists_what_there_is() -> None:
+    """And a number its limit; a section that is none is shown."""
+    for options, told in (({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected name, mtime"),
+                          ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
+                          ({"serve.limits": 5}, "serve.limits: wrong value; found 5; expected a section"),
+                          ({"log.level": None}, "log.level: wrong value; found null; expected debug, info")):
+        with pytest.raises(UsageError, match=f"configuration: {told}"):
+            load(environment={}, options=options)
 
 
 @pytest.mark.parametrize(
@@ -224,3 +246,29 @@ def test_every_check_has_default_limits_in_order() -> None:
             assert refuse[0] < warn[0] < warn[1] < refuse[1], name
         elif isinstance(warn, float) and isinstance(refuse, float):
             assert warn != refuse, name
+
+
+def _keys(tree: dict[str, Any], path: tuple[str, ...] = ()) -> set[str]:
+    return {key for name, value in tree.items() for key in (
+        _keys(value, (*path, name)) if isinstance(value, dict) and value else {".".join((*path, name))})}
+
+
+def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
+    """No more and no fewer, each with a comment on its line; only where paths lead depends on where the file lies."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    assert _keys(yaml.safe_load(text)) == _keys(msgspec.to_builtins(Config()))
+    config = load(_file(tmp_path, text), {})
+    assert msgspec.structs.replace(config, store=StoreConfig()) == Config()
+    assert config.store.path == str(tmp_path / "embsync-store")
+    for line in text.splitlines():
+        if re.match(r" *\w+: *\S", line) and not line.startswith("checks:"):
+            assert "#" in line, line
+
+
+def test_limits_of_the_server_come_from_every_source(tmp_path: Path) -> None:
+    """File, environment and options; a size may have a unit, a socket's path is relative to the file."""
+    path = _file(tmp_path, "serve: {listen: 'unix:s.sock', workers: 2, limits: {body: 1 MiB, batch: 7, seconds: 3}}")
+    config = load(path, {"EMBSYNC_SERVE__LIMITS__BATCH": "8", "EMBSYNC_SERVE__LIMITS__BODY": "2MiB"},
+                  {"serve.limits.seconds": 4.0})
+    assert config.serve == ServeConfig(listen=f"unix:{tmp_path}/s.sock", workers=2,
+                                       limits=LimitsConfig(body=2 * 1024**2, batch=8, seconds=4.0))

@@ -19,6 +19,7 @@ from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
 from embsync.service.hold import hold, resume
+from embsync.service.hook import run_on_publish
 from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
@@ -124,8 +125,9 @@ def widen(dimension: int, config_file: Path | None, store: Path | None, as_json:
     """Publish the current version in a wider space of K dimensions, all vectors zero-padded."""
     given = context(config_file, store, as_json, wait)
     manifest = widen_store(given.store, dimension, given.config)
+    failed = _after_publish(manifest, given)
     if as_json:
-        print_json({"version": manifest.version, "dimension": manifest.dimension})
+        print_json({"version": manifest.version, "dimension": manifest.dimension, "on_publish": failed})
     else:
         click.echo(f"published version {manifest.version}: the space has {manifest.dimension} dimensions now")
 
@@ -167,13 +169,23 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
                             **_figures(error)})
             warn(f"embsync: {error}")
         else:
-            results.append({"snapshot": name, "outcome": "published", "version": manifest.version,
-                            "checks": [check for check in manifest.checks if check.outcome != "pass"]})
             if not given.as_json:
                 _tell(name, manifest)
+            results.append({"snapshot": name, "outcome": "published", "version": manifest.version,
+                            "checks": [check for check in manifest.checks if check.outcome != "pass"],
+                            "on_publish": _after_publish(manifest, given)})
     if given.as_json:
         print_json({"results": results, "exit_code": code})
     return code
+
+
+def _after_publish(manifest: Manifest, given: Context) -> str | None:
+    """Run ``store.on_publish`` for a version; its failure is a warning, for the version stays published."""
+    command = given.config.store.on_publish
+    failed = None if command is None else run_on_publish(given.store, command, manifest.version)
+    if failed is not None:
+        warn(f"embsync: version {manifest.version} is published; warning: {failed}")
+    return failed
 
 
 def _figures(error: EmbsyncError) -> dict[str, object]:

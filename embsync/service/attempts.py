@@ -6,7 +6,9 @@ Only the snapshot that is worked on is remembered; another one, or new contents,
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -15,13 +17,18 @@ from embsync.store.durable import replace_file, storage_errors
 
 ATTEMPT = "attempt.json"
 
+Vain = Literal["crashes", "unreadable", "errors"]
+
 #: A snapshot on which its process died so often is set aside.
 MOST_CRASHES = 3
 #: The same for deaths that took the daemon along. They are far more, because few are the snapshot's doing: machines are
 #: switched off and containers moved.
 MOST_LOST = 30
 #: A snapshot that could not be read so often for reasons that may pass is set aside, so that others get their turn.
-MOST_ERRORS = 10
+MOST_UNREADABLE = 10
+#: After so many other errors the one behind it is tried as well: if that can be published, it was the snapshot's doing
+#: after all, such as a version that is too large for the disk.
+ERRORS_BEFORE_THE_NEXT = 10
 _LONGEST_PAUSE = 600.0
 
 
@@ -30,14 +37,18 @@ class Attempt(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    crashes, lost, errors : int
-        Deaths of the process, deaths of the daemon with it, and errors that may pass.
+    crashes, lost : int
+        Deaths of the process, and of the daemon with it.
+    unreadable, errors : int
+        Errors that may pass: of reading the snapshot, and of the store, the configuration or the machine. The latter
+        never set a snapshot aside, however many they are: as a rule the next one meets them just the same.
     """
 
     name: str
     stamp: str | None
     crashes: int = 0
     lost: int = 0
+    unreadable: int = 0
     errors: int = 0
 
     @property
@@ -47,12 +58,14 @@ class Attempt(msgspec.Struct, frozen=True):
             return f"its process died {self.crashes} times on it"
         if self.lost >= MOST_LOST:
             return f"the daemon died {self.lost} times while at it"
+        if self.unreadable >= MOST_UNREADABLE:
+            return f"it could not be read {self.unreadable} times"
         return None
 
     @property
     def vain(self) -> int:
         """Beginnings that came to nothing."""
-        return self.crashes + self.errors
+        return self.crashes + self.unreadable + self.errors
 
 
 class Attempts:
@@ -81,28 +94,32 @@ class Attempts:
         known = self._attempt
         return now >= self.not_before or known is None or known is not self.of(entry)
 
-    def postpone(self, until: float) -> None:
-        """Try nothing before ``until``."""
-        self.not_before = until
+    def choose(self, queue: Sequence[Entry], now: float) -> Entry | None:
+        """Return whose turn it is: the first, or for once the second while a first that fails for ever pauses."""
+        if queue and self.due(queue[0], now):
+            return queue[0]
+        stuck = len(queue) > 1 and self.of(queue[0]).errors >= ERRORS_BEFORE_THE_NEXT
+        return queue[1] if stuck else None
 
     def begin(self, entry: Entry) -> None:
-        """Remember that work begins: if nobody lives to tell how it ended, it was lost."""
+        """Write down that work begins: if nobody lives to tell how it ended, it was lost."""
         known = self.of(entry)
         self._save(msgspec.structs.replace(known, lost=known.lost + 1))
+        self._attempt = known
 
-    def in_vain(self, entry: Entry, now: float, pause: float, *, crashed: bool) -> Attempt:
-        """Remember that work came to nothing, and wait longer each time before the next; return what is known."""
+    def in_vain(self, entry: Entry, now: float, pause: float, why: Vain) -> Attempt:
+        """Count that work came to nothing, and wait longer each time before the next; return what is known."""
         known = self.of(entry)
-        counted = {"crashes": known.crashes + 1} if crashed else {"errors": known.errors + 1}
-        known = msgspec.structs.replace(known, lost=0, **counted)
-        self._save(known)
+        known = msgspec.structs.replace(known, lost=0, **{why: getattr(known, why) + 1})
+        self._attempt = known
         self.not_before = now + min(pause * 2.0 ** min(known.vain - 1, 30), max(pause, _LONGEST_PAUSE))
         return known
 
     def told(self, entry: Entry) -> None:
-        """Remember that the work begun did not take the daemon along."""
+        """Write down what is known: the work begun did not take the daemon along."""
         known = msgspec.structs.replace(self.of(entry), lost=0)
         if known.vain:
+            self._attempt = known
             self._save(known)
         else:
             self.forget()
@@ -115,6 +132,5 @@ class Attempts:
             self._path.unlink(missing_ok=True)
 
     def _save(self, attempt: Attempt) -> None:
-        self._attempt = attempt
         with storage_errors(self._path):
             replace_file(self._path, msgspec.json.encode(attempt))

@@ -8,33 +8,30 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from embsync.config import Config
-from embsync.errors import EmbsyncError, StoreBusy, UsageError
+from embsync.errors import EmbsyncError, UsageError
 from embsync.pipeline.backlog import Entry, set_aside
-from embsync.service import logs
-from embsync.service.attempts import ATTEMPT, MOST_CRASHES, MOST_ERRORS, Attempts
+from embsync.service import hook, logs
+from embsync.service.attempts import ATTEMPT, Attempts, Vain
 from embsync.service.hold import HOLD, Hold, held
-from embsync.service.hook import Hook
 from embsync.service.job import Job, Outcome
 from embsync.service.logs import log
 from embsync.service.lookout import Lookout
 from embsync.service.metrics import METRICS
 from embsync.service.notify import notify, reloading, watchdog_seconds
+from embsync.service.ownership import Ownership, StoreLostError, only_daemon
 from embsync.service.report import Now, Report, problem
 from embsync.service.signals import Requests, noted
 from embsync.service.status import Problem, Retry, State, Work
 from embsync.service.worker import Worker
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
-from embsync.store.locks import exclusive
 
 #: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE = 0.01
-#: Another daemon keeps its lock; ``embsync status`` asks for it for a moment only.
-_LOCK_SECONDS = 1.0
 #: After a stop the store's lock is waited for no longer than this, to sweep what the ended work left.
 _SWEEP_SECONDS = 3.0
 
@@ -54,7 +51,8 @@ class Daemon:
         self._store = Store(self._config.store.path)
         self._requests = Requests()
         self._worker = Worker(self._requests.wake.set)
-        self._hook = Hook()
+        self._hook = hook.Hook()
+        self._untold = True
         self._attempts = Attempts(self._store.root)
         self._lookout = Lookout(self._config, self._store, self._requests)
         self._report = Report(self._store)
@@ -63,6 +61,7 @@ class Daemon:
         self._held: Hold | None = None
         self._problem: Problem | None = None
         self._on_publish: str | None = None
+        self._ownership: Ownership | None = None
         self._counted: Counter[str] = Counter()
 
     def run(self) -> int:
@@ -73,14 +72,17 @@ class Daemon:
         StoreBusy
             Another daemon serves the store.
         StoreError
-            There is something else in the store's place, or it cannot be written.
+            There is something else in the store's place, it cannot be written, or it was replaced meanwhile.
         """
         logs.configure(self._config.log)
         self._store.create()
-        with _only_daemon(self._store), noted(self._requests, self._end_at_once):
+        with only_daemon(self._store) as self._ownership, noted(self._requests, self._end_at_once):
             try:
                 self.startup()
                 self.main_loop()
+            except StoreLostError as error:
+                log(logging.ERROR, "store_lost", reason=str(error))
+                raise
             finally:
                 self.shutdown()
         return 0
@@ -105,9 +107,12 @@ class Daemon:
 
     def on_tick(self) -> None:
         """Do what is due; nothing here takes long."""
+        assert self._ownership is not None
+        self._ownership.require()
         if self._requests.take_reload():
             self._reload()
-        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._look, self._begin, self._tell_state):
+        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._look, self._start_hook, self._begin,
+                     self._tell_state):
             self._tick(duty)
         self._ping(time.monotonic())
 
@@ -118,13 +123,17 @@ class Daemon:
         at_work = self._worker.job is not None
         self._worker.kill()
         self._lookout.close()
+        if self._ownership is not None and not self._ownership.lost:
+            self._leave_clean(at_work)
+        log(logging.INFO, "stopped", work_ended=at_work)
+
+    def _leave_clean(self, at_work: bool) -> None:
         if self._entry is not None:
             entry = self._entry
             self._tick(lambda _: self._attempts.told(entry))
         if at_work:
             self._sweep()
         self._tick(lambda _: self._tell("stopped", "stopped"))
-        log(logging.INFO, "stopped", work_ended=at_work)
 
     def _tick(self, work: Callable[[float], None]) -> None:
         """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
@@ -177,8 +186,8 @@ class Daemon:
         if not self._lookout.queue or self._held is not None or not self._at_rest or self._requests.stop:
             return
         self._lookout.refresh()
-        entry = next(iter(self._lookout.queue), None)
-        if entry is None or not self._attempts.due(entry, now):
+        entry = self._attempts.choose(self._lookout.queue, now)
+        if entry is None:
             return
         gone = self._attempts.of(entry).exhausted
         if gone is not None:
@@ -187,7 +196,7 @@ class Daemon:
         try:
             self._attempts.begin(entry)
         except EmbsyncError:
-            self._attempts.postpone(now + self._config.watch.rescan_seconds)
+            self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, "errors")
             raise
         self._worker.begin(Job.of(self._store.root, entry, self._config), now)
         self._entry = entry
@@ -200,6 +209,7 @@ class Daemon:
         entry, self._entry = self._entry, None
         assert entry is not None
         self._requests.look_now()
+        self._untold = True
         try:
             self._settle(entry, outcome, now)
         finally:
@@ -220,22 +230,21 @@ class Daemon:
             self._attempts.told(entry)
             return
         self._attempts.forget()
-        if outcome.kind == "published" and outcome.version is not None:
-            self._start_hook(outcome.version, now)
         self._lookout.look(now)
 
     def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
         crashed = outcome.kind == "crashed"
+        why: Vain = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
         self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
-        attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, crashed=crashed)
+        attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
         self._problem = problem(outcome.what, entry.child.name)
         log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
         if crashed:
             self._sweep()
-        if attempt.crashes >= MOST_CRASHES:
-            self._set_aside(entry, f"{attempt.exhausted}; the last time it {outcome.what}")
-        elif outcome.of_snapshot and attempt.errors >= MOST_ERRORS:
-            self._set_aside(entry, f"could not be read {attempt.errors} times; the last time: {outcome.what}")
+        if attempt.exhausted is not None:
+            self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
+        else:
+            self._attempts.told(entry)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         set_aside(self._store, entry, f"set aside: {reason}")
@@ -244,9 +253,14 @@ class Daemon:
         log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
         self._requests.look_now()
 
-    def _start_hook(self, version: int, now: float) -> None:
+    def _start_hook(self, now: float) -> None:
+        """Run the command for the current version, if it has not ended for it yet."""
         command = self._config.store.on_publish
-        if command is not None:
+        if not self._untold or not self._at_rest or self._requests.stop:
+            return
+        version = None if command is None else hook.untold(self._store)
+        self._untold = False
+        if command is not None and version is not None:
             failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
             self._hook_ended(failed)
 
@@ -261,6 +275,7 @@ class Daemon:
             self._counted["embsync_on_publish_failures_total"] += 1
             self._problem = problem(how)
         log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
+        hook.note(self._store, self._hook.version, how or None)
 
     def _reload(self) -> None:
         """Read the configuration again; a bad one changes nothing."""
@@ -283,6 +298,7 @@ class Daemon:
             self._lookout.close()
             self._lookout = Lookout(fresh, self._store, self._requests)
         self._config = fresh
+        self._untold = True
         self._attempts.not_before = 0.0
         self._requests.look_now()
 
@@ -306,9 +322,8 @@ class Daemon:
 
     def _tell(self, state: State, doing: str) -> None:
         now, queue, job, step = time.monotonic(), self._lookout.queue, self._worker.job, self._worker.step
-        retry = None
-        if state == "retrying":
-            vain = self._attempts.of(queue[0]).vain
+        retry, vain = None, self._attempts.of(queue[0]).vain if queue else 0
+        if vain:
             retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
         work = None
         if job is not None:
@@ -337,17 +352,6 @@ class Daemon:
         self._worker.kill()
 
 
-@contextlib.contextmanager
-def _only_daemon(store: Store) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"))
-        except StoreBusy as busy:
-            raise StoreBusy("another daemon serves the store", where=store.root, found=busy.found,
-                            expected="one daemon a store", hint="embsync status shows what it does") from None
-        yield
-
-
 def _without_random_names(what: str) -> str:
     return re.sub(r"-[0-9a-f]{8}\b", "", what)
 
@@ -360,7 +364,7 @@ def _watching(config: Config) -> Config:
 
 def _sweep_own_files(store: Store) -> None:
     """Remove half-written files of a daemon that died; there is no other, as we hold its lock."""
-    own = tuple(f".{name}-" for name in (layout.STATUS, METRICS, ATTEMPT, HOLD))
+    own = tuple(f".{name}-" for name in (layout.STATUS, METRICS, ATTEMPT, HOLD, hook.TOLD))
     with storage_errors(store.root):
         for path in store.root.iterdir():
             if path.name.startswith(own):

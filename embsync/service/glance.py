@@ -7,30 +7,41 @@ ctime, nor names without the directory's, so equal figures mean that a full look
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 #: Of one entry: time of last change in ns, inode, size. What changes a file's mtime or mode changes its ctime too.
 _Figures = tuple[int, int, int]
 
 #: A directory changed this recently may change again within the same tick of its file system's clock (2 s on FAT).
 _CLOCK_TICK_NS = 3 * 10**9
-#: A child with more entries than this is not remembered: it always counts as changed, and costs a full look.
+#: Of a child with more entries than this no entry is remembered, only a digest over all: it takes no memory, but the
+#: whole child has to be walked to compare.
 _MOST_REMEMBERED = 2_000
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A child as it was, path by path; ``settled`` when equal figures prove that nothing happened."""
+    """A child as it was: path by path, or as a digest; ``settled`` when equal figures prove that nothing happened."""
 
     entries: tuple[tuple[str, _Figures], ...]
+    digest: bytes
     settled: bool
+
+    def shows_the_same(self, other: _Picture) -> bool:
+        """Return whether both could be taken, and of the same."""
+        return bool(self.entries or self.digest) and (self.entries, self.digest) == (other.entries, other.digest)
 
 
 #: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
-_NEVER_A_SNAPSHOT = _Picture((), settled=True)
+_NEVER_A_SNAPSHOT = _Picture((), b"", settled=True)
+#: Of a child that could not be walked to the end: it always counts as changed, and costs a full look.
+_UNKNOWN = _Picture((), b"", settled=False)
 
 
 class Glance:
@@ -72,19 +83,21 @@ class Glance:
                 changed = changed or known is None
                 self._children[name] = _NEVER_A_SNAPSHOT
                 continue
-            if known is None or not known.settled or not _same(known):
+            if known is None or not known.settled or not _same(known, path):
                 fresh = _picture(path, wall_ns)
-                changed = changed or known is None or known.entries != fresh.entries or not fresh.entries
+                changed = changed or known is None or not fresh.shows_the_same(known)
                 changed = changed or (fresh.settled and not known.settled if known else True)
                 self._children[name] = fresh
         return changed
 
 
-def _same(known: _Picture) -> bool:
+def _same(known: _Picture, path: str) -> bool:
     lstat = os.lstat
     try:
-        for path, (changed, inode, size) in known.entries:
-            status = lstat(path)
+        if known.digest:
+            return _digest(_walk(path))[0] == known.digest
+        for entry, (changed, inode, size) in known.entries:
+            status = lstat(entry)
             if status.st_ctime_ns != changed or status.st_ino != inode or status.st_size != size:
                 return False
     except OSError:
@@ -93,17 +106,26 @@ def _same(known: _Picture) -> bool:
 
 
 def _picture(path: str, wall_ns: int) -> _Picture:
-    """Return a child's picture; an empty one when it is too large or changes under the eye."""
     try:
-        entries: list[tuple[str, _Figures]] = []
-        for found, status in _walk(path):
-            if len(entries) >= _MOST_REMEMBERED:
-                return _Picture((), settled=False)
-            entries.append((found, _figures(status)))
+        walk = _walk(path)
+        entries = tuple((found, _figures(status)) for found, status in islice(walk, _MOST_REMEMBERED + 1))
+        newest = max(figures[0] for _, figures in entries)
+        digest = b""
+        if len(entries) > _MOST_REMEMBERED:
+            entries = ()
+            digest, newest = _digest(_walk(path))
     except OSError:
-        return _Picture((), settled=False)
-    newest = max(figures[0] for _, figures in entries)
-    return _Picture(tuple(entries), settled=newest < wall_ns - _CLOCK_TICK_NS)
+        return _UNKNOWN
+    return _Picture(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
+
+
+def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
+    """Return a digest over all entries' figures, and the newest time of change."""
+    digest, newest = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
+    for path, status in walk:
+        digest.update(os.fsencode(f"{path}\0{status.st_ctime_ns} {status.st_ino} {status.st_size}\0"))
+        newest = max(newest, status.st_ctime_ns)
+    return digest.digest(), newest
 
 
 def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:

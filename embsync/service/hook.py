@@ -1,4 +1,8 @@
-"""``store.on_publish``: a command run after each publish. It may fail; what was published stays."""
+"""``store.on_publish``: a command run after each publish. It may fail; what was published stays.
+
+Whoever publishes runs it: the daemon, ``sync``, ``accept``, ``widen``. How it ended is noted in the store, so that a
+daemon can tell that the command of the current version never ended, because whoever ran it died, and runs it again.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,83 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
+
+from embsync.errors import EmbsyncError
+from embsync.store import Store
+from embsync.store.durable import replace_file, storage_errors
+from embsync.store.journal import now as time_of_day
+
+TOLD = "on_publish.json"
 
 #: Longer than any reload of a search backend should need, short enough that a stuck one does not hold up a night.
 LIMIT_SECONDS = 60.0
 
 
-class Hook:
-    """At most one command at a time, in a process group of its own."""
+class Told(msgspec.Struct, frozen=True):
+    """The highest version whose command ended, when, and what went wrong; None when nothing did."""
 
-    def __init__(self) -> None:
+    version: int
+    time: str
+    failed: str | None = None
+
+
+def untold(store: Store) -> int | None:
+    """Return the current version if its command never ended, None when there is none to run.
+
+    After a rollback ``current`` is lower than what was told of: moving back is no publish.
+
+    Raises
+    ------
+    EmbsyncError
+        The store cannot be read.
+    """
+    current, told = store.current(), _told(store)
+    return None if current is None or (told is not None and current <= told.version) else current
+
+
+def note(store: Store, version: int, failed: str | None) -> None:
+    """Note durably that a version's command ended.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written.
+    """
+    told = _told(store)
+    if told is None or told.version <= version:
+        with storage_errors(store.root):
+            replace_file(store.root / TOLD, msgspec.json.encode(Told(version, time_of_day(), failed)))
+
+
+def run_on_publish(store: Store, command: str, version: int, limit: float = LIMIT_SECONDS) -> str | None:
+    """Run the command for a version just published and wait for it; return what went wrong, None when nothing did."""
+    hook = Hook(limit)
+    try:
+        failed = hook.start(command, version, store.path(version), time.monotonic(), os.environ) or hook.wait() or None
+        note(store, version, failed)
+    except EmbsyncError as error:
+        return str(error)
+    finally:
+        hook.kill()
+    return failed
+
+
+class Hook:
+    """At most one command at a time, in a process group of its own.
+
+    Parameters
+    ----------
+    limit : float
+        Seconds after which it is ended.
+    """
+
+    def __init__(self, limit: float = LIMIT_SECONDS) -> None:
+        self._limit = limit
         self._process: subprocess.Popen[bytes] | None = None
         self._deadline = 0.0
         self.version = 0
@@ -35,7 +105,7 @@ class Hook:
                                              stdout=2, process_group=0)
         except OSError as error:
             return f"store.on_publish could not be started: {error.strerror}"
-        self._deadline = now + LIMIT_SECONDS
+        self._deadline = now + self._limit
         return None
 
     def poll(self, now: float) -> str | None:
@@ -47,9 +117,16 @@ class Hook:
             return None
         if code is None:
             self.kill()
-            return f"store.on_publish took longer than {LIMIT_SECONDS:g} s and was ended"
+            return f"store.on_publish took longer than {self._limit:g} s and was ended"
         self._process = None
         return "" if code == 0 else f"store.on_publish ended with {code}"
+
+    def wait(self) -> str | None:
+        """Wait for the command, and return as ``poll`` does."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(self._deadline - time.monotonic(), 0.0))
+        return self.poll(self._deadline)
 
     def kill(self) -> None:
         """End the command and whatever it started."""
@@ -58,3 +135,10 @@ class Hook:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _told(store: Store) -> Told | None:
+    """Return what was noted last; a file that says nothing readable is none, so that the command runs once more."""
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode((store.root / TOLD).read_bytes(), type=Told)
+    return None

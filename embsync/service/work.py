@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import os
 import signal
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import scipy.linalg
 
 from embsync.config import Config
 from embsync.errors import EmbsyncError, SnapshotError
@@ -36,6 +39,7 @@ def main(parent: int) -> None:
     _die_with(parent)
     faulthandler.enable()
     _be_first_to_go()
+    _take_buffers()
     tell(Ready())
     line = sys.stdin.buffer.readline()
     if line:
@@ -48,14 +52,25 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
     try:
         manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
     except EmbsyncError as error:
-        return Outcome(_kind(error), str(error), of_snapshot=isinstance(error, SnapshotError))
+        return Outcome("crashed" if _out_of_memory(error) else _kind(error), str(error),
+                       of_snapshot=isinstance(error, SnapshotError))
     except MemoryError as error:
-        return Outcome("error", f"out of memory: {error}")
+        return Outcome("crashed", f"out of memory: {error}")
     except OSError as error:
-        return Outcome("error", f"{error.filename or job.path}: {error.strerror or error}")
+        return Outcome("crashed" if _out_of_memory(error) else "error",
+                       f"{error.filename or job.path}: {error.strerror or error}")
     except Exception as error:
         return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
     return Outcome("published", version=manifest.version, seconds=manifest.seconds.total)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Return whether it came from a lack of memory, which counts as a death: elsewhere the kernel would have killed."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _kind(error: EmbsyncError) -> Kind:
@@ -107,6 +122,12 @@ def _be_first_to_go() -> None:
     """Ask the kernel to end this process rather than another when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _take_buffers() -> None:
+    """Have NumPy's and SciPy's BLAS take their buffers now: one that is refused memory for them tries for ever."""
+    matrix = np.eye(64)
+    scipy.linalg.cholesky(matrix @ matrix)
 
 
 if __name__ == "__main__":

@@ -91,10 +91,13 @@ class Worker:
     ----------
     nudge : callable
         Called from a thread when a job ended.
+    stall_seconds : float
+        Work that makes no progress for so long is ended.
     """
 
-    def __init__(self, nudge: Callable[[], None]) -> None:
+    def __init__(self, nudge: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:
         self._nudge = nudge
+        self._stall_seconds = stall_seconds
         self._process: _Process | None = None
         self._job: Job | None = None
         self._sign: tuple[int, int] = (0, 0)
@@ -136,13 +139,13 @@ class Worker:
         if self._job is None or self._process is None:
             return None
         self._look_for_progress(now)
-        stalled = now - self.progressed > STALL_SECONDS
+        stalled = now - self.progressed > self._stall_seconds
         if not self._process.ended and not stalled:
             return None
         outcome = self._process.outcome
         code = self.kill()
         if stalled:
-            return Outcome("crashed", f"made no progress for {STALL_SECONDS:g} s")
+            return Outcome("crashed", f"made no progress for {self._stall_seconds:g} s")
         return outcome or Outcome("crashed", _death(code))
 
     def kill(self) -> int:

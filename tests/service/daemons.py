@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import pytest
 import yaml
 from support.nights import Night, night, write_npy
 
@@ -24,7 +25,8 @@ RESCAN = 0.4
 PATIENCE = 30.0
 
 #: Everything a store may hold when its daemon is not at work.
-AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom"}
+AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom",
+           "on_publish.json"}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -69,10 +71,10 @@ class Place:
         self.file.write_text(yaml.safe_dump(self.settings))
 
     @contextlib.contextmanager
-    def daemon(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    def daemon(self, stderr: IO[bytes] | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a daemon; on leaving it is told to stop, and killed if it does not."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*self.command, "run", "-c", str(self.file)], stderr=log,
+            self.process = subprocess.Popen([*self.command, "run", "-c", str(self.file)], stderr=stderr or log,
                                             env=environment(**variables))
         try:
             yield self.process
@@ -164,3 +166,41 @@ def running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def mounted(path: Path, size: str) -> Iterator[None]:
+    """Mount a small file system in memory over a directory; skip the test where that is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@contextlib.contextmanager
+def memory_group(limit: int) -> Iterator[Path]:
+    """Give the file that takes processes into a group with so much memory; skip the test where there is none."""
+    for place, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(place) / f"embsync-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+        with contextlib.suppress(OSError):
+            (group / name).write_text(str(limit))
+            break
+        with contextlib.suppress(OSError):
+            group.rmdir()
+    else:
+        pytest.skip("no control group with a limit of memory can be made here")
+    try:
+        yield group / "cgroup.procs"
+    finally:
+        eventually(lambda: _gone(group))
+
+
+def _gone(group: Path) -> bool:
+    with contextlib.suppress(OSError):  # busy until the last process is reaped
+        group.rmdir()
+    return not group.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,11 +54,14 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.parametrize("files", [0, 3000])
 @pytest.mark.parametrize("what", CHANGES)
-def test_every_change_is_seen(root: Path, what: str) -> None:
-    """Names, sizes, contents, at any depth: all that a stamp covers."""
+def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
+    """Names, sizes, contents, at any depth: all that a stamp covers, in a snapshot of few files or many."""
     day = write_npy(root / "day=1", night(1))
     (day / "deep").mkdir()
+    for number in range(files):
+        (day / f"part-{number}").touch()
     glance = settled(root)
     time.sleep(0.01)
     CHANGES[what](day)
@@ -80,6 +84,20 @@ def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
     (root / "_temporary").mkdir()
     glance = settled(root)
     (root / "_temporary" / "part").touch()
+    assert not glance.changed(str(root), time.time_ns() + LATER)
+
+
+def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> None:
+    """Twelve thousand files are remembered as one digest; nothing new there is nothing new."""
+    (root / "day=1").mkdir()
+    for number in range(12_000):
+        (root / "day=1" / f"part-{number}").touch()
+    tracemalloc.start()
+    try:
+        glance = settled(root)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
     assert not glance.changed(str(root), time.time_ns() + LATER)
 
 

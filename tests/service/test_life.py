@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import time
@@ -229,3 +231,21 @@ def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
     assert note.read_text() == f"1 {place.store.path(1)}\n"
     assert "embsync_on_publish_failures_total 1" in (place.store.root / "metrics.prom").read_text()
     assert assert_whole(place.store.root) == 1
+
+
+def test_log_lines_are_for_eyes_on_a_terminal_and_for_programs_elsewhere(place: Place) -> None:
+    """One line an event in both forms; --json and log.format decide otherwise."""
+    place.drop(1)
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123
+        with open(theirs, "wb") as stderr, place.daemon(stderr):  # noqa: PTH123
+            eventually(lambda: (found := place.status()).get("current") and found["state"] == "idle")
+        lines = terminal.read(65536).decode().splitlines()
+    told = [line.split() for line in lines]
+    assert [line[2] for line in told] == ["started", "begun", "published", "stopped"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line[0]) and line[1] == "info" for line in told)
+    assert "snapshot=day=1" in told[2]
+    place.configure(log={"format": "text"})
+    with place.daemon():
+        place.wait_state("idle")
+    assert "  info     started " in place.log.read_text()

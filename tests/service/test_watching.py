@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from daemons import Place, eventually
+from daemons import Place, eventually, mounted
 from support.nights import night
+
+#: The daemon with a fault that cannot be made from outside.
+FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"
 
 
 def test_a_snapshot_is_handled_within_a_second_of_its_marker(root: Path) -> None:
@@ -92,29 +96,74 @@ def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
 
 
 def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
-    """Another file system in the root's place is another root."""
-    command = ["mount", "-t", "tmpfs", "tmpfs", str(place.watch)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    subprocess.run(["umount", str(place.watch)], check=True)
+    """Another file system in the root's place is another root; when it goes, the old one is there again."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
-        subprocess.run(command, check=True)
-        try:
+        with mounted(place.watch, "16m"):
             place.drop(2)
             place.wait_for(2)
-        finally:
-            subprocess.run(["umount", "-l", str(place.watch)], check=True)
+        place.drop(3)
+        place.wait_for(3)
+
+
+def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
+    """More events than the kernel keeps, of which it drops the rest: what came among them is found."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    litter = place.watch / "litter"
+    litter.mkdir()
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.send(signal.SIGSTOP)  # nobody reads the queue
+        for number in range(limit + 1):  # each is closed after writing: an event at least
+            (litter / str(number % 100)).write_bytes(b"x")
+        shutil.rmtree(litter)
+        place.drop(2)
+        place.send(signal.SIGCONT)
+        place.wait_for(2)
+        place.drop(3)
+        place.wait_for(3)
+
+
+def test_a_handler_that_raised_is_replaced(place: Place) -> None:
+    """Its exception ends the thread that hands on events; that is seen, and the watch armed again."""
+    place.command = [place.command[0], "-c", FAULTY.format(
+        "import embsync.service.watcher as w; real = w._Nudge.on_any_event; once = [True];"
+        "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);")]
+    with place.daemon():
+        eventually(lambda: place.status().get("watch", {}).get("armed") == 1)
+        (place.watch / "anything").mkdir()
+        eventually(lambda: place.status()["watch"]["armed"] == 2)
+        place.drop(1)
+        place.wait_for(1)
+        assert place.status()["watch"]["health"] == "events"
+    assert "ZeroDivisionError" in place.log.read_text()
+
+
+def test_a_limit_reached_below_the_root_is_no_matter(place: Place) -> None:
+    """The kernel watches three directories and no more: what is completed in others is found by the rescan."""
+    few = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    allowed = ["unshare", "--user", "--map-root-user", "sh", "-c", few, "sh"]
+    if subprocess.run([*allowed, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no namespace of users with a limit of its own can be made here")
+    for number in range(5):
+        place.drop(number, marker=False)
+    place.command = [*allowed, *place.command]
+    with place.daemon():
+        place.wait_state("idle")
+        for number in range(5):
+            (place.watch / f"day={number}" / "_SUCCESS").touch()
+            place.wait_for(number)
+        place.drop(5)
+        place.wait_for(5)
 
 
 def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
     """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
-    blind = ("import runpy, sys, watchdog.observers.inotify_c as c; from watchdog.observers import inotify;"
-             "from watchdog.observers.api import BaseObserver;"
-             "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));"
-             "sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')")
-    place.command = [place.command[0], "-c", blind]
+    place.command = [place.command[0], "-c", FAULTY.format(
+        "from watchdog.observers.api import BaseObserver;"
+        "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));")]
     with place.daemon():
         watch = eventually(lambda: place.status().get("watch"))
         assert (watch["health"], watch["reason"]) == ("rescan", "inotify watch limit reached")

@@ -1,0 +1,154 @@
+"""A systemd of its own: PID 1 in namespaces of its own, where the shipped units are installed as the docs say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemons import environment, eventually
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNITS = REPOSITORY / "systemd"
+SYSTEMD = Path("/lib/systemd/systemd")
+_TOOLS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
+_BOOTED = "booting"
+
+#: Layers over the directories that an installation writes to: what happens there is gone with the namespace. A home
+#: that others may not enter is opened in it, where the interpreter lives in one. /dev/shm is emptied of what a user
+#: owns when its last service stops (``RemoveIPC=``), so that must not be the host's.
+_BOOT = f"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$1/layers"
+for name in etc opt var srv root; do
+    [ -d "/$name" ] || continue
+    mkdir -p "$1/layers/$name/upper" "$1/layers/$name/work"
+    mount -t overlay overlay -o "lowerdir=/$name,upperdir=$1/layers/$name/upper,workdir=$1/layers/$name/work" "/$name"
+done
+chmod 0755 /root
+mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /dev/shm
+umount -R /sys/fs/cgroup 2>/dev/null || true
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+systemd-sysusers "$2/embsync.sysusers" >/dev/null 2>&1
+systemd-tmpfiles --create "$2/embsync.tmpfiles"
+mkdir -p /opt/embsync/bin /srv/models
+cp "$1/embsync" /opt/embsync/bin/embsync
+echo {_BOOTED}
+exec {SYSTEMD} --system --log-target=null --show-status=no
+"""
+
+#: The targets that services belong to by default, empty: nothing of the host's is started.
+_TARGETS = ("sysinit", "basic", "shutdown", "multi-user", "local-fs", "remote-fs", "umount")
+
+
+class Machine:
+    """One booted systemd; paths inside it are reached through its root."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._units = place / "units"
+        self._units.mkdir()
+        (place / "layers").mkdir()
+        for name in _TARGETS:
+            (self._units / f"{name}.target").write_text("[Unit]\n")
+        (self._units / "default.target").symlink_to("multi-user.target")
+        for unit in UNITS.glob("*.service"):
+            shutil.copy(unit, self._units)
+        launcher = place / "embsync"
+        launcher.write_text(f"#!/bin/sh\nPYTHONPATH='{os.pathsep.join(_package_path())}' OMP_NUM_THREADS=1 "
+                            f"OPENBLAS_NUM_THREADS=1 exec {sys.executable} -m embsync \"$@\"\n")
+        launcher.chmod(0o755)
+        self.log = place / "systemd.log"
+        self._boot: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+
+    @contextlib.contextmanager
+    def booted(self) -> Iterator[Machine]:
+        """Boot; on leaving, the whole namespace dies."""
+        with self.log.open("wb") as log:
+            self._boot = subprocess.Popen(
+                ["unshare", "--pid", "--mount", "--cgroup", "--net", "--ipc", "--uts", "--fork", "--kill-child",
+                 "--mount-proc", "sh", "-c", _BOOT, "boot", str(self._place), str(UNITS)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**environment(), "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)})
+        try:
+            self._wait_until_booted(self._boot)
+            yield self
+        finally:
+            self._boot.kill()
+            self._boot.wait()
+
+    def _wait_until_booted(self, boot: subprocess.Popen[bytes]) -> None:
+        eventually(lambda: boot.poll() is not None or _BOOTED in self.log.read_text())
+        if boot.poll() is not None:
+            pytest.skip(f"no namespaces for a systemd here: {self.log.read_text().strip()[-200:]}")
+        self.pid = int(Path(f"/proc/{boot.pid}/task/{boot.pid}/children").read_text().split()[0])
+        eventually(lambda: self.systemctl("is-system-running", check=False) == "running")
+
+    def within(self, path: str) -> Path:
+        """Return a path of the machine as seen from outside."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command inside; return what it prints."""
+        told = subprocess.run(["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "--", *command], capture_output=True,
+                              text=True, check=False, timeout=60)
+        assert not check or told.returncode == 0, told.stderr
+        return told.stdout.strip()
+
+    def systemctl(self, *arguments: str, check: bool = True) -> str:
+        """Ask the manager."""
+        return self.run("systemctl", "--no-pager", *arguments, check=check)
+
+    def show(self, unit: str, name: str) -> str:
+        """Return one property of a unit."""
+        return self.systemctl("show", "--value", "-p", name, unit)
+
+    def drop_in(self, unit: str, name: str, text: str) -> None:
+        """Add a drop-in, as ``systemctl edit`` does."""
+        folder = self._units / f"{unit}.d"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.conf").write_text(text)
+        self.systemctl("daemon-reload")
+
+    def main_process(self, unit: str) -> int:
+        """Return a unit's main process as numbered outside, waiting for it."""
+        inside = eventually(lambda: int(self.show(unit, "MainPID")))
+        return int(eventually(lambda: _outside(self.pid, inside)))
+
+
+def _package_path() -> list[str]:
+    return [str(REPOSITORY), *(path for path in sys.path if path and path != str(REPOSITORY))]
+
+
+def interpreter_paths() -> list[str]:
+    """Return the directories that a service needs to see to run this interpreter and the package."""
+    places = {sys.prefix, sys.base_prefix, str(REPOSITORY), *(path for path in sys.path if Path(path).is_dir())}
+    return sorted(place for place in places if not any(place.startswith(f"{other}/") for other in places))
+
+
+def _outside(manager: int, inside: int) -> int | None:
+    """Return the number a process has outside of its namespace."""
+    namespace = Path(f"/proc/{manager}/ns/pid").readlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+            if fields["NSpid"].split()[-1] == str(inside) and (process / "ns/pid").readlink() == namespace:
+                return int(process.name)
+    return None
+
+
+def cannot() -> str | None:
+    """Return why no systemd can be booted here."""
+    if os.geteuid() != 0:
+        return "booting a systemd needs root"
+    missing = [name for name in _TOOLS if shutil.which(name) is None] + [str(SYSTEMD)] * (not SYSTEMD.exists())
+    return f"not installed: {', '.join(missing)}" if missing else None

@@ -1,0 +1,91 @@
+"""The alert rules: they name what metrics.prom has, and fire when they should, by Prometheus's own judgement."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from daemons import Place, eventually
+
+RULES = Path(__file__).resolve().parents[2] / "systemd" / "alerts.yml"
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]}
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+
+#: Series that make an alert fire, one value a minute, and the minute at which it does; quiet before the trouble begins.
+TROUBLE = {
+    "EmbsyncDaemonGone": ({"embsync_updated_timestamp_seconds": "0x30"}, 30),
+    "EmbsyncBlind": ({"embsync_watch_root_present": "1x10 0x50"}, 60),
+    "EmbsyncVersionOld": ({"embsync_current_version_timestamp_seconds": "0x2200"}, 2200),
+    "EmbsyncRefused": ({'embsync_snapshots_total{outcome="refused"}': "0x30 1x30"}, 60),
+    "EmbsyncRetrying": ({'embsync_daemon_state{state="retrying"}': "0x10 1x50"}, 60),
+    "EmbsyncHeld": ({"embsync_held": "0x10 1x4390"}, 4400),
+    "EmbsyncWorkerCrashed": ({"embsync_worker_crashes_total": "0x30 1x30"}, 60),
+    "EmbsyncOnPublishFailed": ({"embsync_on_publish_failures_total": "0x30 1x30"}, 60),
+    "EmbsyncRecallLow": ({"embsync_index_recall": "0.97x10 0.5x80"}, 90),
+}
+
+
+def test_the_rules_name_series_that_there_are(place: Place) -> None:
+    """Names, labels and their values."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        eventually(lambda: place.status()["current"])
+    found = (place.store.root / "metrics.prom").read_text()
+    for alert, rule in ALERTS.items():
+        selectors = re.findall(r"(embsync_\w+)(?:\{(\w+)=~?\"([^\"]+)\"\})?", rule["expr"])
+        assert selectors, alert
+        for name, label, values in selectors:
+            for value in values.split("|"):
+                sample = f'{name}{{{label}="{value}"}} ' if label else f"{name} "
+                assert f"\n{sample}" in found, alert
+
+
+@needs_promtool
+def test_prometheus_reads_rules_and_figures(place: Place) -> None:
+    """Neither has a fault that its own tool knows."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        eventually(lambda: place.status()["current"])
+    assert promtool("check", "rules", str(RULES)).returncode == 0
+    told = promtool("check", "metrics", given=(place.store.root / "metrics.prom").read_text())
+    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+
+
+@needs_promtool
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_fires(tmp_path: Path, alert: str) -> None:
+    """Its trouble makes it fire in the end, and it is silent at the start."""
+    series, minutes = TROUBLE[alert]
+    labels = "".join("," + label for label in re.findall(r'{(\w+="\w+")}', " ".join(series)))
+    severity = ALERTS[alert]["labels"]["severity"]
+    asked = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    firing = f'ALERTS{{alertname="{alert}",alertstate="firing",severity="{severity}"{labels}}}'
+    test = {
+        "rule_files": [str(RULES)],
+        "tests": [{
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {"expr": asked, "eval_time": "0m"},
+                {"expr": asked, "eval_time": f"{minutes}m", "exp_samples": [{"labels": firing, "value": 1}]},
+            ],
+        }],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump(test))
+    told = promtool("test", "rules", str(file))
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Prometheus's own tool."""
+    return subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, check=False)
