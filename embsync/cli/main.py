@@ -45,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"embsync: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"embsync: {error.format_message()}{_usage(error)}", err=True)
+        click.echo(f"embsync: {error.format_message().rstrip('.')}{_usage(error)}", err=True)
         return 2
     except click.exceptions.Abort:
         return _INTERRUPTED

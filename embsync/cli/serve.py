@@ -4,61 +4,44 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
 from embsync.cli.options import context, shared
-from embsync.cli.output import print_json
+from embsync.cli.output import print_json, warn
 from embsync.errors import UsageError
 
 
 @click.command()
-@click.option("-l", "--listen", metavar="ADDRESS", help="HOST:PORT or unix:/path; default: serve.listen.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="File with the bearer token clients must send.")
-@click.option("-w", "--workers", default=1, show_default=True, type=click.IntRange(1, 256),
-              help="Processes; they share the mapped pages.")
-@click.option("--space-id", help="Serve this space alone; a version of another one is refused.")
-@click.option("--max-body", default=16 << 20, show_default=True, type=click.IntRange(min=1), help="Bytes a request.")
-@click.option("--max-k", default=1000, show_default=True, type=click.IntRange(min=1), help="Neighbours a query.")
-@click.option("--max-batch", default=10_000, show_default=True, type=click.IntRange(min=1),
-              help="Ids or vectors a request.")
-@click.option("--max-concurrency", default=64, show_default=True, type=click.IntRange(min=1),
-              help="Requests at once, each worker.")
-@click.option("--max-seconds", default=10.0, show_default=True, type=click.FloatRange(min=0.001),
-              help="Seconds a request.")
-@click.option("--interval", default=0.5, show_default=True, type=click.FloatRange(min=0.001),
-              help="Seconds between looks for a new version.")
+@click.option("-l", "--listen", "serve__listen", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path.")
+@click.option("--token-file", "serve__token_file", metavar="FILE", help="Has the bearer token clients must send.")
+@click.option("-w", "--workers", "serve__workers", type=int, help="Processes; they share the mapped pages.")
+@click.option("--space-id", "serve__space_id", help="Serve this space alone; a version of another one is refused.")
+@click.option("--interval", "serve__rescan_seconds", type=float, help="Seconds between looks for a new version.")
+@click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Bytes a request, or such as '16 MiB'.")
+@click.option("--max-k", "serve__limits__neighbours", type=int, help="Neighbours a query.")
+@click.option("--max-batch", "serve__limits__batch", type=int, help="Ids or vectors a request.")
+@click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Requests at once, each worker.")
+@click.option("--max-seconds", "serve__limits__seconds", type=float, help="Seconds a request.")
 @shared
-def serve(
-    listen: str | None,
-    token_file: Path | None,
-    workers: int,
-    space_id: str | None,
-    max_body: int,
-    max_k: int,
-    max_batch: int,
-    max_concurrency: int,
-    max_seconds: float,
-    interval: float,
-    config_file: Path | None,
-    store: Path | None,
-    as_json: bool,
-) -> int:
-    """Answer search, lookup, transform and fold-in over HTTP, always from the newest whole version."""
-    given = context(config_file, store, as_json, serve__listen=listen,
-                    serve__token_file=None if token_file is None else str(token_file))
+def serve(config_file: Path | None, store: Path | None, as_json: bool, **options: Any) -> int:
+    """Answer search, lookup, transform and fold-in over HTTP, always from the newest whole version.
+
+    Each option overrides its key below `serve:` in the configuration; config.example.yaml has the defaults.
+    """
+    given = context(config_file, store, as_json, **options)
     try:
         from embsync.http.server import serve as run  # noqa: PLC0415  (an extra)
-        from embsync.http.settings import Limits, Settings  # noqa: PLC0415
+        from embsync.http.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError("serving needs more packages", found=f"no {error.name}",
                          hint="pip install 'embsync[serve]'") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings(
-        store=given.config.store.path, listen=given.config.serve.listen, token_file=given.config.serve.token_file,
-        space_id=space_id, workers=workers, interval=interval,
-        limits=Limits(body=max_body, neighbours=max_k, batch=max_batch, concurrency=max_concurrency,
-                      seconds=max_seconds))
+    settings = Settings.of(given.config)
+    require_servable(settings)
+    if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
+        warn(f"embsync: {settings.token_file}: every user of this machine can read the token; hint: chmod o-r")
     return run(settings, lambda where: print_json({"listening": where}) if as_json else click.echo(
         f"listening on {where}"))
 

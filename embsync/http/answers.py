@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from embsync.http.messages import (
     SearchRequest,
     TransformRequest,
 )
+from embsync.http.replies import Found, Hits, Movement, Reply, Step, Vectors
 from embsync.http.settings import Limits
 from embsync.reader import ForeignSpace, Version
 
@@ -28,10 +29,10 @@ Opener = Callable[[int], Version]
 
 @dataclass(frozen=True)
 class Answer:
-    """Plain values for JSON, and the array that stands for them in ``.npy``."""
+    """Plain values for JSON, and the array that stands for them in ``.npy`` where there is one."""
 
-    plain: Callable[[], dict[str, Any]]  # encoded later: numbers that are not finite become null
-    array: Array
+    plain: Callable[[], Mapping[str, object]]  # encoded later: numbers that are not finite become null
+    array: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class Desk:
     limits : Limits
     kept : callable
         Opens another kept version, for raw vectors of its snapshot and for how an id moved.
+    numbers : callable
+        Returns the kept versions.
     """
 
     version: Version
     limits: Limits
     kept: Opener
+    numbers: Callable[[], list[int]]
 
     def search(self, asked: SearchRequest, given: Array | None) -> Answer:
         """Return ids and scores of the nearest live items."""
@@ -63,7 +67,11 @@ class Desk:
         (way, value), = chosen.items()
         self._within(len(value), self.limits.batch, f"$.{way}")
         ids, scores = self._found(asked, way, value)
-        return Answer(lambda: {"ids": ids.tolist(), "scores": scores.tolist()}, _hits(ids, scores))
+
+        def plain() -> Hits:
+            return {**self._head(), "ids": ids.tolist(), "scores": scores.tolist()}
+
+        return Answer(plain, _hits(ids, scores))
 
     def _found(self, asked: SearchRequest, way: str, value: Any) -> tuple[Array, Array]:
         filters: dict[str, Any] = {
@@ -85,11 +93,11 @@ class Desk:
         side = self.version.side(asked.side)
         vectors = side.lookup(ids, asked.missing, max_age=asked.max_age)
 
-        def plain() -> dict[str, Any]:
+        def plain() -> Found:
             known = side.rows(ids) >= 0
             there: Any = [one for one, is_known in zip(ids, known, strict=True) if is_known]
             ages, origins = iter(side.age(there).tolist()), iter(side.origin(there).tolist())
-            return {"vectors": vectors.tolist(), "ages": [next(ages) if one else None for one in known],
+            return {**self._head(), "vectors": vectors.tolist(), "ages": [next(ages) if one else None for one in known],
                     "versions": [next(origins) if one else None for one in known]}
 
         return Answer(plain, vectors)
@@ -107,24 +115,25 @@ class Desk:
             chosen = {("items", False): maps.items, ("users", False): maps.users,
                       ("items", True): maps.items_inverse, ("users", True): maps.users_inverse}
             moved = chosen[asked.side, asked.inverse](vectors)
-        return Answer(lambda: {"vectors": moved.tolist()}, moved)
+        return self._vectors(moved)
 
     def fold_in(self, asked: FoldInRequest, _: Array | None) -> Answer:
         """Return vectors for who was never trained."""
         self._same_space(asked.space_id)
+        if not asked.ids:
+            raise Invalid("nothing to fold in", where="$.ids", found="no lists", expected="at least one")
         self._within(sum(max(1, len(one)) for one in asked.ids), self.limits.batch, "$.ids")
         lists = [self._ids(one, f"$.ids[{place}]") for place, one in enumerate(asked.ids)]
         folded = self.version.side(asked.side).fold_in(
             lists, asked.weights, method=asked.method, regularization=asked.regularization, missing=asked.missing)
-        rows = folded.reshape(len(asked.ids), self.version.record.dimension)
-        return Answer(lambda: {"vectors": rows.tolist()}, rows)
+        return self._vectors(folded)
 
-    def movement(self, asked: MovementRequest, numbers: list[int]) -> dict[str, Any]:
+    def movement(self, asked: MovementRequest, _: Array | None) -> Answer:
         """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
-        wanted: Any = [asked.id]
+        wanted = self._ids([asked.id], "$.id")
         now = self.version.side(asked.side).lookup(wanted)[0]
-        steps = []
-        for number in numbers:
+        steps: list[Step] = []
+        for number in self.numbers():
             with contextlib.suppress(Exception), self.kept(number) as version:
                 side = version.side(asked.side)
                 if version.space_id != self.version.space_id or side.rows(wanted)[0] < 0:
@@ -136,7 +145,17 @@ class Desk:
                 cosine = product / max(length * float(np.linalg.norm(now)), 1e-30)
                 steps.append({"version": number, "cosine": cosine, "norm": length,
                               "age": int(side.age(wanted)[0])})
-        return {"id": asked.id, "side": asked.side, "steps": steps}
+        moved: Movement = {**self._head(), "id": asked.id, "side": asked.side, "steps": steps}
+        return Answer(lambda: moved)
+
+    def _vectors(self, rows: Array) -> Answer:
+        def plain() -> Vectors:
+            return {**self._head(), "vectors": rows.tolist()}
+
+        return Answer(plain, rows)
+
+    def _head(self) -> Reply:
+        return {"version": self.version.number, "space_id": self.version.space_id}
 
     @contextlib.contextmanager
     def _snapshot(self, number: int | None) -> Iterator[Version | None]:

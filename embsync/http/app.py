@@ -46,7 +46,7 @@ _JSON = "application/json"
 #: Endpoints that say nothing about the data.
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 _KINDS: dict[str, type[Any]] = {"search": SearchRequest, "lookup": LookupRequest, "transform": TransformRequest,
-                                "fold_in": FoldInRequest}
+                                "fold_in": FoldInRequest, "movement": MovementRequest}
 
 
 class Refused(EmbsyncError):
@@ -68,10 +68,11 @@ def status_of(error: EmbsyncError) -> int:
 
 
 class Application:
-    """One worker's endpoints."""
+    """One worker's endpoints; ``leaving`` tells that a signal has come."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, leaving: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
+        self._leaving = leaving
         self._limits = settings.limits
         self._metrics = Metrics()
         self._serving = Serving(settings, self._metrics)
@@ -85,9 +86,7 @@ class Application:
         gets = [(path, answer) for path, answer in (
             ("/v1/version", self._version), ("/healthz", self._health), ("/readyz", self._ready),
             ("/metrics", self._figures), ("/openapi.json", self._openapi), ("/", self._page))]
-        movement = Route("/v1/movement", self._way(self._movement), methods=["POST"])
-        return Starlette(routes=[*posts, movement, *(Route(path, self._way(answer), methods=["GET"])
-                                                     for path, answer in gets)],
+        return Starlette(routes=[*posts, *(Route(path, self._way(answer), methods=["GET"]) for path, answer in gets)],
                          lifespan=self._life, exception_handlers={404: self._nowhere, 405: self._nowhere})
 
     async def _nowhere(self, request: Request, error: Exception) -> Response:
@@ -95,13 +94,15 @@ class Application:
             raise Refused(getattr(error, "status_code", 404), "no such endpoint",
                           found=f"{request.method} {request.url.path}", hint="GET /openapi.json lists them")
 
-        return await self._way(refuse, "other")(request)
+        response = await self._way(refuse, "other")(request)
+        response.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
+        return response
 
     @asynccontextmanager
     async def _life(self, _: Starlette) -> AsyncIterator[None]:
         self._serving.start()
         # A worker takes no connection from its siblings while it could only answer "no version yet".
-        while SHARED in os.environ and not self._serving.looked():
+        while SHARED in os.environ and not (self._serving.looked() or self._leaving()):
             await asyncio.sleep(0.01)
         yield
         await asyncio.to_thread(self._serving.stop)
@@ -149,13 +150,6 @@ class Application:
 
         return asked
 
-    async def _movement(self, request: Request) -> Response:
-        def moved(desk: Desk, body: bytes) -> Response:
-            plain = desk.movement(decoded(body, MovementRequest), self._serving.numbers())
-            return _json({**_head(desk.version), **plain})
-
-        return await self._worked(request, moved)
-
     async def _worked(self, request: Request, work: Callable[[Desk, bytes], Response]) -> Response:
         """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
         version = self._served()
@@ -170,7 +164,7 @@ class Application:
             if isinstance(error, TimeoutError):
                 raise Refused(408, "the body did not arrive in time") from None
             raise
-        desk = Desk(version, self._limits, self._serving.kept)
+        desk = Desk(version, self._limits, self._serving.kept, self._serving.numbers)
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, desk, body)
         future.add_done_callback(self._done)
         done, _ = await asyncio.wait({future}, timeout=self._limits.seconds)
@@ -226,30 +220,30 @@ def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Response:
     kind = _KINDS[name]
     content = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     given = None
+    beside = dict(request.query_params)
     if content == NPY and name in ("search", "transform"):
         given = from_npy(body)
-        asked = converted(dict(request.query_params), kind, strict=False)
+        asked = converted(beside, kind, strict=False)
     elif content == _JSON:
+        if beside:
+            raise Invalid("fields beside a JSON body", where="query string", found=", ".join(beside),
+                          expected="all of them in the body")
         asked = decoded(body, kind)
     else:
         raise Refused(415, "unknown content type", found=content, expected=f"{_JSON} or {NPY}")
     if given is not None and getattr(asked, "vectors", None):
         raise Malformed("vectors twice", where="vectors", expected="the body alone")
     answer: Answer = getattr(desk, name)(asked, given)
-    if NPY in request.headers.get("accept", ""):
+    if answer.array is not None and NPY in request.headers.get("accept", ""):
         return Response(to_npy(answer.array), media_type=NPY, headers=_mark(desk.version))
-    return _json({**_head(desk.version), **answer.plain()}, headers=_mark(desk.version))
-
-
-def _head(version: Version) -> dict[str, Any]:
-    return {"version": version.number, "space_id": version.space_id}
+    return _json(answer.plain(), headers=_mark(desk.version))
 
 
 def _mark(version: Version) -> dict[str, str]:
     return {"X-Embsync-Version": str(version.number)}
 
 
-def _json(plain: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(plain: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(plain), status, headers, _JSON)
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
-from typing import Any
 
-from embsync.http.metrics import Metrics
+from embsync.http.metrics import SHARED, Metrics
+from embsync.http.once import Once
+from embsync.http.replies import State
 from embsync.http.settings import Settings
 from embsync.reader import Follower, Version, open_version
 from embsync.reader.opening import require_space
+from embsync.reader.whole import verify
 from embsync.store import layout
 
 _log = logging.getLogger("embsync.http")
+
+#: Seconds for the follower to notice that it is over; beyond them it ends with the process.
+_LAST_LOOK = 1.0
 
 
 class Serving:
@@ -24,7 +30,8 @@ class Serving:
         self._space_id = settings.space_id
         self._metrics = metrics
         self._follower = Follower(self.root, self._switch, space_id=settings.space_id, on_error=self._failed,
-                                  interval=settings.interval)
+                                  interval=settings.rescan_seconds,
+                                  verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -35,8 +42,8 @@ class Serving:
         return self._follower.looked.is_set()
 
     def stop(self) -> None:
-        """Stop following; requests still being answered keep their version."""
-        self._follower.stop()
+        """Stop following, whatever is being verified; requests still being answered keep their version."""
+        self._follower.stop(_LAST_LOOK)
 
     def kept(self, number: int) -> Version:
         """Pin a kept version of the space that is served."""
@@ -52,7 +59,7 @@ class Serving:
         """Return the kept versions."""
         return layout.version_numbers(self.root / layout.VERSIONS)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return what the server says about its health."""
         health = self._follower.health
         if health.newest is not None:

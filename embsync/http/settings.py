@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import stat
+from pathlib import Path
 
 import msgspec
 
+from embsync.config import Config, LimitsConfig, ServeConfig
 from embsync.errors import UsageError
+from embsync.snapshots.files import kind_of
+
+Limits = LimitsConfig
+
+_UNIX = "unix:"
+#: What the kernel has room for in a socket's address, less the byte that ends it.
+_LONGEST_SOCKET = 107
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+_TOKEN = re.compile(rb"[!-~]{1,4096}")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request may ask for.
-
-    Attributes
-    ----------
-    body : int
-        Bytes of a request's body; beyond: 413.
-    neighbours, batch : int
-        Largest k, and most ids, vectors or lists of a request; beyond: 422.
-    concurrency : int
-        Requests worked on at once by a worker; beyond: 429.
-    seconds : float
-        Time for a request; beyond: 503.
-    """
-
-    body: int = 16 << 20
-    neighbours: int = 1_000
-    batch: int = 10_000
-    concurrency: int = 64
-    seconds: float = 10.0
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """A server: where the store is, where to listen, and what to allow."""
+class Settings(ServeConfig, frozen=True, kw_only=True):
+    """A server: what the configuration says of it, and where the store is."""
 
     store: str
-    listen: str = "127.0.0.1:8980"
-    token_file: str | None = None
-    space_id: str | None = None
-    workers: int = 1
-    interval: float = 0.5
-    limits: Limits = Limits()
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Return what a configuration says of the server."""
+        return cls(store=config.store.path, **msgspec.structs.asdict(config.serve))
 
 
 def address(listen: str) -> tuple[str, int]:
@@ -51,10 +41,55 @@ def address(listen: str) -> tuple[str, int]:
     ------
     UsageError
     """
-    host, _, port = listen.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise UsageError("not an address to listen on", found=listen, expected="HOST:PORT or unix:/path")
-    return host.strip("[]"), int(port)
+    match = _ADDRESS.fullmatch(listen)
+    if match is None or int(match[3]) > 65535:
+        raise UsageError("not an address to listen on", found=repr(listen),
+                         expected="HOST:PORT, [IPV6]:PORT or unix:/path")
+    return match[1] or match[2], int(match[3])
+
+
+def require_servable(settings: Settings) -> None:
+    """Refuse what could never be listened on, and a token file that would let nobody in.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_token_beyond_loopback(settings)
+    if settings.listen.startswith(_UNIX):
+        _require_place(Path(settings.listen.removeprefix(_UNIX)))
+    if settings.token_file is not None:
+        _require_token(Path(settings.token_file))
+
+
+def _require_place(path: Path) -> None:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise UsageError("too long for a socket's path", where=path, found=f"{len(os.fsencode(path))} bytes",
+                         expected=f"at most {_LONGEST_SOCKET}")
+    if path.exists() and not path.is_socket():
+        raise UsageError("no place for a socket", where=path, found=f"a {kind_of(path.stat())}",
+                         expected="nothing there yet")
+    if not path.parent.is_dir():
+        raise UsageError("no place for a socket", where=path, found="no such directory", hint=f"mkdir {path.parent}")
+
+
+def _require_token(path: Path) -> None:
+    try:
+        kind = kind_of(path.stat())  # first: to open a pipe would wait for ever
+        token = path.read_bytes().strip() if kind == "file" else b""
+    except OSError as error:
+        raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
+    if not token:
+        raise UsageError("no token", where=path, found="an empty file" if kind == "file" else f"a {kind}",
+                         expected="a file that holds it alone")
+    if not _TOKEN.fullmatch(token):
+        raise UsageError("not a token that a header can carry", where=path, found=f"{len(token)} bytes, not shown",
+                         expected="one line of 1 to 4096 visible ASCII characters without spaces")
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Tell whether every user of this machine may read a file."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
 
 
 def require_token_beyond_loopback(settings: Settings) -> None:
@@ -64,10 +99,10 @@ def require_token_beyond_loopback(settings: Settings) -> None:
     ------
     UsageError
     """
-    if settings.token_file is not None or settings.listen.startswith(("unix:", "fd:")):
+    if settings.listen.startswith(_UNIX):
         return
     host, _ = address(settings.listen)
-    if not is_loopback(host):
+    if settings.token_file is None and not is_loopback(host):
         raise UsageError("refusing to listen beyond this machine without a token", found=settings.listen,
                          expected="--token-file FILE", hint="or listen on 127.0.0.1 or unix:/path")
 

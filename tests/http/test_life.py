@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +53,12 @@ def test_before_the_first_version_it_is_up_but_not_ready(root: Path) -> None:
         assert server.ask("/readyz").status == 200
 
 
+def children(server: Server) -> set[int]:
+    """Return the processes of a server's workers."""
+    task = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    return set(map(int, task.read_text().split()))
+
+
 class Load(threading.Thread):
     """Asks over one kept connection until told to stop; an answer must be of one version from head to foot."""
 
@@ -82,8 +90,10 @@ class Load(threading.Thread):
         self.versions.append(hits.version)
 
 
+@pytest.mark.parametrize("switches", [8, pytest.param(100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int) -> None:
+def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int,
+                                                                       switches: int) -> None:
     """Published, pruned and rolled back as fast as can be, while four connections ask without a pause."""
     import embsync
 
@@ -105,17 +115,17 @@ def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Pat
         loads = [Load(server, truth, stop) for _ in range(4)]
         for load in loads:
             load.start()
-        for number in range(1, 9):
+        for number in range(1, switches + 1):
             publish(number)
             time.sleep(0.1)
-        until_version(server, 9)
+        until_version(server, switches + 1)
         stop.set()
         for load in loads:
             load.join(20)
         assert [failure for load in loads for failure in load.failures] == []
         seen = [number for load in loads for number in load.versions]
         assert len(seen) > 300
-        assert len(set(seen)) > 4
+        assert len(set(seen)) > switches / 2
         if workers == 2:
             assert "embsync_http_requests_total" in server.ask("/metrics").body.decode()
 
@@ -150,27 +160,22 @@ def test_a_signal_ends_it_in_order(root: Path, number: signal.Signals, workers: 
     with serving(root, "--workers", workers) as server:
         connection = server.connect()
         server.ask("/readyz", connection=connection)
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True,
-                                  text=True, check=False).stdout.split()
+        workers = children(server)
         server.process.send_signal(number)
         assert server.process.wait(10) == 0
         connection.close()
-        assert not [child for child in children if Path(f"/proc/{child}").exists()]
+        assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
 def test_a_worker_that_dies_is_replaced(root: Path) -> None:
     """Killed outright: the other answers meanwhile, and there are two again."""
     sync(root, night(0, **SIZES), "n0")
-
-    def workers(server: Server) -> set[str]:
-        return set(Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split())
-
     with serving(root, "--workers", "2") as server:
-        before = workers(server)
+        before = children(server)
         assert len(before) == 2
-        os.kill(int(min(before)), signal.SIGKILL)
+        os.kill(min(before), signal.SIGKILL)
         end = time.monotonic() + 10
-        while len(workers(server) - before) != 1 or len(workers(server)) != 2:
+        while len(children(server) - before) != 1 or len(children(server)) != 2:
             assert time.monotonic() < end
             assert server.ask("/healthz").status == 200
             time.sleep(0.05)
@@ -191,3 +196,41 @@ def test_what_cannot_be_served_is_a_usage_error(root: Path, options: list[str], 
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def has_read(process: int) -> int:
+    """Return the bytes a process has read."""
+    return int(Path(f"/proc/{process}/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def with_padding(root: Path, size: int) -> None:
+    """Give the first version a file of nothing that takes its time to hash."""
+    version = root / "versions/000001"
+    (version / "padding").touch()
+    os.truncate(version / "padding", size)
+    digest = hashlib.sha256()
+    for _ in range(size >> 26):
+        digest.update(bytes(1 << 26))
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["files"].append({"path": "padding", "bytes": size, "sha256": digest.hexdigest()})
+    (version / "manifest.json").unlink()
+    (version / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_one_worker_hashes_for_all_and_none_holds_up_a_stop(root: Path) -> None:
+    """Stopped while the first version is hashed: gone soon. Left alone: the file is read once."""
+    sync(root, night(0, **SIZES), "n0")
+    with_padding(root, size := 1 << 28)
+    with serving(root, "--workers", "3", ready=False) as server:
+        deadline = time.monotonic() + 10
+        while max(map(has_read, children(server)), default=0) < size >> 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 3
+    with serving(root, "--workers", "3") as server:
+        for _ in range(20):  # each worker has its turn, and none takes a connection before it serves
+            assert server.ask("/v1/version").status == 200
+        assert size < sum(map(has_read, children(server))) < 1.5 * size

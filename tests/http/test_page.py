@@ -1,55 +1,203 @@
-"""The page in a real browser, where there is one."""
+"""The page in a real browser, where there is one: somebody types, clicks and looks."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.browser import BROWSER, Page, browsing
 from support.http import Server, serving
 from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+import embsync
+from embsync.store import Store
+
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+
+SIZES = {"items": 60, "users": 50, "width": 6}
+#: JavaScript's numbers are exact to 2^53; two of these ids would be one.
+FAR = 2**60
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """One browser; each test opens a tab of its own."""
+    with quick_directory() as directory, browsing(directory / "profile") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[Path]:
+    """Two nights, ids that are text, one of them text that tries to be HTML."""
+    with quick_directory() as directory:
+        for number in range(2):
+            made = night(number, **SIZES).named()
+            made.item_ids[np.flatnonzero(made.item_ids == "book-1280")] = "<i>x</i>"
+            sync(directory / "S", made, f"n{number}")
+        yield directory / "S"
+
+
+@pytest.fixture(scope="module")
+def server(named: Path) -> Iterator[Server]:
+    with serving(named) as running:
+        yield running
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """Two nights, string ids that try to be HTML."""
+def root() -> Iterator[Path]:
+    """A place for a store."""
     with quick_directory() as directory:
-        for number in range(2):
-            made = night(number, items=60, users=50, width=6).named()
-            made.item_ids[made.item_ids == made.item_ids[3]] = "<i>x</i>"
-            sync(directory / "S", made, f"n{number}")
-        with serving(directory / "S") as running:
-            yield running
+        yield directory / "S"
 
 
-def seen(server: Server, fragment: str, place: Path) -> str:
-    """Return the page as the browser has it once its scripts have run."""
-    assert BROWSER is not None
-    done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place}",
-         "--virtual-time-budget=8000", "--dump-dom", f"{server.where}/{fragment}"],
-        capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout
+def column(page: Page, body: str, place: int) -> list[str]:
+    """Return the texts of one column of a table."""
+    found: list[str] = page.value(f"[...document.querySelectorAll('#{body} tr')].map(it => "
+                                  f"it.children[{place}].textContent)")
+    return found
 
 
-def test_a_browser_shows_version_neighbours_and_movement(server: Server, tmp_path: Path) -> None:
-    """By a link to one id: its neighbours, how it moved, the checks; an id is text, whatever it looks like."""
-    dom = seen(server, "#items/%3Ci%3Ex%3C%2Fi%3E", tmp_path)
-    assert "version 2" in dom
-    assert "Neighbours of item &lt;i&gt;x&lt;/i&gt;, version 2" in dom
-    assert dom.count("<meter") == 2
-    assert "<i>x" not in dom
-    assert '<td class="pass">pass</td>' in dom
-    assert "book-" in dom
+def point(root: Path, number: int) -> None:
+    """Let a store say that a version is current."""
+    (root / "next").symlink_to(f"versions/{number:06}")
+    (root / "next").replace(root / "current")
 
 
-def test_an_unknown_id_is_said_on_the_page(server: Server, tmp_path: Path) -> None:
-    """Instead of neighbours."""
-    assert "unknown users ids; found nobody" in seen(server, "#users/nobody", tmp_path)
+def heading(page: Page, text: str) -> None:
+    """Wait until an answer has this heading."""
+    page.until(f"document.getElementById('found').textContent.startsWith({text!r})"
+               " && !document.getElementById('answer').hidden")
+
+
+def test_somebody_types_an_id_and_clicks_from_neighbour_to_neighbour(
+    page: Page, server: Server, named: Path, tmp_path: Path
+) -> None:
+    """Neighbours with scores, how it moved over the kept versions, and the way back; nothing from another host."""
+    with embsync.open(named) as reader:
+        user = str(reader.current.side("users").names(np.array([3]))[0])
+        ids, scores = reader.current.search_by_user([user], 10)
+    page.open(server.where)
+    page.until("document.getElementById('number').textContent === 'version 2'")
+    page.click("#id")
+    page.type(user)
+    page.press("Enter")
+    heading(page, f"Neighbours of user {user}, version 2")
+    assert column(page, "hits", 0) == ids[0].tolist()
+    np.testing.assert_allclose([float(text) for text in column(page, "hits", 1)], scores[0], atol=1e-4)
+    assert column(page, "steps", 0) == ["1", "2"]
+    assert column(page, "steps", 2)[1] == "1.000"
+    page.click("#hits tr:nth-child(2) a")
+    heading(page, f"Neighbours of item {ids[0][1]}, version 2")
+    assert ids[0][1] not in column(page, "hits", 0)
+    assert page.value("[id.value, side.value]") == [ids[0][1], "items"]
+    page.picture(tmp_path / "page.png")
+    assert struct.unpack(">II", (tmp_path / "page.png").read_bytes()[16:24])[0] == 1000
+    page.value("history.back()")
+    heading(page, f"Neighbours of user {user}")
+    assert page.complaints == []
+    assert all(address.startswith((server.where, "data:,")) for address in page.asked)
+
+
+def test_an_id_is_text_and_the_other_side_is_a_choice(page: Page, server: Server) -> None:
+    """By keyboard alone: another side, an id that looks like HTML, and one that is not there."""
+    page.open(server.where)
+    page.until("document.getElementById('number').textContent === 'version 2'")
+    page.value("document.getElementById('side').focus()")
+    page.press("i")
+    page.press("Tab")
+    page.type("<i>x</i>")
+    page.press("Tab")
+    page.press("Enter")
+    heading(page, "Neighbours of item <i>x</i>, version 2")
+    assert page.value("document.querySelectorAll('main i:not([style])').length") == 0
+    page.value("id.select()")
+    page.type("nobody")
+    page.press("Enter")
+    assert page.until("document.getElementById('error').textContent") == "There is no item nobody in this version."
+    assert page.value("document.getElementById('answer').hidden") is True
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_telephone_and_can_be_read_in_the_dark(page: Page, server: Server, scheme: str) -> None:
+    """Nothing is cut off at 360 pixels; text stands out from what is behind it by 4.5 to 1 at least."""
+    page.open(f"{server.where}/#items/book-1070", 360)
+    page.look(360, scheme=scheme)
+    heading(page, "Neighbours of item book-1070")
+    page.value("document.getElementById('proof').open = true")
+    assert page.value("document.documentElement.scrollWidth") == 360
+    assert page.value("""(() => {
+        const shine = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(part => part / 255)
+            .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b + .05; };
+        const behind = it => { for (; it; it = it.parentElement) { const own = getComputedStyle(it).backgroundColor;
+            if (own !== "rgba(0, 0, 0, 0)") return own; } };
+        return Math.min(...[...document.querySelectorAll("h1 span, dt, dd, th, td, label span, a, button, summary")]
+            .map(it => [shine(getComputedStyle(it).color), shine(behind(it))])
+            .map(([one, two]) => Math.max(one, two) / Math.min(one, two))); })()""") > 4.5
+
+
+def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -> None:
+    """With the neighbours that were asked for; and one that was refused is said, while the old one goes on."""
+    for number in range(3):
+        sync(root, night(number, **SIZES), f"n{number}")
+    rows = root / "versions/000003/index_rows.npy"
+    rows.write_bytes(rows.read_bytes()[:-1] + b"\1")
+    Store(root).rollback(1)
+    with serving(root) as server:
+        page.open(f"{server.where}/#users/2035")
+        heading(page, "Neighbours of user 2035, version 1")
+        point(root, 2)
+        page.until("look().then(() => document.getElementById('found').textContent.endsWith('version 2'))")
+        assert column(page, "steps", 0) == ["1", "2", "3"]
+        point(root, 3)
+        assert "damaged version" in page.until("look().then(() => document.getElementById('health').textContent)")
+        assert page.value("document.getElementById('number').textContent") == "version 2"
+
+
+def test_a_token_is_asked_for_and_ids_are_exact(page: Page, root: Path, tmp_path: Path) -> None:
+    """A link waits for the token; ids beyond what a JavaScript number holds are shown and asked for digit by digit."""
+    (tmp_path / "token").write_text("sesame\n")
+    made = night(0, **SIZES)
+    sync(root, replace(made, item_ids=made.item_ids + FAR), "n0")
+    with embsync.open(root) as reader:
+        ids = reader.current.search_by_user([2035], 10)[0][0].tolist()
+    with serving(root, "--token-file", str(tmp_path / "token"), ready=True) as server:
+        page.open(f"{server.where}/#users/2035")
+        page.until("!document.getElementById('token').hidden")
+        for secret, outcome in (("wrong", "document.getElementById('error').textContent === 'This is not the token.'"),
+                                ("sesame", "!document.getElementById('answer').hidden")):
+            page.click("#secret")
+            page.value("secret, document.getElementById('secret').select()")
+            page.type(secret)
+            page.press("Enter")
+            page.until(outcome)
+        assert page.value("document.getElementById('token').hidden") is True
+        assert column(page, "hits", 0) == [str(one) for one in ids]
+        page.click("#hits a")
+        heading(page, f"Neighbours of item {ids[0]}")
+
+
+def test_before_the_first_version_it_says_so_and_a_store_of_items_has_one_side(page: Page, root: Path) -> None:
+    """What is published comes by itself; there are no users to choose, and a link to one says what is wrong."""
+    with serving(root, ready=False) as server:
+        page.open(server.where)
+        assert page.until("document.getElementById('error').textContent").startswith("no version yet")
+        sync(root, night(0, **SIZES).one_sided(), "n0")
+        page.until("look().then(() => document.getElementById('number').textContent === 'version 1')")
+        assert page.value("document.getElementById('error').hidden") is True
+        assert page.value("[side.value, side.options[0].disabled]") == ["items", True]
+        assert "users" not in page.value("document.getElementById('facts').textContent")
+        page.click("#id")
+        page.type("1070")
+        page.press("Enter")
+        heading(page, "Neighbours of item 1070, version 1")
+        page.value("location.hash = '#users/1'")
+        assert "users" in page.until("document.getElementById('error').textContent")
+        page.value("location.hash = '#items/%E0%A4%A'")
+        assert page.until("document.getElementById('error').textContent.includes('link')")

@@ -129,11 +129,15 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
         ("lookup", {"side": "items", "ids": ["1_007"]}, 422, None),
         ("transform", {"side": "items", "vectors": [[1, 2]]}, 422, None),
         ("transform", {"side": "items"}, 422, "$.vectors"),
-        ("fold_in", {"ids": []}, 422, None),
+        ("fold_in", {"ids": []}, 422, "$.ids"),
+        ("fold_in", {"ids": [], "missing": "nan"}, 422, "$.ids"),
+        ("fold_in", {"ids": [["1007\0"]]}, 422, "$.ids[0][0]"),
         ("fold_in", {"ids": [[]]}, 422, None),
         ("fold_in", {"ids": [[1007]], "weights": [[1, 2]]}, 422, None),
         ("fold_in", {"ids": [[1007]], "regularization": -1}, 422, "$.regularization"),
         ("movement", {"side": "items", "id": -5}, 404, None),
+        ("movement", {"side": "items", "id": "1007\0"}, 422, "$.id[0]"),
+        ("lookup?missing=nan", {"side": "items", "ids": [-5]}, 422, "query string"),
         ("nothing", {}, 404, None),
     ],
 )
@@ -179,7 +183,8 @@ def test_health_figures_and_document(server: Server) -> None:
     assert set(document["paths"]["/v1/search"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}
     for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
         assert reference.split('"')[0] in document["components"]["schemas"]
-    assert server.ask("/v1/search").status == 405
+    refused = server.ask("/v1/search")
+    assert (refused.status, refused.headers["Allow"]) == (405, "POST")
     assert server.ask("/v1/version", Host="evil.example").status == 421
 
 

@@ -97,6 +97,23 @@ def test_a_batch_is_the_same_one_by_one(version: Version) -> None:
     assert version.items.fold_in(version.users.ids[:4]).shape == (6,)
 
 
+@pytest.mark.parametrize("regularization", [5e-324, 1e-20, 1.0, 1e300])
+@pytest.mark.parametrize("largest", [1.0, 1e18, 1e308])
+def test_the_farthest_weights_and_regularizations_have_an_answer(version: Version, regularization: float,
+                                                                 largest: float) -> None:
+    """Singular and ill-conditioned systems, ids twice: finite, and the ridge's limit, least squares of minimal norm."""
+    assert version.users is not None
+    ids = version.items.ids[[0, 0, 1, 2]].tolist()
+    user = version.users.fold_in(ids, [1, largest, 1e-300, 1], regularization=regularization)
+    assert np.isfinite(user).all()
+    assert np.isfinite(version.users.fold_in(ids, [1, largest, largest, 1], method="mean")).all()
+    if regularization < 1e-10 and largest == 1:
+        rows = version.items.lookup(ids)[[0, 3]].astype(np.float64)
+        np.testing.assert_allclose(rows @ user, [1, 1], atol=1e-5)
+        kernel = np.linalg.svd(version.items.lookup(ids).astype(np.float64))[2][3:]
+        np.testing.assert_allclose(kernel @ user, 0, atol=1e-5)
+
+
 def test_folding_in_what_was_trained_comes_near_it(version: Version) -> None:
     """From each user's own ten best items: nearer to it than to another user."""
     assert version.users is not None
@@ -132,6 +149,9 @@ def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
         ([1007], {"regularization": 0}, "regularization"),
         ([1007], {"missing": "zero"}, "unknown way to answer missing"),
         ([1.5], {}, "wrong type"),
+        ([[1007], 5], {}, "list 1: not a list of ids; found 5"),
+        ([1007], {"weights": ["a"]}, "weights are not numbers"),
+        ([[1007]], {"weights": 3}, "weights are not numbers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:

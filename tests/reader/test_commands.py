@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ def told(root: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_path: Path) -> None:
-    """Items without themselves, blocked ones never, allowed ones alone; ids to .npy; raw vectors by their own space."""
+    """Items without themselves, blocked ones never, allowed ones alone; hits to .npy; raw vectors in their space."""
     items = version.items.ids[version.items.live][:2].tolist()
-    answer = told("search", "--item", items[0], "--item", items[1], "-k", 3, "--block", items[1],
-                  "-o", tmp_path / "i.npy")
-    expected, _ = version.search_by_item(items, 3, blocked=[items[1]])
-    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == expected.tolist()
-    np.testing.assert_array_equal(np.load(tmp_path / "i.npy"), expected)
+    query = ["search", "--item", items[0], "--item", items[1], "-k", 3, "--block", items[1]]
+    expected, scores = version.search_by_item(items, 3, blocked=[items[1]])
+    assert [[hit["id"] for hit in hits] for hits in told(*query)["results"]] == expected.tolist()
+    assert told(*query, "-o", tmp_path / "i.npy")["rows"] == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "i.npy")["id"], expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "i.npy")["score"], scores)
     only = told("search", "--item", items[0], "--allow", items[1])
     assert [hit["id"] for hit in only["results"][0]] == [items[1]]
     raw = night(2, **SIZES).both[1]
@@ -63,8 +65,10 @@ def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_pat
 def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_path: Path) -> None:
     """Age and version; too old counts as unknown; vectors to .npy."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()
-    row = told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["results"][0]
-    assert (row["age"], row["from_version"]) == (2, 1)
+    row, unknown = told("lookup", "items", *gone, 5, "-m", "nan")["results"]
+    assert (row["id"], row["age"], row["from_version"]) == (gone[0], 2, 1)
+    assert (unknown["id"], unknown["age"], unknown["vector"]) == ("5", None, [None] * 6)
+    assert told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), version.items.lookup(gone))
     assert run(["lookup", "items", str(gone[0]), "--max-age", "1", "--store", str(version.path.parents[1])]) == 6
 
@@ -90,9 +94,66 @@ def test_fold_in_is_the_readers(told: Any, version: Version, capsys: pytest.Capt
     assert "unknown items ids" in capsys.readouterr().err
 
 
+def test_ids_come_from_files_too(told: Any, version: Version, tmp_path: Path) -> None:
+    """A list of integers or strings; a matrix to fold in is one user a row."""
+    ids = version.items.ids[:6]
+    np.save(tmp_path / "ids.npy", ids)
+    np.save(tmp_path / "texts.npy", ids.astype(str))
+    for name in ("ids", "texts"):
+        rows = told("lookup", "items", "--ids", tmp_path / f"{name}.npy")["results"]
+        assert [row["id"] for row in rows] == ids.tolist()
+        np.testing.assert_allclose([row["vector"] for row in rows], version.items.vectors[:6], rtol=1e-6)
+    np.save(tmp_path / "lists.npy", ids.reshape(2, 3))
+    assert told("fold-in", "--ids", tmp_path / "lists.npy", "-o", tmp_path / "u.npy")["rows"] == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "u.npy"), version.side("users").fold_in(ids.reshape(2, 3)))
+
+
+@pytest.mark.parametrize("form", ["f64", "fortran", "big_endian", "half"])
+def test_vectors_of_any_float_are_taken(told: Any, version: Version, tmp_path: Path, form: str) -> None:
+    """Whatever their order in the file."""
+    raw = night(2, **SIZES).both[1].astype(np.float16)
+    saved = {"f64": raw.astype(float), "fortran": np.asfortranarray(raw), "big_endian": raw.astype(">f4"), "half": raw}
+    np.save(tmp_path / "raw.npy", saved[form])
+    told("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "stable.npy"), version.transform.users(raw))
+
+
+def spoilt(tmp_path: Path) -> dict[str, Path]:
+    """Leave files that are not vectors of the store's width."""
+    rows = np.ones((3, SIZES["width"]), np.float32)
+    arrays = {"wide": np.ones((2, 5)), "nan": np.where(np.arange(6) == 4, np.nan, rows), "text": np.array(["a"]),
+              "cube": rows[None], "scalar": np.float32(1), "truth": rows > 0, "large": np.full((1, 6), 1e39)}
+    for name, array in arrays.items():
+        np.save(tmp_path / name, array)
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(tmp_path / "archive.npz", rows)
+    whole = (tmp_path / "cube.npy").read_bytes()
+    for name, data in {"empty": b"", "junk": b"not numpy", "cut": whole[:-3], "tail": whole + b"x",
+                       "forged": whole.replace(b"(1, 3, 6), ", b"(4000000000")}.items():
+        (tmp_path / f"{name}.npy").write_bytes(data)
+    (tmp_path / "directory.npy").mkdir()
+    os.mkfifo(tmp_path / "pipe.npy")
+    return {path.stem: path for path in tmp_path.iterdir()}
+
+
+def test_a_file_that_is_no_vectors_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line, whichever command reads it; a file that is not there is exit code 6."""
+    for name, path in spoilt(tmp_path).items():
+        for command in (["search", "-v", str(path)], ["transform", "users", str(path)], ["lookup", "items", "-f",
+                        str(path)]):
+            assert run([*command, "--store", str(root)]) == 2, (name, command)
+            told = capsys.readouterr()
+            assert (told.out, len(told.err.splitlines())) == ("", 1)
+            assert "found" in told.err
+            assert "unexpected" not in told.err
+    assert run(["transform", "users", str(tmp_path / "none.npy"), "--store", str(root)]) == 6
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["search"], ["search", "-u", "1", "-i", "2"], ["search", "-u", "2000", "-p", "efSearch"],
+    [["lookup", "items"], ["lookup", "items", "1000", "-f", "ids.npy"], ["fold-in"],
+     ["search", "-u", "2000", "--space", "snapshot"], ["search", "-u", "2000", "-k", "0"], ["search"],
+     ["search", "-u", "1", "-i", "2"], ["search", "-u", "2000", "-p", "efSearch"],
      ["search", "-u", "2000", "-p", "efSearch=5"], ["fold-in", "1000", "-w", "1", "-w", "2"],
      ["lookup", "items", "1000", "-o", "/nonexistent/x.npy", "-m", "nan"]],
 )

@@ -1,0 +1,84 @@
+"""Arrays that commands take and leave: ``.npy`` files, read as strictly as those of a snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from embsync.alignment.blocks import Array
+from embsync.errors import NotFoundError, SnapshotError, UsageError
+from embsync.snapshots.files import kind_of
+from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
+
+
+def read_vectors(path: Path) -> Array:
+    """Return the vectors of a file, one or several, mapped.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    UsageError
+        Not a ``.npy`` file, not numbers, of other than one or two dimensions, or with NaN or infinity (in float32).
+    """
+    array = _mapped(path)
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
+        raise UsageError("not vectors", where=path, found=f"{array.dtype}, shape {array.shape}",
+                         expected="numbers, one vector or a matrix of them")
+    rows = np.atleast_2d(array)
+    strange = np.flatnonzero(~(np.abs(rows) <= np.finfo(np.float32).max).all(axis=1))
+    if len(strange):
+        more = f" and {len(strange) - 1} more rows" if len(strange) > 1 else ""
+        raise UsageError("NaN or infinity in float32", where=path, found=f"in row {strange[0]}{more}",
+                         expected="finite numbers")
+    return rows
+
+
+def read_ids(path: Path, dimensions: tuple[int, ...] = (1,)) -> Array:
+    """Return the ids of a file: integers or strings.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    UsageError
+        Not a ``.npy`` file, not ids, or of other than these dimensions.
+    """
+    array = _mapped(path)
+    if array.dtype.kind not in "iuUS" or array.ndim not in dimensions:
+        raise UsageError("not ids", where=path, found=f"{array.dtype}, shape {array.shape}",
+                         expected=f"integers or strings, dimensions: {' or '.join(map(str, dimensions))}")
+    return array
+
+
+def write(path: Path, array: Array) -> None:
+    """Write an answer.
+
+    Raises
+    ------
+    UsageError
+        It cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    except OSError as error:
+        raise UsageError("cannot write", where=path, found=error.strerror) from None
+
+
+def _mapped(path: Path) -> Array:
+    if not path.exists():
+        raise NotFoundError("no such file", where=path)
+    if not path.is_file():
+        raise UsageError("not a file", where=path, found=f"a {kind_of(path.stat())}", expected="an .npy file")
+    try:
+        with path.open("rb") as file:
+            header = parse_header(file.read(LONGEST_HEADER), path.stat().st_size, str(path))
+        mode = "r" if header.data_bytes else None
+        array: Array = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
+    except OSError as error:
+        raise UsageError("cannot be read", where=path, found=error.strerror) from None
+    except SnapshotError as error:
+        raise UsageError(error.what, where=path, found=error.found, expected=error.expected) from None
+    return array

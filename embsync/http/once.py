@@ -1,0 +1,81 @@
+"""Workers share the work of hashing: the first to see a new version hashes it, the others take its word."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from embsync.reader import Version
+from embsync.reader.whole import Stopped, verify
+from embsync.store import layout
+
+_LOOK_AGAIN = 0.02
+#: Of a thread on Linux, between 0 as all others and 19: a tenth of a core where all are busy, a whole one elsewhere.
+_PRIORITY = 10
+
+
+class Once:
+    """Verifies versions for all workers of one server.
+
+    The version found whole last stands in a file, with inode, size and times of all its files: a file touched since
+    is hashed again. Whoever hashes holds a lock on that file, which the kernel drops if it dies.
+
+    Parameters
+    ----------
+    directory : path
+        Only this server's workers can write here.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._note = directory / "whole-version"
+
+    def __call__(self, version: Version, stopped: Callable[[], bool]) -> None:
+        """Return when some worker has found the version whole and this one has opened it.
+
+        Raises
+        ------
+        StoreError
+            It is damaged.
+        Stopped
+        """
+        with self._note.open("a+") as note:
+            _wait_for(note, stopped)
+            seen = _identity(version)
+            note.seek(0)
+            if note.read() != seen:
+                _behind_others(verify, version, stopped)
+                note.truncate(0)
+                note.write(seen)
+        _behind_others(version.open_files)
+
+
+def _behind_others(work: Callable[..., None], *arguments: object) -> None:
+    """Do work in a thread that gives way to all who answer; a priority once lowered cannot be raised again."""
+    with ThreadPoolExecutor(1, "embsync-behind", lambda: os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)) as thread:
+        thread.submit(work, *arguments).result()
+
+
+def _wait_for(note: IO[str], stopped: Callable[[], bool]) -> None:
+    while True:
+        try:
+            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stopped():
+                raise Stopped from None
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
+
+
+def _identity(version: Version) -> str:
+    """Return what changes with any file of the version; taken before hashing, so that a later change shows."""
+    paths = [version.path / name for name in (layout.MANIFEST, *(entry.path for entry in version.record.files))]
+    states = [path.stat() for path in paths]
+    return json.dumps([version.number, *([state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+                                         for state in states)])

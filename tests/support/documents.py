@@ -1,0 +1,60 @@
+"""Documents whose code is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of the repository, by its path there."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return ROOT / self.name
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self.path.read_text(encoding="utf-8")
+
+    def blocks(self, language: str) -> list[str]:
+        """Return the fenced blocks of a language, in order."""
+        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
+
+    def run_python(self) -> list[dict[str, Any]]:
+        """Run every Python block in a fresh namespace; return what each left there."""
+        spaces: list[dict[str, Any]] = []
+        for number, source in enumerate(self.blocks("python")):
+            spaces.append({})
+            exec(compile(source, f"{self.name}, python block {number + 1}", "exec"), spaces[-1])
+        return spaces
+
+    def dead_links(self) -> list[str]:
+        """Return the links into the repository that lead nowhere."""
+        links = re.findall(r"\]\(([^)#]+)\)", self.text)
+        return [link for link in links if "://" not in link and not (self.path.parent / link).exists()]
+
+
+def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
+    """Run lines of a shell as somebody would who has embsync installed; the first that fails ends it."""
+    programs = place / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, arguments in (("embsync", ["-m", "embsync"]), ("python", [])):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {" ".join(arguments)} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    return subprocess.run(["sh", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True,
+                          check=False, timeout=60)
