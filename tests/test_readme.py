@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from support.documents import Document
 
 import embsync
 from embsync.cli import main as command_line
@@ -17,9 +17,8 @@ from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.store import Store
 
-ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+README = Document("README.md")
+TEXT = README.text
 
 ITEMS, USERS, WIDTH = 300, 200, 8
 
@@ -44,12 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def test_every_python_block_runs_as_it_stands(store: Store) -> None:
     """In order, each in a fresh namespace, and with the results that the text promises."""
-    sources = [source for language, source in BLOCKS if language == "python"]
-    assert len(sources) == 3
-    spaces: list[dict[str, Any]] = [{} for _ in sources]
-    for number, (source, space) in enumerate(zip(sources, spaces, strict=True)):
-        exec(compile(source, f"README.md, python block {number + 1}", "exec"), space)
-    first, reading, _ = spaces
+    first, reading, _ = README.run_python()
     assert first["ids"].shape == first["scores"].shape == (1, 10)
     assert reading["version"].number == store.current() == 2
     assert reading["ids"].shape == (2, 10)
@@ -63,8 +57,7 @@ def test_every_python_block_runs_as_it_stands(store: Store) -> None:
 
 def test_every_command_of_the_quick_start_runs_as_it_stands(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     """The block's lines one after another, all with exit code 0; the same snapshots again are new versions."""
-    lines = [line for language, source in BLOCKS if language == "sh" for line in source.splitlines()
-             if line.startswith("embsync ")]
+    lines = [line for source in README.blocks("sh") for line in source.splitlines() if line.startswith("embsync ")]
     assert len(lines) > 5
     for line in lines:
         assert command_line.run(line.split()[1:]) == 0, (line, capfd.readouterr())
@@ -74,7 +67,7 @@ def test_every_command_of_the_quick_start_runs_as_it_stands(store: Store, capfd:
 
 def test_the_two_commands_for_a_fresh_machine_are_there() -> None:
     """Whole lines, to be copied."""
-    lines = [line for language, source in BLOCKS if language == "sh" for line in source.splitlines()]
+    lines = [line for source in README.blocks("sh") for line in source.splitlines()]
     assert "pip install . && embsync demo" in lines
     assert "pip install '.[test]' && pytest" in lines
 
@@ -99,5 +92,4 @@ def test_exactly_the_exit_codes_there_are_appear_in_the_table() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     """Links into the repository name files that exist."""
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+    assert README.dead_links() == []

@@ -1,0 +1,112 @@
+"""The power goes, for real: an ext4 file system is shut down without writing back what it holds, and mounted again.
+
+A killed process never tests fsync, as the kernel still writes what it was given. Here it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import random
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from support.nights import configured, night, write_npy
+from support.stores import assert_whole
+
+from embsync.errors import EmbsyncError
+from embsync.pipeline import Request, process
+from embsync.store import Store
+
+#: ext4's own ioctl, and the flag that loses the journal's tail as well.
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NOLOGFLUSH = 2
+_NIGHTS = 6
+
+
+class Disk:
+    """An ext4 file system in a file, whose power can be cut."""
+
+    def __init__(self, folder: Path) -> None:
+        self.image = folder / "image"
+        self.place = folder / "disk"
+        self.place.mkdir()
+        with self.image.open("wb") as file:
+            file.truncate(64 << 20)
+        self._run("mkfs.ext4", "-q", str(self.image))
+        self.mount()
+
+    def mount(self) -> None:
+        """Attach the file system, replaying its journal."""
+        self._run("mount", "-o", "loop", str(self.image), str(self.place))
+
+    def unmount(self) -> None:
+        """Detach it."""
+        self._run("umount", str(self.place))
+
+    def cut(self) -> None:
+        """Lose everything that was not made durable."""
+        descriptor = os.open(self.place, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
+        finally:
+            os.close(descriptor)
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    try:
+        made = Disk(tmp_path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system in a file cannot be made and mounted here: {error}")
+    try:
+        yield made
+    finally:
+        made.unmount()
+
+
+def _publish_for_ever(store: str, snapshots: list[str], first: int, told: Connection) -> None:
+    """Publish night after night until the disk is gone; tell each version once it is said to be published."""
+    config = configured(store__keep_versions=2)
+    with contextlib.suppress(EmbsyncError, OSError):
+        for turn in range(first, first + 1000):
+            told.send(process(Store(Path(store)), Request(Path(snapshots[turn % _NIGHTS])), config).version)
+
+
+@pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.torture)])
+def test_what_was_said_to_be_published_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
+    """After each cut at a random moment: ``current`` is whole, and no older than the last version reported."""
+    snapshots = [str(write_npy(tmp_path / f"n{n}", night(n, items=90, users=70))) for n in range(_NIGHTS)]
+    chance = random.Random(5)
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(["embsync.pipeline", "support.nights"])
+    root = disk.place / "S"
+    reported = 0
+    for turn in range(cuts):
+        hear, tell = fork.Pipe(duplex=False)
+        publisher = fork.Process(target=_publish_for_ever, args=(str(root), snapshots, turn, tell), daemon=True)
+        publisher.start()
+        tell.close()
+        reported = hear.recv()  # at work
+        time.sleep(chance.uniform(0.0, 0.4))
+        disk.cut()
+        publisher.join(30)
+        publisher.kill()
+        with contextlib.suppress(EOFError):
+            while True:
+                reported = hear.recv()
+        disk.unmount()
+        disk.mount()
+        assert assert_whole(root) >= reported
+        assert {event.version for event in Store(root).journal.events() if event.event == "published"} >= {reported}
+    assert process(Store(root), Request(Path(snapshots[0])), configured()).version > reported

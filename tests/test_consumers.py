@@ -1,0 +1,171 @@
+"""What docs/consumers.md shows, run as it stands in a directory where the demo has been; and the examples beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.documents import ROOT, Document, shell
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.cli.main import run
+from embsync.demo.story import run as demo
+from embsync.demo.taste import World
+from embsync.store import Store
+
+DOCUMENT = Document("docs/consumers.md")
+BACKEND = ROOT / "docs/examples/faiss_backend.py"
+READER = ROOT / "docs/examples/ReadVectors.java"
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java here")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A directory where a small demo has been."""
+    with quick_directory() as directory:
+        demo(directory / "embsync-demo", 3, world=World(items=700, users=800))
+        yield directory
+
+
+def only(language: str, part: str) -> str:
+    """Return the one block that holds a piece of text."""
+    block, = (block for block in DOCUMENT.blocks(language) if part in block)
+    return block
+
+
+def ranks_above(scores: Any, wanted: Any) -> float:
+    """Return how often a wanted row scores above another one (AUC)."""
+    return float((scores[wanted][:, None] > scores[~wanted][None, :]).mean())
+
+
+def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, each in a fresh namespace."""
+    monkeypatch.chdir(place)
+    following, search, features, cold, plain = DOCUMENT.run_python()
+    with embsync.open(place / "embsync-demo/store") as store:
+        version = store.current
+        users = version.side("users")
+        assert following["SPACE"] == version.space_id
+        assert following["version"].number == 3
+        assert following["ids"].shape == (1, 10)
+        np.testing.assert_array_equal(search["ids"], version.search_by_user([100002, 100003])[0])
+        assert ranks_above(features["likely"], features["wanted"]) > 0.85
+        np.testing.assert_array_equal(cold["trained"], users.lookup([100002])[0])
+        np.testing.assert_array_equal(cold["new"], users.fold_in([17, 23]))
+        np.testing.assert_array_equal(cold["stranger"], users.mean)
+        np.testing.assert_array_equal(plain["vectors"][plain["row"]], version.items.lookup([17])[0])
+
+
+def test_the_command_that_makes_everything_is_the_demo() -> None:
+    """The blocks need what it leaves, at the place where it leaves it."""
+    assert DOCUMENT.blocks("sh")[0] == "embsync demo\n"
+    assert DOCUMENT.text.count("embsync-demo/") > 5
+
+
+def test_the_shell_does_what_the_reader_does(place: Path) -> None:
+    """From array to array, and with the text's own claims about them."""
+    done = shell(only("sh", "embsync lookup"), place)
+    assert (done.returncode, done.stderr) == (0, "")
+    with embsync.open(place / "embsync-demo/store") as store, store.version(1) as first:
+        np.testing.assert_array_equal(np.load(place / "two.npy"), store.current.side("users").lookup([100002, 100003]))
+        ids = np.load(place / "embsync-demo/snapshots/day=1/user_ids.npy")
+        np.testing.assert_allclose(np.load(place / "stable.npy"), first.side("users").lookup(ids), atol=1e-6)
+
+
+@needs_curl
+def test_the_server_answers_what_the_text_asks(place: Path) -> None:
+    """Every line as it stands, but for the port: JSON, vectors as .npy, and those vectors as a question."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = only("sh", "embsync serve").replace("localhost:8980", f"localhost:{port}")
+    done = shell(f"export EMBSYNC_SERVE__LISTEN=localhost:{port}\n{script}wait", place)
+    assert done.returncode == 0, done
+    by_user, by_vector = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()[-2:])
+    with embsync.open(place / "embsync-demo/store") as store:
+        assert by_user["ids"] == store.current.search_by_user([100002], 3)[0].tolist()
+        assert by_vector["ids"] == store.current.search_by_user([100002, 100003], 3)[0].tolist()
+        np.testing.assert_array_equal(np.load(place / "two.npy"), store.current.side("users").lookup([100002, 100003]))
+
+
+@needs_java
+def test_java_reads_the_files_as_they_are(place: Path) -> None:
+    """Integer ids on both sides, string ids that are not ASCII, ids that are not there; each number to the last bit."""
+    sync(place / "named" / "S", night(0, items=60, users=50, width=6).named(), "n0")
+    for root, side, missing in ((place / "embsync-demo/store", "items", "0"), (place / "named" / "S", "items", "bo")):
+        with embsync.open(root) as store:
+            part = store.current.side(side)  # type: ignore[arg-type]
+            ids = [str(name) for name in part.names(np.array([0, 7, len(part.ids) - 1]))]
+            expected = part.lookup(ids)
+        lines = subprocess.run(["java", "-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", str(READER), str(root),
+                                side, *ids, missing], capture_output=True, check=True).stdout.decode().splitlines()
+        assert lines[0] == f"version {store.current.number:06}"
+        assert lines[-1] == f"{missing}: unknown"
+        for line, name, vector in zip(lines[1:-1], ids, expected, strict=True):
+            assert line.startswith(f"{name}: ")
+            np.testing.assert_array_equal(np.array(line.partition(": ")[2].split(), np.float32), vector)
+
+
+def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
+    """A process of its own: each line from the newest version, dead labels left out; what it holds is not pruned."""
+    root = place / "backend" / "S"
+    for number in range(2):
+        sync(root, night(number, items=120, users=60, width=6), f"n{number}")
+    with subprocess.Popen([sys.executable, "-W", "error", str(BACKEND), str(root)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as backend:
+        assert isinstance(backend.stdin, io.TextIOBase)
+        assert isinstance(backend.stdout, io.TextIOBase)
+
+        def ask(user: int) -> str:
+            print(user, file=backend.stdin, flush=True)
+            return str(backend.stdout.readline())
+
+        for expected in (2, 3):
+            answer = json.loads(ask(2070))
+            with embsync.open(root) as store:
+                ids, scores = store.current.search_by_user([2070], 10)
+            assert answer["version"] == expected
+            assert answer["ids"] == ids[0].tolist()
+            np.testing.assert_allclose(answer["scores"], scores[0], rtol=1e-6)
+            sync(root, night(3, items=120, users=60, width=6), "n3")
+        assert Store(root).prune(1) == ([1, 2], [3])
+        assert ask(7) == "no user 7\n"
+        backend.stdin.close()
+        assert backend.wait(10) == 0
+
+
+@pytest.mark.parametrize("name", [BACKEND.name, pytest.param(READER.name, marks=needs_java)])
+def test_the_examples_run_by_the_lines_that_show_them(place: Path, name: str) -> None:
+    """From the directory that has both docs and demo."""
+    (place / "docs").unlink(missing_ok=True)
+    (place / "docs").symlink_to(ROOT / "docs")
+    done = shell(only("sh", name), place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "version" in done.stdout
+
+
+def test_every_link_leads_somewhere() -> None:
+    """And every example beside the text is linked."""
+    assert DOCUMENT.dead_links() == []
+    assert all(f"(examples/{path.name})" in DOCUMENT.text for path in BACKEND.parent.iterdir())
+
+
+def test_a_shown_option_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """And so is a shown key."""
+    assert run(["serve", "--help"]) == 0
+    told = capsys.readouterr().out
+    for option in ("--token-file", "--max-k", "--workers", "--store"):
+        assert option in DOCUMENT.text
+        assert option in told
