@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,28 +20,34 @@ SYSTEMD = Path("/lib/systemd/systemd")
 _TOOLS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 _BOOTED = "booting"
 
-#: Layers over the directories that an installation writes to: what happens there is gone with the namespace. A home
-#: that others may not enter is opened in it, where the interpreter lives in one. /dev/shm is emptied of what a user
-#: owns when its last service stops (``RemoveIPC=``), so that must not be the host's.
+#: Layers over the directories that an installation writes to: what happens there is gone with the namespace. What the
+#: interpreter lives in and others may not enter, a home or a temporary directory, is opened in a layer as well.
+#: /dev/shm is emptied of what a user owns when its last service stops (``RemoveIPC=``): it must not be the host's.
 _BOOT = f"""
 set -e
+place="$1" units="$2" closed="$3"
 mount --make-rprivate /
-mount -t tmpfs tmpfs "$1/layers"
-for name in etc opt var srv root; do
-    [ -d "/$name" ] || continue
-    mkdir -p "$1/layers/$name/upper" "$1/layers/$name/work"
-    mount -t overlay overlay -o "lowerdir=/$name,upperdir=$1/layers/$name/upper,workdir=$1/layers/$name/work" "/$name"
+mount -t tmpfs tmpfs "$place/layers"
+layer() {{
+    mkdir -p "$place/layers$1/upper" "$place/layers$1/work"
+    mount -t overlay overlay -o "lowerdir=$1,upperdir=$place/layers$1/upper,workdir=$place/layers$1/work" "$1"
+}}
+for name in /etc /opt /var /srv; do
+    [ ! -d "$name" ] || layer "$name"
 done
-chmod 0755 /root
+for name in $closed; do
+    layer "$name"
+    chmod 0755 "$name"
+done
 mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-systemd-sysusers "$2/embsync.sysusers" >/dev/null 2>&1
-systemd-tmpfiles --create "$2/embsync.tmpfiles"
+systemd-sysusers "$units/embsync.sysusers" >/dev/null 2>&1
+systemd-tmpfiles --create "$units/embsync.tmpfiles"
 mkdir -p /opt/embsync/bin /srv/models
-cp "$1/embsync" /opt/embsync/bin/embsync
+cp "$place/embsync" /opt/embsync/bin/embsync
 echo {_BOOTED}
 exec {SYSTEMD} --system --log-target=null --show-status=no
 """
@@ -76,7 +83,8 @@ class Machine:
         with self.log.open("wb") as log:
             self._boot = subprocess.Popen(
                 ["unshare", "--pid", "--mount", "--cgroup", "--net", "--ipc", "--uts", "--fork", "--kill-child",
-                 "--mount-proc", "sh", "-c", _BOOT, "boot", str(self._place), str(UNITS)],
+                 "--mount-proc", "sh", "-c", _BOOT, "boot", str(self._place), str(UNITS),
+                 " ".join(map(str, _closed_directories()))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**environment(), "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)})
         try:
@@ -133,6 +141,12 @@ def interpreter_paths() -> list[str]:
     """Return the directories that a service needs to see to run this interpreter and the package."""
     places = {sys.prefix, sys.base_prefix, str(REPOSITORY), *(path for path in sys.path if Path(path).is_dir())}
     return sorted(place for place in places if not any(place.startswith(f"{other}/") for other in places))
+
+
+def _closed_directories() -> list[Path]:
+    """Return the directories on the way to the interpreter and the package that only their owner may enter."""
+    ways = {way for place in map(Path, interpreter_paths()) for way in (place, *place.parents)}
+    return sorted(way for way in ways if not way.stat().st_mode & stat.S_IXOTH)
 
 
 def _outside(manager: int, inside: int) -> int | None:

@@ -64,7 +64,7 @@ def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
 
 def test_a_snapshot_that_is_refused_memory_is_set_aside(place: Place) -> None:
     """The same where memory is refused rather than taken back: an error in the work counts as a death."""
-    with place.daemon(), limited_workers(place, 50_000):
+    with place.daemon(), limited_workers(place, 160_000):
         assert_set_aside(place)
     assert all("memory" in line["reason"] for line in place.logged("crashed"))
 
@@ -100,8 +100,8 @@ def limited_workers(place: Place, more: int) -> Iterator[None]:
 
 
 def assert_set_aside(place: Place) -> None:
-    """Leave a snapshot that is too large and see the next one published by the same daemon."""
-    place.drop(1, night(1, items=100_000, users=2_000, width=64))
+    """Leave a snapshot whose rows alone are too large and see the next one published by the same daemon."""
+    place.drop(1, night(1, items=400_000, users=2_000, width=128))
     failed = eventually(lambda: place.events("failed"), 60)
     assert "set aside" in (failed[0].reason or "")
     place.drop(2)

@@ -14,14 +14,12 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from support.nights import configured, night, write_npy
-from support.stores import assert_whole
+from support.stores import assert_whole, publish_for_ever
 
-from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.store import Store
 
@@ -75,26 +73,18 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         made.unmount()
 
 
-def _publish_for_ever(store: str, snapshots: list[str], first: int, told: Connection) -> None:
-    """Publish night after night until the disk is gone; tell each version once it is said to be published."""
-    config = configured(store__keep_versions=2)
-    with contextlib.suppress(EmbsyncError, OSError):
-        for turn in range(first, first + 1000):
-            told.send(process(Store(Path(store)), Request(Path(snapshots[turn % _NIGHTS])), config).version)
-
-
 @pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.torture)])
 def test_what_was_said_to_be_published_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
     """After each cut at a random moment: ``current`` is whole, and no older than the last version reported."""
     snapshots = [str(write_npy(tmp_path / f"n{n}", night(n, items=90, users=70))) for n in range(_NIGHTS)]
     chance = random.Random(5)
     fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(["embsync.pipeline", "support.nights"])
+    fork.set_forkserver_preload(["support.stores"])
     root = disk.place / "S"
     reported = 0
     for turn in range(cuts):
         hear, tell = fork.Pipe(duplex=False)
-        publisher = fork.Process(target=_publish_for_ever, args=(str(root), snapshots, turn, tell), daemon=True)
+        publisher = fork.Process(target=publish_for_ever, args=(str(root), snapshots, turn, tell), daemon=True)
         publisher.start()
         tell.close()
         reported = hear.recv()  # at work

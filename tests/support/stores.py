@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support.nights import Night, configured, write_npy
 
 import embsync
 from embsync.config import Config
+from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.store import Store
 from embsync.store.manifest import Manifest
@@ -61,6 +63,17 @@ def sync(root: Path, made: Night, name: str, config: Config | None = None, **req
     """Leave a night beside a store, publish it, and return its manifest."""
     path = write_npy(root.parent / "snapshots" / name, made)
     return process(Store(root, wait=20.0), Request(path, **request), config or configured())
+
+
+def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connection) -> None:
+    """Publish one snapshot after the other until the disk is gone; tell each version once it is said to be published.
+
+    Not beside the test that runs it in a process of its own: that must be able to import it.
+    """
+    config = configured(store__keep_versions=2)
+    with contextlib.suppress(EmbsyncError, OSError):
+        for turn in range(first, first + 1000):
+            told.send(process(Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config).version)
 
 
 @contextlib.contextmanager
