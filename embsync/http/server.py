@@ -76,7 +76,7 @@ def work(settings: Settings, bound: socket.socket) -> int:
     gc.freeze()  # what imports left is never looked at again: 20 to 35 ms of a full collection, with nobody answered
 
     def leave(*_: object) -> None:
-        # Before uvicorn takes over the signals nothing else would note them; raised again afterwards they change nothing.
+        # Nothing else notes a signal before uvicorn listens to them; raised again afterwards it changes nothing.
         server.should_exit = True
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -101,7 +101,7 @@ def limited_workers(place: Place, more: int) -> Iterator[None]:
 
 def assert_set_aside(place: Place) -> None:
     """Leave a snapshot whose rows alone are too large and see the next one published by the same daemon."""
-    place.drop(1, night(1, items=400_000, users=2_000, width=128))
+    place.drop(1, night(1, items=200_000, users=2_000, width=128))
     failed = eventually(lambda: place.events("failed"), 60)
     assert "set aside" in (failed[0].reason or "")
     place.drop(2)
