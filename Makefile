@@ -19,3 +19,5 @@ bench:
 	python benchmarks/publish.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py
+	python benchmarks/reading.py
+	python benchmarks/serving.py

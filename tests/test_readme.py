@@ -77,7 +77,7 @@ def test_exactly_the_commands_there_are_appear_in_the_table() -> None:
     table = TEXT[TEXT.index("| command | does |"):TEXT.index("Each takes `--json`")]
     named = {name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
              for name in re.findall(r"`([a-z-]+)", cell)}
-    assert named == set(command_line.cli.commands)
+    assert named == set(command_line.COMMANDS)
 
 
 def test_exactly_the_exit_codes_there_are_appear_in_the_table() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from embsync.cli.output import print_json, progress_bar
+from embsync.cli.output import print_json
+from embsync.cli.progress import progress_bar
 
 
 @click.command()
@@ -26,6 +27,3 @@ def demo(directory: Path, nights: int, as_json: bool) -> None:
         print_json(render.as_dict(told))
     else:
         render.show(told)
-
-
-COMMANDS = (demo,)

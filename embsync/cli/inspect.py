@@ -249,6 +249,3 @@ def version(config_file: Path | None, store: Path | None, as_json: bool) -> None
         print_json(found)
     else:
         click.echo(", ".join(f"{name} {value}" for name, value in found.items()))
-
-
-COMMANDS = (status, history, show, verify, check_config, version)

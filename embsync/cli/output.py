@@ -1,20 +1,13 @@
-"""What commands print: lines and tables for people, JSON for programs, progress on a terminal."""
+"""What commands print: lines and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 import msgspec
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-
-from embsync.pipeline.progress import Progress, silent
 
 
 def print_json(value: object) -> None:
@@ -50,16 +43,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def warn(line: str) -> None:
     """Print a line on standard error."""
     click.echo(line, err=True)
-
-
-@contextlib.contextmanager
-def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
-    """Give a progress callback that draws on standard error when that is a terminal."""
-    if not wanted or not sys.stderr.isatty():
-        yield silent
-        return
-    columns = (TextColumn("{task.fields[label]}"), TextColumn("{task.description:<10}"), BarColumn(),
-               TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=1.0, label=label)
-        yield lambda stage, share: bars.update(task, description=stage, completed=share)

@@ -11,7 +11,8 @@ import msgspec
 
 from embsync import pipeline
 from embsync.cli.options import Context, context, locking, shared
-from embsync.cli.output import number, print_json, progress_bar, warn
+from embsync.cli.output import number, print_json, warn
+from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError, UsageError
 from embsync.pipeline import Request, UnchangedError
 from embsync.pipeline.backlog import Entry, handle, survey
@@ -209,6 +210,3 @@ def _tell(name: str, manifest: Manifest) -> None:
     for check in manifest.checks:
         if check.outcome != "pass":
             click.echo(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")
-
-
-COMMANDS = (sync, accept, rollback, prune, widen)

@@ -238,6 +238,3 @@ def _written(version: Version, output: Path, answer: Array, as_json: bool) -> No
 def _short(vector: Float32) -> str:
     shown = " ".join(f"{value:+.3f}" for value in vector[:_SHOWN_NUMBERS])
     return f"{shown} … ({len(vector)})" if len(vector) > _SHOWN_NUMBERS else shown
-
-
-COMMANDS = (search, lookup, transform, fold_in)

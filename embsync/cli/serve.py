@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
+from embsync import logs
 from embsync.cli.options import context, shared
 from embsync.cli.output import print_json, warn
 from embsync.errors import UsageError
@@ -30,20 +30,17 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, **options
 
     Each option overrides its key below `serve:` in the configuration; config.example.yaml has the defaults.
     """
-    given = context(config_file, store, as_json, **options)
+    given = context(config_file, store, as_json, log__format="json" if as_json else None, **options)
     try:
         from embsync.http.server import serve as run  # noqa: PLC0415  (an extra)
         from embsync.http.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError("serving needs more packages", found=f"no {error.name}",
                          hint="pip install 'embsync[serve]'") from None
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(given.config.log)
     settings = Settings.of(given.config)
     require_servable(settings)
     if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
         warn(f"embsync: {settings.token_file}: every user of this machine can read the token; hint: chmod o-r")
     return run(settings, lambda where: print_json({"listening": where}) if as_json else click.echo(
         f"listening on {where}"))
-
-
-COMMANDS = (serve,)

@@ -10,7 +10,8 @@ import click
 
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json
-from embsync.service import Daemon, status
+from embsync.service import status
+from embsync.service.daemon import Daemon
 from embsync.service.hold import hold as put_on_hold
 from embsync.service.hold import resume as let_go_on
 from embsync.store import Store
@@ -87,6 +88,3 @@ def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
 
 def _because(reason: str | None) -> str:
     return f": {reason}" if reason else ""
-
-
-COMMANDS = (run, hold, resume)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,9 +37,8 @@ from embsync.http.openapi import document
 from embsync.http.serving import Serving
 from embsync.http.settings import Settings, is_loopback
 from embsync.http.token import Token
+from embsync.logs import log_exception
 from embsync.reader import ForeignSpace, Version
-
-_log = logging.getLogger("embsync.http")
 
 _JSON = "application/json"
 #: Endpoints that say nothing about the data.
@@ -122,7 +120,7 @@ class Application:
             except ClientDisconnect:
                 response = Response(status_code=400)
             except Exception:
-                _log.exception("unexpected error")
+                log_exception("unexpected_error", endpoint=label or request.url.path)
                 response = _failure(Refused(500, "unexpected error", hint="the server's log tells more"))
             current = self._serving.current
             response.headers.setdefault("X-Embsync-Version", str(current.number) if current else "none")

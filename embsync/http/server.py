@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -21,8 +22,7 @@ import uvicorn
 from embsync.errors import UsageError
 from embsync.http.app import Application
 from embsync.http.metrics import SHARED
-from embsync.http.settings import Settings, address, require_token_beyond_loopback, threads_each
-from embsync.http.token import Token
+from embsync.http.settings import Settings, address, require_servable, threads_each
 
 #: Requests under way are given so long after SIGTERM.
 _LAST_SECONDS = 15
@@ -50,9 +50,7 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
     UsageError
         An address that cannot be listened on, no token where one is needed, or an unreadable token file.
     """
-    require_token_beyond_loopback(settings)
-    if settings.token_file is not None:
-        Token(Path(settings.token_file))
+    require_servable(settings)
     bound = _bind(settings.listen)
     where = bound.getsockname()
     try:
@@ -124,8 +122,8 @@ def _bind(listen: str) -> socket.socket:
     try:
         return _bind_unix(Path(listen.removeprefix("unix:"))) if listen.startswith("unix:") else _bind_tcp(listen)
     except OSError as error:
-        raise UsageError("cannot listen", where=listen, found=error.strerror or str(error),
-                         hint="is another server listening there?") from error
+        hint = "is another server listening there?" if error.errno == errno.EADDRINUSE else None
+        raise UsageError("cannot listen", where=listen, found=error.strerror or str(error), hint=hint) from error
 
 
 def _bind_tcp(listen: str) -> socket.socket:

@@ -10,12 +10,11 @@ from embsync.http.metrics import SHARED, Metrics
 from embsync.http.once import Once
 from embsync.http.replies import State
 from embsync.http.settings import Settings
+from embsync.logs import log
 from embsync.reader import Follower, Version, open_version
 from embsync.reader.opening import require_space
 from embsync.reader.whole import verify
 from embsync.store import layout
-
-_log = logging.getLogger("embsync.http")
 
 #: Seconds for the follower to notice that it is over; beyond them it ends with the process.
 _LAST_LOOK = 1.0
@@ -72,8 +71,8 @@ class Serving:
         version.leave_to_collection()  # the last request that holds it unpins it
         self.current = version
         self._metrics.version.set(version.number)
-        _log.info("serving version %d", version.number)
+        log(logging.INFO, "serving", version=version.number)
 
     def _failed(self, error: Exception) -> None:
         self._metrics.refusals.inc()
-        _log.error("the version served before goes on being served: %s", error)
+        log(logging.ERROR, "not_served", reason=str(error))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from embsync.config import Config, LimitsConfig, ServeConfig
+from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
 from embsync.errors import UsageError
+from embsync.http.token import read_token
 from embsync.snapshots.files import kind_of
 
 Limits = LimitsConfig
@@ -20,18 +21,18 @@ _UNIX = "unix:"
 #: What the kernel has room for in a socket's address, less the byte that ends it.
 _LONGEST_SOCKET = 107
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
-_TOKEN = re.compile(rb"[!-~]{1,4096}")
 
 
 class Settings(ServeConfig, frozen=True, kw_only=True):
     """A server: what the configuration says of it, and where the store is."""
 
     store: str
+    log: LogConfig = LogConfig()
 
     @classmethod
     def of(cls, config: Config) -> Settings:
         """Return what a configuration says of the server."""
-        return cls(store=config.store.path, **msgspec.structs.asdict(config.serve))
+        return cls(store=config.store.path, log=config.log, **msgspec.structs.asdict(config.serve))
 
 
 def address(listen: str) -> tuple[str, int]:
@@ -59,7 +60,7 @@ def require_servable(settings: Settings) -> None:
     if settings.listen.startswith(_UNIX):
         _require_place(Path(settings.listen.removeprefix(_UNIX)))
     if settings.token_file is not None:
-        _require_token(Path(settings.token_file))
+        read_token(Path(settings.token_file))
 
 
 def _require_place(path: Path) -> None:
@@ -71,20 +72,6 @@ def _require_place(path: Path) -> None:
                          expected="nothing there yet")
     if not path.parent.is_dir():
         raise UsageError("no place for a socket", where=path, found="no such directory", hint=f"mkdir {path.parent}")
-
-
-def _require_token(path: Path) -> None:
-    try:
-        kind = kind_of(path.stat())  # first: to open a pipe would wait for ever
-        token = path.read_bytes().strip() if kind == "file" else b""
-    except OSError as error:
-        raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
-    if not token:
-        raise UsageError("no token", where=path, found="an empty file" if kind == "file" else f"a {kind}",
-                         expected="a file that holds it alone")
-    if not _TOKEN.fullmatch(token):
-        raise UsageError("not a token that a header can carry", where=path, found=f"{len(token)} bytes, not shown",
-                         expected="one line of 1 to 4096 visible ASCII characters without spaces")
 
 
 def is_open_to_all(path: Path) -> bool:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hmac
+import os
+import re
 from pathlib import Path
 
 from embsync.errors import UsageError
+from embsync.snapshots.files import kind_of
+
+_LONGEST = 4096
+_TOKEN = re.compile(rb"[!-~]{1,%d}" % _LONGEST)
 
 
 class Token:
@@ -19,16 +25,13 @@ class Token:
     Raises
     ------
     UsageError
-        The file cannot be read, or holds nothing.
+        The file cannot be read, or holds no token.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._value: bytes | None = None
-        self._look()
-        if self._value is None:
-            raise UsageError("no token", where=path, expected="a readable file that holds one")
+        self._value: bytes | None = read_token(path)
 
     def accepts(self, header: str | None) -> bool:
         """Tell whether an ``Authorization`` header carries the token; nobody is let in while the file is away."""
@@ -42,9 +45,31 @@ class Token:
         try:
             status = self._path.stat()
             now = status.st_mtime_ns, status.st_ino, status.st_size
-            if now == self._seen:
-                return
-            self._value = self._path.read_bytes().strip() or None
-            self._seen = now
-        except OSError:
+            if now != self._seen:
+                self._value = read_token(self._path)
+                self._seen = now
+        except (OSError, UsageError):
             self._value = self._seen = None
+
+
+def read_token(path: Path) -> bytes:
+    """Return the token in a file; a pipe or a device is never waited for.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            kind = kind_of(os.fstat(descriptor))
+            token = file.read(2 * _LONGEST).strip() if kind == "file" else b""
+    except OSError as error:
+        raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
+    if not token:
+        raise UsageError("no token", where=path, found="an empty file" if kind == "file" else f"a {kind}",
+                         expected="a file that holds it alone")
+    if not _TOKEN.fullmatch(token):
+        raise UsageError("not a token that a header can carry", where=path, found=f"{len(token)} bytes, not shown",
+                         expected=f"one line of 1 to {_LONGEST} visible ASCII characters without spaces")
+    return token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -12,16 +11,18 @@ import time
 
 import msgspec
 
+from embsync import logs
 from embsync.http.server import work
 from embsync.http.settings import Settings
 
 
 def main(descriptor: str, settings: str) -> int:
     """Serve on a listening socket that the parent holds open."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    told = msgspec.json.decode(settings.encode(), type=Settings)
+    logs.configure(told.log)
     threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
     with socket.socket(fileno=int(descriptor)) as bound:
-        return work(msgspec.json.decode(settings.encode(), type=Settings), bound)
+        return work(told, bound)
 
 
 def _stop_without(parent: int) -> None:

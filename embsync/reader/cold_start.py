@@ -80,7 +80,7 @@ def _vectors(other: Side, lists: list[Any], missing: str) -> tuple[Float64, Arra
     if missing == "raise" and not known.all():
         names = ", ".join(str(name) for name in flat[~known][:5])
         raise NotFoundError(f"unknown {other.name} ids", found=names,
-                            hint="missing='nan' or 'mean' leaves out ids never seen")
+                            hint="missing=nan or missing=mean leaves out ids never seen")
     vectors = np.zeros((len(rows), other.vectors.shape[1]))
     vectors[known] = other.vectors[rows[known]]
     return vectors, known

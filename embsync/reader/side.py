@@ -251,4 +251,4 @@ class Side:
         names = [str(name) for name in np.asarray(ids)[~known][:5]]
         more = f" and {int((~known).sum()) - 5} more" if (~known).sum() > 5 else ""
         return NotFoundError(f"unknown {self.name} ids", found=", ".join(names) + more,
-                             hint="missing='nan' or 'mean' gives an answer for ids never seen")
+                             hint="missing=nan or missing=mean gives an answer for ids never seen")

@@ -10,14 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from embsync import logs
 from embsync.config import Config
 from embsync.errors import EmbsyncError, UsageError
+from embsync.logs import log
 from embsync.pipeline.backlog import Entry, set_aside
-from embsync.service import hook, logs
+from embsync.service import hook
 from embsync.service.attempts import ATTEMPT, Attempts, Vain
 from embsync.service.hold import HOLD, Hold, held
 from embsync.service.job import Job, Outcome
-from embsync.service.logs import log
 from embsync.service.lookout import Lookout
 from embsync.service.metrics import METRICS
 from embsync.service.notify import notify, reloading, watchdog_seconds

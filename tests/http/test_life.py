@@ -151,6 +151,10 @@ def test_a_damaged_version_is_not_served_and_shows(root: Path) -> None:
         assert (state["serving"], state["newest"]) == (1, 2)
         assert server.ask("/v1/search", {"users": [2007], "k": 1}).version == 1
         assert "embsync_version_errors_total 1.0" in server.ask("/metrics").body.decode()
+    told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
+    assert [(line["event"], line["level"]) for line in told] == [("serving", "info"), ("not_served", "error")]
+    assert told[0]["version"] == 1
+    assert "damaged version" in told[1]["reason"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,6 +216,9 @@ def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
         assert [status("first"), status("second!")] == [401, 200]
         file.unlink()
         assert [status("second!"), status("")] == [401, 401]
+        os.mkfifo(file)  # a pipe nobody writes to is no token, and is not waited for
+        assert status("second!") == 401
+        file.unlink()
         file.write_text("third")
         assert status("third") == 200
 

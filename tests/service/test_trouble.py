@@ -62,6 +62,7 @@ def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
     assert all("SIGKILL" in line["reason"] for line in place.logged("crashed"))
 
 
+@pytest.mark.torture
 def test_a_snapshot_that_is_refused_memory_is_set_aside(place: Place) -> None:
     """The same where memory is refused rather than taken back: an error in the work counts as a death."""
     with place.daemon(), limited_workers(place, 160_000):
@@ -112,7 +113,10 @@ def assert_set_aside(place: Place) -> None:
     assert place.published() == ["day=2"]
 
 
-@pytest.mark.parametrize("how", ["renamed", "deleted", "replaced", "lock deleted"])
+_LESS_LIKELY = [pytest.param(how, marks=pytest.mark.torture) for how in ("renamed", "lock deleted")]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", *_LESS_LIKELY])
 def test_a_store_that_goes_away_ends_the_daemon(place: Place, how: str) -> None:
     """It says so and ends with 5, so that a new start takes what is there; it writes nothing to another's store."""
     place.drop(1)

@@ -1,6 +1,7 @@
 """Kill a command with SIGKILL before each call that changes the disk, and tell what a reader finds afterwards.
 
-Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY``. Prints one JSON object a crash. The command
+Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY [STEP]``. Prints one JSON object a crash; before
+what moves, switches and prunes, only each STEP-th call is one. The command
 runs in a forked child, so that a crash costs milliseconds; with one thread, so that forking is safe.
 """
 
@@ -133,8 +134,8 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
     return {**told, "next": following.version, "parent": following.parent, "served": assert_whole(root)}
 
 
-def main(scenario: str, directory: Path) -> None:
-    """Crash at every point."""
+def main(scenario: str, directory: Path, step: int = 1) -> None:
+    """Crash at every point, at every ``step``-th while nothing but staged files can be hurt."""
     base = build(directory)
     work = directory / "work" / "S"
 
@@ -146,16 +147,16 @@ def main(scenario: str, directory: Path) -> None:
     calls = count_calls(scenario, directory, fresh())
     for point, name in enumerate(calls):
         late = point >= len(calls) - 40  # moving into place, switching, pruning
-        if scenario == "widen" and point % 4 and not late:
-            continue  # most of it is the code that publishing has shown
+        if point % step and not late:
+            continue
         killed = crash(scenario, directory, fresh(), point)
         result = {"point": point, "call": name, "killed": killed}
         try:
-            result |= examine(directory, work, follow=late or point % 4 == 0)
+            result |= examine(directory, work, follow=point % (2 if late else 4) == 0)
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

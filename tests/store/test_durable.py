@@ -38,8 +38,9 @@ def store() -> Iterator[Path]:
 # crashes
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.torture)])
 @pytest.mark.parametrize(("scenario", "outcomes"), [("publish", {2, 3}), ("rollback", {2, 1}), ("widen", {2, 3})])
-def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str, outcomes: set[int]) -> None:
+def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str, outcomes: set[int], step: int) -> None:
     """SIGKILL before each system call: readers find a whole version at once, and the next command goes on from it.
 
     Nothing but final files is left after the next command, and the journal knows the version that is served.
@@ -47,7 +48,8 @@ def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str,
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1"}
     with quick_directory() as directory:
-        command = [sys.executable, "-W", "error", Path(__file__).with_name("crash_points.py"), scenario, directory]
+        command = [sys.executable, "-W", "error", Path(__file__).with_name("crash_points.py"), scenario, directory,
+                   str(step)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     crashes = [json.loads(line) for line in done.stdout.splitlines()]
@@ -56,7 +58,7 @@ def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str,
     assert {crash["current"] for crash in crashes} == outcomes
     followed = [crash for crash in crashes if "next" in crash]
     assert all(crash["parent"] == crash["current"] and crash["served"] == crash["next"] for crash in followed)
-    assert len(followed) > 5
+    assert len(followed) >= 3
     # Once the new version is current it stays so: the switch is one point in time.
     order = [crash["current"] != 2 for crash in crashes]
     assert order == sorted(order)

@@ -1,4 +1,7 @@
-"""Log lines: one an event, for eyes on a terminal and as JSON elsewhere. Field names are in docs/operations.md."""
+"""Log lines of the daemon and the server: one an event, for eyes on a terminal and as JSON elsewhere.
+
+Field names are in docs/operations.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import msgspec
 
 from embsync.config import LogConfig
 
-_LOGGER = logging.getLogger("embsync.service")
+_LOGGER = logging.getLogger("embsync")
 _FIELDS = "embsync_fields"
 
 
@@ -19,6 +22,8 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, _FIELDS, {})
         line = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage(), **fields}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
@@ -26,7 +31,8 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, _FIELDS, {})
         told = "  ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-        return f"{_time(record)}  {record.levelname.lower():<7}  {record.getMessage():<12}  {told}".rstrip()
+        line = f"{_time(record)}  {record.levelname.lower():<7}  {record.getMessage():<12}  {told}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -34,15 +40,19 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def configure(config: LogConfig) -> None:
-    """Send the service's lines to standard error, in the configured form."""
+    """Send this program's lines, and warnings of the libraries it uses, to standard error in the configured form."""
     as_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(_Text() if as_text else _Json())
-    _LOGGER.handlers[:] = [handler]
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     _LOGGER.setLevel(config.level.upper())
-    _LOGGER.propagate = False
 
 
 def log(level: int, event: str, **fields: Any) -> None:
     """Write one event with its fields."""
     _LOGGER.log(level, event, extra={_FIELDS: fields})
+
+
+def log_exception(event: str, **fields: Any) -> None:
+    """Write one event with its fields and where the exception being handled came from."""
+    _LOGGER.exception(event, extra={_FIELDS: fields})

@@ -1,0 +1,26 @@
+"""Progress of long work, drawn on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from embsync.pipeline.progress import Progress, silent
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
+    """Give a progress callback that draws on standard error when that is a terminal."""
+    if not wanted or not sys.stderr.isatty():
+        yield silent
+        return
+    columns = (TextColumn("{task.fields[label]}"), TextColumn("{task.description:<10}"), BarColumn(),
+               TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=1.0, label=label)
+        yield lambda stage, share: bars.update(task, description=stage, completed=share)
