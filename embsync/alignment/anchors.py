@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Int64, as_slice, block_rows
+from embsync.alignment.blocks import as_slice, block_rows
 from embsync.alignment.sampling import positions_in, sample
+from embsync.dtypes import Array, Float32, Int64
 
 Policy = Literal["moving_average", "previous", "first"]
 

@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from embsync.alignment.anchors import AnchorSide, Policy, advance, choose
-from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Int64, worker_count
+from embsync.alignment.blocks import ArrayRows, worker_count
 from embsync.alignment.drift import Fit, FitMeter
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Preservation, Residual, map_error, score_error
@@ -18,6 +18,7 @@ from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
 from embsync.alignment.topk import RunningTopK, agreement
 from embsync.alignment.transform import SideName, Transform
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
 
 _Value = TypeVar("_Value")

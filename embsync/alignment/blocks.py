@@ -11,18 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-Array = NDArray[Any]
-Float64 = NDArray[np.float64]
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
-#: Row numbers: int32 where they fit, because several are kept for every row of a side.
-RowNumbers = NDArray[np.int32] | NDArray[np.int64]
+from embsync.dtypes import Array, RowNumbers
+
 Result = TypeVar("Result")
 
 #: Numbers in one block, 2 MiB in float64: the work of both passes on 1M x 128 rows is flat from 2**17 to 2**19 (0.25 s

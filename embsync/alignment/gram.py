@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, qr
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64, RowNumbers, Rows, map_blocks
+from embsync.alignment import lapack
+from embsync.alignment.blocks import Rows, map_blocks
 from embsync.alignment.sampling import FOLDS
+from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
 
 #: Condition number of a side up to which its Gram matrix is trusted. Relative error of the smallest direction
@@ -161,18 +162,15 @@ def triangular_factor(rows: Rows, gram: Float64) -> Float64:
     Cholesky of the Gram matrix while its condition allows, else QR of the blocks (Demmel et al.,
     "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
     """
-    try:
-        factor: Float64 = cholesky(gram, lower=False)
-    except LinAlgError:
-        return _qr_factor(rows)
-    return factor if np.linalg.cond(factor) <= GRAM_CONDITION else _qr_factor(rows)
+    factor = lapack.cholesky(gram)
+    return _qr_factor(rows) if factor is None or np.linalg.cond(factor) > GRAM_CONDITION else factor
 
 
 def _qr_factor(rows: Rows) -> Float64:
     factor = np.zeros((0, rows.width))
     for _, block in rows.blocks():
         stacked = np.vstack([factor, block.astype(np.float64)])
-        triangle = qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
+        triangle = lapack.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
         factor = np.asarray(triangle, np.float64)[: rows.width]
     padded = np.zeros((rows.width, rows.width))
     padded[: len(factor)] = factor

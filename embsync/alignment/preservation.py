@@ -7,9 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Rows, map_blocks
+from embsync.alignment.blocks import ArrayRows, Rows, map_blocks
 from embsync.alignment.gram import sum_side
 from embsync.alignment.transform import SideName, Transform
+from embsync.dtypes import Array, Float32, Float64
 
 
 class Sliced(Protocol):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import eigh, qr, svd
 
-from embsync.alignment.blocks import Float64
+from embsync.alignment import lapack
+from embsync.dtypes import Float64
 
 #: Cross-Gram directions below this share of the strongest say nothing about the rotation: float32 anchors carry
 #: rounding of about 1e-7 of their norm in axes that hold no score.
@@ -39,7 +39,7 @@ def align(cross: Float64, energy: Float64) -> Float64:
     if rank == r:
         return rotation
     free = _complement(left)
-    _, order = eigh(free.T @ energy @ free)
+    _, order = lapack.eigh(free.T @ energy @ free)
     directions = fix_signs(free @ order[:, ::-1])
     return rotation + directions @ _free_axes(right, r - rank, k).T
 
@@ -77,7 +77,7 @@ def _leading_entries(columns: Float64) -> Float64:
 
 
 def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
-    U, S, Vt = svd(cross, full_matrices=False)
+    U, S, Vt = lapack.svd(cross, full_matrices=False)
     rank = int(np.count_nonzero(DETERMINED * S[0] < S)) if len(S) and S[0] > 0 else 0
     left, right = U[:, :rank], Vt[:rank].T
     return left @ right.T, left, right
@@ -86,12 +86,12 @@ def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
 def _complement(columns: Float64) -> Float64:
     if columns.shape[1] == 0:
         return np.eye(len(columns))
-    return np.asarray(qr(columns)[0], np.float64)[:, columns.shape[1] :]
+    return np.asarray(lapack.qr(columns)[0], np.float64)[:, columns.shape[1] :]
 
 
 def _free_axes(taken: Float64, count: int, k: int) -> Float64:
     """Return ``count`` orthonormal directions outside ``taken``, as near to coordinate axes as there are."""
     outside = np.eye(k) - taken @ taken.T
-    pivots = np.sort(qr(outside, pivoting=True)[2][:count])
-    basis, triangle = qr(outside[:, pivots], mode="economic")
+    pivots = np.sort(lapack.qr(outside, pivoting=True)[2][:count])
+    basis, triangle = lapack.qr(outside[:, pivots], mode="economic")
     return np.asarray(basis * np.where(np.diag(triangle) < 0, -1.0, 1.0), np.float64)

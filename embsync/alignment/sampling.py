@@ -7,15 +7,14 @@ the same ids are chosen night after night.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embsync.alignment.blocks import Array, Int64
+from embsync.dtypes import Array, Int64, UInt8, UInt64
 
 FOLDS = 10
 _HASH_BLOCK = 2**18
 
 
-def hash_ids(ids: Array) -> NDArray[np.uint64]:
+def hash_ids(ids: Array) -> UInt64:
     """Return a 64-bit hash of each id.
 
     Parameters
@@ -36,13 +35,13 @@ def hash_ids(ids: Array) -> NDArray[np.uint64]:
     return hashes
 
 
-def _words(strings: Array) -> NDArray[np.uint64]:
+def _words(strings: Array) -> UInt64:
     width = -(-strings.dtype.itemsize // 8) * 8
-    padded: NDArray[np.uint64] = strings.astype(f"S{width}").view(np.uint64).reshape(len(strings), -1)
+    padded: UInt64 = strings.astype(f"S{width}").view(np.uint64).reshape(len(strings), -1)
     return padded
 
 
-def _chain(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _chain(words: UInt64) -> UInt64:
     """Mix word after word; trailing zero words change nothing, so padding does not."""
     state = _mix(words[:, 0])
     for column in range(1, words.shape[1]):
@@ -51,16 +50,16 @@ def _chain(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state
 
 
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(value: UInt64) -> UInt64:
     with np.errstate(over="ignore"):
         z = value + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+        mixed: UInt64 = z ^ (z >> np.uint64(31))
     return mixed
 
 
-def fold_of(ids: Array) -> NDArray[np.uint8]:
+def fold_of(ids: Array) -> UInt8:
     """Return each id's cross-validation fold, 0 to 9, as (n,) uint8."""
     return (hash_ids(ids) % np.uint64(FOLDS)).astype(np.uint8)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64, RowNumbers
+from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
 
 Metric = Literal["inner_product", "cosine", "l2"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Float64
+from embsync.dtypes import Float64
 from embsync.errors import UsageError
 
 SideName = Literal["items", "users"]

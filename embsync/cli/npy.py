@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError, UsageError
 from embsync.snapshots.files import kind_of
 from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header

@@ -10,11 +10,11 @@ from typing import Any
 import click
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32
 from embsync.alignment.transform import SideName
 from embsync.cli import npy
 from embsync.cli.options import context, shared
 from embsync.cli.output import print_json, table
+from embsync.dtypes import Array, Float32
 from embsync.errors import UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.cold_start import Method

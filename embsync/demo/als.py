@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from embsync.alignment.blocks import Float32
+from embsync.dtypes import Float32
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync.alignment.blocks import Float32, Int64
+from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
 
 _MARKER = "EMBSYNC-DEMO"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.reader import Version
 
 #: Hits that are looked at, as in the manifest's overlaps.

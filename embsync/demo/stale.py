@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64
 from embsync.demo import als, measure, taste, titles
 from embsync.demo.measure import Embeddings
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.reader import Version
 
 _SHOWN = 5

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from embsync import config
-from embsync.alignment.blocks import Array
 from embsync.config import Config
 from embsync.demo import als, measure, stale, taste, titles
 from embsync.demo.directory import DemoDirectory
 from embsync.demo.measure import Embeddings, GenreClassifier
 from embsync.demo.stale import Example, StaleFigures
+from embsync.dtypes import Array
 from embsync.errors import UsageError
 from embsync.pipeline import Request, process
 from embsync.pipeline.progress import Progress, silent

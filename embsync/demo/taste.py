@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from embsync.alignment.blocks import Array, Float32, Int64
 from embsync.demo import titles
+from embsync.dtypes import Array, Float32, Int64
 
 #: Users drawn at once: 512 x 2,600 float32 scores are 5 MB, which stay in the cache.
 _BLOCK_USERS = 512

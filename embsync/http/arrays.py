@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.http.messages import Malformed
 
 NPY = "application/x-npy"

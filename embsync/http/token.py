@@ -61,9 +61,11 @@ def read_token(path: Path) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             kind = kind_of(os.fstat(descriptor))
-            token = file.read(2 * _LONGEST).strip() if kind == "file" else b""
+            token = os.read(descriptor, 2 * _LONGEST).strip() if kind == "file" else b""
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
     if not token:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
 from embsync.index.factory import create
 from embsync.index.files import faiss_sentence
@@ -14,8 +14,6 @@ from embsync.index.library import faiss
 from embsync.index.live import LiveVectors
 from embsync.index.stores import stores
 from embsync.index.structure import innermost, takes_ids
-
-Int64 = NDArray[np.int64]
 
 #: Training vectors for each centroid, as FAISS's own k-means would sample them from more.
 POINTS_PER_CENTROID = 256
@@ -96,7 +94,7 @@ def reserve(index: Any, count: int) -> None:
             codes.resize(0)
 
 
-def _add(index: Any, block: NDArray[np.float32]) -> None:
+def _add(index: Any, block: Float32) -> None:
     if takes_ids(index):
         start = int(index.ntotal)
         index.add_with_ids(block, np.arange(start, start + block.shape[0], dtype=np.int64))

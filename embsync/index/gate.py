@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Float32, Int64
 from embsync.index.live import LiveVectors
 from embsync.index.searcher import Searcher
 from embsync.index.structure import Tunable, completed, effort, tunables
 from embsync.index.truth import exact_scores
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 #: Without queries nothing can be measured: these are FAISS's own habits, on the generous side.
 _UNMEASURED = {"efSearch": 64, "nprobe": 16, "k_factor_rf": 4}

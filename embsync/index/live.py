@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 #: Bytes of one block: small beside any index, large enough that a call into FAISS costs nothing.
 BLOCK_BYTES = 8 << 20

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embsync.config import IndexConfig
+from embsync.dtypes import Float32, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index.build import build
 from embsync.index.factory import densify, resolve_factory
@@ -24,9 +24,6 @@ from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
 from embsync.index.structure import effort, is_exact
 from embsync.index.threads import faiss_threads
 from embsync.index.truth import exact_neighbours
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 
 def refresh(

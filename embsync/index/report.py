@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Float32, Int64
 from embsync.errors import StoreError
 from embsync.index.files import stream_index
 
@@ -92,10 +91,10 @@ class Previous:
 
     path: Path
     sha256: str
-    labels: NDArray[np.int64]
-    row_map: NDArray[np.int64]
+    labels: Int64
+    row_map: Int64
     report: IndexReport
-    vectors: NDArray[np.float32] | None = None
+    vectors: Float32 | None = None
     damage: StoreError | None = None
 
 
@@ -114,7 +113,7 @@ class Built:
         Why the parent's index could not be read, for the journal; the index was rebuilt.
     """
 
-    labels: NDArray[np.int64]
+    labels: Int64
     report: IndexReport
     index: Any = field(repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Int64
 from embsync.index.build import fill
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors
 from embsync.index.stores import stores
 from embsync.index.structure import innermost, layers
-
-Int64 = NDArray[np.int64]
 
 #: Emptied and filled again, they keep all that was trained: quantizers, codebooks, ranges, transforms.
 _REFILLED = (

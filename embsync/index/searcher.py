@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Bool, Float32, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index.factory import metric_of
 from embsync.index.files import read_index, reject_newer_faiss
@@ -17,9 +17,6 @@ from embsync.index.library import faiss
 from embsync.index.live import unit_rows
 from embsync.index.report import IndexReport
 from embsync.index.structure import is_exact, layers, search_parameters
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
 _ROUNDING = 1e-6
@@ -98,7 +95,7 @@ class Searcher:
 
     def search(
         self, queries: Float32, k: int, parameters: Mapping[str, int] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed: Bool | None = None,
     ) -> tuple[Int64, Float32]:
         """Return rows and scores of the best ``k`` live rows of each query.
 
@@ -140,7 +137,7 @@ class Searcher:
         selector = self._selector if labels is None else _only(labels)
         return self._find(asked, k, self._override(parameters or {}, selector), findable)
 
-    def _allowed_labels(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _allowed_labels(self, allowed: Bool) -> Bool:
         rows = self._rows[:-1]
         return np.asarray((rows >= 0) & allowed[np.maximum(rows, 0)])
 
@@ -190,7 +187,7 @@ class Searcher:
         return search_parameters(self._index, {**self._defaults, **parameters}, selector)
 
 
-def _only(allowed: NDArray[np.bool_]) -> Any:
+def _only(allowed: Bool) -> Any:
     """Return a selector of the labels where ``allowed`` is true: one bit a label."""
     return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embsync.dtypes import Float32, Float64, Int64
 from embsync.index.factory import metric_of
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors, unit_rows
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 
 def exact_neighbours(live: LiveVectors, queries: Float32, k: int, metric: str) -> Int64:
@@ -34,7 +31,7 @@ def exact_neighbours(live: LiveVectors, queries: Float32, k: int, metric: str) -
     return rows
 
 
-def exact_scores(live: LiveVectors, queries: Float32, rows: Int64, metric: str) -> NDArray[np.float64]:
+def exact_scores(live: LiveVectors, queries: Float32, rows: Int64, metric: str) -> Float64:
     """Return the store's scores of ``rows`` (q, m) for their queries, higher is better, -inf for row -1."""
     asked = unit_rows(queries) if metric == "cosine" else queries
     scores = np.full(rows.shape, -np.inf)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, row_numbers
+from embsync.alignment.blocks import row_numbers
 from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import SideInput
 from embsync.alignment.transform import SideName
 from embsync.config import Config
+from embsync.dtypes import Array, Float32
 from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.arrays import TOP_K
-from embsync.alignment.blocks import Array, ArrayRows, Float32, Float64, Int64, map_blocks
+from embsync.alignment.blocks import ArrayRows, map_blocks
 from embsync.alignment.stabilize import Alignment
 from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
 from embsync.alignment.transform import Transform
 from embsync.config import IndexConfig
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from embsync.alignment.blocks import Float32, Int64
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
+from embsync.dtypes import Float32, Int64
 from embsync.errors import EmbsyncError, SnapshotChanged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record

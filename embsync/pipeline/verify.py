@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, as_slice
+from embsync.alignment.blocks import as_slice
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
 from embsync.alignment.sampling import positions_in
 from embsync.alignment.transform import SideName
 from embsync.config import SCORE_ERROR_LIMITS, Config
+from embsync.dtypes import Array, Float32
 from embsync.errors import EmbsyncError
 from embsync.reader import Version
 from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot

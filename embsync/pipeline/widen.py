@@ -7,10 +7,11 @@ import time
 import msgspec
 import numpy as np
 
-from embsync.alignment.blocks import Array, block_rows
+from embsync.alignment.blocks import block_rows
 from embsync.alignment.sampling import sample
 from embsync.alignment.transform import SideName
 from embsync.config import Config
+from embsync.dtypes import Array
 from embsync.errors import NotFoundError, UsageError
 from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record

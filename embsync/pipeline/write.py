@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.anchors import AnchorSide, advance, choose
-from embsync.alignment.blocks import Array, Float32, as_slice, block_rows
+from embsync.alignment.blocks import as_slice, block_rows
 from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean, row_cosines
 from embsync.alignment.preservation import Residual
 from embsync.alignment.sampling import positions_in, sample
 from embsync.alignment.stabilize import Alignment, Observer, SideFit, judged_alone, transform_rows
 from embsync.config import Config
+from embsync.dtypes import Array, Float32
 from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows

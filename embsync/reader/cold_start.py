@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Float64
+from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embsync.alignment.blocks import Array, Float32, Int64
+from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
 from embsync.reader.side import Ids
 
@@ -120,7 +119,7 @@ def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tupl
     return np.take_along_axis(rows, last, axis=1), np.take_along_axis(scores, last, axis=1)
 
 
-def _mask(version: Version, filters: Filters) -> NDArray[np.bool_]:
+def _mask(version: Version, filters: Filters) -> Bool:
     items = version.items
     mask = items.live.copy()
     if filters.allowed is not None:

@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Int64, block_rows
+from embsync.alignment.blocks import block_rows
 from embsync.alignment.sampling import positions_in
+from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, UsageError
 from embsync.reader.cold_start import FoldIn, Method, folded
 from embsync.reader.signposts import Signposts

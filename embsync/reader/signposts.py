@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Int64
+from embsync.dtypes import Array, Int64
 
 #: Ids from one signpost to the next, a power of two: those of 10 million ids are 1.2 MB and stay in the processor's
 #: cache, where a binary search of the ids themselves waits for memory at each of its 24 steps. Random batches of

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float32, Float64, Int64
 from embsync.alignment.transform import SideName, Transform
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index import Searcher
 from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries

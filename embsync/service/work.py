@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import scipy.linalg
 
+from embsync.alignment import lapack
 from embsync.config import Config
 from embsync.errors import EmbsyncError, SnapshotError
 from embsync.pipeline import CheckRefusedError, UnchangedError
@@ -127,7 +127,7 @@ def _be_first_to_go() -> None:
 def _take_buffers() -> None:
     """Have NumPy's and SciPy's BLAS take their buffers now: one that is refused memory for them tries for ever."""
     matrix = np.eye(64)
-    scipy.linalg.cholesky(matrix @ matrix)
+    lapack.cholesky(matrix @ matrix)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, block_rows
+from embsync.alignment.blocks import block_rows
+from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.numpy_header import ArrayHeader
 

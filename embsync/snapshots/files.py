@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

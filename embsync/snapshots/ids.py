@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 
 #: An id is a name, not a document: one id of a megabyte would make every row of an ``S<n>`` array a megabyte.

@@ -18,8 +18,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
 from embsync.config import SnapshotConfig
+from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 from embsync.snapshots.arrays import Content
 from embsync.snapshots.files import FileBytes, Place, file_size, unreadable

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, block_rows
+from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
+from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.files import FileBytes, Place

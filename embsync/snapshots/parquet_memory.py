@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.files import FileBytes, Place
 from embsync.snapshots.parquet_process import Decoder, Message

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float64, Rows
+from embsync.alignment.blocks import Rows
+from embsync.dtypes import Array, Float64
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.ids import canonical, id_kind
 

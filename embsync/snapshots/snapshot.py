@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, Float64, Rows
+from embsync.alignment.blocks import Rows
+from embsync.dtypes import Array, Float64
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from embsync.alignment.blocks import Array, block_rows
+from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
+from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size

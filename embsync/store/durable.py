@@ -25,7 +25,7 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import OutOfSpace, StoreError
 
 STAGING_PREFIX = ".staging-"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync.alignment.blocks import Array
+from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreError
 
 CURRENT = "current"
