@@ -56,17 +56,24 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     """
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
-    given = np.atleast_2d(numbers(queries))
+    given = numbers(queries)
+    if given.ndim < 2:
+        given = np.atleast_2d(given)
     if space == "snapshot":
         given = _from_snapshot(version, given, snapshot or version)
     if given.ndim != 2 or given.shape[1] != version.record.dimension:
         raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
                          expected=f"rows of {version.record.dimension} numbers")
-    with np.errstate(over="ignore"):
-        vectors = np.ascontiguousarray(given, dtype=np.float32)
+    vectors = np.ascontiguousarray(given if given.dtype == np.float32 else _rounded(given))
     if not np.isfinite(vectors).all():
         raise UsageError("queries with NaN or infinity", expected="finite numbers")
     return vectors
+
+
+def _rounded(rows: Array) -> Float32:
+    """Return rows as float32; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return rows.astype(np.float32)
 
 
 def numbers(rows: Array) -> Array:
