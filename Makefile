@@ -21,3 +21,4 @@ bench:
 	python benchmarks/parquet_read.py
 	python benchmarks/reading.py
 	python benchmarks/serving.py
+	python benchmarks/daemon.py

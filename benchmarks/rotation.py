@@ -261,15 +261,28 @@ def best(work: Callable[[], Any], runs: int) -> float:
     return min(timed(work)[1] for _ in range(runs))
 
 
+def cell(value: object) -> str:
+    """Return a figure as it is printed."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {cell(part)}" for key, part in value.items()) or "-"
+    return str(value)
+
+
 def show(row: Row) -> None:
-    """Print one line of figures."""
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        if isinstance(value, dict):
-            return ",".join(f"{k}={cell(v)}" for k, v in value.items()) or "-"
-        return str(value)
+    """Print one line of figures, as soon as they are known."""
     print("  ".join(f"{key} {cell(value)}" for key, value in row.items()), flush=True)
+
+
+def tabulate(rows: list[Row]) -> None:
+    """Print a table with the longer of cases and figures downwards."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([cell(row.get(name, "")) for name in names] for row in rows)]
+    if len(names) > len(rows):
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    print("\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
 
 
 def synthetic(options: argparse.Namespace) -> Iterator[Row]:
@@ -340,6 +353,8 @@ def main(arguments: list[str] | None = None) -> int:
                 show(row)
                 if options.json:
                     options.json.write_text(json.dumps(results, indent=1))
+            if part in results:
+                tabulate(results[part])
     return 0
 
 
