@@ -19,6 +19,7 @@ bench:
 	python benchmarks/publish.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py
+	python benchmarks/fold_in.py
 	python benchmarks/reading.py
 	python benchmarks/serving.py
 	python benchmarks/daemon.py
