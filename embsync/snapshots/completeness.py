@@ -117,6 +117,9 @@ def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:
         if late and look.quiet_seconds < watch.settle_seconds:
             # copied in the order of names, or overwritten in place: the marker was there before the data
             return Verdict("waiting", f"{_rest(look, watch)}, as {late[0]} is newer than the marker")
+    if len(marked) == 1 and marked != [""] and look.quiet_seconds < watch.settle_seconds:
+        # items are written before users as often as without any: half a snapshot would make a one-sided store for good
+        return Verdict("waiting", f"{_rest(look, watch)}, as users may follow the marked items")
     return Verdict("ready", "marker") if marked else None
 
 

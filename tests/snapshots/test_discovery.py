@@ -142,7 +142,7 @@ def test_a_single_look_takes_the_time_of_the_last_change(tmp_path: Path) -> None
 
 
 def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path) -> None:
-    """Spark leaves one in each side's directory; a side without one is still being written."""
+    """Spark leaves one in each side's directory; a side without one is still being written, or not even begun."""
     watch = WatchConfig(settle_seconds=1000)
     write_npy(tmp_path / "root", model())
     (tmp_path / "root" / "_SUCCESS").touch()
@@ -156,8 +156,10 @@ def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path)
     waiting = ("waiting", "1000 more seconds without a change")
     assert states(once(tmp_path, watch)) == {
         "root": ("ready", "marker"), "spark": ("ready", "marker"), "sides": ("ready", "marker"),
-        "one": ("ready", "marker"), "half": waiting, "unmarked": waiting,
+        "one": ("waiting", "1000 more seconds without a change, as users may follow the marked items"),
+        "half": waiting, "unmarked": waiting,
     }
+    assert once(tmp_path, watch, later=1001)["one"].reason == "marker"
     only = once(tmp_path, WatchConfig(complete="marker", settle_seconds=0))
     assert (only["half"].state, only["half"].reason) == ("waiting", "the marker _SUCCESS")
     assert only["root"].state == "ready"
