@@ -60,7 +60,7 @@ def survey(store: Store, config: Config, found: Found | None = None) -> list[Ent
     if found is None:
         found = discover(config.watch.path, config.watch, config.snapshot, now=time.time())
     handled = _handled(store, Path(config.watch.path))
-    highest = max((order_key(child, config.watch) for child in found.children if child.name in handled), default=None)
+    highest = _highest(handled, found, config)
     entries = [_entry(child, handled, highest, config) for child in found.children]
     waiting = [entry for entry in entries if entry.state == "next"]
     if config.watch.backlog == "newest" and len(waiting) > 1:
@@ -100,7 +100,8 @@ def set_aside(store: Store, entry: Entry, reason: str) -> None:
 
 def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
     child = entry.child
-    named = {"name": child.name, "path": str(child.path.absolute()), "fingerprint": fingerprint, "stamp": child.stamp}
+    named = {"name": child.name, "path": str(child.path.absolute()), "fingerprint": fingerprint, "stamp": child.stamp,
+             "mtime_ns": str(child.mtime_ns)}
     store.create()
     with store.locked():
         store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=named))
@@ -121,12 +122,19 @@ def _handled(store: Store, watched: Path) -> dict[str, Event]:
     return last
 
 
+def _highest(handled: Mapping[str, Event], found: Found, config: Config) -> tuple[object, ...] | None:
+    """Return the order of the highest snapshot handled, also of one that was deleted since: there is no way back."""
+    present = {child.name: child.mtime_ns for child in found.children}
+    return max((order_key(name, int((event.snapshot or {}).get("mtime_ns") or present.get(name, 0)), config.watch)
+                for name, event in handled.items()), default=None)
+
+
 def _entry(child: Child, handled: Mapping[str, Event], highest: tuple[object, ...] | None, config: Config) -> Entry:
     if child.state != "ready":
         return Entry(child, child.state, child.reason)
     event = handled.get(child.name)
     if event is None:
-        if highest is not None and order_key(child, config.watch) < highest:
+        if highest is not None and order_key(child.name, child.mtime_ns, config.watch) < highest:
             return Entry(child, "skipped", "ordered before what was handled already")
         return Entry(child, "next", child.reason)
     snapshot = event.snapshot or {}

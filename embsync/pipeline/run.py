@@ -25,7 +25,7 @@ from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
-from embsync.snapshots import open_snapshot, stamp
+from embsync.snapshots import newest_mtime, open_snapshot, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
@@ -163,6 +163,7 @@ class _Run:
         self._clock = _Clock()
         self._checks: list[CheckRecord] = []
         self._stamp = ""
+        self._mtime_ns = 0
         self._fingerprint: str | None = None
         self._damage: dict[str, object] | None = None
 
@@ -193,7 +194,7 @@ class _Run:
         return stack.enter_context(open_version(self._store.root, indexed=False))
 
     def _gather(self, known: Version | None) -> Inputs:
-        self._stamp = stamp(self._request.path)
+        self._stamp, self._mtime_ns = stamp(self._request.path), newest_mtime(self._request.path)
         snapshot = open_snapshot(
             self._request.path, self._config.snapshot, follow_link=self._request.follow_link
         )
@@ -320,7 +321,8 @@ class _Run:
 
     def _snapshot_event(self) -> dict[str, str | None]:
         path = self._request.path.absolute()
-        return {"name": path.name, "path": str(path), "fingerprint": self._fingerprint, "stamp": self._stamp}
+        return {"name": path.name, "path": str(path), "fingerprint": self._fingerprint, "stamp": self._stamp,
+                "mtime_ns": str(self._mtime_ns)}
 
     def _reject_change(self, inputs: Inputs) -> None:
         if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._stamp:

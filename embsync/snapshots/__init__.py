@@ -2,7 +2,7 @@
 
 from embsync.snapshots.completeness import Seen
 from embsync.snapshots.discovery import Child, Found, discover, order_key
-from embsync.snapshots.files import stamp
+from embsync.snapshots.files import newest_mtime, stamp
 from embsync.snapshots.layouts import open_snapshot
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
 
@@ -15,6 +15,7 @@ __all__ = [
     "Snapshot",
     "combined",
     "discover",
+    "newest_mtime",
     "open_snapshot",
     "order_key",
     "stamp",

@@ -16,7 +16,7 @@ from typing import Literal
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.completeness import Look, Seen, judge
-from embsync.snapshots.files import Place, kind_of, stamp_of
+from embsync.snapshots.files import Place, newest_mtime_of, stamp_of
 from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.natural_order import natural_key
 
@@ -100,14 +100,14 @@ def discover(
     root = Place.at(watched)
     looks = [_look_at(root.child(name), kind, watch, snapshot, now, memory, decided or {})
              for name, kind in root.entries().items()]
-    children = sorted((child for child, _ in looks), key=lambda child: order_key(child, watch))
+    children = sorted((child for child, _ in looks), key=lambda child: order_key(child.name, child.mtime_ns, watch))
     return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
 
 
-def order_key(child: Child, watch: WatchConfig) -> tuple[object, ...]:
+def order_key(name: str, mtime_ns: int, watch: WatchConfig) -> tuple[object, ...]:
     """Return the key by which snapshots follow one another: natural order of names, or time and then name."""
-    name = natural_key(child.name)
-    return (child.mtime_ns, name) if watch.order == "mtime" else (name,)
+    named = natural_key(name)
+    return (mtime_ns, named) if watch.order == "mtime" else (named,)
 
 
 def _look_at(
@@ -124,7 +124,7 @@ def _look_at(
     seen = None
 
     def child(state: State, reason: str) -> tuple[Child, Seen | None]:
-        return Child(place.name, Path(str(place)), state, reason, stamp, _newest(entries)), seen
+        return Child(place.name, Path(str(place)), state, reason, stamp, newest_mtime_of(entries.values())), seen
 
     if (why := _not_a_snapshot(place.name, kind)) is not None:
         return child("not_a_snapshot", why)
@@ -153,10 +153,6 @@ def _not_a_snapshot(name: str, kind: str) -> str | None:
     if name.endswith(".tmp"):
         return "a name that ends in .tmp"
     return None if kind in {"file", "directory"} else f"a {kind}"
-
-
-def _newest(entries: Mapping[str, os.stat_result]) -> int:
-    return max((status.st_mtime_ns for status in entries.values() if kind_of(status) == "file"), default=0)
 
 
 def _last_change(entries: Mapping[str, os.stat_result]) -> float:

@@ -210,6 +210,16 @@ def stamp(path: str | Path) -> str:
     return stamp_of(Place.at(path).walk())
 
 
+def newest_mtime(path: str | Path) -> int:
+    """Return the mtime in ns of the newest file of a snapshot, 0 when there is none; raises as :func:`stamp` does."""
+    return newest_mtime_of(status for _, status in Place.at(path).walk())
+
+
+def newest_mtime_of(found: Iterable[os.stat_result]) -> int:
+    """Return the :func:`newest_mtime` of what :meth:`Place.walk` found."""
+    return max((status.st_mtime_ns for status in found if kind_of(status) == "file"), default=0)
+
+
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
     """Return the :func:`stamp` of what :meth:`Place.walk` found."""
     digest = hashlib.sha256()

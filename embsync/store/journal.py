@@ -19,7 +19,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event : str
         published, refused, failed, rolled_back, pruned, held, resumed, widened.
     snapshot : dict
-        name, path, fingerprint and stamp of the snapshot concerned.
+        name, path, fingerprint, stamp and mtime_ns (of its newest file, as text) of the snapshot concerned.
     checks : list
         Checks that did not pass; all of them where a check refused.
     error : dict

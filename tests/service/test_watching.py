@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemons import Place, eventually, mounted
+from daemons import RESCAN, Place, eventually, mounted
 from support.nights import night
 
 #: The daemon with a fault that cannot be made from outside.
@@ -43,6 +43,22 @@ def test_what_is_there_at_the_start_is_taken_in_order(place: Place) -> None:
     assert place.published() == ["day=2", "day=9", "day=10"]
     assert status["waiting"] == {"day=11": "the marker _SUCCESS"}
     place.assert_at_rest()
+
+
+@pytest.mark.parametrize("order", ["name", "mtime"])
+def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str) -> None:
+    """What was handled stays the mark behind which nothing is taken: deleting a bad night publishes no night before."""
+    place = Place(root, backlog="newest", order=order)
+    for number in (1, 2, 3):
+        place.drop(number)
+    with place.daemon():
+        place.wait_for(3)
+        place.wait_state("idle")
+        shutil.rmtree(place.watch / "day=3")
+        time.sleep(4 * RESCAN)
+        place.drop(4)
+        place.wait_for(4)
+    assert place.published() == ["day=3", "day=4"]
 
 
 def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
