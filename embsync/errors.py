@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """Return text that JSON and terminals take: what is not UTF-8 in a file's name is shown as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class EmbsyncError(Exception):
     """An error a person can act on.
 
@@ -48,16 +53,16 @@ class EmbsyncError(Exception):
             parts.append(f"expected {self.expected}")
         if self.hint is not None:
             parts.append(f"hint: {self.hint}")
-        return " ".join("; ".join(parts).split())
+        return printable(" ".join("; ".join(parts).split()))
 
     def as_dict(self) -> dict[str, object]:
         """Return the parts as plain values for ``--json`` and the journal."""
         return {
             "error": type(self).__name__,
             "what": self.what,
-            "where": self.where,
-            "found": None if self.found is None else str(self.found),
-            "expected": None if self.expected is None else str(self.expected),
+            "where": None if self.where is None else printable(self.where),
+            "found": None if self.found is None else printable(str(self.found)),
+            "expected": None if self.expected is None else printable(str(self.expected)),
             "hint": self.hint,
             "exit_code": self.exit_code,
         }

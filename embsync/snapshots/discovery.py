@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from embsync.config import SnapshotConfig, WatchConfig
-from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots.completeness import Look, Seen, judge
 from embsync.snapshots.files import Place, newest_mtime_of, stamp_of
 from embsync.snapshots.layouts import recognised_by
@@ -124,7 +124,8 @@ def _look_at(
     seen = None
 
     def child(state: State, reason: str) -> tuple[Child, Seen | None]:
-        return Child(place.name, Path(str(place)), state, reason, stamp, newest_mtime_of(entries.values())), seen
+        mtime_ns = newest_mtime_of(entries.values())
+        return Child(printable(place.name), Path(str(place)), state, printable(reason), stamp, mtime_ns), seen
 
     if (why := _not_a_snapshot(place.name, kind)) is not None:
         return child("not_a_snapshot", why)
@@ -152,6 +153,8 @@ def _not_a_snapshot(name: str, kind: str) -> str | None:
         return f"a name that begins with {name[0]}"
     if name.endswith(".tmp"):
         return "a name that ends in .tmp"
+    if printable(name) != name:
+        return "a name that is not UTF-8"
     return None if kind in {"file", "directory"} else f"a {kind}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embsync.config import SnapshotConfig
-from embsync.errors import SnapshotError
+from embsync.errors import SnapshotError, printable
 from embsync.snapshots import npy, npz, parquet, safetensors, word2vec
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
@@ -76,6 +76,8 @@ def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool
         The layout needs a package that is not installed.
     """
     place = Place.at(path, follow_link=follow_link)
+    if printable(place.name) != place.name:
+        raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     layout = _choose(place, config)
     items, users = layout.open_sides(place, config)
     require_agreement(items, users, config.max_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -140,6 +141,24 @@ def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
         place.wait_for(2)
         place.drop(3)
         place.wait_for(3)
+
+
+def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
+    """Bytes that are not UTF-8, as a snapshot's name or inside one that waits: shown as escapes; the rest goes on."""
+    stray = Path(os.fsdecode(b"\xff\xfe"))
+    with place.daemon() as process:
+        (place.watch / stray).mkdir()
+        folder = place.drop(1, marker=False)
+        (folder / "_SUCCESS").touch()
+        time.sleep(0.02)  # a tick of the file system's clock
+        (folder / stray).write_bytes(b"newer than the marker")
+        eventually(lambda: "\\udcff" in place.status().get("waiting", {}).get("day=1", ""))
+        place.drop(2)
+        place.wait_for(2)
+        assert process.poll() is None
+        shown = json.loads(place.run("status", "--json").stdout)["snapshots"]
+        assert ("\\udcff\\udcfe", "not_a_snapshot") in {(entry["name"], entry["state"]) for entry in shown}
+    assert place.run("sync", str(place.watch / stray)).returncode == 3
 
 
 def test_a_handler_that_raised_is_replaced(place: Place) -> None:
