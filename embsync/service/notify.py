@@ -15,7 +15,9 @@ def notify(*assignments: str) -> None:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.setblocking(False)  # a manager that does not read must not stop the loop
-        channel.sendto("\n".join(assignments).encode(), "\0" + address[1:] if address[0] == "@" else address)
+        # a line is an assignment: a snapshot's name in one must not make another
+        message = "\n".join(assignment.replace("\n", " ") for assignment in assignments)
+        channel.sendto(message.encode(errors="backslashreplace"), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def reloading() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from daemons import Place, eventually
-from support.nights import night
+from support.nights import night, write_npy
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
@@ -71,6 +71,20 @@ def test_the_manager_is_told_the_truth(place: Place) -> None:
     assert "READY=1" in told
     assert "WATCHDOG=1" in told
     assert any(line.startswith("STATUS=working on day=1") for line in told)
+
+
+def test_a_name_makes_no_message(place: Place) -> None:
+    """A line break in a snapshot's name does not end the line that tells what goes on."""
+    address = place.file.parent / "notify"
+    write_npy(place.watch / "day=1\nSTOPPING=1", night(1)).joinpath("_SUCCESS").touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.setblocking(False)
+        with place.daemon(NOTIFY_SOCKET=str(address)):
+            eventually(place.published)
+            told = drain(channel)
+    assert "STATUS=working on day=1 STOPPING=1" in told
+    assert not any("\nSTOPPING=1" in message for message in told)
 
 
 def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
