@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import time
@@ -146,7 +147,7 @@ class Daemon:
 
     def _pause(self) -> float:
         now = time.monotonic()
-        pause = min(_TICK_SECONDS, self._lookout.due_in(now))
+        pause = min(_TICK_SECONDS, self._lookout.due_in(now), (self._watchdog or math.inf) / 2)
         if self._lookout.queue and self._at_rest and self._held is None:
             pause = min(pause, self._attempts.not_before - now)
         return max(pause, _SHORTEST_PAUSE)
@@ -334,7 +335,8 @@ class Daemon:
 
     def _ping(self, now: float) -> None:
         """Tell the service manager that there is progress, while there is."""
-        if self._watchdog is not None and (self._at_rest or now - self._worker.progressed < self._watchdog / 2):
+        working = self._worker.job is not None  # a hook ends by its own limit, and the loop turns meanwhile
+        if self._watchdog is not None and (not working or now - self._worker.progressed < self._watchdog / 2):
             notify("WATCHDOG=1")
 
     def _note(self, event: str, what: str) -> None:

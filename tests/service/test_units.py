@@ -105,6 +105,22 @@ def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
             eventually(lambda: "WATCHDOG=1" in drain(channel))
 
 
+def test_signs_of_life_go_on_while_a_command_runs(place: Place) -> None:
+    """However long ``store.on_publish`` takes within its own limit, and however short the manager's patience."""
+    address = place.file.parent / "notify"
+    place.configure(store={"on_publish": "sleep 4"})
+    place.drop(1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.setblocking(False)
+        with place.daemon(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1000000"):
+            eventually(lambda: "store.on_publish" in place.status().get("doing", ""))
+            drain(channel)
+            for _ in range(3):
+                time.sleep(1.0)
+                assert "WATCHDOG=1" in drain(channel)
+
+
 def drain(channel: socket.socket) -> list[str]:
     """Return the messages that have come."""
     told = []
