@@ -12,7 +12,7 @@ from embsync.config import Config
 from embsync.errors import SnapshotError
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.run import Request, UnchangedError, process
-from embsync.snapshots import Child, Found, discover, order_key
+from embsync.snapshots import Child, Found, discover, order_key, require_as_listed
 from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.store.manifest import Manifest
@@ -80,9 +80,13 @@ def handle(store: Store, entry: Entry, config: Config, progress: Progress = sile
     ------
     UnchangedError
         The contents are those handled last under this name; journaled.
+    NotAsListed
+        The contents are not what completed the snapshot: its manifest lists others.
     """
     request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
     try:
+        if config.watch.complete in {"auto", "manifest"}:
+            require_as_listed(entry.child.path, lambda share: progress("comparing", share))
         return process(store, request, config, progress)
     except UnchangedError:
         _journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)

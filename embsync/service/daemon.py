@@ -231,6 +231,8 @@ class Daemon:
         if outcome.kind == "held":
             self._attempts.told(entry)
             return
+        if outcome.kind == "incomplete":
+            self._lookout.put_off(entry.child, outcome.what, now)
         self._attempts.forget()
         self._lookout.look(now)
 

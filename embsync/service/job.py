@@ -11,7 +11,7 @@ from embsync.config import Config
 from embsync.pipeline.backlog import Entry
 from embsync.snapshots import Child
 
-Kind = Literal["published", "refused", "failed", "unchanged", "held", "error", "crashed"]
+Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplete", "error", "crashed"]
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -46,8 +46,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     Attributes
     ----------
     kind : str
-        published, refused, failed (journaled: only a new snapshot helps), unchanged, held, error (may be tried again)
-        or crashed (the process died, or met what nobody expected).
+        published, refused, failed (journaled: only a new snapshot helps), unchanged, held, incomplete (not as its
+        manifest lists it), error (may be tried again) or crashed (the process died, or met what nobody expected).
     what : str
         In words.
     version : int or None

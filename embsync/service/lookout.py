@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from embsync.config import Config
@@ -12,7 +13,7 @@ from embsync.pipeline.backlog import Entry, survey
 from embsync.service.glance import Glance
 from embsync.service.signals import Requests
 from embsync.service.watcher import Health, Watcher
-from embsync.snapshots import Found, discover
+from embsync.snapshots import Child, Found, discover
 from embsync.store import Store, layout
 
 #: Between looks that events ask for: this, and twice what the last look cost, so that a storm of events never takes
@@ -105,6 +106,20 @@ class Lookout:
             self.entries = survey(self._store, self._config, self._found)
             self.queue = [entry for entry in self.entries if entry.state == "next"]
             self._journal = journal
+
+    def put_off(self, child: Child, reason: str, now: float) -> None:
+        """Wait for a snapshot whose contents are not as its manifest lists them, for as long again as it was quiet.
+
+        Another stamp ends that at once. Reading it all again and again would leave no time for others.
+        """
+        seen = self._found.memory.get(child.name)
+        if seen is not None and seen.stamp == child.stamp:
+            pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_PATIENCE)
+            memory = {**self._found.memory, child.name: replace(seen, unlike=reason, again=now + pause)}
+            children = (replace(one, state="waiting", reason=reason) if one.name == child.name else one
+                        for one in self._found.children)
+            self._found = Found(tuple(children), memory)
+            self._journal = None
 
     def close(self) -> None:
         """Stop watching."""

@@ -27,6 +27,7 @@ from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.backlog import handle
 from embsync.service.hold import HeldError, HoldableStore
 from embsync.service.job import Job, Kind, Line, Outcome, Ready, Step
+from embsync.snapshots import NotAsListed
 
 _PR_SET_PDEATHSIG = 1
 #: Steps of one stage told a second; each wakes the daemon.
@@ -78,6 +79,8 @@ def _kind(error: EmbsyncError) -> Kind:
         return "held"
     if isinstance(error, UnchangedError):
         return "unchanged"
+    if isinstance(error, NotAsListed):
+        return "incomplete"
     if isinstance(error, CheckRefusedError):
         return "refused"
     return "failed" if isinstance(error, SnapshotError) and not error.transient else "error"

@@ -4,12 +4,14 @@ from embsync.snapshots.completeness import Seen
 from embsync.snapshots.discovery import Child, Found, discover, order_key
 from embsync.snapshots.files import newest_mtime, stamp
 from embsync.snapshots.layouts import open_snapshot
+from embsync.snapshots.listed_files import NotAsListed, require_as_listed
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
 
 __all__ = [
     "Child",
     "FingerprintedRows",
     "Found",
+    "NotAsListed",
     "Seen",
     "Side",
     "Snapshot",
@@ -18,5 +20,6 @@ __all__ = [
     "newest_mtime",
     "open_snapshot",
     "order_key",
+    "require_as_listed",
     "stamp",
 ]

@@ -1,7 +1,8 @@
 """Whether a training job has finished writing a snapshot, judged from outside.
 
 Evidence, strongest first: a manifest with sizes and hashes; a marker file that is newer than what it marks; nothing
-changed for a while, and nobody holds a file open for writing where the kernel can tell.
+changed for a while, and nobody holds a file open for writing where the kernel can tell. Hashes are not compared here:
+that reads the whole snapshot and may take minutes, so it is part of handling it (``listed_files.require_as_listed``).
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ class Seen:
     stamp : str
     since : float
         When this stamp was first seen, by the caller's clock, in seconds.
-    hashed : bool
-        The manifest's hashes were compared for this stamp, and agree.
+    unlike : str or None
+        What was not as the manifest lists it, when the contents were hashed with this stamp.
+    again : float
+        When that is doubted again, by the same clock.
     """
 
     stamp: str
     since: float
-    hashed: bool = False
+    unlike: str | None = None
+    again: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Look:
     is_directory: bool
     entries: Mapping[str, os.stat_result]
     quiet_seconds: float
-    hashed: bool = False
 
     @property
     def files(self) -> dict[str, os.stat_result]:
@@ -66,7 +69,6 @@ class Verdict:
 
     state: Literal["ready", "waiting"]
     reason: str
-    hashed: bool = False
 
 
 def judge(look: Look, watch: WatchConfig) -> Verdict:
@@ -101,9 +103,7 @@ def _by_manifest(look: Look, watch: WatchConfig) -> Verdict | None:
         return None  # somebody else's file of that name, or half of ours
     data = {name: status for name, status in look.files.items() if name not in {listed_files.NAME, watch.marker}}
     lacking = listed_files.missing_from(listed, data)
-    if lacking is None and not look.hashed:
-        lacking = listed_files.differing_from(listed, look.place)
-    return Verdict("ready", "manifest", hashed=True) if lacking is None else Verdict("waiting", lacking)
+    return Verdict("ready", "manifest") if lacking is None else Verdict("waiting", lacking)
 
 
 def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
-from embsync.snapshots.completeness import Look, Seen, judge
+from embsync.snapshots.completeness import Look, Seen, Verdict, judge
 from embsync.snapshots.files import Place, newest_mtime_of, stamp_of
 from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.natural_order import natural_key
@@ -136,16 +136,21 @@ def _look_at(
         stamp = stamp_of(entries.items())
         before = (memory or {}).get(place.name)
         seen = before if before is not None and before.stamp == stamp else Seen(stamp, now)
-        if decided.get(place.name) == stamp:
-            return child("ready", "decided before")
         changed = _last_change(entries) if memory is None else seen.since
-        verdict = judge(Look(place, kind == "directory", entries, now - changed, seen.hashed), watch)
-        seen = Seen(stamp, seen.since, verdict.hashed)
+        verdict = _remembered(seen, decided.get(place.name), now) or judge(
+            Look(place, kind == "directory", entries, now - changed), watch)
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
         return child("waiting", "changes to end")
     except SnapshotError as error:
         return child("not_a_snapshot", str(error))
+
+
+def _remembered(seen: Seen, decided: str | None, now: float) -> Verdict | None:
+    """Return what is known of a child and need not be judged again."""
+    if seen.unlike is not None and now < seen.again:
+        return Verdict("waiting", seen.unlike)
+    return Verdict("ready", "decided before") if decided == seen.stamp else None
 
 
 def _not_a_snapshot(name: str, kind: str) -> str | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from embsync.errors import SnapshotError
+from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.files import FileBytes, Place, file_size
 
 NAME = "manifest.json"
@@ -37,6 +38,10 @@ class FileList(msgspec.Struct, frozen=True):
 
 class NotAList(SnapshotError):
     """The file is no such manifest, or only half written."""
+
+
+class NotAsListed(SnapshotChanged):
+    """A file has other contents than the manifest says; whoever writes may not be done."""
 
 
 def read_list(root: Place) -> FileList:
@@ -95,19 +100,43 @@ def missing_from(listed: FileList, found: Mapping[str, os.stat_result]) -> str |
     return f"{min(unlisted)} to be listed in {NAME}" if unlisted else None
 
 
-def differing_from(listed: FileList, root: Place) -> str | None:
-    """Hash every listed file and return the first that is not as listed, or None."""
+def require_as_listed(path: str | Path, progress: Callable[[float], None]) -> None:
+    """Hash the files of a snapshot that has a manifest of this form.
+
+    Parameters
+    ----------
+    path : str or Path
+    progress : callable
+        Told the share of the bytes that were read, often.
+
+    Raises
+    ------
+    NotAsListed
+        A file's contents are not as listed.
+    """
+    root = Place.at(path, follow_link=False)
+    if root.kind() != "directory" or NAME not in root.entries():
+        return
+    try:
+        listed = read_list(root)
+    except NotAList:
+        return
+    total, before = sum(entry.bytes for entry in listed.files), 0
     for entry in listed.files:
-        if _sha256(below(root, entry.path)) != entry.sha256:
-            return f"{entry.path}: its sha256 to be as listed"
-    return None
+        place = below(root, entry.path)
+        digest = hashlib.sha256()
+        for piece in _pieces(place):
+            digest.update(piece)
+            before += len(piece)
+            progress(before / max(total, before))
+        if digest.hexdigest() != entry.sha256:
+            raise NotAsListed("not as the manifest lists it", where=str(place), found=f"sha256 {digest.hexdigest()}",
+                              expected=entry.sha256)
 
 
-def _sha256(place: Place) -> str:
-    digest = hashlib.sha256()
+def _pieces(place: Place) -> Iterator[bytes]:
     with place.open() as file:
         content, position = FileBytes(file, str(place)), 0
         while piece := content.read(_PIECE, position):
-            digest.update(piece)
+            yield piece
             position += len(piece)
-    return digest.hexdigest()

@@ -54,6 +54,23 @@ def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, num
     place.assert_at_rest()
 
 
+def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
+    """Comparing a manifest's hashes is work like any other: it is shown, and a stop ends it."""
+    place = Place(root, complete="manifest")
+    folder = place.drop(1, marker=False)
+    with (folder / "items.npy").open("r+b") as file:
+        file.truncate(30 * 2**30)  # of holes
+    files = [{"path": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
+             for path in (folder / "items.npy", *folder.glob("[!i]*.npy"), folder / "item_ids.npy")]
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    with place.daemon() as process:
+        eventually(lambda: (place.status().get("work") or {}).get("stage") == "comparing")
+        begin = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert time.monotonic() - begin < 5.0
+
+
 def test_a_second_signal_ends_at_once(place: Place) -> None:
     """Even while the first is being obeyed; the work goes along."""
     place.configure(index={"factory": "HNSW32"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -241,6 +242,22 @@ def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
         place.wait_for(1)
 
 
+def test_contents_other_than_listed_are_waited_for(root: Path) -> None:
+    """Sizes agree and hashes do not: it waits and says so, the next has its turn, and mended it is published."""
+    place = Place(root, complete="auto")
+    folder = place.drop(2, marker=False)
+    list_files(folder, sha256="0" * 64)
+    with place.daemon():
+        eventually(lambda: "not as the manifest lists it" in place.status().get("waiting", {}).get("day=2", ""))
+        list_files(place.drop(1, marker=False))
+        place.wait_for(1)
+        time.sleep(2 * RESCAN)
+        assert place.published() == ["day=1"]
+        list_files(folder)
+        place.wait_for(2)
+    assert len(place.logged("incomplete")) < 6
+
+
 def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
     """Other numbers in a file of the same name and size are found, without one name having changed."""
     place = Place(root, settle_seconds=0.5)
@@ -249,6 +266,14 @@ def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
         place.wait_for(1)
         overwrite(folder / "items.npy")
         eventually(lambda: len(place.published()) == 2)
+
+
+def list_files(folder: Path, **changes: object) -> None:
+    """List a snapshot's files in its manifest.json, written last and as a whole."""
+    files = [{"path": file.name, "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+              **changes} for file in sorted(folder.glob("*.npy"))]
+    (folder / "manifest.json.tmp").write_text(json.dumps({"files": files}))
+    (folder / "manifest.json.tmp").rename(folder / "manifest.json")
 
 
 def overwrite(path: Path) -> None:
