@@ -7,7 +7,9 @@ and the root's device and inode are checked on each tick, and the rescan finds w
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,8 @@ class Watcher:
         """Return the watch's health, armed again where it went blind."""
         try:
             status = os.stat(self._path)  # noqa: PTH116  (follows the link, and says device and inode)
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         except OSError as error:
             self.close()
             self._health = Health("missing", error.strerror or str(error), self._health.armed)

@@ -73,6 +73,22 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         place.wait_for(1)
 
 
+def test_a_file_in_the_roots_place_is_no_root(place: Place) -> None:
+    """The kernel would watch that as well; it is shown and logged once as missing, until a directory is there."""
+    with place.daemon():
+        place.wait_state("idle")
+        place.remove_root()
+        place.watch.write_text("not a directory")
+        eventually(lambda: place.status()["watch"]["reason"] == "Not a directory")
+        time.sleep(5 * RESCAN)
+        assert place.status()["state"] == "blind"
+        place.watch.unlink()
+        place.watch.mkdir()
+        place.drop(1)
+        place.wait_for(1)
+    assert sum(line["reason"] == "Not a directory" for line in place.logged("watch")) == 1
+
+
 def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
     """The watch is armed again on the new directory, whose snapshots are found."""
     with place.daemon():
