@@ -48,7 +48,7 @@ class WatchConfig(_Section, frozen=True):
     complete: Literal["auto", "marker", "manifest", "settled"] = "auto"
     marker: str = "_SUCCESS"
     settle_seconds: Seconds = 30.0
-    rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 15.0
+    rescan_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
     order: Literal["name", "mtime"] = "name"
     backlog: Literal["newest", "every"] = "newest"
 
@@ -369,5 +369,11 @@ def _reject_contradictions(config: Config, where: str) -> None:
                 wanted = "a range [low, high]" if isinstance(DEFAULT_LIMITS[name][1], tuple) else "a number"
                 raise UsageError("a limit of the wrong form", where=f"{where}: checks.{name}", found=limit,
                                  expected=f"{wanted} or null")
+    if config.watch.path is not None:
+        watched, store = (Path(os.path.abspath(path)) for path in (config.watch.path, config.store.path))  # noqa: PTH100
+        if watched.is_relative_to(store) or store.is_relative_to(watched):
+            raise UsageError("watch.path and store.path lie in one another", where=where,
+                             found=f"{watched} and {store}", expected="two directories side by side",
+                             hint="what is written to the store would be looked at as snapshots")
     if "/" in config.watch.marker or not config.watch.marker:
         raise UsageError("watch.marker is not a file name", where=where, found=repr(config.watch.marker))

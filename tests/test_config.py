@@ -112,6 +112,7 @@ def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
         ("space: {anchors: {weight: 1.5}}", "space.anchors.weight"),
         ("space: {max_truncation_loss: 1.1}", "space.max_truncation_loss"),
         ("watch: {rescan_seconds: 0}", "watch.rescan_seconds"),
+        ("watch: {rescan_seconds: .inf}", "watch.rescan_seconds"),
         ("index: {target_recall: 95}", "index.target_recall"),
         ("serve: {workers: 0}", "serve.workers"),
         ("serve: {workers: 257}", "serve.workers"),
@@ -149,6 +150,9 @@ def test_a_choice_lists_what_there_is() -> None:
         ("checks: {cosine_items: {refuse: [0.1, 0.9]}}", r"wrong form; found \(0.1, 0.9\); expected a number or null"),
         ("watch: {marker: a/b}", "watch.marker is not a file name"),
         ("watch: {marker: ''}", "watch.marker is not a file name"),
+        ("watch: {path: runs}\nstore: {path: runs}", "lie in one another; found .+/runs and .+/runs"),
+        ("watch: {path: runs}\nstore: {path: runs/../runs/store}", "lie in one another"),
+        ("watch: {path: store/runs}\nstore: {path: store}", "lie in one another"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(tmp_path: Path, text: str, message: str) -> None:
