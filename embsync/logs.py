@@ -44,6 +44,7 @@ def configure(config: LogConfig) -> None:
     as_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(_Text() if as_text else _Json())
+    logging.captureWarnings(True)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     _LOGGER.setLevel(config.level.upper())
 

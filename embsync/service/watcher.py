@@ -7,9 +7,7 @@ and the root's device and inode are checked on each tick, and the rescan finds w
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +85,11 @@ class Watcher:
     def check(self, now: float) -> Health:
         """Return the watch's health, armed again where it went blind."""
         try:
-            status = os.stat(self._path)  # noqa: PTH116  (follows the link, and says device and inode)
-            if not stat.S_ISDIR(status.st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            identity = _identity(self._path)
         except OSError as error:
             self.close()
             self._health = Health("missing", error.strerror or str(error), self._health.armed)
             return self._health
-        identity = (status.st_dev, status.st_ino)
         if (self._observer is None and now >= self._not_before) or not self._sees(identity):
             self._arm(identity, now)
         return self._health
@@ -126,3 +121,13 @@ class Watcher:
         self._observer = observer
         self._health = Health("events", "", self._health.armed + 1)
         self._nudge()  # what came before the first event could
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return device and inode of the directory a path leads to now; OSError unless it is one and may be listed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return (status.st_dev, status.st_ino)

@@ -16,7 +16,7 @@ from typing import Literal
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots.completeness import Look, Seen, Verdict, judge
-from embsync.snapshots.files import Place, newest_mtime_of, stamp_of
+from embsync.snapshots.files import NotPermitted, Place, newest_mtime_of, stamp_of
 from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.natural_order import natural_key
 
@@ -142,6 +142,8 @@ def _look_at(
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
         return child("waiting", "changes to end")
+    except NotPermitted as error:
+        return child("waiting", str(error))
     except SnapshotError as error:
         return child("not_a_snapshot", str(error))
 

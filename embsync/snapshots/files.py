@@ -43,10 +43,12 @@ _REFUSALS = {
     errno.ENOTDIR: "something that is no directory",
     errno.ENXIO: "a socket, FIFO or device",
     errno.ENODEV: "a device",
-    errno.EACCES: "a file that this user may not read",
-    errno.EPERM: "a file that this user may not read",
     errno.ENAMETOOLONG: "a name that is too long",
 }
+
+
+class NotPermitted(SnapshotError):
+    """A file or directory is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,9 @@ def kind_of(status: os.stat_result) -> str:
 
 def unreadable(where: str, error: OSError) -> SnapshotError:
     """Return the refusal that an operating system error means: of the file, or of the moment."""
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return NotPermitted("may not be read", where=where, found=error.strerror,
+                            expected="permission for the user that runs embsync")
     if error.errno in _REFUSALS:
         return SnapshotError("will not be opened", where=where, found=_REFUSALS[error.errno],
                              expected="a regular file inside the snapshot")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemons import RESCAN, Place, eventually, mounted
+from daemons import RESCAN, Place, eventually, mounted, obeying_permissions
 from support.nights import night
 
 #: The daemon with a fault that cannot be made from outside.
@@ -73,20 +73,41 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         place.wait_for(1)
 
 
-def test_a_file_in_the_roots_place_is_no_root(place: Place) -> None:
-    """The kernel would watch that as well; it is shown and logged once as missing, until a directory is there."""
+@pytest.mark.parametrize(("how", "reason"), [("a file", "Not a directory"), ("closed", "Permission denied")])
+def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
+    """The kernel would watch a file as well; it is missing, and logged once, until one can be listed."""
+    place.command = obeying_permissions(place.command)
     with place.daemon():
         place.wait_state("idle")
-        place.remove_root()
-        place.watch.write_text("not a directory")
-        eventually(lambda: place.status()["watch"]["reason"] == "Not a directory")
+        if how == "closed":
+            place.watch.chmod(0)
+        else:
+            place.remove_root()
+            place.watch.write_text("not a directory")
+        eventually(lambda: place.status()["watch"]["reason"] == reason)
         time.sleep(5 * RESCAN)
         assert place.status()["state"] == "blind"
-        place.watch.unlink()
-        place.watch.mkdir()
+        if how == "closed":
+            place.watch.chmod(0o755)
+        else:
+            place.watch.unlink()
+            place.watch.mkdir()
         place.drop(1)
         place.wait_for(1)
-    assert sum(line["reason"] == "Not a directory" for line in place.logged("watch")) == 1
+    assert sum(line["reason"] == reason for line in place.logged("watch")) == 1
+
+
+def test_a_snapshot_that_may_not_be_read_is_waited_for(place: Place) -> None:
+    """It is in sight with the reason, not passed over as no snapshot; what libraries warn of is a JSON line as well."""
+    place.command = obeying_permissions(place.command)
+    folder = place.drop(1)
+    folder.chmod(0)
+    place.drop(2, marker=False).chmod(0)
+    with place.daemon():
+        eventually(lambda: "Permission denied" in place.status().get("waiting", {}).get("day=1", ""))
+        folder.chmod(0o755)
+        place.wait_for(1)
+    assert all(line.startswith("{") for line in place.log.read_text().splitlines())
 
 
 def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
