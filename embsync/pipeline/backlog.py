@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,12 +114,12 @@ def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) 
 
 def _handled(store: Store, watched: Path) -> dict[str, Event]:
     """Return the last event of each snapshot of the watched directory."""
-    place = watched.resolve()
+    place = os.path.realpath(watched)  # unlike Path.resolve it takes links in a circle
     last: dict[str, Event] = {}
     for event in store.journal.events():
         snapshot = event.snapshot or {}
         path = snapshot.get("path")
-        if event.event in _HANDLED and path is not None and Path(path).parent.resolve() == place:
+        if event.event in _HANDLED and path is not None and os.path.realpath(Path(path).parent) == place:
             last[Path(path).name] = event
         elif event.recovered and path is None and (name := snapshot.get("name")) is not None:
             # whoever journaled it knew the manifest only; the fingerprint tells whether it is the same snapshot

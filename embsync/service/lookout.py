@@ -127,7 +127,7 @@ class Lookout:
 
     def _discover(self, now: float, asked: bool) -> None:
         try:
-            changed = self._glance.changed(os.fspath(self.path.resolve()), time.time_ns())
+            changed = self._glance.changed(os.path.realpath(self.path), time.time_ns())
         except OSError as error:
             self._glance.forget()
             self._found = Found((), {})

@@ -112,7 +112,7 @@ class Watcher:
         self._identity = identity
         observer = Observer()
         try:
-            observer.schedule(_Nudge(self._nudge), str(self._path.resolve()), recursive=True, event_filter=_TELLING)
+            observer.schedule(_Nudge(self._nudge), os.path.realpath(self._path), recursive=True, event_filter=_TELLING)
             observer.start()
         except OSError as error:
             self._not_before = now + self._retry_seconds

@@ -73,7 +73,9 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         place.wait_for(1)
 
 
-@pytest.mark.parametrize(("how", "reason"), [("a file", "Not a directory"), ("closed", "Permission denied")])
+@pytest.mark.parametrize(("how", "reason"), [
+    ("a file", "Not a directory"), ("closed", "Permission denied"), ("a circle", "Too many levels of symbolic links"),
+])
 def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
     """The kernel would watch a file as well; it is missing, and logged once, until one can be listed."""
     place.command = obeying_permissions(place.command)
@@ -83,7 +85,10 @@ def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -
             place.watch.chmod(0)
         else:
             place.remove_root()
-            place.watch.write_text("not a directory")
+            if how == "a file":
+                place.watch.write_text("not a directory")
+            else:
+                place.watch.symlink_to(place.watch.name)
         eventually(lambda: place.status()["watch"]["reason"] == reason)
         time.sleep(5 * RESCAN)
         assert place.status()["state"] == "blind"
