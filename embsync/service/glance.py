@@ -33,9 +33,12 @@ class _Picture:
     digest: bytes
     settled: bool
 
-    def shows_the_same(self, other: _Picture) -> bool:
-        """Return whether both could be taken, and of the same."""
-        return bool(self.entries or self.digest) and (self.entries, self.digest) == (other.entries, other.digest)
+    def tells_more_than(self, other: _Picture) -> bool:
+        """Return whether another look is needed: not known to show the same, or only now settled."""
+        if self is _NEVER_A_SNAPSHOT:
+            return False
+        same = bool(self.entries or self.digest) and (self.entries, self.digest) == (other.entries, other.digest)
+        return not same or (self.settled and not other.settled)
 
 
 #: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
@@ -45,9 +48,17 @@ _UNKNOWN = _Picture((), b"", settled=False)
 
 
 class Glance:
-    """What a directory looked like, child by child."""
+    """What a directory looked like, child by child.
+
+    Attributes
+    ----------
+    stirred : set of str
+        Names of the children that may have changed between the last two calls of :meth:`changed`, or are new.
+    """
 
     def __init__(self) -> None:
+        self.stirred: set[str] = set()
+        self._path = ""
         self._root: _Figures | None = None
         self._children: dict[str, _Picture] = {}
 
@@ -61,6 +72,7 @@ class Glance:
         Parameters
         ----------
         root : str
+            Without links, so that the same text is the same place.
         wall_ns : int
             The wall clock, to be compared with times of change.
 
@@ -69,26 +81,29 @@ class Glance:
         OSError
             The root is missing or cannot be listed.
         """
+        if root != self._path:  # a link that leads elsewhere now: what is remembered lies where it led before
+            self.forget()
+            self._path = root
         figures = _figures(os.stat(root))  # noqa: PTH116
         names = set(os.listdir(root))  # noqa: PTH208
         gone = self._children.keys() - names
         for name in gone:
             del self._children[name]
         changed = bool(gone) or self._root != figures
-        self._root = figures
+        self._root, self.stirred = figures, set()
         for name in names:
             path = f"{root}/{name}"
             known = self._children.get(name)
             if name.startswith((".", "_")) or name.endswith(".tmp"):
-                changed = changed or known is None
-                self._children[name] = _NEVER_A_SNAPSHOT
-                continue
-            if known is None or not known.settled or not _same(known, path):
+                fresh = _NEVER_A_SNAPSHOT
+            elif known is None or not known.settled or not _same(known, path):
                 fresh = _picture(path, wall_ns)
-                changed = changed or known is None or not fresh.shows_the_same(known)
-                changed = changed or (fresh.settled and not known.settled if known else True)
-                self._children[name] = fresh
-        return changed
+            else:
+                continue
+            if known is None or fresh.tells_more_than(known):
+                self.stirred.add(name)
+            self._children[name] = fresh
+        return changed or bool(self.stirred)
 
 
 def _same(known: _Picture, path: str) -> bool:

@@ -139,10 +139,10 @@ class Lookout:
             self._stirred = now
         if not changed and not self._judging_is_due(now, asked):
             return
-        decided = {entry.child.name: entry.child.stamp for entry in self.entries
-                   if entry.child.state == "ready" and entry.child.stamp is not None}
+        known = {child.name: child for child in self._found.children
+                 if child.state != "waiting" and child.name not in self._glance.stirred}
         self._found = discover(self.path, self._config.watch, self._config.snapshot, now=now,
-                               memory=self._found.memory, decided=decided)
+                               memory=self._found.memory, known=known)
         self._judged = now
         self._journal = None
 

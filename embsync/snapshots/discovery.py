@@ -69,7 +69,7 @@ def discover(
     *,
     now: float,
     memory: Memory | None = None,
-    decided: Mapping[str, str] | None = None,
+    known: Mapping[str, Child] | None = None,
 ) -> Found:
     """Look at the watched directory once.
 
@@ -82,8 +82,8 @@ def discover(
     memory : mapping of name to Seen, optional
         What the previous look returned; ``{}`` before the first. None: a single look, in which times of last change
         stand for having watched.
-    decided : mapping of name to stamp, optional
-        Snapshots that need no judgement again while their stamp is the same: they are ``ready``.
+    known : mapping of name to Child, optional
+        Children of the previous look that the caller knows to be as they were; they are not looked at again.
 
     Returns
     -------
@@ -98,7 +98,9 @@ def discover(
         It is no directory, or cannot be listed.
     """
     root = Place.at(watched)
-    looks = [_look_at(root.child(name), kind, watch, snapshot, now, memory, decided or {})
+    same, before = known or {}, memory or {}
+    looks = [(same[name], before.get(name)) if name in same else
+             _look_at(root.child(name), kind, watch, snapshot, now, memory)
              for name, kind in root.entries().items()]
     children = sorted((child for child, _ in looks), key=lambda child: order_key(child.name, child.mtime_ns, watch))
     return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
@@ -117,7 +119,6 @@ def _look_at(
     snapshot: SnapshotConfig,
     now: float,
     memory: Memory | None,
-    decided: Mapping[str, str],
 ) -> tuple[Child, Seen | None]:
     entries: dict[str, os.stat_result] = {}
     stamp = None
@@ -137,8 +138,7 @@ def _look_at(
         before = (memory or {}).get(place.name)
         seen = before if before is not None and before.stamp == stamp else Seen(stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
-        verdict = _remembered(seen, decided.get(place.name), now) or judge(
-            Look(place, kind == "directory", entries, now - changed), watch)
+        verdict = _put_off(seen, now) or judge(Look(place, kind == "directory", entries, now - changed), watch)
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
         return child("waiting", "changes to end")
@@ -148,11 +148,9 @@ def _look_at(
         return child("not_a_snapshot", str(error))
 
 
-def _remembered(seen: Seen, decided: str | None, now: float) -> Verdict | None:
-    """Return what is known of a child and need not be judged again."""
-    if seen.unlike is not None and now < seen.again:
-        return Verdict("waiting", seen.unlike)
-    return Verdict("ready", "decided before") if decided == seen.stamp else None
+def _put_off(seen: Seen, now: float) -> Verdict | None:
+    """Return what a child that was not as its manifest lists it waits for, while it is not to be tried again."""
+    return Verdict("waiting", seen.unlike) if seen.unlike is not None and now < seen.again else None
 
 
 def _not_a_snapshot(name: str, kind: str) -> str | None:

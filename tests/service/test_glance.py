@@ -101,6 +101,27 @@ def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> N
     assert not glance.changed(str(root), time.time_ns() + LATER)
 
 
+def test_one_change_stirs_one_child(root: Path) -> None:
+    """So that nothing but what changed has to be looked at in full, among however many old ones."""
+    for number in range(3):
+        write_npy(root / f"day={number}", night(number))
+    glance = settled(root)
+    append(root / "day=1" / "items.npy")
+    assert glance.changed(str(root), time.time_ns() + LATER)
+    assert glance.stirred == {"day=1"}
+
+
+def test_another_place_has_nothing_in_common(root: Path) -> None:
+    """Children of the same names behind a link that moved are others, and it is they that are watched from then on."""
+    for place in ("a", "b"):
+        write_npy(root / place / "day=1", night(1))
+    glance = settled(root / "a")
+    assert glance.changed(str(root / "b"), time.time_ns() + LATER)
+    assert glance.stirred == {"day=1"}
+    append(root / "b" / "day=1" / "items.npy")
+    assert glance.changed(str(root / "b"), time.time_ns() + LATER)
+
+
 def test_a_thousand_old_snapshots_cost_milliseconds(root: Path) -> None:
     """At one rescan in 15 s, 30 ms of processor time are 0.2 % of a core."""
     first = write_npy(root / "day=0", night(0))

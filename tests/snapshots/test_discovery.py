@@ -285,15 +285,19 @@ def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
     assert once(tmp_path)["day=1"].reason.startswith("items/_temporary to be renamed or removed")
 
 
-def test_what_was_decided_is_not_judged_again_until_it_changes(tmp_path: Path) -> None:
-    """A snapshot the journal knows costs one look at its names and times."""
+def test_what_is_known_is_not_looked_at_again(tmp_path: Path) -> None:
+    """Whoever knows that a child is as it was says so, and it costs nothing; whatever else is there is judged."""
     path = write_npy(tmp_path / "day=1", model())
-    write_manifest(path, bytes=10**9)
-    decided = {"day=1": stamp(path)}
-    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={}, decided=decided)
-    assert (found.children[0].state, found.children[0].reason) == ("ready", "decided before")
+    write_manifest(path)
+    first = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={})
     shutil.copy(path / "items.npy", path / "copy.npy")
-    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={}, decided=decided)
+    write_npy(tmp_path / "day=2", model())
+    known = {child.name: child for child in first.children}
+    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory=first.memory, known=known)
+    assert found.children[0] is first.children[0]
+    assert found.memory["day=1"] == first.memory["day=1"]
+    assert found.children[1].name == "day=2"
+    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory=found.memory, known={})
     assert found.children[0].state == "waiting"
 
 
