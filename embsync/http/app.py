@@ -35,7 +35,7 @@ from embsync.http.messages import (
 from embsync.http.metrics import SHARED, Metrics
 from embsync.http.openapi import document
 from embsync.http.serving import Serving
-from embsync.http.settings import Settings, is_loopback
+from embsync.http.settings import Settings, names_this_machine
 from embsync.http.token import Token
 from embsync.logs import log_exception
 from embsync.reader import ForeignSpace, Version
@@ -84,13 +84,16 @@ class Application:
         gets = [(path, answer) for path, answer in (
             ("/v1/version", self._version), ("/healthz", self._health), ("/readyz", self._ready),
             ("/metrics", self._figures), ("/openapi.json", self._openapi), ("/", self._page))]
-        return Starlette(routes=[*posts, *(Route(path, self._way(answer), methods=["GET"]) for path, answer in gets)],
-                         lifespan=self._life, exception_handlers={404: self._nowhere, 405: self._nowhere})
+        routes = [*posts, *(Route(path, self._way(answer), methods=["GET"]) for path, answer in gets)]
+        application = Starlette(routes=routes, lifespan=self._life,
+                                exception_handlers={404: self._nowhere, 405: self._nowhere})
+        application.router.redirect_slashes = False  # a redirect would pass by host, token, count and mark
+        return application
 
     async def _nowhere(self, request: Request, error: Exception) -> Response:
         async def refuse(_: Request) -> Response:
             raise Refused(getattr(error, "status_code", 404), "no such endpoint",
-                          found=f"{request.method} {request.url.path}", hint="GET /openapi.json lists them")
+                          found=f"{request.method} {_path(request)}", hint="GET /openapi.json lists them")
 
         response = await self._way(refuse, "other")(request)
         response.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
@@ -120,11 +123,11 @@ class Application:
             except ClientDisconnect:
                 response = Response(status_code=400)
             except Exception:
-                log_exception("unexpected_error", endpoint=label or request.url.path)
+                log_exception("unexpected_error", endpoint=label or _path(request))
                 response = _failure(Refused(500, "unexpected error", hint="the server's log tells more"))
             current = self._serving.current
             response.headers.setdefault("X-Embsync-Version", str(current.number) if current else "none")
-            self._count(label or request.url.path, response.status_code, began)
+            self._count(label or _path(request), response.status_code, began)
             return response
 
         return answered
@@ -136,10 +139,10 @@ class Application:
     def _allow(self, request: Request) -> None:
         if self._token is None:
             # Nobody's web page may reach a server meant for this machine by renaming its own host.
-            host = request.url.hostname or ""
-            if not self._settings.listen.startswith("unix:") and not is_loopback(host):
+            host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
+            if not (host is None or self._settings.listen.startswith("unix:") or names_this_machine(host)):
                 raise Refused(421, "not a name of this machine", found=host, expected="localhost or 127.0.0.1")
-        elif request.url.path not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
+        elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
 
     def _ask(self, name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -235,6 +238,12 @@ def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Response:
     if answer.array is not None and NPY in request.headers.get("accept", ""):
         return Response(to_npy(answer.array), media_type=NPY, headers=_mark(desk.version))
     return _json(answer.plain(), headers=_mark(desk.version))
+
+
+def _path(request: Request) -> str:
+    """Return the path that was routed by; ``request.url`` is made of the Host header too, which anybody can forge."""
+    path: str = request.scope["path"]
+    return path
 
 
 def _mark(version: Version) -> dict[str, str]:

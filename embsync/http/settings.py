@@ -20,6 +20,7 @@ Limits = LimitsConfig
 _UNIX = "unix:"
 #: What the kernel has room for in a socket's address, less the byte that ends it.
 _LONGEST_SOCKET = 107
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
@@ -102,6 +103,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def names_this_machine(host: str) -> bool:
+    """Tell whether a ``Host`` header, with or without a port, is a name of this machine alone."""
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback((match[1] or match[2]).lower())
 
 
 def threads_each(workers: int) -> int:

@@ -186,7 +186,15 @@ def test_health_figures_and_document(server: Server) -> None:
         assert reference.split('"')[0] in document["components"]["schemas"]
     refused = server.ask("/v1/search")
     assert (refused.status, refused.headers["Allow"]) == (405, "POST")
-    assert server.ask("/v1/version", Host="evil.example").status == 421
+    for host in ("evil.example", "evil.example:80:80", "localhost/healthz?", "ü"):
+        assert server.ask("/v1/version", Host=host).status == 421
+
+
+def test_no_answer_goes_another_way(server: Server) -> None:
+    """A slash too many is an unknown path and no redirect, which would know neither host nor version."""
+    for path, body in (("/healthz/", None), ("/v1/search/", {"users": [2000]})):
+        assert (server.ask(path, body).status, server.ask(path, body).version) == (404, 3)
+        assert server.ask(path, body, Host="evil.example").status == 421
 
 
 def test_the_page_is_one_file(server: Server) -> None:
@@ -212,6 +220,7 @@ def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
         assert server.ask("/metrics").status == 401
         assert server.ask("/healthz").status == server.ask("/").status == 200
         assert [status("first"), status("second"), status("")] == [200, 401, 401]
+        assert server.ask("/v1/version", Host="localhost/healthz?").status == 401
         file.write_text("second!\n")
         assert [status("first"), status("second!")] == [401, 200]
         file.unlink()

@@ -11,7 +11,7 @@ import pytest
 from embsync.cli.main import run
 from embsync.config import Config, load
 from embsync.errors import UsageError
-from embsync.http.settings import Settings, address, is_open_to_all, require_servable
+from embsync.http.settings import Settings, address, is_open_to_all, names_this_machine, require_servable
 
 
 def settings(**serve: object) -> Settings:
@@ -43,6 +43,19 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
     """And shown as it was given, quotes and all."""
     with pytest.raises(UsageError, match="not an address to listen on; found '"):
         require_servable(settings(listen=listen))
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("localhost", True), ("LocalHost:8980", True), ("127.0.0.1:1", True), ("127.8.8.8", True), ("[::1]:80", True),
+     ("evil.example", False), ("localhost.evil.example", False), ("evil.example:80:80", False),
+     ("evil.example:", False), ("evil.example/", False), ("localhost/healthz?", False),
+     ("evil.example@localhost", False), ("[::1", False), ("[2001:db8::1]", False),
+     ("0.0.0.0", False), ("ü", False), ("", False)],
+)
+def test_only_names_of_this_machine_are_taken_for_it(host: str, own: bool) -> None:
+    """What cannot be understood is not taken for this machine."""
+    assert names_this_machine(host) is own
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80",
