@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
-from typing import Any
 
 import numpy as np
 
 from embsync.dtypes import Array
+from embsync.errors import SnapshotError
 from embsync.http.messages import Malformed
+from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
 
 NPY = "application/x-npy"
-_LONGEST_HEADER = 10_000
 
 
 def to_npy(array: Array) -> bytes:
@@ -30,26 +29,12 @@ def from_npy(body: bytes) -> Array:
     Malformed
         Another format, another type than numbers, or more or fewer bytes than the header says.
     """
-    buffer = io.BytesIO(body)
-    shape, fortran, dtype = _header(buffer)
-    if dtype.kind not in "fiu" or dtype.hasobject:
-        raise Malformed("not an array of numbers", where="body", found=str(dtype), expected="float32")
-    expected = math.prod(shape) * dtype.itemsize
-    rest = len(body) - buffer.tell()
-    if rest != expected or len(shape) not in (1, 2):
-        raise Malformed("not one array of one or two dimensions", where="body", found=f"{rest} bytes, shape {shape}",
-                        expected=f"{expected} bytes")
-    flat: Array = np.frombuffer(body, dtype, offset=buffer.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def _header(buffer: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        version = np.lib.format.read_magic(buffer)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(buffer, max_header_size=_LONGEST_HEADER)
-    except Exception as error:  # numpy parses the header as Python: what it raises for a forged one is open
-        raise Malformed("not an .npy file", where="body", found=type(error).__name__) from None
-    if any(not 0 <= extent < 2**40 for extent in shape):
-        raise Malformed("not an .npy file", where="body", found=f"shape {shape}")
-    return shape, fortran, dtype
+        header = parse_header(body[:LONGEST_HEADER], len(body), "body")
+    except SnapshotError as error:
+        raise Malformed(error.what, where="body", found=error.found, expected=error.expected) from None
+    if header.dtype.kind not in "fiu" or len(header.shape) not in (1, 2):
+        raise Malformed("not vectors", where="body", found=f"{header.dtype}, shape {header.shape}",
+                        expected="numbers, one vector or a matrix of them")
+    flat: Array = np.frombuffer(body, header.dtype, offset=header.offset)
+    return flat.reshape(header.shape, order="F" if header.fortran_order else "C")

@@ -19,6 +19,8 @@ from embsync.errors import SnapshotError
 _MAGIC = b"\x93NUMPY"
 #: Plain numeric headers take 64 to 128 bytes; records, which take more, are not accepted anyway.
 LONGEST_HEADER = 4096
+#: Beside an extent of 0 any other adds up to no bytes at all, and NumPy has no such array.
+_LARGEST_EXTENT = 2**40
 _TOKEN = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(True|False)|(\d{1,19})L?|([{}():,]))""")
 _TYPE = re.compile(r"([<>|])([fiuSU])([1-9]\d{0,5})")
 _SIZES = {"f": {2, 4, 8}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}}
@@ -84,6 +86,9 @@ def _interpret(fields: dict[str, object], offset: int, where: str) -> ArrayHeade
     if not isinstance(descr, str) or not isinstance(order, bool) or not isinstance(shape, tuple):
         raise SnapshotError("ill-formed .npy header", where=where, found=f"{fields}"[:120],
                             expected="a type, True or False, and a shape")
+    if any(extent >= _LARGEST_EXTENT for extent in shape):
+        raise SnapshotError("ill-formed .npy header", where=where, found=f"shape {shape}",
+                            expected=f"less than {_LARGEST_EXTENT} each way")
     return ArrayHeader(_dtype(descr, where), shape, order, offset)
 
 
