@@ -80,7 +80,7 @@ def map_array(path: Path) -> Array:
     """
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy parses the header as Python: what it raises for a damaged one is open
         raise StoreError("damaged or missing file", where=path, found=str(error),
                          hint="embsync verify tells what else is damaged") from error
     return array

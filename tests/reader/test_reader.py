@@ -296,6 +296,12 @@ def test_a_damaged_version_is_never_switched_to() -> None:
             (root / "versions/000002/manifest.json").write_text("{")
             with pytest.raises(StoreError, match="damaged manifest"):
                 reader.refresh()
+            first = root / "versions/000001/users/vectors.npy"
+            whole = first.read_bytes()
+            for damaged in (whole.replace(b"}", b" ", 1), whole.replace(b"'<f4'", b"'<f5'", 1)):
+                first.write_bytes(damaged)
+                with reader.version(1) as version, pytest.raises(StoreError, match="damaged or missing file"):
+                    version.side("users")
             with pytest.raises(NotFoundError, match="no version 7"):
                 reader.version(7)
 
