@@ -11,7 +11,7 @@ from pathlib import Path
 
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.reader.opening import open_version, require_space
-from embsync.reader.version import Version
+from embsync.reader.version import Version, identity
 from embsync.reader.whole import Stopped, verify
 from embsync.store import layout
 
@@ -85,8 +85,8 @@ class Follower:
         self._root, self._switch, self._space_id = root, switch, space_id
         self._on_error = on_error or _to_log
         self._interval, self._verify = interval, verify
-        self._serving = None if serving is None else serving.number
-        self._newest: int | None = self._serving
+        self._serving = None if serving is None else (serving.number, serving.identity)
+        self._newest = None if serving is None else serving.number
         self._refused: tuple[object, float] | None = None
         self._callback_failed = False
         self.error: Exception | None = None
@@ -115,7 +115,8 @@ class Follower:
     @property
     def health(self) -> Health:
         """The follower's state at this moment."""
-        return Health(self._thread.is_alive(), self._serving, self._newest, self.error,
+        serving = None if self._serving is None else self._serving[0]
+        return Health(self._thread.is_alive(), serving, self._newest, self.error,
                       time.monotonic() - self._checked)
 
     def __enter__(self) -> Follower:
@@ -144,15 +145,15 @@ class Follower:
             if self._serving is not None:
                 raise
             return  # not there yet
-        if self._newest is None or self._newest == self._serving:
+        if self._newest is None or (self._newest, identity(self._path(self._newest))) == self._serving:
             if not self._callback_failed:  # whatever it was is over: rolled back, or the store is there again
                 self._refused = self.error = None
             return
         self._take(self._newest)
 
     def _take(self, number: int) -> None:
-        identity = (number, _identity(self._root / layout.VERSIONS / layout.version_name(number)))
-        if self._refused is not None and self._refused[0] == identity and time.monotonic() < self._refused[1]:
+        state = number, _state(self._path(number))
+        if self._refused is not None and self._refused[0] == state and time.monotonic() < self._refused[1]:
             return
         version = open_version(self._root)
         try:
@@ -162,13 +163,16 @@ class Follower:
         except BaseException as error:
             version.close()
             if isinstance(error, EmbsyncError):
-                self._refused = identity, time.monotonic() + _TRY_AGAIN
+                self._refused = state, time.monotonic() + _TRY_AGAIN
             raise
-        self._serving = version.number
+        self._serving = version.number, version.identity
         self._refused = self.error = None
         self._callback_failed = True
         self._switch(version)
         self._callback_failed = False
+
+    def _path(self, number: int) -> Path:
+        return self._root / layout.VERSIONS / layout.version_name(number)
 
     def _report(self, error: Exception) -> None:
         repeated = str(error) == str(self.error) and type(error) is type(self.error)
@@ -182,7 +186,8 @@ class Follower:
             _to_log(second)
 
 
-def _identity(path: Path) -> object:
+def _state(path: Path) -> object:
+    """Return what changes when a version is repaired."""
     try:
         status = (path / layout.MANIFEST).stat()
     except OSError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embsync.reader.follower import Follower, OnError
 from embsync.reader.opening import ForeignSpace, open_version, require_space
-from embsync.reader.version import Version
+from embsync.reader.version import Version, identity
 from embsync.reader.whole import Stopped
 from embsync.store import layout
 
@@ -52,7 +52,8 @@ class StoreReader:
             The newer version is damaged, or of another space than asked for; ``current`` stays.
         """
         with self._switching:
-            if layout.current_number(self.root) == self.current.number:
+            number = layout.current_number(self.root)
+            if number == self.current.number and identity(self.current.path) == self.current.identity:
                 return False
             self._serve(self._open())
             return True

@@ -85,10 +85,12 @@ class Version:
         self.path = path
         self._warns = True
         self._pin = _pin(path)
+        self.identity = identity(path, self._pin)
         try:
             self.manifest_bytes = _read(path / layout.MANIFEST)
             self.record: Manifest = decode(self.manifest_bytes, str(path / layout.MANIFEST))
             self._check_sizes(() if indexed else (layout.INDEX, layout.INDEX_ROWS))
+            self._require_in_place()
         except BaseException:
             self.close()
             raise
@@ -189,7 +191,9 @@ class Version:
     @cached_property
     def searcher(self) -> Searcher:
         """The mapped index."""
-        return Searcher.open(self.path / layout.INDEX, self.index_rows, self.record.index, self.record.items.live)
+        found = Searcher.open(self.path / layout.INDEX, self.index_rows, self.record.index, self.record.items.live)
+        self._require_in_place()
+        return found
 
     def search(
         self,
@@ -252,7 +256,15 @@ class Version:
         return Side(name, ids, vectors, last_seen, self.lineage, lambda: _other_side(owner, name))
 
     def _map(self, name: str) -> Array:
-        return layout.map_array(self.path / name)
+        array = layout.map_array(self.path / name)
+        self._require_in_place()
+        return array
+
+    def _require_in_place(self) -> None:
+        """Refuse what was opened by a path where another store's version may stand by now."""
+        if identity(self.path) != self.identity:
+            raise StoreError("the version was deleted while it was in use", where=self.path,
+                             hint="open the store again, if there is one")
 
     def _check_sizes(self, unchecked: Sequence[str]) -> None:
         for entry in self.record.files:
@@ -276,12 +288,24 @@ def _other_side(owner: weakref.ref[Version], name: str) -> Side:
     return (version.users or version.items) if name == "items" else version.items
 
 
+def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:
+    """Return device and inode of a version's directory, None where there is none.
+
+    Numbers alone do not tell versions apart: a store that was removed and made again begins with 1 once more.
+    """
+    try:
+        status = path.stat() if descriptor is None else os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _pin(path: Path) -> int:
     """Open a version's directory under a shared lock that is known to be on the directory still there."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if path.stat().st_ino != os.fstat(descriptor).st_ino:
+        if identity(path) != identity(path, descriptor):
             raise FileNotFoundError(path)
     except OSError:
         os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import shutil
 import threading
 import time
 import warnings
@@ -137,6 +138,28 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
         assert np.isfinite(reader.current.search(reader.current.users.vectors[:2])[1]).all()  # type: ignore[union-attr]
         away.rename(root)
         eventually(lambda: follower.health.healthy)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_store_made_anew_is_another_one(root: Path, follows: bool) -> None:
+    """Its version 1 is not ours: it is switched to, and what we hold is never completed from its files."""
+    with embsync.open(root) as reader:
+        old = reader.current
+        assert old.users is not None
+        if follows:
+            reader.follow(on_error=lambda _: None, interval=0.01)
+        shutil.rmtree(root)
+        sync(root, night(1, **SIZES), "n1")
+        if follows:
+            eventually(lambda: reader.current is not old)
+        else:
+            assert reader.refresh() is True
+        assert reader.refresh() is False
+        assert (reader.current.number, reader.current.space_id == old.space_id) == (1, False)
+        assert np.isfinite(old.users.vectors).all()
+        for late in (lambda: old.items, lambda: old.transform, lambda: old.searcher):
+            with pytest.raises(StoreError, match="deleted while it was in use"):
+                late()
 
 
 def test_a_foreign_space_is_refused_by_whoever_named_one(root: Path) -> None:
