@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 #: Set for workers: the directory where they leave their figures for each other.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+def forget(worker: int, directory: str) -> None:
+    """Leave the gauges of a worker that died out of the sum; what it counted stays counted."""
+    mark_process_dead(worker, directory)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -23,7 +28,7 @@ class Metrics:
         self.version = Gauge("embsync_serving_version", "Version served; with several workers the lowest",
                              multiprocess_mode="livemin", registry=own)
         self.newest = Gauge("embsync_newest_version", "Version the store says is current",
-                            multiprocess_mode="livemax", registry=own)
+                            multiprocess_mode="livemostrecent", registry=own)
         self.refusals = Counter("embsync_version_errors", "New versions refused, and other errors of following",
                                 registry=own)
 

@@ -21,7 +21,7 @@ import uvicorn
 
 from embsync.errors import UsageError
 from embsync.http.app import Application
-from embsync.http.metrics import SHARED
+from embsync.http.metrics import SHARED, forget
 from embsync.http.settings import Settings, address, require_servable, threads_each
 
 #: Requests under way are given so long after SIGTERM.
@@ -98,6 +98,7 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
             for place, worker in enumerate(workers):
                 if worker.poll() is not None:
                     deaths += 1
+                    forget(worker.pid, figures)
                     workers[place] = _start(settings, bound, figures)
         for worker in workers:
             worker.terminate()

@@ -196,7 +196,7 @@ def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced(root: Path) -> None:
-    """Killed outright: the other answers meanwhile, and there are two again."""
+    """Killed outright: the other answers meanwhile, there are two again, and its figures do not outlive it."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2") as server:
         before = children(server)
@@ -207,6 +207,16 @@ def test_a_worker_that_dies_is_replaced(root: Path) -> None:
             assert time.monotonic() < end
             assert server.ask("/healthz").status == 200
             time.sleep(0.05)
+        sync(root, night(1, **SIZES), "n1")
+        while "embsync_serving_version 2.0" not in server.ask("/metrics").body.decode():
+            assert time.monotonic() < end + 10
+            time.sleep(0.05)
+        Store(root).rollback(1)
+        while server.ask("/readyz").plain["newest"] != 1:
+            assert time.monotonic() < end + 20
+        time.sleep(0.1)  # the other has looked too
+        for _ in range(8):
+            assert "embsync_newest_version 1.0" in server.ask("/metrics").body.decode()
 
 
 @pytest.mark.parametrize(
