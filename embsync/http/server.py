@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,14 @@ from embsync.errors import UsageError
 from embsync.http.app import Application
 from embsync.http.metrics import SHARED, forget
 from embsync.http.settings import Settings, address, require_servable, threads_each
+from embsync.logs import log
 
 #: Requests under way are given so long after SIGTERM.
 _LAST_SECONDS = 15
 _BACKLOG = 1024
+#: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
+#: a second to die.
+_DEATHS, _DEATHS_SECONDS = 10, 60.0
 #: Seconds for which the thread that opens a new version may keep the interpreter from those who answer.
 _SWITCH_INTERVAL = 0.0005
 
@@ -93,11 +100,12 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
-        deaths = 0
-        while not stop.wait(0.2) and deaths <= 10 * settings.workers:
+        deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)
+        while not (stop.wait(0.2) or _too_often(deaths)):
             for place, worker in enumerate(workers):
                 if worker.poll() is not None:
-                    deaths += 1
+                    log(logging.ERROR, "worker_died", worker=worker.pid, status=worker.returncode)
+                    deaths.append(time.monotonic())
                     forget(worker.pid, figures)
                     workers[place] = _start(settings, bound, figures)
         for worker in workers:
@@ -109,6 +117,11 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
                 worker.kill()
                 worker.wait()
     return 0 if stop.is_set() else 1
+
+
+def _too_often(deaths: deque[float]) -> bool:
+    """Tell whether workers die as fast as they are replaced; one now and then, over months, is replaced for ever."""
+    return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_SECONDS
 
 
 def _start(settings: Settings, bound: socket.socket, figures: str) -> subprocess.Popen[bytes]:

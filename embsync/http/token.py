@@ -20,18 +20,13 @@ class Token:
     Parameters
     ----------
     path : path
-        A text file with the token alone.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be read, or holds no token.
+        A text file with the token alone; looked at when it is asked for, so that a worker can begin while it is away.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._value: bytes | None = read_token(path)
+        self._value: bytes | None = None
 
     def accepts(self, header: str | None) -> bool:
         """Tell whether an ``Authorization`` header carries the token; nobody is let in while the file is away."""

@@ -219,6 +219,42 @@ def test_a_worker_that_dies_is_replaced(root: Path) -> None:
             assert "embsync_newest_version 1.0" in server.ask("/metrics").body.decode()
 
 
+def test_a_worker_begins_while_the_token_is_away(root: Path, tmp_path: Path) -> None:
+    """It lets nobody in until the file is back; the death before is in the log."""
+    sync(root, night(0, **SIZES), "n0")
+    token = tmp_path / "token"
+    token.write_text("sesame")
+    with serving(root, "--workers", "2", "--token-file", str(token)) as server:
+        token.unlink()
+        before = children(server)
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        end = time.monotonic() + 20
+        while len(children(server) - before) != 2 or server.ask("/v1/version").status != 401:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        begun = children(server)
+        token.write_text("sesame")
+        assert server.ask("/v1/version", Authorization="Bearer sesame").version == 1
+        assert children(server) == begun
+    told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines() if line.startswith("{")]
+    died = {line["worker"]: line["status"] for line in told if line["event"] == "worker_died"}
+    assert died == dict.fromkeys(before, -signal.SIGKILL)
+
+
+def test_workers_that_all_die_at_once_end_the_server(root: Path) -> None:
+    """Exit code 1, for whoever manages it."""
+    sync(root, night(0, **SIZES), "n0")
+    with serving(root, "--workers", "2", ready=False) as server:
+        end = time.monotonic() + 50
+        while server.process.poll() is None:
+            assert time.monotonic() < end
+            for worker in children(server):
+                os.kill(worker, signal.SIGKILL)
+            time.sleep(0.02)
+        assert server.process.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
