@@ -107,8 +107,6 @@ class Desk:
         self._same_space(asked.space_id)
         vectors = _matrix(asked.vectors if given is None else given, "$.vectors")
         self._within(len(vectors), self.limits.batch, "$.vectors")
-        if not np.isfinite(vectors).all():
-            raise Invalid("vectors with NaN or infinity", where="$.vectors", expected="finite numbers")
         self.version.side(asked.side)
         with self._snapshot(asked.version) as source:
             maps = (source or self.version).transform

@@ -35,8 +35,11 @@ class FoldIn:
 def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how: FoldIn) -> Float32:
     """Return the (k,) vector of one interaction list, or the (n, k) vectors of a list of lists."""
     _check(how)
-    single = _is_single(ids)
-    lists: list[Any] = [ids] if single else list(ids)
+    try:
+        single = _is_single(ids)
+        lists: list[Any] = [ids] if single else list(ids)
+    except TypeError:
+        raise UsageError("not lists of ids", found=repr(ids)[:80], expected=f"{other.name} ids") from None
     for place, one in enumerate(lists):
         if np.ndim(one) != 1:
             raise UsageError("not a list of ids", where=f"list {place}", found=repr(one)[:80],
@@ -46,6 +49,9 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
     vectors, known = _vectors(other, lists, how.missing)
     rows = np.full((len(lists), side.vectors.shape[1]), np.nan, np.float32)
     ridge = (REGULARIZATION if how.regularization is None else how.regularization) * other.energy
+    if not np.isfinite(ridge):
+        raise UsageError("regularization is too large", found=how.regularization,
+                         expected=f"less than {np.finfo(np.float64).max / other.energy:.1e} with these {other.name}")
     for place, (end, one) in enumerate(zip(ends.tolist(), lists, strict=True)):
         part = slice(end - len(one), end)
         kept = known[part]

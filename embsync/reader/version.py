@@ -55,8 +55,13 @@ def _apply(rows: Array, matrix: Float64) -> Float32:
     if given.ndim not in (1, 2) or given.shape[-1] != len(matrix):
         raise UsageError("vectors of the wrong width", found=f"shape {given.shape}",
                          expected=f"rows of {len(matrix)} numbers")
-    with np.errstate(over="ignore"):
-        return (given.astype(np.float64) @ matrix).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = (given.astype(np.float64) @ matrix).astype(np.float32)
+    strange = np.flatnonzero(~np.isfinite(np.atleast_2d(moved)).all(axis=1))
+    if len(strange):
+        raise UsageError("vectors that are not finite in float32", expected="finite numbers",
+                         found=f"{np.abs(np.atleast_2d(given)[strange[0]]).max():g} in row {strange[0]}")
+    return moved
 
 
 class Version:

@@ -147,6 +147,10 @@ def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
         ([1007], {"weights": [float("nan")]}, "not positive"),
         ([1007], {"method": "median"}, "unknown way to fold in"),
         ([1007], {"regularization": 0}, "regularization"),
+        ([1007], {"regularization": 1.7e308}, "regularization is too large; found 1.7e"),
+        (1007, {}, "not lists of ids; found 1007"),
+        (None, {}, "not lists of ids; found None"),
+        (np.array(1007), {}, "not lists of ids"),
         ([1007], {"missing": "zero"}, "unknown way to answer missing"),
         ([1.5], {}, "wrong type"),
         ([[1007], 5], {}, "list 1: not a list of ids; found 5"),
@@ -157,7 +161,7 @@ def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
 def test_what_makes_no_sense_is_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:
     """With what was found and what was expected."""
     assert version.users is not None
-    if 1007 in ids:
+    if isinstance(ids, list) and 1007 in ids:
         ids = version.items.ids[:1].tolist()
     with pytest.raises((UsageError, NotFoundError), match=message):
         version.users.fold_in(ids, **options)

@@ -127,7 +127,7 @@ def test_search_never_gives_a_carried_id(version: Version, nights: list[Night]) 
     [
         (np.ones((2, 5)), 3, r"wrong width; found shape \(2, 5\); expected rows of 6 numbers"),
         (np.ones((2, 2, 6)), 3, "wrong width"),
-        (np.full((1, 6), np.nan), 3, "NaN or infinity"),
+        (np.full((1, 6), np.nan), 3, "NaN or infinity; found nan in query 0; expected finite numbers"),
         (np.ones((1, 6)), 0, "found 0; expected 1 or more"),
         (np.ones((1, 6)), 2.5, "found 2.5; expected 1 or more"),
         (np.ones((1, 6)), "3", "found '3'; expected 1 or more"),
@@ -148,11 +148,24 @@ def test_any_integer_is_a_k(version: Version) -> None:
     assert version.search(np.ones((1, 6)), k=2**70)[0].shape == (1, 100)
 
 
-@pytest.mark.parametrize("rows", [[[1.0] * 6, [1.0]], [["a"] * 6], None])
-def test_what_is_no_matrix_is_not_mapped(version: Version, rows: Any) -> None:
-    """Refused with what was found."""
-    with pytest.raises(UsageError):
-        version.transform.items(rows)
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0] * 6, [1.0]], "different lengths"),
+        ([["a"] * 6], "found <U1"),
+        (None, "found object"),
+        ([[1.0] * 6, [np.nan] * 6], "found nan in row 1; expected finite numbers"),
+        ([np.inf] * 6, "found inf in row 0; expected finite numbers"),
+        ([[1e300] * 6], r"found 1e\+300 in row 0"),
+    ],
+)
+def test_what_cannot_be_mapped_is_refused(version: Version, rows: Any, message: str) -> None:
+    """With what was found, either way and as a raw query."""
+    for mapped in (version.transform.items, version.transform.users_inverse):
+        with pytest.raises(UsageError, match=message):
+            mapped(rows)
+    with pytest.raises(UsageError, match=message):
+        version.search(rows, space="snapshot")
 
 
 def test_maps_go_both_ways(version: Version, nights: list[Night]) -> None:
