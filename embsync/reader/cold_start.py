@@ -40,13 +40,14 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
         lists: list[Any] = [ids] if single else list(ids)
     except TypeError:
         raise UsageError("not lists of ids", found=repr(ids)[:80], expected=f"{other.name} ids") from None
+    arrays = [other.as_array(one) for one in lists]
     for place, one in enumerate(lists):
-        if np.ndim(one) != 1:
+        if arrays[place].ndim != 1:
             raise UsageError("not a list of ids", where=f"list {place}", found=repr(one)[:80],
                              expected=f"{other.name} ids")
     shares = _weights([weights] if single and weights is not None else weights, lists)
     ends = np.cumsum([len(one) for one in lists])
-    vectors, known = _vectors(other, lists, how.missing)
+    vectors, known = _vectors(other, arrays, how.missing)
     rows = np.full((len(lists), side.vectors.shape[1]), np.nan, np.float32)
     ridge = (REGULARIZATION if how.regularization is None else how.regularization) * other.energy
     if not np.isfinite(ridge):
@@ -78,9 +79,9 @@ def _is_single(ids: Any) -> bool:
     return not any(isinstance(one, list | tuple | np.ndarray) for one in ids)
 
 
-def _vectors(other: Side, lists: list[Any], missing: str) -> tuple[Float64, Array]:
+def _vectors(other: Side, arrays: list[Array], missing: str) -> tuple[Float64, Array]:
     """Return the rows of all lists one after another, and which are known."""
-    flat: Any = np.concatenate([np.asarray(one) for one in lists if len(one)] or [np.empty(0, np.int64)])
+    flat: Any = np.concatenate([one for one in arrays if len(one)] or [np.empty(0, np.int64)])
     rows = other.rows(flat)
     known = rows >= 0
     if missing == "raise" and not known.all():

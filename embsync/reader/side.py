@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ Ids = Sequence[int] | Sequence[str] | Array
 _MANY = 256
 #: A decimal id as it may stand in a string: no spaces, underscores or other scripts' digits, which ``int`` takes.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+#: Characters of the longest of them.
+_DIGITS = 20
 
 
 def check_missing(missing: str) -> None:
@@ -205,11 +207,25 @@ class Side:
         count = max(int(self.live.sum()), 1)
         return (total / count).astype(np.float32), squares / count
 
-    def _as_stored(self, ids: Ids) -> Array:
+    def as_array(self, ids: Any) -> Array:
+        """Return ids as an array, with room for the ids there are and no more.
+
+        NumPy gives each place of an array the room of its longest string: one id of a megabyte among ten thousand
+        would take 40 GB. What is longer than any id here is cut to one character more than the longest, and as unknown
+        as before.
+        """
+        if isinstance(ids, list | tuple) and ids and isinstance(ids[0], str | bytes):
+            longest = self.ids.dtype.itemsize if self.ids.dtype.kind == "S" else _DIGITS
+            with contextlib.suppress(TypeError):  # among strings, something else: NumPy's to judge
+                if max(map(len, ids)) > longest:
+                    ids = [one[: longest + 1] for one in ids]
         try:
-            wanted = np.asarray(ids)
+            return np.asarray(ids)
         except ValueError:
             raise UsageError(f"{self.name} ids are not a list", found="lists of different lengths") from None
+
+    def _as_stored(self, ids: Ids) -> Array:
+        wanted = self.as_array(ids)
         if wanted.ndim != 1:
             raise UsageError(f"{self.name} ids are not a list", found=f"{wanted.ndim} dimensions", expected="1")
         if wanted.size == 0:
@@ -251,7 +267,8 @@ class Side:
                              expected=f"at most {np.iinfo(np.int64).max}") from None
 
     def _unknown(self, ids: Ids, known: Array) -> NotFoundError:
-        names = [str(name) for name in np.asarray(ids)[~known][:5]]
-        more = f" and {int((~known).sum()) - 5} more" if (~known).sum() > 5 else ""
+        places = np.flatnonzero(~known)
+        names = [str(ids[place])[:80] for place in places[:5]]
+        more = f" and {len(places) - 5} more" if len(places) > 5 else ""
         return NotFoundError(f"unknown {self.name} ids", found=", ".join(names) + more,
                              hint="missing=nan or missing=mean gives an answer for ids never seen")

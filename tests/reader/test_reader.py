@@ -220,6 +220,23 @@ def test_wrong_forms_of_ids_are_refused(version: Version) -> None:
         np.testing.assert_array_equal(version.items.lookup(spelled), version.items.vectors[:3])
 
 
+def test_one_very_long_id_takes_no_room_for_each_of_the_others(version: Version) -> None:
+    """It is unknown among strings and no integer among integers; NumPy alone would ask for 4 GB."""
+    assert version.users is not None
+    known = version.items.names(np.arange(len(version.items.ids))).astype(str).tolist()
+    ids: list[str] = ["7" * 1_000_000, *known * 10]
+    if version.items.ids.dtype.kind == "S":
+        assert np.isnan(version.items.lookup(ids, "nan")).any(axis=1).tolist() == [True] + [False] * (len(ids) - 1)
+        assert version.search(np.ones(6), 3, blocked=ids)[0].shape == (1, 0)
+        with pytest.raises(NotFoundError, match=r"found 7{80}; hint"):
+            version.items.lookup(ids)
+        assert np.isfinite(version.users.fold_in([ids, ids], missing="mean")).all()
+    else:
+        for asked in (version.items.lookup, version.users.fold_in):
+            with pytest.raises(UsageError, match="64-bit integers in this store"):
+                asked(ids)
+
+
 def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> None:
     """An unsigned integer beyond the range never stands for a negative id."""
     if version.items.ids.dtype.kind == "S":
