@@ -105,7 +105,7 @@ class Searcher:
         k : int
             Cut to the live rows.
         parameters : mapping, optional
-            Overrides of the version's search parameters, such as ``{"efSearch": 200}``.
+            Overrides of the version's search parameters, such as ``{"efSearch": 200}``; cut to the size of the index.
         allowed : (rows,) ndarray of bool, optional
             Rows of the version that may be found; the fewer they are, the more often a graph finds less than ``k``.
 
@@ -135,7 +135,7 @@ class Searcher:
         if labels is None and parameters is None and self._shared:
             return self._find(asked, k, self._parameters, findable)
         selector = self._selector if labels is None else _only(labels)
-        return self._find(asked, k, self._override(parameters or {}, selector), findable)
+        return self._find(asked, k, self._override(parameters or {}, selector, k), findable)
 
     def _allowed_labels(self, allowed: Bool) -> Bool:
         rows = self._rows[:-1]
@@ -179,12 +179,20 @@ class Searcher:
         best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
-    def _override(self, parameters: Mapping[str, int], selector: Any) -> Any:
+    def _override(self, parameters: Mapping[str, int], selector: Any, k: int) -> Any:
         unknown = set(parameters) - set(self._defaults)
         if unknown:
             raise UsageError("unknown search parameter", found=", ".join(sorted(unknown)),
                              expected=", ".join(self._defaults) or "none: this index is exact")
-        return search_parameters(self._index, {**self._defaults, **parameters}, selector)
+        given = {name: self._useful(name, value, k) for name, value in parameters.items()}
+        return search_parameters(self._index, {**self._defaults, **given}, selector)
+
+    def _useful(self, name: str, value: object, k: int) -> int:
+        """Return a search parameter, cut to where it looks at everything: FAISS makes room for whatever it says."""
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise UsageError("not a search parameter", found=f"{name} {value!r}", expected="a number, 1 or more")
+        total = int(self._index.ntotal)
+        return min(int(value), -(-total // k) if name == "k_factor_rf" else total)
 
 
 def _only(allowed: Bool) -> Any:

@@ -115,6 +115,22 @@ def test_parameters_override_the_manifest(side, index_of):
         searcher.search(side.queries, 10, {"nprobe": 3})
 
 
+@pytest.mark.parametrize("factory", ["HNSW8", "IVF8,Flat", "IVF8,PQ4x4,RFlat"])
+def test_the_largest_effort_is_to_look_at_everything(side, index_of, factory):
+    """Numbers beyond every machine word cost no more than that; what is no number is refused before FAISS sees it."""
+    built = index_of(side, IndexConfig(factory=factory, target_recall=0.5))
+    searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
+    everything = dict.fromkeys(built.report.search, built.index.ntotal)
+    expected, _ = searcher.search(side.queries, 10, everything)
+    for number in (2**31 - 1, 2**31, 2**63, 2**70):
+        rows, _ = searcher.search(side.queries, 10, dict.fromkeys(everything, number))
+        np.testing.assert_array_equal(rows, expected)
+    for name in everything:
+        for strange in (0, -1, 2.5, "5", None, True):
+            with pytest.raises(UsageError, match="not a search parameter; found"):
+                searcher.search(side.queries, 10, {name: strange})
+
+
 @pytest.mark.parametrize(
     "queries",
     [np.zeros((2, 5), np.float32), np.zeros((2, 16)), np.zeros(16, np.float32)],
