@@ -78,6 +78,12 @@ class Desk:
             "allowed": None if asked.allowed is None else self._ids(asked.allowed, "$.allowed"),
             "blocked": None if asked.blocked is None else self._ids(asked.blocked, "$.blocked"),
             "parameters": asked.parameters}
+        if asked.snapshot_version is not None and asked.space != "snapshot":
+            raise Invalid("a snapshot, but queries in the stable space", where="$.snapshot_version",
+                          found=asked.snapshot_version, expected="space snapshot beside it")
+        if asked.space != "stable" and way != "vectors":
+            raise Invalid("a space says where vectors live", where="$.space", found=f"{asked.space} and {way}",
+                          expected="vectors")
         if way == "users":
             return self.version.search_by_user(self._ids(value, "$.users"), asked.k, **filters)
         if way == "items":

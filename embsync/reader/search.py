@@ -56,6 +56,9 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     """
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
+    if snapshot is not None and space == "stable":
+        raise UsageError("a snapshot, but queries in the stable space", found=f"version {snapshot.number}",
+                         expected="space='snapshot' beside it")
     given = numbers(queries)
     if given.ndim < 2:
         given = np.atleast_2d(given)

@@ -118,6 +118,8 @@ def test_raw_queries_of_any_kept_version_go_through_its_own_maps(reader: StoreRe
         raw = night(0, **SIZES).both[1]
         found = version.search(raw, 5, space="snapshot", snapshot=old)[0]
         assert found.tolist() == version.search(old.transform.users(raw), 5)[0].tolist()
+        with pytest.raises(UsageError, match="found version 1; expected space='snapshot' beside it"):
+            version.search(raw, 5, snapshot=old)
     with pytest.raises(UsageError, match="unknown space"):
         version.search(raw, space="raw")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="wrong width"):
