@@ -18,6 +18,7 @@ from embsync.store import layout
 
 #: Seconds for the follower to notice that it is over; beyond them it ends with the process.
 _LAST_LOOK = 1.0
+_MAPS = "transform/"
 
 
 class Serving:
@@ -28,6 +29,7 @@ class Serving:
         self.current: Version | None = None
         self._space_id = settings.space_id
         self._metrics = metrics
+        self._maps: set[tuple[int, object]] = set()  # of which versions they are whole
         self._follower = Follower(self.root, self._switch, space_id=settings.space_id, on_error=self._failed,
                                   interval=settings.rescan_seconds,
                                   verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify)
@@ -45,18 +47,23 @@ class Serving:
         self._follower.stop(_LAST_LOOK)
 
     def kept(self, number: int) -> Version:
-        """Pin a kept version of the space that is served."""
+        """Pin a kept version of the space that is served; its maps are hashed the first time."""
         version = open_version(self.root, number)
         try:
             require_space(version, self._space_id)
+            if (number, version.identity) not in self._maps:
+                verify(version, below=_MAPS)
+                self._maps.add((number, version.identity))
         except BaseException:
             version.close()
             raise
         return version
 
     def numbers(self) -> list[int]:
-        """Return the kept versions."""
-        return layout.version_numbers(self.root / layout.VERSIONS)
+        """Return the kept versions, without a newest one that is still being verified, or was refused."""
+        health = self._follower.health
+        return [number for number in layout.version_numbers(self.root / layout.VERSIONS)
+                if number == health.serving or number != health.newest]
 
     def state(self) -> State:
         """Return what the server says about its health."""

@@ -17,14 +17,16 @@ class Stopped(Exception):
     """The caller no longer wants the answer."""
 
 
-def verify(version: Version, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Hash every file of a version.
+def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "") -> None:
+    """Hash every file of a version, or those below one of its directories.
 
     Parameters
     ----------
     version : Version
     stopped : callable
         Asked every few milliseconds; True ends the work.
+    below : str
+        Such as ``transform/``.
 
     Raises
     ------
@@ -33,6 +35,8 @@ def verify(version: Version, stopped: Callable[[], bool] = lambda: False) -> Non
     Stopped
     """
     for entry in version.record.files:
+        if not entry.path.startswith(below):
+            continue
         path = version.path / entry.path
         size, digest = _hash(path, stopped)
         if (size, digest) != (entry.bytes, entry.sha256):

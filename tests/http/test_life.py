@@ -150,11 +150,30 @@ def test_a_damaged_version_is_not_served_and_shows(root: Path) -> None:
         assert "index_rows.npy: damaged version" in state["error"]
         assert (state["serving"], state["newest"]) == (1, 2)
         assert server.ask("/v1/search", {"users": [2007], "k": 1}).version == 1
+        moved = server.ask("/v1/movement", {"side": "users", "id": 2007}).plain
+        assert [step["version"] for step in moved["steps"]] == [1]
+        raw = {"side": "users", "vectors": [[1] * 6], "version": 2}
+        assert server.ask("/v1/transform", raw).status == 200  # its maps are whole
         assert "embsync_version_errors_total 1.0" in server.ask("/metrics").body.decode()
     told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
     assert [(line["event"], line["level"]) for line in told] == [("serving", "info"), ("not_served", "error")]
     assert told[0]["version"] == 1
     assert "damaged version" in told[1]["reason"]
+
+
+def test_a_damaged_map_of_a_kept_version_maps_nothing(root: Path) -> None:
+    """Right in size, wrong in one bit: 503, whether vectors are mapped or searched with."""
+    for number in range(2):
+        sync(root, night(number, **SIZES), f"n{number}")
+    file = root / "versions/000001/transform/users.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with serving(root) as server:
+        for path, asked in (("transform", {"side": "users", "version": 1}),
+                            ("search", {"space": "snapshot", "snapshot_version": 1})):
+            answer = server.ask(f"/v1/{path}", {"vectors": [[1] * 6], **asked})
+            assert (answer.status, answer.version) == (503, 2)
+            assert "transform/users.npy" in answer.plain["where"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -138,6 +138,10 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
         assert np.isfinite(reader.current.search(reader.current.users.vectors[:2])[1]).all()  # type: ignore[union-attr]
         away.rename(root)
         eventually(lambda: follower.health.healthy)
+        (root / "current").rename(root / "former")
+        eventually(lambda: "no version is current any more" in str(follower.error))
+        (root / "former").rename(root / "current")
+        eventually(lambda: follower.health.healthy)
 
 
 @pytest.mark.parametrize("follows", [True, False])
