@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -87,6 +88,10 @@ class MovementRequest(_Request, frozen=True):
     id: Id
 
 
+#: What msgspec says of a value of another type, or out of its range.
+_EXPECTED = re.compile(r"Expected (.+?)(?:, got .+)?")
+_STEP = re.compile(r"\.(\w+)|\[([^]]+)\]")
+_SHOWN = 80
 Message = TypeVar("Message", bound=_Request)
 
 
@@ -113,4 +118,17 @@ def converted(tree: object, kind: type[Message], *, strict: bool) -> Message:
         return msgspec.convert(tree, kind, strict=strict)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `")
-        raise Invalid(what, where=path.rstrip("`") or "$") from None
+        where = path.rstrip("`") or "$"
+        expected, got = _EXPECTED.fullmatch(what), _found(tree, where)
+        raise Invalid("wrong value" if expected else what, where=where, found=got,
+                      expected=expected and expected[1].replace("`", "")) from None
+
+
+def _found(tree: Any, where: str) -> str | None:
+    """Return what stands at a path, shortened; None where the path does not lead to one place."""
+    for key, place in _STEP.findall(where):
+        try:
+            tree = tree[key] if key else tree[int(place)]
+        except (LookupError, TypeError, ValueError):
+            return None
+    return msgspec.json.encode(tree)[:_SHOWN].decode("utf-8", "ignore")

@@ -157,6 +157,23 @@ def test_what_is_wrong_is_a_clear_answer(server: Server, path: str, body: Any, s
     assert "X-Embsync-Version" in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"users": [1], "k": 0}, ("$.k", "0", "int >= 1")),
+        ({"users": [1], "k": "5"}, ("$.k", '"5"', "int")),
+        ({"vectors": [[1], [2, True]]}, ("$.vectors[1][1]", "true", "float")),
+        ({"users": [1], "space_id": 10**30}, ("$.space_id", str(10**30), "str | null")),
+        ({"users": [1], "parameters": {"efSearch": 0}}, ("$.parameters[...]", None, "int >= 1")),
+        ({"users": [1], "space": "x" * 500}, ("$.space", '"' + "x" * 79, None)),
+    ],
+)
+def test_a_wrong_field_is_shown_beside_what_was_expected(server: Server, body: Any, said: tuple[Any, ...]) -> None:
+    """Shortened where it is long."""
+    plain = server.ask("/v1/search", body).plain
+    assert (plain["where"], plain["found"], plain["expected"]) == said
+
+
 def test_arrays_are_read_without_trust(server: Server) -> None:
     """Forged headers, objects, archives, other widths, NaN: refused before a byte is allocated for them."""
     good = np.ones((1, 6), np.float32)
