@@ -60,13 +60,16 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
     require_servable(settings)
     bound = _bind(settings.listen)
     where = bound.getsockname()
+    place = _place(where)
     try:
         listening(_name(where))
         if settings.workers == 1:
             return work(settings, bound)
         return _oversee(settings, bound)
     finally:
-        _unlink(where)
+        if place is not None and _place(where) == place:  # and not the one of a server that came after
+            with contextlib.suppress(OSError):
+                Path(where).unlink()
         bound.close()
 
 
@@ -159,8 +162,10 @@ def _bind_unix(path: Path) -> socket.socket:
     """Listen on a Unix socket for owner and group; one that a dead server left is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as other:
-            if other.connect_ex(str(path)) == 0:
-                raise UsageError("another server listens here", where=path)
+            # Full or not ours to write is not dead.
+            if (answer := other.connect_ex(str(path))) != errno.ECONNREFUSED:
+                raise UsageError("another server listens here", where=path,
+                                 found=os.strerror(answer) if answer else None)
         path.unlink()
     bound = socket.socket(socket.AF_UNIX)
     before = os.umask(0o117)
@@ -182,7 +187,10 @@ def _name(where: Any) -> str:
     return f"http://{host}:{where[1]}"
 
 
-def _unlink(where: Any) -> None:
+def _place(where: Any) -> tuple[int, int] | None:
+    """Return device and inode of a Unix socket, None where there is none."""
     if isinstance(where, str):
         with contextlib.suppress(OSError):
-            Path(where).unlink()
+            status = Path(where).stat()
+            return status.st_dev, status.st_ino
+    return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.http import NPY, Server, serving
+from support.http import NPY, Server, command, environment, serving
 from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
@@ -272,6 +274,21 @@ def test_a_unix_socket_serves_and_is_gone_afterwards(root: Path, tmp_path: Path)
             client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
             assert b"200 OK" in client.recv(4096)
         assert path.stat().st_mode & 0o007 == 0
+    assert not path.exists()
+
+
+def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Path) -> None:
+    """Somebody removed the first one's and began anew: the end of the first takes nothing from the second."""
+    path = tmp_path / "s"
+    with contextlib.ExitStack() as first:
+        first.enter_context(serving(root, listen=f"unix:{path}", ready=False))
+        refused = subprocess.run(command(root, "--listen", f"unix:{path}"), capture_output=True, check=False, text=True,
+                                 env=environment())
+        assert (refused.returncode, "another server listens here" in refused.stderr) == (2, True)
+        path.unlink()
+        with serving(root, listen=f"unix:{path}", ready=False), socket.socket(socket.AF_UNIX) as client:
+            first.close()
+            client.connect(str(path))
     assert not path.exists()
 
 
