@@ -153,16 +153,24 @@ def lookup(
     rows = part.rows(wanted)
     names = part.names(rows)
     there: Any = names[rows >= 0]
+    as_text = names.dtype.kind == "U"
     ages, origins = iter(part.age(there).tolist()), iter(part.origin(there).tolist())
     results: list[dict[str, Any]] = []
     for asked, name, known, vector in zip(np.asarray(wanted).tolist(), names.tolist(), rows >= 0, vectors, strict=True):
-        results.append({"id": name if known else asked, "age": next(ages) if known else None,
+        results.append({"id": name if known else _spelled(asked, as_text), "age": next(ages) if known else None,
                         "from_version": next(origins) if known else None, "vector": vector})
     if as_json:
         print_json({"version": version.number, "side": side, "results": results})
         return
     table(("id", "age", "vector"), [(one["id"], "unknown" if one["age"] is None else one["age"], _short(one["vector"]))
                                     for one in results])
+
+
+def _spelled(asked: Any, as_text: bool) -> int | str:
+    """Return an id that nobody knows in the form in which the store has ids."""
+    if not as_text:
+        return int(asked)
+    return asked.decode("utf-8", "replace") if isinstance(asked, bytes) else str(asked)
 
 
 @click.command()

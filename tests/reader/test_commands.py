@@ -67,10 +67,19 @@ def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_pa
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()
     row, unknown = told("lookup", "items", *gone, 5, "-m", "nan")["results"]
     assert (row["id"], row["age"], row["from_version"]) == (gone[0], 2, 1)
-    assert (unknown["id"], unknown["age"], unknown["vector"]) == ("5", None, [None] * 6)
+    assert (unknown["id"], unknown["age"], unknown["vector"]) == (5, None, [None] * 6)
     assert told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), version.items.lookup(gone))
     assert run(["lookup", "items", str(gone[0]), "--max-age", "1", "--store", str(version.path.parents[1])]) == 6
+
+
+def test_an_unknown_id_is_told_as_the_known_ones_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A string where ids are strings, whatever the type of the file it came from."""
+    sync(tmp_path / "S", night(0, **SIZES).named(), "n0")
+    np.save(tmp_path / "ids.npy", np.array([b"nobody"]))
+    asked = ["lookup", "items", "--ids", str(tmp_path / "ids.npy"), "-m", "nan", "--store", str(tmp_path / "S")]
+    assert run([*asked, "--json"]) == 0
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)["results"]] == ["nobody"]
 
 
 def test_transform_goes_both_ways(told: Any, tmp_path: Path) -> None:
