@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
+    with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
         deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)
         while not (stop.wait(0.2) or _too_often(deaths)):
@@ -120,6 +121,18 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
                 worker.kill()
                 worker.wait()
     return 0 if stop.is_set() else 1
+
+
+@contextlib.contextmanager
+def _figures_directory() -> Iterator[str]:
+    """Make what workers share; a lock says that it is in use to those who clean ``/tmp`` by age, as systemd does."""
+    with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
+        descriptor = os.open(figures, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield figures
+        finally:
+            os.close(descriptor)
 
 
 def _too_often(deaths: deque[float]) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,22 @@ def test_a_worker_begins_while_the_token_is_away(root: Path, tmp_path: Path) -> 
     told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines() if line.startswith("{")]
     died = {line["worker"]: line["status"] for line in told if line["event"] == "worker_died"}
     assert died == dict.fromkeys(before, -signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles cleans by age")
+def test_what_workers_share_is_not_cleaned_away(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old as it is after months: a new version is still served, and counted."""
+    sync(root, night(0, **SIZES), "n0")
+    shared = tmp_path / "tmp"
+    (shared / "left").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(shared))
+    (tmp_path / "clean.conf").write_text(f"d {shared} 0700 - - 0\n")
+    with serving(root, "--workers", "2") as server:
+        subprocess.run(["systemd-tmpfiles", "--clean", tmp_path / "clean.conf"], check=True, capture_output=True)
+        assert [path.name.startswith("embsync-metrics-") for path in shared.iterdir()] == [True]
+        sync(root, night(1, **SIZES), "n1")
+        until_version(server, 2)
+        assert "embsync_newest_version 2.0" in server.ask("/metrics").body.decode()
 
 
 def test_workers_that_all_die_at_once_end_the_server(root: Path) -> None:
