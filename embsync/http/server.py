@@ -175,6 +175,7 @@ def _bind_unix(path: Path) -> socket.socket:
     """Listen on a Unix socket for owner and group; one that a dead server left is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as other:
+            other.setblocking(False)  # a full queue would be waited for
             # Full or not ours to write is not dead.
             if (answer := other.connect_ex(str(path))) != errno.ECONNREFUSED:
                 raise UsageError("another server listens here", where=path,

@@ -37,7 +37,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
         assert set(place.published()) <= {f"day={day}" for day in range(1, number + 1)}
         assert not place.events("failed")
     with place.daemon():
-        place.wait_for(*range(1, number + 1), seconds=120)
+        place.wait_for(*range(1, number + 1), seconds=30 + 3 * number)  # on a busy machine most of them are left
         place.wait_state("idle")
     assert place.published() == [f"day={day}" for day in range(1, number + 1)]
     place.assert_at_rest()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -66,14 +67,15 @@ def sync(root: Path, made: Night, name: str, config: Config | None = None, **req
 
 
 def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connection) -> None:
-    """Publish one snapshot after the other until the disk is gone; tell each version once it is said to be published.
+    """Publish one snapshot after the other until the disk is gone; tell each version, and when it was published.
 
     Not beside the test that runs it in a process of its own: that must be able to import it.
     """
     config = configured(store__keep_versions=2)
     with contextlib.suppress(EmbsyncError, OSError):
         for turn in range(first, first + 1000):
-            told.send(process(Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config).version)
+            version = process(Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config).version
+            told.send((version, time.monotonic()))
 
 
 @contextlib.contextmanager
