@@ -17,7 +17,7 @@ from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
 from embsync.dtypes import Float32, Int64
 from embsync.errors import EmbsyncError, SnapshotChanged, StoreError
-from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh
+from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
 from embsync.pipeline.inputs import Inputs, gather, live_rows
@@ -358,15 +358,17 @@ def _previous(inputs: Inputs) -> Previous | None:
     parent = inputs.parent
     if parent is None:
         return None
-    entry = next(entry for entry in parent.record.files if entry.path == layout.INDEX)
+    sha256 = {entry.path: entry.sha256 for entry in parent.record.files}
     labels, damage = np.empty(0, np.int64), None
     try:
+        # Two labels exchanged are still labels: nothing but the hash tells.
+        reject_damage(parent.path / layout.INDEX_ROWS, sha256[layout.INDEX_ROWS])
         labels = parent.index_rows
     except StoreError as error:
         damage = error
     return Previous(
         path=parent.path / layout.INDEX,
-        sha256=entry.sha256,
+        sha256=sha256[layout.INDEX],
         labels=labels,
         row_map=inputs.items.plan.row_map.astype(np.int64),
         report=parent.record.index,

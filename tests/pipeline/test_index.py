@@ -81,10 +81,28 @@ def test_a_damaged_index_is_journaled_and_does_not_spread(root: Path, file: str,
     assert last.event == "published"
     assert last.error is not None
     assert str(last.error["where"]).startswith(str(path.parent))
-    if damage == "flipped" and file == layout.INDEX:
+    if damage == "flipped":
         assert "hash" in str(last.error["what"])
         assert last.error["found"] != last.error["expected"]
     assert assert_whole(root) == 2
+
+
+def test_exchanged_labels_never_pass_for_an_index_that_is_unchanged(root: Path) -> None:
+    """Two labels that changed places on the disk: the same snapshot again is not reused, and the journal says why."""
+    made = night(1, **SIZES)
+    for number in range(3):
+        told = _publish(root, made, f"n{number}")
+    assert told["action"] == "reused"
+    path = Store(root).path(3) / layout.INDEX_ROWS
+    labels = np.load(path)
+    labels[[5, 300]] = labels[[300, 5]]
+    path.chmod(0o644)
+    np.save(path, labels)
+    told = _publish(root, made, "n3")
+    assert (told["action"], told["reason"]) == ("rebuilt", "the previous index cannot be used: hash mismatch")
+    *_, last = Store(root).journal.events()
+    assert last.error is not None
+    assert last.error["where"] == str(path)
 
 
 def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path) -> None:
