@@ -8,7 +8,7 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
-from embsync.index.factory import create
+from embsync.index.factory import create, reject_few_rows
 from embsync.index.files import faiss_sentence
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors
@@ -33,6 +33,7 @@ def build(factory: str, live: LiveVectors, metric: str) -> Any:
         The factory needs more rows than there are.
     """
     index = create(factory, live.width, metric)
+    reject_few_rows(index, factory, live.count)
     train(index, live)
     if type(index) is faiss.IndexHNSWFlat:
         _fill_from_storage(index, live)

@@ -9,7 +9,7 @@ from embsync.config import IndexConfig
 from embsync.errors import UsageError
 from embsync.index.files import faiss_sentence
 from embsync.index.library import faiss
-from embsync.index.structure import layers
+from embsync.index.structure import layers, least_rows, parts, transforms
 
 AUTO = "auto"
 #: Up to here ``auto`` scans everything. Measured in docs/decisions/0020-index-factories.md.
@@ -66,6 +66,7 @@ def create(factory: str, width: int, metric: str) -> Any:
         raise UsageError("FAISS rejects the index factory string", where="index.factory",
                          found=f"'{factory}' at width {width} ({faiss_sentence(error)})",
                          hint="see the FAISS wiki, 'The index factory', or use 'auto'") from None
+    _reject_unfillable(index, factory)
     for layer in layers(index):
         _reject_unserviceable(layer, factory, metric)
     densify(index)
@@ -86,9 +87,51 @@ def densify(index: Any) -> dict[str, int]:
     return {}
 
 
-def check_factory(config: IndexConfig, width: int) -> None:
-    """Raise UsageError when ``config.factory`` makes no index of ``width`` numbers a row; build nothing."""
-    create(resolve_factory(config.factory, HNSW_ROWS), width, config.metric)
+def check_factory(config: IndexConfig, width: int, rows: int | None = None) -> None:
+    """Raise UsageError when ``config.factory`` makes no index of such rows; build nothing.
+
+    Parameters
+    ----------
+    config : IndexConfig
+    width : int
+        Numbers in a row.
+    rows : int, optional
+        Live rows there are to train on; None: not known, or the index may be a trained one.
+    """
+    index = create(resolve_factory(config.factory, HNSW_ROWS if rows is None else rows), width, config.metric)
+    if rows is not None:
+        reject_few_rows(index, config.factory, rows)
+
+
+def reject_few_rows(index: Any, factory: str, rows: int) -> None:
+    """Raise UsageError where there are fewer rows than ``index`` takes to be trained."""
+    if rows < least_rows(index):
+        raise UsageError("the index cannot be trained on so few rows", where="index.factory",
+                         found=f"'{factory}' and {rows} live rows", expected=f"{least_rows(index)} or more",
+                         hint="a factory string with fewer lists or codes, or 'auto'")
+
+
+def _reject_unfillable(index: Any, factory: str) -> None:
+    """Raise UsageError for what FAISS makes without a word, and then cannot train, fill or search."""
+    inner = list(layers(index))[1:]
+    if any(_is_hollow(part) for part in parts(index)):
+        what = "an index without lists, links or dimensions"
+    elif any(isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in inner):
+        what = "IDMap inside another index"
+    elif any(isinstance(layer, faiss.IndexRowwiseMinMaxBase) for layer in layers(index)):
+        what = "MinMax takes codes, not vectors"
+    else:
+        return
+    raise UsageError(what, where="index.factory", found=f"'{factory}'", hint="choose another factory string, or 'auto'")
+
+
+def _is_hollow(part: Any) -> bool:
+    """Tell whether a number in the factory string, 0 or the 1 of ``HNSW1``, left nothing; building NSG0 never ends."""
+    if isinstance(part, faiss.IndexHNSW):
+        return bool(part.hnsw.cum_nneighbor_per_level.size() < 2 or part.hnsw.nb_neighbors(0) == 0)
+    if isinstance(part, faiss.IndexNSG):
+        return bool(part.nsg.R == 0)
+    return bool(getattr(part, "nlist", 1) == 0 or any(step.d_out == 0 for step in transforms(part)))
 
 
 def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
@@ -98,12 +141,13 @@ def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
     if isinstance(layer, faiss.IndexLSH):
         raise UsageError("LSH ranks by Hamming distance, not by a metric of the store", where="index.factory",
                          found=f"'{factory}'", hint="choose another factory string, or use 'auto'")
-    if isinstance(layer, faiss.IndexPreTransform):
-        for position in range(layer.chain.size()):
-            step = faiss.downcast_VectorTransform(layer.chain.at(position))
-            if step.d_out > step.d_in and isinstance(step, faiss.PCAMatrix):
-                raise UsageError("PCA cannot widen vectors", where="index.factory", found=f"'{factory}'",
-                                 expected=f"at most {step.d_in} dimensions")
+    for step in transforms(layer):
+        if step.d_out > step.d_in and isinstance(step, faiss.PCAMatrix):
+            raise UsageError("PCA cannot widen vectors", where="index.factory", found=f"'{factory}'",
+                             expected=f"at most {step.d_in} dimensions")
+        if isinstance(step, faiss.OPQMatrix) and step.d_out % step.M:
+            raise UsageError("OPQ cannot divide the dimensions", where="index.factory", found=f"'{factory}'",
+                             expected=f"a divisor of {step.d_out}")
 
 
 def _set_up_training(index: Any) -> None:

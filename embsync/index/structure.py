@@ -10,6 +10,13 @@ from embsync.index.library import faiss
 
 #: Search work beyond which a graph is slower than scanning half a million rows; also where tuning stops.
 LARGEST_EF_SEARCH = 4096
+#: ``IndexIVF.quantizer_trains_alone``, a C char, of a multi-index: its lists are no clusters.
+_TRAINS_ALONE = "\x01"
+#: The NNDescent graph an NSG begins with refuses 100 rows, aborts the process on some numbers of them up to 130, and
+#: building an NSG never ends where there are few more rows than links (tried, 1.15.1: 1.25 times as many).
+_NSG_ROWS = 256
+#: Centroids of the product quantizer that an ``OPQMatrix`` trains for itself, whatever the index uses.
+_OPQ_CENTROIDS = 256
 #: Candidates re-ranked for each result at most; FAISS's own tuner stops here too.
 LARGEST_REFINE_FACTOR = 64
 
@@ -40,6 +47,44 @@ def innermost(index: Any) -> Any:
     """Return the layer that finds the candidates."""
     *_, last = layers(index)
     return last
+
+
+def parts(index: Any) -> Iterator[Any]:
+    """Yield the index and everything in it: what it wraps, refines with or stores in, and its coarse quantizer."""
+    index = faiss.downcast_index(index)
+    yield index
+    for name in ("index", "base_index", "refine_index", "storage", "quantizer"):
+        part = getattr(index, name, None)
+        if part is not None:
+            yield from parts(part)
+
+
+def transforms(layer: Any) -> list[Any]:
+    """Return the steps a vector passes on its way into this layer's own index, each as its own class."""
+    if not isinstance(layer, faiss.IndexPreTransform):
+        return []
+    return [faiss.downcast_VectorTransform(layer.chain.at(place)) for place in range(layer.chain.size())]
+
+
+def least_rows(index: Any) -> int:
+    """Return how many rows training takes at least: every k-means wants one for each centroid."""
+    return max(_least_rows(part) for part in parts(index))
+
+
+def _least_rows(part: Any) -> int:
+    least = [1]
+    if isinstance(part, faiss.IndexIVF) and part.quantizer_trains_alone != _TRAINS_ALONE:
+        least.append(int(part.nlist))
+    if hasattr(part, "pq"):
+        least.append(int(part.pq.ksub))
+    for name in ("rq", "prq"):  # the other additive quantizers have no k-means
+        if hasattr(part, name):
+            least += [1 << bits for bits in faiss.vector_to_array(getattr(part, name).nbits).tolist()]
+    if isinstance(part, faiss.IndexNSG):
+        least += [_NSG_ROWS, 2 * int(part.nsg.R)]
+    if any(isinstance(step, faiss.OPQMatrix) for step in transforms(part)):
+        least.append(_OPQ_CENTROIDS)
+    return max(least)
 
 
 def takes_ids(index: Any) -> bool:

@@ -173,7 +173,7 @@ class _Run:
             with self._clock.stage("read"):
                 known = self._open_current(stack)
                 inputs = self._gather(known)
-            check_factory(self._config.index, inputs.dimension)
+            self._check_factory(inputs)
             with self._clock.stage("align"):
                 found = self._fit(inputs)
             self._fingerprint = record.fingerprint(inputs)
@@ -201,6 +201,12 @@ class _Run:
         number = self._store.next_number() if self._store.versions.is_dir() else 1
         parent = None if self._request.new_space else known
         return gather(snapshot, parent, known, number, self._config, self._progress)
+
+    def _check_factory(self, inputs: Inputs) -> None:
+        """Refuse a factory before any work; an index that is trained already may be kept, however few the rows are."""
+        index, parent = self._config.index, inputs.parent
+        kept = parent is not None and parent.record.index.factory == index.factory and index.refresh != "rebuild"
+        check_factory(index, inputs.dimension, None if kept else inputs.items.side.count)
 
     def _fit(self, inputs: Inputs) -> Alignment:
         return fit(

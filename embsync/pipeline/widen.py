@@ -41,7 +41,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
             if dimension <= parent.record.dimension:
                 raise UsageError("the space is not narrower", found=f"{parent.record.dimension} dimensions",
                                  expected=f"less than the {dimension} asked for")
-            check_factory(config.index, dimension)
+            check_factory(config.index, dimension, parent.record.items.live)
             number = store.next_number()
             with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
                 vectors = _copy(staging, parent, number, dimension)

@@ -134,7 +134,9 @@ def test_writing_is_streamed(make, index_of):
     ("factory", "metric", "width"),
     [("Bogus", "l2", 16), ("", "l2", 16), ("IVF16,PQ5", "l2", 16), ("HNSW32_PQ4", "inner_product", 16),
      ("LSH", "l2", 16), ("PCA64,Flat", "l2", 16), ("IVF,Flat", "l2", 16), ("Flat,Bogus", "cosine", 16),
-     ("ITQ16,LSHt", "inner_product", 16)],
+     ("ITQ16,LSHt", "inner_product", 16), ("NSG0", "l2", 16), ("HNSW0", "l2", 16), ("HNSW1", "l2", 16),
+     ("IVF0,Flat", "l2", 16), ("IVF16_HNSW0,Flat", "l2", 16), ("PCA0,Flat", "l2", 16), ("OPQ5,Flat", "l2", 16),
+     ("IDMap,IDMap,Flat", "l2", 16), ("PCA8,IDMap,Flat", "l2", 16), ("MinMaxFP16,Flat", "l2", 16)],
 )
 def test_rejected_factory_strings(factory, metric, width):
     """A string FAISS rejects, or whose index cannot serve the metric, is a configuration error before any work."""
@@ -142,6 +144,24 @@ def test_rejected_factory_strings(factory, metric, width):
         check_factory(IndexConfig(factory=factory, metric=metric), width)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "least"),
+    [("Flat", 1), ("HNSW32", 1), ("SQ8", 1), ("IVF300,Flat", 300), ("IVF16,PQ4", 256), ("PQ4x4fs", 16),
+     ("HNSW8_PQ4x5", 32), ("PCA8,IVF300,PQ4x4", 300), ("OPQ4,PQ4x4", 256), ("Flat,Refine(PQ4x5)", 32),
+     ("IVF16,RQ2x6", 64), ("PRQ2x2x4", 16), ("IMI2x4,Flat", 16), ("NSG16", 256), ("NSG150", 300)],
+)
+def test_the_least_rows_are_known_without_training(make, index_of, factory, least):
+    """The rows a factory needs at least are enough to build it, and one fewer is refused before any work."""
+    config = IndexConfig(factory=factory, metric="l2")
+    check_factory(config, 16, least)
+    if least > 1:
+        with pytest.raises(UsageError, match=rf"expected {least} or more") as caught:
+            check_factory(config, 16, least - 1)
+        assert caught.value.exit_code == 2
+    enough = max(least, 16)  # what PCA and ranges want is little, and fewer rows than dimensions are never published
+    assert index_of(make(rows=enough + 10, carried=10), config).report.labels == enough
 
 
 def test_more_lists_than_rows(make, index_of):

@@ -105,21 +105,31 @@ def test_exchanged_labels_never_pass_for_an_index_that_is_unchanged(root: Path) 
     assert last.error["where"] == str(path)
 
 
-def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path) -> None:
+@pytest.mark.parametrize("factory", ["HNSW32,Nonsense", "IVF0,Flat", "IVF4000,Flat", "NSG0"])
+def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path, factory: str) -> None:
     """A configuration error, exit 2, with the string; there is no store afterwards, and a store is as it was."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
     for _ in range(2):
         before = snapshot_of(root) if root.exists() else None
         failed = subprocess.run(command, capture_output=True, text=True, check=False,
-                                env={"EMBSYNC_INDEX__FACTORY": "HNSW32,Nonsense"})
+                                env={"EMBSYNC_INDEX__FACTORY": factory})
         assert failed.returncode == 2
-        assert "HNSW32,Nonsense" in failed.stderr
+        assert factory in failed.stderr
         assert failed.stderr.count("\n") == 1
         assert (snapshot_of(root) if root.exists() else None) == before
         if before is None:
             assert not root.exists()
             sync(root, night(0, **SIZES), "n1")
+
+
+def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root: Path) -> None:
+    """240 lists were trained on 300 rows; 200 rows are fewer, and they move into the lists there are."""
+    config = configured(index__factory="IVF240,Flat")
+    for number, rows in enumerate((300, 200)):
+        path = write_npy(root.parent / f"n{number}", night(0, items=rows, users=200))
+        manifest = process(Store(root), Request(path), config)
+    assert (manifest.items.live, manifest.index.action) == (200, "rotated")
 
 
 def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:
