@@ -130,16 +130,23 @@ def _cheapest(
 ) -> dict[str, int]:
     """Return ``fixed`` with the least value of ``knob`` that reaches ``target``.
 
-    Doubling, then halving the interval: recall grows with effort. Where even the largest value misses the target,
-    the first that comes within a hundredth of the best is returned: the rest would be paid for nothing.
+    Doubling, then halving the interval: recall grows with effort. Where recall has levelled, the largest value tells
+    whether the target can be reached at all: a neighbour far from the others is found by much more effort alone.
+    Where it cannot, the first value that comes within a hundredth of the best is returned: the rest would be paid for
+    nothing.
     """
     tried: dict[int, float] = {}
     value, most = knob.low, measure.affordable(knob, fixed)
     while True:
         tried[value] = measure({**fixed, knob.name: value})
-        if tried[value] >= target or value >= most or _levelled(list(tried.values())):
+        if tried[value] >= target or value >= most:
             break
-        value = min(2 * value, most)
+        if _levelled(list(tried.values())):
+            if measure({**fixed, knob.name: most}) < target:
+                break
+            value = most
+        else:
+            value = min(2 * value, most)
     bar = target if tried[value] >= target else 0.99 * max(tried.values())
     high = min(value for value, recall in tried.items() if recall >= bar)
     low = max((value for value in tried if value < high), default=knob.low - 1)

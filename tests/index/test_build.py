@@ -10,6 +10,7 @@ from embsync.config import IndexConfig
 from embsync.errors import UsageError
 from embsync.index import Built, IndexReport, Searcher, check_factory, estimate_bytes, refresh
 from embsync.index.factory import resolve_factory
+from embsync.index.gate import RecallGate
 from embsync.index.live import live_vectors
 from embsync.index.truth import exact_neighbours
 
@@ -54,6 +55,18 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, metric)
     for name, least in (("efSearch", 10), ("nprobe", 1)):
         if built.report.search.get(name, least) > least and "k_factor_rf" not in built.report.search:
             assert recall({**built.report.search, name: built.report.search[name] - 1}) < 0.95
+
+
+def test_a_plateau_is_not_the_end():
+    """Queries that want the same ten of which some lie far from the others: all are found, however long nothing was."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((3000, 16)).astype(np.float32)
+    side, live = live_vectors(vectors, np.arange(3000), "l2"), np.arange(3000)
+    index = refresh(vectors, live, vectors[:0], None, IndexConfig(factory="IVF256,Flat", metric="l2"), 1).index
+    for _ in range(30):
+        queries = np.repeat(random.standard_normal((1, 16)), 20, axis=0).astype(np.float32)
+        gate = RecallGate(side, queries, exact_neighbours(side, queries, 10, "l2"), "l2", 1.0)
+        assert gate.judge(index, live).recall == 1.0
 
 
 def test_a_target_out_of_reach(side, index_of):
