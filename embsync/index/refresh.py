@@ -115,12 +115,14 @@ class _Refresh:
         with self._timed("rotate"):
             same = _same(index, self.side, moved, previous)
             labels = moved if same else _rotated(index, self.side, moved)
-        verdict = self._judge(index, labels, previous)
-        if same and (previous.report.rotations == 0 or self._complaint(index, verdict, previous) is None):
-            return self._built(index, labels, verdict, "reused", "the index holds these vectors already")
-        complaint = self._complaint(index, verdict, previous)
+        # A rebuild would make the same index again: there is nothing cheaper to compare its effort with.
+        as_rebuilt = same and previous.report.rotations == 0
+        verdict = self._judge(index, labels, None if as_rebuilt else previous)
+        complaint = None if as_rebuilt else self._complaint(index, verdict, previous)
         if complaint is not None:
             raise _Rebuild(complaint)
+        if same:
+            return self._built(index, labels, verdict, "reused", "the index holds these vectors already")
         return self._built(index, labels, verdict, "rotated", _achieved(verdict))
 
     def _eligible(self) -> Previous:
@@ -171,12 +173,13 @@ class _Refresh:
 
     def _built(self, index: Any, labels: Int64, verdict: Verdict, action: Action, reason: str) -> Built:
         last = self.previous.report if self.previous is not None and action != "rebuilt" else None
+        as_rebuilt = last is None or (action == "reused" and last.rotations == 0)
         report = IndexReport(
             factory=self.factory, metric=self.config.metric, action=action, reason=reason,
             recall_at_10=verdict.recall, target_recall=self.config.target_recall, search=verdict.search,
             labels=int(index.ntotal), dead=int(np.count_nonzero(labels < 0)), faiss=str(faiss.__version__),
             build=densify(index),
-            rebuilt_search=verdict.search if last is None else last.rebuilt_search or last.search,
+            rebuilt_search=verdict.search if last is None or as_rebuilt else last.rebuilt_search or last.search,
             rotations=0 if last is None else last.rotations + (action == "rotated"),
         )
         return Built(labels, report, index, self.seconds)

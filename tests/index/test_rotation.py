@@ -186,6 +186,18 @@ def test_reused_when_nothing_changed(side, same, index_of, shelf, factory):
     np.testing.assert_array_equal(again.labels, built.labels)
 
 
+def test_reused_reaches_a_target_that_was_raised(side, same, index_of, shelf):
+    """The same vectors under a higher target: the index stays, searched with the effort a rebuilt one needs."""
+    built = index_of(side, IndexConfig(factory="IVF64,Flat", target_recall=0.3))
+    side, row_map = same(side)
+    previous = replace(shelf.parent(built, row_map), vectors=side.vectors)
+    strict = IndexConfig(factory="IVF64,Flat", target_recall=0.99, max_search_cost_growth=1.0)
+    again = index_of(side, strict, previous)
+    assert again.report.action == "reused"
+    assert again.report.recall_at_10 >= 0.99
+    assert again.report.search == again.report.rebuilt_search == index_of(side, strict).report.search
+
+
 def test_reused_is_honest(side, same, index_of, shelf):
     """Without the parent's vectors stored ones tell; one changed number, or codes that cannot tell, mean rotation."""
     side, row_map = same(side)
