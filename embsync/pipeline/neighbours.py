@@ -8,6 +8,7 @@ import numpy as np
 
 from embsync.alignment.arrays import TOP_K
 from embsync.alignment.blocks import ArrayRows, map_blocks
+from embsync.alignment.sampling import sample
 from embsync.alignment.stabilize import Alignment
 from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
 from embsync.alignment.transform import Transform
@@ -45,8 +46,11 @@ class Neighbours:
         metric: Metric = config.metric
         side = found.items if found.users is None else found.users
         raw = side.sums.sample
-        #: (q, k) float32 stable vectors of the sampled users: the recall gate's queries.
+        #: (q, k) float32 stable vectors of the sampled users.
         self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
+        asking = inputs.queries
+        #: Positions among them of those that the recall gate asks.
+        self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
         self._depth = max(TOP_K, config.recall_at)
         self._rows = inputs.items.plan.rows
         self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)

@@ -244,8 +244,8 @@ class _Run:
             drift=drift,
             vectors=written[0].vectors,
             live=live_rows(inputs.items),
-            queries=neighbours.queries,
-            truth=neighbours.truth,
+            queries=neighbours.queries[neighbours.gate],
+            truth=neighbours.truth[neighbours.gate],
             previous=_previous(inputs),
         )
 

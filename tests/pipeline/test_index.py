@@ -132,6 +132,20 @@ def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root
     assert (manifest.items.live, manifest.index.action) == (200, "rotated")
 
 
+def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
+    """One query finds a whole number of its ten neighbours; the certificate's sample stays what it was."""
+    path = write_npy(root.parent / "n0", night(0, **SIZES))
+    recalls = []
+    for queries in (1, 7, 1000):
+        config = configured(index__factory="IVF16,PQ2x4", index__sample_queries=queries)
+        manifest = process(Store(root), Request(path), config)
+        recalls.append(float(str(manifest.index.recall_at_10)))
+        assert manifest.preservation.sampled_users == SIZES["users"]
+    for recall, neighbours in zip(recalls, (10, 70, 10 * SIZES["users"]), strict=True):
+        assert recall * neighbours == pytest.approx(round(recall * neighbours))
+    assert len(set(recalls)) == 3
+
+
 def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:
     """A graph of 400 MB under a limit of 100 MB more than the process had before: exit 5, and all is as it was."""
     sync(root, night(0, items=3000, users=200), "n0")
