@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from embsync.index.library import faiss
 
 #: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
 CHUNK_BYTES = 1 << 20
+#: Where in FAISS an exception comes from, which stands before what it says.
+_SIGNATURE = re.compile(r"Error in .*? at \S+:\d+: ", re.DOTALL)
 #: What FAISS and its wrapper raise on a file that is not the index it claims to be.
 _UNREADABLE = (RuntimeError, MemoryError, ValueError, OverflowError, IndexError)
 
@@ -83,7 +86,8 @@ def reject_damage(path: Path, sha256: str) -> None:
 def faiss_sentence(error: BaseException) -> str:
     """Return what a FAISS exception says, without the C++ signature and source line before it."""
     text = str(error) or type(error).__name__
-    return text.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip() or text
+    said = _SIGNATURE.sub("", text, count=1)
+    return said.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip() or text
 
 
 def _version(text: str) -> tuple[int, ...]:

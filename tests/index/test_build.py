@@ -157,6 +157,7 @@ def test_rejected_factory_strings(factory, metric, width):
         check_factory(IndexConfig(factory=factory, metric=metric), width)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+    assert "std::" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

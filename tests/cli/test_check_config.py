@@ -1,0 +1,43 @@
+"""What ``embsync check-config`` finds before a snapshot does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.nights import night
+from support.stores import sync
+
+from embsync.cli.main import run
+
+
+@pytest.mark.parametrize("known", ["configured", "in the store"])
+def test_the_index_factory_is_tried_where_the_width_is_known(
+    known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit 2, before the first night is lost to a typing error; a good one is printed."""
+    made = night(0)
+    if known == "configured":
+        monkeypatch.setenv("EMBSYNC_SPACE__DIMENSION", str(made.items.shape[1]))
+    else:
+        sync(tmp_path / "S", made, "n0")
+    command = ["check-config", "--store", str(tmp_path / "S")]
+    monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "HNWS32")
+    assert run(command) == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert f"'HNWS32' at width {made.items.shape[1]} (could not parse index string HNWS32)" in told.err
+    monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "HNSW32")
+    assert run(command) == 0
+    assert "index.factory: HNSW32" in capfd.readouterr().out
+
+
+def test_without_a_width_a_factory_cannot_be_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Which strings are good depends on the width: none is refused on suspicion, and no store is made."""
+    monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "IVF16,PQ25")
+    assert run(["check-config", "--store", str(tmp_path / "S")]) == 0
+    assert "index.factory: IVF16,PQ25" in capfd.readouterr().out
+    assert not (tmp_path / "S").exists()
