@@ -84,6 +84,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption) and error.option_name[1:2].isdigit():
+        return "; hint: ids that begin with - come after --"
     context = getattr(error, "ctx", None)
     return "" if context is None else f"; hint: see {context.command_path} --help"
 

@@ -170,3 +170,11 @@ def test_what_makes_no_sense_is_a_usage_error(root: Path, arguments: list[str], 
     """Exit code 2 (6 for an unknown id) and one line."""
     assert run([*arguments, "--store", str(root)]) in {2, 6}
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_ids_below_zero_come_after_two_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An id that looks like an option is refused with the way to say it; that way it is an id."""
+    assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
+    assert capsys.readouterr().err == "embsync: No such option '-5'; hint: ids that begin with - come after --\n"
+    assert run(["lookup", "users", "--store", str(root), "--", "-57"]) == 6
+    assert "unknown users ids; found -57" in capsys.readouterr().err
