@@ -68,8 +68,9 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
         raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
                          expected=f"rows of {version.record.dimension} numbers")
     vectors = np.ascontiguousarray(given if given.dtype == np.float32 else _rounded(given))
-    strange = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(strange):
+    finite = np.isfinite(vectors)
+    if np.count_nonzero(finite) != finite.size:
+        strange = np.flatnonzero(~finite.all(axis=1))
         raise UsageError("queries with NaN or infinity", expected="finite numbers in float32",
                          found=f"{np.abs(given[strange[0]]).max():g} in query {strange[0]}")
     return vectors

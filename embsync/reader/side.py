@@ -172,7 +172,7 @@ class Side:
         stored = np.asarray(self.ids).take(rows, mode="clip")  # a plain view: a map's own indexing takes 4 µs more
         found: Array = stored if stored.dtype.kind == "i" else np.char.decode(stored, "utf-8")
         missing = rows < 0
-        if missing.any():
+        if np.count_nonzero(missing):  # a fifth of what any() takes of a few
             found[missing] = -1 if stored.dtype.kind == "i" else ""
         return found
 
