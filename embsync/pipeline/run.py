@@ -25,7 +25,7 @@ from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
-from embsync.snapshots import newest_mtime, open_snapshot, stamp
+from embsync.snapshots import open_snapshot, stamp, stamp_and_mtime
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
@@ -194,7 +194,7 @@ class _Run:
         return stack.enter_context(open_version(self._store.root, indexed=False))
 
     def _gather(self, known: Version | None) -> Inputs:
-        self._stamp, self._mtime_ns = stamp(self._request.path), newest_mtime(self._request.path)
+        self._stamp, self._mtime_ns = stamp_and_mtime(self._request.path)
         snapshot = open_snapshot(
             self._request.path, self._config.snapshot, follow_link=self._request.follow_link
         )

@@ -2,7 +2,7 @@
 
 from embsync.snapshots.completeness import Seen
 from embsync.snapshots.discovery import Child, Found, discover, order_key
-from embsync.snapshots.files import newest_mtime, stamp
+from embsync.snapshots.files import stamp, stamp_and_mtime
 from embsync.snapshots.layouts import open_snapshot
 from embsync.snapshots.listed_files import NotAsListed, require_as_listed
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
@@ -17,9 +17,9 @@ __all__ = [
     "Snapshot",
     "combined",
     "discover",
-    "newest_mtime",
     "open_snapshot",
     "order_key",
     "require_as_listed",
     "stamp",
+    "stamp_and_mtime",
 ]

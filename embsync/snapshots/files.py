@@ -212,13 +212,14 @@ def stamp(path: str | Path) -> str:
     return stamp_of(Place.at(path).walk())
 
 
-def newest_mtime(path: str | Path) -> int:
-    """Return the mtime in ns of the newest file of a snapshot, 0 when there is none; raises as :func:`stamp` does."""
-    return newest_mtime_of(status for _, status in Place.at(path).walk())
+def stamp_and_mtime(path: str | Path) -> tuple[str, int]:
+    """Return the :func:`stamp` of a snapshot and the mtime in ns of its newest file (0 without one), of one walk."""
+    found = list(Place.at(path).walk())
+    return stamp_of(found), newest_mtime_of(status for _, status in found)
 
 
 def newest_mtime_of(found: Iterable[os.stat_result]) -> int:
-    """Return the :func:`newest_mtime` of what :meth:`Place.walk` found."""
+    """Return the mtime in ns of the newest file among what :meth:`Place.walk` found, 0 without one."""
     return max((status.st_mtime_ns for status in found if kind_of(status) == "file"), default=0)
 
 
