@@ -25,11 +25,11 @@ from rotation_worlds import Night, enlarged, goodbooks, lasting, retrainings, wa
 import embsync
 from embsync.config import IndexConfig, load
 from embsync.index import Built, Previous, Searcher, refresh
-from embsync.index.build import build, fill
+from embsync.index.build import build
 from embsync.index.gate import RecallGate, Verdict
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors, live_vectors
-from embsync.index.rotate import has_graph, rotate
+from embsync.index.rotate import grow, has_graph, move, rotate
 from embsync.index.structure import search_parameters
 from embsync.index.threads import faiss_threads
 from embsync.index.truth import exact_neighbours
@@ -54,12 +54,12 @@ class Chain:
         """Rotate to ``night``; return the seconds of moving the survivors and of the whole."""
         moved = positions(night.ids, self.ids)
         known = np.isin(night.ids, self.ids)
-        fresh, survivors = live.rows[~known], LiveVectors(live.vectors, live.rows[known], unit=False)
+        fresh = live.rows[~known]
         began = time.perf_counter()
-        if has_graph(self.index):
-            rotate(self.index, survivors, moved)
+        if has_graph(self.index):  # the steps of ``rotate``, one by one
+            move(self.index, live, moved, fresh.size)
             middle = time.perf_counter()
-            fill(self.index, live, fresh)  # with the headroom that rotate left on the graph
+            grow(self.index, live, moved, fresh)
             rows = np.concatenate([moved, fresh])
         else:
             rows = rotate(self.index, live, moved)

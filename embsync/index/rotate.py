@@ -8,6 +8,7 @@ import numpy as np
 
 from embsync.dtypes import Int64
 from embsync.index.build import fill
+from embsync.index.graph import bypass
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors
 from embsync.index.stores import stores
@@ -64,8 +65,8 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     Returns
     -------
     (labels,) ndarray of int64
-        The rows of all labels. A graph keeps dead labels as stepping stones; everything else is emptied and
-        filled again, and has none.
+        The rows of all labels. A graph keeps its dead labels, but few links lead to them; everything else is
+        emptied and filled again, and has none.
     """
     if not has_graph(index):
         index.reset()
@@ -74,11 +75,22 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     there = np.zeros(live.vectors.shape[0], np.bool_)
     there[moved[moved >= 0]] = True
     fresh = live.rows[~there[live.rows]]
+    move(index, live, moved, fresh.size)
+    grow(index, live, moved, fresh)
+    return np.concatenate([moved, fresh])
+
+
+def move(index: Any, live: LiveVectors, moved: Int64, room: int) -> None:
+    """Give the living labels of a graph their new vectors, and make room for ``room`` more labels."""
     for store in stores(index):
-        store.rewrite(live, moved, fresh.size)
+        store.rewrite(live, moved, room)
+
+
+def grow(index: Any, live: LiveVectors, moved: Int64, fresh: Int64) -> None:
+    """Take the dead labels of a graph out of its paths and add the rows ``fresh``."""
+    bypass(index, moved < 0)
     innermost(index).hnsw.prune_headroom = PRUNE_HEADROOM
     fill(index, live, fresh)
-    return np.concatenate([moved, fresh])
 
 
 def unchanged(index: Any, live: LiveVectors, moved: Int64) -> bool | None:
