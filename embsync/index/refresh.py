@@ -114,6 +114,8 @@ class _Refresh:
         self._reject_dead(index, moved)
         with self._timed("rotate"):
             same = _same(index, self.side, moved, previous)
+            if not same:
+                self._reject_hopeless(previous.report)
             labels = moved if same else _rotated(index, self.side, moved)
         # A rebuild would make the same index again: there is nothing cheaper to compare its effort with.
         as_rebuilt = same and previous.report.rotations == 0
@@ -147,6 +149,13 @@ class _Refresh:
         share = (moved.size - living) / (moved.size + self.side.count - living)
         if share > self.config.compact_dead_fraction:
             raise _Rebuild(f"{share:.3f} of the labels would be dead, more than {self.config.compact_dead_fraction}")
+
+    def _reject_hopeless(self, last: IndexReport) -> None:
+        """Raise _Rebuild where a new index misses the target already: moving its vectors would be for nothing."""
+        reached = last.recall_at_10
+        if last.rotations == 0 and reached is not None and reached < self.config.target_recall:
+            raise _Rebuild(f"the last rebuild reached recall {reached:.3f}, below {self.config.target_recall}: "
+                           "a rotated index would miss it too")
 
     def _judge(self, index: Any, labels: Int64, previous: Previous | None = None) -> Verdict:
         with self._timed("gate"):

@@ -278,6 +278,22 @@ def test_what_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before,
     assert rebuilt.damage is None
 
 
+def test_a_target_that_a_rebuild_misses(side, night, same, index_of, shelf):
+    """Where a new index misses the target nothing is rotated for it, until the target is one it reaches."""
+    config = IndexConfig(factory="PQ4x4", target_recall=0.99)
+    built = index_of(side, config)
+    assert built.report.recall_at_10 < 0.99
+    unchanged, row_map = same(side)
+    parent = replace(shelf.parent(built, row_map), vectors=side.vectors)
+    assert index_of(unchanged, config, parent).report.action == "reused"
+    later, row_map = night(side, seed=1)
+    again = index_of(later, config, shelf.parent(built, row_map))
+    assert again.report.action == "rebuilt"
+    assert f"the last rebuild reached recall {built.report.recall_at_10:.3f}, below 0.99" in again.report.reason
+    lower = IndexConfig(factory="PQ4x4", target_recall=0.9 * built.report.recall_at_10)
+    assert index_of(later, lower, shelf.parent(built, row_map)).report.action == "rotated"
+
+
 def test_a_graph_is_not_rotated_unjudged(side, night, index_of, shelf):
     """Without queries there is no judgement: a graph is rebuilt, an exact index is not in doubt."""
     for factory, action in (("HNSW16", "rebuilt"), ("Flat", "rotated")):
