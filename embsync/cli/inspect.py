@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import importlib.metadata
@@ -16,12 +15,12 @@ import numpy as np
 import scipy
 
 import embsync
-from embsync.cli.options import Context, context, shared
+from embsync.cli.factory import try_factory
+from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, table, warn
 from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, StoreError
-from embsync.index import check_factory
 from embsync.pipeline.backlog import survey
 from embsync.pipeline.checks import describe
 from embsync.pipeline.verify import verify as verify_version
@@ -231,10 +230,11 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
 def check_config(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     """Parse the configuration and print every key as it will be used.
 
-    The index factory is tried for the width of the space, where that is configured or the store has one.
+    The index factory is tried for the width of the space, where that is configured or the store has one; elsewhere
+    it must at least be one that FAISS can read.
     """
     given = context(config_file, store, as_json)
-    _try_factory(given)
+    try_factory(given)
     plain = msgspec.to_builtins(given.config)
     if as_json:
         print_json(plain)
@@ -242,16 +242,6 @@ def check_config(config_file: Path | None, store: Path | None, as_json: bool) ->
     for section, values in plain.items():
         for key, value in (values.items() if isinstance(values, dict) else (("", values),)):
             click.echo(f"{section}{'.' if key else ''}{key}: {'null' if value is None else value}")
-
-
-def _try_factory(given: Context) -> None:
-    width = given.config.space.dimension
-    if width is None:
-        with contextlib.suppress(NotFoundError):
-            current = given.store.current()
-            width = None if current is None else given.store.manifest(current).dimension
-    if width is not None:
-        check_factory(given.config.index, width)
 
 
 @click.command()

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from embsync.cli.factory import try_factory
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json
+from embsync.config import Config
 from embsync.service import status
 from embsync.service.daemon import Daemon
 from embsync.service.hold import hold as put_on_hold
@@ -24,8 +26,12 @@ def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
 
     SIGTERM and SIGINT stop within seconds, SIGHUP reads the configuration again, SIGUSR1 looks now.
     """
-    log_format = "json" if as_json else None
-    return Daemon(lambda: context(config_file, store, as_json, log__format=log_format).config).run()
+    def configuration() -> Config:
+        given = context(config_file, store, as_json, log__format="json" if as_json else None)
+        try_factory(given)
+        return given.config
+
+    return Daemon(configuration).run()
 
 
 @click.command()

@@ -20,6 +20,9 @@ HNSW_ROWS = 5_000_000
 #: A graph that ages well, and what it costs: docs/decisions/0021-dense-graphs.md.
 EF_CONSTRUCTION = 80
 
+#: To have a string read where the width is not known: one that many numbers divide.
+_SOME_WIDTH = 64
+
 #: Bytes of every file beside its vectors: headers, and the slack of the estimate.
 _OVERHEAD = 1 << 16
 
@@ -63,9 +66,7 @@ def create(factory: str, width: int, metric: str) -> Any:
     try:
         index = faiss.index_factory(width, factory, metric_of(metric))
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
-        raise UsageError("FAISS rejects the index factory string", where="index.factory",
-                         found=f"'{factory}' at width {width} ({faiss_sentence(error)})",
-                         hint="see the FAISS wiki, 'The index factory', or use 'auto'") from None
+        raise _rejected(f"'{factory}' at width {width} ({faiss_sentence(error)})") from None
     _reject_unfillable(index, factory)
     for layer in layers(index):
         _reject_unserviceable(layer, factory, metric)
@@ -101,6 +102,21 @@ def check_factory(config: IndexConfig, width: int, rows: int | None = None) -> N
     index = create(resolve_factory(config.factory, HNSW_ROWS if rows is None else rows), width, config.metric)
     if rows is not None:
         reject_few_rows(index, config.factory, rows)
+
+
+def check_spelling(factory: str) -> None:
+    """Raise UsageError when FAISS cannot read ``factory``, whatever the width; which it takes depends on the width."""
+    try:
+        faiss.index_factory(_SOME_WIDTH, resolve_factory(factory, HNSW_ROWS))
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        sentence = faiss_sentence(error)
+        if "could not parse" in sentence:
+            raise _rejected(f"'{factory}' ({sentence})") from None
+
+
+def _rejected(found: str) -> UsageError:
+    return UsageError("FAISS rejects the index factory string", where="index.factory", found=found,
+                      hint="see the FAISS wiki, 'The index factory', or use 'auto'")
 
 
 def reject_few_rows(index: Any, factory: str, rows: int) -> None:

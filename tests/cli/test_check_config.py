@@ -36,8 +36,16 @@ def test_the_index_factory_is_tried_where_the_width_is_known(
 def test_without_a_width_a_factory_cannot_be_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Which strings are good depends on the width: none is refused on suspicion, and no store is made."""
+    """Which strings are good depends on the width: none is refused on suspicion, and no store is made.
+
+    What FAISS cannot read at any width is.
+    """
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "IVF16,PQ25")
     assert run(["check-config", "--store", str(tmp_path / "S")]) == 0
     assert "index.factory: IVF16,PQ25" in capfd.readouterr().out
     assert not (tmp_path / "S").exists()
+    for factory in ("HNWS32", "IVF16,Flt", "PCA8,Nonsense", ""):
+        monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", factory)
+        assert run(["check-config", "--store", str(tmp_path / "S")]) == 2, factory
+        told = capfd.readouterr()
+        assert (told.out, told.err.count("\n")) == ("", 1)

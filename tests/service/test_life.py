@@ -178,6 +178,27 @@ def test_sighup_reads_the_configuration_again(root: Path) -> None:
     assert len(place.logged("reload_failed")) == 1
 
 
+def test_a_factory_that_faiss_rejects_is_known_at_the_start(place: Place) -> None:
+    """Before the first night: exit 2 and one line. A reload that brings one changes nothing, and says so."""
+    place.drop(1)
+    for factory, width in (("HNWS32", None), ("PQ5", 24)):
+        place.configure(index={"factory": factory}, space={"dimension": width})
+        told = place.run("run")
+        assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+        assert f"'{factory}'" in told.stderr
+        assert not place.store.root.exists()
+    place.configure(index={"factory": "Flat"}, space={"dimension": None})
+    with place.daemon():
+        place.wait_for(1)
+        width = place.store.manifest(1).dimension
+        place.configure(index={"factory": f"PQ{width + 1}"})
+        place.send(signal.SIGHUP)
+        assert f"at width {width}" in eventually(lambda: place.status()["last_error"])["what"]
+        place.drop(2)
+        place.wait_for(2)
+    assert place.store.manifest(2).index.factory == "Flat"
+
+
 def test_sigusr1_looks_now(place: Place) -> None:
     """Where no event comes and the rescan is far away, a signal finds the snapshot."""
     place.configure(watch={"rescan_seconds": 60.0})
