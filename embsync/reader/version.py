@@ -170,8 +170,10 @@ class Version:
         Raises
         ------
         UsageError
-            The store has no users.
+            The store has no users, or there is no such side.
         """
+        if name not in ("items", "users"):
+            raise UsageError("no such side", found=repr(name), expected="items or users")
         side = self.items if name == "items" else self.users
         if side is None:
             raise UsageError("the store has no users", where=self.path, found="a one-sided store")

@@ -353,6 +353,8 @@ def test_one_side_has_no_users() -> None:
             assert version.users is None
             with pytest.raises(UsageError, match="no users"):
                 version.side("users")
+            with pytest.raises(UsageError, match="no such side"):
+                version.side("persons")  # type: ignore[arg-type]
             ids, _ = version.search(version.items.lookup([item_name(1000)]), k=1)
             np.testing.assert_allclose(version.transform.items_inverse(version.transform.items(made.items)),
                                        made.items, atol=1e-5)
