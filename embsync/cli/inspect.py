@@ -231,7 +231,7 @@ def check_config(config_file: Path | None, store: Path | None, as_json: bool) ->
     """Parse the configuration and print every key as it will be used.
 
     The index factory is tried for the width of the space, where that is configured or the store has one; elsewhere
-    it must at least be one that FAISS can read.
+    it must be one that some width can have.
     """
     given = context(config_file, store, as_json)
     try_factory(given)

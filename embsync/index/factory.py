@@ -105,13 +105,15 @@ def check_factory(config: IndexConfig, width: int, rows: int | None = None) -> N
 
 
 def check_spelling(factory: str) -> None:
-    """Raise UsageError when FAISS cannot read ``factory``, whatever the width; which it takes depends on the width."""
+    """Raise UsageError when no index can come of ``factory``, whatever the width of the rows."""
     try:
-        faiss.index_factory(_SOME_WIDTH, resolve_factory(factory, HNSW_ROWS))
+        index = faiss.index_factory(_SOME_WIDTH, resolve_factory(factory, HNSW_ROWS))
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         sentence = faiss_sentence(error)
         if "could not parse" in sentence:
             raise _rejected(f"'{factory}' ({sentence})") from None
+    else:
+        _reject_unfillable(index, factory)
 
 
 def _rejected(found: str) -> UsageError:

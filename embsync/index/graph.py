@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from embsync.dtypes import Bool
+from embsync.dtypes import Bool, Int64
 from embsync.index.library import faiss
 from embsync.index.structure import innermost
 
-#: Nodes whose links are looked at in one go: 1 MB of them, at 64 a node.
+#: Nodes whose links are looked at in one go: 1 MB of them at 64 a node, and less than 1 kB for each that is dead.
 _BLOCK = 4096
 
 
 def bypass(index: Any, dead: Bool) -> None:
-    """Replace the links to dead labels by links to living neighbours of theirs, drawn at random.
+    """Replace links to dead labels by links to living neighbours of theirs, drawn at random.
 
-    Search then reaches what it reached through the dead, and they take no place among its candidates. Only the lowest
-    level is changed: above it a search visits few nodes. A link stays, as a stepping stone, where the neighbour
-    drawn is dead too, is the node itself or is linked already, so that no list of links ever gets shorter.
+    Search then reaches what it reached through the dead, and they take fewer places among its candidates. Only the
+    lowest level is changed: above it a search visits few nodes. A link stays, as a stepping stone, where what is
+    drawn is dead too, an empty slot, the node itself or linked already, so that no list of links ever gets shorter.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def bypass(index: Any, dead: Bool) -> None:
         return
     graph = innermost(index).hnsw
     links = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
-    starts = faiss.vector_to_array(graph.offsets).astype(np.int64)
+    starts = faiss.rev_swig_ptr(graph.offsets.data(), graph.offsets.size()).view(np.int64)
     slots = np.arange(graph.nb_neighbors(0))
     gone = np.append(dead, False)  # the label of an empty slot is -1
     rng = np.random.default_rng(0)  # the same graph and the same dead give the same file
@@ -44,4 +44,12 @@ def bypass(index: Any, dead: Bool) -> None:
         drawn = links[starts[links[places]] + rng.integers(slots.size, size=places.size)]
         linked = links[starts[nodes, None] + slots]
         fit = (drawn >= 0) & ~gone[drawn] & (drawn != nodes) & (linked != drawn[:, None]).all(axis=1)
+        fit &= _first_of_its_kind(nodes * gone.size + drawn)
         links[places[fit]] = drawn[fit]
+
+
+def _first_of_its_kind(values: Int64) -> Bool:
+    """Tell of each value whether none before it is equal."""
+    first = np.zeros(values.size, np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first

@@ -151,11 +151,15 @@ class _Refresh:
             raise _Rebuild(f"{share:.3f} of the labels would be dead, more than {self.config.compact_dead_fraction}")
 
     def _reject_hopeless(self, last: IndexReport) -> None:
-        """Raise _Rebuild where a new index misses the target already: moving its vectors would be for nothing."""
+        """Raise _Rebuild where a new index missed the target already: moving its vectors would be for nothing.
+
+        The recall of one that reached its target says nothing about a higher one: it is that of the least effort.
+        """
         reached = last.recall_at_10
-        if last.rotations == 0 and reached is not None and reached < self.config.target_recall:
-            raise _Rebuild(f"the last rebuild reached recall {reached:.3f}, below {self.config.target_recall}: "
-                           "a rotated index would miss it too")
+        missed = reached is not None and reached < min(last.target_recall, self.config.target_recall)
+        if last.rotations == 0 and missed:
+            raise _Rebuild(f"the last rebuild missed recall {last.target_recall} with {reached:.3f}: "
+                           "a rotated index would hardly reach it")
 
     def _judge(self, index: Any, labels: Int64, previous: Previous | None = None) -> Verdict:
         with self._timed("gate"):

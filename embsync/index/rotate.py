@@ -65,8 +65,8 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     Returns
     -------
     (labels,) ndarray of int64
-        The rows of all labels. A graph keeps its dead labels, but few links lead to them; everything else is
-        emptied and filled again, and has none.
+        The rows of all labels. A graph keeps its dead labels, with fewer links to them; everything else is emptied
+        and filled again, and has none.
     """
     if not has_graph(index):
         index.reset()
@@ -87,7 +87,7 @@ def move(index: Any, live: LiveVectors, moved: Int64, room: int) -> None:
 
 
 def grow(index: Any, live: LiveVectors, moved: Int64, fresh: Int64) -> None:
-    """Take the dead labels of a graph out of its paths and add the rows ``fresh``."""
+    """Lead links of a graph past its dead labels and add the rows ``fresh``."""
     bypass(index, moved < 0)
     innermost(index).hnsw.prune_headroom = PRUNE_HEADROOM
     fill(index, live, fresh)

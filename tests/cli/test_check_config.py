@@ -38,14 +38,22 @@ def test_without_a_width_a_factory_cannot_be_tried(
 ) -> None:
     """Which strings are good depends on the width: none is refused on suspicion, and no store is made.
 
-    What FAISS cannot read at any width is.
+    What no width can have is.
     """
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "IVF16,PQ25")
     assert run(["check-config", "--store", str(tmp_path / "S")]) == 0
     assert "index.factory: IVF16,PQ25" in capfd.readouterr().out
     assert not (tmp_path / "S").exists()
-    for factory in ("HNWS32", "IVF16,Flt", "PCA8,Nonsense", ""):
+    for factory in ("HNWS32", "IVF16,Flt", "PCA8,Nonsense", "", "IVF0,Flat", "NSG0"):
         monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", factory)
         assert run(["check-config", "--store", str(tmp_path / "S")]) == 2, factory
         told = capfd.readouterr()
         assert (told.out, told.err.count("\n")) == ("", 1)
+
+
+def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The operating system refuses its very name; the configuration is printed all the same."""
+    assert run(["check-config", "--store", str(tmp_path / ("x" * 300))]) == 0
+    assert "index.factory: auto" in capfd.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.goodbooks import needs_goodbooks, read_day
+from support.laws import law
 
 import embsync
 from embsync.index import Searcher
@@ -48,6 +49,7 @@ def table(index) -> tuple[np.ndarray, np.ndarray]:
     return above, links[places]
 
 
+@law
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.9, 1.0]))
 def test_only_links_to_the_dead_change(graph, seed, share):
     """A changed link led to a dead label and leads to a living one, not the node itself nor one it had already."""
@@ -64,7 +66,10 @@ def test_only_links_to_the_dead_change(graph, seed, share):
     assert not dead[now[changed]].any()
     assert (now[changed] != node).all()
     assert (before[node] != now[changed][:, None]).all()
-    if 0 < share <= 0.3:
+    for links in now[np.unique(node)]:
+        living = links[(links >= 0) & ~dead[links]]
+        assert np.unique(living).size == living.size
+    if 0.05 <= share <= 0.3:
         assert changed.sum() > 0.4 * np.count_nonzero(dead[before] & (before >= 0))
 
 
