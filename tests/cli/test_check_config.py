@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.nights import night
+from support.quick import quick_directory
 from support.stores import sync
 
 from embsync.cli.main import run
@@ -51,9 +55,29 @@ def test_without_a_width_a_factory_cannot_be_tried(
         assert (told.out, told.err.count("\n")) == ("", 1)
 
 
-def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The operating system refuses its very name; the configuration is printed all the same."""
-    assert run(["check-config", "--store", str(tmp_path / ("x" * 300))]) == 0
-    assert "index.factory: auto" in capfd.readouterr().out
+def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    """Another user's store: the configuration is judged as if there were none."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0), "n0")
+        command = ["check-config", "--store", str(directory / "S")]
+        assert run(command) == 0
+        directory.chmod(0o755)
+        (directory / "S" / "versions").chmod(0o600)
+        try:
+            with another_user():
+                assert run(command) == 0
+        finally:
+            (directory / "S" / "versions").chmod(0o700)
+    assert capfd.readouterr().out.count("index.factory: auto") == 2
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Be nobody for a while, where we are root and may read everything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
