@@ -104,3 +104,16 @@ def test_map_error_sees_maps_that_are_no_inverses(pair: Pair, size: float) -> No
     stretched: Array = maps.items.copy()
     stretched[:, 0] *= 1.0 + size
     assert map_error(Transform(stretched, maps.users, maps.singular_values)) == pytest.approx(size, rel=1e-4)
+
+
+@law
+@given(pairs(full_rank=True, dtypes=("<f8",)), st.sampled_from((1e-18, 1e-12, 1e-6, 1e6, 1e10, 1e18)))
+def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
+    """Residuals whose squares would vanish in float32, or overflow it, are as exact as those near 1."""
+    T, W = pair.items * scale, pair.users * scale
+    found = embsync.stabilize(T, W)
+    assert found.users is not None
+    dense = score_error((found.items.astype(float) / scale, found.users.astype(float) / scale),
+                        (pair.items, pair.users))
+    assert found.preservation.score_error == pytest.approx(dense, rel=2e-2)
+    assert certify(T, W, found.items, found.users, found.transform) == pytest.approx(dense, rel=2e-2)

@@ -180,3 +180,33 @@ def test_zero_rows_take_no_part_in_fit_and_drift() -> None:
     assert found.fit_items is not None
     assert found.fit_items.common == 220
     assert found.fit_items.share_below_half == 0.0
+
+
+def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
+    """Most rows of one night or of the other all zero: every figure is that of the rows that have a direction."""
+    random = np.random.default_rng(6)
+    old = random.standard_normal((400, 5)).astype(np.float32)
+    new = (1.5 * old + 0.2 * random.standard_normal(old.shape)).astype(np.float32)
+    new[:150], old[150:300] = 0.0, 0.0
+    meter = DriftMeter(np.arange(400), old, np.eye(5))
+    meter.observe(0, new, new)
+    found = meter.result()
+    a, b = new[300:].astype(np.float64), old[300:].astype(np.float64)
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert found.cosine == found.cosine_raw == pytest.approx(cosines.mean(), abs=1e-6)
+    assert found.cosine_p05 == pytest.approx(np.percentile(cosines, 5), abs=1e-6)
+    ratio = np.median(np.linalg.norm(a, axis=1)) / np.median(np.linalg.norm(b, axis=1))
+    assert found.norm_ratio == pytest.approx(ratio, rel=1e-5)
+    assert all(row >= 300 for row, _ in found.moved_most)
+
+
+def test_wrong_partners_are_strangers() -> None:
+    """The mismatched cosine is that of unrelated rows, whatever block the anchors are met in: not the right one's."""
+    anchors = embsync.stabilize(T, W).anchors
+    again = embsync.stabilize(T, W, anchors=anchors)
+    for fit in (again.fit_items, again.fit_users):
+        assert fit is not None
+        assert fit.cosine == pytest.approx(1.0, abs=1e-5)
+        assert fit.cosine_mismatched is not None
+        assert abs(fit.cosine_mismatched) < 0.3
+        assert fit.share_below_half == 0.0
