@@ -1,0 +1,86 @@
+"""What a run that tries to break the store has to show, the same for every kind of attack.
+
+``EMBSYNC_TORTURE_REPORT`` names a file that gets one JSON object a line and attack; ``python tests/torture/report.py
+FILE`` prints it as the table of ``docs/promises.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Harm = Literal["torn", "lost", "phantom", "unmendable"]
+
+_COLUMNS = ("attack", "points", "torn", "lost", "phantom", "unmendable", "seconds")
+
+
+@dataclass
+class Tally:
+    """Points tried and the harm they did.
+
+    Attributes
+    ----------
+    torn : int
+        A reader found a version mixed, incomplete or other than its manifest says, or none where there was one.
+    lost : int
+        Something acknowledged was gone: a version, a line of the journal, a hold.
+    phantom : int
+        Something counts as done that was not, or the reverse: a night handled though not published.
+    unmendable : int
+        The next ordinary command did not succeed, or left something lying about.
+    found : list of str
+        What each harm was, in words.
+    """
+
+    attack: str
+    points: int = 0
+    torn: int = 0
+    lost: int = 0
+    phantom: int = 0
+    unmendable: int = 0
+    seconds: float = 0.0
+    found: list[str] = field(default_factory=list)
+
+    def harm(self, kind: Harm, what: str) -> None:
+        """Count a harm and say what it was."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.found.append(f"{kind}: {what}")
+
+
+@contextlib.contextmanager
+def tally(attack: str, least: int = 1) -> Iterator[Tally]:
+    """Give a tally for one attack; on leaving, report it, then fail unless enough was tried and nothing was harmed."""
+    made, began = Tally(attack), time.perf_counter()
+    try:
+        yield made
+    finally:
+        made.seconds = round(time.perf_counter() - began, 1)
+        if name := os.environ.get("EMBSYNC_TORTURE_REPORT"):
+            with Path(name).open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(made)) + "\n")
+    assert made.found == [], "\n".join(made.found[:10])
+    assert made.points >= least, f"{made.points} points tried, not the {least} that were meant"
+
+
+def main(path: str) -> None:
+    """Print reported runs as a table, those of one attack added up."""
+    rows: dict[str, list[float]] = {}
+    for line in Path(path).read_text().splitlines():
+        run = json.loads(line)
+        before = rows.get(run["attack"], [0] * len(_COLUMNS[1:]))
+        rows[run["attack"]] = [old + run[name] for old, name in zip(before, _COLUMNS[1:], strict=True)]
+    print(f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}")
+    for attack, figures in rows.items():
+        print(f"| {attack} | {' | '.join(f'{round(figure):,}' for figure in figures)} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,30 @@
+"""The figures of long runs are counted, written down and added up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from torture.report import main, tally
+
+
+def test_a_run_reports_a_line_and_fails_on_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    """Harm fails the run after it was written down; runs of one attack are added up in the table."""
+    report = tmp_path / "report.jsonl"
+    monkeypatch.setenv("EMBSYNC_TORTURE_REPORT", str(report))
+    with tally("power cuts") as good:
+        good.points = 1000
+    with pytest.raises(AssertionError, match="lost: version 3"), tally("power cuts") as bad:
+        bad.points = 500
+        bad.harm("lost", "version 3")
+    assert [json.loads(line)["lost"] for line in report.read_text().splitlines()] == [0, 1]
+    main(str(report))
+    assert "| power cuts | 1,500 | 0 | 1 | 0 | 0 | 0 |" in capsys.readouterr().out
+
+
+def test_a_run_that_tries_too_little_fails() -> None:
+    """Points that were meant and not tried are no proof."""
+    with pytest.raises(AssertionError, match="3 points tried, not the 20 that were meant"), tally("kills", 20) as made:
+        made.points = 3
