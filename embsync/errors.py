@@ -98,6 +98,10 @@ class StoreError(EmbsyncError):
     exit_code = 5
 
 
+class StoreDamaged(StoreError):
+    """What is in the store is not what was written there."""
+
+
 class StoreBusy(StoreError):
     """Somebody else holds the store's lock."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import importlib.metadata
@@ -33,16 +34,40 @@ from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFit
 
 @click.command()
 @shared
-def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Show what the store serves now."""
+def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
+    """Show what the store serves now, and what of its own files is damaged."""
     given = context(config_file, store, as_json)
-    found = {**_status(given.store), "daemon": daemon_now(given.store),
-             "snapshots": _snapshots(given.store, given.config)}
+    found = _status(given.store)
+    found["snapshots"] = _snapshots(given.store, given.config)
+    try:
+        found["daemon"] = daemon_now(given.store)
+    except StoreError as error:
+        found["daemon"] = None
+        found["damage"].append(str(error))
+    code = 0 if found["intact"] else StoreError.exit_code
     if as_json:
         print_json(found)
-        return
+        return code
     click.echo(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
-    if found["current"] is None:
+    _tell_current(found)
+    for damage in found["damage"]:
+        click.echo(f"damaged   {damage}")
+    for line in daemon_lines(found["daemon"]):
+        click.echo(line)
+    last = found["last_refusal"]
+    if last is not None:
+        click.echo(f"refused   {(last.get('snapshot') or {}).get('name')} at {last['time']}: {last.get('reason')}")
+    for entry in found["snapshots"] or []:
+        what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
+        click.echo(f"  {entry['name']:<24} {entry['state'].replace('_', ' '):<14} {what}".rstrip())
+    return code
+
+
+def _tell_current(found: dict[str, Any]) -> None:
+    if not found["intact"]:
+        number = found["current"]
+        click.echo(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
+    elif found["current"] is None:
         click.echo("current   no version yet; embsync sync SNAPSHOT publishes the first")
     else:
         click.echo(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
@@ -50,28 +75,26 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> None:
         users = "" if found["users"] is None else f", {found['users']['live']:,} users (+{found['users']['carried']:,})"
         click.echo(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
         click.echo(f"space     {found['space_id']}, {found['dimension']} dimensions")
+    if found["versions"]:
         click.echo(f"versions  {', '.join(map(str, found['versions']))}")
-        for check in found["warnings"]:
-            click.echo(f"warning   {check}")
-    for line in daemon_lines(found["daemon"]):
-        click.echo(line)
-    last = found["last_refusal"]
-    if last is not None:
-        click.echo(f"refused   {last['snapshot']['name']} at {last['time']}: {last['reason']}")
-    for entry in found["snapshots"] or []:
-        what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
-        click.echo(f"  {entry['name']:<24} {entry['state'].replace('_', ' '):<14} {what}".rstrip())
+    for check in found.get("warnings", ()):
+        click.echo(f"warning   {check}")
 
 
 def _status(store: Store) -> dict[str, Any]:
     store.require()
-    current = store.current()
     events = list(store.journal.events())
     refusal = next((event for event in reversed(events) if event.event == "refused"), None)
-    found: dict[str, Any] = {"store": str(store.root), "current": current, "locked": is_held(store.root / layout.LOCK),
+    found: dict[str, Any] = {"store": str(store.root), "current": None, "locked": is_held(store.root / layout.LOCK),
                              "versions": store.numbers(), "last_refusal": _event(refusal),
-                             "last_event": _event(events[-1]) if events else None}
-    return found if current is None else {**found, **_current(store.manifest(current))}
+                             "last_event": _event(events[-1]) if events else None, "intact": False,
+                             "damage": [str(error) for error in store.damage()]}
+    with contextlib.suppress(StoreError):
+        found["current"] = store.current()
+        if found["current"] is not None:
+            found |= _current(store.manifest(found["current"]))
+        found["intact"] = True
+    return found
 
 
 def _snapshots(store: Store, config: Config) -> list[dict[str, Any]] | None:
@@ -116,6 +139,7 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
     holder = context(config_file, store, as_json).store
     holder.require()
     events = list(holder.journal.events())[-(last or 0):]
+    _warn_of_damage(holder)
     if as_json:
         print_json([_event(event) for event in events])
         return
@@ -125,6 +149,11 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
         click.echo(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
     for time, name, version, snapshot, what in rows:
         click.echo(f"{time:<20}  {name:<11}  {version:>7}  {snapshot:<16}  {what}".rstrip())
+
+
+def _warn_of_damage(store: Store) -> None:
+    for damage in store.damage():
+        warn(f"embsync: {damage}")
 
 
 def _what(event: Event) -> str:
@@ -197,6 +226,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     if wanted is None:
         raise NotFoundError("no version yet", where=holder.root)
     holder.path(wanted)
+    _warn_of_damage(holder)
     try:
         with open_version(holder.root, wanted) as opened:
             found = verify_version(holder, opened, given.config)

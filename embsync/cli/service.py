@@ -62,7 +62,13 @@ def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: fl
 
 
 def daemon_now(store: Store) -> dict[str, Any] | None:
-    """Return what the store's daemon said last, and whether it runs; None when there never was one."""
+    """Return what the store's daemon said last, and whether it runs; None when there never was one.
+
+    Raises
+    ------
+    StoreError
+        What it said cannot be read.
+    """
     found = status.read(store)
     return None if found is None else {**found, "running": status.is_running(store)}
 

@@ -75,6 +75,8 @@ def reject_newer_faiss(written_by: str, where: Path) -> None:
 def reject_damage(path: Path, sha256: str) -> None:
     """Raise StoreError unless the file's SHA-256 is ``sha256``: many damaged indexes load without an error."""
     try:
+        if not path.is_file():
+            raise StoreError("the index is missing", where=path)
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

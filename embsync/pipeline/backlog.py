@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.run import Request, UnchangedError, process
 from embsync.snapshots import Child, Found, discover, order_key, require_as_listed
 from embsync.store import Store
-from embsync.store.journal import Event
+from embsync.store.journal import DamagedLine, Event
 from embsync.store.manifest import Manifest
 
 State = Literal["published", "refused", "failed", "unchanged", "next", "waiting", "skipped", "not_a_snapshot"]
@@ -62,7 +62,9 @@ def survey(store: Store, config: Config, found: Found | None = None) -> list[Ent
         found = discover(config.watch.path, config.watch, config.snapshot, now=time.time())
     handled = _handled(store, Path(config.watch.path))
     highest = _highest(handled, found, config)
-    entries = [_entry(child, handled, highest, config) for child in found.children]
+    damaged = store.journal.damaged()
+    entries = [_entry_of_damage(child, damaged) or _entry(child, handled, highest, config)
+               for child in found.children]
     waiting = [entry for entry in entries if entry.state == "next"]
     if config.watch.backlog == "newest" and len(waiting) > 1:
         newest = waiting[-1].child.name
@@ -116,7 +118,7 @@ def _handled(store: Store, watched: Path) -> dict[str, Event]:
     """Return the last event of each snapshot of the watched directory."""
     place = os.path.realpath(watched)  # unlike Path.resolve it takes links in a circle
     last: dict[str, Event] = {}
-    for event in store.journal.events():
+    for event in store.events():
         snapshot = event.snapshot or {}
         path = snapshot.get("path")
         if event.event in _HANDLED and path is not None and os.path.realpath(Path(path).parent) == place:
@@ -132,6 +134,15 @@ def _highest(handled: Mapping[str, Event], found: Found, config: Config) -> tupl
     present = {child.name: child.mtime_ns for child in found.children}
     return max((order_key(name, int((event.snapshot or {}).get("mtime_ns") or present.get(name, 0)), config.watch)
                 for name, event in handled.items()), default=None)
+
+
+def _entry_of_damage(child: Child, damaged: Sequence[DamagedLine]) -> Entry | None:
+    """Return the entry of a child whose stamp stands in a damaged line: it was handled as it is now."""
+    stamp = None if child.stamp is None or child.state != "ready" else child.stamp.encode()
+    line = next((line for line in damaged if stamp is not None and stamp in line.data), None)
+    if line is None:
+        return None
+    return Entry(child, "skipped", f"handled before, as line {line.number} of the journal shows, which is damaged")
 
 
 def _entry(child: Child, handled: Mapping[str, Event], highest: tuple[object, ...] | None, config: Config) -> Entry:

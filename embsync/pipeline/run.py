@@ -16,12 +16,13 @@ import numpy as np
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config
 from embsync.dtypes import Float32, Int64
-from embsync.errors import EmbsyncError, SnapshotChanged, StoreError
+from embsync.errors import EmbsyncError, SnapshotChanged, StoreDamaged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
 from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
+from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
@@ -166,12 +167,16 @@ class _Run:
         self._mtime_ns = 0
         self._fingerprint: str | None = None
         self._damage: dict[str, object] | None = None
+        self._current: int | None = None
+        self._parent = ParentCheck(store, None)
 
     def publish(self) -> Manifest:
         """Run through to a published version."""
         with contextlib.ExitStack() as stack:
             with self._clock.stage("read"):
                 known = self._open_current(stack)
+                parent = None if self._request.new_space else known
+                self._parent = stack.enter_context(ParentCheck(self._store, parent, (UnchangedError, _ParentChanged)))
                 inputs = self._gather(known)
             self._check_factory(inputs)
             with self._clock.stage("align"):
@@ -179,6 +184,7 @@ class _Run:
             self._fingerprint = record.fingerprint(inputs)
             if self._fingerprint == self._request.known_fingerprint:
                 raise UnchangedError("the same contents as before", where=self._request.path)
+            self._parent.look()
             self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
             staging = stack.enter_context(self._stage(inputs))
@@ -186,12 +192,39 @@ class _Run:
                 draft = self._write(staging, inputs, found)
                 del inputs, found  # what is kept for every row makes room for the index
                 _give_back_memory()
-                return self._finish(staging, draft, known)
+                return self._finish(staging, draft)
 
     def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
-        if not self._store.versions.is_dir() or self._store.current() is None:
+        """Pin the current version; a new space begins also where what is there is damaged."""
+        if not self._store.versions.is_dir():
             return None
-        return stack.enter_context(open_version(self._store.root, indexed=False))
+        try:
+            if self._number_now() is None:
+                return self._whole_version(stack) if self._request.new_space else None
+            version = stack.enter_context(open_version(self._store.root, indexed=False))
+        except StoreDamaged:
+            if not self._request.new_space:
+                raise
+            self._current = self._number_now()
+            return self._whole_version(stack)
+        self._current = version.number
+        return version
+
+    def _number_now(self) -> int | None:
+        """Return the current version's number, None where there is none, or the link is damaged and nobody needs it."""
+        try:
+            return self._store.current()
+        except StoreDamaged:
+            if not self._request.new_space:
+                raise
+            return None
+
+    def _whole_version(self, stack: contextlib.ExitStack) -> Version | None:
+        """Pin the newest version that can be read: it has the sides and types of ids which the store keeps."""
+        for number in reversed(self._store.numbers()):
+            with contextlib.suppress(StoreDamaged):
+                return stack.enter_context(open_version(self._store.root, number, indexed=False))
+        return None
 
     def _gather(self, known: Version | None) -> Inputs:
         self._stamp, self._mtime_ns = stamp_and_mtime(self._request.path)
@@ -249,13 +282,14 @@ class _Run:
             previous=_previous(inputs),
         )
 
-    def _finish(self, staging: Staging, draft: _Draft, known: Version | None) -> Manifest:
+    def _finish(self, staging: Staging, draft: _Draft) -> Manifest:
         """Build the index, make everything durable and switch."""
         report = self._index(staging, draft)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)
         with self._clock.stage("publish"):
             files = staging.seal()
+            self._parent.require()
         parent = draft.parent
         manifest = Manifest(
             format=FORMAT,
@@ -275,7 +309,7 @@ class _Run:
             seconds=self._clock.record(),
             files=files,
         )
-        return self._switch(staging, manifest, known)
+        return self._switch(staging, manifest)
 
     def _index(self, staging: Staging, draft: _Draft) -> IndexReport:
         self._progress("indexing", 0.0)
@@ -298,11 +332,10 @@ class _Run:
         self._clock.seconds["index"] = max(self._clock.seconds["index"] - gate, 0.0)
         return built.report
 
-    def _switch(self, staging: Staging, manifest: Manifest, known: Version | None) -> Manifest:
+    def _switch(self, staging: Staging, manifest: Manifest) -> Manifest:
         """Publish under the lock, if the world is still the one the run was made for."""
         with contextlib.nullcontext() if self._locked else self._store.locked():
-            current = self._store.current()
-            if current != (None if known is None else known.number) or self._store.next_number() != manifest.version:
+            if self._number_now() != self._current or self._store.next_number() != manifest.version:
                 raise _ParentChanged
             with self._clock.stage("publish"):
                 manifest = msgspec.structs.replace(manifest, seconds=self._clock.record())
@@ -342,6 +375,7 @@ class _Run:
         try:
             require(self._checks, str(self._request.path))
         except CheckRefusedError as refusal:
+            self._parent.require()  # or else the snapshot is refused for the damage
             self._store.create()
             event = Event(
                 event="refused",

@@ -15,6 +15,7 @@ from embsync.dtypes import Array
 from embsync.errors import NotFoundError, UsageError
 from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record
+from embsync.pipeline.parent import ParentCheck
 from embsync.reader import Version, open_version
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
@@ -37,7 +38,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
     with store.locked():
         if store.current() is None:
             raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
-        with open_version(store.root, indexed=False) as parent:
+        with open_version(store.root, indexed=False) as parent, ParentCheck(store, parent, (UsageError,)) as check:
             if dimension <= parent.record.dimension:
                 raise UsageError("the space is not narrower", found=f"{parent.record.dimension} dimensions",
                                  expected=f"less than the {dimension} asked for")
@@ -47,6 +48,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
                 vectors = _copy(staging, parent, number, dimension)
                 report = _index(staging, parent, vectors, config)
                 manifest = _manifest(parent, number, dimension, report, staging, time.perf_counter() - began)
+                check.require()
                 event = Event(event="widened", version=number, parent=parent.number, space_id=parent.space_id,
                               reason=f"{parent.record.dimension} to {dimension} dimensions")
                 store.publish(staging, manifest, event)

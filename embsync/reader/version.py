@@ -17,13 +17,15 @@ import numpy as np
 
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
-from embsync.errors import StoreError, UsageError
+from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.index import Searcher
 from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
 from embsync.reader.side import Ids, Side
 from embsync.store import layout
-from embsync.store.manifest import Manifest, decode
+from embsync.store.manifest import RowCounts, read
+from embsync.store.records import damage_hint
 
+_INTEGER, _FLOAT32, _FLOAT64, _IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
 SpaceName = Literal["stable", "snapshot"]
 
 
@@ -92,8 +94,7 @@ class Version:
         self._pin = _pin(path)
         self.identity = identity(path, self._pin)
         try:
-            self.manifest_bytes = _read(path / layout.MANIFEST)
-            self.record: Manifest = decode(self.manifest_bytes, str(path / layout.MANIFEST))
+            self.manifest_bytes, self.record = read(path)
             self._check_sizes(() if indexed else (layout.INDEX, layout.INDEX_ROWS))
             self._require_in_place()
         except BaseException:
@@ -152,17 +153,21 @@ class Version:
     @cached_property
     def lineage(self) -> Int64:
         """Ancestors of this version and itself, ascending."""
-        return self._map(layout.LINEAGE)
+        lineage = self._map(layout.LINEAGE, _INTEGER, (None,))
+        if len(lineage) == 0 or lineage[-1] != self.number:
+            raise StoreDamaged("damaged file", where=self.path / layout.LINEAGE, found=str(lineage[-1:]),
+                               expected=f"version {self.number} last", hint=damage_hint(self.path))
+        return lineage
 
     @cached_property
     def items(self) -> Side:
         """The items."""
-        return self._side("items")
+        return self._side("items", self.record.items)
 
     @cached_property
     def users(self) -> Side | None:
         """The users, None on a one-sided store."""
-        return None if self.record.users is None else self._side("users")
+        return None if self.record.users is None else self._side("users", self.record.users)
 
     def side(self, name: SideName) -> Side:
         """Return a side by name.
@@ -182,18 +187,26 @@ class Version:
     @cached_property
     def transform(self) -> Maps:
         """The maps between raw vectors of this version's snapshot and the space."""
-        users = None if self.record.users is None else self._map("transform/users.npy")
-        return Maps(Transform(self._map("transform/items.npy"), users, self._map(layout.SINGULAR_VALUES)))
+        shape = (self.record.snapshot.width, self.record.dimension)
+        users = None if self.record.users is None else self._map("transform/users.npy", _FLOAT64, shape)
+        items = self._map("transform/items.npy", _FLOAT64, shape)
+        return Maps(Transform(items, users, self._map(layout.SINGULAR_VALUES, _FLOAT64, (None,))))
 
     def reference(self, folder: Literal["anchors", "start"], side: SideName) -> tuple[Array, Float32]:
         """Return ids and vectors of a side's anchors or start sample, mapped."""
-        ids, vectors = layout.reference_files(folder, side)
-        return self._map(ids), self._map(vectors)
+        ids_file, vectors_file = layout.reference_files(folder, side)
+        ids = self._map(ids_file, _IDS, (None,))
+        return ids, self._map(vectors_file, _FLOAT32, (len(ids), self.record.dimension))
 
     @cached_property
     def index_rows(self) -> Int64:
         """(labels,) int64: the row of each label of the index, -1 for a dead label."""
-        return self._map(layout.INDEX_ROWS)
+        labels = self._map(layout.INDEX_ROWS, _INTEGER, (self.record.index.labels,))
+        if len(labels) and not (labels.min() >= -1 and labels.max() < self.record.items.rows):
+            raise StoreDamaged("damaged file", where=self.path / layout.INDEX_ROWS,
+                               found=f"rows {labels.min()} to {labels.max()}",
+                               expected=f"-1 to {self.record.items.rows - 1}", hint=damage_hint(self.path))
+        return labels
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -257,13 +270,15 @@ class Version:
         rows, scores = of_items(self, ids, Query(self.items.lookup(ids), k, parameters), Filters(allowed, blocked))
         return self.items.names(rows), scores
 
-    def _side(self, name: str) -> Side:
-        ids, vectors, last_seen = (self._map(layout.side_file(name, what)) for what in ("ids", "vectors", "last_seen"))
+    def _side(self, name: str, counts: RowCounts) -> Side:
+        ids = self._map(layout.side_file(name, "ids"), _IDS, (counts.rows,))
+        vectors = self._map(layout.side_file(name, "vectors"), _FLOAT32, (counts.rows, self.record.dimension))
+        last_seen = self._map(layout.side_file(name, "last_seen"), _INTEGER, (counts.rows,))
         owner = weakref.ref(self)
         return Side(name, ids, vectors, last_seen, self.lineage, lambda: _other_side(owner, name))
 
-    def _map(self, name: str) -> Array:
-        array = layout.map_array(self.path / name)
+    def _map(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array:
+        array = layout.map_array(self.path / name, types, shape)
         self._require_in_place()
         return array
 
@@ -280,11 +295,11 @@ class Version:
             try:
                 size = (self.path / entry.path).stat().st_size
             except OSError as error:
-                raise StoreError("damaged version", where=self.path / entry.path, found=error.strerror,
-                                 hint="embsync rollback goes back to a whole version") from error
+                raise StoreDamaged("damaged version", where=self.path / entry.path, found=error.strerror,
+                                   hint=damage_hint(self.path)) from error
             if size != entry.bytes:
-                raise StoreError("damaged version", where=self.path / entry.path, found=f"{size} bytes",
-                                 expected=f"{entry.bytes} bytes", hint="embsync rollback goes back to a whole version")
+                raise StoreDamaged("damaged version", where=self.path / entry.path, found=f"{size} bytes",
+                                   expected=f"{entry.bytes} bytes", hint=damage_hint(self.path))
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:
@@ -309,7 +324,12 @@ def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | Non
 
 def _pin(path: Path) -> int:
     """Open a version's directory under a shared lock that is known to be on the directory still there."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreDamaged("damaged version", where=path, found=error.strerror, hint=damage_hint(path)) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if identity(path) != identity(path, descriptor):
@@ -318,11 +338,3 @@ def _pin(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError("damaged version", where=path, found=error.strerror,
-                         hint="embsync rollback goes back to a whole version") from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from embsync.errors import StoreError
+from embsync.errors import StoreDamaged
 from embsync.reader.version import Version
+from embsync.store.records import damage_hint
 
 #: Bytes hashed between two looks at whether to stop: about 10 ms of work, and long enough to give up the GIL.
 _BLOCK = 8 << 20
@@ -17,7 +19,8 @@ class Stopped(Exception):
     """The caller no longer wants the answer."""
 
 
-def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "") -> None:
+def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "",
+           without: Collection[str] = ()) -> None:
     """Hash every file of a version, or those below one of its directories.
 
     Parameters
@@ -27,34 +30,36 @@ def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, bel
         Asked every few milliseconds; True ends the work.
     below : str
         Such as ``transform/``.
+    without : collection of str
+        Files that are not hashed.
 
     Raises
     ------
-    StoreError
+    StoreDamaged
         A file is missing, or its size or hash is not what the manifest says.
     Stopped
     """
     for entry in version.record.files:
-        if not entry.path.startswith(below):
+        if not entry.path.startswith(below) or entry.path in without:
             continue
         path = version.path / entry.path
-        size, digest = _hash(path, stopped)
+        try:
+            size, digest = _hash(path, stopped)
+        except OSError as error:
+            raise StoreDamaged("damaged version", where=path, found=error.strerror,
+                               hint=damage_hint(version.path)) from error
         if (size, digest) != (entry.bytes, entry.sha256):
-            raise StoreError("damaged version", where=path, found=f"{size} bytes, sha256 {digest[:12]}…",
-                             expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…",
-                             hint="embsync rollback goes back to a whole version")
+            raise StoreDamaged("damaged version", where=path, found=f"{size} bytes, sha256 {digest[:12]}…",
+                               expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…",
+                               hint=damage_hint(version.path))
 
 
 def _hash(path: Path, stopped: Callable[[], bool]) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                if stopped():
-                    raise Stopped
-                digest.update(block)
-                size += len(block)
-    except OSError as error:
-        raise StoreError("damaged version", where=path, found=error.strerror,
-                         hint="embsync rollback goes back to a whole version") from error
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            if stopped():
+                raise Stopped
+            digest.update(block)
+            size += len(block)
     return size, digest.hexdigest()

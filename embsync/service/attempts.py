@@ -5,15 +5,15 @@ Only the snapshot that is worked on is remembered; another one, or new contents,
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from embsync.pipeline.backlog import Entry
 from embsync.store.durable import replace_file, storage_errors
+from embsync.store.records import read_struct
 
 ATTEMPT = "attempt.json"
 
@@ -31,6 +31,8 @@ MOST_UNREADABLE = 10
 ERRORS_BEFORE_THE_NEXT = 10
 _LONGEST_PAUSE = 600.0
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
 
 class Attempt(msgspec.Struct, frozen=True):
     """Vain beginnings on one snapshot.
@@ -46,10 +48,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
     name: str
     stamp: str | None
-    crashes: int = 0
-    lost: int = 0
-    unreadable: int = 0
-    errors: int = 0
+    crashes: _Count = 0
+    lost: _Count = 0
+    unreadable: _Count = 0
+    errors: _Count = 0
 
     @property
     def exhausted(self) -> str | None:
@@ -77,9 +79,14 @@ class Attempts:
         self.not_before = 0.0
 
     def load(self) -> None:
-        """Read what an earlier daemon left."""
-        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            self._attempt = msgspec.json.decode(self._path.read_bytes(), type=Attempt)
+        """Read what an earlier daemon left.
+
+        Raises
+        ------
+        StoreError
+            It is damaged, or cannot be read: counting begins anew.
+        """
+        self._attempt = read_struct(self._path, Attempt)
 
     def of(self, entry: Entry) -> Attempt:
         """Return what is known of an entry."""

@@ -11,6 +11,7 @@ from embsync.store import Store
 from embsync.store.durable import Staging, replace_file, storage_errors, sync_directory
 from embsync.store.journal import Event, now
 from embsync.store.manifest import Manifest
+from embsync.store.records import read_struct
 
 HOLD = "hold"
 
@@ -41,13 +42,11 @@ class HoldableStore(Store):
 
 
 def held(root: Path) -> Hold | None:
-    """Return the hold of a store, None when there is none; a file that says nothing readable holds too."""
+    """Return the hold of a store, None when there is none; a file that says nothing readable holds too, and why."""
     try:
-        return msgspec.json.decode((root / HOLD).read_bytes(), type=Hold)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return Hold(time="an unknown time")
+        return read_struct(root / HOLD, Hold)
+    except StoreError as error:
+        return Hold(time="an unknown time", reason=str(error))
 
 
 def hold(store: Store, reason: str | None = None) -> bool:

@@ -7,19 +7,23 @@ daemon can tell that the command of the current version never ended, because who
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from embsync.errors import EmbsyncError
+from embsync.errors import EmbsyncError, StoreError
+from embsync.logs import log
 from embsync.store import Store
 from embsync.store.durable import replace_file, storage_errors
 from embsync.store.journal import now as time_of_day
+from embsync.store.records import read_struct
 
 TOLD = "on_publish.json"
 
@@ -30,7 +34,7 @@ LIMIT_SECONDS = 60.0
 class Told(msgspec.Struct, frozen=True):
     """The highest version whose command ended, when, and what went wrong; None when nothing did."""
 
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
     time: str
     failed: str | None = None
 
@@ -139,6 +143,8 @@ class Hook:
 
 def _told(store: Store) -> Told | None:
     """Return what was noted last; a file that says nothing readable is none, so that the command runs once more."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode((store.root / TOLD).read_bytes(), type=Told)
-    return None
+    try:
+        return read_struct(store.root / TOLD, Told)
+    except StoreError as error:
+        log(logging.WARNING, "on_publish_unknown", reason=str(error))
+        return None

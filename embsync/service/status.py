@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from embsync.errors import StoreDamaged
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file, storage_errors
 from embsync.store.locks import is_held
+from embsync.store.records import MALFORMED, read_record
+
+#: Names of a whole backlog, and more.
+_LONGEST = 16 * 1024**2
 
 State = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]
 
@@ -104,9 +109,23 @@ def is_running(store: Store) -> bool:
 
 
 def read(store: Store) -> dict[str, Any] | None:
-    """Return the file as plain values; None where no daemon has ever been, or it cannot be read."""
-    try:
-        found = msgspec.json.decode((store.root / layout.STATUS).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    """Return the file as plain values; None where no daemon has ever been.
+
+    Raises
+    ------
+    StoreDamaged
+        It is damaged, or of another release.
+    StoreError
+        It cannot be read.
+    """
+    path = store.root / layout.STATUS
+    data = read_record(path, _LONGEST)
+    if data is None:
         return None
-    return found if isinstance(found, dict) else None
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data)
+        msgspec.convert(found, Status)
+    except MALFORMED as error:
+        raise StoreDamaged("damaged file", where=path, found=str(error)[:200],
+                           hint="a daemon that runs writes it anew within seconds") from None
+    return found

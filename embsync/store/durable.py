@@ -305,11 +305,16 @@ def sweep(root: Path, versions: Path) -> list[str]:
 
 def hash_file(path: Path, *, drop_cache: bool = False) -> tuple[int, str]:
     """Return the size and hexadecimal sha256 of a file, read from the disk itself where the kernel lets us."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_never_waiting) as file:
         if drop_cache:
             _drop_cache(file)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
+
+
+def _never_waiting(path: str, flags: int) -> int:
+    """Open a file; a FIFO in its place would wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _ownerless(path: Path) -> bool:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from embsync.store.durable import append_line
+from embsync.errors import StoreError
+from embsync.store.durable import append_line, storage_errors
+from embsync.store.records import MALFORMED
+
+#: A line has at most some twenty checks of a hundred bytes; what is longer was never written here.
+_LONGEST_LINE = 2**20
+#: The last member of a line: CRC-32 of all that stands before it.
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
+
+#: No store has so many versions; beyond it a directory's name would not name one.
+_Number = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,8 +42,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event: str
     time: str = ""
-    version: int | None = None
-    parent: int | None = None
+    version: _Number | None = None
+    parent: _Number | None = None
     space_id: str | None = None
     snapshot: dict[str, str | None] | None = None
     checks: list[dict[str, object]] | None = None
@@ -46,6 +60,15 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@dataclass(frozen=True)
+class DamagedLine:
+    """A line that is not as it was written: its number from 1, what is wrong with it, and its bytes, or the first."""
+
+    number: int
+    problem: str
+    data: bytes
+
+
 class Journal:
     """The file, read whole and appended line by line."""
 
@@ -54,17 +77,62 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Append an event durably, stamped with the time."""
-        append_line(self._path, msgspec.json.encode(msgspec.structs.replace(event, time=now())))
+        append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=now()))))
 
     def events(self) -> Iterator[Event]:
-        """Yield the events in order; a line torn by a crash is passed over."""
-        try:
-            lines = self._path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return
+        """Yield the events in order; a damaged line is passed over, see :meth:`damaged`."""
+        return (line for line in self._read() if isinstance(line, Event))
+
+    def damaged(self) -> list[DamagedLine]:
+        """Return the lines that are passed over: torn by a crash, or changed since they were written."""
+        return [line for line in self._read() if isinstance(line, DamagedLine)]
+
+    def _read(self) -> Iterator[Event | DamagedLine]:
         decoder = msgspec.json.Decoder(Event)
-        for line in lines:
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
+        with storage_errors(self._path):
+            for number, line in enumerate(_lines(self._path), 1):
+                if line:
+                    yield _parsed(number, line, decoder)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends, of those too long the beginning."""
+    if not path.is_file():
+        if path.exists():
+            raise StoreError("the journal is no file", where=path, hint="move it away")
+        return
+    with path.open("rb") as file:
+        while line := file.readline(_LONGEST_LINE):
+            yield line.removesuffix(b"\n")
+            while not line.endswith(b"\n") and (line := file.readline(_LONGEST_LINE)):
+                pass
+
+
+def _sealed(line: bytes) -> bytes:
+    """Return a JSON object with its checksum as last member."""
+    return line[:-1] + b',"crc32":"%08x"}' % zlib.crc32(line[:-1])
+
+
+def _parsed(number: int, line: bytes, decoder: msgspec.json.Decoder[Event]) -> Event | DamagedLine:
+    if len(line) >= _LONGEST_LINE:
+        return DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
+    start = line.rfind(b',"crc32":')
+    checksum = None if start < 0 else _CHECKSUM.fullmatch(line, start)  # lines of earlier releases have none
+    if checksum is not None and int(checksum[1], 16) != zlib.crc32(line[:start]):
+        return DamagedLine(number, "not as its checksum says", line)
+    try:
+        event = decoder.decode(line)
+        _require_sound(event)
+    except MALFORMED as error:
+        return DamagedLine(number, str(error)[:120], line)
+    return event
+
+
+def _require_sound(event: Event) -> None:
+    """Raise ValueError for what no writer would have written although every field has its type."""
+    snapshot = event.snapshot or {}
+    if any("\0" in (value or "") for value in snapshot.values()):
+        raise ValueError("a NUL in the name or path of a snapshot")
+    mtime_ns = snapshot.get("mtime_ns")
+    if mtime_ns is not None and not re.fullmatch(r"-?[0-9]{1,20}", mtime_ns):
+        raise ValueError("a time that is no number")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from embsync.dtypes import Array
-from embsync.errors import NotFoundError, StoreError
+from embsync.errors import NotFoundError, StoreDamaged
+from embsync.store.durable import storage_errors
 
 CURRENT = "current"
 VERSIONS = "versions"
@@ -17,12 +20,19 @@ STATUS = "status.json"
 LOCK = "lock"
 DAEMON_LOCK = "daemon.lock"
 MANIFEST = "manifest.json"
+#: Beside it, in the form of sha256sum.
+MANIFEST_HASH = "manifest.sha256"
 INDEX = "index.faiss"
 INDEX_ROWS = "index_rows.npy"
 LINEAGE = "lineage.npy"
 SINGULAR_VALUES = "transform/singular_values.npy"
 
-_VERSION_NAME = re.compile(r"[0-9]{6,}")
+#: Similarities an index can have.
+METRICS = ("inner_product", "cosine", "l2")
+
+_VERSION_NAME = re.compile(r"[0-9]{6,18}")
+_VERIFY = "embsync verify tells what else is damaged"
+_RELINK = "embsync rollback makes the last whole version current"
 
 
 def version_name(number: int) -> str:
@@ -30,9 +40,32 @@ def version_name(number: int) -> str:
     return f"{number:06d}"
 
 
+def is_version_name(name: str) -> bool:
+    """Return whether a version's directory can have this name."""
+    return _VERSION_NAME.fullmatch(name) is not None
+
+
+def version_files(*, two_sided: bool) -> set[str]:
+    """Return the paths of a version's files, without its manifest."""
+    sides = ("items", "users") if two_sided else ("items",)
+    found = {INDEX, INDEX_ROWS, LINEAGE, SINGULAR_VALUES}
+    for side in sides:
+        found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")} | {f"transform/{side}.npy"}
+        found |= {*reference_files("anchors", side), *reference_files("start", side)}
+    return found
+
+
 def version_numbers(versions: Path) -> list[int]:
-    """Return the numbers of the versions in a directory, ascending."""
-    return sorted(int(path.name) for path in versions.iterdir() if _VERSION_NAME.fullmatch(path.name))
+    """Return the numbers of the versions in a directory, ascending.
+
+    Raises
+    ------
+    StoreError
+        It cannot be listed.
+    """
+    with storage_errors(versions), os.scandir(versions) as entries:
+        return sorted(int(entry.name) for entry in entries
+                      if _VERSION_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
 def side_file(side: str, what: str) -> str:
@@ -52,7 +85,7 @@ def current_number(root: Path) -> int | None:
     ------
     NotFoundError
         There is no store.
-    StoreError
+    StoreDamaged
         The link does not point to a version.
     """
     try:
@@ -62,25 +95,51 @@ def current_number(root: Path) -> int | None:
             return None
         raise NotFoundError("no store here", where=root, hint="embsync sync SNAPSHOT --store DIR makes one") from None
     except OSError as error:
-        raise StoreError("'current' is not a link", where=root / CURRENT, found=error.strerror,
-                         expected="a link to versions/NNNNNN") from error
-    if target.parent.name != VERSIONS or not _VERSION_NAME.fullmatch(target.name):
-        raise StoreError("'current' does not name a version", where=root / CURRENT, found=str(target),
-                         expected="versions/NNNNNN")
+        raise StoreDamaged("'current' is not a link", where=root / CURRENT, found=error.strerror,
+                           expected="a link to versions/NNNNNN", hint=_RELINK) from error
+    if not _VERSION_NAME.fullmatch(target.name) or not _is_versions(root, target.parent):
+        raise StoreDamaged("'current' does not name a version", where=root / CURRENT, found=str(target),
+                           expected="versions/NNNNNN", hint=_RELINK)
     return int(target.name)
 
 
-def map_array(path: Path) -> Array:
+def _is_versions(root: Path, parent: Path) -> bool:
+    """Return whether a link from the store leads to its versions."""
+    if parent == Path(VERSIONS):
+        return True
+    try:
+        return (root / parent).samefile(root / VERSIONS)
+    except (OSError, ValueError):
+        return False
+
+
+def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> Array:
     """Map a published ``.npy`` file, read-only.
+
+    Parameters
+    ----------
+    path : path
+    types : sequence of str
+        Types it may have, as NumPy writes them; ``S`` for byte strings of any length.
+    shape : sequence of int or None
+        Its shape; None for any number.
 
     Raises
     ------
-    StoreError
-        Missing, truncated or not an array.
+    StoreDamaged
+        Missing, truncated, not an array, or another one.
     """
+    expected = f"{' or '.join(types)} of shape ({', '.join('any' if size is None else str(size) for size in shape)})"
     try:
+        if not path.is_file():
+            raise ValueError("no such file")
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        fits = array.ndim == len(shape) and array.flags.c_contiguous
+        fits = fits and all(size in (None, found) for size, found in zip(shape, array.shape, strict=False))
+        found = f"{array.dtype.str} of shape {array.shape}"
     except Exception as error:  # NumPy parses the header as Python: what it raises for a damaged one is open
-        raise StoreError("damaged or missing file", where=path, found=str(error),
-                         hint="embsync verify tells what else is damaged") from error
+        raise StoreDamaged("damaged or missing file", where=path, found=str(error)[:200], expected=expected,
+                           hint=_VERIFY) from error
+    if not fits or not (array.dtype.str in types or ("S" in types and array.dtype.kind == "S" and array.itemsize)):
+        raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_VERIFY)
     return array

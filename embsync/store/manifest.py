@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import datetime as dt
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 
-from embsync.errors import StoreError
+from embsync.errors import StoreDamaged, StoreError
 from embsync.index import IndexReport
+from embsync.store import layout
 from embsync.store.durable import FileEntry
+from embsync.store.records import MALFORMED, damage_hint, read_record
 
 FORMAT = 1
+#: Far beyond the manifest of any version, which has about twenty files.
+_LONGEST = 16 * 1024**2
+_HASH_LINE = re.compile(rb"([0-9a-f]{64}) [ *]manifest\.json\n?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+_Number = Annotated[int, msgspec.Meta(ge=1, lt=2**62)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,26 +36,26 @@ class SnapshotRecord(_Record, frozen=True):
     name: str
     layout: str
     fingerprint: str
-    width: int
+    width: _Number
 
 
 class RowCounts(_Record, frozen=True):
     """Rows of a side: new = live now and not in the parent, common = live in both."""
 
-    rows: int
-    live: int
-    new: int
-    returned: int
-    gone: int
-    carried: int
-    common: int
+    rows: _Count
+    live: _Count
+    new: _Count
+    returned: _Count
+    gone: _Count
+    carried: _Count
+    common: _Count
 
 
 class SideFitRecord(_Record, frozen=True):
     """Out-of-sample fit of a side to the anchors, and its row norms against the parent's."""
 
-    anchors: int
-    common: int
+    anchors: _Count
+    common: _Count
     cosine: float | None
     cosine_mismatched: float | None
     share_below_half: float | None
@@ -55,7 +68,7 @@ class AlignmentRecord(_Record, frozen=True):
     policy: str
     weight: float
     standardized: bool
-    rank: int
+    rank: _Count
     truncation_loss: float
     rotation_disagreement: float | None
     items: SideFitRecord
@@ -68,7 +81,7 @@ class PreservationRecord(_Record, frozen=True):
     map_error: float
     score_error: float
     top_k_agreement: float | None
-    sampled_users: int
+    sampled_users: _Count
 
 
 class Moved(_Record, frozen=True):
@@ -93,7 +106,7 @@ class SideDriftRecord(_Record, frozen=True):
 class DriftRecord(_Record, frozen=True):
     """Movement against the parent version."""
 
-    parent: int | None
+    parent: _Number | None
     items: SideDriftRecord
     users: SideDriftRecord | None
     overlap_at_10: float | None
@@ -128,11 +141,11 @@ class Manifest(_Record, frozen=True):
     """One version."""
 
     format: int
-    version: int
+    version: _Number
     space_id: str
-    dimension: int
+    dimension: _Number
     created: str
-    parent: int | None
+    parent: _Number | None
     snapshot: SnapshotRecord
     items: RowCounts
     users: RowCounts | None
@@ -150,20 +163,87 @@ def encode(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
-def decode(data: bytes, where: str) -> Manifest:
-    """Parse and judge a manifest.
+def hash_line(data: bytes) -> bytes:
+    """Return what ``manifest.sha256`` says of a manifest, in the form of sha256sum."""
+    return f"{hashlib.sha256(data).hexdigest()}  {layout.MANIFEST}\n".encode()
+
+
+def read(folder: Path) -> tuple[bytes, Manifest]:
+    """Return the manifest of a version's directory, as bytes and parsed.
 
     Raises
     ------
+    StoreDamaged
+        It is missing, is not as ``manifest.sha256`` says, or is not a manifest of this version.
     StoreError
-        Not JSON, not a manifest, or of another format.
+        It is of another format.
+    """
+    path = folder / layout.MANIFEST
+    data = read_record(path, _LONGEST)
+    if data is None:
+        raise StoreDamaged("damaged version", where=path, found="no such file", hint=damage_hint(folder))
+    line = read_record(folder / layout.MANIFEST_HASH, _LONGEST)
+    if line is not None:  # versions of earlier releases have none
+        _require_hash(folder, data, line)
+    return data, decode(data, path)
+
+
+def _require_hash(folder: Path, data: bytes, line: bytes) -> None:
+    match = _HASH_LINE.fullmatch(line)
+    expected = None if match is None else match[1].decode()
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise StoreDamaged("damaged manifest", where=folder / layout.MANIFEST,
+                           found=f"sha256 {hashlib.sha256(data).hexdigest()}",
+                           expected=f"{expected or 'another line'}, as in {layout.MANIFEST_HASH}",
+                           hint=damage_hint(folder))
+
+
+def decode(data: bytes, path: Path) -> Manifest:
+    """Parse and judge a manifest, which stands in ``path``.
+
+    Raises
+    ------
+    StoreDamaged
+        Not JSON, or not a manifest of the version whose directory it is in.
+    StoreError
+        Of another format.
     """
     try:
         head: Any = msgspec.json.decode(data)
-        if isinstance(head, dict) and head.get("format") != FORMAT:
-            raise StoreError("store of another format", where=where, found=f"format {head.get('format')}",
+        if isinstance(head, dict) and isinstance(head.get("format"), int) and head["format"] != FORMAT:
+            raise StoreError("store of another format", where=path, found=f"format {head['format']}",
                              expected=f"format {FORMAT}", hint="use the embsync release that wrote it")
-        return msgspec.convert(head, Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise StoreError("damaged manifest", where=where, found=str(error),
-                         hint="embsync rollback goes back to a whole version") from None
+        manifest = msgspec.convert(head, Manifest)
+        problem = _problem(manifest, path.parent.name)
+    except MALFORMED as error:
+        problem = str(error)
+    if problem is not None:
+        raise StoreDamaged("damaged manifest", where=path, found=problem[:200], hint=damage_hint(path.parent))
+    return manifest
+
+
+def _problem(manifest: Manifest, folder: str) -> str | None:
+    """Return what no publisher would have written although every field has its type, None where there is nothing."""
+    if layout.is_version_name(folder) and int(folder) != manifest.version:
+        return f"version {manifest.version} in directory {folder}"
+    dt.datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)  # ValueError
+    paths = [entry.path for entry in manifest.files]
+    needed = layout.version_files(two_sided=manifest.users is not None)
+    if not needed <= set(paths) or len(set(paths)) != len(paths):
+        return "files that are not those of a version"
+    if any(".." in path or path.startswith("/") or not path.isprintable() for path in paths):
+        return "a path that leads out of the version"
+    if any(entry.bytes < 0 or not _SHA256.fullmatch(entry.sha256) for entry in manifest.files):
+        return "a file without size and sha256"
+    if (manifest.users is None) != (manifest.alignment.users is None):
+        return "one side here and two sides there"
+    return _index_problem(manifest.index)
+
+
+def _index_problem(index: IndexReport) -> str | None:
+    efforts = (*index.search.values(), *index.rebuilt_search.values(), *index.build.values())
+    if index.metric not in layout.METRICS or index.labels < 0 or index.dead < 0 or index.rotations < 0:
+        return "an index of no known kind"
+    if not all(0 <= effort < 2**31 for effort in efforts):
+        return "search parameters out of range"
+    return None

@@ -21,7 +21,7 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
     assert (first.event, first.version, second.event, second.version) == ("published", 1, "refused", None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.time)
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
-    assert set(json.loads(lines[1])) == {"event", "time", "checks"}
+    assert set(json.loads(lines[1])) == {"event", "time", "checks", "crc32"}
 
 
 @pytest.mark.parametrize("torn", [b'{"event":"publis', b"\xff\xfe\x00", b"[]", b'{"version": 3}', b"", b"null"])

@@ -30,7 +30,8 @@ def assert_at_rest(root: Path) -> None:
     assert {path.name for path in root.iterdir()} <= AT_REST
     for folder in (root / "versions").iterdir():
         assert folder.name.isdigit(), f"left behind: {folder.name}"
-        named = {entry.path for entry in Store(root).manifest(int(folder.name)).files} | {"manifest.json"}
+        named = {entry.path for entry in Store(root).manifest(int(folder.name)).files}
+        named |= {"manifest.json", "manifest.sha256"}
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         assert found == named
 

@@ -1,0 +1,113 @@
+"""The parent version, hashed while it is read: nothing damaged travels on, and no snapshot is blamed for it."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import threading
+from types import TracebackType
+
+from embsync.errors import EmbsyncError, StoreDamaged
+from embsync.reader import Version
+from embsync.reader.whole import Stopped, verify
+from embsync.store import Store, layout
+
+#: Hashed before they are loaded: where they are damaged, the index is built anew.
+_HASHED_ELSEWHERE = (layout.INDEX, layout.INDEX_ROWS)
+
+
+class ParentCheck:
+    """Hashes what a run takes from a version, in a thread beside the work.
+
+    An error of the work is raised as the damage that may have caused it, where there is damage. Pages that change
+    between being hashed and being used are not noticed.
+
+    Parameters
+    ----------
+    store : Store
+    parent : Version or None
+        None: nothing is taken from any version.
+    harmless : tuple of exception types
+        Errors of the work that no damage can have caused.
+    """
+
+    def __init__(self, store: Store, parent: Version | None, harmless: tuple[type[Exception], ...] = ()) -> None:
+        self._store = store
+        self._parent = parent
+        self._harmless = harmless
+        self._stopped = False
+        self._error: Exception | None = None
+        self._raised: StoreDamaged | None = None
+        self._thread = threading.Thread(target=self._hash, name="embsync-parent", daemon=True)
+
+    def __enter__(self) -> ParentCheck:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, self._harmless) and error is not self._raised:
+            self.require()
+        self._stopped = True
+        self._thread.join()
+
+    def look(self) -> None:
+        """Raise what was found so far, without waiting for the rest.
+
+        Raises
+        ------
+        StoreDamaged
+        """
+        if self._error is not None:
+            self.require()
+
+    def require(self) -> None:
+        """Wait until everything is hashed.
+
+        Raises
+        ------
+        StoreDamaged
+            A file is not as the manifest says; the hint says what to do.
+        """
+        self._thread.join()
+        if isinstance(self._error, StoreDamaged):
+            self._raised = self._raised or _advised(self._store, self._parent, self._error)
+            raise self._raised
+        if self._error is not None:
+            raise self._error
+
+    def _hash(self) -> None:
+        try:
+            if self._parent is not None:
+                verify(self._parent, lambda: self._stopped, without=_HASHED_ELSEWHERE)
+        except Stopped:
+            pass
+        except Exception as error:  # raised in the thread that waits
+            self._error = error
+
+
+def _advised(store: Store, parent: Version | None, damage: StoreDamaged) -> StoreDamaged:
+    assert parent is not None
+    return StoreDamaged(f"version {parent.number} is damaged, and the next one would be made from it",
+                        where=damage.where, found=damage.found, expected=damage.expected,
+                        hint=_way_out(store, parent, damage))
+
+
+def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str:
+    """Return the next command: a copy from a version that has the same file, or back to one that is whole."""
+    wanted = next((entry for entry in parent.record.files if damage.where == str(parent.path / entry.path)), None)
+    others = [number for number in reversed(store.numbers()) if number != parent.number]
+    place = shlex.quote(str(store.root))
+    for number in others:
+        with contextlib.suppress(EmbsyncError):
+            same = wanted is not None and wanted in store.manifest(number).files
+            if wanted is not None and same and store.is_whole(number, wanted.path):
+                source, target = store.path(number) / wanted.path, parent.path / wanted.path
+                return f"cp --remove-destination {shlex.quote(str(source))} {shlex.quote(str(target))}"
+    for number in others:
+        with contextlib.suppress(EmbsyncError):
+            if store.is_whole(number):
+                return f"embsync rollback {number} --store {place}"
+    return (f"no other version is whole: restore the file from a copy, or begin anew with "
+            f"embsync accept SNAPSHOT --new-space --store {place}")

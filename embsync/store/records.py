@@ -1,0 +1,79 @@
+"""Small files of a store, read back as what they are: bytes of which any may have changed since they were written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from embsync.errors import StoreDamaged, StoreError
+from embsync.store import layout
+from embsync.store.durable import storage_errors
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+#: What parsing damaged JSON raises, and converting what came out of it.
+MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+
+
+def read_record(path: Path, longest: int) -> bytes | None:
+    """Return the bytes of a small file, None where there is none.
+
+    Raises
+    ------
+    StoreDamaged
+        There is something else than a regular file, or one of more than ``longest`` bytes.
+    StoreError
+        It cannot be read.
+    """
+    with storage_errors(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreDamaged("damaged file", where=path, found="something else", expected="a regular file")
+            data = bytearray()
+            while len(data) <= longest and (piece := file.read(longest + 1 - len(data))):
+                data += piece
+    if len(data) > longest:
+        raise StoreDamaged("damaged file", where=path, found=f"more than {longest:,} bytes")
+    return bytes(data)
+
+
+def read_struct(path: Path, kind: type[_Struct], longest: int = 2**20) -> _Struct | None:
+    """Return a small JSON file as a struct, None where there is none.
+
+    Raises
+    ------
+    StoreDamaged
+        It is another file, or says something else.
+    StoreError
+        It cannot be read.
+    """
+    data = read_record(path, longest)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except MALFORMED as error:
+        raise StoreDamaged("damaged file", where=path, found=str(error)[:200],
+                           hint="it may be removed") from None
+
+
+def damage_hint(folder: Path) -> str:
+    """Return what to do about a version's directory in which something is damaged."""
+    root = folder.parent.parent
+    try:
+        current = layout.current_number(root)
+    except StoreError:
+        current = None
+    store = shlex.quote(str(root))
+    if current is not None and folder.name == layout.version_name(current):
+        return f"embsync rollback --store {store} goes back to the last whole version"
+    return f"embsync status --store {store} names the other versions"

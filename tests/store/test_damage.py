@@ -1,0 +1,349 @@
+"""The store's own files, damaged: said, never believed, and never the end of anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.damage import build, config_of, copy, drop, files_of, flip, next_night, waiting
+from support.quick import quick_directory
+
+import embsync
+from embsync.cli.main import run
+from embsync.errors import EmbsyncError, StoreDamaged, StoreError
+from embsync.service import status
+from embsync.service.attempts import ATTEMPT, Attempts
+from embsync.service.hold import HOLD, held
+from embsync.service.hook import TOLD, untold
+from embsync.store import Store, layout
+from embsync.store.journal import Event, Journal
+
+COMMANDS = (["status"], ["history"], ["show"], ["verify"], ["lookup", "items", "2000"], ["hold"], ["resume"],
+            ["prune", "--keep", "9"], ["rollback"])
+NONSENSE = {
+    "empty": b"", "NUL": b"\0" * 64, "half": b'{"format": 1, "ver', "no UTF-8": b'{"time": "\xff\xfe"}', "list": b"[]",
+    "deep": b"[" * 100_000, "deep object": b'{"a":' * 50_000, "number": b'{"version": 1e999, "pid": -1}',
+    "types": b'{"event": 3, "version": "x", "time": [], "name": null}', "large": b" " * (1 << 21) + b"{",
+}
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A watched directory with a store: three versions, and a night that was refused."""
+    with quick_directory() as place:
+        build(place)
+        yield place
+
+
+@pytest.fixture
+def root(directory: Path) -> Path:
+    """A copy of the store."""
+    return copy(directory / "S", directory / "copy")
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put other bytes in a file's place."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+def said(capfd: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
+    """Return the exit code of a command and all it printed."""
+    code = run(command)
+    printed = capfd.readouterr()
+    return code, printed.out + printed.err
+
+
+RECORDS = (layout.JOURNAL, layout.STATUS, HOLD, ATTEMPT, TOLD, layout.LOCK, layout.DAEMON_LOCK,
+           "versions/000003/manifest.json", "versions/000003/manifest.sha256", "versions/000003/lineage.npy",
+           "versions/000003/items/ids.npy", "versions/000003/transform/items.npy", "versions/000003/index_rows.npy")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_no_command_meets_what_it_did_not_expect(
+    root: Path, directory: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Whatever stands in any one file, every command ends as its exit codes promise, with a line and no traceback."""
+    for what, data in NONSENSE.items():
+        copy(directory / "S", root)
+        replace(root / name, data)
+        for command in COMMANDS:
+            code, printed = said(capfd, *command, "--store", str(root))
+            assert code in (0, 5, 6), (what, command, printed)
+            assert "unexpected" not in printed
+        assert run(["sync", "--store", str(root)]) == 2  # nothing to watch: the configuration is another matter
+        capfd.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["directory", "FIFO", "link to nothing", "link in a circle"])
+@pytest.mark.parametrize("name", [layout.JOURNAL, layout.STATUS, HOLD, ATTEMPT, TOLD, "versions/000003/manifest.json",
+                                  "versions/000003/lineage.npy", "versions/000003"])
+def test_something_else_in_the_place_of_a_file(
+    root: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    """It blocks nothing and ends nothing."""
+    path = root / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name if kind == "link in a circle" else "nowhere")
+    for command in COMMANDS:
+        code, printed = said(capfd, *command, "--store", str(root))
+        assert code in (0, 5, 6), (command, printed)
+
+
+@pytest.mark.parametrize("target", ["versions/000009", "versions/0", "elsewhere", "versions/000003/items", "current",
+                                    "versions/" + "9" * 200, "versions/../versions", "/etc", "versions/00000\n3", "."])
+def test_a_damaged_link_is_named_and_rollback_mends_it(
+    root: Path, capfd: pytest.CaptureFixture[str], target: str
+) -> None:
+    """Every command says so; ``rollback`` makes the version current that was so last, and is whole."""
+    (root / "current").unlink()
+    (root / "current").symlink_to(target)
+    for command in COMMANDS[:5]:
+        code, printed = said(capfd, *command, "--store", str(root))
+        assert code in ((0, 5, 6) if command == ["history"] else (5, 6)), (command, printed)
+    code, printed = said(capfd, "rollback", "--store", str(root))
+    assert code == 0, printed
+    assert run(["verify", "--store", str(root)]) == 0
+
+
+def test_rollback_finds_the_last_whole_version(root: Path) -> None:
+    """Also where the current manifest is what is damaged, and past older versions that are damaged too."""
+    flip(root / "versions/000003/manifest.json", 200)
+    assert Store(root).rollback(None) == (3, 2)
+    flip(root / "versions/000002/manifest.json", 0)
+    flip(root / "versions/000001/items/vectors.npy", 300)
+    with pytest.raises(StoreDamaged, match=r"no older version is whole; found 1: items/vectors\.npy"):
+        Store(root).rollback(None)
+
+
+def test_rollback_passes_over_a_damaged_parent(root: Path) -> None:
+    """Without a number; with one it is refused."""
+    flip(root / "versions/000002/users/vectors.npy", 300)
+    with pytest.raises(StoreDamaged, match="version 2 is damaged"):
+        Store(root).rollback(2)
+    assert Store(root).rollback(None) == (3, 1)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_changed_byte_of_a_manifest_is_seen(root: Path, number: int) -> None:
+    """Beside it stands its hash, as sha256sum writes and reads it; the hash itself is covered too."""
+    folder = root / "versions" / f"{number:06d}"
+    for name in ("manifest.json", "manifest.sha256"):
+        whole = (folder / name).read_bytes()
+        for offset in range(0, len(whole), 1 + len(whole) // 97):
+            flip(folder / name, offset, offset % 8)
+            with pytest.raises(StoreDamaged, match=str(folder / "manifest")):
+                Store(root).manifest(number)
+            replace(folder / name, whole)
+        Store(root).manifest(number)
+    assert os.system(f"cd {folder} && sha256sum --quiet --strict -c manifest.sha256") == 0
+
+
+MANIFEST_LIES = [
+    ("created", "2026-13-45T99:99:99Z"), ("created", ""), ("created", "2026-11-25"), ("version", 4), ("version", -1),
+    ("version", 10**30), ("dimension", 0), ("dimension", "4"), ("parent", 0), ("files", []), ("items", None),
+    ("users", None), ("format", "1"), ("format", None), ("snapshot", {"name": 3}), ("index", {}), ("checks", {}),
+    ("seconds", {"total": "x"}), ("space_id", None),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), MANIFEST_LIES)
+def test_a_manifest_of_an_earlier_release_is_judged_by_what_it_says(root: Path, field: str, value: object) -> None:
+    """Versions without a hash are read; a value that no publisher writes is damage, named with the file."""
+    folder = root / "versions/000003"
+    (folder / "manifest.sha256").unlink()
+    assert Store(root).manifest(3).version == 3
+    said = json.loads((folder / "manifest.json").read_bytes())
+    replace(folder / "manifest.json", json.dumps({**said, field: value}).encode())
+    with pytest.raises(StoreError, match=r"manifest\.json: (damaged manifest|store of another format)"):
+        Store(root).manifest(3)
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        embsync.open(root)
+
+
+@pytest.mark.parametrize("change", [{"path": "../../../etc/passwd"}, {"path": "/etc/passwd"}, {"bytes": -1},
+                                    {"sha256": "x"}, {"path": "items/ids.npy\n"}])
+def test_a_manifest_lists_the_files_of_a_version_and_no_others(root: Path, change: dict[str, object]) -> None:
+    """Paths stay inside, sizes are sizes, hashes are hashes."""
+    folder = root / "versions/000003"
+    (folder / "manifest.sha256").unlink()
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["files"].append({"path": "more.npy", "bytes": 1, "sha256": "0" * 64} | change)
+    replace(folder / "manifest.json", json.dumps(said).encode())
+    with pytest.raises(StoreDamaged, match="damaged manifest"):
+        Store(root).manifest(3)
+
+
+def test_a_store_of_a_later_format_is_not_read(root: Path) -> None:
+    """What its fields mean is not known: exit code 5, and the release that wrote it is asked for."""
+    folder = root / "versions/000003"
+    (folder / "manifest.sha256").unlink()
+    said = json.loads((folder / "manifest.json").read_bytes())
+    for later in (2, 0, 99):
+        replace(folder / "manifest.json", json.dumps({**said, "format": later}).encode())
+        with pytest.raises(StoreError, match=f"store of another format; found format {later}; expected format 1"):
+            embsync.open(root)
+        assert run(["verify", "--store", str(root)]) == 5
+
+
+HEADERS = {
+    "another type": ("<f4", "<i4"), "another order": ("False", "True "), "another shape": ("(60, 4)", "(4, 60)"),
+    "no shape": ("(60, 4)", "(240,)"), "too large": ("(60, 4)", "(99,9999)"), "a program": ("'<f4'", "f(4) "),
+}
+
+
+@pytest.mark.parametrize("how", HEADERS)
+def test_a_header_of_an_array_is_not_believed(root: Path, how: str) -> None:
+    """Type, order and shape are those of the format and of the manifest, whatever the file says of itself."""
+    path = root / "versions/000003/items/vectors.npy"
+    old, new = (text.encode() for text in HEADERS[how])
+    data = path.read_bytes()
+    rows = Store(root).manifest(3).items.rows
+    old, new = old.replace(b"60", b"%d" % rows), new.replace(b"60", b"%d" % rows)
+    assert old in data[:128]
+    header = data[:128].replace(old, new)[:127].ljust(127) + b"\n"
+    replace(path, header + data[128:])
+    with embsync.open(root) as reader, pytest.raises(StoreDamaged, match=r"items/vectors\.npy: damaged"):
+        reader.current.search(reader.current.items.vectors[:1])
+
+
+def test_a_damaged_line_is_said_wherever_people_look(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With its number, by status, history and verify."""
+    lines = (root / layout.JOURNAL).read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"published", b"pub\0ished")
+    replace(root / layout.JOURNAL, b"".join(lines))
+    for command in ("status", "history", "verify"):
+        code, printed = said(capfd, command, "--store", str(root))
+        assert (code, "journal.jsonl:2: damaged line, passed over" in printed) == (0, True), command
+    assert run(["status", "--json", "--store", str(root)]) == 0
+    assert "journal.jsonl:2" in json.loads(capfd.readouterr().out)["damage"][0]
+
+
+LINES = {
+    "half": lambda line: line[: len(line) // 2], "gone": lambda _: b"", "NUL": lambda line: b"\0" * len(line),
+    "number": lambda line: line.replace(b'"version":', b'"version":1e400,"x":'), "deep": lambda _: b"[" * 100_000,
+    "type": lambda line: line.replace(b'"event":"', b'"event":["'), "huge": lambda line: line * 20_000,
+    "first byte": lambda line: b"\x7b\x7b" + line[1:], "name": lambda line: line.replace(b"day=", b"dax="),
+    "version": lambda line: line.replace(b'"version":', b'"version":7'),
+    "time": lambda line: line.replace(b'"mtime_ns":"', b'"mtime_ns":"x'),
+}
+
+
+@pytest.mark.parametrize("how", LINES)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_damaged_line_makes_no_published_snapshot_new(root: Path, directory: Path, how: str, number: int) -> None:
+    """What is left of the line, or the version's manifest, tells that it was handled; the mark stays where it was."""
+    lines = (root / layout.JOURNAL).read_bytes().splitlines()
+    lines[number] = LINES[how](lines[number])
+    replace(root / layout.JOURNAL, b"\n".join(lines) + b"\n")
+    assert set(next_night(root, directory)) <= {"UnchangedError"}
+    assert Store(root).numbers() == [1, 2, 3]
+    assert Store(root).next_number() == 4
+    assert waiting(root, directory) == []
+
+
+def test_a_journal_that_is_gone_makes_no_published_snapshot_new(root: Path, directory: Path) -> None:
+    """The versions on disk say what they were made from."""
+    (root / layout.JOURNAL).unlink()
+    assert "published" not in next_night(root, directory) or Store(root).current() == 4
+    names = [entry.snapshot for entry in Store(root).events() if entry.recovered]
+    assert [name["name"] for name in names if name] == ["day=1", "day=2", "day=3"]
+
+
+def test_every_flipped_bit_of_the_journal_leaves_what_was_handled_handled(root: Path, directory: Path) -> None:
+    """Published and refused alike; at most they are compared once more and found unchanged."""
+    whole = (root / layout.JOURNAL).read_bytes()
+    handled = {f"day={number}" for number in range(1, 5)}
+    for offset in range(0, len(whole), 1 + len(whole) // 150):
+        flip(root / layout.JOURNAL, offset, offset % 8)
+        again = {entry.child.name for entry in waiting(root, directory) if entry.fingerprint is None}
+        assert again <= handled
+        if again:
+            assert again == {"day=4"}, whole[max(offset - 40, 0) : offset + 40]  # its stamp: see docs/promises.md
+        replace(root / layout.JOURNAL, whole)
+
+
+def test_lines_of_earlier_releases_are_read(tmp_path: Path) -> None:
+    """They have no checksum."""
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"event":"published","time":"2026-11-25T02:00:00Z","version":7}\n')
+    journal = Journal(path)
+    journal.append(Event(event="pruned", version=7))
+    assert [event.event for event in journal.events()] == ["published", "pruned"]
+    assert journal.damaged() == []
+
+
+def test_every_flipped_bit_of_a_line_is_seen(tmp_path: Path) -> None:
+    """But in the name of the checksum itself, which then says nothing about a line that is whole."""
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append(Event(event="refused", snapshot={"name": "day=1", "stamp": "ab12"}, reason="cosine"))
+    (event,) = Journal(path).events()
+    whole = path.read_bytes()
+    for offset in range(len(whole) - 1):
+        for bit in range(8):
+            flip(path, offset, bit)
+            found = list(Journal(path).events())
+            assert found in ([], [event]), whole[offset:]
+            assert found or Journal(path).damaged()
+            path.write_bytes(whole)
+
+
+def test_a_hold_that_cannot_be_parsed_holds(root: Path) -> None:
+    """And says why nothing more is known of it."""
+    for data in NONSENSE.values():
+        replace(root / HOLD, data)
+        found = held(root)
+        assert found is not None
+        if data != b"":
+            assert found.reason is None or "damaged" in found.reason
+    (root / HOLD).unlink()
+    assert held(root) is None
+
+
+def test_small_records_of_the_daemon_say_their_damage(root: Path) -> None:
+    """Each is an error with the file's name, or the safe reading of it; never another exception."""
+    for data in NONSENSE.values():
+        replace(root / layout.STATUS, data)
+        with pytest.raises(StoreDamaged, match=r"status\.json: damaged"):
+            status.read(Store(root))
+        replace(root / ATTEMPT, data)
+        with pytest.raises(StoreDamaged, match=r"attempt\.json: damaged"):
+            Attempts(root).load()
+        replace(root / TOLD, data)
+        assert untold(Store(root)) == 3
+
+
+def test_readers_say_damage_and_nothing_else(root: Path, directory: Path) -> None:
+    """Opening, looking up and searching with any file cut short, emptied or gone is an error that names the file."""
+    for path in sorted(files_of(root / "versions/000003")):
+        name = path.relative_to(root)
+        for data in (b"", path.read_bytes()[:-1], None):
+            copy(directory / "S", root)
+            path.unlink()
+            if data is not None:
+                path.write_bytes(data)
+            if path.name == "manifest.sha256" and data != b"":
+                continue  # none, as in versions of earlier releases, or without its line break
+            with pytest.raises(EmbsyncError, match=str(name.parent)), embsync.open(root) as reader:
+                reader.current.search(reader.current.items.vectors[:2])
+
+
+def test_the_configured_directory_is_what_is_watched(directory: Path) -> None:
+    """The copy of a store sees the snapshots of the original as handled: what else is here relies on it."""
+    root = copy(directory / "S", directory / "copy")
+    assert waiting(root, directory) == []
+    assert config_of(directory).watch.path == str(directory / "watch")
+    drop(directory, 5)
+    try:
+        assert [entry.child.name for entry in waiting(root, directory)] == ["day=5"]
+    finally:
+        shutil.rmtree(directory / "watch" / "day=5")
