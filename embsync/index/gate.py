@@ -107,14 +107,18 @@ class _Measurement:
         return self._known[key]
 
     def verdict(self, values: Mapping[str, int]) -> Verdict:
-        return Verdict(completed(self._index, values), self(values), effort(self._index, values, self._k))
+        return Verdict(completed(self._index, values), self(values), self.cost(values))
+
+    def cost(self, values: Mapping[str, int]) -> float:
+        """Return the effort of a search with ``values``."""
+        return effort(self._index, values, self._k)
 
     def affordable(self, knob: Tunable, fixed: Mapping[str, int]) -> int:
         """Return the largest value of ``knob`` within the allowed effort, at least its least one."""
         low, high = knob.low, knob.high + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if effort(self._index, {**fixed, knob.name: middle}, self._k) <= self.most:
+            if self.cost({**fixed, knob.name: middle}) <= self.most:
                 low = middle
             else:
                 high = middle
@@ -169,6 +173,8 @@ def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, tar
     found: list[Verdict] = []
     factor = refiner.low
     while factor <= refiner.high:
+        if found and measure.cost({finder.name: finder.low, refiner.name: factor}) > measure.most:
+            break
         found.append(measure.verdict(_cheapest(measure, finder, {refiner.name: factor}, target)))
         if found[-1].recall is not None and found[-1].recall >= target:
             measure.most = min(measure.most, found[-1].effort)  # what costs more need not be tried

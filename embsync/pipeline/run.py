@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from embsync.alignment.stabilize import Alignment, fit
-from embsync.config import Config
+from embsync.config import Config, IndexConfig
 from embsync.dtypes import Float32, Int64
 from embsync.errors import EmbsyncError, SnapshotChanged, StoreDamaged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
@@ -420,10 +420,17 @@ def _previous(inputs: Inputs) -> Previous | None:
 def _estimate(inputs: Inputs, config: Config) -> int:
     """Return an upper estimate of a version's bytes."""
     k = inputs.dimension
-    total = estimate_bytes(inputs.items.side.count, k, config.index.factory)
+    total = estimate_bytes(inputs.items.side.count, k, config.index.factory, _dead_fraction(inputs, config.index))
     for run in inputs.sides:
         rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
         total += rows * (4 * k + size + 8)
         total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
         total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
     return total
+
+
+def _dead_fraction(inputs: Inputs, index: IndexConfig) -> float:
+    """Return the largest share of dead labels that the index may have."""
+    if inputs.parent is None or index.refresh != "rotate":
+        return index.compact_dead_fraction
+    return 1.0 - inputs.items.side.count / (inputs.items.side.count + inputs.parent.record.index.labels)

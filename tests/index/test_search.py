@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -172,6 +174,9 @@ def test_open_checks_what_belongs_together(side, shelf, index_of):
     other = msgspec.structs.replace(built.report, metric="l2")
     with pytest.raises(StoreError, match="metric"):
         Searcher.open(path, built.labels, other)
+    shelf.save(index_of(replace(side, live=side.live[:-1]), IndexConfig(factory="Flat")))
+    with pytest.raises(StoreError, match="labels"):
+        Searcher.open(path, built.labels, built.report)
 
 
 def test_missing_and_foreign_files(side, shelf, index_of):

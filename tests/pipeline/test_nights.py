@@ -17,7 +17,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
 
 import embsync
-from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, UsageError
+from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, StoreBusy, UsageError
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
@@ -486,16 +486,20 @@ def test_a_run_that_is_overtaken_again_and_again_publishes_at_last(root: Path) -
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
     path = write_npy(root.parent / "n2", night(2))
-    runs: list[int] = []
+    waited: list[bool] = []
 
     def meanwhile(stage: str, share: float) -> None:
         if stage == "publishing" and share == 0.0:
-            runs.append(1)
-            if len(runs) <= 3:
-                Store(root).rollback(1 if Store(root).current() == 2 else 2)
+            assert len(waited) < 6, "never published"
+            try:
+                Store(root, wait=0.05).rollback(1 if Store(root).current() == 2 else 2)
+            except StoreBusy:
+                waited.append(True)
+            else:
+                waited.append(False)
 
     assert process(Store(root), Request(path), configured(), meanwhile).version == 3
-    assert len(runs) == 4
+    assert waited == [False, False, False, True]
 
 
 def test_many_threads_may_read_while_one_publishes(root: Path) -> None:

@@ -1,0 +1,378 @@
+"""The manifest's figures against plain arithmetic on the files, and the settings that they are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import Array, Night, configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.alignment import blocks
+from embsync.errors import SnapshotChanged
+from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline.verify import verify
+from embsync.pipeline.widen import widen
+from embsync.reader import Version
+from embsync.store import Store
+from embsync.store.durable import Staging
+from embsync.store.manifest import Manifest
+
+NIGHTS = [night(number, churn=0.15) for number in range(4)]
+
+
+@dataclass(frozen=True)
+class World:
+    """A store after four nights, with ids that came, left and are carried: the last version and its parent, open."""
+
+    manifest: Manifest
+    version: Version
+    parent: Version
+    first: Version
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """Four nights with a graph that carries dead labels."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
+        for number, made in enumerate(NIGHTS):
+            manifest = sync(root, made, f"n{number}", config)
+        with embsync.open(root) as reader, reader.version(3) as parent, reader.version(1) as first:
+            yield World(manifest, reader.current, parent, first)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Where a store may be made."""
+    with quick_directory() as directory:
+        yield directory / "S"
+
+
+def _cosines(one: Array, other: Array) -> Array:
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+def _top(queries: Array, items: Array, ids: Array, k: int = 10) -> list[set[int]]:
+    """Return the ids of each query's exact neighbours."""
+    order = np.argsort(-(queries.astype(np.float64) @ items.astype(np.float64).T), axis=1)[:, :k]
+    return [set(ids[row].tolist()) for row in order]
+
+
+def _shared(first: list[set[int]], second: list[set[int]]) -> float:
+    return float(np.mean([len(one & other) / len(one) for one, other in zip(first, second, strict=True)]))
+
+
+def _live(version: Version, side: str) -> tuple[Array, Array]:
+    """Return ids and vectors of the live rows."""
+    rows = version.side(side)  # type: ignore[arg-type]
+    return np.asarray(rows.ids)[rows.live], np.asarray(rows.vectors)[rows.live]
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_the_movement_since_the_start_is_that_of_live_rows(world: World, side: str) -> None:
+    """Carried rows stand still: they would make every space look calmer than it is."""
+    start, before = world.version.reference("start", side)  # type: ignore[arg-type]
+    ids, vectors = _live(world.version, side)
+    common = np.intersect1d(start, ids)
+    assert len(common) < np.isin(start, world.version.side(side).ids).sum()  # type: ignore[arg-type]
+    expected = _cosines(vectors[np.searchsorted(ids, common)], before[np.searchsorted(start, common)]).mean()
+    drift = world.manifest.drift
+    assert drift is not None
+    found = getattr(drift, side).cosine_since_start
+    assert found == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_array_equal(before, world.first.side(side).lookup(start))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_the_movement_since_the_parent_is_that_of_rows_live_in_both(world: World, side: str) -> None:
+    """Cosine, its lower end, displacement and the norms, by ids, stable and raw."""
+    ids, vectors = _live(world.version, side)
+    old_ids, old = _live(world.parent, side)
+    common = np.intersect1d(ids, old_ids)
+    new, old = vectors[np.searchsorted(ids, common)], old[np.searchsorted(old_ids, common)]
+    drift = world.manifest.drift
+    assert drift is not None
+    found = getattr(drift, side)
+    assert found.cosine == pytest.approx(_cosines(new, old).mean(), abs=1e-6)
+    assert found.cosine_p05 == pytest.approx(np.percentile(_cosines(new, old), 5), abs=1e-5)
+    assert found.displacement == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-4)
+    raw = [_by_id(made, side, common) for made in (NIGHTS[3], NIGHTS[2])]
+    assert found.cosine_raw == pytest.approx(_cosines(*raw).mean(), abs=1e-5)
+    assert found.displacement_raw == pytest.approx(np.linalg.norm(raw[0] - raw[1]) / np.linalg.norm(raw[1]), rel=1e-4)
+    ratio = np.median(np.linalg.norm(new, axis=1)) / np.median(np.linalg.norm(old, axis=1))
+    assert getattr(world.manifest.alignment, side).norm_ratio == pytest.approx(ratio, rel=1e-4)
+    assert getattr(world.manifest, side).common == len(common)
+
+
+def _by_id(made: Night, side: str, ids: Array) -> Array:
+    own = getattr(made, f"{side[:-1]}_ids")
+    order = np.argsort(own)
+    return np.asarray(getattr(made, side)[order[np.searchsorted(own[order], ids)]], np.float64)
+
+
+def test_overlaps_count_live_items_of_users_live_in_both(world: World) -> None:
+    """The parent's carried items are no neighbours of anybody: they are never found by search."""
+    new_items, old_items = _live(world.version, "items"), _live(world.parent, "items")
+    new_users, old_users = _live(world.version, "users"), _live(world.parent, "users")
+    common = np.intersect1d(new_users[0], old_users[0])
+    new, old = (vectors[np.searchsorted(ids, common)] for ids, vectors in (new_users, old_users))
+    own = _top(new, new_items[1], new_items[0])
+    drift = world.manifest.drift
+    assert drift is not None
+    assert drift.overlap_at_10 == pytest.approx(_shared(own, _top(old, old_items[1], old_items[0])), abs=1e-9)
+    assert drift.stale_overlap_at_10 == pytest.approx(_shared(own, _top(old, new_items[1], new_items[0])), abs=1e-9)
+    raw = _top(_by_id(NIGHTS[2], "users", common), NIGHTS[3].items, NIGHTS[3].item_ids)
+    assert drift.stale_overlap_at_10_raw == pytest.approx(_shared(own, raw), abs=1e-9)
+    assert drift.overlap_at_10 != drift.stale_overlap_at_10
+
+
+def test_dead_labels_lead_to_nobody(world: World) -> None:
+    """Items that left stay in the graph and are not found, not even by their own vector; the living all are."""
+    assert world.manifest.index.action == "rotated"
+    assert world.manifest.index.dead > 50
+    gone = np.setdiff1d(np.concatenate([made.item_ids for made in NIGHTS[:3]]), NIGHTS[3].item_ids)
+    assert len(gone) >= world.manifest.index.dead
+    ids, _ = world.version.search(world.version.items.lookup(gone, "mean"), 240, parameters={"efSearch": 400})
+    assert set(ids.ravel().tolist()) == set(NIGHTS[3].item_ids.tolist())
+    found, _ = world.version.search(world.version.users.lookup(NIGHTS[3].user_ids), 10)  # type: ignore[union-attr, arg-type]
+    exact = _top(*(array for array in (_by_id(NIGHTS[3], "users", NIGHTS[3].user_ids), NIGHTS[3].items)),
+                 NIGHTS[3].item_ids)
+    assert world.manifest.index.recall_at_10 == pytest.approx(
+        _shared(exact, [set(row.tolist()) for row in found]), abs=0.01)
+
+
+def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> None:
+    """Rows that are only carried are nobody that could be missing tonight."""
+    checks = {check.name: check for check in world.manifest.checks}
+    for side in ("items", "users"):
+        counts = getattr(world.parent.record, side)
+        assert counts.carried > 0
+        assert checks[f"live_{side}"].value == pytest.approx(getattr(world.manifest, side).live / counts.live)
+    assert checks["common"].value == world.manifest.alignment.items.common + world.manifest.alignment.users.common  # type: ignore[union-attr]
+
+
+def _off_centre(made: Night) -> Night:
+    """Return a night whose rows all point much the same way, as in models with a large common part."""
+    return made.with_vectors(lambda rows: rows + np.float32(6.0))
+
+
+def test_a_high_cosine_that_strangers_have_as_well_proves_nothing(root: Path) -> None:
+    """Where any two rows look alike the cosine is high with wrong partners too; the margin between the two is small."""
+    sync(root, _off_centre(night(0, churn=0.0, turned=False)), "n0")
+    made = _off_centre(night(1, churn=0.0, turned=False))
+    try:
+        records = sync(root, made, "n1").checks
+    except CheckRefusedError as refusal:
+        records = refusal.records
+    found = {record.name: record for record in records}
+    for side in ("items", "users"):
+        cosine, margin = found[f"cosine_{side}"], found[f"cosine_margin_{side}"]
+        assert (cosine.outcome, margin.outcome) == ("pass", "refuse")
+        assert cosine.value is not None
+        assert margin.value is not None
+        assert margin.value < cosine.value - 0.3
+
+
+# settings that could be ignored unnoticed
+
+
+def test_anchors_are_as_many_as_configured(root: Path) -> None:
+    """``space.anchors.rows`` bounds each side; the next night is aligned to so many, and stays so."""
+    config = configured(space__anchors__rows=50)
+    for number in range(3):
+        manifest = sync(root, night(number), f"n{number}", config)
+        with embsync.open(root) as reader:
+            for side in ("items", "users"):
+                ids, vectors = reader.current.reference("anchors", side)  # type: ignore[arg-type]
+                assert len(ids) == len(vectors) == 50
+    for fit in (manifest.alignment.items, manifest.alignment.users):
+        assert fit is not None
+        assert fit.anchors == 50
+        assert 30 < fit.common <= 50
+
+
+@pytest.mark.parametrize(("options", "share"), [
+    ({"space__anchors__weight": 0.3}, 0.3), ({"space__anchors__weight": 0.8}, 0.8),
+    ({"space__anchors__policy": "previous"}, 1.0), ({"space__anchors__policy": "first"}, 0.0),
+])
+def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, object], share: float) -> None:
+    """``space.anchors.weight`` of the new vector and the rest of the old anchor, for ids that are live; others rest."""
+    config = configured(**options)
+    sync(root, night(0), "n0", config)
+    record = sync(root, night(1), "n1", config).alignment
+    assert record.policy == config.space.anchors.policy
+    with embsync.open(root) as reader, reader.version(1) as parent:
+        ids, vectors = reader.current.reference("anchors", "items")
+        old_ids, old = parent.reference("anchors", "items")
+        live = np.isin(ids, night(1).item_ids)
+        known = np.isin(ids, old_ids)
+        before = old[np.searchsorted(old_ids, ids[known])]
+        new = reader.current.items.lookup(ids[known])
+        moved = live[known][:, None]
+        expected = np.where(moved, (1.0 - share) * before + share * new, before)
+        np.testing.assert_allclose(vectors[known], expected, atol=1e-5)
+        np.testing.assert_array_equal(vectors[~known], reader.current.items.lookup(ids[~known]))
+        assert (~live).any()
+        assert (~known).any()
+
+
+@pytest.mark.parametrize(("asked", "sampled"), [(10, 1000), (1000, 1000), (1200, 1200), (5000, 1300)])
+def test_users_are_sampled_as_configured(root: Path, asked: int, sampled: int) -> None:
+    """``index.sample_queries`` above the certificate's thousand is obeyed as well, up to the users there are."""
+    made = night(0, items=60, users=1300, width=4)
+    manifest = sync(root, made, "n0", configured(index__sample_queries=asked, index__factory="IVF16,PQ2x4"))
+    assert manifest.preservation.sampled_users == sampled
+    neighbours = 10 * min(asked, 1300)
+    recall = manifest.index.recall_at_10
+    assert recall is not None
+    assert recall * neighbours == pytest.approx(round(recall * neighbours), abs=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 40])
+def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> None:
+    """``index.recall_at``: the share of so many exact neighbours, found when so many are asked for."""
+    config = configured(index__factory="IVF16,PQ2x4", index__recall_at=depth)
+    manifest = sync(root, night(0), "n0", config)
+    with embsync.open(root) as reader:
+        version = reader.current
+        users = _live(version, "users")[1]
+        found, _ = version.search(users, depth)
+        exact = _top(users, *reversed(_live(version, "items")), k=depth)
+    expected = _shared(exact, [set(row.tolist()) for row in found])
+    assert manifest.index.recall_at_10 == pytest.approx(expected, abs=0.005)
+    assert expected < 1.0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """``threads``: in both passes over both sides, the neighbours in the parent, ``widen`` and ``verify``."""
+    asked: list[int] = []
+    real = blocks.worker_count
+
+    def noted(setting: int) -> int:
+        asked.append(setting)
+        return real(setting)
+
+    monkeypatch.setattr(blocks, "worker_count", noted)
+    config = configured(threads=threads)
+    counts = []
+    for number in range(2):
+        before = len(asked)
+        sync(root, night(number), f"n{number}", config)
+        counts.append(len(asked) - before)
+    with embsync.open(root) as reader:
+        assert verify(Store(root), reader.current, config).sound
+    widen(Store(root), 9, config)
+    assert counts[0] == 4
+    assert counts[1] >= 5
+    assert set(asked) == {threads}
+
+
+# what is published is what was read
+
+
+def _touch(path: Path) -> None:
+    (path / "items.npy").touch()
+
+
+def _copy_over(path: Path) -> None:
+    fresh = path / ".new"
+    fresh.write_bytes((path / "users.npy").read_bytes())
+    fresh.rename(path / "users.npy")
+
+
+CHANGES = {
+    "touched": _touch,
+    "replaced by the same bytes": _copy_over,
+    "a file added": lambda path: (path / "notes.txt").write_text("late"),
+    "a file removed": lambda path: (path / "readme").unlink(),
+    "a directory added": lambda path: (path / "more").mkdir(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("when", ["writing", "reading"])
+def test_files_that_change_after_they_were_read_are_not_published(root: Path, what: str, when: str) -> None:
+    """Even where the numbers are the same: what is journaled would be a snapshot that is no longer there."""
+    path = write_npy(root.parent / "n0", night(0))
+    (path / "readme").touch()
+    changed: list[str] = []
+
+    def change(stage: str, _: float) -> None:
+        if stage == when and not changed:
+            changed.append(stage)
+            CHANGES[what](path)
+
+    with pytest.raises(SnapshotChanged) as raised:
+        process(Store(root), Request(path), configured(), change)
+    assert raised.value.transient
+    assert Store(root).current() is None
+    manifest = process(Store(root), Request(path), configured())
+    assert manifest.version == 1
+
+
+# room
+
+
+@pytest.fixture
+def needed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that were asked for, in turn."""
+    asked: list[int] = []
+    real = Store.stage
+
+    def stage(self: Store, wanted: int) -> Staging:
+        asked.append(wanted)
+        return real(self, wanted)
+
+    monkeypatch.setattr(Store, "stage", stage)
+    return asked
+
+
+@pytest.mark.parametrize(("made", "options"), [
+    (night(0, items=20_000, users=500, width=16), {"index__factory": "Flat"}),
+    (night(0, items=500, users=20_000, width=16), {"index__factory": "Flat"}),
+    (night(0, items=9_000, users=9_000, width=8), {"index__factory": "HNSW8"}),
+    (night(0, items=9_000, users=9_000, width=4).named(), {"index__factory": "Flat"}),
+    (night(0, items=9_000, users=9_000, width=4), {"index__factory": "Flat", "space__dimension": 60}),
+], ids=["items", "users", "graph", "long ids", "wide space"])
+def test_the_estimate_is_no_less_than_a_version_takes(
+    root: Path, needed: list[int], made: Night, options: dict[str, object]
+) -> None:
+    """Each part of a version may be the large one; the estimate covers it, and is not many times too high."""
+    config = configured(index__target_recall=0.3, **options)
+    sizes = [_bytes(sync(root, one, f"n{number}", config)) for number, one in enumerate((made, _half(made)))]
+    for size, wanted in zip(sizes, needed, strict=True):
+        assert size <= wanted <= 3 * size + 2**22, (size, wanted)
+
+
+@pytest.mark.parametrize("options", [{"index__refresh": "rotate"}, {"index__compact_dead_fraction": 0.8}])
+def test_the_estimate_covers_dead_labels(root: Path, needed: list[int], options: dict[str, object]) -> None:
+    """As many as the configuration lets a graph keep: they take the room of living ones."""
+    config = configured(index__factory="HNSW16", index__target_recall=0.3, index__max_search_cost_growth=100.0,
+                        store__carry_forward_versions=0, **options)
+    for number in range(4):
+        manifest = sync(root, night(number, items=3000, users=60, width=4, churn=0.45), f"n{number}", config)
+        assert _bytes(manifest) <= needed[-1]
+    assert manifest.index.dead > manifest.items.live
+
+
+def _half(made: Night) -> Night:
+    """Return a night with every other row, so that as many are carried."""
+    assert made.users is not None
+    assert made.user_ids is not None
+    return replace(made, items=made.items[::2], item_ids=made.item_ids[::2], users=made.users[::2],
+                   user_ids=made.user_ids[::2])
+
+
+def _bytes(manifest: Manifest) -> int:
+    return sum(entry.bytes for entry in manifest.files)
+
+
