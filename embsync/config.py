@@ -49,6 +49,7 @@ class WatchConfig(_Section, frozen=True):
     marker: str = "_SUCCESS"
     settle_seconds: Seconds = 30.0
     rescan_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
+    missing_side_seconds: Seconds = 3_600.0
     order: Literal["name", "mtime"] = "name"
     backlog: Literal["newest", "every"] = "newest"
 
@@ -57,6 +58,7 @@ class SnapshotConfig(_Section, frozen=True):
     """How snapshots are read."""
 
     layout: Literal["auto", "npy", "npz", "parquet", "safetensors", "word2vec"] = "auto"
+    sides: Literal["auto", "both", "items"] = "auto"
     id_column: str = "auto"
     vector_column: str = "auto"
     weight_column: str | None = None

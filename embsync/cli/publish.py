@@ -21,6 +21,7 @@ from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
 from embsync.service.hold import hold, resume
 from embsync.service.hook import run_on_publish
+from embsync.snapshots import shortened
 from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
@@ -173,6 +174,7 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
             if not given.as_json:
                 _tell(name, manifest)
             results.append({"snapshot": name, "outcome": "published", "version": manifest.version,
+                            "unread": manifest.snapshot.unread,
                             "checks": [check for check in manifest.checks if check.outcome != "pass"],
                             "on_publish": _after_publish(manifest, given)})
     if given.as_json:
@@ -207,6 +209,8 @@ def _tell(name: str, manifest: Manifest) -> None:
     index = manifest.index
     parts.append(f"index {index.factory} {index.action}, recall {number(index.recall_at_10)}")
     click.echo(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
+    if manifest.snapshot.unread:
+        click.echo(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
     for check in manifest.checks:
         if check.outcome != "pass":
             click.echo(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")

@@ -92,7 +92,7 @@ def gather(
     parent : Version or None
         The version to align to; None in a new space.
     known : Version or None
-        The current version, whose sides and id types the store keeps even in a new space.
+        The current version, whose id types the store keeps even in a new space.
     number : int
         The version in the making.
     config : Config
@@ -111,13 +111,13 @@ def gather(
         if config.space.dimension not in (None, dimension):
             raise UsageError("space.dimension differs from the space's", found=config.space.dimension,
                              expected=dimension, hint=f"embsync widen {config.space.dimension} makes a space wider")
-    if known is not None:
-        _reject_other_sides(snapshot, known)
+    if parent is not None:
+        _reject_other_sides(snapshot, parent)
     total = sum(side.count for side in snapshot.sides)
     sides: list[SideRun] = []
     for side, name in zip(snapshot.sides, _names(snapshot), strict=True):
         ids = side.ids()
-        if known is not None:
+        if known is not None and (name == "items" or known.record.users is not None):
             _reject_other_ids(side, ids, known.side(name).ids)
         before = sum(run.side.count for run in sides)
         run = _side_run(side, name, ids, parent, config)
@@ -157,7 +157,8 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
         raise SnapshotError("sides differ from the store's", where=snapshot.path,
                             found="items and users" if has else "items only",
                             expected="items and users" if had else "items only",
-                            hint="the sides of a store never change; use another store")
+                            hint="the sides of a space never change; if this is intended: "
+                            f"embsync accept {snapshot.path} --new-space")
 
 
 def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:

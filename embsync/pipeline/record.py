@@ -39,7 +39,8 @@ def created() -> str:
 def snapshot_record(inputs: Inputs, print_: str) -> SnapshotRecord:
     """Return the manifest's ``snapshot``."""
     snapshot = inputs.snapshot
-    return SnapshotRecord(name=snapshot.name, layout=snapshot.layout, fingerprint=print_, width=snapshot.width)
+    return SnapshotRecord(name=snapshot.name, layout=snapshot.layout, fingerprint=print_, width=snapshot.width,
+                          unread=list(snapshot.unread))
 
 
 def row_counts(run: SideRun) -> RowCounts:

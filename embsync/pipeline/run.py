@@ -229,7 +229,8 @@ class _Run:
     def _gather(self, known: Version | None) -> Inputs:
         self._stamp, self._mtime_ns = stamp_and_mtime(self._request.path)
         snapshot = open_snapshot(
-            self._request.path, self._config.snapshot, follow_link=self._request.follow_link
+            self._request.path, self._config.snapshot, follow_link=self._request.follow_link,
+            marker=self._config.watch.marker,
         )
         number = self._store.next_number() if self._store.versions.is_dir() else 1
         parent = None if self._request.new_space else known

@@ -224,7 +224,8 @@ class Daemon:
         if outcome.kind in {"error", "crashed"}:
             self._in_vain(entry, outcome, now)
             return
-        level = logging.WARNING if outcome.kind in {"refused", "failed"} else logging.INFO
+        told = outcome.kind in {"refused", "failed"} or (outcome.kind == "published" and outcome.what)
+        level = logging.WARNING if told else logging.INFO
         log(level, outcome.kind, **fields)
         if outcome.kind == "failed":
             self._problem = problem(outcome.what, entry.child.name)

@@ -27,7 +27,7 @@ from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.backlog import handle
 from embsync.service.hold import HeldError, HoldableStore
 from embsync.service.job import Job, Kind, Line, Outcome, Ready, Step
-from embsync.snapshots import NotAsListed
+from embsync.snapshots import NotAsListed, shortened
 
 _PR_SET_PDEATHSIG = 1
 #: Steps of one stage told a second; each wakes the daemon.
@@ -62,7 +62,9 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
                        f"{error.filename or job.path}: {error.strerror or error}")
     except Exception as error:
         return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
-    return Outcome("published", version=manifest.version, seconds=manifest.seconds.total)
+    unread = shortened(manifest.snapshot.unread)
+    return Outcome("published", f"not read: {unread}" if unread else "", version=manifest.version,
+                   seconds=manifest.seconds.total)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -1,5 +1,6 @@
 """Snapshots: what a training run left behind, read without trusting it."""
 
+from embsync.snapshots.accounting import shortened
 from embsync.snapshots.completeness import Seen
 from embsync.snapshots.discovery import Child, Found, discover, order_key
 from embsync.snapshots.files import stamp, stamp_and_mtime
@@ -20,6 +21,7 @@ __all__ = [
     "open_snapshot",
     "order_key",
     "require_as_listed",
+    "shortened",
     "stamp",
     "stamp_and_mtime",
 ]

@@ -17,7 +17,7 @@ from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots.completeness import Look, Seen, Verdict, judge
 from embsync.snapshots.files import NotPermitted, Place, newest_mtime_of, stamp_of
-from embsync.snapshots.layouts import recognised_by
+from embsync.snapshots.layouts import missing_at, recognised_by
 from embsync.snapshots.natural_order import natural_key
 
 State = Literal["ready", "waiting", "not_a_snapshot"]
@@ -139,6 +139,8 @@ def _look_at(
         seen = before if before is not None and before.stamp == stamp else Seen(stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
         verdict = _put_off(seen, now) or judge(Look(place, kind == "directory", entries, now - changed), watch)
+        if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
+            verdict = _wait_for_the_rest(place, snapshot, watch) or verdict
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
         return child("waiting", "changes to end")
@@ -151,6 +153,15 @@ def _look_at(
 def _put_off(seen: Seen, now: float) -> Verdict | None:
     """Return what a child that was not as its manifest lists it waits for, while it is not to be tried again."""
     return Verdict("waiting", seen.unlike) if seen.unlike is not None and now < seen.again else None
+
+
+def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Verdict | None:
+    """Return what a child waits for whose evidence is good but of which only half is there."""
+    try:
+        missing = missing_at(place, snapshot, watch.marker)
+    except SnapshotError:  # ill-formed: whoever opens it says so
+        return None
+    return None if missing is None else Verdict("waiting", missing.reason)
 
 
 def _not_a_snapshot(name: str, kind: str) -> str | None:

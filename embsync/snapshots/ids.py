@@ -19,7 +19,8 @@ def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
     if dtype.kind in "iu":
         return "integer"
     if dtype.kind not in "SU":
-        raise SnapshotError("ids of an unusable type", where=where, found=dtype.name, expected="integers or strings")
+        raise SnapshotError("ids of an unusable type", where=where, found=dtype.name, expected="integers or strings",
+                            hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)")
     characters = dtype.itemsize // (4 if dtype.kind == "U" else 1)
     if not 0 < characters <= LONGEST_ID:
         raise SnapshotError("ids of an unusable length", where=where, found=f"{dtype.str}",

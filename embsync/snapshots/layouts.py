@@ -9,9 +9,14 @@ from pathlib import Path
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError, printable
 from embsync.snapshots import npy, npz, parquet, safetensors, word2vec
+from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
+from embsync.snapshots.conversions import seen
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
+
+#: For a directory of which nothing tells what it was meant to be.
+_EXPECTED = "items.npy with item_ids.npy, one .npz, items.parquet, items.safetensors (and users beside), or one .vec"
 
 Sides = tuple[IdentifiedSide, IdentifiedSide | None]
 
@@ -28,6 +33,8 @@ class Layout:
         What it looks like, for messages.
     recognise : function of a Place
         Looks at names and first bytes only.
+    claim : function of a Place and the configuration
+        Says what it takes of what lies there, by names.
     open_sides : function of a Place and the configuration
         Reads headers, no rows.
     """
@@ -35,19 +42,22 @@ class Layout:
     name: str
     expects: str
     recognise: Callable[[Place], bool]
+    claim: Callable[[Place, SnapshotConfig], Claim]
     open_sides: Callable[[Place, SnapshotConfig], Sides]
 
 
 LAYOUTS = (
-    Layout("npy", npy.EXPECTS, npy.recognise, npy.open_sides),
-    Layout("npz", npz.EXPECTS, npz.recognise, npz.open_sides),
-    Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.open_sides),
-    Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.open_sides),
-    Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.open_sides),
+    Layout("npy", npy.EXPECTS, npy.recognise, npy.claim, npy.open_sides),
+    Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides),
+    Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.claim, parquet.open_sides),
+    Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
+    Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.claim, word2vec.open_sides),
 )
 
 
-def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool = True) -> Snapshot:
+def open_snapshot(
+    path: str | Path, config: SnapshotConfig, *, follow_link: bool = True, marker: str = "_SUCCESS"
+) -> Snapshot:
     """Open what a training run left.
 
     Parameters
@@ -58,6 +68,8 @@ def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool
         ``layout: auto`` takes the one layout that recognises itself.
     follow_link : bool
         False refuses a ``path`` that is a link, as for names found in a watched directory.
+    marker : str
+        Name of the file that marks a finished snapshot; it is data of no side.
 
     Returns
     -------
@@ -79,10 +91,23 @@ def open_snapshot(path: str | Path, config: SnapshotConfig, *, follow_link: bool
     if printable(place.name) != place.name:
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     layout = _choose(place, config)
+    claim = layout.claim(place, config)
+    missing = missing_of(place, claim, config, marker)
+    if missing is not None:
+        raise missing.refusal(place)
     items, users = layout.open_sides(place, config)
+    left = unread(place, claim, marker)
+    if config.sides == "items" and users is not None:
+        left, users = (*left, users.source), None
     require_agreement(items, users, config.max_bytes)
     shown = Path(path).absolute()
-    return Snapshot(shown.name or place.name, shown, layout.name, items, users)
+    return Snapshot(shown.name or place.name, shown, layout.name, items, users, left)
+
+
+def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | None:
+    """Return what says that what lies at ``place`` is only half of a snapshot, as far as one layout takes it."""
+    fitting = recognised_by(place, config)
+    return missing_of(place, fitting[0].claim(place, config), config, marker) if len(fitting) == 1 else None
 
 
 def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
@@ -102,15 +127,10 @@ def _choose(place: Place, config: SnapshotConfig) -> Layout:
         raise SnapshotError("more than one layout fits", where=str(place),
                             found=", ".join(layout.name for layout in fitting), expected="one",
                             hint="set snapshot.layout")
-    raise SnapshotError("no known layout", where=str(place), found=_what_is_there(place),
-                        expected=" | ".join(f"{layout.name}: {layout.expects}" for layout in _allowed(config)))
-
-
-def _what_is_there(place: Place) -> str:
-    if place.kind() != "directory":
-        return f"a {place.kind()} named {place.name}"
-    names = list(place.entries())
-    if not names:
-        return "an empty directory"
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"{len(names)} entries: {', '.join(names[:12])}{more}"
+    found, hint = seen(place)
+    expected = None if hint else _EXPECTED
+    if config.layout != "auto":
+        expected = " | ".join(f"{one.name}: {one.expects}" for one in _allowed(config))
+        others = [one.name for one in LAYOUTS if one.recognise(place)]
+        hint = f"set snapshot.layout: {' or '.join(others)}" if others else hint
+    raise SnapshotError("no known layout", where=str(place), found=found, expected=expected, hint=hint)

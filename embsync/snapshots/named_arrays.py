@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.snapshots import names
 from embsync.snapshots.arrays import Stored, StoredColumn, StoredMatrix
 from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
@@ -15,8 +16,14 @@ ITEM_NAMES = (ITEMS, "item_ids", "item_weights")
 USER_NAMES = (USERS, "user_ids", "user_weights")
 
 
+def found_sides(taken: Collection[str], config: SnapshotConfig) -> frozenset[str]:
+    """Return the sides of which the arrays that a side needs are there."""
+    return frozenset(vectors for vectors, ids, _ in (ITEM_NAMES, USER_NAMES)
+                     if vectors in taken and (ids in taken or config.row_number_ids))
+
+
 def open_named_sides(
-    stored: Mapping[str, Stored], source: str, config: SnapshotConfig
+    stored: Mapping[str, Stored], source: str, config: SnapshotConfig, others: Collection[str] = ()
 ) -> tuple[IdentifiedSide, IdentifiedSide | None]:
     """Return the sides made of the arrays that are there.
 
@@ -25,32 +32,66 @@ def open_named_sides(
     stored : mapping of array name to where it is
     source : str
         The snapshot, for messages.
+    others : collection of str
+        Names beside the arrays that mean nothing here: ids may be among them under a name that is not read.
     """
-    for vectors, *others in (ITEM_NAMES, USER_NAMES):
-        stray = [name for name in others if name in stored]
+    for vectors, *parts in (ITEM_NAMES, USER_NAMES):
+        stray = [name for name in parts if name in stored]
         if vectors not in stored and (stray or vectors == ITEMS):
-            raise SnapshotError("half of a snapshot", where=source, found=", ".join(stored), expected=vectors)
-    items = _open_side(ITEMS, ITEM_NAMES, stored, config)
-    return items, _open_side(USERS, USER_NAMES, stored, config) if USERS in stored else None
+            lost = f"{' and '.join(stray)} without {vectors}; " if stray else ""
+            raise SnapshotError("half of a snapshot", where=source, found=f"{lost}{', '.join(stored)}",
+                                expected=vectors)
+    likely = [name for name in others if names.parse(name).role == "ids"]
+    if config.row_number_ids:
+        reject_ids([str(stored[ids]) for _, ids, _ in (ITEM_NAMES, USER_NAMES) if ids in stored] + likely, source)
+    headers = {name: _header(where) for name, where in stored.items()}
+    _reject_swapped_ids(headers, source)
+    items = _open_side(ITEMS, ITEM_NAMES, stored, headers, config, likely)
+    return items, _open_side(USERS, USER_NAMES, stored, headers, config, likely) if USERS in stored else None
+
+
+def reject_ids(found: Collection[str], source: str) -> None:
+    """Refuse row numbers as ids where there are ids."""
+    if found:
+        raise SnapshotError("row numbers are to be the ids, but there are ids", where=source,
+                            found=", ".join(sorted(found))[:200], expected="no ids with snapshot.row_number_ids: true",
+                            hint="set snapshot.row_number_ids: false")
+
+
+def _reject_swapped_ids(headers: Mapping[str, ArrayHeader], source: str) -> None:
+    rows = {name: header.shape[0] for name, header in headers.items() if header.shape}
+    (items, item_ids, _), (users, user_ids, _) = ITEM_NAMES, USER_NAMES
+    if {items, users, item_ids, user_ids} <= rows.keys() and (
+        rows[items] == rows[user_ids] != rows[users] == rows[item_ids]
+    ):
+        raise SnapshotError("ids of the two sides are exchanged", where=source,
+                            found=f"{rows[item_ids]} {item_ids} and {rows[user_ids]} {user_ids}",
+                            expected=f"{rows[items]} and {rows[users]}, as there are {items} and {users}")
 
 
 def _open_side(
-    side: str, names: tuple[str, str, str], stored: Mapping[str, Stored], config: SnapshotConfig
+    side: str,
+    parts: tuple[str, str, str],
+    stored: Mapping[str, Stored],
+    headers: Mapping[str, ArrayHeader],
+    config: SnapshotConfig,
+    likely: Collection[str],
 ) -> IdentifiedSide:
-    vectors, ids, weights = (stored.get(name) for name in names)
+    vectors, ids, weights = (stored.get(name) for name in parts)
     assert vectors is not None
-    headers = {name: _header(stored[name]) for name in names if name in stored}
-    matrix = StoredMatrix(vectors, headers[names[0]])
+    matrix = StoredMatrix(vectors, headers[parts[0]])
     if ids is None and not config.row_number_ids:
-        raise SnapshotError("vectors without ids", where=str(vectors), expected=f"{names[1]} beside {names[0]}",
-                            hint="set snapshot.row_number_ids: true if row numbers are the ids")
+        raise SnapshotError("vectors without ids", where=str(vectors), found=", ".join(sorted(likely))[:200] or None,
+                            expected=f"{parts[1]} beside {parts[0]}",
+                            hint=f"save the ids as {parts[1]}" if likely else
+                            "set snapshot.row_number_ids: true if row numbers are the ids")
     return IdentifiedSide(
         side,
         str(vectors),
         matrix,
-        None if ids is None else StoredColumn(ids, headers[names[1]]),
-        None if weights is None else StoredColumn(weights, headers[names[2]]),
-        stored_bytes=sum(header.data_bytes for header in headers.values()),
+        None if ids is None else StoredColumn(ids, headers[parts[1]]),
+        None if weights is None else StoredColumn(weights, headers[parts[2]]),
+        stored_bytes=sum(headers[name].data_bytes for name in parts if name in headers),
     )
 
 

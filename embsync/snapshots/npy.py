@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from embsync.config import SnapshotConfig
+from embsync.snapshots.accounting import Claim
 from embsync.snapshots.files import FileBytes, Place, file_size
-from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, open_named_sides
+from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
 from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
@@ -40,11 +43,28 @@ def recognise(place: Place) -> bool:
     return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
 
 
+def claim(place: Place, config: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    if place.kind() == "file":
+        return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
+    taken = {name for name in (*ITEM_NAMES, *USER_NAMES) if name + _SUFFIX in place.entries()}
+    return Claim(found_sides(taken, config), frozenset(name + _SUFFIX for name in taken))
+
+
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
     """Return the sides at ``place``, judged by their headers."""
     if place.kind() == "file":
-        return open_named_sides({ITEMS: NpyFile(place)}, str(place), config)
+        return open_named_sides({ITEMS: NpyFile(place)}, str(place), config, ids_beside(place))
     entries = place.entries()
     wanted = (*ITEM_NAMES, *USER_NAMES)
     found = {name: NpyFile(place.child(name + _SUFFIX)) for name in wanted if name + _SUFFIX in entries}
-    return open_named_sides(found, str(place), config)
+    others = [name for name in entries if name.removesuffix(_SUFFIX) not in wanted]
+    return open_named_sides(found, str(place), config, others)
+
+
+def ids_beside(place: Place) -> list[str]:
+    """Return the names of files of ids beside a snapshot that is one file; they are not a part of it."""
+    stem = place.name.rpartition(".")[0]
+    wanted = {f"{name}{_SUFFIX}" for name in ("ids", ITEM_NAMES[1], USER_NAMES[1], f"{stem}_ids", f"{stem}.ids")}
+    holder = Path(str(place)).parent
+    return sorted(str(holder / name) for name in wanted if os.path.lexists(holder / name))

@@ -21,9 +21,11 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
-from embsync.snapshots.arrays import Content
+from embsync.snapshots.accounting import Claim
+from embsync.snapshots.arrays import Content, Stored
 from embsync.snapshots.files import FileBytes, Place, file_size, unreadable
-from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, open_named_sides
+from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
+from embsync.snapshots.npy import NpyFile, ids_beside
 from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
@@ -47,23 +49,29 @@ def recognise(place: Place) -> bool:
     return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_archives(place))
 
 
+def claim(place: Place, config: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    archive = _archive(place)
+    beside = _beside(place)
+    taken = {*_find(archive, _members(archive)), *beside}
+    entries = frozenset({archive.name, *(file.place.name for file in beside.values())}) - {place.name}
+    return Claim(found_sides(taken, config), entries)
+
+
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by their headers."""
-    archive = place
-    if place.kind() != "file":
-        names = _archives(place)
-        if len(names) != 1:
-            raise SnapshotError("not one .npz file", where=str(place), found=", ".join(names) or "none", expected="one")
-        archive = place.child(names[0])
+    """Return the sides at ``place``, judged by their headers; ids and weights may lie beside the archive."""
+    archive = _archive(place)
     members = _members(archive)
-    found = {name: NpzMember(archive, members[name]) for name in (*ITEM_NAMES, *USER_NAMES) if name in members}
-    for side, factors in _IMPLICIT.items():
-        if side not in members and factors in members:
-            found[side] = NpzMember(archive, members[factors])
+    found: dict[str, Stored] = {**_find(archive, members)}
     if not found:
         raise SnapshotError("no arrays of a snapshot", where=str(archive), found=", ".join(members)[:200],
                             expected=EXPECTS)
-    return open_named_sides(found, str(archive), config)
+    for name, file in _beside(place).items():
+        if name in found:
+            raise SnapshotError(f"more than one {name}", where=str(place), found=f"{found[name]} and {file}",
+                                expected="one", hint=f"delete {file.place.name}, or save the archive without it")
+        found[name] = file
+    return open_named_sides(found, str(archive), config, _strangers(place, members))
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,39 @@ class _ShortReads:
             raise SnapshotError("ill-formed archive", where=self._where, found=f"a directory of {size} bytes",
                                 expected=f"at most {_LONGEST_READ}")
         return data
+
+
+def _archive(place: Place) -> Place:
+    if place.kind() == "file":
+        return place
+    names = _archives(place)
+    if len(names) != 1:
+        raise SnapshotError("not one .npz file", where=str(place), found=", ".join(names) or "none", expected="one")
+    return place.child(names[0])
+
+
+def _find(archive: Place, members: dict[str, str]) -> dict[str, NpzMember]:
+    found = {name: NpzMember(archive, members[name]) for name in (*ITEM_NAMES, *USER_NAMES) if name in members}
+    for side, factors in _IMPLICIT.items():
+        if side not in members and factors in members:
+            found[side] = NpzMember(archive, members[factors])
+    return found
+
+
+def _beside(place: Place) -> dict[str, NpyFile]:
+    """Return ids and weights that are kept beside the archive, as implicit's models have none."""
+    if place.kind() == "file":
+        return {}
+    entries = place.entries()
+    return {name: NpyFile(place.child(f"{name}.npy")) for vectors, *parts in (ITEM_NAMES, USER_NAMES) for name in parts
+            if f"{name}.npy" in entries and f"{vectors}.npy" not in entries}
+
+
+def _strangers(place: Place, members: dict[str, str]) -> list[str]:
+    """Return the names of members, and of what lies beside the archive, that this layout does not know."""
+    inside = [name for name in members if name not in {*ITEM_NAMES, *USER_NAMES, *_IMPLICIT.values()}]
+    return inside + (ids_beside(place) if place.kind() == "file" else [name for name in place.entries()
+                     if name.removesuffix(".npy") not in {*ITEM_NAMES, *USER_NAMES}])
 
 
 def _archives(place: Place) -> list[str]:

@@ -25,6 +25,17 @@ _TOKEN = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(True|False)|(\d{1,19})L?|
 _TYPE = re.compile(r"([<>|])([fiuSU])([1-9]\d{0,5})")
 _SIZES = {"f": {2, 4, 8}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}}
 
+#: How arrays of a kind that is not read are saved as one that is.
+_CASTS = {
+    "O": "save ids as text, ids.astype(str) or numpy.array(ids.tolist()), and vectors as numpy.stack(v).astype('f4')",
+    "T": "save ids as text of one width: ids.astype(str)",
+    "M": "save ids as ids.astype('int64') or ids.astype(str)",
+    "m": "save ids as ids.astype('int64')",
+    "V": "save ids as text, such as numpy.array([str(uuid.UUID(bytes=bytes(i))) for i in ids])",
+    "b": "save ids as integers or text, and vectors as floats",
+    "c": "save vectors as floats, such as vectors.real",
+}
+
 Token = tuple[str, str]
 
 
@@ -97,7 +108,8 @@ def _dtype(descr: str, where: str) -> np.dtype[Any]:
     if match is None:
         found = "an array of Python objects, which only pickle reads" if "O" in descr else repr(descr[:40])
         raise SnapshotError("not numbers or strings", where=where, found=found,
-                            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>")
+                            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>",
+                            hint=_CASTS.get(descr.lstrip("<>|=")[:1], "save ids as ids.astype(str)"))
     order, kind, size = match[1], match[2], int(match[3])
     known = size in _SIZES[kind] if kind in _SIZES else True
     if not known or (order == "|") != (kind == "S" or (kind in "iu" and size == 1)):

@@ -12,9 +12,11 @@ from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.files import FileBytes, Place
 from embsync.snapshots.ids import LONGEST_ID, joined
+from embsync.snapshots.names import side_of
 from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.parquet_memory import BlockMemory, read_column, shared_memory, stream_blocks
 from embsync.snapshots.parquet_process import Decoders, Message
@@ -37,6 +39,17 @@ _COLUMN_BATCH = 8192
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
     return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_find_sides(place))
+
+
+def claim(place: Place, _: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    if place.kind() == "file":
+        return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
+    found = _find_sides(place)
+    if found.get(ITEMS) == place:
+        parts = frozenset(file.name for file in _part_files(place))
+        return Claim(frozenset({ITEMS}), parts, parts)
+    return Claim(frozenset(found), frozenset(child.name for child in found.values()))
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
@@ -145,7 +158,8 @@ def _find_sides(place: Place) -> dict[str, Place]:
             raise SnapshotError(f"more than one place for {side}", where=str(place),
                                 found=", ".join(child.name for child in found), expected="one")
         sides.update((side, child) for child in found)
-    if not sides and any(name.endswith(_SUFFIX) for name in entries):
+    others = [name for name in entries if not name.endswith(_SUFFIX) and side_of(name) is not None]
+    if not sides and not others and any(name.endswith(_SUFFIX) for name in entries):
         return {ITEMS: place}  # a directory of part files and nothing else, as autofaiss reads it
     return sides
 

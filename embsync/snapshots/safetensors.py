@@ -18,6 +18,7 @@ import numpy as np
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.ids import LONGEST_ID
@@ -39,6 +40,14 @@ def recognise(place: Place) -> bool:
     if place.kind() == "file":
         return place.name.endswith(_SUFFIX)
     return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
+
+
+def claim(place: Place, _: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    if place.kind() == "file":
+        return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
+    found = [side for side in (ITEMS, USERS) if side + _SUFFIX in place.entries()]
+    return Claim(frozenset(found), frozenset(side + _SUFFIX for side in found))
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:

@@ -41,13 +41,17 @@ class Side(Rows, Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An opened snapshot: well-formed as far as headers tell; rows are judged when they are read."""
+    """An opened snapshot: well-formed as far as headers tell; rows are judged when they are read.
+
+    ``unread`` names the entries that are neither read nor known to be harmless.
+    """
 
     name: str
     path: Path
     layout: str
     items: Side
     users: Side | None
+    unread: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:

@@ -18,6 +18,7 @@ from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.ids import LONGEST_ID
@@ -49,6 +50,14 @@ def recognise(place: Place) -> bool:
     if place.kind() == "file":
         return place.name.endswith(_SUFFIXES) and _begins_well(place)
     return bool(_text_files(place))
+
+
+def claim(place: Place, _: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    if place.kind() == "file":
+        return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
+    taken = frozenset(file.name for file in _text_files(place))
+    return Claim(frozenset({ITEMS}), taken, taken)
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, None]:

@@ -31,12 +31,13 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotRecord(_Record, frozen=True):
-    """The snapshot a version came from."""
+    """The snapshot a version came from; ``unread`` names entries that are neither data nor known to be harmless."""
 
     name: str
     layout: str
     fingerprint: str
     width: _Number
+    unread: list[str] = []
 
 
 class RowCounts(_Record, frozen=True):

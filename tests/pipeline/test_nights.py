@@ -199,19 +199,35 @@ def test_string_ids_give_what_integers_give(root: Path) -> None:
 
 
 def test_the_type_of_ids_and_the_sides_never_change(root: Path) -> None:
-    """Each an ill-formed snapshot, in a new space as well; nothing is written."""
+    """Each an ill-formed snapshot, ids of another type in a new space as well; nothing is written."""
     sync(root, night(0), "n0")
     before = snapshot_of(root)
     for new_space in (False, True):
         with pytest.raises(SnapshotError, match="items ids of another type than the store's; found strings"):
             sync(root, night(1).named(), "strings", new_space=new_space)
-        with pytest.raises(SnapshotError, match="sides differ from the store's; found items only"):
-            sync(root, night(1).one_sided(), "one side", new_space=new_space)
+    with pytest.raises(SnapshotError, match=r"sides differ from the store's; found items only.*accept .*--new-space"):
+        sync(root, night(1).one_sided(), "one side")
     assert snapshot_of(root) == before
     other = root.parent / "T"
     sync(other, night(0).one_sided(), "one")
     with pytest.raises(SnapshotError, match=r"sides differ .*; found items and users; expected items only"):
         sync(other, night(1), "two")
+
+
+def test_a_new_space_may_have_other_sides(root: Path) -> None:
+    """A store that became one-sided by mistake is put right, and back; versions before stay as they are."""
+    sync(root, night(0).one_sided(), "half")
+    sync(root, night(1), "whole", new_space=True)
+    sync(root, night(2), "next")
+    sync(root, night(3).one_sided(), "one again", new_space=True)
+    sync(root, night(4).one_sided(), "one more")
+    with embsync.open(root) as reader:
+        assert (reader.current.users is None, reader.current.record.parent) == (True, 4)
+        assert [Store(root).manifest(number).users is None for number in (1, 2, 3, 4)] == [True, False, False, True]
+    Store(root).rollback(3)
+    with embsync.open(root) as reader:
+        assert reader.current.users is not None
+    sync(root, night(5), "after the rollback")
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])

@@ -209,8 +209,8 @@ def test_an_unknown_directory_is_described(tmp_path: Path) -> None:
     """What lies there and what is known are both named; so is emptiness."""
     with pytest.raises(SnapshotError, match="an empty directory"):
         open_snapshot(tmp_path, CONFIG)
-    (tmp_path / "weights.bin").write_bytes(b"")
-    with pytest.raises(SnapshotError, match=r"weights\.bin.*npy: items\.npy and item_ids\.npy.*npz"):
+    (tmp_path / "weights.xyz").write_bytes(b"")
+    with pytest.raises(SnapshotError, match=r"weights\.xyz.*expected items\.npy with item_ids\.npy.*\.npz"):
         open_snapshot(tmp_path, CONFIG)
 
 

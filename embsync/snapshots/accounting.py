@@ -1,0 +1,151 @@
+"""Every entry of a snapshot's directory accounted for: taken by its layout, known to be harmless, or named.
+
+A training run, or the transfer of one, that stops half way leaves a directory that reads well: items, and no users.
+What is not read therefore says whether something is missing. An entry that looks like a side which was not found, in
+another format or under the name of an unfinished file, makes the rest half of a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError, printable
+from embsync.snapshots import names
+from embsync.snapshots.conversions import conversion_of
+from embsync.snapshots.files import Place
+from embsync.snapshots.sides import ITEMS, USERS
+
+#: Entries named in one warning.
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a layout takes of a snapshot, by names alone.
+
+    Attributes
+    ----------
+    sides : frozenset of "items" and "users"
+        Those whose vectors and ids are there.
+    entries : frozenset of str
+        Names at the snapshot's root that the layout reads; none when the root is a file.
+    as_items : frozenset of str
+        Names that are read as items whatever they are called.
+    """
+
+    sides: frozenset[str]
+    entries: frozenset[str] = frozenset()
+    as_items: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What keeps a snapshot from being whole: the entry that says so, and what ought to be there instead."""
+
+    found: str
+    expected: str
+    hint: str | None
+
+    @property
+    def reason(self) -> str:
+        """What a watched snapshot waits for."""
+        return f"{self.expected}: {self.found}"
+
+    def refusal(self, place: Place) -> SnapshotError:
+        """Return the refusal of the snapshot at ``place``."""
+        return SnapshotError("half of a snapshot", where=str(place), found=self.found, expected=self.expected,
+                             hint=self.hint)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry that is not read; ``inside`` is the directory of a side that it lies in."""
+
+    name: str
+    kind: str
+    says: names.Named
+    inside: str | None = None
+
+    @property
+    def shown(self) -> str:
+        whole = self.name if self.inside is None else f"{self.inside}/{self.name}"
+        return printable(whole + "/" if self.kind == "directory" else whole)
+
+
+def unread(place: Place, claim: Claim, marker: str) -> tuple[str, ...]:
+    """Return the names of entries that are neither read nor known to be harmless."""
+    if place.kind() != "directory":
+        return ()
+    return tuple(entry.shown for entry in _not_taken(place, claim, marker) if not entry.says.harmless)
+
+
+def shortened(entries: Sequence[str]) -> str:
+    """Return names for a warning, the first few of many."""
+    more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
+    return ", ".join(entries[:_NAMED]) + more
+
+
+def missing_of(place: Place, claim: Claim, config: SnapshotConfig, marker: str) -> Missing | None:
+    """Return what says that the snapshot is only half there, or None for a whole one."""
+    if config.sides != "items":
+        stranger = _users_as_items(claim)
+        if stranger is not None:
+            return stranger
+    if place.kind() == "directory":
+        for entry in _not_taken(place, claim, marker):
+            missing = None if entry.says.harmless else _missing(place, claim, entry, config)
+            if missing is not None:
+                return missing
+    if config.sides == "both" and not {ITEMS, USERS} <= claim.sides:
+        found = " and ".join(sorted(claim.sides)) or "neither side"
+        return Missing(found, "items and users (snapshot.sides: both)", None)
+    return None
+
+
+def _users_as_items(claim: Claim) -> Missing | None:
+    """Return what is named like users and would be read as items."""
+    users = sorted(name for name in claim.as_items if names.side_of(name) == USERS)
+    if not users:
+        return None
+    return Missing(f"{printable(users[0])}, which looks like users, where items are read",
+                   "items, and users in a place of their own",
+                   "name them items and users in one directory, or set snapshot.sides: items if this is the only side")
+
+
+def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) -> Missing | None:
+    says = entry.says
+    if not says.finished:
+        holder = place if entry.inside is None else place.child(entry.inside)
+        if says.controls or (entry.inside is not None and says.name not in holder.entries()):
+            return _unfinished(entry)
+    if config.sides == "items" or {ITEMS, USERS} <= claim.sides or entry.inside is not None:
+        return None
+    if not says.finished and (says.side is None or says.side not in claim.sides):
+        return _unfinished(entry)
+    if says.side is not None and says.side not in claim.sides:
+        what, how = conversion_of(place.child(entry.name), entry.kind) or ("not read", None)
+        instead = f"or set snapshot.sides: items if {says.side} are not to be published"
+        return Missing(f"{entry.shown}, which looks like {says.side} and is {what}", f"{says.side} as they are read",
+                       f"{how}; {instead}" if how else instead)
+    return None
+
+
+def _unfinished(entry: _Entry) -> Missing:
+    return Missing(f"{entry.shown}, which is being written or was left unfinished",
+                   printable(entry.says.name) if entry.says.name != entry.name else "a snapshot that is finished",
+                   "let the transfer end, or delete what is left of it")
+
+
+def _not_taken(place: Place, claim: Claim, marker: str) -> Iterator[_Entry]:
+    for name, kind in place.entries().items():
+        if name == marker:
+            continue
+        if name not in claim.entries:
+            yield _Entry(name, kind, names.parse(name))
+        elif kind == "directory":
+            for part, part_kind in place.child(name).entries().items():
+                says = names.parse(part)
+                if part != marker and (part.startswith((".", "_")) or not part.endswith(".parquet")):
+                    yield _Entry(part, part_kind, says, name)

@@ -1,0 +1,143 @@
+"""What the name of an entry of a snapshot says: which side, what of it, and whether it is still being written.
+
+Layouts take their files by fixed names. This parser is for everything else in the directory: a table in another format,
+another name for a side, or the name under which a program keeps a file until it is whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Side = Literal["items", "users"]
+Role = Literal["vectors", "ids", "weights"]
+
+#: Words, lower case, that name a side when they stand alone in a name (``user_factors``, ``itemFactors``).
+_WORDS: dict[Side, frozenset[str]] = {
+    "users": frozenset({"usr", "uid", "uids", "customer", "customers", "client", "clients", "member", "members",
+                        "visitor", "visitors", "account", "accounts", "query", "queries", "viewer", "viewers"}),
+    "items": frozenset({"iid", "iids", "product", "products", "article", "articles", "movie", "movies", "track",
+                        "tracks", "song", "songs", "book", "books", "video", "videos", "sku", "skus", "asin", "asins",
+                        "candidate", "candidates"}),
+}
+#: Words that begin with one of these name a side, too: ``userfactors``, ``itemids``.
+_STEMS: dict[Side, str] = {"users": "user", "items": "item"}
+_ID_WORDS = frozenset({"id", "ids", "uid", "uids", "iid", "iids", "key", "keys", "map", "mapping", "mappings", "vocab",
+                       "vocabulary", "encoder", "index", "indices", "token", "tokens", "names", "2id", "id2", "labels"})
+#: Words of files that are about a side and are not one: ``num_users.txt``, ``user_history.parquet``.
+_ABOUT = frozenset({"num", "count", "stats", "statistics", "info", "meta", "metadata", "schema", "history", "histories",
+                    "interactions", "events", "clicks", "ratings", "purchases", "sessions", "logs", "report", "metrics",
+                    "summary", "similar", "similarity", "neighbours", "neighbors", "recommendations", "recs"})
+_WEIGHT_WORDS = frozenset({"weight", "weights", "bias", "biases", "counts", "popularity"})
+
+#: Endings of files that hold data. What follows one, other than a compression, was added by whoever writes the file.
+_DATA = ("parquet|parq|pq|npy|npz|safetensors|vec|txt|csv|tsv|json|jsonl|ndjson|arrow|feather|ipc|orc|avro|h5|hdf5|pt|"
+         "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy")
+_DATA_END = re.compile(rf"\.(?:{_DATA})$", re.IGNORECASE)
+_DATA_NAME = re.compile(rf"^(?P<whole>.+?(?:\.(?:{_DATA}))+)(?P<rest>[._~-].+|~|_)$", re.IGNORECASE)
+#: rsync, Hadoop, gsutil, rclone, aria2, browsers, WinSCP, Flink, Hugging Face, MinIO, editors, and ``mkstemp`` idioms.
+_UNFINISHED_END = re.compile(
+    r"(?:\._COPYING_|_?\.gstmp|\.(?:part|partial|crdownload|opdownload|download|filepart|tmp|temp|inprogress|in-progress|"
+    r"incomplete|pending|uploading|downloading|unfinished|writing|aria2|st|meta4|minio|lftp|swp|swx|bak~?)|~)"
+    r"(?:[._-]\w{1,40})?$", re.IGNORECASE)
+_UNFINISHED_START = re.compile(r"^(?:[.~#_]+(?:in\.|syncthing[.~]|tmp[._-]|goutputstream-)?|(?:tmp|temp)[._-])",
+                               re.IGNORECASE)
+_RSYNC = re.compile(r"^\.(?P<whole>.+)\.[A-Za-z0-9]{6}$")
+_UNFINISHED_DIRECTORY = re.compile(r"^(?:_temporary|\.~tmp~|\.rsync-(?:partial|tmp).*|\.spark-staging.*|"
+                                   r"\.hive-staging.*|_tmp.*|\.tmp.*|__magic.*|_incoming.*)$", re.IGNORECASE)
+_CONTROL = re.compile(r"^(?P<whole>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
+
+#: What writers, file systems and people leave beside data, and nobody takes for vectors.
+_HARMLESS = re.compile(
+    r"^(?:_SUCCESS|\.?success|manifest\.json|_metadata|_common_metadata|_committed_.*|_started_.*|_commits|metadata|"
+    r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|@eaDir|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.snapshot|\.zfs|"
+    r"\.git.*|\.dvc.*|\.ipynb_checkpoints|__pycache__|__init__\.py|\.mlflow.*|\.cache|"
+    r"readme.*|license.*|licence.*|copying|notice.*|changelog.*|changes|version|authors|"
+    r"MLmodel|conda\.ya?ml|python_env\.ya?ml|requirements\.txt|meta\.json|config\.json|params\.json|metrics\.json|"
+    r"args\.json|hyperparameters\.json|training_args\..*|"
+    r"(?:md5|sha1|sha256|sha512)sums?(?:\.txt)?|"
+    r".*\.(?:crc|md5|sha1|sha256|sha512|asc|sig|log|md|rst|html?|png|jpe?g|svg|gif|pdf|ya?ml|toml|ini|cfg|py|sh|ipynb|"
+    r"sql|lock))$", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|2(?=[a-z]*id)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name says.
+
+    Attributes
+    ----------
+    name : str
+        The name the entry has, or will have once it is whole.
+    side : "items", "users" or None
+        None where the name is about neither, or about both.
+    role : "vectors", "ids", "weights" or None
+        What of the side; of an entry without side None, or ``ids`` where it can be nothing else.
+    finished : bool
+        False for a name under which a program keeps what it has not finished.
+    controls : bool
+        True for a file that a download manager keeps beside ``name`` until ``name`` is whole.
+    harmless : bool
+        Known to be beside data and never data.
+    """
+
+    name: str
+    side: Side | None = None
+    role: Role | None = None
+    finished: bool = True
+    controls: bool = False
+    harmless: bool = False
+
+
+def parse(name: str) -> Named:
+    """Return what the name of a file or directory says."""
+    if _UNFINISHED_DIRECTORY.match(name):
+        return Named(name, finished=False)
+    if _HARMLESS.match(name):
+        return Named(name, harmless=True)
+    control = _CONTROL.match(name)
+    whole = _whole(name)
+    side = side_of(whole)
+    words = set(_words(whole.partition(".")[0]))
+    role: Role | None = None if side is None else "vectors"
+    if words & _ID_WORDS or any(word.endswith(("ids", "id")) and word[:-1] not in words and len(word) > 3
+                                and word.startswith(("user", "item")) for word in words):
+        role = "ids"
+    elif side is not None and words & _WEIGHT_WORDS:
+        role = "weights"
+    # a hidden file that is neither data nor about a side is a program's own, not a transfer
+    own = side is None and ((name.startswith((".", "_")) and not _DATA_END.search(whole)) or name.lstrip("_") == whole)
+    return Named(whole, side, role, whole == name or own, controls=control is not None)
+
+
+def side_of(name: str) -> Side | None:
+    """Return the one side that a name is about, if it is about one."""
+    words = _words(name)
+    if not _ABOUT.isdisjoint(words):
+        return None
+    sides: list[Side] = [side for side in _WORDS
+                         if any(word in _WORDS[side] or word.startswith(_STEMS[side]) for word in words)]
+    return sides[0] if len(sides) == 1 else None
+
+
+def _whole(name: str) -> str:
+    """Return the name without what a program adds to it while it writes."""
+    rsync = _RSYNC.match(name)
+    if rsync is not None and not _DATA_END.search(name) and _named_data(rsync["whole"]):
+        return rsync["whole"]
+    whole = _UNFINISHED_START.sub("", name) or name
+    while (shorter := _UNFINISHED_END.sub("", whole)) != whole and shorter:
+        whole = shorter
+    if _DATA_END.search(whole):
+        return whole
+    added = _DATA_NAME.match(whole)
+    return whole if added is None else added["whole"]
+
+
+def _named_data(name: str) -> bool:
+    return _DATA_END.search(name) is not None or side_of(name) is not None
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)]
