@@ -1,0 +1,142 @@
+"""The watched directory against the journal, as ``embsync sync`` and ``embsync status`` see it from run to run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import Night, night, write_npy
+
+from embsync.cli.main import run
+from embsync.store import Store
+from embsync.store.journal import Event
+
+
+class Runs:
+    """A watched directory and a store."""
+
+    def __init__(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.watch = root / "watch"
+        self.watch.mkdir()
+        self.root = root / "store"
+        self._capfd = capfd
+
+    def leave(self, name: str, made: Night) -> Path:
+        """Leave a snapshot with its marker."""
+        folder = write_npy(self.watch / name, made)
+        (folder / "_SUCCESS").touch()
+        return folder
+
+    def ask(self, *command: str) -> dict[str, Any]:
+        """Run a command and return its document."""
+        self._capfd.readouterr()
+        run([*command, "--store", str(self.root), "--json"])
+        found: dict[str, Any] = json.loads(self._capfd.readouterr().out)
+        return found
+
+    def sync(self, *paths: str) -> list[tuple[str, str]]:
+        """Sync the backlog, or paths; return what became of each."""
+        return [(Path(one["snapshot"]).name, one["outcome"]) for one in self.ask("sync", *paths)["results"]]
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each child."""
+        return {one["name"]: one["state"] for one in self.ask("status")["snapshots"]}
+
+    def events(self) -> list[Event]:
+        """Return the journal."""
+        return list(Store(self.root).journal.events())
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runs:
+    """One published snapshot."""
+    found = Runs(tmp_path, capfd)
+    monkeypatch.setenv("EMBSYNC_WATCH__PATH", str(found.watch))
+    monkeypatch.setenv("EMBSYNC_WATCH__BACKLOG", "every")
+    found.leave("day=1", night(1))
+    assert found.sync() == [("day=1", "published")]
+    return found
+
+
+TOUCHES: dict[str, Callable[[Path], object]] = {
+    "touched": lambda day: (day / "items.npy").touch(),
+    "copied over itself": lambda day: shutil.copy2(shutil.copy2(day / "items.npy", day.parent / ".aside"),
+                                                   day / "items.npy"),
+    "marked again": lambda day: (day / "_SUCCESS").unlink(),
+    "a note added": lambda day: (day / "notes.md").write_text("about this run"),
+}
+
+
+@pytest.mark.parametrize("how", TOUCHES)
+def test_a_snapshot_that_was_only_touched_is_not_published_again(
+    runs: Runs, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers and ids are no new version; they are compared once, and not read at each look from then on."""
+    TOUCHES[how](runs.watch / "day=1")
+    (runs.watch / "day=1" / "_SUCCESS").touch()  # last, as whoever wrote it again would
+    assert runs.sync() == [("day=1", "unchanged")]
+    reads: list[object] = []
+    monkeypatch.setattr("embsync.pipeline.backlog.process", lambda *_: reads.append(1))
+    for _ in range(3):
+        assert runs.sync() == []
+        assert runs.states()["day=1"] == "published"
+    assert reads == []
+    assert Store(runs.root).numbers() == [1]
+    assert [event.event for event in runs.events()] == ["published", "unchanged"]
+
+
+CHANGES: dict[str, Callable[[Night], object]] = {
+    "a number": lambda made: made.items.__setitem__((3, 1), made.items[3, 1] + 1),
+    "an id": lambda made: made.item_ids.__setitem__(3, 10**9),
+    "the order": lambda made: made.items.__setitem__(slice(0, 2), made.items[[1, 0]]),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_snapshot_that_was_changed_is_published_again(runs: Runs, what: str) -> None:
+    """One number, one id, or two rows that changed places, in files of the same names and sizes."""
+    made = night(1)
+    CHANGES[what](made)
+    runs.leave("day=1", made)
+    assert runs.sync() == [("day=1", "published")]
+    assert Store(runs.root).numbers() == [1, 2]
+
+
+def test_a_snapshot_of_the_same_name_elsewhere_is_another_one(runs: Runs, tmp_path: Path) -> None:
+    """Published by hand from another directory, whatever its name: what is watched is taken all the same, and later."""
+    for name in ("day=2", "day=9"):
+        elsewhere = write_npy(tmp_path / "elsewhere" / name, night(2))
+        assert runs.sync(str(elsewhere)) == [(name, "published")]
+    assert runs.states() == {"day=1": "published"}
+    runs.leave("day=2", night(3))
+    assert runs.states()["day=2"] == "next"
+    assert runs.sync() == [("day=2", "published")]
+    assert [(event.snapshot or {})["path"] for event in runs.events()][-1] == str(runs.watch / "day=2")
+
+
+def test_a_snapshot_of_the_watched_directory_is_known_by_any_path(runs: Runs, tmp_path: Path) -> None:
+    """Named by hand, and through a link to the directory: handled, and not taken again."""
+    runs.leave("day=2", night(2))
+    link = tmp_path / "link"
+    link.symlink_to(runs.watch)
+    assert runs.sync(str(link / "day=2")) == [("day=2", "published")]
+    assert runs.states() == {"day=1": "published", "day=2": "published"}
+    assert runs.sync() == []
+
+
+def test_a_refused_snapshot_waits_for_other_contents(runs: Runs) -> None:
+    """It is refused once; its next contents are judged anew."""
+    bad = night(2).shuffled_item_ids()
+    runs.leave("day=2", bad)
+    assert runs.sync() == [("day=2", "refused")]
+    assert runs.sync() == []
+    assert runs.states()["day=2"] == "refused"
+    good = night(2)
+    assert not np.array_equal(good.item_ids, bad.item_ids)
+    runs.leave("day=2", good)
+    assert runs.sync() == [("day=2", "published")]
