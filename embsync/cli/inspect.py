@@ -44,6 +44,8 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     except StoreError as error:
         found["daemon"] = None
         found["damage"].append(str(error))
+    if found["daemon"] is not None and found["daemon"]["running"]:
+        found["damage"] += [what for what in found["daemon"].get("damage", ()) if what not in found["damage"]]
     code = 0 if found["intact"] else StoreError.exit_code
     if as_json:
         print_json(found)

@@ -20,7 +20,7 @@ from embsync.service import hook
 from embsync.service.attempts import ATTEMPT, Attempts, Vain
 from embsync.service.hold import HOLD, Hold, held
 from embsync.service.job import Job, Outcome
-from embsync.service.lookout import Lookout
+from embsync.service.lookout import Lookout, journal_mark
 from embsync.service.metrics import METRICS
 from embsync.service.notify import notify, reloading, watchdog_seconds
 from embsync.service.ownership import Ownership, StoreLostError, only_daemon
@@ -62,6 +62,7 @@ class Daemon:
         self._entry: Entry | None = None
         self._held: Hold | None = None
         self._problem: Problem | None = None
+        self._damage: tuple[str, tuple[int, ...]] | None = None
         self._on_publish: str | None = None
         self._ownership: Ownership | None = None
         self._counted: Counter[str] = Counter()
@@ -92,7 +93,7 @@ class Daemon:
     def startup(self) -> None:
         """Clear what a dead daemon left, and get ready."""
         _sweep_own_files(self._store)
-        self._attempts.load()
+        self._tick(lambda _: self._attempts.load())
         self._worker.warm()
         self._tick(self._lookout.check)
         log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, pid=os.getpid())
@@ -113,8 +114,8 @@ class Daemon:
         self._ownership.require()
         if self._requests.take_reload():
             self._reload()
-        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._look, self._start_hook, self._begin,
-                     self._tell_state):
+        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair, self._look, self._start_hook,
+                     self._begin, self._tell_state):
             self._tick(duty)
         self._ping(time.monotonic())
 
@@ -174,6 +175,12 @@ class Daemon:
         if self._held is not None and self._entry is not None:
             self._give_up(self._entry)
 
+    def _see_repair(self, _now: float) -> None:
+        """Try again at once what met damage, when a command has changed the store since: most likely a rollback."""
+        if self._damage is not None and journal_mark(self._store) != self._damage[1]:
+            self._damage = None
+            self._attempts.not_before = 0.0
+
     def _give_up(self, entry: Entry) -> None:
         """End the work without blaming the snapshot."""
         self._worker.kill()
@@ -221,6 +228,7 @@ class Daemon:
         """Act on how work ended."""
         fields = {"snapshot": entry.child.name, "version": outcome.version, "seconds": outcome.seconds,
                   "reason": outcome.what or None}
+        self._damage = (outcome.what, journal_mark(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
             self._in_vain(entry, outcome, now)
             return
@@ -334,7 +342,7 @@ class Daemon:
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
         self._report.tell(Now(state, doing, self._lookout, self._held, work, retry, self._problem, self._on_publish,
-                              self._counted))
+                              self._damage and self._damage[0], self._counted))
 
     def _ping(self, now: float) -> None:
         """Tell the service manager that there is progress, while there is."""

@@ -54,6 +54,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     seconds : float or None
     of_snapshot : bool
         Whether an error is the snapshot's rather than the store's or the machine's.
+    damaged : bool
+        Whether an error is damage found in the store: nobody but a person can mend it.
     """
 
     kind: Kind
@@ -61,6 +63,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     version: int | None = None
     seconds: float | None = None
     of_snapshot: bool = False
+    damaged: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="line", tag="step"):

@@ -85,6 +85,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
     for name, told, value in (
         ("embsync_queue_snapshots", "Snapshots that wait to be handled.", float(len(status.queue))),
         ("embsync_held", "1 while on hold.", float(status.held is not None)),
+        ("embsync_store_damaged", "1 while something in the store is known to be damaged.", float(bool(status.damage))),
         ("embsync_watch_root_present", "1 while the watched directory is there.",
          float(status.watch.health != "missing")),
         ("embsync_watch_events", "1 while events come besides rescans.", float(status.watch.health == "events")),

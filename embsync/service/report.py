@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embsync.errors import EmbsyncError
+from embsync.logs import log
 from embsync.pipeline.backlog import Entry
 from embsync.service import metrics, status
 from embsync.service.hold import Hold
@@ -35,6 +37,7 @@ class Now:
     retry: Retry | None = None
     last_error: Problem | None = None
     on_publish: str | None = None
+    damage: str | None = None
     counted: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,6 +55,8 @@ class Report:
         self._journal: tuple[int, ...] | None = None
         self._outcomes: Counter[str] = Counter()
         self._refusal: Problem | None = None
+        self._damage: list[str] = []
+        self._inspected: object = None
 
     def tell(self, now: Now) -> None:
         """Write what changed.
@@ -67,7 +72,8 @@ class Report:
             self._told = now.doing
             notify(f"STATUS={now.doing}")
         moment = time.monotonic()
-        key = (now.state, now.doing, now.held, now.last_error, now.on_publish, now.lookout.looks, now.lookout.health)
+        key = (now.state, now.doing, now.held, now.last_error, now.on_publish, now.damage, now.lookout.looks,
+               now.lookout.health)
         moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
         if key == self._key and not moved:
             return
@@ -75,6 +81,7 @@ class Report:
         self._write(now)
 
     def _write(self, now: Now) -> None:
+        self._look_for_damage(now.lookout.looks)
         self._read_journal()
         manifest = self._current()
         wall = time.time()
@@ -93,6 +100,17 @@ class Report:
             self._outcomes[event.event] += 1
             if event.event == "refused":
                 self._refusal = Problem(event.time, event.reason or "", (event.snapshot or {}).get("name"))
+
+    def _look_for_damage(self, looks: int) -> None:
+        """Look after the store's own records as often as after the watched directory; log what is damaged, once."""
+        state = (looks, journal_mark(self._store))
+        if state == self._inspected:
+            return
+        self._inspected = state
+        before, self._damage = self._damage, [str(error) for error in self._store.damage()]
+        for what in self._damage:
+            if what not in before:
+                log(logging.ERROR, "damaged", reason=what)
 
     def _current(self) -> Manifest | None:
         """Return the current version's manifest; None also where it cannot be read, which is just when people look."""
@@ -114,6 +132,7 @@ class Report:
             last_refusal=self._refusal, last_error=now.last_error, on_publish=now.on_publish,
             watch=Watch(str(lookout.path), lookout.health.state, lookout.health.reason, lookout.health.armed,
                         status.at(lookout.looked), _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0))),
+            damage=[*([] if now.damage is None else [now.damage]), *self._damage],
         )
 
 

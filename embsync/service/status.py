@@ -84,6 +84,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     last_error: Problem | None
     on_publish: str | None
     watch: Watch
+    damage: list[str] = []
 
 
 def at(seconds: float | None) -> str | None:

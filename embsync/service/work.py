@@ -22,7 +22,7 @@ import numpy as np
 
 from embsync.alignment import lapack
 from embsync.config import Config
-from embsync.errors import EmbsyncError, SnapshotError
+from embsync.errors import EmbsyncError, SnapshotError, StoreDamaged
 from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.backlog import handle
 from embsync.service.hold import HeldError, HoldableStore
@@ -54,7 +54,7 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
         manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
     except EmbsyncError as error:
         return Outcome("crashed" if _out_of_memory(error) else _kind(error), str(error),
-                       of_snapshot=isinstance(error, SnapshotError))
+                       of_snapshot=isinstance(error, SnapshotError), damaged=isinstance(error, StoreDamaged))
     except MemoryError as error:
         return Outcome("crashed", f"out of memory: {error}")
     except OSError as error:

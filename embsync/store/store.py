@@ -136,12 +136,12 @@ class Store:
             _describe(staging, manifest)
             name = layout.version_name(manifest.version)
             staging.move(self.versions / name)
-            before = self.current()
+            before = self.served()
             try:
                 self._point_to(manifest.version)
                 self.journal.append(event)
             except OSError:
-                if self.current() != before:
+                if self.served() != before:
                     self._point_to(before)
                 raise
             staging.keep()

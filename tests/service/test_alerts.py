@@ -25,6 +25,7 @@ TROUBLE = {
     "EmbsyncVersionOld": ({"embsync_current_version_timestamp_seconds": "0x2200"}, 2200),
     "EmbsyncRefused": ({'embsync_snapshots_total{outcome="refused"}': "0x30 1x30"}, 60),
     "EmbsyncRetrying": ({'embsync_daemon_state{state="retrying"}': "0x10 1x50"}, 60),
+    "EmbsyncStoreDamaged": ({"embsync_store_damaged": "0x10 1x20"}, 25),
     "EmbsyncHeld": ({"embsync_held": "0x10 1x4390"}, 4400),
     "EmbsyncWorkerCrashed": ({"embsync_worker_crashes_total": "0x30 1x30"}, 60),
     "EmbsyncOnPublishFailed": ({"embsync_on_publish_failures_total": "0x30 1x30"}, 60),

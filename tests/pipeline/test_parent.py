@@ -1,0 +1,190 @@
+"""What a version takes from its parent is hashed first: damage is named, goes nowhere, and no snapshot is blamed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.damage import SIZES, build, config_of, copy, drop, flip, next_night, waiting
+from support.quick import quick_directory
+from support.stores import assert_at_rest, assert_whole
+
+from embsync.cli.main import run
+from embsync.errors import StoreDamaged
+from embsync.pipeline import Request, process
+from embsync.pipeline.backlog import handle
+from embsync.pipeline.widen import widen
+from embsync.reader import open_version
+from embsync.store import Store, layout
+
+CARRIED = sorted(layout.version_files(two_sided=True) - {layout.INDEX, layout.INDEX_ROWS})
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A watched directory with a store of three versions; a fifth night waits."""
+    with quick_directory() as place:
+        build(place)
+        drop(place, 5)
+        yield place
+
+
+@pytest.fixture
+def root(directory: Path) -> Path:
+    """A copy of the store."""
+    return copy(directory / "S", directory / "copy")
+
+
+def as_printed(hint: str) -> int:
+    """Run a command that a message names, exactly as it stands there."""
+    words = shlex.split(hint)
+    if words[0] == "embsync":
+        words[:1] = [sys.executable, "-m", "embsync"]
+    return subprocess.run(words, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize("where", ["header", "middle", "last"])
+@pytest.mark.parametrize("name", CARRIED)
+def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path, name: str, where: str) -> None:
+    """The file and its version are named, with exit code 5; nothing is published or journaled."""
+    path = root / "versions/000003" / name
+    flip(path, {"header": 40, "middle": 128 + (path.stat().st_size - 128) // 2, "last": -1}[where], bit=6)
+    before = (root / layout.JOURNAL).read_bytes()
+    (entry,) = waiting(root, directory)
+    with pytest.raises(StoreDamaged) as caught:
+        handle(Store(root), entry, config_of(directory))
+    assert (caught.value.exit_code, caught.value.where) == (5, str(path))
+    assert "version 3 is damaged" in str(caught.value)
+    assert (root / layout.JOURNAL).read_bytes() == before
+    assert Store(root).numbers() == [1, 2, 3]
+    with pytest.raises(StoreDamaged, match="version 3"):
+        widen(Store(root), 6, config_of(directory))
+    assert Store(root).numbers() == [1, 2, 3]
+
+
+def test_the_command_that_the_message_names_mends_the_store(root: Path, directory: Path) -> None:
+    """Back to the newest version that is whole, and the night is published from there."""
+    flip(root / "versions/000003/items/vectors.npy", 200)
+    flip(root / "versions/000002/items/vectors.npy", 200)
+    (entry,) = waiting(root, directory)
+    with pytest.raises(StoreDamaged) as caught:
+        handle(Store(root), entry, config_of(directory))
+    assert caught.value.hint == f"embsync rollback 1 --store {root}"
+    assert as_printed(caught.value.hint) == 0
+    assert handle(Store(root), entry, config_of(directory)).parent == 1
+    assert_whole(root)
+
+
+def test_an_older_versions_copy_mends_a_file_that_stays_the_same(root: Path, directory: Path) -> None:
+    """The start sample is carried along unchanged: the parent's is taken from a version that has it whole."""
+    path = root / "versions/000003/start/users.npy"
+    flip(path, 200)
+    (entry,) = waiting(root, directory)
+    with pytest.raises(StoreDamaged) as caught:
+        handle(Store(root), entry, config_of(directory))
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("cp --remove-destination ")
+    assert as_printed(caught.value.hint) == 0
+    assert handle(Store(root), entry, config_of(directory)).parent == 3
+    assert_at_rest(root)
+
+
+def test_a_store_without_a_whole_version_begins_anew(
+    root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the command that the message names, whatever is damaged of the current version."""
+    for name in ("items/vectors.npy", "manifest.json"):
+        copy(directory / "S", root)
+        for number in (1, 2, 3):
+            flip(root / f"versions/00000{number}" / name, 200)
+        snapshot = str(directory / "watch/day=5")
+        assert run(["sync", snapshot, "--store", str(root)]) == 5
+        assert "accept SNAPSHOT --new-space" in capfd.readouterr().err or name == "manifest.json"
+        assert run(["rollback", "--store", str(root)]) == 5
+        assert "accept SNAPSHOT --new-space" in capfd.readouterr().err
+        assert run(["accept", snapshot, "--new-space", "--store", str(root)]) == 0
+        assert Store(root).manifest(4).parent is None
+        assert run(["verify", "--store", str(root)]) == 0
+        capfd.readouterr()
+
+
+def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Path) -> None:
+    """Nothing is taken from the version that nobody can name."""
+    (root / "current").unlink()
+    (root / "current").symlink_to("versions/00000")
+    process(Store(root), Request(directory / "watch/day=5", new_space=True), config_of(directory))
+    assert assert_whole(root) == 4
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("name", ["anchors/items.npy", "users/vectors.npy", "transform/items.npy"])
+def test_numbers_that_no_publisher_wrote_are_damage_and_no_refusal(
+    root: Path, directory: Path, name: str, number: float
+) -> None:
+    """A NaN in an anchor is the store's fault: the snapshot is neither refused nor failed."""
+    path = root / "versions/000003" / name
+    array = np.load(path)
+    array[::2] = number
+    path.unlink()
+    np.save(path, array)
+    assert next_night(root, directory) == {"StoreDamaged": 1}
+    assert [entry.child.name for entry in waiting(root, directory)] == ["day=5"]
+
+
+def test_damage_that_looks_like_another_model_is_no_refusal(root: Path, directory: Path) -> None:
+    """Anchors of other ids fail the checks of the fit; what failed them is the store, and the journal says nothing."""
+    path = root / "versions/000003/anchors/items.npy"
+    array = np.load(path)
+    path.unlink()
+    np.save(path, array[::-1].copy())
+    before = (root / layout.JOURNAL).read_bytes()
+    assert next_night(root, directory) == {"StoreDamaged": 1}
+    assert (root / layout.JOURNAL).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [layout.INDEX, layout.INDEX_ROWS])
+def test_a_damaged_index_is_made_anew(root: Path, directory: Path, name: str) -> None:
+    """It is the one part that can be; the journal says what was wrong."""
+    flip(root / "versions/000003" / name, -1)
+    assert next_night(root, directory) == {"published": 1}
+    assert assert_whole(root) == 4
+    assert Store(root).manifest(4).index.action == "rebuilt"
+    *_, event = Store(root).journal.events()
+    assert event.error is not None
+    assert name in str(event.error["where"])
+
+
+def test_an_ill_formed_snapshot_is_its_own_fault(root: Path, directory: Path) -> None:
+    """Where the parent is whole."""
+    items = drop(directory, 6) / "items.npy"
+    try:
+        items.write_bytes(items.read_bytes()[:-1])
+        (items.parent / "_SUCCESS").touch()
+        assert next_night(root, directory) == {"published": 1, "SnapshotError": 1}
+    finally:
+        shutil.rmtree(items.parent)
+
+
+def test_versions_of_earlier_releases_are_taken_from(root: Path, directory: Path) -> None:
+    """They have no ``manifest.sha256``; the next version has."""
+    for number in (1, 2, 3):
+        (root / f"versions/00000{number}/manifest.sha256").unlink()
+    assert next_night(root, directory) == {"published": 1}
+    assert (root / "versions/000004/manifest.sha256").is_file()
+
+
+def test_the_manifest_itself_is_shown_unchanged(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """``show --json`` prints the file, which does not list its own hash."""
+    assert run(["show", "--json", "--store", str(root)]) == 0
+    printed = capfd.readouterr().out
+    assert printed == (root / "versions/000003/manifest.json").read_text()
+    assert {entry["path"] for entry in json.loads(printed)["files"]} == layout.version_files(two_sided=True)
+    with open_version(root, 3) as version:
+        assert version.record.items.live == SIZES["items"]
