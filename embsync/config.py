@@ -50,7 +50,7 @@ class WatchConfig(_Section, frozen=True):
     settle_seconds: Seconds = 30.0
     rescan_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 15.0
     missing_side_seconds: Seconds = 3_600.0
-    order: Literal["name", "mtime"] = "name"
+    order: Literal["auto", "name", "mtime"] = "auto"
     backlog: Literal["newest", "every"] = "newest"
 
 

@@ -133,7 +133,8 @@ def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, 
 
 def test_a_choice_lists_what_there_is() -> None:
     """And a number its limit; a section that is none is shown."""
-    for options, told in (({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected name, mtime"),
+    for options, told in (({"watch.order": "size"},
+                           "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
                           ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
                           ({"serve.limits": 5}, "serve.limits: wrong value; found 5; expected a section"),
                           ({"log.level": None}, "log.level: wrong value; found null; expected debug, info")):

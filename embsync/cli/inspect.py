@@ -104,7 +104,7 @@ def _snapshots(store: Store, config: Config) -> list[dict[str, Any]] | None:
     if config.watch.path is None:
         return None
     try:
-        entries = survey(store, config)
+        entries = survey(store, config).entries
     except NotFoundError:
         return None  # the daemon's lines say that it is missing
     return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version}

@@ -45,9 +45,9 @@ def sync(
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = survey(given.store, given.config)
-    waiting = [entry for entry in found if entry.state == "next"]
+    waiting = found.queue
     if not waiting and not given.as_json:
-        click.echo(f"nothing new in {given.config.watch.path}: {_counts(found)}")
+        click.echo(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
     return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from embsync.config import Config
 from embsync.errors import SnapshotError
+from embsync.pipeline import record
+from embsync.pipeline.handled import Handled, history_of
+from embsync.pipeline.order import Order, order_of
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.run import Request, UnchangedError, process
-from embsync.snapshots import Child, Found, discover, order_key, require_as_listed
+from embsync.snapshots import Child, Found, Signature, discover, require_as_listed
 from embsync.store import Store
 from embsync.store.journal import DamagedLine, Event
 from embsync.store.manifest import Manifest
 
-State = Literal["published", "refused", "failed", "unchanged", "next", "waiting", "skipped", "not_a_snapshot"]
-
-_HANDLED = ("published", "refused", "failed", "unchanged")
+State = Literal["published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed",
+                "not_a_snapshot"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,16 @@ class Entry:
     ----------
     child : Child
     state : str
-        published, refused, failed, unchanged (handled before with the same contents), next (to be handled),
-        waiting (incomplete), skipped, or not_a_snapshot.
+        published, refused, failed (handled before, and as it was then), next (to be handled), waiting (incomplete),
+        not_permitted (to be read), skipped (others come after it that were published, or will be), changed (since it
+        was handled, and skipped all the same), or not_a_snapshot.
     reason : str
     version : int or None
         Of a published one.
     fingerprint : str or None
         Contents handled last under this name.
+    younger : bool
+        Skipped or changed, although its contents are younger than all that was published.
     """
 
     child: Child
@@ -45,9 +50,23 @@ class Entry:
     reason: str
     version: int | None = None
     fingerprint: str | None = None
+    younger: bool = False
 
 
-def survey(store: Store, config: Config, found: Found | None = None) -> list[Entry]:
+@dataclass(frozen=True)
+class Survey:
+    """Every child of the watched directory as an entry, in order, and the order."""
+
+    entries: list[Entry]
+    order: Order
+
+    @property
+    def queue(self) -> list[Entry]:
+        """Entries to be handled, in order."""
+        return [entry for entry in self.entries if entry.state == "next"]
+
+
+def survey(store: Store, config: Config, found: Found | None = None, *, keep: bool = False) -> Survey:
     """Say of every child of ``watch.path`` what it is, in order.
 
     Parameters
@@ -56,24 +75,69 @@ def survey(store: Store, config: Config, found: Found | None = None) -> list[Ent
     config : Config
     found : Found, optional
         A look at the directory; default: one look now, without memory of earlier ones.
+    keep : bool
+        Write down what ``watch.order: auto`` was decided to mean, as whoever acts on it does.
     """
     assert config.watch.path is not None
     if found is None:
         found = discover(config.watch.path, config.watch, config.snapshot, now=time.time())
-    handled = _handled(store, Path(config.watch.path))
-    highest = _highest(handled, found, config)
+    history = history_of(store.events(), config.watch.path)
+    order = order_of(store, config.watch, history, found.children, keep=keep)
     damaged = store.journal.damaged()
-    entries = [_entry_of_damage(child, damaged) or _entry(child, handled, highest, config)
-               for child in found.children]
-    waiting = [entry for entry in entries if entry.state == "next"]
-    if config.watch.backlog == "newest" and len(waiting) > 1:
-        newest = waiting[-1].child.name
-        entries = [
-            Entry(entry.child, "skipped", f"{newest} is newer, and watch.backlog is newest")
-            if entry.state == "next" and entry.child.name != newest else entry
-            for entry in entries
-        ]
-    return entries
+    entries = [_entry_of_damage(child, damaged) or _entry(child, history.last.get(child.name), order, config)
+               for child in order.sorted(found.children)]
+    if config.watch.backlog == "newest":
+        entries = _only_newest(entries)
+    return Survey(entries, order)
+
+
+def _entry_of_damage(child: Child, damaged: Sequence[DamagedLine]) -> Entry | None:
+    """Return the entry of a child whose stamp stands in a damaged line: it was handled as it is now."""
+    stamp = None if child.stamp is None or child.state != "ready" else child.stamp.encode()
+    line = next((line for line in damaged if stamp is not None and stamp in line.data), None)
+    if line is None:
+        return None
+    return Entry(child, "skipped", f"handled before, as line {line.number} of the journal shows, which is damaged")
+
+
+def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> Entry:
+    if child.state != "ready":
+        return Entry(child, child.state, child.reason)
+    if done is not None and done.stamp == child.stamp:
+        return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
+    later = order.ahead_of(child)
+    if later is None:
+        reason = child.reason if done is None else "changed since it was handled"
+        return Entry(child, "next", reason, fingerprint=None if done is None else done.fingerprint)
+    moved = done is not None and done.listing is not None and done.listing == child.listing
+    if done is not None and moved:  # or copied with its times
+        return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
+    younger = order.is_younger(child)
+    reason = f"{later} comes after it and was published"
+    if done is not None:
+        reason = f"changed since it was handled, but {reason}"
+    if younger:
+        reason += f", though it is younger; {_advice(child, order, config)}"
+    elif done is not None:
+        reason += f"; {_by_hand(child, config)} publishes it"
+    return Entry(child, "skipped" if done is None else "changed", reason,
+                 fingerprint=None if done is None else done.fingerprint, younger=younger)
+
+
+def _advice(child: Child, order: Order, config: Config) -> str:
+    by_hand = f"{_by_hand(child, config)} publishes it"
+    return by_hand if order.kind == "mtime" else f"{by_hand}, watch.order: mtime takes whatever is youngest"
+
+
+def _by_hand(child: Child, config: Config) -> str:
+    return f"embsync sync {shlex.quote(str(child.path))} --store {shlex.quote(str(Path(config.store.path).absolute()))}"
+
+
+def _only_newest(entries: Sequence[Entry]) -> list[Entry]:
+    """Skip all that is next but the last."""
+    newest = next((entry for entry in reversed(entries) if entry.state == "next"), None)
+    return [replace(entry, state="skipped", reason=f"{newest.child.name} is newer, and watch.backlog is newest")
+            if newest is not None and entry is not newest and entry.state == "next" else entry for entry in entries]
 
 
 def handle(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:
@@ -107,56 +171,8 @@ def set_aside(store: Store, entry: Entry, reason: str) -> None:
 
 def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
     child = entry.child
-    named = {"name": child.name, "path": str(child.path.absolute()), "fingerprint": fingerprint, "stamp": child.stamp,
-             "mtime_ns": str(child.mtime_ns)}
+    signature = Signature(child.stamp or "", child.listing or "", child.mtime_ns)
+    snapshot = record.snapshot_event(child.name, child.path.absolute(), fingerprint, signature)
     store.create()
     with store.locked():
-        store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=named))
-
-
-def _handled(store: Store, watched: Path) -> dict[str, Event]:
-    """Return the last event of each snapshot of the watched directory."""
-    place = os.path.realpath(watched)  # unlike Path.resolve it takes links in a circle
-    last: dict[str, Event] = {}
-    for event in store.events():
-        snapshot = event.snapshot or {}
-        path = snapshot.get("path")
-        if event.event in _HANDLED and path is not None and os.path.realpath(Path(path).parent) == place:
-            last[Path(path).name] = event
-        elif event.recovered and path is None and (name := snapshot.get("name")) is not None:
-            # whoever journaled it knew the manifest only; the fingerprint tells whether it is the same snapshot
-            last[name] = event
-    return last
-
-
-def _highest(handled: Mapping[str, Event], found: Found, config: Config) -> tuple[object, ...] | None:
-    """Return the order of the highest snapshot handled, also of one that was deleted since: there is no way back."""
-    present = {child.name: child.mtime_ns for child in found.children}
-    return max((order_key(name, int((event.snapshot or {}).get("mtime_ns") or present.get(name, 0)), config.watch)
-                for name, event in handled.items()), default=None)
-
-
-def _entry_of_damage(child: Child, damaged: Sequence[DamagedLine]) -> Entry | None:
-    """Return the entry of a child whose stamp stands in a damaged line: it was handled as it is now."""
-    stamp = None if child.stamp is None or child.state != "ready" else child.stamp.encode()
-    line = next((line for line in damaged if stamp is not None and stamp in line.data), None)
-    if line is None:
-        return None
-    return Entry(child, "skipped", f"handled before, as line {line.number} of the journal shows, which is damaged")
-
-
-def _entry(child: Child, handled: Mapping[str, Event], highest: tuple[object, ...] | None, config: Config) -> Entry:
-    if child.state != "ready":
-        return Entry(child, child.state, child.reason)
-    event = handled.get(child.name)
-    if event is None:
-        if highest is not None and order_key(child.name, child.mtime_ns, config.watch) < highest:
-            return Entry(child, "skipped", "ordered before what was handled already")
-        return Entry(child, "next", child.reason)
-    snapshot = event.snapshot or {}
-    if snapshot.get("stamp") != child.stamp:
-        return Entry(child, "next", "changed since it was handled", fingerprint=snapshot.get("fingerprint"))
-    state: State = "published" if event.event == "unchanged" else event.event  # type: ignore[assignment]
-    return Entry(child, state, event.reason or "", event.version, snapshot.get("fingerprint"))
-
-
+        store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=snapshot))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.stabilize import Alignment, SideFit
@@ -13,7 +14,7 @@ from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.write import WrittenSide
 from embsync.reader import Version
-from embsync.snapshots import combined
+from embsync.snapshots import Signature, combined
 from embsync.store.manifest import (
     AlignmentRecord,
     DriftRecord,
@@ -41,6 +42,12 @@ def snapshot_record(inputs: Inputs, print_: str) -> SnapshotRecord:
     snapshot = inputs.snapshot
     return SnapshotRecord(name=snapshot.name, layout=snapshot.layout, fingerprint=print_, width=snapshot.width,
                           unread=list(snapshot.unread))
+
+
+def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:
+    """Return the journal's ``snapshot``; ``path`` is absolute."""
+    return {"name": name, "path": str(path), "fingerprint": print_, "stamp": signature.stamp or None,
+            "listing": signature.listing or None, "mtime_ns": str(signature.mtime_ns)}
 
 
 def row_counts(run: SideRun) -> RowCounts:

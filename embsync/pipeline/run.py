@@ -26,7 +26,7 @@ from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
-from embsync.snapshots import open_snapshot, stamp, stamp_and_mtime
+from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
@@ -163,8 +163,7 @@ class _Run:
         self._locked = locked
         self._clock = _Clock()
         self._checks: list[CheckRecord] = []
-        self._stamp = ""
-        self._mtime_ns = 0
+        self._signature = Signature("", "", 0)
         self._fingerprint: str | None = None
         self._damage: dict[str, object] | None = None
         self._current: int | None = None
@@ -227,7 +226,7 @@ class _Run:
         return None
 
     def _gather(self, known: Version | None) -> Inputs:
-        self._stamp, self._mtime_ns = stamp_and_mtime(self._request.path)
+        self._signature = signature(self._request.path)
         snapshot = open_snapshot(
             self._request.path, self._config.snapshot, follow_link=self._request.follow_link,
             marker=self._config.watch.marker,
@@ -361,11 +360,10 @@ class _Run:
 
     def _snapshot_event(self) -> dict[str, str | None]:
         path = self._request.path.absolute()
-        return {"name": path.name, "path": str(path), "fingerprint": self._fingerprint, "stamp": self._stamp,
-                "mtime_ns": str(self._mtime_ns)}
+        return record.snapshot_event(path.name, path, self._fingerprint, self._signature)
 
     def _reject_change(self, inputs: Inputs) -> None:
-        if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._stamp:
+        if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._signature.stamp:
             raise SnapshotChanged("the snapshot changed while it was read", where=self._request.path,
                                   found="other contents in the second pass", expected="the contents of the first",
                                   hint="have the training job rename the finished directory into place")

@@ -378,7 +378,7 @@ def _watching(config: Config) -> Config:
 
 def _sweep_own_files(store: Store) -> None:
     """Remove half-written files of a daemon that died; there is no other, as we hold its lock."""
-    own = tuple(f".{name}-" for name in (layout.STATUS, METRICS, ATTEMPT, HOLD, hook.TOLD))
+    own = tuple(f".{name}-" for name in (layout.STATUS, layout.ORDER, METRICS, ATTEMPT, HOLD, hook.TOLD))
     with storage_errors(store.root):
         for path in store.root.iterdir():
             if path.name.startswith(own):

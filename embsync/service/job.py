@@ -25,18 +25,19 @@ class Job(msgspec.Struct, frozen=True):
     stamp: str | None
     mtime_ns: int
     fingerprint: str | None
+    listing: str | None = None
 
     @classmethod
     def of(cls, store: Path, entry: Entry, config: Config) -> Job:
         """Return the job of handling an entry."""
         child = entry.child
         return cls(str(store), msgspec.to_builtins(config), child.name, str(child.path), entry.reason, child.stamp,
-                   child.mtime_ns, entry.fingerprint)
+                   child.mtime_ns, entry.fingerprint, child.listing)
 
     @property
     def entry(self) -> Entry:
         """The entry again."""
-        child = Child(self.name, Path(self.path), "ready", self.reason, self.stamp, self.mtime_ns)
+        child = Child(self.name, Path(self.path), "ready", self.reason, self.stamp, self.mtime_ns, self.listing)
         return Entry(child, "next", self.reason, fingerprint=self.fingerprint)
 
 

@@ -23,6 +23,7 @@ _BREATH_PER_COST = 2.0
 #: What nobody touches any more but was never finished is judged ever more rarely; an event or a change ends that.
 _PATIENCE = 0.1
 _LONGEST_PATIENCE = 600.0
+_NOT_YET = ("waiting", "not_permitted")
 
 
 class Lookout:
@@ -36,6 +37,8 @@ class Lookout:
         Every child as of the last look.
     queue : list of Entry
         Those to be handled, in order.
+    order : str or None
+        What comes after what, in words; None before the first look.
     looked : float or None
         Wall clock of the last look.
     """
@@ -57,6 +60,7 @@ class Lookout:
         self.health = Health("missing", "not looked at yet")
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
+        self.order: str | None = None
         self.looked: float | None = None
         self.looks = 0
 
@@ -103,8 +107,8 @@ class Lookout:
         """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
         journal = journal_mark(self._store)
         if journal != self._journal:
-            self.entries = survey(self._store, self._config, self._found)
-            self.queue = [entry for entry in self.entries if entry.state == "next"]
+            found = survey(self._store, self._config, self._found, keep=True)
+            self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
             self._journal = journal
 
     def put_off(self, child: Child, reason: str, now: float) -> None:
@@ -140,7 +144,7 @@ class Lookout:
         if not changed and not self._judging_is_due(now, asked):
             return
         known = {child.name: child for child in self._found.children
-                 if child.state != "waiting" and child.name not in self._glance.stirred}
+                 if child.state not in _NOT_YET and child.name not in self._glance.stirred}
         self._found = discover(self.path, self._config.watch, self._config.snapshot, now=now,
                                memory=self._found.memory, known=known)
         self._judged = now
@@ -148,7 +152,7 @@ class Lookout:
 
     def _judging_is_due(self, now: float, asked: bool) -> bool:
         """Return whether what waits is to be judged although nothing changed: time passes, and writers let go."""
-        if not any(child.state == "waiting" for child in self._found.children):
+        if not any(child.state in _NOT_YET for child in self._found.children):
             return False
         patience = min(_PATIENCE * (now - self._stirred), _LONGEST_PATIENCE)
         return asked or now - self._judged >= patience

@@ -148,4 +148,4 @@ def _at(seconds: float) -> str:
 
 
 def _waiting(entries: list[Entry]) -> dict[str, str]:
-    return {entry.child.name: entry.reason for entry in entries if entry.state == "waiting"}
+    return {entry.child.name: entry.reason for entry in entries if entry.state in {"waiting", "not_permitted"}}

@@ -2,8 +2,8 @@
 
 from embsync.snapshots.accounting import shortened
 from embsync.snapshots.completeness import Seen
-from embsync.snapshots.discovery import Child, Found, discover, order_key
-from embsync.snapshots.files import stamp, stamp_and_mtime
+from embsync.snapshots.discovery import Child, Found, discover
+from embsync.snapshots.files import Signature, signature, stamp
 from embsync.snapshots.layouts import open_snapshot
 from embsync.snapshots.listed_files import NotAsListed, require_as_listed
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
@@ -15,13 +15,13 @@ __all__ = [
     "NotAsListed",
     "Seen",
     "Side",
+    "Signature",
     "Snapshot",
     "combined",
     "discover",
     "open_snapshot",
-    "order_key",
     "require_as_listed",
     "shortened",
+    "signature",
     "stamp",
-    "stamp_and_mtime",
 ]

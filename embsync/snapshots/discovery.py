@@ -15,13 +15,22 @@ from typing import Literal
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
+from embsync.snapshots import names
 from embsync.snapshots.completeness import Look, Seen, Verdict, judge
-from embsync.snapshots.files import NotPermitted, Place, newest_mtime_of, stamp_of
+from embsync.snapshots.files import NotPermitted, Place, Signature
 from embsync.snapshots.layouts import missing_at, recognised_by
 from embsync.snapshots.natural_order import natural_key
 
-State = Literal["ready", "waiting", "not_a_snapshot"]
+State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
 Memory = Mapping[str, Seen]
+
+#: What file systems (ext4) and servers (Synology, QNAP, Windows) put beside the files they hold, often closed.
+_OF_THE_SYSTEM = frozenset({"lost+found", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot",
+                            "$RECYCLE.BIN", "System Volume Information"})
+#: Endings that layouts know.
+_DATA = (".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt")
+#: Entries named in a reason.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,15 @@ class Child:
     ----------
     name : str
     path : Path
-    state : "ready", "waiting" or "not_a_snapshot"
+    state : "ready", "waiting", "not_permitted" or "not_a_snapshot"
     reason : str
-        The evidence, what is waited for, or why it is no snapshot.
+        The evidence, what is waited for, what may not be read, or why it is no snapshot.
     stamp : str or None
         Changes with anything in the snapshot; None where there is nothing to stamp.
     mtime_ns : int
         Of the newest file in it.
+    listing : str or None
+        As the stamp, but equal also where the snapshot was moved, or copied with its times.
     """
 
     name: str
@@ -47,6 +58,7 @@ class Child:
     reason: str
     stamp: str | None
     mtime_ns: int
+    listing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def discover(
     Returns
     -------
     Found
-        Children sorted by ``watch.order``.
+        Children by name in natural order, or with ``watch.order: mtime`` by time. What comes after what also depends
+        on what was published: see ``pipeline.order``.
 
     Raises
     ------
@@ -97,46 +110,45 @@ def discover(
     SnapshotError
         It is no directory, or cannot be listed.
     """
-    root = Place.at(watched)
+    root, shown = Place.at(watched), Path(watched).absolute()
     same, before = known or {}, memory or {}
     looks = [(same[name], before.get(name)) if name in same else
-             _look_at(root.child(name), kind, watch, snapshot, now, memory)
+             _look_at(root.child(name), shown / name, kind, watch, snapshot, now, memory)
              for name, kind in root.entries().items()]
-    children = sorted((child for child, _ in looks), key=lambda child: order_key(child.name, child.mtime_ns, watch))
+    children = sorted((child for child, _ in looks), key=lambda child: _order_key(child, watch))
     return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
 
 
-def order_key(name: str, mtime_ns: int, watch: WatchConfig) -> tuple[object, ...]:
-    """Return the key by which snapshots follow one another: natural order of names, or time and then name."""
-    named = natural_key(name)
-    return (mtime_ns, named) if watch.order == "mtime" else (named,)
+def _order_key(child: Child, watch: WatchConfig) -> tuple[object, ...]:
+    named = natural_key(child.name)
+    return (child.mtime_ns, named) if watch.order == "mtime" else (named,)
 
 
 def _look_at(
     place: Place,
+    path: Path,
     kind: str,
     watch: WatchConfig,
     snapshot: SnapshotConfig,
     now: float,
     memory: Memory | None,
 ) -> tuple[Child, Seen | None]:
-    entries: dict[str, os.stat_result] = {}
-    stamp = None
+    found = Signature("", "", 0)
     seen = None
 
     def child(state: State, reason: str) -> tuple[Child, Seen | None]:
-        mtime_ns = newest_mtime_of(entries.values())
-        return Child(printable(place.name), Path(str(place)), state, printable(reason), stamp, mtime_ns), seen
+        return Child(printable(place.name), path, state, printable(reason), found.stamp or None, found.mtime_ns,
+                     found.listing or None), seen
 
     if (why := _not_a_snapshot(place.name, kind)) is not None:
         return child("not_a_snapshot", why)
     try:
-        if kind == "file" and not recognised_by(place, snapshot):
-            return child("not_a_snapshot", "a file of no known layout")
-        entries = dict(place.walk())
-        stamp = stamp_of(entries.items())
+        entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
+        if (why := _nothing_of_a_snapshot(place, kind, entries, snapshot)) is not None:
+            return child("not_a_snapshot", why)
+        found = Signature.of(entries.items())
         before = (memory or {}).get(place.name)
-        seen = before if before is not None and before.stamp == stamp else Seen(stamp, now)
+        seen = before if before is not None and before.stamp == found.stamp else Seen(found.stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
         verdict = _put_off(seen, now) or judge(Look(place, kind == "directory", entries, now - changed), watch)
         if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
@@ -145,9 +157,29 @@ def _look_at(
     except SnapshotChanged:
         return child("waiting", "changes to end")
     except NotPermitted as error:
-        return child("waiting", str(error))
+        return child("not_permitted", str(error))
     except SnapshotError as error:
         return child("not_a_snapshot", str(error))
+
+
+def _nothing_of_a_snapshot(
+    place: Place, kind: str, entries: Mapping[str, os.stat_result], snapshot: SnapshotConfig
+) -> str | None:
+    """Return why what is there is none: no layout knows it, and nothing in it looks like a side that is to come."""
+    if kind == "file":
+        return None if entries else "a file of no known layout"
+    if not entries:
+        return "an empty directory"
+    seen = sorted({name.partition("/")[0] for name in entries})
+    if any(map(_looks_like_a_side, seen)) or recognised_by(place, snapshot):
+        return None
+    more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
+    return f"nothing in it belongs to a known layout: {', '.join(seen[:_NAMED])}{more}"
+
+
+def _looks_like_a_side(name: str) -> bool:
+    says = names.parse(name)
+    return not says.harmless and (says.side is not None or (not says.finished and says.name.endswith(_DATA)))
 
 
 def _put_off(seen: Seen, now: float) -> Verdict | None:
@@ -165,6 +197,8 @@ def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfi
 
 
 def _not_a_snapshot(name: str, kind: str) -> str | None:
+    if name in _OF_THE_SYSTEM:
+        return "a name that file systems and servers of files use"
     if name.startswith((".", "_")):
         return f"a name that begins with {name[0]}"
     if name.endswith(".tmp"):

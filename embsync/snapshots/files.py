@@ -212,26 +212,48 @@ def stamp(path: str | Path) -> str:
     return stamp_of(Place.at(path).walk())
 
 
-def stamp_and_mtime(path: str | Path) -> tuple[str, int]:
-    """Return the :func:`stamp` of a snapshot and the mtime in ns of its newest file (0 without one), of one walk."""
-    found = list(Place.at(path).walk())
-    return stamp_of(found), newest_mtime_of(status for _, status in found)
+@dataclass(frozen=True)
+class Signature:
+    """What tells, without reading, whether a snapshot is another one than it was.
+
+    Attributes
+    ----------
+    stamp : str
+        Of names, sizes, mtimes, ctimes and inodes: changes with anything in the snapshot.
+    listing : str
+        Of names, sizes and mtimes: also equal where the snapshot was moved, or copied with its times.
+    mtime_ns : int
+        Of the newest file, 0 without one.
+    """
+
+    stamp: str
+    listing: str
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[str, os.stat_result]]) -> Signature:
+        """Return the signature of what :meth:`Place.walk` found."""
+        found = list(entries)
+        newest = max((status.st_mtime_ns for _, status in found if kind_of(status) == "file"), default=0)
+        return cls(stamp_of(found), _digest(found, ("st_size", "st_mtime_ns")), newest)
 
 
-def newest_mtime_of(found: Iterable[os.stat_result]) -> int:
-    """Return the mtime in ns of the newest file among what :meth:`Place.walk` found, 0 without one."""
-    return max((status.st_mtime_ns for status in found if kind_of(status) == "file"), default=0)
+def signature(path: str | Path) -> Signature:
+    """Return the :class:`Signature` of a snapshot, of one walk; errors as of :func:`stamp`."""
+    return Signature.of(Place.at(path).walk())
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
     """Return the :func:`stamp` of what :meth:`Place.walk` found."""
+    return _digest(entries, ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"))
+
+
+def _digest(entries: Iterable[tuple[str, os.stat_result]], facts: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name, status in entries:
         kind = kind_of(status)
-        facts: tuple[object, ...] = (kind,)
-        if kind == "file":
-            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        digest.update(repr((name, *facts)).encode("utf-8", "surrogateescape"))
+        known = tuple(getattr(status, fact) for fact in facts) if kind == "file" else (kind,)
+        digest.update(repr((name, *known)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 

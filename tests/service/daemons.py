@@ -26,7 +26,7 @@ PATIENCE = 30.0
 
 #: Everything a store may hold when its daemon is not at work.
 AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom",
-           "on_publish.json"}
+           "on_publish.json", "order.json"}
 
 
 def environment(**more: str) -> dict[str, str]:

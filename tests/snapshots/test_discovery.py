@@ -97,7 +97,7 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
         "train.log": ("not_a_snapshot", "a file of no known layout"),
         "day=2.npz": ("ready", "settled"),
         "words.txt": ("ready", "settled"),
-        "empty": ("waiting", "files"),
+        "empty": ("not_a_snapshot", "an empty directory"),
     }
     assert once(tmp_path)["day=1"].stamp == stamp(tmp_path / "day=1")
 

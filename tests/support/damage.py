@@ -34,7 +34,7 @@ def drop(directory: Path, number: int) -> Path:
 
 def waiting(root: Path, directory: Path) -> list[Entry]:
     """Return what of the watched directory a store has not handled."""
-    return [entry for entry in survey(Store(root), config_of(directory)) if entry.state == "next"]
+    return survey(Store(root), config_of(directory)).queue
 
 
 def next_night(root: Path, directory: Path) -> Counter[str]:

@@ -1,0 +1,120 @@
+"""What the journal tells of a watched directory: what became of each snapshot, and what was published from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from embsync.store.journal import Event
+
+Outcome = Literal["published", "refused", "failed"]
+
+_HANDLED: Mapping[str, Outcome] = {"published": "published", "refused": "refused", "failed": "failed"}
+#: A newest file this much younger than its own publication has a time that nobody wrote it at.
+_AHEAD_NS = 86_400 * 10**9
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What became of a snapshot when it was handled last, and what it looked like then."""
+
+    outcome: Outcome
+    reason: str
+    version: int | None
+    fingerprint: str | None
+    stamp: str | None
+    listing: str | None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Contents that were published: the snapshot's name, the mtime in ns of its newest file, and when, in seconds."""
+
+    name: str
+    mtime_ns: int
+    published: float
+
+
+@dataclass
+class History:
+    """The journal's events about one watched directory.
+
+    Attributes
+    ----------
+    last : dict of name to Handled
+    publications : list of Publication
+        In the order of the journal; what was deleted or rolled back since is among them.
+    by_earlier_release : bool
+        A release wrote here that ordered snapshots by name alone.
+    """
+
+    last: dict[str, Handled] = field(default_factory=dict)
+    publications: list[Publication] = field(default_factory=list)
+    by_earlier_release: bool = False
+
+
+def history_of(events: Iterable[Event], watched: str | Path) -> History:
+    """Return what the events tell of a directory's snapshots.
+
+    Parameters
+    ----------
+    events : iterable of Event
+        Of the whole journal, in order, and of manifests where lines of it are lost.
+    watched : str or Path
+        Snapshots go by their path below it.
+    """
+    places = _Places(watched)
+    found = History()
+    for event in events:
+        snapshot = event.snapshot or {}
+        name = places.name_of(snapshot.get("path"))
+        if name is None and event.recovered and snapshot.get("path") is None:
+            name = snapshot.get("name")  # only its manifest told of it, which has no path
+        found.by_earlier_release |= (event.event in _HANDLED and not event.recovered and bool(snapshot)
+                                     and snapshot.get("listing") is None)
+        if name is None:
+            continue
+        known = found.last.get(name)
+        if event.event == "unchanged":
+            known = known or Handled("published", event.reason or "", None, snapshot.get("fingerprint"), None, None)
+            found.last[name] = replace(known, stamp=snapshot.get("stamp"), listing=snapshot.get("listing"))
+        elif event.event in _HANDLED:
+            found.last[name] = Handled(_HANDLED[event.event], event.reason or "", event.version,
+                                       snapshot.get("fingerprint"), snapshot.get("stamp"), snapshot.get("listing"))
+        if event.event == "published":
+            found.publications.append(_publication(name, event, found.publications))
+    return found
+
+
+def _publication(name: str, event: Event, before: list[Publication]) -> Publication:
+    """Return what an event of publishing tells; where it has no times, those of the publication before it."""
+    earlier = before[-1] if before else Publication(name, 0, 0.0)
+    published = dt.datetime.fromisoformat(event.time).timestamp() if event.time else earlier.published
+    mtime_ns = int((event.snapshot or {}).get("mtime_ns") or earlier.mtime_ns)
+    if mtime_ns > published * 1e9 + _AHEAD_NS:
+        mtime_ns = int(published * 1e9)
+    return Publication(name, mtime_ns, published)
+
+
+class _Places:
+    """Paths by their names below a directory, links on the way followed."""
+
+    def __init__(self, watched: str | Path) -> None:
+        self._root = os.path.realpath(watched)  # unlike Path.resolve it takes links in a circle
+        self._folders: dict[str, str] = {}
+
+    def name_of(self, path: str | None) -> str | None:
+        """Return the name of a path below the directory, None where it lies elsewhere."""
+        if path is None:
+            return None
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        place = self._folders[folder]
+        if place == self._root:
+            return name
+        return f"{place[len(self._root) + 1:]}/{name}" if place.startswith(f"{self._root}/") else None

@@ -1,0 +1,208 @@
+"""Which snapshot comes after which: by name, by time, or by both.
+
+``auto`` is time with one exception: in a series of names (``day=9``, ``day=10``; anything with a date) the number or
+date counts. A date does so at once; numbers do when they were seen to grow with time, which is decided once, written to
+``order.json``, and never looked at again: training an old day again must not turn it into the newest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from embsync.config import WatchConfig
+from embsync.pipeline.handled import History, Publication
+from embsync.snapshots import Child
+from embsync.snapshots.natural_order import natural_key
+from embsync.snapshots.series import Position, counts, position
+from embsync.store import Store, layout
+from embsync.store.durable import replace_file, storage_errors
+from embsync.store.journal import now as time_of_day
+
+Kind = Literal["auto", "name", "mtime"]
+Key = tuple[object, ...]
+
+#: Contents this much younger than all that was published are younger; within it they may have been copied together.
+_YOUNGER_NS = 3600 * 10**9
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """``order.json``: what ``watch.order: auto`` means in this store.
+
+    Attributes
+    ----------
+    order : str
+        ``name`` in a store of a release that ordered by name alone, else ``auto``.
+    series : list of str
+        Series whose numbers count.
+    """
+
+    format: int = 1
+    order: Literal["auto", "name"]
+    series: list[str] = []
+    decided: str = msgspec.field(default_factory=time_of_day)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A publication as it is compared: the key by time, and the position in a series that counts."""
+
+    name: str
+    key: Key
+    position: Position | None
+
+
+class Order:
+    """The order of one watched directory.
+
+    Parameters
+    ----------
+    kind : str
+    history : History
+    children : sequence of Child
+        What is there now.
+    decided : Decided or None
+        What was decided earlier.
+    """
+
+    def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None) -> None:
+        self._now = time.time()
+        self.kind: Kind = kind
+        if kind == "auto":
+            decided = _decided(decided, history, children, self._now)
+            self.kind = decided.order
+        self.decided = decided
+        self._series = frozenset(decided.series if decided is not None and self.kind == "auto" else ())
+        self._published = sorted((self._compared(one) for one in history.publications),
+                                 key=lambda one: one.key, reverse=True)
+        self._youngest = max((one.mtime_ns for one in history.publications), default=0)
+        self._last = max((one.published for one in history.publications), default=0.0)
+
+    def __str__(self) -> str:
+        """Return the order in words."""
+        if self.kind != "auto":
+            return {"name": "by name", "mtime": "by time"}[self.kind]
+        series = ", ".join(sorted(self._series))
+        return "by time; by date where the name has one" + (f"; by number in {series}" if series else "")
+
+    def ahead_of(self, child: Child) -> str | None:
+        """Return the published snapshot behind which a child stands, None where it stands before all others.
+
+        A child's own earlier contents are not in its way: overwritten, the newest is new.
+        """
+        mine = self._position(child.name, self._now)
+        key = self._key(child.name, child.mtime_ns)
+        for other in self._published:
+            if other.name == child.name:
+                continue
+            theirs = other.position
+            later = other.key > key
+            if mine is not None and theirs is not None and mine.series == theirs.series and mine != theirs:
+                later = theirs.numbers > mine.numbers
+            if later:
+                return other.name
+        return None
+
+    def is_younger(self, child: Child) -> bool:
+        """Return whether a child's contents are younger than all that was published: whoever passes it over says so."""
+        return child.mtime_ns > self._youngest and (
+            child.mtime_ns > self._last * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS)
+
+    def sorted(self, children: Iterable[Child]) -> list[Child]:
+        """Return children in order; a member of a series never counts as younger than one of a higher number."""
+        named = [(self._position(child.name, self._now), child) for child in children]
+        ceilings: dict[str, int] = {}
+        keys: dict[str, Key] = {}
+        for place, child in sorted(named, key=lambda one: () if one[0] is None else one[0].numbers, reverse=True):
+            mtime_ns = child.mtime_ns
+            numbers = () if place is None else place.numbers
+            if place is not None:
+                mtime_ns = ceilings[place.series] = min(mtime_ns, ceilings.get(place.series, mtime_ns))
+            name = natural_key(_last_part(child.name))
+            keys[child.name] = (name,) if self.kind == "name" else (mtime_ns, numbers, name)
+        return sorted((child for _, child in named), key=lambda child: keys[child.name])
+
+    def _compared(self, one: Publication) -> _Published:
+        return _Published(one.name, self._key(one.name, one.mtime_ns), self._position(one.name, one.published))
+
+    def _key(self, name: str, mtime_ns: int) -> Key:
+        named = natural_key(_last_part(name))
+        return (named,) if self.kind == "name" else (mtime_ns, named)
+
+    def _position(self, name: str, seen: float) -> Position | None:
+        found = position(_last_part(name), seen) if self.kind == "auto" else None
+        return found if found is not None and (found.dated or found.series in self._series) else None
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def order_of(store: Store, watch: WatchConfig, history: History, children: Sequence[Child], *, keep: bool) -> Order:
+    """Return the order of a watched directory.
+
+    Parameters
+    ----------
+    keep : bool
+        Write down what was decided now.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written down.
+    """
+    before = _read(store) if watch.order == "auto" else None
+    order = Order(watch.order, history, children, before)
+    if keep and order.decided != before and order.decided is not None:
+        with storage_errors(store.root):
+            replace_file(store.root / layout.ORDER, msgspec.json.encode(order.decided) + b"\n")
+    return order
+
+
+def _read(store: Store) -> Decided | None:
+    """Return what was decided; where the file is damaged, the journal decides anew."""
+    try:
+        return msgspec.json.decode((store.root / layout.ORDER).read_bytes(), type=Decided)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _decided(before: Decided | None, history: History, children: Sequence[Child], now: float) -> Decided:
+    """Return what is decided, with the series that can be told by now."""
+    if before is None:
+        before = Decided(order="name" if history.by_earlier_release else "auto")
+    if before.order == "name":
+        return before
+    members, published = _members(history, children, now)
+    told = sorted(series for series, times in members.items()
+                  if series not in before.series and counts(list(times.items()), new=series not in published))
+    return msgspec.structs.replace(before, series=[*before.series, *told]) if told else before
+
+
+def _members(
+    history: History, children: Sequence[Child], now: float
+) -> tuple[dict[str, dict[tuple[int, ...], int]], set[str]]:
+    """Return the members of each series of numbers, with the time when each was first written, and what was published.
+
+    Of a snapshot that was published the first time counts: that it was written again says nothing of its number.
+    """
+    members: dict[str, dict[tuple[int, ...], int]] = {}
+    published: set[str] = set()
+
+    def take(name: str, mtime_ns: int, seen: float) -> str | None:
+        place = position(_last_part(name), seen)
+        if place is None or place.dated:
+            return None
+        members.setdefault(place.series, {}).setdefault(place.numbers, mtime_ns)
+        return place.series
+
+    for one in history.publications:
+        published.add(take(one.name, one.mtime_ns, one.published) or "")
+    for child in children:
+        if child.state in {"ready", "waiting"} and child.mtime_ns > 0 and child.name not in history.last:
+            take(child.name, child.mtime_ns, now)
+    return members, published

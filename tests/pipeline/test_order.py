@@ -1,0 +1,382 @@
+"""Which snapshot comes after which: nights as schedulers and training jobs name them, and what must never come back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import random
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import configured
+from support.quick import quick_directory
+
+from embsync.config import Config
+from embsync.pipeline.backlog import Entry, survey
+from embsync.pipeline.record import snapshot_event
+from embsync.snapshots import signature
+from embsync.store import Store
+from embsync.store.journal import Event
+
+DAY = 86_400.0
+NIGHTS = 10
+#: The first night: far enough back that all of them lie before today, a Saturday near the end of a month.
+START = dt.datetime(2026, 9, 26, 2, 10, tzinfo=dt.UTC)
+
+
+class World:
+    """A watched directory, a store of which only the journal matters, and whoever publishes what is next."""
+
+    def __init__(self, root: Path, **watch: object) -> None:
+        self.watch = root / "watch"
+        self.store = Store(root / "store")
+        self.store.create()
+        self.watch.mkdir()
+        self.config: Config = configured(watch__path=str(self.watch), store__path=str(self.store.root),
+                                         watch__settle_seconds=0,
+                                         **{f"watch__{key}": value for key, value in watch.items()})
+        self._contents = 0
+
+    def write(self, name: str, when: float) -> Path:
+        """Leave a snapshot that is new inside, written at a time."""
+        folder = self.watch / name
+        folder.mkdir(exist_ok=True)
+        self._contents += 1
+        np.save(folder / "items.npy", np.full((2, 2), self._contents, np.float32))
+        np.save(folder / "item_ids.npy", np.arange(2))
+        for file in folder.iterdir():
+            os.utime(file, (when, when))
+        return folder
+
+    def look(self) -> dict[str, Entry]:
+        """Look once, as one who asks."""
+        return {entry.child.name: entry for entry in survey(self.store, self.config).entries}
+
+    def turn(self, outcome: str = "published") -> list[str]:
+        """Handle whatever is next, as the daemon does, until nothing is; return the names."""
+        handled: list[str] = []
+        while queue := survey(self.store, self.config, keep=True).queue:
+            self.journal(queue[0].child.path, outcome)
+            handled.append(queue[0].child.name)
+            assert len(handled) < 50, handled
+        return handled
+
+    def journal(self, path: Path, outcome: str = "published", **changes: str | None) -> None:
+        """Write down that a snapshot was handled."""
+        snapshot = snapshot_event(path.name, path, hashlib.sha256((path / "items.npy").read_bytes()).hexdigest(),
+                                  signature(path))
+        for key, value in changes.items():
+            snapshot[key] = value
+        version = self.store.next_number() if outcome == "published" else None
+        self.store.journal.append(Event(event=outcome, version=version, snapshot=snapshot))
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with quick_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def world(root: Path) -> World:
+    return World(root)
+
+
+def hexes(length: int, seed: int) -> Callable[[int, dt.datetime], str]:
+    """Return names of random hexadecimal digits."""
+    drawn = random.Random(seed)
+    names = [f"{drawn.getrandbits(4 * length):0{length}x}" for _ in range(NIGHTS)]
+    return lambda night, _: names[night]
+
+
+def form(text: str) -> Callable[[int, dt.datetime], str]:
+    """Return names by a form of the date."""
+    return lambda _, when: when.strftime(text)
+
+
+def uuids(prefix: str, seed: int) -> Callable[[int, dt.datetime], str]:
+    """Return names with a random UUID."""
+    drawn = random.Random(seed)
+    names = [f"{prefix}{uuid.UUID(int=drawn.getrandbits(128), version=4)}" for _ in range(NIGHTS)]
+    return lambda night, _: names[night]
+
+
+SUFFIXES = random.Random(5)
+
+#: What schedulers, trackers and scripts call the directory of a night, by its number and time.
+NAMES: dict[str, Callable[[int, dt.datetime], str]] = {
+    "airflow scheduled": form("scheduled__%Y-%m-%dT%H:%M:%S+00:00"),
+    "airflow scheduled, then by hand": lambda night, when: when.strftime(
+        f"{'manual' if night in {2, 3, 7} else 'scheduled'}__%Y-%m-%dT%H:%M:%S+00:00"),
+    "airflow, scheduled for the day before": lambda night, when: (
+        when - dt.timedelta(days=night % 3 != 1)).strftime(f"{'manual' if night % 3 == 1 else 'scheduled'}__%Y-%m-%d"),
+    "mlflow": hexes(32, 1),
+    "mlflow models": lambda night, when: f"m-{hexes(32, 2)(night, when)}",
+    "git shas": hexes(7, 3),
+    "git shas of digits alone": lambda night, _: str(random.Random(91 + night).randrange(10**6, 10**7)),
+    "kubeflow": uuids("recommender-pipeline-", 4),
+    "argo": lambda *_: "als-" + "".join(SUFFIXES.choices("bcdfghjklmnpqrstvwxz2456789", k=5)),
+    "zenml": form("training_pipeline-%Y_%m_%d-%H_%M_%S_123456"),
+    "zenml runs": lambda night, _: str(118 + night),
+    "weights and biases": lambda night, when: when.strftime(f"run-%Y%m%d_%H%M%S-{hexes(8, 6)(night, when)}"),
+    "spark batches": lambda night, _: f"batch={night}",
+    "spark parts": uuids("part-00000-", 7),
+    "hive partitions": form("dt=%Y-%m-%d"),
+    "dvc": lambda night, when: hashlib.md5(str(night).encode(), usedforsecurity=False).hexdigest() + ".dir",
+    "cron": form("model_%Y%m%d_%H%M"),
+    "cron, one number": form("%Y%m%d%H%M%S"),
+    "epoch seconds": lambda _, when: f"{when.timestamp():.0f}",
+    "date and sha": lambda night, when: when.strftime(f"%Y-%m-%d-{hexes(7, 8)(night, when)}"),
+    "days": lambda night, _: f"day={night + 5}",
+    "days of the month": form("day=%d"),
+    "days of the month, yesterday's": lambda _, when: (when - dt.timedelta(days=1)).strftime("day=%d"),
+    "semantic versions": lambda night, _: f"v1.{night + 5}",
+    "semantic versions, then the next": lambda night, _: f"v1.{night + 8}" if night < 5 else f"v2.{night - 5}",
+    "weekdays": form("%A"),
+    "numbers of weekdays": form("model-%u"),
+    "months": lambda night, _: dt.date(2026, 1 + night, 1).strftime("%B"),
+    "days and months": form("%b-%d"),
+    "day before month": form("%d-%m-%Y"),
+    "day before month, one number": form("als%d%m%Y"),
+    "month and day": form("%m%d"),
+    "weeks": lambda night, when: (when + dt.timedelta(weeks=night)).strftime("week=%V"),
+    "blue and green": lambda night, _: ("blue", "green")[night % 2],
+    "green and blue": lambda night, _: ("green", "blue")[night % 2],
+    "a and b": lambda night, _: f"model_{'ba'[night % 2]}",
+    "two numbers in turn": lambda night, _: f"slot-{2 - night % 2}",
+    "nought and one in turn": lambda night, _: f"model.{night % 2}",
+    "latest": lambda *_: "latest",
+    "one file name with a number": lambda *_: "als64",
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("backlog", ["newest", "every"])
+def test_every_night_is_published_without_configuration(root: Path, names: str, backlog: str) -> None:
+    """Ten nights, each trained after the one before; none is passed over and none comes again."""
+    world = World(root, backlog=backlog)
+    for night in range(NIGHTS):
+        when = START + dt.timedelta(days=night)
+        name = NAMES[names](night, when)
+        world.write(name, when.timestamp())
+        assert world.turn() == [name], f"night {night + 1}: {world.look()[name].reason}"
+
+
+@pytest.mark.parametrize(
+    "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"])
+def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) -> None:
+    """A backfill is shown as changed and younger, with what publishes it, and the next night goes on as ever."""
+    nights = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
+    for night, name in enumerate(nights[:4]):
+        world.write(name, START.timestamp() + night * DAY)
+        world.turn()
+    for old in nights[:2]:
+        world.write(old, START.timestamp() + 3.5 * DAY)
+    assert world.turn() == []
+    entry = world.look()[nights[0]]
+    assert (entry.state, entry.younger) == ("changed", True)
+    assert "watch.order: mtime" in entry.reason
+    assert "embsync sync " in entry.reason
+    world.write(nights[4], START.timestamp() + 4 * DAY)
+    assert world.turn() == [nights[4]]
+    assert not world.look()[nights[0]].younger
+
+
+def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None:
+    """A day that was missing and is delivered after later ones: skipped, and said to be younger."""
+    for night in (1, 2, 4):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        world.turn()
+    world.write("day=3", START.timestamp() + 5 * DAY)
+    assert world.turn() == []
+    assert (world.look()["day=3"].state, world.look()["day=3"].younger) == ("skipped", True)
+
+
+@pytest.mark.parametrize("order", ["auto", "name", "mtime"])
+@pytest.mark.parametrize("how", ["deleted", "half of it gone", "moved away and back", "newest deleted"])
+def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) -> None:
+    """Retention deletes old days, at once or file by file: nothing is published for it."""
+    world = World(root, order=order)
+    for night in range(1, 5):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        world.turn()
+    if how == "deleted":
+        shutil.rmtree(world.watch / "day=1")
+    elif how == "half of it gone":
+        (world.watch / "day=1" / "item_ids.npy").unlink()
+    elif how == "newest deleted":
+        shutil.rmtree(world.watch / "day=4")
+    else:
+        shutil.copytree(world.watch / "day=1", root / "aside")
+        shutil.rmtree(world.watch / "day=1")
+        (root / "aside").rename(world.watch / "day=1")
+    assert world.turn() == []
+    if how == "half of it gone":
+        assert world.look()["day=1"].state == "changed"
+    if how == "moved away and back":
+        assert world.look()["day=1"].state == "published"
+    assert not any(entry.younger for entry in world.look().values())
+    world.write("day=5", START.timestamp() + 5 * DAY)
+    assert world.turn() == ["day=5"]
+
+
+@pytest.mark.parametrize("order", ["auto", "name"])
+@pytest.mark.parametrize("outcome", ["refused", "failed"])
+@pytest.mark.parametrize("removed", [True, False])
+@pytest.mark.parametrize("name", ["experiment-a", "zzz", "day=99", "2031-01-01"])
+def test_what_was_not_published_is_no_mark(root: Path, order: str, outcome: str, removed: bool, name: str) -> None:
+    """A refused or ill-formed directory, there or gone, keeps no night back, however its name sorts."""
+    world = World(root, order=order)
+    for night in range(1, 4):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        world.turn()
+    stray = world.write(name, START.timestamp() + 3.2 * DAY)
+    assert world.turn(outcome) in ([name], [])
+    if removed:
+        shutil.rmtree(stray)
+    for night in range(4, 7):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        assert world.turn() == [f"day={night}"]
+
+
+def test_a_name_beside_the_dates_keeps_no_date_back(world: World) -> None:
+    """``latest`` is a copy that is made anew after each night: both are published, under either name."""
+    for night in range(NIGHTS):
+        when = START + dt.timedelta(days=night)
+        name = when.strftime("%Y-%m-%d")
+        world.write(name, when.timestamp())
+        assert world.turn() == [name]
+        world.write("latest", when.timestamp() + 60)
+        assert world.turn() == ["latest"]
+
+
+def test_with_order_name_what_is_passed_over_is_told(root: Path) -> None:
+    """Where the configuration or an earlier release says that names are the order, run ids are passed over by name."""
+    world = World(root, order="name")
+    world.write("latest", START.timestamp())
+    world.turn()
+    world.write("2026-10-25", START.timestamp() + DAY)
+    assert world.turn() == []
+    entry = world.look()["2026-10-25"]
+    assert (entry.state, entry.younger) == ("skipped", True)
+    assert "watch.order: mtime" in entry.reason
+
+
+@pytest.mark.parametrize("shuffled", range(3))
+@pytest.mark.parametrize("names", ["days", "hive partitions", "semantic versions"])
+def test_a_history_copied_without_its_times_goes_by_its_names(root: Path, names: str, shuffled: int) -> None:
+    """``cp -r``, ``git checkout`` and ``untar -m`` write in any order within minutes: the last name is the newest."""
+    world = World(root)
+    nights = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(NIGHTS)]
+    for place, name in enumerate(random.Random(shuffled).sample(nights, NIGHTS)):
+        world.write(name, START.timestamp() + 20 * DAY + 40 * place)
+    assert world.turn() == [nights[-1]]
+    world.write(NAMES[names](NIGHTS, START + dt.timedelta(days=NIGHTS)), START.timestamp() + 21 * DAY)
+    assert len(world.turn()) == 1
+
+
+def test_two_days_copied_without_their_times_go_by_their_names(root: Path) -> None:
+    """The second was written before the first, within a minute."""
+    world = World(root, backlog="every")
+    world.write("day=10", START.timestamp())
+    world.write("day=9", START.timestamp() + 30)
+    assert world.turn() == ["day=9", "day=10"]
+
+
+def test_equal_times_go_by_name(root: Path) -> None:
+    """An archive whose files all have one time, such as 1970: natural order, also for what is added later."""
+    world = World(root, backlog="every")
+    for name in ("run-b2", "run-10", "run-9"):
+        world.write(name, 0.0)
+    assert world.turn() == ["run-9", "run-10", "run-b2"]
+    world.write("run-c1", 0.0)
+    assert world.turn() == ["run-c1"]
+
+
+def test_a_history_copied_with_its_times_goes_by_them(world: World) -> None:
+    """``rsync -a`` of run ids: the youngest is published, and the rest is skipped."""
+    names = [NAMES["mlflow"](night, START) for night in range(NIGHTS)]
+    for night, name in enumerate(names):
+        world.write(name, START.timestamp() + night * DAY)
+    assert world.turn() == [names[-1]]
+
+
+@pytest.mark.parametrize("names", ["days", "hive partitions"])
+def test_a_clock_that_is_behind_keeps_no_night_back(world: World, names: str) -> None:
+    """One of the machines that train has a clock three days slow: numbers and dates tell better."""
+    for night in range(NIGHTS):
+        when = START + dt.timedelta(days=night)
+        name = NAMES[names](night, when)
+        world.write(name, when.timestamp() - 3 * DAY * (night == 6))
+        assert world.turn() == [name]
+
+
+def test_a_clock_that_is_ahead_keeps_no_night_back(world: World) -> None:
+    """A snapshot with a time in the far future counts as written when it was published."""
+    world.write("3f", dt.datetime.now(dt.UTC).timestamp() + 4000 * DAY)
+    assert world.turn() == ["3f"]
+    world.write("1a", dt.datetime.now(dt.UTC).timestamp() + 2)
+    assert world.turn() == ["1a"]
+
+
+def test_numbers_are_decided_once(world: World) -> None:
+    """Written down at the third night; neither a rewrite nor a restart nor more nights change it."""
+    for night in (1, 2, 3):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        world.turn()
+    told = (world.store.root / "order.json").read_bytes()
+    assert b'"day=#"' in told
+    world.write("day=1", START.timestamp() + 4 * DAY)
+    world.write("day=2", START.timestamp() + 5 * DAY)
+    assert world.turn() == []
+    assert (world.store.root / "order.json").read_bytes() == told
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b'{"order": "none"}', b"[" * 9999])
+def test_a_damaged_decision_is_made_anew(world: World, damage: bytes) -> None:
+    """The journal tells it again, and nothing old comes back."""
+    for night in (1, 2, 3, 4):
+        world.write(f"day={night}", START.timestamp() + night * DAY)
+        world.turn()
+    (world.store.root / "order.json").write_bytes(damage)
+    world.write("day=2", START.timestamp() + 5 * DAY)
+    assert world.turn() == []
+    assert b'"day=#"' in (world.store.root / "order.json").read_bytes()
+
+
+def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
+    """It ordered by name: a younger run id is passed over as before, and told."""
+    world = World(root)
+    world.journal(world.write("9f", START.timestamp()), listing=None)
+    world.write("3a", START.timestamp() + DAY)
+    assert world.turn() == []
+    assert world.look()["3a"].younger
+    world.write("a1", START.timestamp() + 2 * DAY)
+    assert world.turn() == ["a1"]
+    assert b'"name"' in (world.store.root / "order.json").read_bytes()
+
+
+def test_who_only_looks_writes_nothing(world: World) -> None:
+    """``status`` may be run by anybody."""
+    world.write("day=1", START.timestamp())
+    world.look()
+    assert not (world.store.root / "order.json").exists()
+
+
+def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
+    """A link that leads to a fresh checkout each night: what was handled before counts there too."""
+    world = World(root)
+    for name in ("one", "two", "three"):
+        (root / name).mkdir()
+    world.watch.rmdir()
+    for tree, nights in (("one", [1, 2, 3]), ("two", [1, 2, 3, 4]), ("three", [1, 2, 3])):
+        world.watch.unlink(missing_ok=True)
+        world.watch.symlink_to(tree)
+        for night in nights:
+            world.write(f"day={night}", START.timestamp() + 100 * night)
+        assert world.turn() == {"one": ["day=3"], "two": ["day=4"], "three": []}[tree]
