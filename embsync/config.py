@@ -54,13 +54,20 @@ class WatchConfig(_Section, frozen=True):
     backlog: Literal["newest", "every"] = "newest"
 
 
+class SideColumns(_Section, frozen=True):
+    """The name of a column on each side."""
+
+    items: str = "auto"
+    users: str = "auto"
+
+
 class SnapshotConfig(_Section, frozen=True):
     """How snapshots are read."""
 
     layout: Literal["auto", "npy", "npz", "parquet", "safetensors", "word2vec"] = "auto"
     sides: Literal["auto", "both", "items"] = "auto"
-    id_column: str = "auto"
-    vector_column: str = "auto"
+    id_column: str | SideColumns = "auto"
+    vector_column: str | SideColumns = "auto"
     weight_column: str | None = None
     row_number_ids: bool = False
     max_bytes: int = 256 * 1024**3

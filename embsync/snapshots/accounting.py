@@ -125,7 +125,11 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
     if not says.finished and (says.side is None or says.side not in claim.sides):
         return _unfinished(entry)
     if says.side is not None and says.side not in claim.sides:
+        if says.role == "ids" and any(names.side_of(name) == says.side for name in claim.entries):
+            return None  # ids under a name that is not read: opening the side says so
         what, how = conversion_of(place.child(entry.name), entry.kind) or ("not read", None)
+        if says.role != "vectors":
+            how = None
         instead = f"or set snapshot.sides: items if {says.side} are not to be published"
         return Missing(f"{entry.shown}, which looks like {says.side} and is {what}", f"{says.side} as they are read",
                        f"{how}; {instead}" if how else instead)

@@ -14,6 +14,7 @@ from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
+from embsync.snapshots.columns import FLOATS, Columns, choose
 from embsync.snapshots.files import FileBytes, Place
 from embsync.snapshots.ids import LONGEST_ID, joined
 from embsync.snapshots.names import side_of
@@ -26,10 +27,6 @@ EXPECTS = "items and users (or Spark's itemFactors and userFactors), each one .p
 _SUFFIX = ".parquet"
 _NAMES = {ITEMS: ("items", "itemFactors"), USERS: ("users", "userFactors")}
 
-#: Spark ALS, autofaiss, and what people name them; the first that is there is taken.
-_VECTOR_COLUMNS = ("features", "embedding", "embeddings", "vector", "vectors", "factors")
-_ID_COLUMNS = ("id", "ids")
-_FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8"}
 _ID_TYPES = {"integer": np.dtype(np.int64), "string": np.dtype("S1")}
 
 #: Rows of a batch of ids or weights: at most 8 MiB of the longest strings.
@@ -70,6 +67,7 @@ class Part:
     place: Place
     rows: int
     columns: Mapping[str, str]
+    types: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConf
     if not filled:
         raise SnapshotError("no rows", where=str(place), found=f"{len(parts)} files without rows",
                             expected="at least one row")
-    chosen = _choose_columns(side, filled[0], config)
+    chosen = choose(side, Columns(str(filled[0].place), filled[0].columns, filled[0].types), config)
     for part in filled[1:]:
         for name in filter(None, chosen):
             if part.columns.get(name) != filled[0].columns[name]:
@@ -200,7 +198,7 @@ def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConf
 
 
 def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders) -> ParquetRows:
-    dtype = np.dtype(_FLOATS[parts[0].columns[column]])
+    dtype = np.dtype(FLOATS[parts[0].columns[column]])
     with decoders.one() as decoder, parts[0].place.open() as file:
         width = int(decoder.ask(str(parts[0].place), "width", {"column": column}, file.fileno())["width"])
     require_vectors(dtype, (parts[0].rows, width), f"{parts[0].place}({column})")
@@ -210,40 +208,9 @@ def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders
 def _describe(place: Place, decoders: Decoders) -> Part:
     with decoders.one() as decoder, place.open() as file:
         answer: Message = decoder.ask(str(place), "describe", {}, file.fileno())
-    names = [name for name, _ in answer["columns"]]
+    names = [name for name, _, _ in answer["columns"]]
     if len(set(names)) != len(names) or not 0 <= answer["rows"] < 2**62:
         raise SnapshotError("column names repeat or the number of rows is absurd", where=str(place),
                             found=f"{answer['rows']} rows, columns {', '.join(names)[:200]}", expected="each name once")
-    return Part(place, answer["rows"], dict(answer["columns"]))
-
-
-def _choose_columns(side: str, part: Part, config: SnapshotConfig) -> tuple[str, str | None, str | None]:
-    weight = config.weight_column
-    if weight is not None and part.columns.get(weight) not in {"integer", "float"}:
-        raise _no_column("weight", part, f"a column of numbers named {weight}")
-    vectors = _choose("vector", part, config.vector_column, _VECTOR_COLUMNS, set(_FLOATS))
-    if vectors is None:
-        raise _no_column("vector", part, "a list of float16, float32 or float64")
-    others = Part(part.place, part.rows, {name: kind for name, kind in part.columns.items() if name != weight})
-    names = (*_ID_COLUMNS, f"{side[:-1]}_id", f"{side[:-1]}Id", side[:-1])
-    ids = _choose("id", others, config.id_column, names, set(_ID_TYPES))
-    if ids is None and not config.row_number_ids:
-        raise _no_column("id", part, "integers or strings")
-    return vectors, ids, weight
-
-
-def _choose(what: str, part: Part, configured: str, names: tuple[str, ...], kinds: set[str]) -> str | None:
-    fitting = [name for name, kind in part.columns.items() if kind in kinds]
-    if configured != "auto":
-        if configured not in fitting:
-            raise _no_column(what, part, f"{' or '.join(sorted(kinds))} in a column named {configured}")
-        return configured
-    known = [name for name in names if name in fitting]
-    if known or len(fitting) <= 1:
-        return next(iter(known or fitting), None)
-    raise _no_column(what, part, f"one that is the {what}", f"set snapshot.{what}_column")
-
-
-def _no_column(what: str, part: Part, expected: str, hint: str | None = None) -> SnapshotError:
-    found = ", ".join(f"{name} ({kind})" for name, kind in part.columns.items())
-    return SnapshotError(f"no {what} column", where=str(part.place), found=found[:300], expected=expected, hint=hint)
+    return Part(place, answer["rows"], {name: kind for name, kind, _ in answer["columns"]},
+                {name: full for name, _, full in answer["columns"]})

@@ -6,7 +6,8 @@ or crashes ends here, and the other side turns that into a refusal. It opens no 
 
 Messages are JSON. A request comes with the handles of a parquet file and, for ``read``, of shared memory::
 
-    {"describe": {}}            -> {"rows": 7, "columns": [["id", "integer"], ["v", "list float32"]]}
+    {"describe": {}}
+        -> {"rows": 7, "columns": [["id", "integer", "int64"], ["v", "list float32", "list<element: float>"]]}
     {"width": {"column": "v"}}  -> {"width": 64}
     {"read": {"column": "id", "as": "integers", "batch": 8192, "slots": 4, "slot_bytes": 65536}}
         -> {"rows": 7, "type": "integer"}, {"slot": 0, "rows": 7} …, {"end": 7}
@@ -39,6 +40,7 @@ _BUFFER = 1024**2
 #: Together they fit one message of the socket.
 _MOST_COLUMNS = 200
 _LONGEST_NAME = 80
+_LONGEST_TYPE = 40
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 Message = dict[str, Any]
@@ -71,6 +73,12 @@ def limit_memory() -> None:
 def _lower(kind: int, limit: int) -> None:
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _shown(kind: Any) -> str:
+    """Return an Arrow type for people, in a few plain characters, as names in it are the file's."""
+    plain = str(kind)[:_LONGEST_TYPE].encode("ascii", "replace").decode()
+    return "".join(character if character.isprintable() else "?" for character in plain)
 
 
 class Decoder:
@@ -117,11 +125,11 @@ class Decoder:
             else:
                 self._stream(file, arguments, handles[1])
 
-    def _columns(self, file: Any) -> list[tuple[str, str]]:
+    def _columns(self, file: Any) -> list[tuple[str, str, str]]:
         schema = file.schema_arrow
         if len(schema) > _MOST_COLUMNS:
             raise Refused("too many columns", len(schema), f"at most {_MOST_COLUMNS}")
-        return [(field.name[:_LONGEST_NAME], self._kind(field.type)) for field in schema]
+        return [(field.name[:_LONGEST_NAME], self._kind(field.type), _shown(field.type)) for field in schema]
 
     def _kind(self, kind: Any) -> str:
         types = self._pa.types

@@ -18,10 +18,12 @@ import numpy as np
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.snapshots import names
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.ids import LONGEST_ID
+from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
@@ -172,6 +174,8 @@ def _open_side(side: str, place: Place, config: SnapshotConfig) -> IdentifiedSid
     if _IDS not in headers and not config.row_number_ids:
         raise SnapshotError("vectors without ids", where=str(place), found=", ".join(headers)[:200], expected=_IDS,
                             hint="set snapshot.row_number_ids: true if row numbers are the ids")
+    if config.row_number_ids:
+        reject_ids([name for name in headers if name == _IDS or names.parse(name).role == "ids"], str(place))
     columns = {}
     for name in (_IDS, _WEIGHTS):
         if name in headers:

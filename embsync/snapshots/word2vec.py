@@ -22,6 +22,7 @@ from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.ids import LONGEST_ID
+from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
 EXPECTS = "one .vec or .txt file of lines 'id number number …', with or without a first line 'count width'"
@@ -68,6 +69,8 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
             raise SnapshotError("not one text file of vectors", where=str(place),
                                 found=", ".join(file.name for file in files) or "none", expected="one")
         place = files[0]
+    if config.row_number_ids:
+        reject_ids(["the first word of each line"], str(place))
     rows = TextRows(place, _read_head(place), _count(place))
     require_vectors(np.dtype(np.float32), (rows.count, rows.width), str(place))
     with place.open() as file:
