@@ -22,6 +22,7 @@ from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
+from embsync.snapshots import stamp
 from embsync.store import Store
 
 
@@ -419,6 +420,23 @@ def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -
         process(Store(root), Request(path), configured(), swap)
     assert raised.value.transient
     assert snapshot_of(root) == before
+
+
+def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> None:
+    """Written through a memory map no time changes, nor any size, and the stamp stays: the fingerprint tells."""
+    path = write_npy(root.parent / "n0", night(0))
+    mapped = np.lib.format.open_memmap(path / "items.npy", "r+")
+    mapped[3, 1] += np.float32(0.0)  # from here on the page is the writer's: a write to it makes no trace
+    before = stamp(path)
+
+    def write(stage: str, share: float) -> None:
+        if stage == "reading" and share > 0.0:  # the items have been read
+            mapped[3, 1] = 2.0
+
+    with pytest.raises(SnapshotChanged, match="other contents in the second pass"):
+        process(Store(root), Request(path), configured(), write)
+    assert stamp(path) == before
+    assert Store(root).current() is None
 
 
 # two at once

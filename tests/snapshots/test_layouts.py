@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from snapshots.test_safetensors import write as write_safetensors
 from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots import FingerprintedRows, Snapshot, open_snapshot
+from embsync.snapshots import FingerprintedRows, Snapshot, combined, open_snapshot
 
 CONFIG = SnapshotConfig()
 
@@ -67,3 +69,35 @@ def test_a_configured_layout_is_the_only_one_tried(tmp_path: Path) -> None:
     path = write_npy(tmp_path / "s", model())
     with pytest.raises(SnapshotError, match=r"no known layout.*expected safetensors: items\.safetensors[^|]*$"):
         open_snapshot(path, SnapshotConfig(layout="safetensors"))
+
+
+CHANGES: dict[str, Callable[[Model], Model]] = {
+    "a number": lambda made: replace(made, items=made.items + np.eye(300, 8, dtype="f4")),
+    "a number of the other side": lambda made: replace(made, users=made.users + np.eye(200, 8, dtype="f4")),
+    "the sign of a zero": lambda made: replace(made, items=np.where(np.eye(300, 8) > 0, np.float32(-0.0), made.items)),
+    "an id": lambda made: replace(made, item_ids=np.where(np.arange(300) == 7, 10**9, made.item_ids)),
+    "an id of the other side": lambda made: replace(made, user_ids=made.user_ids[::-1]),
+    "the order of the rows": lambda made: replace(made, items=made.items[::-1], item_ids=made.item_ids[::-1]),
+    "ids as strings": lambda made: replace(made, item_ids=made.item_ids.astype("U"),
+                                           user_ids=made.user_ids.astype("U")),
+    "the type of the numbers": lambda made: made.typed("f8"),
+    "a row more": lambda made: replace(made, items=np.vstack([made.items, made.items[:1]]),
+                                       item_ids=np.append(made.item_ids, 10**9)),
+    "the sides exchanged": lambda made: Model(made.users, made.user_ids, made.items, made.item_ids),
+}
+
+
+def test_whatever_a_snapshot_says_is_in_its_fingerprint(tmp_path: Path) -> None:
+    """Two snapshots that would be published otherwise never have one fingerprint; the same data always has it."""
+    base = model()
+    base.items[0, 0] = 0.0
+    made = {"": base, **{name: change(base) for name, change in CHANGES.items()}}
+    found = {name: combined(digests(open_snapshot(write_npy(tmp_path / f"s{number}", one), CONFIG)))
+             for number, (name, one) in enumerate(made.items())}
+    assert len(set(found.values())) == len(found)
+    one_side = write_npz(tmp_path / "one.npz", base)
+    with np.load(one_side) as arrays:
+        np.savez(tmp_path / "items.npz", items=arrays["items"], item_ids=arrays["item_ids"])
+    alone = combined(digests(open_snapshot(tmp_path / "items.npz", CONFIG)))
+    assert alone not in found.values()
+    assert combined(digests(open_snapshot(write_npy(tmp_path / "again", base), CONFIG))) == found[""]

@@ -76,7 +76,8 @@ def test_part_files_of_any_size_come_in_natural_order_and_agreed_blocks(tmp_path
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=10, width=64)
     (tmp_path / "items").mkdir()
-    cuts = [0, 3, 3, 5000, 5001, 12000, *range(12100, 12107), rows]
+    cuts = [0, 3, 3, 2000, 2001, 5000, *range(5100, 5107), rows]  # none beyond the rows: every part counts
+    assert cuts == sorted(cuts)
     for number, (start, end) in enumerate(pairwise(cuts)):
         part = table(made.item_ids[start:end], made.items[start:end])
         pq.write_table(part, tmp_path / "items" / f"part-{number}.parquet", row_group_size=999)
@@ -384,3 +385,70 @@ def test_two_passes_may_run_at_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a, made.items[start : start + len(a)])
         np.testing.assert_array_equal(b, made.users[start : start + len(b)])
         np.testing.assert_array_equal(c, a)
+
+
+
+def _decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *changes: tuple[str, str]) -> None:
+    """Have decoders started from a copy of the script in which some text is another."""
+    text = parquet_process._SCRIPT.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    place.mkdir()
+    (place / "parquet_decoder.py").write_text(text)
+    monkeypatch.setattr(parquet_process, "_SCRIPT", place / "parquet_decoder.py")
+
+
+_SHORT = ("STEP_SECONDS = 6", "STEP_SECONDS = 0")
+_SPIN = "        while True:\n            pass\n"
+
+
+@pytest.mark.parametrize("where", ["    def _columns(self, file: Any) -> list[tuple[str, str]]:\n",
+                                   "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n"])
+def test_a_parser_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Its processor time is limited for the footer as for each batch; that is a refusal of the file."""
+    path = write(tmp_path / "s", model())
+    _decoder_with(monkeypatch, tmp_path / "script", _SHORT, (where, where + _SPIN))
+    with pytest.raises(SnapshotError, match="no end of work") as ended:
+        read(path)
+    assert not ended.value.transient
+
+
+@pytest.mark.torture
+def test_many_batches_may_take_longer_together_than_one_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is each batch's own: a large snapshot is no endless one."""
+    made = model(items=40 * block_rows(64), users=10, width=64)
+    write(tmp_path / "s", made)
+    where = "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n"
+    burn = ("        import time\n        end = time.process_time() + 0.2\n"
+            "        while time.process_time() < end:\n            pass\n")
+    _decoder_with(monkeypatch, tmp_path / "script", ("STEP_SECONDS = 6", "STEP_SECONDS = 2"), (where, where + burn))
+    np.testing.assert_array_equal(vectors(open_snapshot(tmp_path / "s", CONFIG).items), made.items)
+
+
+def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
+    """While a file is read the end of its processor time is one step away, and its memory is bounded: never endless."""
+    made = model(items=6 * block_rows(64), users=10, width=64)
+    opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
+    found: list[tuple[int, int]] = []
+    for _ in opened.items.blocks():
+        for process in _decoders():
+            limits = Path(f"/proc/{process}/limits").read_text()
+            seconds, memory = (re.search(rf"Max {name} +(\S+)", limits).group(1)  # type: ignore[union-attr]
+                               for name in ("cpu time", "address space"))
+            assert (seconds, memory) != ("unlimited", "unlimited")
+            found.append((int(seconds), int(memory)))
+    assert found
+    assert max(seconds for seconds, _ in found) < 60
+    assert max(memory for _, memory in found) < 8 * 2**30
+
+
+def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -> None:
+    """What the decoder had still to say about the first is not taken for the second's."""
+    made = model(items=6 * block_rows(64), users=10, width=64)
+    items = open_snapshot(write(tmp_path / "s", made), CONFIG).items
+    for _ in range(2):
+        blocks = items.blocks()
+        next(blocks)
+        blocks.close()  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(vectors(items), made.items)

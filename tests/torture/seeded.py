@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,7 +170,8 @@ def make(mistake: Mistake) -> Verdict:
         file.write_text(file.read_text().replace(mistake.old, mistake.new))
         for test in mistake.tests:  # each by itself: the second must not hide behind the first
             code, told = run_tests(root, [test])
-            outcome = {0: "NOT caught", 1: "caught"}.get(code, f"error {code}")
+            ended = code < 0 and code != -signal.SIGKILL  # by what the mistake did; SIGKILL may be anybody's
+            outcome = "caught" if code == 1 or ended else "NOT caught" if code == 0 else f"error {code}"
             if code == 0 and " passed" not in told:
                 outcome = "skipped"
             if outcome != "caught":
