@@ -114,7 +114,8 @@ class Decoder:
         # a path under /proc/self/fd is the handle again, and lets pyarrow read without Python in between
         with (
             self._pa.OSFile(f"/proc/self/fd/{handles[0]}") as source,
-            self._pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as file,
+            self._pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER,
+                                 page_checksum_verification=True) as file,
         ):
             if verb == "describe":
                 self._send({"rows": file.metadata.num_rows, "columns": self._columns(file)})

@@ -173,3 +173,25 @@ def test_an_archive_that_changes_is_noticed(tmp_path: Path) -> None:
     write_npz(path, model(items=20))
     with pytest.raises(SnapshotChanged):
         vectors(items)
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("rows", [3, 5000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("member", ["items", "item_ids", "users", "user_ids", "item_weights"])
+def test_a_member_that_is_not_as_its_checksum_says_is_refused(
+    tmp_path: Path, deflate: bool, rows: int, order: str, member: str
+) -> None:
+    """One changed bit in the last numbers of any member, short or long, stored or deflated, is ill-formed."""
+    made = model(items=rows, users=rows)
+    arrays = {**vars(made), "items": np.asarray(made.items, order=order), "item_weights": np.ones(rows)}
+    path = tmp_path / "m.npz"
+    (np.savez_compressed if deflate else np.savez)(path, **arrays)
+    with zipfile.ZipFile(path) as packed:
+        info = packed.getinfo(f"{member}.npy")
+    data = bytearray(path.read_bytes())
+    name, extra = struct.unpack("<HH", data[info.header_offset + 26 : info.header_offset + 30])
+    data[info.header_offset + 30 + name + extra + info.compress_size - 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=rf"m\.npz\({member}.npy\): ill-formed archive"):
+        read(path, CONFIG)

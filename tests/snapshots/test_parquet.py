@@ -452,3 +452,24 @@ def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -
         next(blocks)
         blocks.close()  # type: ignore[attr-defined]
         np.testing.assert_array_equal(vectors(items), made.items)
+
+
+@pytest.mark.parametrize("options", [
+    {"compression": "none", "use_dictionary": False}, {"compression": "none", "data_page_version": "2.0"},
+    {"compression": "zstd"}, {"compression": "snappy", "data_page_size": 200, "use_dictionary": False},
+])
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_page_that_is_not_as_its_checksum_says_is_refused(
+    tmp_path: Path, options: dict[str, object], column: int
+) -> None:
+    """Where the writer left checksums, one changed byte of ids or vectors is ill-formed, whatever it decodes to."""
+    made = model()
+    path = write(tmp_path / "s", made, write_page_checksum=True, **options) / "items.parquet"
+    read(path.parent, CONFIG)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(column)
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - (chunk.data_page_offset - (
+        chunk.dictionary_page_offset or chunk.data_page_offset)) - 9] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=r"items\.parquet.*(CRC|checksum|crc)"):
+        read(path.parent, CONFIG)
