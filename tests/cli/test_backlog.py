@@ -136,6 +136,10 @@ def test_a_refused_snapshot_waits_for_other_contents(runs: Runs) -> None:
     assert runs.sync() == [("day=2", "refused")]
     assert runs.sync() == []
     assert runs.states()["day=2"] == "refused"
+    (runs.watch / "day=2" / "_SUCCESS").touch()
+    assert runs.sync() == [("day=2", "unchanged")]
+    assert runs.sync() == []
+    assert runs.states()["day=2"] == "refused"
     good = night(2)
     assert not np.array_equal(good.item_ids, bad.item_ids)
     runs.leave("day=2", good)
