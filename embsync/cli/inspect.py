@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import importlib.metadata
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, table, warn
 from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
-from embsync.errors import NotFoundError, StoreError
-from embsync.pipeline.backlog import survey
+from embsync.errors import NotFoundError, SnapshotError, StoreError
+from embsync.pipeline.backlog import Entry, survey
 from embsync.pipeline.checks import describe
 from embsync.pipeline.verify import verify as verify_version
 from embsync.reader import open_version
@@ -38,12 +39,12 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Show what the store serves now, and what of its own files is damaged."""
     given = context(config_file, store, as_json)
     found = _status(given.store)
-    found["snapshots"] = _snapshots(given.store, given.config)
     try:
         found["daemon"] = daemon_now(given.store)
     except StoreError as error:
         found["daemon"] = None
         found["damage"].append(str(error))
+    found["snapshots"] = _snapshots(given.store, given.config, found["daemon"])
     if found["daemon"] is not None and found["daemon"]["running"]:
         found["damage"] += [what for what in found["daemon"].get("damage", ()) if what not in found["damage"]]
     code = 0 if found["intact"] else StoreError.exit_code
@@ -56,13 +57,27 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
         click.echo(f"damaged   {damage}")
     for line in daemon_lines(found["daemon"]):
         click.echo(line)
+    for line in _passed_over(found["snapshots"] or []):
+        click.echo(line)
     last = found["last_refusal"]
-    if last is not None:
+    if last is not None and not last["over"]:
         click.echo(f"refused   {(last.get('snapshot') or {}).get('name')} at {last['time']}: {last.get('reason')}")
     for entry in found["snapshots"] or []:
         what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
-        click.echo(f"  {entry['name']:<24} {entry['state'].replace('_', ' '):<14} {what}".rstrip())
+        click.echo(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip())
+        other = entry["daemon"]
+        if other is not None:
+            click.echo(f"  {'':<24} the daemon sees {other['state'].replace('_', ' ')}: {other['reason']}")
     return code
+
+
+def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the line that says which snapshots are younger than what was published, and not taken."""
+    names = [entry["name"] for entry in entries if entry["passed_over"]]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield (f"passed    {', '.join(names[-3:])}{more}: younger than all that was published, but ordered before it; "
+               "watch.order: mtime takes the youngest")
 
 
 def _tell_current(found: dict[str, Any]) -> None:
@@ -86,9 +101,8 @@ def _tell_current(found: dict[str, Any]) -> None:
 def _status(store: Store) -> dict[str, Any]:
     store.require()
     events = list(store.journal.events())
-    refusal = next((event for event in reversed(events) if event.event == "refused"), None)
     found: dict[str, Any] = {"store": str(store.root), "current": None, "locked": is_held(store.root / layout.LOCK),
-                             "versions": store.numbers(), "last_refusal": _event(refusal),
+                             "versions": store.numbers(), "last_refusal": _last_refusal(events),
                              "last_event": _event(events[-1]) if events else None, "intact": False,
                              "damage": [str(error) for error in store.damage()]}
     with contextlib.suppress(StoreError):
@@ -99,16 +113,37 @@ def _status(store: Store) -> dict[str, Any]:
     return found
 
 
-def _snapshots(store: Store, config: Config) -> list[dict[str, Any]] | None:
-    """Say of every directory in the watched one what it is; None when none is watched or it is not there."""
+def _last_refusal(events: list[Event]) -> dict[str, Any] | None:
+    """Return the last refusal; it is over when something was published since."""
+    over = False
+    for event in reversed(events):
+        if event.event == "refused":
+            return {**msgspec.to_builtins(event), "over": over}
+        over |= event.event == "published"
+    return None
+
+
+def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """Say of every directory in the watched one what it is; None when none is watched or it is not there.
+
+    Whoever asks may be allowed to read other things than the daemon: where it sees something else, that is said too.
+    """
     if config.watch.path is None:
         return None
+    seen = daemon.get("snapshots", {}) if daemon is not None and daemon["running"] else {}
     try:
         entries = survey(store, config).entries
     except NotFoundError:
         return None  # the daemon's lines say that it is missing
-    return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version}
-            for entry in entries]
+    except SnapshotError as error:  # who asks may not read it; the daemon may
+        return [{"name": name, "state": None, "reason": str(error), "version": None, "passed_over": one["passed_over"],
+                 "daemon": one} for name, one in seen.items()]
+    return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version,
+             "passed_over": entry.younger, "daemon": _if_other(entry, seen.get(entry.child.name))} for entry in entries]
+
+
+def _if_other(entry: Entry, seen: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if seen is None or seen["state"] == entry.state else seen
 
 
 def _current(manifest: Manifest) -> dict[str, Any]:

@@ -45,6 +45,9 @@ def sync(
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = survey(given.store, given.config)
+    for entry in found.entries:
+        if entry.younger:
+            warn(f"embsync: warning: {entry.child.name}: {entry.reason}")
     waiting = found.queue
     if not waiting and not given.as_json:
         click.echo(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")

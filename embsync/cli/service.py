@@ -82,6 +82,8 @@ def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
         watch = found["watch"]
         how = f" ({watch['reason']})" if watch["reason"] else ""
         yield f"watch     {watch['path']}: {watch['health']}{how}; next scan {watch['next_scan']}"
+        if found.get("order"):
+            yield f"order     {found['order']}"
     else:
         yield f"daemon    not running; it was {found['state']} at {found['updated']}"
     if found["queue"]:

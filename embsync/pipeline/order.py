@@ -67,6 +67,11 @@ class Order:
         What is there now.
     decided : Decided or None
         What was decided earlier.
+
+    Attributes
+    ----------
+    last_published : float
+        Wall clock of the last publish from this directory, 0 before the first.
     """
 
     def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None) -> None:
@@ -80,7 +85,7 @@ class Order:
         self._published = sorted((self._compared(one) for one in history.publications),
                                  key=lambda one: one.key, reverse=True)
         self._youngest = max((one.mtime_ns for one in history.publications), default=0)
-        self._last = max((one.published for one in history.publications), default=0.0)
+        self.last_published = max((one.published for one in history.publications), default=0.0)
 
     def __str__(self) -> str:
         """Return the order in words."""
@@ -110,7 +115,7 @@ class Order:
     def is_younger(self, child: Child) -> bool:
         """Return whether a child's contents are younger than all that was published: whoever passes it over says so."""
         return child.mtime_ns > self._youngest and (
-            child.mtime_ns > self._last * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS)
+            child.mtime_ns > self.last_published * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS)
 
     def sorted(self, children: Iterable[Child]) -> list[Child]:
         """Return children in order; a member of a series never counts as younger than one of a higher number."""

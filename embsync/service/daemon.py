@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,11 +21,13 @@ from embsync.service.hold import HOLD, Hold, held
 from embsync.service.job import Job, Outcome
 from embsync.service.lookout import Lookout, journal_mark
 from embsync.service.metrics import METRICS
+from embsync.service.notices import Notices
 from embsync.service.notify import notify, reloading, watchdog_seconds
 from embsync.service.ownership import Ownership, StoreLostError, only_daemon
-from embsync.service.report import Now, Report, problem
+from embsync.service.problems import Problems
+from embsync.service.report import Now, Report
 from embsync.service.signals import Requests, noted
-from embsync.service.status import Problem, Retry, State, Work
+from embsync.service.status import Retry, State, Work
 from embsync.service.worker import Worker
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
@@ -61,7 +62,8 @@ class Daemon:
         self._watchdog = watchdog_seconds()
         self._entry: Entry | None = None
         self._held: Hold | None = None
-        self._problem: Problem | None = None
+        self._problems = Problems()
+        self._notices = Notices()
         self._damage: tuple[str, tuple[int, ...]] | None = None
         self._on_publish: str | None = None
         self._ownership: Ownership | None = None
@@ -95,10 +97,10 @@ class Daemon:
         _sweep_own_files(self._store)
         self._tick(lambda _: self._attempts.load())
         self._worker.warm()
-        self._tick(self._lookout.check)
         log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, pid=os.getpid())
+        self._tick(self._check_watch, "watch")
         self._requests.look_now()
-        self._tick(lambda _: self._tell("starting", "looking for the first time"))
+        self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")
         notify("READY=1")
 
     def main_loop(self) -> None:
@@ -114,9 +116,13 @@ class Daemon:
         self._ownership.require()
         if self._requests.take_reload():
             self._reload()
-        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair, self._look, self._start_hook,
-                     self._begin, self._tell_state):
+        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair):
             self._tick(duty)
+        for duty in (self._check_watch, self._look):
+            self._tick(duty, "watch")
+        for duty in (self._start_hook, self._begin):
+            self._tick(duty)
+        self._tick(self._tell_state, "status")
         self._ping(time.monotonic())
 
     def shutdown(self) -> None:
@@ -136,15 +142,15 @@ class Daemon:
             self._tick(lambda _: self._attempts.told(entry))
         if at_work:
             self._sweep()
-        self._tick(lambda _: self._tell("stopped", "stopped"))
+        self._tick(lambda _: self._tell("stopped", "stopped"), "status")
 
-    def _tick(self, work: Callable[[float], None]) -> None:
+    def _tick(self, work: Callable[[float], None], source: str = "work") -> None:
         """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
         try:
             with storage_errors(self._store.root):
                 work(time.monotonic())
         except EmbsyncError as error:
-            self._note("error", str(error))
+            self._problems.note(source, str(error), event="error")
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -157,15 +163,25 @@ class Daemon:
     def _at_rest(self) -> bool:
         return self._worker.job is None and not self._hook.running
 
-    def _look(self, now: float) -> None:
-        before = self._lookout.health
+    def _check_watch(self, now: float) -> None:
+        before = self._lookout.told
         self._lookout.check(now)
-        if self._lookout.due_in(now) <= 0.0:
-            self._lookout.look(now)
-        health = self._lookout.health
-        if (health.state, health.reason) != (before.state, before.reason):
+        health = self._lookout.told = self._lookout.health
+        if before is None or (health.state, health.reason) != (before.state, before.reason):
             level = logging.INFO if health.state == "events" else logging.WARNING
             log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._lookout.path))
+
+    def _look(self, now: float) -> None:
+        if self._lookout.due_in(now) > 0.0:
+            return
+        self._lookout.look(now)
+        self._problems.over("watch")
+        if self._lookout.health.state != "missing":
+            self._notices.tell(self._lookout.entries, self._lookout.order)
+        snapshot = self._problems.snapshot("work")
+        gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._lookout.entries)
+        if snapshot is not None and (gone or self._lookout.last_published > self._problems.since("work")):
+            self._problems.over("work")
 
     def _see_hold(self, _now: float) -> None:
         before, self._held = self._held, held(self._store.root)
@@ -236,7 +252,9 @@ class Daemon:
         level = logging.WARNING if told else logging.INFO
         log(level, outcome.kind, **fields)
         if outcome.kind == "failed":
-            self._problem = problem(outcome.what, entry.child.name)
+            self._problems.note("work", outcome.what, snapshot=entry.child.name)
+        if outcome.kind in {"published", "unchanged"}:
+            self._problems.over("work")
         if outcome.kind == "held":
             self._attempts.told(entry)
             return
@@ -250,7 +268,7 @@ class Daemon:
         why: Vain = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
         self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
         attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
-        self._problem = problem(outcome.what, entry.child.name)
+        self._problems.note("work", outcome.what, snapshot=entry.child.name)
         log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
         if crashed:
             self._sweep()
@@ -262,7 +280,8 @@ class Daemon:
     def _set_aside(self, entry: Entry, reason: str) -> None:
         set_aside(self._store, entry, f"set aside: {reason}")
         self._attempts.forget()
-        self._problem = problem(f"set aside: {reason}", entry.child.name)
+        self._problems.note("work", f"set aside: {reason}", snapshot=entry.child.name)
+        self._counted["embsync_set_aside_total"] += 1
         log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
         self._requests.look_now()
 
@@ -286,7 +305,9 @@ class Daemon:
         self._on_publish = f"version {self._hook.version}: {how or 'well'}"
         if how:
             self._counted["embsync_on_publish_failures_total"] += 1
-            self._problem = problem(how)
+            self._problems.note("on_publish", how)
+        else:
+            self._problems.over("on_publish")
         log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
         hook.note(self._store, self._hook.version, how or None)
 
@@ -299,8 +320,9 @@ class Daemon:
                 raise UsageError("store.path changed", found=fresh.store.path, expected=str(self._store.root),
                                  hint="restart the daemon to serve another store")
         except EmbsyncError as error:
-            self._note("reload_failed", str(error))
+            self._problems.note("reload", str(error), event="reload_failed")
         else:
+            self._problems.over("reload")
             self._adopt(fresh)
             log(logging.INFO, "reloaded")
         notify("READY=1")
@@ -341,21 +363,16 @@ class Daemon:
         work = None
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
-        self._report.tell(Now(state, doing, self._lookout, self._held, work, retry, self._problem, self._on_publish,
-                              self._damage and self._damage[0], self._counted))
+        said = Now(state, doing, self._lookout, self._held, work, retry, self._problems.latest, self._on_publish,
+                   self._damage and self._damage[0], self._counted)
+        if self._report.tell(said):
+            self._problems.over("status")
 
     def _ping(self, now: float) -> None:
         """Tell the service manager that there is progress, while there is."""
         working = self._worker.job is not None  # a hook ends by its own limit, and the loop turns meanwhile
         if self._watchdog is not None and (not working or now - self._worker.progressed < self._watchdog / 2):
             notify("WATCHDOG=1")
-
-    def _note(self, event: str, what: str) -> None:
-        """Keep an error in sight; the same one is logged once."""
-        before = "" if self._problem is None else self._problem.what
-        if _without_random_names(before) != _without_random_names(what):
-            log(logging.ERROR, event, reason=what)
-        self._problem = problem(what)
 
     def _sweep(self) -> None:
         with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
@@ -364,10 +381,6 @@ class Daemon:
     def _end_at_once(self) -> None:
         self._hook.kill()
         self._worker.kill()
-
-
-def _without_random_names(what: str) -> str:
-    return re.sub(r"-[0-9a-f]{8}\b", "", what)
 
 
 def _watching(config: Config) -> Config:

@@ -33,12 +33,16 @@ class Lookout:
     ----------
     path : Path
     health : Health
+    told : Health or None
+        What was said of it last, kept by who says it.
     entries : list of Entry
         Every child as of the last look.
     queue : list of Entry
         Those to be handled, in order.
     order : str or None
         What comes after what, in words; None before the first look.
+    last_published : float
+        Wall clock of the last publish from this directory.
     looked : float or None
         Wall clock of the last look.
     """
@@ -58,9 +62,11 @@ class Lookout:
         self._not_before = 0.0
         self.rescan_at = 0.0
         self.health = Health("missing", "not looked at yet")
+        self.told: Health | None = None
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
         self.order: str | None = None
+        self.last_published = 0.0
         self.looked: float | None = None
         self.looks = 0
 
@@ -109,6 +115,7 @@ class Lookout:
         if journal != self._journal:
             found = survey(self._store, self._config, self._found, keep=True)
             self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
+            self.last_published = found.order.last_published
             self._journal = journal
 
     def put_off(self, child: Child, reason: str, now: float) -> None:

@@ -16,6 +16,8 @@ from embsync.store.manifest import Manifest
 METRICS = "metrics.prom"
 
 _OUTCOMES = ("published", "refused", "failed", "unchanged")
+#: States of snapshots that are there and not taken.
+_NOT_TAKEN = ("waiting", "not_permitted", "skipped", "changed")
 _STATES = ("starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped")
 
 
@@ -29,12 +31,15 @@ class Figures:
         Events of the journal by kind; they outlive the daemon.
     counted : mapping
         Counters since the daemon's start, by metric name.
+    found : mapping
+        Snapshots in the watched directory by state, and those passed over as ``passed_over``.
     """
 
     status: Status
     manifest: Manifest | None
     outcomes: Mapping[str, int]
     counted: Mapping[str, int]
+    found: Mapping[str, int]
     now: float
     looked: float | None
     started: float
@@ -77,9 +82,15 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         ("embsync_worker_crashes_total", "Deaths of the process that handles snapshots, since the daemon started."),
         ("embsync_errors_total", "Attempts that failed for reasons that may pass, since the daemon started."),
         ("embsync_on_publish_failures_total", "Failures of store.on_publish, since the daemon started."),
+        ("embsync_set_aside_total", "Snapshots set aside because trying again was in vain, since the daemon started."),
         ("embsync_scans_total", "Looks at the watched directory, since the daemon started."),
     ):
         yield name, "counter", told, [({}, figures.counted.get(name, 0))]
+    yield ("embsync_watched_snapshots", "gauge", "Snapshots in the watched directory that are not taken, by state.",
+           [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN])
+    yield ("embsync_passed_over_snapshots", "gauge",
+           "Snapshots that are skipped or changed although they are younger than all that was published.",
+           [({}, float(figures.found.get("passed_over", 0)))])
     yield ("embsync_daemon_state", "gauge", "1 for the state the daemon is in.",
            [({"state": state}, float(state == status.state)) for state in _STATES])
     for name, told, value in (

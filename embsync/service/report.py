@@ -17,12 +17,14 @@ from embsync.service import metrics, status
 from embsync.service.hold import Hold
 from embsync.service.lookout import Lookout, journal_mark
 from embsync.service.notify import notify
-from embsync.service.status import Current, Problem, Retry, State, Status, Watch, Work
+from embsync.service.status import Current, Problem, Retry, Seen, State, Status, Watch, Work
 from embsync.store import Store
 from embsync.store.manifest import Manifest
 
 #: While work goes on, the file follows its progress so often.
 _PROGRESS_SECONDS = 1.0
+#: Snapshots listed in the file, which is written at each rescan: the newest, and with others that stand out so many.
+_MOST_SEEN, _MOST_LISTED = 100, 1_000
 
 
 @dataclass
@@ -58,8 +60,8 @@ class Report:
         self._damage: list[str] = []
         self._inspected: object = None
 
-    def tell(self, now: Now) -> None:
-        """Write what changed.
+    def tell(self, now: Now) -> bool:
+        """Write what changed; return whether anything was written.
 
         Raises
         ------
@@ -76,9 +78,10 @@ class Report:
                now.lookout.health)
         moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
         if key == self._key and not moved:
-            return
+            return False
         self._key, self._written = key, moment  # a disk that is full is asked again at the next look, not at once
         self._write(now)
+        return True
 
     def _write(self, now: Now) -> None:
         self._look_for_damage(now.lookout.looks)
@@ -88,7 +91,8 @@ class Report:
         made = self._status(now, manifest, wall)
         status.write(self._store, made)
         metrics.write(self._store, metrics.Figures(
-            made, manifest, self._outcomes, {**now.counted, "embsync_scans_total": now.lookout.looks}, wall,
+            made, manifest, self._outcomes, {**now.counted, "embsync_scans_total": now.lookout.looks},
+            _counts(now.lookout.entries), wall,
             now.lookout.looked, self._started))
 
     def _read_journal(self) -> None:
@@ -100,6 +104,8 @@ class Report:
             self._outcomes[event.event] += 1
             if event.event == "refused":
                 self._refusal = Problem(event.time, event.reason or "", (event.snapshot or {}).get("name"))
+            elif event.event == "published" and self._refusal is not None and self._refusal.over is None:
+                self._refusal = msgspec.structs.replace(self._refusal, over=event.time)
 
     def _look_for_damage(self, looks: int) -> None:
         """Look after the store's own records as often as after the watched directory; log what is damaged, once."""
@@ -128,17 +134,13 @@ class Report:
             current=None if manifest is None else Current(manifest.version, manifest.snapshot.name, manifest.created,
                                                           metrics.age(manifest, wall)),
             queue=[entry.child.name for entry in lookout.queue], waiting=_waiting(lookout.entries),
+            snapshots=_seen(lookout.entries), order=lookout.order,
             work=now.work, retry=now.retry, held=None if now.held is None else msgspec.to_builtins(now.held),
             last_refusal=self._refusal, last_error=now.last_error, on_publish=now.on_publish,
             watch=Watch(str(lookout.path), lookout.health.state, lookout.health.reason, lookout.health.armed,
                         status.at(lookout.looked), _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0))),
             damage=[*([] if now.damage is None else [now.damage]), *self._damage],
         )
-
-
-def problem(error: EmbsyncError | str, snapshot: str | None = None) -> Problem:
-    """Return an error as it is shown, dated now."""
-    return Problem(_at(time.time()), str(error), snapshot)
 
 
 def _at(seconds: float) -> str:
@@ -149,3 +151,15 @@ def _at(seconds: float) -> str:
 
 def _waiting(entries: list[Entry]) -> dict[str, str]:
     return {entry.child.name: entry.reason for entry in entries if entry.state in {"waiting", "not_permitted"}}
+
+
+def _seen(entries: list[Entry]) -> dict[str, Seen]:
+    """Return the newest of what is there, and what stands out of the rest."""
+    shown = [entry for place, entry in enumerate(reversed(entries))
+             if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}]
+    return {entry.child.name: Seen(entry.state, entry.reason, entry.younger)
+            for entry in reversed(shown[:_MOST_LISTED])}
+
+
+def _counts(entries: list[Entry]) -> Counter[str]:
+    return Counter([entry.state for entry in entries] + ["passed_over" for entry in entries if entry.younger])

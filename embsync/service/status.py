@@ -21,11 +21,12 @@ State = Literal["starting", "idle", "working", "retrying", "held", "blind", "sto
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that went wrong, when, and with which snapshot."""
+    """Something that went wrong, when, and with which snapshot; ``over`` is when a later one was published."""
 
     time: str
     what: str
     snapshot: str | None = None
+    over: str | None = None
 
 
 class Current(msgspec.Struct, frozen=True):
@@ -64,6 +65,17 @@ class Watch(msgspec.Struct, frozen=True):
     next_scan: str | None
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """A snapshot as the daemon sees it: its state, as in ``embsync status``, why, and whether it is passed over.
+
+    Passed over is one that is skipped or changed although it is younger than all that was published.
+    """
+
+    state: str
+    reason: str
+    passed_over: bool = False
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The file, field by field; what is unknown or does not apply is null."""
 
@@ -77,6 +89,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     current: Current | None
     queue: list[str]
     waiting: dict[str, str]
+    snapshots: dict[str, Seen] = {}
+    order: str | None = None
     work: Work | None
     retry: Retry | None
     held: dict[str, str | None] | None

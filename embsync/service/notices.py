@@ -1,0 +1,56 @@
+"""Log lines about snapshots that are not taken: each once, so that nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from embsync.logs import log
+from embsync.pipeline.backlog import Entry
+
+#: Of one kind and one look; a line for all others follows. At the start there may be thousands of old snapshots.
+_MOST_LINES = 20
+
+#: Names that say by themselves that they are no snapshots are not worth a line.
+_SPEAKING = (".", "_")
+
+_LEVELS = {"passed_over": logging.WARNING, "changed": logging.WARNING, "not_permitted": logging.WARNING,
+           "skipped": logging.INFO, "not_a_snapshot": logging.INFO}
+
+
+class Notices:
+    """What was said of which snapshot, and of the order they come in."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, str | None]] = {}
+        self._order: str | None = None
+
+    def tell(self, entries: Iterable[Entry], order: str | None) -> None:
+        """Say what is new since the last call."""
+        if order is not None and order != self._order:
+            log(logging.INFO, "order", reason=order)
+            self._order = order
+        said: dict[str, tuple[str, str | None]] = {}
+        fresh: dict[str, list[Entry]] = {}
+        for entry in entries:
+            kind = _kind(entry)
+            if kind is None:
+                continue
+            said[entry.child.name] = kind, entry.child.stamp
+            if self._said.get(entry.child.name) != said[entry.child.name]:
+                fresh.setdefault(kind, []).append(entry)
+        self._said = said
+        for kind, those in fresh.items():
+            for entry in those[-_MOST_LINES:]:
+                log(_LEVELS[kind], kind, snapshot=entry.child.name, reason=entry.reason)
+            if len(those) > _MOST_LINES:
+                log(_LEVELS[kind], kind, count=len(those) - _MOST_LINES, reason="so many more, ordered before these")
+
+
+def _kind(entry: Entry) -> str | None:
+    """Return the event that says what became of an entry, None where there is nothing to say."""
+    if entry.younger:
+        return "passed_over"
+    if entry.state == "not_a_snapshot" and entry.child.name.startswith(_SPEAKING):
+        return None
+    return entry.state if entry.state in _LEVELS else None

@@ -1,0 +1,187 @@
+"""Nothing is passed over in silence: log lines, figures and `embsync status` about what is not taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from daemons import Place, eventually, obeying_permissions
+from support.nights import night, write_npy
+
+
+def metric(place: Place, sample: str) -> float | None:
+    """Return a figure of metrics.prom."""
+    file = place.store.root / "metrics.prom"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), None)
+
+
+def leave(place: Place, name: str, number: int) -> Path:
+    """Leave a snapshot under a name."""
+    folder = write_npy(place.watch / name, night(number))
+    (folder / "_SUCCESS").touch()
+    return folder
+
+
+def test_a_younger_snapshot_that_is_passed_over_is_told(root: Path) -> None:
+    """Once in the log, as a figure, and by a line of `status` that names the cure; over with the next publish."""
+    place = Place(root, order="name")
+    leave(place, "9f1c2b7e", 1)
+    with place.daemon():
+        eventually(place.published)
+        leave(place, "3a77d0c4", 2)
+        eventually(lambda: place.logged("passed_over"))
+        eventually(lambda: metric(place, "embsync_passed_over_snapshots") == 1.0)
+        told = place.run("status").stdout
+        assert "passed    3a77d0c4" in told
+        assert "watch.order: mtime" in told
+        place.send(signal.SIGUSR1)
+        leave(place, "b0e41f92", 3)
+        eventually(lambda: len(place.published()) == 2)
+        eventually(lambda: metric(place, "embsync_passed_over_snapshots") == 0.0)
+        assert "passed  " not in place.run("status").stdout
+    lines = place.logged("passed_over")
+    assert [(line["snapshot"], line["level"]) for line in lines] == [("3a77d0c4", "warning")]
+    assert "embsync sync " in lines[0]["reason"]
+
+
+def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
+    """As it is printed, from any directory."""
+    place = Place(root, order="name")
+    leave(place, "b", 1)
+    with place.daemon():
+        eventually(place.published)
+        leave(place, "a", 2)
+        reason = eventually(lambda: place.logged("passed_over"))[0]["reason"]
+        command = reason.partition("embsync sync ")[2].partition(" publishes it")[0].split()
+        told = place.run("sync", *command[:1])
+        assert told.returncode == 0, told.stderr
+        assert command[1:] == ["--store", str(place.store.root)]
+    assert place.published() == ["b", "a"]
+
+
+@pytest.mark.parametrize("order", ["auto", "mtime"])
+def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
+    """It is never journaled, waited for or a mark; every night beside it is published, and each is named once."""
+    place = Place(root, order=order, complete="settled", settle_seconds=0.0)
+    place.command = obeying_permissions(place.command)
+    strays = ("logs", "eval_reports", "@eaDir", "mlruns", "checkpoints", "zz", "lost+found")
+    for name in strays:
+        (place.watch / name).mkdir()
+    for name in strays[:4]:
+        (place.watch / name / "meta.yaml").write_text("a: 1\n")
+        (place.watch / name / "train.log").write_text("epoch 1\n")
+    (place.watch / "checkpoints" / "epoch=3.ckpt").write_bytes(b"weights")
+    (place.watch / "lost+found").chmod(0)
+    (place.watch / "notes.md").write_text("to do\n")
+    (place.watch / ".snapshot").mkdir()
+    with place.daemon():
+        for number in (1, 2):
+            place.drop(number, marker=False)
+            place.wait_for(number)
+        status = eventually(lambda: (found := place.status())["state"] == "idle" and found)
+        assert status["waiting"] == {}
+    assert {(event.snapshot or {})["name"] for event in place.events()} == {"day=1", "day=2"}
+    assert sorted(line["snapshot"] for line in place.logged("not_a_snapshot")) == sorted((*strays, "notes.md"))
+
+
+def test_what_may_not_be_read_is_told(place: Place) -> None:
+    """Its own state, once in the log, as a figure, and beside what the caller of `status` sees."""
+    place.command = obeying_permissions(place.command)
+    folder = place.drop(1)
+    folder.chmod(0)
+    with place.daemon():
+        eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 1.0)
+        assert len(eventually(lambda: place.logged("not_permitted"))) == 1
+        place.command = place.command[-3:]
+        if os.geteuid() == 0:
+            told = place.run("status").stdout
+            assert "the daemon sees not permitted" in told, told
+        folder.chmod(0o755)
+        place.wait_for(1)
+        eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 0.0)
+    assert len(place.logged("not_permitted")) == 1
+
+
+@pytest.mark.parametrize("how", ["missing", "closed"])
+def test_a_root_that_cannot_be_read_is_told_at_the_start(place: Place, how: str) -> None:
+    """One line, and another when it is there."""
+    place.command = obeying_permissions(place.command)
+    if how == "missing":
+        place.remove_root()
+    else:
+        place.watch.chmod(0)
+    with place.daemon():
+        (line,) = eventually(lambda: place.logged("watch"))
+        assert (line["health"], line["level"]) == ("missing", "warning")
+        if how == "missing":
+            place.watch.mkdir()
+        else:
+            place.watch.chmod(0o755)
+        place.drop(1)
+        place.wait_for(1)
+    assert [line["health"] for line in place.logged("watch")] == ["missing", "events"]
+
+
+def test_the_order_is_said_at_the_start(place: Place) -> None:
+    """And again when more is decided."""
+    with place.daemon():
+        assert eventually(lambda: place.logged("order"))[0]["reason"].startswith("by time; by date")
+        for number in (1, 2, 3):
+            place.drop(number)
+            place.wait_for(number)
+        eventually(lambda: len(place.logged("order")) == 2)
+        assert "day=#" in eventually(lambda: "day=#" in place.status()["order"] and place.status()["order"])
+    with place.daemon():
+        eventually(lambda: len(place.logged("order")) == 3)
+    assert "day=#" in place.logged("order")[-1]["reason"]
+
+
+@pytest.mark.parametrize("how", ["published", "deleted"])
+def test_an_error_that_is_over_leaves_the_status(place: Place, how: str) -> None:
+    """A later success ends it, and so does the end of what it was about."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        bad = place.drop(2, marker=False)
+        (bad / "items.npy").write_bytes(b"no array")
+        (bad / "_SUCCESS").touch()
+        eventually(lambda: place.status()["last_error"])
+        if how == "published":
+            place.drop(3)
+        else:
+            shutil.rmtree(bad)
+        eventually(lambda: place.status()["last_error"] is None)
+        assert "error     " not in place.run("status").stdout
+
+
+def test_a_refusal_is_over_when_a_later_night_is_published(place: Place) -> None:
+    """It stays in the file, marked; people see it as long as it counts."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.drop(2, night(2).shuffled_item_ids())
+        eventually(lambda: (place.status()["last_refusal"] or {}).get("snapshot") == "day=2")
+        assert place.status()["last_refusal"]["over"] is None
+        assert "refused   day=2" in place.run("status").stdout
+        place.drop(3)
+        place.wait_for(3)
+        eventually(lambda: place.status()["last_refusal"]["over"])
+        assert "refused   day=2" not in place.run("status").stdout
+
+
+def test_thousands_of_old_snapshots_are_no_flood(place: Place) -> None:
+    """With backlog newest the rest is skipped: some lines, and one that counts the others."""
+    for number in range(1, 31):
+        (place.watch / f"day={number}").mkdir()
+        (place.watch / f"day={number}" / "items.npy").write_bytes(b"not read")
+        (place.watch / f"day={number}" / "_SUCCESS").touch()
+    place.drop(31)
+    place.configure(watch={"backlog": "newest"})
+    with place.daemon():
+        place.wait_for(31)
+        eventually(lambda: len(place.logged("skipped")) >= 21)
+    assert sum("count" in line for line in place.logged("skipped")) == 1
