@@ -31,6 +31,8 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
         wanted = layout.current_number(root) if number is None else number
         if wanted is None:
             raise NotFoundError("no version yet", where=root, hint="embsync sync SNAPSHOT publishes the first")
+        if number is not None and number in layout.unpublished_numbers(root / layout.VERSIONS):
+            raise NotFoundError(f"no version {number}", where=root, hint="it was never published")
         try:
             return Version(root / layout.VERSIONS / layout.version_name(wanted), indexed=indexed)
         except FileNotFoundError:

@@ -22,6 +22,7 @@ from embsync.index import Searcher
 from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
 from embsync.reader.side import Ids, Side
 from embsync.store import layout
+from embsync.store.durable import close
 from embsync.store.manifest import RowCounts, read
 from embsync.store.records import damage_hint
 
@@ -120,7 +121,7 @@ class Version:
         """Let go of the pin; arrays handed out stay valid while they are mapped."""
         pin, self._pin = getattr(self, "_pin", -1), -1
         if pin >= 0:
-            os.close(pin)
+            close(pin)
 
     def leave_to_collection(self) -> None:
         """Say that whoever still holds this version may simply drop it: no warning when it is collected."""

@@ -69,6 +69,10 @@ class DamagedLine:
     data: bytes
 
 
+class NotJournaled(StoreError):
+    """Something took effect, and the journal does not tell."""
+
+
 class Journal:
     """The file, read whole and appended line by line."""
 
@@ -78,6 +82,21 @@ class Journal:
     def append(self, event: Event) -> None:
         """Append an event durably, stamped with the time."""
         append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=now()))))
+
+    def tell(self, event: Event, effect: str) -> None:
+        """Append an event of what took effect already.
+
+        Raises
+        ------
+        NotJournaled
+            It could not be written; the message says that the effect is real.
+        """
+        try:
+            with storage_errors(self._path):
+                self.append(event)
+        except StoreError as error:
+            raise NotJournaled(f"{effect}, but the journal could not be written", where=error.where, found=error.found
+                               or error.what, hint="embsync history will not tell; see to the store's disk") from error
 
     def events(self) -> Iterator[Event]:
         """Yield the events in order; a damaged line is passed over, see :meth:`damaged`."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from embsync.dtypes import Array
-from embsync.errors import NotFoundError, StoreDamaged
+from embsync.errors import NotFoundError, StoreDamaged, StoreError
 from embsync.store.durable import storage_errors
 
 CURRENT = "current"
@@ -27,13 +29,15 @@ INDEX = "index.faiss"
 INDEX_ROWS = "index_rows.npy"
 LINEAGE = "lineage.npy"
 SINGULAR_VALUES = "transform/singular_values.npy"
+#: In a version that is being switched to: the line that the journal gets afterwards. A version that has it and is not
+#: current was never published.
+PUBLISHING = "publishing.json"
 
 #: Similarities an index can have.
 METRICS = ("inner_product", "cosine", "l2")
 
 _VERSION_NAME = re.compile(r"[0-9]{6,18}")
 _VERIFY = "embsync verify tells what else is damaged"
-_RELINK = "embsync rollback makes the last whole version current"
 
 
 def version_name(number: int) -> str:
@@ -57,13 +61,34 @@ def version_files(*, two_sided: bool) -> set[str]:
 
 
 def version_numbers(versions: Path) -> list[int]:
-    """Return the numbers of the versions in a directory, ascending.
+    """Return the numbers of the published versions in a directory, ascending.
 
     Raises
     ------
     StoreError
         It cannot be listed.
     """
+    hidden = unpublished_numbers(versions)
+    return [number for number in directory_numbers(versions) if number not in hidden]
+
+
+def unpublished_numbers(versions: Path) -> set[int]:
+    """Return the numbers of versions that were moved into place, and not or not yet switched to."""
+    with storage_errors(versions):
+        marked = {number for number in directory_numbers(versions) if is_marked(versions / version_name(number))}
+    if marked:
+        with contextlib.suppress(StoreDamaged, NotFoundError):
+            marked.discard(named_number(versions.parent) or 0)
+    return marked
+
+
+def is_marked(version: Path) -> bool:
+    """Return whether a version's publishing was begun and not ended."""
+    return (version / PUBLISHING).exists()
+
+
+def directory_numbers(versions: Path) -> list[int]:
+    """Return the numbers of all directories of versions, published or not, ascending."""
     with storage_errors(versions), os.scandir(versions) as entries:
         return sorted(int(entry.name) for entry in entries
                       if _VERSION_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False))
@@ -80,14 +105,37 @@ def reference_files(folder: str, side: str) -> tuple[str, str]:
 
 
 def current_number(root: Path) -> int | None:
-    """Return the number ``current`` points to, None in a store without versions.
+    """Return the number of the current version, None in a store without versions.
 
     Raises
     ------
     NotFoundError
         There is no store.
     StoreDamaged
-        The link does not point to a version.
+        ``current`` does not lead to a version that is there, or is missing although versions are there.
+    """
+    named = named_number(root)
+    while True:
+        if named is None:
+            missing = bool(version_numbers(root / VERSIONS))
+        else:
+            missing = not (root / VERSIONS / version_name(named)).is_dir()
+        if not missing:
+            return named
+        before, named = named, named_number(root)
+        if named == before:  # else it moved on between the two looks
+            raise _lost(root, named)
+
+
+def named_number(root: Path) -> int | None:
+    """Return the number ``current`` names, whether it is there or not, None where there is no link.
+
+    Raises
+    ------
+    NotFoundError
+        There is no store.
+    StoreDamaged
+        It is something else than the name of a version.
     """
     try:
         target = (root / CURRENT).readlink()
@@ -97,11 +145,35 @@ def current_number(root: Path) -> int | None:
         raise NotFoundError("no store here", where=root, hint="embsync sync SNAPSHOT --store DIR makes one") from None
     except OSError as error:
         raise StoreDamaged("'current' is not a link", where=root / CURRENT, found=error.strerror,
-                           expected="a link to versions/NNNNNN", hint=_RELINK) from error
+                           expected="a link to versions/NNNNNN", hint=_relink(root)) from error
     if not _VERSION_NAME.fullmatch(target.name) or not _is_versions(root, target.parent):
         raise StoreDamaged("'current' does not name a version", where=root / CURRENT, found=str(target),
-                           expected="versions/NNNNNN", hint=_RELINK)
+                           expected="versions/NNNNNN", hint=_relink(root))
     return int(target.name)
+
+
+def _lost(root: Path, named: int | None) -> StoreDamaged:
+    if named is None:
+        numbers = ", ".join(map(str, version_numbers(root / VERSIONS)))
+        return StoreDamaged("'current' is missing: no version is current any more", where=root / CURRENT,
+                            found=f"no link beside versions {numbers}", expected="a link to one of them",
+                            hint=_relink(root))
+    return StoreDamaged("'current' names a version that is not there", where=root / CURRENT, found=version_name(named),
+                        expected=f"a directory in {root / VERSIONS}", hint=_relink(root))
+
+
+def _relink(root: Path) -> str:
+    """Return a command that gives a store a current version again."""
+    link, store = shlex.quote(str(root / CURRENT)), shlex.quote(str(root))
+    aside = f"mv {link} {link}.aside && " if (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink() else ""
+    described: list[int] = []
+    with contextlib.suppress(StoreError):
+        folders = {number: root / VERSIONS / version_name(number) for number in directory_numbers(root / VERSIONS)}
+        described = [number for number, folder in folders.items()
+                     if (folder / MANIFEST).is_file() and not is_marked(folder)]
+    if described:
+        return f"{aside}embsync rollback {described[-1]} --store {store}"
+    return f"no version is left; {aside or f'rm {link} && '}embsync sync SNAPSHOT --store {store} begins anew"
 
 
 def _is_versions(root: Path, parent: Path) -> bool:

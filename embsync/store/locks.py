@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embsync.errors import StoreBusy
-from embsync.store.durable import storage_errors
+from embsync.store.durable import close, storage_errors
+from embsync.store.modes import correct_lock
 
 _POLL_SECONDS = 0.05
 
@@ -25,12 +26,14 @@ def exclusive(path: Path, wait: float, what: str) -> Iterator[None]:
         Somebody else holds it; the message says who.
     """
     with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _acquire(descriptor, path, wait, what)
+        with storage_errors(path):
+            correct_lock(descriptor, path)
+            _acquire(descriptor, path, wait, what)
         yield
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _acquire(descriptor: int, path: Path, wait: float, what: str) -> None:
@@ -51,26 +54,40 @@ def _acquire(descriptor: int, path: Path, wait: float, what: str) -> None:
 
 def _holder(descriptor: int) -> str:
     """Name the process that holds a lock as the kernel knows it, without a word in the file itself."""
-    status = os.fstat(descriptor)
+    process = _process_in_kernel(os.fstat(descriptor))
+    return "another process" if process is None else f"process {process}"
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock right now; who may not open it asks the kernel's list of locks.
+
+    Raises
+    ------
+    StoreError
+        Neither can be asked.
+    """
+    with storage_errors(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return _process_in_kernel(path.stat()) is not None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            close(descriptor)
+    return False
+
+
+def _process_in_kernel(status: os.stat_result) -> int | None:
+    """Return the process that holds a lock on a file, None where no process of this namespace is known to."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == device:
-                return f"process {fields[4]}"
-    return "another process"
-
-
-def is_held(path: Path) -> bool:
-    """Whether some process holds the lock right now."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+                return int(fields[4])
+    return None

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError
 from embsync.store import layout
+from embsync.store.critical import uninterrupted
 from embsync.store.durable import (
+    FULL,
+    NotTakenBack,
     Staging,
     hash_file,
-    remove_version,
+    make_root,
+    remove_file,
+    remove_link,
+    remove_unpublished,
+    replace_file,
+    retire_version,
+    retired_numbers,
     storage_errors,
     sweep,
     switch_link,
     sync_directory,
 )
-from embsync.store.journal import Event, Journal
+from embsync.store.journal import Event, Journal, NotJournaled
 from embsync.store.locks import exclusive
 from embsync.store.manifest import Manifest, decode, encode, hash_line, read
+from embsync.store.modes import make_directory
+from embsync.store.records import read_struct
 
 #: Room kept free beyond what a version needs, for the journal and the file system's own tables.
 _RESERVE_BYTES = 4 * 2**20
+#: Stands for a ``current`` that is a file or a directory.
+_NO_LINK = "no link"
 _PUBLISHES = ("published", "widened")
 #: Events whose version is current after them.
 _MOVES = (*_PUBLISHES, "rolled_back")
@@ -56,7 +74,9 @@ class Store:
             if self.root.is_dir() and any(self.root.iterdir()):
                 raise StoreError("the directory is not a store", where=self.root, found="other files",
                                  expected="an empty directory or a store", hint="name another directory")
-            self.versions.mkdir(parents=True)
+            make_root(self.root)
+            with contextlib.suppress(FileExistsError):  # by somebody else, this moment
+                make_directory(self.versions)
             sync_directory(self.root)
 
     def require(self) -> None:
@@ -65,12 +85,22 @@ class Store:
             layout.current_number(self.root)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the store's lock, with leftovers of dead processes swept and the journal made whole."""
+    def locked(self, *, even_when_full: bool = False) -> Iterator[None]:
+        """Hold the store's lock, with leftovers of dead processes swept and the journal made whole.
+
+        Parameters
+        ----------
+        even_when_full : bool
+            Whether to go on where the journal cannot be made whole for lack of space; nothing may be switched then.
+        """
         with exclusive(self.root / layout.LOCK, self._wait, "the store"):
-            with storage_errors(self.root):
-                sweep(self.root, self.versions)
-                self._recover()
+            with storage_errors(self.root), uninterrupted():
+                self._sweep()
+                try:
+                    self._recover()
+                except OSError as error:
+                    if not (even_when_full and error.errno in FULL):
+                        raise
             yield
 
     def current(self) -> int | None:
@@ -78,14 +108,13 @@ class Store:
         return layout.current_number(self.root)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all versions on disk, ascending."""
-        with storage_errors(self.versions):
-            return layout.version_numbers(self.versions)
+        """Return the numbers of all published versions on disk, ascending."""
+        return layout.version_numbers(self.versions)
 
     def next_number(self) -> int:
         """Return the number of the next version: the highest ever plus one."""
         journaled = (event.version or 0 for event in self.journal.events())
-        return max(max(journaled, default=0), max(self.numbers(), default=0)) + 1
+        return max(max(journaled, default=0), max(layout.directory_numbers(self.versions), default=0)) + 1
 
     def path(self, number: int) -> Path:
         """Return the directory of a version that exists.
@@ -96,7 +125,7 @@ class Store:
             It does not; the message names those that do.
         """
         path = self.versions / layout.version_name(number)
-        if not path.is_dir():
+        if not path.is_dir() or number in layout.unpublished_numbers(self.versions):
             there = ", ".join(map(str, self.numbers())) or "none"
             raise NotFoundError(f"no version {number}", where=self.root, found=f"versions {there}")
         return path
@@ -131,40 +160,85 @@ class Store:
             return Staging(self.versions)
 
     def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
-        """Make a sealed staging directory the current version; the lock must be held."""
-        with storage_errors(self.root):
+        """Make a sealed staging directory the current version; the lock must be held.
+
+        The commit point is the rename of ``current``. The version carries its line for the journal along, so that
+        whoever takes the lock next ends what was begun: a version with that line is finished where it is current, and
+        removed where it is not. After the commit point only what is known not to be current is removed.
+        """
+        name = layout.version_name(manifest.version)
+        with storage_errors(self.root), uninterrupted():
             _describe(staging, manifest)
-            name = layout.version_name(manifest.version)
+            replace_file(staging.path / layout.PUBLISHING, msgspec.json.encode(event))
             staging.move(self.versions / name)
-            before = self.served()
+            staging.keep()
+            before = _link(self.root)
             try:
                 self._point_to(manifest.version)
                 self.journal.append(event)
-            except OSError:
-                if self.served() != before:
-                    self._point_to(before)
+            except NotTakenBack as error:
+                raise self._unfinished(manifest.version, error) from error
+            except BaseException as error:
+                self._take_back(manifest.version, before, error)
                 raise
-            staging.keep()
+            with contextlib.suppress(OSError):  # whoever takes the lock next sees that it is journaled
+                remove_file(self.versions / name / layout.PUBLISHING)
 
-    def _point_to(self, number: int | None) -> None:
-        """Switch ``current`` to a version, or take it away in a store that had none."""
+    def _take_back(self, number: int, before: str | None, error: BaseException) -> None:
+        """Have ``current`` name what it named before, and remove a version, if the first is certain."""
         link = self.root / layout.CURRENT
-        if number is not None:
-            switch_link(link, f"{layout.VERSIONS}/{layout.version_name(number)}")
-        else:
-            link.unlink(missing_ok=True)
+        try:
+            if _link(self.root) != before:
+                if before is None:
+                    remove_link(link)
+                elif before == _NO_LINK:
+                    raise OSError(errno.ENOTSUP, "what was there is replaced for good", str(link))
+                else:
+                    switch_link(link, before)
+            remove_unpublished(self.versions / layout.version_name(number))
+        except OSError as second:
+            if layout.named_number(self.root) == number:
+                raise self._unfinished(number, second) from error
+
+    def _unfinished(self, number: int, error: Exception) -> StoreError:
+        return NotJournaled(f"version {number} is current, but its publishing could not be ended", where=self.root,
+                            found=str(error), hint=f"embsync prune --store {shlex.quote(str(self.root))} ends it, as "
+                                                   "does any command that changes the store")
+
+    def _point_to(self, number: int) -> None:
+        """Switch ``current`` to a version."""
+        switch_link(self.root / layout.CURRENT, f"{layout.VERSIONS}/{layout.version_name(number)}")
 
     def rollback(self, number: int | None) -> tuple[int, int]:
-        """Move ``current`` to an older version, its parent by default; return where from and where to."""
+        """Move ``current`` to an older version, its parent by default; return where from and where to.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such version, or none before.
+        StoreDamaged
+            It is damaged.
+        NotJournaled
+            ``current`` was moved, but the journal does not tell.
+        """
         with self.locked():
             before = self.served()
             if before is None:
                 raise NotFoundError("nothing to roll back", where=self.root, found="a store without versions")
             target = self._last_whole(before) if number is None else number
             self._require_whole(target)
-            with storage_errors(self.root):
-                self._point_to(target)
-                self.journal.append(Event(event="rolled_back", version=target, parent=before))
+            if _link(self.root) == _NO_LINK and (self.root / layout.CURRENT).is_dir():
+                layout.named_number(self.root)  # a rename replaces no directory: the error says what to do
+            effect = f"rolled back from version {before} to version {target}"
+            with uninterrupted(), storage_errors(self.root):
+                try:
+                    self._point_to(target)
+                except OSError as error:
+                    if _link(self.root) == f"{layout.VERSIONS}/{layout.version_name(target)}":
+                        raise StoreError(f"{effect}, but a crash may undo it", where=self.root,
+                                         found=error.strerror, hint="roll back again") from error
+                    raise
+                self.journal.tell(Event(event="rolled_back", version=target, parent=before), effect)
             return before, target
 
     def served(self) -> int | None:
@@ -222,11 +296,31 @@ class Store:
         pruned: list[int] = []
         in_use: list[int] = []
         with storage_errors(self.versions):
+            if doomed:
+                sync_directory(self.root)  # what current names may not be on the disk yet
             for number in doomed:
-                (pruned if remove_version(self.path(number)) else in_use).append(number)
-            for number in pruned:
-                self.journal.append(Event(event="pruned", version=number))
+                with uninterrupted():
+                    retired = retire_version(self.path(number))
+                    if retired is None:
+                        in_use.append(number)
+                        continue
+                    pruned.append(number)
+                    self._tell_pruned([Event(event="pruned", version=number)], partial(shutil.rmtree, retired))
         return pruned, in_use
+
+    def _tell_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:
+        """Journal what was pruned, then delete it; on a full disk the other way round, as deleting makes room."""
+        untold = list(events)
+        try:
+            while untold:
+                self.journal.append(untold[0])
+                del untold[0]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        delete()
+        for event in untold:
+            self.journal.append(event)
 
     def is_whole(self, number: int, path: str | None = None) -> bool:
         """Return whether a version, or one file of it, is as its manifest says."""
@@ -297,12 +391,61 @@ class Store:
         return Event(event="published", version=number, parent=manifest.parent, snapshot=snapshot,
                      space_id=manifest.space_id, recovered=True)
 
+    def _sweep(self) -> None:
+        """Remove what dead processes left, and journal what they pruned."""
+        told = {event.version for event in self.journal.events() if event.event == "pruned"}
+        untold = [Event(event="pruned", version=number, recovered=True)
+                  for number in retired_numbers(self.versions) if number not in told]
+        self._tell_pruned(untold, lambda: sweep(self.root, self.versions))
+
     def _recover(self) -> None:
-        """Journal a version that was switched to just before its publisher died."""
+        """End the publishing of dead processes, and have the journal know what is current."""
+        published = {event.version for event in self.journal.events() if event.event in _PUBLISHES}
+        for number in self._marked():
+            self._end_publishing(number, journaled=number in published)
         with contextlib.suppress(StoreDamaged, NotFoundError):  # whoever reads it names the damage
-            number = self.current()
-            if number is not None and all(event.version != number for event in self.journal.events()):
-                self.journal.append(self._told_by_manifest(number))
+            current = self.current()
+            if current is not None and all(event.version != current for event in self.journal.events()):
+                self.journal.append(self._told_by_manifest(current))
+
+    def _marked(self) -> list[int]:
+        numbers = layout.directory_numbers(self.versions)
+        return [number for number in numbers if layout.is_marked(self.versions / layout.version_name(number))]
+
+    def _end_publishing(self, number: int, *, journaled: bool) -> None:
+        """Finish a version whose publishing was begun, if it is or was current; else remove it, where that is sure."""
+        folder = self.versions / layout.version_name(number)
+        try:
+            named = layout.named_number(self.root)
+        except StoreDamaged:
+            return  # it may be the one that was meant
+        if number == named and not journaled:
+            self.journal.append(self._told_by_marker(number))
+        if number == named or journaled:
+            remove_file(folder / layout.PUBLISHING)
+            return
+        others = set(layout.directory_numbers(self.versions)) - set(self._marked())
+        if named in others or not (others or named):
+            sync_directory(self.root)  # what current names may not be on the disk yet
+            remove_unpublished(folder)
+
+    def _told_by_marker(self, number: int) -> Event:
+        """Return the line a version carries along, from its manifest where that is damaged."""
+        with contextlib.suppress(StoreError):
+            event = read_struct(self.versions / layout.version_name(number) / layout.PUBLISHING, Event)
+            if event is not None and event.version == number:
+                return msgspec.structs.replace(event, recovered=True)
+        return self._told_by_manifest(number)
+
+
+def _link(root: Path) -> str | None:
+    """Return what ``current`` says, None where it is missing."""
+    try:
+        return str((root / layout.CURRENT).readlink())
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _NO_LINK
 
 
 def _describe(staging: Staging, manifest: Manifest) -> None:

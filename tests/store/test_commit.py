@@ -1,0 +1,504 @@
+"""The commit point: whatever happens before, at and after the rename of ``current``, the store is whole and goes on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
+
+import embsync
+from embsync.cli.main import run
+from embsync.errors import EmbsyncError, NotFoundError, StoreDamaged, StoreError
+from embsync.pipeline import Request, process
+from embsync.pipeline.widen import widen
+from embsync.reader import open_version
+from embsync.store import Store, durable, layout
+from embsync.store.critical import uninterrupted
+from embsync.store.durable import NotTakenBack, append_line
+
+SIZES = {"items": 60, "users": 50, "width": 4}
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """A store with two versions, and the next nights beside it."""
+    with quick_directory() as directory:
+        for number in range(2):
+            sync(directory / "S", night(number, **SIZES), f"n{number}")
+        for number in (2, 3):
+            write_npy(directory / f"n{number}", night(number, **SIZES))
+        yield directory
+
+
+@pytest.fixture
+def store(made: Path) -> Iterator[Path]:
+    """The same, to be broken."""
+    with quick_directory() as directory:
+        shutil.copytree(made, directory, symlinks=True, dirs_exist_ok=True)
+        yield directory / "S"
+
+
+def _next(store: Path) -> int:
+    return process(Store(store), Request(store.parent / "n2"), configured()).version
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, name: str, when: Callable[[str], bool], times: int = 10**6,
+             after: bool = False, error: BaseException | None = None) -> list[str]:
+    """Make ``os.<name>`` fail, before or after it did its work, where its arguments satisfy ``when``."""
+    real: Callable[..., Any] = getattr(os, name)
+    failed: list[str] = []
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        what = " ".join(_named(argument) for argument in arguments)
+        if not when(what) or len(failed) >= times:
+            return real(*arguments, **options)
+        failed.append(what)
+        if after:
+            real(*arguments, **options)
+        raise error or OSError(errno.EIO, os.strerror(errno.EIO), what)
+
+    monkeypatch.setattr(os, name, call)
+    return failed
+
+
+def _named(argument: object) -> str:
+    return str(Path(f"/proc/self/fd/{argument}").readlink()) if isinstance(argument, int) else str(argument)
+
+
+def _goes_on(store: Path) -> None:
+    """Assert that the store is whole for readers at once, and after the next command with nothing left over."""
+    number = assert_whole(store)
+    numbers = Store(store).numbers()
+    with Store(store).locked():
+        pass
+    assert_at_rest(store)
+    assert (assert_whole(store), Store(store).numbers()) == (number, numbers)
+    published = [event.version for event in Store(store).journal.events() if event.event in {"published", "widened"}]
+    assert sorted(set(published)) == published, "journaled twice"
+    assert set(numbers) == set(published)
+    following = process(Store(store), Request(store.parent / "n3"), configured())
+    assert following.parent == number
+    assert following.version == max(published) + 1
+    assert_at_rest(store)
+
+
+# errors after the switch
+
+
+LONG = pytest.mark.torture
+
+
+@pytest.mark.parametrize(("error", "times"), [
+    (None, 1), (None, 10**6), (KeyboardInterrupt(), 1), pytest.param(None, 2, marks=LONG),
+    pytest.param(KeyboardInterrupt(), 10**6, marks=LONG), pytest.param(MemoryError(), 1, marks=LONG)])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("name", "where"), [
+    ("replace", "/current"), ("fsync", "/S"), ("symlink", "*/.current-"), ("write", "/journal.jsonl"),
+    ("fsync", "/journal.jsonl"), ("ftruncate", "/journal.jsonl"), ("fdatasync", "/journal.jsonl"),
+    ("rename", "/000003"), ("fsync", "/000003"), ("unlink", "/publishing.json"), ("close", "*/S/")])
+def test_any_error_around_the_switch_leaves_old_or_new(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str, times: int, after: bool,
+    error: BaseException | None
+) -> None:
+    """One, two or all calls of a kind fail, before or after they worked: the old version is served, or the new one."""
+    with monkeypatch.context() as patch:
+        if name in {"ftruncate", "fdatasync"}:  # reached only once a line could not be written
+            _failing(patch, "fsync", lambda what: what.endswith("/journal.jsonl"), 1)
+        _failing(patch, name, lambda what: where[1:] in what if where[0] == "*" else what.endswith(where), times,
+                 after or name == "close", error if name != "close" else None)  # Linux closes in any case
+        try:
+            published = _next(store)
+        except (StoreError, KeyboardInterrupt, MemoryError):
+            published = None
+    if published is not None:
+        assert Store(store).current() == published
+    assert Store(store).current() in {2, 3}
+    _goes_on(store)
+
+
+def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line and the link back both fail: the new version stays current, the error says so, and it is journaled."""
+    links: list[str] = []
+    with monkeypatch.context() as patch:
+        _failing(patch, "write", lambda what: "/journal.jsonl" in what)
+        real = os.symlink
+
+        def once(*arguments: Any, **options: Any) -> None:
+            links.append("")
+            if len(links) > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(*arguments, **options)
+
+        patch.setattr(os, "symlink", once)
+        with pytest.raises(StoreError, match=r"version 3 is current, but its publishing could not be ended.*embsync "
+                                             r"prune --store"):
+            _next(store)
+    assert assert_whole(store) == 3
+    assert run(["prune", "--store", str(store)]) == 0
+    last = list(Store(store).journal.events())[-1]
+    assert (last.event, last.version, last.recovered) == ("published", 3, True)
+    assert (last.snapshot or {})["path"] == str(store.parent / "n2"), "the line of the publisher, not a poorer one"
+    _goes_on(store)
+
+
+def test_a_version_that_current_may_name_is_never_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``current`` was switched back, but not durably: after a power cut it may name the new version, which is kept."""
+    with monkeypatch.context() as patch:
+        _failing(patch, "fsync", lambda what: what == str(store))
+        with pytest.raises(StoreError):
+            _next(store)
+        assert Store(store).current() == 2
+        assert (store / "versions/000003/manifest.json").is_file()
+        with pytest.raises(StoreError), Store(store).locked():  # nor by who comes later, before the disk is sound
+            pass
+        assert (store / "versions/000003/manifest.json").is_file()
+    _goes_on(store)
+
+
+# signals
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_waits_for_the_end_of_the_section(number: signal.Signals) -> None:
+    """However often it comes; then the handler that was there runs, once, and is there again."""
+    came: list[int] = []
+    before = signal.signal(number, lambda number, _: came.append(number))
+    ours = signal.getsignal(number)
+    try:
+        with uninterrupted(), uninterrupted():
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+            assert came == []
+        assert came == [number]
+        assert signal.getsignal(number) is ours
+    finally:
+        signal.signal(number, before)
+
+
+def test_an_interrupt_is_raised_when_the_section_ends() -> None:
+    """With every handler back in its place, also when the section itself failed."""
+    before = [signal.getsignal(number) for number in STOPS]
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(None)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        _interrupted(OSError(5, "no"))
+    assert isinstance(raised.value.__context__, OSError)
+    assert [signal.getsignal(number) for number in STOPS] == before
+
+
+def _interrupted(error: Exception | None) -> None:
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        if error is not None:
+            raise error
+
+
+def test_a_wake_up_descriptor_hears_of_a_signal_once() -> None:
+    """A daemon that counts signals by it never takes one SIGTERM for two."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(theirs)
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert os.read(ours, 9) == bytes([signal.SIGTERM])
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, handler)
+        os.close(ours)
+        os.close(theirs)
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command with system calls injected; skip where tracing is not allowed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1"}
+    only = [] if path is None else ["-P", str(path)]
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}", *only, "-e", f"inject={inject}",
+         sys.executable, "-m", "embsync", *command, "--store", str(store)],
+        env=environment, capture_output=True, text=True, check=False, timeout=60)
+    if "ptrace" in done.stderr:
+        pytest.skip("tracing is not allowed here")
+    return done
+
+
+@needs_strace
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_an_interrupted_command_leaves_a_whole_store(store: Path, sent: str, when: int) -> None:
+    """The signal comes with each rename of a publish: the command ends by it, and the store is old or new."""
+    done = _traced(store, f"rename:signal={sent}:when={when}", "sync", str(store.parent / "n2"))
+    assert done.returncode in {130, -signal.SIGTERM, 143}, done.stderr
+    assert Store(store).current() in {2, 3}
+    _goes_on(store)
+
+
+# durable lines
+
+
+@needs_strace
+@pytest.mark.parametrize(("call", "error"), [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO")])
+def test_a_night_whose_line_could_not_be_written_is_tried_again(store: Path, call: str, error: str) -> None:
+    """Exit 5 and the store as before; the same command again publishes the night, once."""
+    before = snapshot_of(store)
+    path = store / "journal.jsonl"
+    done = _traced(store, f"{call}:error={error}:when=1", "sync", str(store.parent / "n2"), path=path)
+    assert done.returncode == 5, done.stderr
+    assert snapshot_of(store) == before
+    assert run(["sync", str(store.parent / "n2"), "--store", str(store)]) == 0
+    assert [event.version for event in Store(store).journal.events() if event.event == "published"] == [1, 2, 3]
+    _goes_on(store)
+
+
+@pytest.mark.parametrize("calls", [["write"], ["fsync"], ["close"], ["lseek"], ["fstat"], ["pread"]])
+@pytest.mark.parametrize("new", [False, True])
+def test_a_line_is_there_or_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str],
+                                      new: bool) -> None:
+    """Each call fails, first and every time: after an error the file is as it was, without one the line is in it."""
+    path = tmp_path / "lines"
+    if not new:
+        append_line(path, b"one")
+    before = path.read_bytes() if path.exists() else b""
+    for times in (1, 2, 10**6):
+        with monkeypatch.context() as patch:
+            _failing(patch, calls[0], lambda what: "/lines" in what or what == str(tmp_path), times)
+            try:
+                append_line(path, b"two")
+            except (OSError, NotTakenBack):
+                expected = before
+            else:
+                expected = before + b"two\n"
+        assert path.read_bytes() == expected
+        path.write_bytes(before)
+    append_line(path, b"three")
+    assert path.read_bytes() == before + b"three\n"
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A write may take a part of what it is given, and be interrupted in between."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:most]))
+    append_line(tmp_path / "lines", b"a line of some length")
+    durable.replace_file(tmp_path / "file", b"some contents")
+    assert (tmp_path / "lines").read_bytes() == b"a line of some length\n"
+    assert (tmp_path / "file").read_bytes() == b"some contents"
+
+
+def test_a_write_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it wrote, and did not: neither a line nor a file is taken for written."""
+    append_line(tmp_path / "lines", b"one")
+    durable.replace_file(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "write", lambda _, data: len(data))
+    with pytest.raises(OSError, match="does not read back"):
+        append_line(tmp_path / "lines", b"two")
+    with pytest.raises(OSError, match="does not read back"):
+        durable.replace_file(tmp_path / "file", b"new")
+    assert (tmp_path / "lines").read_bytes() == b"one\n"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"lines": b"one\n", "file": b"old"}
+
+
+def test_a_line_that_cannot_be_taken_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither durable nor gone for certain: the error says both."""
+    append_line(tmp_path / "lines", b"one")
+    _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
+    _failing(monkeypatch, "ftruncate", lambda _: True)
+    with pytest.raises(NotTakenBack, match="could neither be written nor taken back"):
+        append_line(tmp_path / "lines", b"two")
+
+
+# versions moved into place and never switched to
+
+
+@pytest.fixture
+def orphan(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store after a publisher died between moving version 3 into place and switching to it."""
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Store, "_point_to", lambda *_: os._exit(0))
+        _next(store)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (store / "versions/000003/manifest.json").is_file()
+    return store
+
+
+def test_an_orphan_is_neither_listed_nor_opened(orphan: Path) -> None:
+    """By nobody, before anything swept it."""
+    store = Store(orphan)
+    assert store.numbers() == [1, 2]
+    with embsync.open(orphan) as reader:
+        assert reader.numbers() == [1, 2]
+    with pytest.raises(NotFoundError, match="no version 3"):
+        open_version(orphan, 3)
+    with pytest.raises(NotFoundError, match="no version 3"):
+        store.path(3)
+
+
+def test_an_orphan_is_never_rolled_back_to_and_pushes_nothing_out(orphan: Path) -> None:
+    """The first command that takes the lock removes it; its number is free again, and nothing tells of it."""
+    with pytest.raises(NotFoundError, match="no version 3"):
+        Store(orphan).rollback(3)
+    with Store(orphan).locked():
+        assert Store(orphan).prune(2) == ([], [])
+    assert not (orphan / "versions/000003").exists()
+    _goes_on(orphan)
+
+
+def test_a_published_version_is_kept_whatever_the_journal_lost(store: Path) -> None:
+    """A lost journal, a damaged line, a mark that a crash left: nothing healthy is taken for an orphan."""
+    before = snapshot_of(store / "versions")
+    (store / "journal.jsonl").write_text("")
+    Store(store).rollback(1)
+    assert snapshot_of(store / "versions") == before
+    append_line(store / "journal.jsonl", b'{"event":"published","version":2,"parent":1}')
+    (store / "versions/000002/publishing.json").write_text('{"event":"published","version":2}')
+    with Store(store).locked():
+        pass
+    assert snapshot_of(store / "versions") == before, "journaled as published: only the mark goes"
+
+
+def test_nothing_is_removed_while_current_does_not_tell(orphan: Path) -> None:
+    """With a damaged ``current`` an orphan may be the version that was meant: it waits."""
+    (orphan / "current").unlink()
+    (orphan / "current").symlink_to("nowhere")
+    with Store(orphan).locked():
+        pass
+    assert (orphan / "versions/000003/manifest.json").is_file()
+    assert Store(orphan).rollback(None)[1] == 2
+    _goes_on(orphan)
+
+
+def test_a_first_version_that_was_never_switched_to_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without ``current`` whose only version is an orphan is an empty store."""
+    with quick_directory() as directory:
+        path = write_npy(directory / "n0", night(0, **SIZES))
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr(Store, "_point_to", lambda *_: os._exit(0))
+            process(Store(directory / "S"), Request(path), configured())
+        os.waitpid(child, 0)
+        assert Store(directory / "S").current() is None
+        assert process(Store(directory / "S"), Request(path), configured()).version == 1
+        assert_at_rest(directory / "S")
+
+
+def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its publisher lived to write the line, or the next command wrote it for him."""
+    assert widen(Store(store), 6, configured()).version == 3
+    with Store(store).locked():
+        pass
+    events = [event for event in Store(store).journal.events() if event.version == 3]
+    assert [(event.event, event.recovered) for event in events] == [("widened", False)]
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr("embsync.store.journal.append_line", lambda *_: os._exit(0))
+        widen(Store(store), 7, configured())
+    os.waitpid(child, 0)
+    with Store(store).locked():
+        pass
+    events = [event for event in Store(store).journal.events() if event.version == 4]
+    assert [(event.event, event.reason, event.recovered) for event in events] == [
+        ("widened", "6 to 7 dimensions", True)]
+    _goes_on(store)
+
+
+# a current that leads nowhere
+
+
+def _dangling(store: Path) -> None:
+    (store / "current").unlink()
+    (store / "current").symlink_to("versions/000009")
+
+
+def _missing(store: Path) -> None:
+    (store / "current").unlink()
+
+
+def _pruned_by_hand(store: Path) -> None:
+    shutil.rmtree(store / "versions/000002")
+
+
+def _file(store: Path) -> None:
+    (store / "current").unlink()
+    (store / "current").write_text("versions/000002")
+
+
+def _copied(store: Path) -> None:
+    (store / "current").unlink()
+    shutil.copytree(store / "versions/000002", store / "current")
+
+
+COMMANDS = [["status"], ["verify"], ["rollback", "9"], ["rollback"], ["sync", "SNAPSHOT"], ["widen", "6"], ["prune"],
+            ["search", "--user", "2000"], ["lookup", "users", "2000"], ["show"]]
+
+
+@pytest.mark.parametrize("broken", [_dangling, _missing, _pruned_by_hand, _file, _copied])
+@pytest.mark.parametrize("command", COMMANDS, ids="-".join)
+def test_every_command_says_what_is_wrong_with_current_and_what_to_do(
+    store: Path, capfd: pytest.CaptureFixture[str], broken: Callable[[Path], None], command: list[str]
+) -> None:
+    """Exit 5 (6 for a version that is not there) and one line whose command, as it is printed, mends the store."""
+    broken(store)
+    arguments = [str(store.parent / "n2") if word == "SNAPSHOT" else word for word in command]
+    code = run([*arguments, "--store", str(store)])
+    if command == ["rollback"] and code == 0:  # it mends by itself
+        assert assert_whole(store) in {1, 2}
+        return
+    if command == ["rollback", "9"]:
+        assert code == 6
+        return
+    assert code == 5
+    said = capfd.readouterr()
+    line = next(line for line in (said.err + said.out).splitlines() if "current'" in line)
+    hint = line.partition("hint: ")[2]
+    *before, command_line = hint.split(" && ")
+    for first in before:
+        subprocess.run(first, shell=True, check=True)
+    assert shlex.split(command_line)[0] == "embsync"
+    assert run(shlex.split(command_line)[1:]) == 0
+    assert assert_whole(store) in {1, 2}
+
+
+def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The link goes, and the next snapshot begins a new space under the next number."""
+    for path in (store / "versions").iterdir():
+        shutil.rmtree(path)
+    assert run(["status", "--store", str(store)]) == 5
+    hint = next(line for line in capfd.readouterr().out.splitlines() if "hint: " in line).partition("hint: ")[2]
+    assert "rm " in hint
+    subprocess.run(hint.partition("; ")[2].partition(" && ")[0], shell=True, check=True)
+    assert _next(store) == 3
+    assert assert_whole(store) == 3
+
+
+def test_holding_works_while_current_is_broken(store: Path) -> None:
+    """What an operator does first in trouble does not depend on what is in trouble."""
+    _dangling(store)
+    assert run(["hold", "--store", str(store)]) == 0
+    assert run(["resume", "--store", str(store)]) == 0
+    assert json.loads((store / "journal.jsonl").read_text().splitlines()[-1])["event"] == "resumed"
+    with pytest.raises(StoreDamaged):
+        Store(store).current()
+    assert isinstance(Store(store).damage()[0], EmbsyncError)
+    assert Store(store).rollback(None) == (2, 2)
+    assert layout.current_number(store) == 2
