@@ -83,8 +83,10 @@ class Judge:
         path = model.save(self._root / "tonight")
         message = ""
         try:
-            records = process(self._store, Request(path, tuple(DEFAULT_LIMITS)), self._config).checks
+            published = process(self._store, Request(path, tuple(DEFAULT_LIMITS)), self._config)
+            records = published.checks
             self._store.rollback(self._number)
+            shutil.rmtree(self._store.path(published.version))  # or prune would delete the night before
         except EmbsyncError as error:
             return Verdict(kind, scene, side, share, "refused", [f"exit {error.exit_code}"], [], {}, str(error))
         finally:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 import yaml
 
+from embsync.checks import CHECKS, Limit, Relative
 from embsync.errors import UsageError
 
 ENVIRONMENT_PREFIX = "EMBSYNC_"
@@ -32,9 +33,6 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-#: One limit: a number, or ``[low, high]`` for a range; None switches it off.
-Limit = float | tuple[float, float] | None
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,8 +83,10 @@ class StoreConfig(_Section, frozen=True):
 class AnchorsConfig(_Section, frozen=True):
     """The reference rows the next snapshot is aligned to."""
 
-    policy: Literal["moving_average", "previous", "first"] = "moving_average"
+    policy: Literal["two_time_scales", "moving_average", "previous", "first"] | None = None
     weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
+    parent_share: Share = 0.5
+    slow_weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     rows: Positive = 100_000
 
 
@@ -176,31 +176,14 @@ class Config(_Section, frozen=True):
 
 _NO_LIMIT = (None, msgspec.UNSET)
 
-#: Relative score error that warns and that refuses; float32 output alone makes about 4e-8.
-SCORE_ERROR_LIMITS = (2e-6, 1e-5)
 
-#: Default limits: name -> (warn, refuse). A pair is a healthy range; whether a number is a floor or a
-#: ceiling is the check's own business (``embsync/checks.py``). None: decided by the width at run time.
+def _fixed(limit: Limit | Relative) -> Limit:
+    return None if isinstance(limit, Relative) else limit
+
+#: Default limits of the checks that may be configured: name -> (warn, refuse). None: none, or one that depends on the
+#: run (``embsync/checks.py``).
 DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
-    "rows_items": (None, None),
-    "rows_users": (None, None),
-    "score_error": SCORE_ERROR_LIMITS,
-    "truncation_loss": (None, None),
-    "rank": (None, None),
-    "common": (None, None),
-    "cosine_items": (0.75, 0.5),
-    "cosine_users": (0.75, 0.5),
-    "cosine_margin_items": (0.45, 0.3),
-    "cosine_margin_users": (0.45, 0.3),
-    "share_below_half_items": (0.02, 0.10),
-    "share_below_half_users": (0.02, 0.10),
-    "rotation_disagreement": (0.45, 0.7),
-    "norm_ratio_items": ((0.8, 1.25), (0.5, 2.0)),
-    "norm_ratio_users": ((0.8, 1.25), (0.5, 2.0)),
-    "live_items": (0.9, 0.5),
-    "live_users": (0.9, 0.5),
-    "same_snapshot": (None, None),
-    "recall": (None, None),
+    check.name: (_fixed(check.warn), _fixed(check.refuse)) for check in CHECKS.values() if check.acceptable
 }
 
 
@@ -374,8 +357,9 @@ def _reject_contradictions(config: Config, where: str) -> None:
         )
     for name, limits in config.checks.items():
         for limit in (limits.warn, limits.refuse):
-            if isinstance(limit, int | float) == isinstance(DEFAULT_LIMITS[name][1], tuple) and limit not in _NO_LIMIT:
-                wanted = "a range [low, high]" if isinstance(DEFAULT_LIMITS[name][1], tuple) else "a number"
+            ranged = CHECKS[name].kind == "range"
+            if isinstance(limit, int | float) == ranged and limit not in _NO_LIMIT:
+                wanted = "a range [low, high]" if ranged else "a number"
                 raise UsageError("a limit of the wrong form", where=f"{where}: checks.{name}", found=limit,
                                  expected=f"{wanted} or null")
     if config.watch.path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TypeVar, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import AnchorSide, Policy, advance, choose
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
 from embsync.alignment.blocks import ArrayRows, worker_count
 from embsync.alignment.drift import Fit, FitMeter
 from embsync.alignment.gram import Pairing
@@ -29,7 +30,10 @@ SAMPLED_QUERIES = 1000
 
 @dataclass(frozen=True)
 class Anchors:
-    """Reference rows of a space; hand them to the next :func:`stabilize`."""
+    """Reference rows of a space; hand them to the next :func:`stabilize`.
+
+    Under ``two_time_scales`` a side carries both: ``vectors``, the slow average, and ``recent``, the last stable rows.
+    """
 
     items: AnchorSide
     users: AnchorSide | None
@@ -79,12 +83,14 @@ class _Side:
     weights: Float64 | None
     sampled: Int64
     name: str
+    motion: Motion
 
     @cached_property
     def pairing(self) -> Pairing | None:
         if self.previous is None:
             return None
-        return Pairing(positions_in(self.ids, self.previous.ids), self.previous.vectors, fold_of(self.previous.ids))
+        return Pairing(positions_in(self.ids, self.previous.ids), self.previous.reference(self.motion),
+                       fold_of(self.previous.ids))
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate
@@ -102,8 +108,10 @@ def stabilize(
     standardize: bool = True,
     item_weights: Array | None = None,
     user_weights: Array | None = None,
-    policy: Policy = "moving_average",
+    policy: Policy = DEFAULT_POLICY,
     weight: float = 0.3,
+    parent_share: float = 0.5,
+    slow_weight: float = 0.02,
     anchor_rows: int = 100_000,
     threads: int = 0,
 ) -> Stabilized:
@@ -124,8 +132,8 @@ def stabilize(
         Fix the scale split between the sides by the low-rank SVD before rotating.
     item_weights, user_weights : (t,) and (w,) arrays, optional
         Weights of the rows in the rotation's fit.
-    policy, weight, anchor_rows
-        How the anchors move on; see ``space.anchors`` in the configuration.
+    policy, weight, parent_share, slow_weight, anchor_rows
+        How the anchors move on; see ``space.anchors`` in the configuration and :class:`Motion`.
     threads : int
         Workers; 0 for all cores.
 
@@ -156,19 +164,17 @@ def stabilize(
     if anchors is not None and (anchors.users is None) != (users is None):
         raise UsageError("sides differ from the anchors'", found="users" if anchors.users is None else "no users",
                          expected="the sides the space began with")
-    sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights)]
+    motion = _motion(policy, weight, parent_share, slow_weight)
+    sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights, motion)]
     if users is not None:
-        sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights))
+        sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights, motion))
     k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
-    if policy not in get_args(Policy) or not 0 < weight <= 1:
-        raise UsageError("no such way to move anchors on", found=f"policy {policy!r} with weight {weight}",
-                         expected=f"one of {', '.join(get_args(Policy))} and a weight in (0, 1]")
     found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
     if found.rank == 0:
         raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
     stable, fits, preservation = _apply(sides, found, threads)
     with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
-        moved = list(pool.map(lambda side, rows: _advance(side, rows, policy, weight, anchor_rows), sides, stable))
+        moved = list(pool.map(lambda side, rows: _advance(side, rows, anchor_rows), sides, stable))
     return Stabilized(
         *_pair(stable), found.transform, Anchors(*_pair(moved)), *_pair(fits), found.rotation_disagreement,
         found.rank, found.truncation_loss, preservation,
@@ -177,6 +183,14 @@ def stabilize(
 
 def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
     return values[0], values[1] if len(values) > 1 else None
+
+
+def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
+    if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
+        raise UsageError("no such way to move anchors on", found=f"policy {policy!r} with weight {weight}, "
+                         f"parent_share {parent_share} and slow_weight {slow_weight}",
+                         expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]")
+    return Motion(policy, weight, parent_share, slow_weight)
 
 
 def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
@@ -188,7 +202,8 @@ def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     return width if wanted is None else wanted
 
 
-def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None) -> _Side:
+def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None,
+          motion: Motion) -> _Side:
     rows = np.asarray(raw)
     if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
         raise SnapshotError(f"{name} is not a matrix of vectors", found=f"{rows.dtype} of shape {rows.shape}",
@@ -218,7 +233,7 @@ def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | 
     if own is not None and not (np.isfinite(own) & (own >= 0)).all():
         raise SnapshotError(f"{name} weights do not fit", found="negative or non-finite values",
                             expected="finite weights of 0 or more")
-    return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name)
+    return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name, motion)
 
 
 def _apply(
@@ -263,7 +278,7 @@ def _fit_meter(side: _Side, part: SideFit) -> FitMeter | None:
     return FitMeter(side.pairing, part.fold_maps)
 
 
-def _advance(side: _Side, stable: Float32, policy: Policy, weight: float, limit: int) -> AnchorSide:
+def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
     known = side.ids[side.order]
     union = known
     if side.previous is not None:
@@ -274,6 +289,13 @@ def _advance(side: _Side, stable: Float32, policy: Policy, weight: float, limit:
     live = places >= 0
     out = np.empty((len(ids), stable.shape[1]), np.float32)
     rows = side.order[np.maximum(places, 0)]
-    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, policy, weight)
+    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.motion)
     out.flags.writeable = False
-    return AnchorSide(ids, out, len(ids) / len(union))
+    recent = None
+    if side.motion.policy == "two_time_scales":
+        recent = np.empty_like(out)
+        last = None if side.previous is None else dataclasses.replace(
+            side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent)
+        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"))
+        recent.flags.writeable = False
+    return AnchorSide(ids, out, len(ids) / len(union), recent)

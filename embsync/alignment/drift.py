@@ -17,6 +17,12 @@ MOVED_MOST = 10
 #: Numbers of rows judged together, 4 MiB: with the few anchors of one block, calls would cost ten times the arithmetic.
 _JUDGED_AT_ONCE = 2**20
 
+#: Squared relative distance up to which two raw rows are the same: what is left of ||a||^2 + ||b||^2 - 2ab in float32,
+#: with one of them come back through the parent's map.
+_ROUNDING = 1e-5
+
+_OUTLIER = 3.0
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -28,20 +34,25 @@ class Fit:
         Rows compared.
     cosine, cosine_mismatched, share_below_half : float or None
         Mean cosine; the same with wrong partners; share of rows below 0.5. None: nothing to compare.
+    lost : float or None
+        Estimated share of rows with another id's vector: twice the share below the mean of wrong partners, since half
+        of wrong rows lie below their own mean.
     """
 
     common: int
     cosine: float | None
     cosine_mismatched: float | None
     share_below_half: float | None
+    lost: float | None
 
 
 @dataclass(frozen=True)
 class Drift:
     """Movement of one side against the parent version, over ids live in both.
 
-    ``displacement`` is ||new - old||_F / ||old||_F; ``_raw`` compares raw vectors. ``moved_most`` are file-order
-    positions with their cosines, lowest first.
+    ``displacement`` is ||new - old||_F / ||old||_F; ``_raw`` compares raw vectors. ``norm_outliers`` is the share of
+    rows whose norm changed by more than a factor of 3 beside the median. ``unchanged`` is the share of raw rows within
+    float32 rounding of the parent's. ``moved_most`` are file-order positions with their cosines, lowest first.
     """
 
     cosine: float | None = None
@@ -50,6 +61,8 @@ class Drift:
     displacement: float | None = None
     displacement_raw: float | None = None
     norm_ratio: float | None = None
+    norm_outliers: float | None = None
+    unchanged: float | None = None
     moved_most: tuple[tuple[int, float], ...] = ()
 
 
@@ -119,11 +132,13 @@ class FitMeter:
         self._judge(self._held)
         self._held = []
         cosines = self._cosines[~np.isnan(self._cosines)]
+        mismatched = mean(self._mismatched)
         return Fit(
             common=len(cosines),
             cosine=mean(cosines),
-            cosine_mismatched=mean(self._mismatched),
+            cosine_mismatched=mismatched,
             share_below_half=float((cosines < 0.5).mean()) if len(cosines) else None,
+            lost=None if mismatched is None or not len(cosines) else 2.0 * float((cosines < mismatched).mean()),
         )
 
 
@@ -147,7 +162,7 @@ class DriftMeter:
         count = len(parent_rows)
         self._cosines = np.full(count, np.nan, np.float32)
         self._norms = np.zeros((2, count), np.float32)
-        self._raw: list[tuple[int, float, int, float, float]] = []
+        self._raw: list[tuple[int, float, int, float, float, int]] = []
         self._stable: list[tuple[int, float, float]] = []
 
     def observe(self, start: int, block: Array, stable: Float32) -> None:
@@ -172,8 +187,10 @@ class DriftMeter:
         own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (before, before), (new, before)))
         cosines = _divide(dot, np.sqrt(own * other))
         kept = ~np.isnan(cosines)
+        moved = own + other - 2.0 * dot
         self._raw.append((start, float(cosines[kept].sum(dtype=np.float64)), int(kept.sum()),
-                          float(np.sum(own + other - 2.0 * dot, dtype=np.float64)), float(other.sum(dtype=np.float64))))
+                          float(np.sum(moved, dtype=np.float64)), float(other.sum(dtype=np.float64)),
+                          int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0)))))
 
     def result(self) -> Drift:
         """Return the figures over all rows met."""
@@ -188,16 +205,21 @@ class DriftMeter:
             cosine_raw=None if raw is None or not raw[1] else raw[0] / raw[1],
             displacement=_root(moved, before),
             displacement_raw=None if raw is None else _root(raw[2], raw[3]),
-            norm_ratio=self._norm_ratio(),
+            unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
+            **self._norm_figures(),
             moved_most=self._moved_most(),
         )
 
-    def _norm_ratio(self) -> float | None:
+    def _norm_figures(self) -> dict[str, float]:
         both = (self._norms > 0).all(axis=0)
         if not both.any():
-            return None
-        new, old = np.median(self._norms[:, both], axis=1)
-        return float(new / old)
+            return {}
+        new, old = self._norms[:, both].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # what overflowed is found by its result
+            ratio = np.median(new) / np.median(old)
+            relative = new / old / np.median(new / old)
+        outside = (relative > _OUTLIER) | (relative < 1 / _OUTLIER)
+        return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean())}
 
     def _moved_most(self) -> tuple[tuple[int, float], ...]:
         known = np.flatnonzero(~np.isnan(self._cosines))

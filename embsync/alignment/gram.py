@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment import lapack
+from embsync.alignment.anchors import ReferenceRows
 from embsync.alignment.blocks import Rows, map_blocks
 from embsync.alignment.sampling import FOLDS
-from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
+from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
 
 #: Condition number of a side up to which its Gram matrix is trusted. Relative error of the smallest direction
@@ -30,13 +31,13 @@ class Pairing:
     positions : (t,) row numbers
         Position of each row's anchor, -1 without one.
     anchors : (a, k) float32
-        Anchor vectors, possibly memory-mapped.
+        Rows to fit to, possibly memory-mapped or blended where they are read.
     folds : (a,) uint8
         Cross-validation fold of each anchor.
     """
 
     positions: RowNumbers
-    anchors: Float32
+    anchors: ReferenceRows
     folds: Array
 
 
@@ -52,6 +53,8 @@ class SideSums:
         T^T T.
     cross : (10, e, k) float64 or None
         Raw rows against their anchors, T^T diag(weights) B, one sum a fold.
+    paired_gram, anchor_gram : (e, e) and (k, k) float64, or None
+        X^T diag(weights) X and B^T diag(weights) B of the rows with an anchor.
     paired : int
         Rows with an anchor.
     zero_rows : int
@@ -63,6 +66,8 @@ class SideSums:
     rows: int
     gram: Float64
     cross: Float64 | None
+    paired_gram: Float64 | None
+    anchor_gram: Float64 | None
     paired: int
     zero_rows: int
     sample: Array
@@ -99,12 +104,12 @@ def sum_side(
     """
     width = rows.width
     gram = np.zeros((width, width))
-    cross = None if pairing is None else np.zeros((FOLDS, width, pairing.anchors.shape[1]))
+    cross = None if pairing is None else Cross.zeros(width, pairing.anchors.shape[1])
     zero_rows = 0
     wanted = np.empty(0, np.int64) if sampled is None else sampled
     kept: list[Array] = []
 
-    def work(start: int, block: Array) -> tuple[Float64, int, Float64 | None, Array]:
+    def work(start: int, block: Array) -> tuple[Float64, int, Cross | None, Array]:
         x = block.astype(np.float64)
         product = x.T @ x
         if not np.isfinite(np.trace(product)):
@@ -112,7 +117,7 @@ def sum_side(
         # Only a row that begins with zero can be all zero: looking at every number takes a seventh of the whole pass.
         suspects = x[x[:, 0] == 0.0]
         zeros = len(suspects) - int(np.count_nonzero(suspects.any(axis=1)))
-        part = None if pairing is None else _cross(start, x, pairing, weights)
+        part = None if pairing is None else _cross(start, x, product, pairing, weights)
         first, last = np.searchsorted(wanted, (start, start + len(block)))
         return product, zeros, part, block[wanted[first:last] - start]
 
@@ -121,28 +126,58 @@ def sum_side(
         zero_rows += zeros
         kept.append(taken)
         if cross is not None and part is not None:
-            cross += part
+            cross.add(part)
     paired = 0 if pairing is None else int(np.count_nonzero(pairing.positions >= 0))
     sample = np.concatenate(kept) if kept else np.empty((0, width))
-    return SideSums(rows.count, gram, cross, paired, zero_rows, sample)
+    if cross is None:
+        return SideSums(rows.count, gram, None, None, None, paired, zero_rows, sample)
+    return SideSums(rows.count, gram, cross.folds, cross.rows, cross.anchors, paired, zero_rows, sample)
 
 
-def _cross(start: int, block: Float64, pairing: Pairing, weights: Float64 | None) -> Float64 | None:
+@dataclass(frozen=True)
+class Cross:
+    """Sums of rows against their anchors, fold by fold, and of each with itself; see :class:`SideSums`."""
+
+    folds: Float64
+    rows: Float64
+    anchors: Float64
+
+    @classmethod
+    def zeros(cls, width: int, dimension: int) -> Cross:
+        """Return sums of nothing."""
+        return cls(np.zeros((FOLDS, width, dimension)), np.zeros((width, width)), np.zeros((dimension, dimension)))
+
+    def add(self, other: Cross) -> None:
+        """Add the sums of further rows, in place."""
+        for mine, theirs in ((self.folds, other.folds), (self.rows, other.rows), (self.anchors, other.anchors)):
+            mine.__iadd__(theirs)
+
+
+def _cross(
+    start: int, block: Float64, product: Float64, pairing: Pairing, weights: Float64 | None
+) -> Cross | None:
+    """Return the sums of one block; ``product`` is its Gram matrix."""
     places = pairing.positions[start : start + len(block)]
     local = np.flatnonzero(places >= 0)
     if len(local) == 0:
         return None
     places = places[local]
     left = block[local]
+    anchors = pairing.anchors[places]
+    right = anchors.astype(np.float64)
     if weights is not None:
-        left *= weights[start : start + len(block)][local, None]
-    right = pairing.anchors[places].astype(np.float64)
+        roots = np.sqrt(weights[start : start + len(block)][local, None])
+        left *= roots
+        right *= roots
+        anchors = right.astype(np.float32)
+    # Where all rows have anchors there is no need of a second product. To tell a flipped axis, float32 will do.
+    single = product if weights is None and len(local) == len(block) else left.T @ left
     folds = pairing.folds[places]
     cross = np.empty((FOLDS, left.shape[1], right.shape[1]))
     for fold in range(FOLDS):
         member = folds == fold
         np.matmul(left[member].T, right[member], out=cross[fold])
-    return cross
+    return Cross(cross, single, (anchors.T @ anchors).astype(np.float64))
 
 
 def _not_finite(name: str, start: int, block: Array) -> SnapshotError:

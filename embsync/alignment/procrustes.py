@@ -71,6 +71,34 @@ def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64) ->
     return float(np.sqrt(np.trace(difference.T @ energy @ difference) / scale)) if scale else 0.0
 
 
+def axis_agreement(cross: Float64, rows: Float64, anchors: Float64) -> float:
+    """Return the least agreement of rows with their anchors along any axis: 1 for equal rows, -1 for a flipped axis.
+
+    The least eigenvalue of E^-1/2 (C + C^T)/2 E^-1/2 with E = (A^T A + B^T B)/2, within the axes that hold energy:
+    min over directions v of 2 sum (a v)(b v) / sum ((a v)^2 + (b v)^2). Axes that only one of the two has give 0.
+
+    Parameters
+    ----------
+    cross, rows, anchors : (k, k) float64
+        C = A^T B, A^T A and B^T B of the rotated rows and their anchors.
+
+    Returns
+    -------
+    float
+        NaN where there is no energy, or none that can be measured.
+    """
+    energy = (rows + anchors) / 2
+    if not (np.isfinite(energy).all() and np.isfinite(cross).all()):
+        return float("nan")
+    values, vectors = lapack.eigh((energy + energy.T) / 2)
+    held = values > DETERMINED * values[-1]
+    if values[-1] <= 0 or not held.any():
+        return float("nan")
+    whitened = vectors[:, held] / np.sqrt(values[held])
+    agreement = whitened.T @ ((cross + cross.T) / 2) @ whitened
+    return float(lapack.eigh((agreement + agreement.T) / 2)[0][0])
+
+
 def _leading_entries(columns: Float64) -> Float64:
     entries: Float64 = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)[0]
     return entries

@@ -10,7 +10,7 @@ import numpy as np
 from embsync.alignment.blocks import Rows, map_blocks
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
-from embsync.alignment.procrustes import align, disagreement, first_rotation
+from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
 from embsync.alignment.sampling import FOLDS
 from embsync.alignment.standardize import Standardization, keep_products, standardize
 from embsync.alignment.transform import Transform
@@ -59,12 +59,22 @@ class SideFit:
         Each fitted without one fold of the anchors.
     scale : float
         See :func:`embsync.alignment.preservation.residual_scale`.
+    axis_agreement : float or None
+        See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
+        where it cannot be measured.
     """
 
     sums: SideSums
     map: Float64
     fold_maps: Float64 | None
     scale: float
+    axis_agreement: float | None
+
+    @property
+    def magnitude(self) -> float:
+        """Root mean square of the side's stable values, zero rows left out; 0 when there are none else."""
+        energy = float(np.einsum("ij,ik,kj->", self.map, self.sums.gram, self.map, optimize=True))
+        return float(np.sqrt(max(energy, 0.0) / max((self.sums.rows - self.sums.zero_rows) * self.map.shape[1], 1)))
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
         folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
     fits = [
         SideFit(total, basis @ rotation, None if folds is None else basis @ folds,
-                residual_scale(total.gram, basis @ rotation, total.rows))
+                residual_scale(total.gram, basis @ rotation, total.rows), _axis_agreement(total, basis @ rotation))
         for basis, total in zip(bases, sums, strict=False)
     ]
     apart = None
@@ -149,6 +159,14 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
     users = fits[1] if len(fits) > 1 else None
     transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
     return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
+
+
+def _axis_agreement(sums: SideSums, transform: Float64) -> float | None:
+    if sums.cross is None or sums.paired_gram is None or sums.anchor_gram is None or not judged_alone(sums):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):  # found by its result
+        cross = transform.T @ sums.cross.sum(axis=0)
+        return axis_agreement(cross, transform.T @ sums.paired_gram @ transform, sums.anchor_gram)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

@@ -4,66 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import msgspec
 
-from embsync.config import DEFAULT_LIMITS, CheckLimits, Config, Limit
+from embsync.checks import CHECKS, Kind, Limit, Relative
+from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import RefusedError, UsageError
 from embsync.store.manifest import CheckRecord
 
-Kind = Literal["floor", "ceiling", "range"]
-
-_KINDS: Mapping[str, Kind] = {
-    "score_error": "ceiling",
-    "truncation_loss": "ceiling",
-    "share_below_half_items": "ceiling",
-    "share_below_half_users": "ceiling",
-    "rotation_disagreement": "ceiling",
-    "norm_ratio_items": "range",
-    "norm_ratio_users": "range",
-    "same_snapshot": "ceiling",
-}
-
 #: Violations of these never come this far: they make a snapshot ill-formed and cannot be accepted.
-WELL_FORMED = ("finite", "unique_ids", "widths")
+WELL_FORMED = tuple(name for name, check in CHECKS.items() if not check.acceptable)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value to judge; None means it could not be judged, which warns.
+    """A value to judge.
 
-    ``limits`` replace the defaults of checks whose limits depend on the snapshot: (warn, refuse).
+    Attributes
+    ----------
+    name : str
+    value : float or None
+        None: the side is too small to be judged alone, which warns. Not finite: it should have been measured and could
+        not be, which violates every limit.
+    figures : mapping
+        Those of the run that the check's limits depend on.
     """
 
     name: str
     value: float | None
-    limits: tuple[Limit, Limit] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge(measured: Measured, config: Config, accepted: Collection[str] = ()) -> CheckRecord:
     """Compare one value with its limits."""
-    warn, refuse = measured.limits if measured.limits is not None else DEFAULT_LIMITS[measured.name]
+    check = CHECKS[measured.name]
     own = config.checks.get(measured.name, CheckLimits())
-    warn = warn if own.warn is msgspec.UNSET else own.warn
-    refuse = refuse if own.refuse is msgspec.UNSET else own.refuse
-    kind = _KINDS.get(measured.name, "floor")
+    warn, refuse = (
+        _limit(default, measured.figures) if configured is msgspec.UNSET else configured
+        for default, configured in ((check.warn, own.warn), (check.refuse, own.refuse))
+    )
     if measured.value is None:
         outcome = "warn"
-    elif _violates(measured.value, refuse, kind):
+    elif _violates(measured.value, refuse, check.kind):
         outcome = "refuse"
+    elif _violates(measured.value, warn, check.kind) or not math.isfinite(measured.value):
+        outcome = "warn"
     else:
-        outcome = "warn" if _violates(measured.value, warn, kind) else "pass"
-    value = None if measured.value is None or math.isnan(measured.value) else measured.value
+        outcome = "pass"
     return CheckRecord(
         name=measured.name,
-        value=value,
+        value=measured.value if measured.value is not None and math.isfinite(measured.value) else None,
         warn=_plain(warn),
         refuse=_plain(refuse),
         outcome=outcome,
         accepted=outcome == "refuse" and measured.name in accepted,
     )
+
+
+def _limit(limit: Limit | Relative, figures: Mapping[str, float]) -> Limit:
+    """Return the limit of one run; an infinite one is none."""
+    if not isinstance(limit, Relative):
+        return limit
+    found = limit.at(figures)
+    return found if math.isfinite(found) else None
 
 
 def well_formed(zero_rows: int) -> list[CheckRecord]:
@@ -105,7 +109,7 @@ def describe(record: CheckRecord) -> str:
         return f"{record.name} {value}"
     if isinstance(limit, list):
         return f"{record.name} {value} (limits {limit[0]:g} to {limit[1]:g})"
-    side = "at most" if _KINDS.get(record.name, "floor") == "ceiling" or record.name == "finite" else "at least"
+    side = "at most" if CHECKS[record.name].kind == "ceiling" else "at least"
     return f"{record.name} {value} (limit {side} {limit:.4g})"
 
 
@@ -121,10 +125,11 @@ def reject_unknown(names: Collection[str]) -> None:
 def _violates(value: float, limit: Limit, kind: Kind) -> bool:
     if limit is None:
         return False
+    if not math.isfinite(value):
+        return True
     if isinstance(limit, tuple):
         return not limit[0] <= value <= limit[1]
-    # Written so that NaN violates.
-    return not value <= limit if kind == "ceiling" else not value >= limit
+    return value > limit if kind == "ceiling" else value < limit
 
 
 def _plain(limit: Limit) -> float | list[float] | None:

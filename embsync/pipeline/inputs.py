@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast, get_args
 
 import numpy as np
 
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
 from embsync.alignment.blocks import row_numbers
 from embsync.alignment.gram import Pairing
 from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import SideInput
 from embsync.alignment.transform import SideName
 from embsync.config import Config
-from embsync.dtypes import Array, Float32
+from embsync.dtypes import Array
 from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
+from embsync.reader.side import Side as VersionSide
 from embsync.snapshots import FingerprintedRows, Side, Snapshot
 from embsync.store.rows import ParentRows, RowPlan, plan
 
@@ -40,8 +43,7 @@ class SideRun:
         The same rows as the mathematics takes them.
     held : ParentRows or None
         The side in the parent.
-    anchor_ids : (a,) ndarray or None
-    anchors : (a, k) float32 or None
+    anchors : AnchorSide or None
         The parent's, mapped.
     """
 
@@ -51,18 +53,18 @@ class SideRun:
     rows: FingerprintedRows
     fitted: SideInput
     held: ParentRows | None
-    anchor_ids: Array | None
-    anchors: Float32 | None
+    anchors: AnchorSide | None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A whole run's inputs; ``parent`` is None when a new space begins."""
+    """A whole run's inputs; ``parent`` is None when a new space begins, ``motion`` is how its anchors move on."""
 
     snapshot: Snapshot
     parent: Version | None
     number: int
     dimension: int
+    motion: Motion
     sides: tuple[SideRun, ...]
 
     @property
@@ -113,6 +115,7 @@ def gather(
                              expected=dimension, hint=f"embsync widen {config.space.dimension} makes a space wider")
     if parent is not None:
         _reject_other_sides(snapshot, parent)
+    motion = _motion(config, known)
     total = sum(side.count for side in snapshot.sides)
     sides: list[SideRun] = []
     for side, name in zip(snapshot.sides, _names(snapshot), strict=True):
@@ -120,10 +123,19 @@ def gather(
         if known is not None and (name == "items" or known.record.users is not None):
             _reject_other_ids(side, ids, known.side(name).ids)
         before = sum(run.side.count for run in sides)
-        run = _side_run(side, name, ids, parent, config)
+        run = _side_run(side, name, ids, parent, motion, config)
         watched = WatchedRows(run.rows, "reading", progress, before, total)
         sides.append(_with_rows(run, watched))
-    return Inputs(snapshot, parent, number, dimension, tuple(sides))
+    return Inputs(snapshot, parent, number, dimension, motion, tuple(sides))
+
+
+def _motion(config: Config, known: Version | None) -> Motion:
+    """Return how anchors move on: as configured, else as they did in the store, else by the default."""
+    given = config.space.anchors
+    policy = given.policy
+    if policy is None and known is not None and known.record.alignment.policy in get_args(Policy):
+        policy = cast("Policy", known.record.alignment.policy)
+    return Motion(policy or DEFAULT_POLICY, given.weight, given.parent_share, given.slow_weight)
 
 
 def _names(snapshot: Snapshot) -> tuple[SideName, ...]:
@@ -135,20 +147,31 @@ def _with_rows(run: SideRun, rows: WatchedRows) -> SideRun:
     return dataclasses.replace(run, fitted=watched)
 
 
-def _side_run(side: Side, name: SideName, ids: Array, parent: Version | None, config: Config) -> SideRun:
-    pairing, rate, anchor_ids, anchors, held = None, 1.0, None, None, None
+def _side_run(
+    side: Side, name: SideName, ids: Array, parent: Version | None, motion: Motion, config: Config
+) -> SideRun:
+    pairing, rate, anchors, held = None, 1.0, None, None
     if parent is not None:
         mine = parent.side(name)
         held = ParentRows(mine.ids, mine.last_seen, parent.lineage)
-        anchor_ids, anchors = parent.reference("anchors", name)
-        places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        pairing = Pairing(places, anchors, fold_of(anchor_ids))
+        anchor_ids, vectors = parent.reference("anchors", name)
         rate = len(anchor_ids) / max(len(mine.ids), 1)
+        anchors = AnchorSide(anchor_ids, vectors, rate)
+        places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
+        pairing = Pairing(places, _reference(anchors, mine, motion), fold_of(anchor_ids))
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     rows = FingerprintedRows(side, ids)
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(rows, pairing, rate, side.weights(), sampled, side.source)
-    return SideRun(name, side, laid_out, rows, fitted, held, anchor_ids, anchors)
+    return SideRun(name, side, laid_out, rows, fitted, held, anchors)
+
+
+def _reference(anchors: AnchorSide, parent: VersionSide, motion: Motion) -> ReferenceRows:
+    """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
+    rows = positions_in(anchors.ids, parent.ids)
+    if motion.policy != "two_time_scales" or (rows < 0).any():
+        return anchors.vectors
+    return Blend(anchors.vectors, parent.vectors, rows, motion.parent_share)
 
 
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:

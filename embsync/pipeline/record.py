@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from math import inf, nan
 from pathlib import Path
 
+import numpy as np
+
+from embsync.alignment.gram import SideSums
 from embsync.alignment.preservation import map_error, score_error
-from embsync.alignment.stabilize import Alignment, SideFit
-from embsync.config import SCORE_ERROR_LIMITS, Config
+from embsync.alignment.stabilize import Alignment, SideFit, judged_alone
+from embsync.alignment.transform import SideName
+from embsync.alignment.values import examine
+from embsync.config import Config
 from embsync.index import IndexReport
 from embsync.pipeline.checks import Measured
 from embsync.pipeline.inputs import Inputs, SideRun
@@ -50,21 +56,23 @@ def snapshot_event(name: str, path: Path, print_: str | None, signature: Signatu
             "listing": signature.listing or None, "mtime_ns": str(signature.mtime_ns)}
 
 
-def row_counts(run: SideRun) -> RowCounts:
+def row_counts(run: SideRun, sums: SideSums) -> RowCounts:
     """Return the manifest's counts of a side."""
     plan = run.plan
     return RowCounts(rows=len(plan.ids), live=len(plan.rows), new=plan.new, returned=plan.returned, gone=plan.gone,
-                     carried=len(plan.carried), common=plan.common)
+                     carried=len(plan.carried), common=plan.common, zero=sums.zero_rows)
 
 
 def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: list[WrittenSide]) -> AlignmentRecord:
     """Return the manifest's ``alignment``."""
     parts = [found.items] if found.users is None else [found.items, found.users]
     sides = [_side_fit(part, side) for part, side in zip(parts, written, strict=True)]
-    anchors = config.space.anchors
+    motion = inputs.motion
+    two = motion.policy == "two_time_scales"
     return AlignmentRecord(
-        policy=anchors.policy,
-        weight=anchors.weight,
+        policy=motion.policy,
+        weight=motion.slow_weight if two else motion.weight,
+        parent_share=motion.parent_share if two else None,
         standardized=config.space.standardize and inputs.users is not None,
         rank=found.rank,
         truncation_loss=found.truncation_loss,
@@ -75,14 +83,21 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
 
 
 def _side_fit(part: SideFit, side: WrittenSide) -> SideFitRecord:
-    fit = side.fit
+    fit, drift, values = side.fit, side.drift, examine(part.sums.sample)
     return SideFitRecord(
         anchors=side.anchors,
         common=part.sums.paired,
         cosine=None if fit is None else fit.cosine,
         cosine_mismatched=None if fit is None else fit.cosine_mismatched,
         share_below_half=None if fit is None else fit.share_below_half,
-        norm_ratio=side.drift.norm_ratio,
+        norm_ratio=drift.norm_ratio,
+        norm_outliers=drift.norm_outliers,
+        lost=None if fit is None else fit.lost,
+        axis_agreement=part.axis_agreement,
+        unchanged=drift.unchanged,
+        saturation=values.saturation,
+        zero_values=values.zeros,
+        magnitude=part.magnitude,
     )
 
 
@@ -133,62 +148,122 @@ def _side_drift(run: SideRun, side: WrittenSide) -> SideDriftRecord:
 
 def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str) -> list[Measured]:
     """Return what the first pass lets be judged, before anything is written."""
-    width, k = inputs.snapshot.width, inputs.dimension
-    measured = [
-        Measured(f"rows_{run.name}", float(run.side.count), (4.0 * width, float(width))) for run in inputs.sides
-    ]
+    e, k, parent = float(inputs.snapshot.width), float(inputs.dimension), inputs.parent
+    parts = [found.items] if found.users is None else [found.items, found.users]
+    measured: list[Measured] = []
+    for run, part in zip(inputs.sides, parts, strict=True):
+        measured += _rows_alone(run.name, part, e, parent)
     measured += [
-        Measured("truncation_loss", found.truncation_loss, (None, config.space.max_truncation_loss)),
-        Measured("rank", float(found.rank), (float(width), 1.0)),
+        Measured("truncation_loss", found.truncation_loss, {"max_truncation_loss": config.space.max_truncation_loss}),
+        Measured("rank", float(found.rank), {"e": e}),
     ]
-    parent = inputs.parent
     if parent is None:
         return measured
-    measured.append(Measured("common", float(found.common), (16.0 * k, 2.0 * k)))
-    measured += [_live(run, parent) for run in inputs.sides]
+    measured.append(Measured("common", float(found.common), {"k": k}))
+    for run, part in zip(inputs.sides, parts, strict=True):
+        measured += [_coverage(run, part, parent), _live(run, parent)]
     same = float(parent.record.snapshot.fingerprint == print_)
-    measured.append(Measured("same_snapshot", same, (0.0, None)))
+    measured.append(Measured("same_snapshot", same))
     return measured
+
+
+def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | None) -> list[Measured]:
+    """Return what a side shows by itself; where the parent has a figure, limits are above that."""
+    sums, values = part.sums, examine(part.sums.sample)
+    counts = None if parent is None else _counts(parent, name)
+    before = None if parent is None else getattr(parent.record.alignment, name)
+    zero = None if parent is None or counts is None else _zero_rows(parent, counts, name)
+    return [
+        Measured(f"rows_{name}", float(sums.rows), {"e": width}),
+        Measured(f"zero_rows_{name}", sums.zero_rows / max(sums.rows, 1), _before(zero)),
+        Measured(f"saturation_{name}", values.saturation, _before(None if before is None else before.saturation)),
+        Measured(f"zero_values_{name}", values.zeros, _before(None if before is None else before.zero_values)),
+        Measured(f"magnitude_{name}", part.magnitude),
+    ]
+
+
+def _before(value: float | None) -> dict[str, float]:
+    """Return the parent's figure; without one there is nothing that a value could have grown from."""
+    return {"before": inf if value is None else value}
+
+
+def _counts(parent: Version, name: SideName) -> RowCounts:
+    counts = parent.record.items if name == "items" else parent.record.users
+    assert counts is not None  # the sides of a store never change
+    return counts
+
+
+def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
+    """Return the share of the parent's live rows that are all zero; a manifest of an earlier release does not tell."""
+    if counts.zero is not None:
+        return counts.zero / max(counts.live, 1)
+    side = parent.side(name)
+    suspects = np.flatnonzero((side.vectors[:, 0] == 0) & side.live)
+    return float(np.count_nonzero(~side.vectors[suspects].any(axis=1))) / max(counts.live, 1)
+
+
+def _coverage(run: SideRun, part: SideFit, parent: Version) -> Measured:
+    """Return the share of known ids; where few are common because of it, none of the side's other figures protects."""
+    counts = _counts(parent, run.name)
+    known = run.plan.common + run.plan.returned
+    share = known / max(min(run.side.count, counts.rows), 1)
+    return Measured(f"coverage_{run.name}", share, {"least": 0.3 if judged_alone(part.sums) else 0.5})
 
 
 def _live(run: SideRun, parent: Version) -> Measured:
-    counts = parent.record.items if run.name == "items" else parent.record.users
-    assert counts is not None
-    return Measured(f"live_{run.name}", run.side.count / max(counts.live, 1))
+    return Measured(f"live_{run.name}", run.side.count / max(_counts(parent, run.name).live, 1))
 
 
 def checks_of_rows(
-    inputs: Inputs, alignment: AlignmentRecord, preservation: PreservationRecord
+    inputs: Inputs, found: Alignment, alignment: AlignmentRecord, preservation: PreservationRecord
 ) -> list[Measured]:
     """Return what the second pass lets be judged."""
     # What truncation takes has its own check; the limits here are for what comes on top.
-    lost = alignment.truncation_loss
-    warn, refuse = (limit + lost for limit in SCORE_ERROR_LIMITS)
-    measured = [Measured("score_error", preservation.score_error, (warn, refuse))]
+    measured = [Measured("score_error", preservation.score_error, {"truncation_loss": alignment.truncation_loss})]
     if inputs.parent is None:
         return measured
-    for name, side in (("items", alignment.items), ("users", alignment.users)):
-        if side is None:
-            continue
-        margin = None
-        if side.cosine is not None and side.cosine_mismatched is not None:
-            margin = side.cosine - side.cosine_mismatched
-        measured += [
-            Measured(f"cosine_{name}", side.cosine),
-            Measured(f"cosine_margin_{name}", margin),
-            Measured(f"share_below_half_{name}", side.share_below_half),
-            Measured(f"norm_ratio_{name}", side.norm_ratio),
-        ]
+    same = fingerprint(inputs) == inputs.parent.record.snapshot.fingerprint
+    parts = [found.items] if found.users is None else [found.items, found.users]
+    for run, part in zip(inputs.sides, parts, strict=True):
+        side = alignment.items if run.name == "items" else alignment.users
+        assert side is not None
+        judged = judged_alone(part.sums)
+        mismatched = _figure(side.cosine_mismatched, judged)
+        cosine = _figure(side.cosine, judged)
+        margin = None if cosine is None or mismatched is None else cosine - mismatched
+        # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
+        of = {"room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
+              "one_row": 1.0 / max(part.sums.paired, 1),
+              "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1)}
+        figures = {
+            "cosine": cosine,
+            "cosine_margin": margin,
+            "share_below_half": _figure(side.share_below_half, judged),
+            "lost": _figure(side.lost, judged),
+            "axis_agreement": _figure(side.axis_agreement, judged),
+        }
+        if run.plan.common > 0:  # cohorts in turn share no live id with the parent, however well anchors judge them
+            figures["norm_ratio"] = _figure(side.norm_ratio, True)
+            figures["norm_outliers"] = _figure(side.norm_outliers, True)
+        measured += [Measured(f"{name}_{run.name}", value, of) for name, value in figures.items()]
+        if side.unchanged is not None and not same:  # raw rows that do not come back cannot be compared
+            measured.append(Measured(f"unchanged_{run.name}", side.unchanged))
     if inputs.users is not None:
         measured.append(Measured("rotation_disagreement", alignment.rotation_disagreement))
     return measured
+
+
+def _figure(value: float | None, expected: bool) -> float | None:
+    """Return NaN for a figure that should be there and could not be measured: that is never passed."""
+    return nan if value is None and expected else value
 
 
 def check_of_recall(config: Config, report: IndexReport) -> Measured:
     """Return the recall gate as a check."""
     target = config.index.target_recall
     value = 1.0 if report.recall_at_10 is None else report.recall_at_10
-    return Measured("recall", value, (target, target if config.index.on_missed_recall == "refuse" else None))
+    refuse = config.index.on_missed_recall == "refuse"
+    return Measured("recall", value, {"target_recall": target, "required_recall": target if refuse else -inf})
 
 
 def zero_rows(found: Alignment) -> int:

@@ -263,15 +263,16 @@ class _Run:
             alignment = record.alignment_record(self._config, inputs, found, written)
             preservation = record.preservation_record(found, written, neighbours)
             drift = record.drift_record(inputs, written, neighbours)
-        self._require(record.checks_of_rows(inputs, alignment, preservation))
+        self._require(record.checks_of_rows(inputs, found, alignment, preservation))
         assert self._fingerprint is not None
         return _Draft(
             number=inputs.number,
             dimension=inputs.dimension,
             parent=inputs.parent,
             snapshot=record.snapshot_record(inputs, self._fingerprint),
-            items=record.row_counts(inputs.items),
-            users=None if inputs.users is None else record.row_counts(inputs.users),
+            items=record.row_counts(inputs.items, found.items.sums),
+            users=None if inputs.users is None or found.users is None
+            else record.row_counts(inputs.users, found.users.sums),
             alignment=alignment,
             preservation=preservation,
             drift=drift,

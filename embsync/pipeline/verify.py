@@ -12,7 +12,8 @@ from embsync.alignment.blocks import as_slice
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
 from embsync.alignment.sampling import positions_in
 from embsync.alignment.transform import SideName
-from embsync.config import SCORE_ERROR_LIMITS, Config
+from embsync.checks import SCORE_ERROR_LIMITS
+from embsync.config import Config
 from embsync.dtypes import Array, Float32
 from embsync.errors import EmbsyncError
 from embsync.reader import Version

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.anchors import AnchorSide, advance, choose
+from embsync.alignment.anchors import advance, choose
 from embsync.alignment.blocks import as_slice, block_rows
 from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean, row_cosines
 from embsync.alignment.preservation import Residual
@@ -108,7 +108,7 @@ def _write_side(
         fit=None if fit_meter is None else fit_meter.result(),
         drift=Drift() if drift_meter is None else drift_meter.result(),
         since_start=since_start,
-        anchors=0 if run.anchor_ids is None else len(run.anchor_ids),
+        anchors=0 if run.anchors is None else len(run.anchors.ids),
     )
 
 
@@ -139,16 +139,13 @@ def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:
 
 
 def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun, config: Config) -> None:
-    plan, policy = run.plan, config.space.anchors
-    rows = choose(plan.ids, policy.rows)
-    previous = None
-    if run.anchor_ids is not None and run.anchors is not None:
-        previous = AnchorSide(run.anchor_ids, run.anchors)
+    plan = run.plan
+    rows = choose(plan.ids, config.space.anchors.rows)
     ids_name, vectors_name = layout.reference_files("anchors", run.name)
     staging.save(ids_name, plan.ids[rows])
     target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], previous,
-            policy.policy, policy.weight)
+    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], run.anchors,
+            inputs.motion)
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:

@@ -41,7 +41,10 @@ class SnapshotRecord(_Record, frozen=True):
 
 
 class RowCounts(_Record, frozen=True):
-    """Rows of a side: new = live now and not in the parent, common = live in both."""
+    """Rows of a side: new = live now and not in the parent, common = live in both, zero = live and all zero.
+
+    ``zero`` is None in a manifest of an earlier release.
+    """
 
     rows: _Count
     live: _Count
@@ -50,10 +53,14 @@ class RowCounts(_Record, frozen=True):
     gone: _Count
     carried: _Count
     common: _Count
+    zero: _Count | None = None
 
 
 class SideFitRecord(_Record, frozen=True):
-    """Out-of-sample fit of a side to the anchors, and its row norms against the parent's."""
+    """Out-of-sample fit of a side to the anchors, its row norms against the parent's, and its sampled raw values.
+
+    What follows ``norm_ratio`` is None in a manifest of an earlier release.
+    """
 
     anchors: _Count
     common: _Count
@@ -61,10 +68,20 @@ class SideFitRecord(_Record, frozen=True):
     cosine_mismatched: float | None
     share_below_half: float | None
     norm_ratio: float | None
+    norm_outliers: float | None = None
+    lost: float | None = None
+    axis_agreement: float | None = None
+    unchanged: float | None = None
+    saturation: float | None = None
+    zero_values: float | None = None
+    magnitude: float | None = None
 
 
 class AlignmentRecord(_Record, frozen=True):
-    """How the snapshot was mapped into the space."""
+    """How the snapshot was mapped into the space; ``weight`` is that of the newest vector in the stored anchors.
+
+    ``parent_share`` is None but for two time scales.
+    """
 
     policy: str
     weight: float
@@ -74,6 +91,7 @@ class AlignmentRecord(_Record, frozen=True):
     rotation_disagreement: float | None
     items: SideFitRecord
     users: SideFitRecord | None
+    parent_share: float | None = None
 
 
 class PreservationRecord(_Record, frozen=True):

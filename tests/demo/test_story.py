@@ -152,4 +152,4 @@ def test_the_environment_does_not_change_the_demo(
     monkeypatch.setenv("EMBSYNC_SPACE__ANCHORS__POLICY", "first")
     run(tmp_path, 2, world=small)
     with embsync.open(tmp_path / "store") as store:
-        assert store.current.manifest["alignment"]["policy"] == "moving_average"
+        assert store.current.manifest["alignment"]["policy"] == "two_time_scales"

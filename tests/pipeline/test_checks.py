@@ -72,6 +72,42 @@ def _new_items(kept: int) -> Night:
     return replace(made, item_ids=ids, user_ids=made.user_ids + 10**6)
 
 
+def _renamed(made: Night, side: str, share: float) -> Night:
+    """Give a share of a side's ids a number nobody knows."""
+    ids = getattr(made, f"{side[:-1]}_ids").copy()
+    ids[np.argsort(ids)[: round(share * len(ids))]] += 10**6
+    return replace(made, **{f"{side[:-1]}_ids": ids})
+
+
+def _changed(made: Night, side: str, change: Callable[[Any], Any]) -> Night:
+    return replace(made, **{side: change(getattr(made, side)).astype(np.float32)})
+
+
+def _column(column: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def changed(rows: Any) -> Any:
+        made = rows.copy()
+        made[:, column] = change(rows[:, column])
+        return made
+    return changed
+
+
+def _some(share: float, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def changed(rows: Any) -> Any:
+        chosen = np.random.default_rng(3).permutation(len(rows)) < round(share * len(rows))
+        return np.where(chosen[:, None], change(rows), rows)
+    return changed
+
+
+def _untouched(side: str, share: float) -> Night:
+    """Leave a share of a side as the night before left it, in the axes of that night."""
+    before, made = night(0, churn=0.0), night(0, churn=0.0)
+    key = f"{side[:-1]}_ids"
+    old = getattr(before, side)
+    new = old + np.float32(0.1) * np.random.default_rng(2).standard_normal(old.shape).astype(np.float32)
+    kept = np.arange(len(old)) < share * len(old)
+    return replace(made, **{side: np.where(kept[:, None], old, new), key: getattr(before, key)})
+
+
 def _unzipped(made: Night, column: int) -> Night:
     return made.with_vectors(lambda rows: np.where(np.arange(8) == column, rows[:, :1], rows))
 
@@ -87,12 +123,37 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
     ("common", "refuse", lambda: _new_items(15), {}),
     *((f"{name}_{side}", outcome, lambda noise=noise: night(1, noise=noise, churn=0.0), {})
       for name, noises in NOISY.items() for outcome, noise in noises.items() for side in ("items", "users")),
-    *((f"share_below_half_{side}", outcome, lambda side=side, share=share: _wrong(night(1), side, share), {})
-      for outcome, share in (("warn", 0.08), ("refuse", 0.25)) for side in ("items", "users")),
+    *((f"share_below_half_{side}", "warn", lambda side=side: _wrong(night(1), side, 0.08), {})
+      for side in ("items", "users")),
+    *((f"lost_{side}", outcome, lambda side=side, share=share: _wrong(night(1), side, share), {})
+      for side, outcome, share in (("items", "warn", 0.02), ("items", "refuse", 0.05), ("users", "warn", 0.08),
+                                   ("users", "refuse", 0.15))),
+    *((f"coverage_{side}", outcome, lambda side=side, share=share: _renamed(night(1, churn=0.0), side, share), {})
+      for outcome, share in (("warn", 0.6), ("refuse", 0.75)) for side in ("items", "users")),
+    *((f"zero_rows_{side}", outcome, lambda side=side, share=share: _changed(
+        night(1), side, _some(share, np.zeros_like)), {})
+      for outcome, share in (("warn", 0.008), ("refuse", 0.02)) for side in ("items", "users")),
+    *((f"saturation_{side}", outcome, lambda side=side, to=to: _changed(
+        night(1), side, lambda rows: np.clip(rows, -to, to)), {})
+      for outcome, to in (("warn", 2.9), ("refuse", 2.2)) for side in ("items", "users")),
+    *((f"zero_values_{side}", outcome, lambda side=side, below=below: _changed(
+        night(1), side, lambda rows: np.where(np.abs(rows) < below, 0.0, rows)), {})
+      for outcome, below in (("warn", 0.15), ("refuse", 0.5)) for side in ("items", "users")),
+    *((f"magnitude_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
+      for outcome, by in (("warn", 1e-10), ("refuse", 1e-14)) for side in ("items", "users")),
+    # The side with less energy along the flipped axis is the one that shows it, whichever was flipped.
+    *((f"axis_agreement_{side}", outcome, lambda column=column: _changed(
+        night(1), "items", _column(column, np.negative)), {f"checks__axis_agreement_{side}__refuse": refuse})
+      for side, column in (("items", 7), ("users", 3))
+      for outcome, refuse in (("refuse", -0.15), ("warn", -1.0))),
+    *((f"norm_outliers_{side}", outcome, lambda side=side, share=share: _changed(
+        night(1), side, _some(share, lambda rows: rows * np.float32(5))), {})
+      for outcome, share in (("warn", 0.02), ("refuse", 0.08)) for side in ("items", "users")),
+    *((f"unchanged_{side}", "warn", lambda side=side: _untouched(side, 0.2), {}) for side in ("items", "users")),
     ("rotation_disagreement", "refuse", _mixed, {}),
-    ("rotation_disagreement", "warn", lambda: night(1, noise=5.0, churn=0.0), {}),
+    ("rotation_disagreement", "warn", lambda: night(1, noise=3.0, churn=0.0), {}),
     *((f"norm_ratio_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
-      for outcome, by in (("warn", 1.5), ("warn", 0.7), ("refuse", 2.5), ("refuse", 0.4))
+      for outcome, by in (("warn", 2.4), ("warn", 0.4), ("refuse", 3.5), ("refuse", 0.3))
       for side in ("items", "users")),
     ("same_snapshot", "warn", lambda: night(0), {}),
     ("rank", "warn", lambda: _unzipped(night(1), 7), {}),
@@ -127,7 +188,9 @@ def test_a_check_warns_and_refuses(
 def test_every_check_is_shown() -> None:
     """No check of the table goes without a case of each outcome it can have."""
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
-    only_one = {"same_snapshot": "warn", "truncation_loss": "refuse"}
+    only_one = {"same_snapshot": "warn", "truncation_loss": "refuse",
+                "share_below_half_items": "warn", "share_below_half_users": "warn", "unchanged_items": "warn",
+                "unchanged_users": "warn"}
     for name in DEFAULT_LIMITS:
         for outcome in ("warn", "refuse"):
             assert (name, outcome) in shown or only_one.get(name, outcome) != outcome, (name, outcome)
@@ -144,20 +207,81 @@ def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
     """Only what the snapshot itself lets be judged."""
     with quick_directory() as directory:
         found = _checks(directory / "S", night(0))
-    assert set(found) == {"finite", "unique_ids", "widths", "rows_items", "rows_users", "score_error",
-                          "truncation_loss", "rank", "recall"}
+    alone = {f"{name}_{side}" for name in ("rows", "zero_rows", "saturation", "zero_values", "magnitude")
+             for side in ("items", "users")}
+    assert set(found) == {"finite", "unique_ids", "widths", "score_error", "truncation_loss", "rank", "recall", *alone}
 
 
 def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
-    """Fewer than 4e common rows: figures are null, and null warns."""
-    made = night(1, churn=0.0)
-    assert made.user_ids is not None
-    ids = made.user_ids.copy()
-    ids[np.argsort(ids)[31:]] += 10**6
-    found = _checks(root, replace(made, user_ids=ids))
-    for name in ("cosine_users", "cosine_margin_users", "share_below_half_users", "rotation_disagreement"):
+    """Fewer than 4e common rows of a side that is small: figures are null, and null warns."""
+    del root
+    with quick_directory() as directory:
+        sync(directory / "S", _only(night(0, churn=0.0), users=31), "n0")
+        found = _checks(directory / "S", _only(night(1, churn=0.0), users=31))
+    assert "refuse" not in {record.outcome for record in found.values()}
+    for name in ("cosine_users", "cosine_margin_users", "share_below_half_users", "lost_users", "axis_agreement_users",
+                 "rotation_disagreement"):
         assert (found[name].value, found[name].outcome) == (None, "warn"), name
     assert found["cosine_items"].outcome == "pass"
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+@pytest.mark.parametrize("by", [1, 10**6])
+def test_ids_numbered_anew_are_refused(root: Path, side: str, by: int) -> None:
+    """An encoder that was fitted again, or an offset: hardly an id of a side is known, however the other side fits."""
+    made = night(1, churn=0.0)
+    key = f"{side[:-1]}_ids"
+    found = _checks(root, replace(made, **{key: getattr(made, key) + by}))
+    assert found[f"coverage_{side}"].outcome == "refuse"
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) -> None:
+    """A side that cannot be judged protects nobody: below half of the ids known, it is refused, not warned of."""
+    made = _only(night(1, churn=0.0), **{side: 70})
+    found = _checks(root, _renamed(made, side, 0.58))[f"coverage_{side}"]
+    assert found.value == pytest.approx(29 / 70)
+    assert (found.outcome, found.refuse) == ("refuse", 0.5)
+    enough = _only(night(1, churn=0.0), **{side: 90})
+    assert _checks(root, _renamed(enough, side, 0.58))[f"coverage_{side}"].outcome == "warn"
+
+
+def test_cohorts_in_turn_are_known_again(root: Path) -> None:
+    """Users who are carried count as known: one half trains on even nights, the other on odd ones."""
+    halves = [replace(made, users=made.users[kept], user_ids=made.user_ids[kept])  # type: ignore[index]
+              for made, kept in ((night(number, churn=0.0), night(number, churn=0.0).user_ids % 2 == number % 2)
+                                 for number in range(4))]
+    del root
+    with quick_directory() as directory:
+        sync(directory / "S", halves[0], "n0")
+        sync(directory / "S", halves[1], "n1", accepted=("coverage_users",))
+        for number in (2, 3):
+            found = _checks(directory / "S", halves[number])
+            assert found["coverage_users"].value == 1.0
+            assert not [name for name, record in found.items() if record.outcome == "refuse"]
+
+
+def test_as_many_zero_rows_as_the_night_before_only_warn(root: Path) -> None:
+    """What refuses is that they become more: models leave zero rows for ids without interactions every night."""
+    sync(root, _changed(night(1), "items", _some(0.2, np.zeros_like)), "n1", accepted=("zero_rows_items",))
+    same = _checks(root, _changed(night(2), "items", _some(0.2, np.zeros_like)))["zero_rows_items"]
+    assert (same.outcome, same.value) == ("warn", 0.2)
+    assert same.refuse == pytest.approx(0.21)
+    assert _checks(root, _changed(night(3), "items", _some(0.22, np.zeros_like)))["zero_rows_items"].outcome == "refuse"
+
+
+@pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
+def test_what_cannot_be_measured_is_never_passed(root: Path, by: float) -> None:
+    """Underflow leaves cosines and norms without a value: those checks refuse, and the file says null."""
+    refused = {name for name, record in _checks(
+        root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32))).items() if record.outcome == "refuse"}
+    assert {"magnitude_items", "magnitude_users"} <= refused
+    accepted = tuple(sorted(refused))
+    with pytest.raises(CheckRefusedError) as raised:
+        sync(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32)), "again",
+             accepted=accepted)
+    unmeasured = {record.name: record.outcome for record in raised.value.records if record.value is None}
+    assert all(outcome == "refuse" or DEFAULT_LIMITS[name][1] is None for name, outcome in unmeasured.items())
 
 
 def test_a_truncation_that_was_allowed_is_published(root: Path) -> None:

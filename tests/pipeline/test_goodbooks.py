@@ -146,10 +146,10 @@ def test_shuffled_item_ids_are_refused(first_day: Path) -> None:
     """Dot products look perfect; the fit of the items does not. Values and limits are named, the users' are well."""
     made = read_day(2).shuffled_item_ids()
     error = _refused(first_day, write_npy(first_day.parent / "shuffled", made))
-    for name, limit in (("cosine_items", "0.5"), ("cosine_margin_items", "0.3"), ("share_below_half_items", "0.1")):
+    for name, limit in (("cosine_items", "0.5"), ("cosine_margin_items", "0.3"), ("lost_items", "0.03062")):
         assert f"{name} " in str(error)
         record = next(record for record in error.records if record.name == name)
-        assert f"{name} {record.value:.4g} (limit at {'most' if 'share' in name else 'least'} {limit})" in str(error)
+        assert f"{name} {record.value:.4g} (limit at {'most' if 'lost' in name else 'least'} {limit})" in str(error)
     outcomes = {record.name: record.outcome for record in error.records}
     assert outcomes["score_error"] == "pass"
 
@@ -161,7 +161,7 @@ def test_a_mix_of_two_runs_is_refused(first_day: Path) -> None:
     error = _refused(first_day, write_npy(first_day.parent / "mixed", made))
     value = next(record.value for record in error.records if record.name == "rotation_disagreement")
     assert value == pytest.approx(0.97, abs=0.08)
-    assert f"rotation_disagreement {value:.4g} (limit at most 0.7)" in str(error)
+    assert f"rotation_disagreement {value:.4g} (limit at most 0.5)" in str(error)
 
 
 def test_any_row_order_gives_the_same_version(first_day: Path) -> None:

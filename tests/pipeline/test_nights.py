@@ -17,6 +17,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
 
 import embsync
+from embsync.config import DEFAULT_LIMITS
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, StoreBusy, UsageError
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
@@ -273,9 +274,7 @@ def test_weights_of_the_snapshot_take_part(root: Path) -> None:
         path = write_npy(root.parent / f"in-{name}", made)
         if given is not None:
             np.save(path / "item_weights.npy", given)
-        accepted = ("cosine_items", "cosine_margin_items", "share_below_half_items", "norm_ratio_items",
-                    "norm_ratio_users", "cosine_users", "rotation_disagreement", "share_below_half_users")
-        process(Store(place), Request(path, accepted), configured())
+        process(Store(place), Request(path, tuple(DEFAULT_LIMITS)), configured())
         with embsync.open(place) as reader, reader.version(1) as old:
             cosines.append(_cosine(reader.current.items.lookup(ids), old.items.lookup(ids)))
     assert cosines[1] > cosines[0]

@@ -1,0 +1,45 @@
+"""What sampled raw values look like, whatever they mean: values at an extreme of their column, and exact zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.dtypes import Array
+
+
+@dataclass(frozen=True)
+class Values:
+    """Figures of sampled raw rows.
+
+    Attributes
+    ----------
+    saturation : float
+        Columns' worth of values that share their column's largest or smallest value, zero not counted: 1 for a column
+        that is constant.
+    zeros : float
+        Share of values that are exactly zero.
+    """
+
+    saturation: float
+    zeros: float
+
+
+def examine(rows: Array) -> Values:
+    """Return the figures of sampled rows; all-zero rows take no part, they are counted elsewhere.
+
+    Parameters
+    ----------
+    rows : (s, e) ndarray
+    """
+    kept = rows[rows.any(axis=1)]
+    if len(kept) == 0:
+        return Values(0.0, 0.0)
+    together = np.zeros(kept.shape[1])
+    for extreme in (kept.max(axis=0), kept.min(axis=0)):
+        equal = np.count_nonzero(kept == extreme, axis=0)
+        # One value is always the extreme; zeros are counted apart, unless the column is nothing else.
+        equal[(equal == 1) | ((extreme == 0) & (equal < len(kept)))] = 0
+        together += equal / len(kept)
+    return Values(float(np.minimum(together, 1.0).sum()), float(np.mean(kept == 0)))

@@ -1,0 +1,170 @@
+"""The table of checks a version must meet: name, limits, what each measures, what its refusal most likely means.
+
+Configuration, judging, messages and the table of ``docs/checks.md`` come from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["floor", "ceiling", "range"]
+
+#: One limit as configured: a number, or ``[low, high]`` for a range; None switches it off.
+Limit = float | tuple[float, float] | None
+
+SIDES = ("items", "users")
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A limit that depends on the run: ``factor`` times one of its figures, plus ``more``.
+
+    Attributes
+    ----------
+    figure : str
+        Name of the figure: ``e``, the raw width; ``k``, the space's; ``before``, the parent's value; and what a check
+        names itself.
+    absent : float or None
+        What stands for a figure that the run does not have.
+    """
+
+    figure: str
+    factor: float = 1.0
+    more: float = 0.0
+    absent: float | None = None
+
+    def at(self, figures: Mapping[str, float]) -> float:
+        """Return the limit of one run."""
+        figure = figures[self.figure] if self.absent is None else figures.get(self.figure, self.absent)
+        return self.factor * figure + self.more
+
+    def __str__(self) -> str:
+        scaled = self.figure if self.factor == 1 else f"{self.factor:g} {self.figure}"
+        return f"{self.more:g} {'+' if self.factor > 0 else '-'} {scaled.lstrip('-')}" if self.more else scaled
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"floor", "ceiling", "range"}
+        Which side of a limit is wrong.
+    warn, refuse : Limit or Relative
+    measures : str
+    means : str
+        What a refusal most likely means, in one sentence.
+    remedy : str
+        What to do about it.
+    acceptable : bool
+        Whether ``embsync accept --check`` may override it.
+    """
+
+    name: str
+    kind: Kind
+    warn: Limit | Relative
+    refuse: Limit | Relative
+    measures: str
+    means: str
+    remedy: str
+    acceptable: bool = True
+
+
+def _both(name: str, kind: Kind, warn: Limit | Relative, refuse: Limit | Relative, measures: str, means: str,
+          remedy: str) -> Iterator[Check]:
+    """Yield the rows of a check that is made of each side."""
+    for side in SIDES:
+        words = {"side": side, "one": side[:-1]}
+        yield Check(f"{name}_{side}", kind, warn, refuse, measures.format(**words), means.format(**words),
+                    remedy.format(**words))
+
+
+#: Relative score error that warns and that refuses; float32 output alone makes about 4e-8.
+SCORE_ERROR_LIMITS = (2e-6, 1e-5)
+
+_MEND = "mend the training job's output; the previous version goes on being served"
+_IDS = "compare the order of ids and rows where the training job writes them"
+_ILL_FORMED = "the snapshot itself must be mended"
+
+_ROWS: tuple[Check, ...] = (
+    Check("finite", "ceiling", 0.0, None, "values that are not finite; all-zero rows warn",
+          "the training run diverged or wrote a hole", _ILL_FORMED, acceptable=False),
+    Check("unique_ids", "ceiling", None, None, "ids that occur twice", "the export joined a table twice", _ILL_FORMED,
+          acceptable=False),
+    Check("widths", "ceiling", None, None, "sides of different width", "the sides are of two models", _ILL_FORMED,
+          acceptable=False),
+    *_both("rows", "floor", Relative("e", 4.0), Relative("e"), "rows of {side}",
+           "There are fewer {side} than dimensions: the export is empty or cut off.",
+           "export all {side}; maps from so few rows would be wrong for every later one"),
+    *_both("zero_rows", "ceiling", 0.0, Relative("before", more=0.01), "share of {side} whose vector is all zero",
+           "Many {side} have an all-zero vector: they were never trained, or the export filled gaps with zeros.",
+           "leave ids without a vector out of the snapshot"),
+    *_both("saturation", "ceiling", Relative("before", more=0.1), Relative("before", more=0.25),
+           "columns' worth of sampled values that stand at their column's extreme",
+           "Many values of {side} stand at one and the same extreme: clipping, saturation or a constant column.",
+           _MEND),
+    *_both("zero_values", "ceiling", Relative("before", more=0.05), Relative("before", more=0.2),
+           "share of sampled values that are exactly zero, zero rows left out",
+           "Many values of {side} became exactly zero: underflow of a narrow number format, or lost columns.",
+           "save the vectors as float32"),
+    *_both("magnitude", "range", (1e-8, 1e8), (1e-12, 1e12), "root mean square of the stable values of {side}",
+           "The vectors of {side} are so small or so large that float32 products underflow or overflow.",
+           "scale the embeddings before saving them"),
+    Check("truncation_loss", "ceiling", None, Relative("max_truncation_loss"),
+          "relative Frobenius norm of the scores that a narrower space cannot hold",
+          "The model is wider than the space.", "embsync widen K, with the model's width for K"),
+    Check("rank", "floor", Relative("e"), 1.0, "directions that carry scores",
+          "There are no scores: every vector of a side is zero.", _MEND),
+    Check("common", "floor", Relative("k", 16.0), Relative("k", 2.0), "ids shared with the anchors, both sides",
+          "Hardly an id is known: they were numbered anew, or this is another catalogue.",
+          "keep ids stable from night to night"),
+    *_both("coverage", "floor", 0.5, Relative("least"),
+           "ids of {side} known to the parent, live or carried, over the smaller count; least is 0.3, and 0.5 where "
+           "too few are common for the side to be judged alone",
+           "Most ids of {side} are not those of the version before: they were numbered anew (an encoder fitted again, "
+           "an offset), or this is another catalogue.",
+           "export the ids of your catalogue, not an encoder's row numbers"),
+    *_both("live", "floor", 0.9, 0.5, "{side} in the snapshot over the parent's live ones",
+           "Many {side} are missing: the export was cut off, or only a part was trained.", "export all {side}"),
+    Check("same_snapshot", "ceiling", 0.0, None, "whether the contents are the parent's",
+          "The training job left the same model again.", "look whether training ran"),
+    Check("score_error", "ceiling", Relative("truncation_loss", more=SCORE_ERROR_LIMITS[0], absent=0.0),
+          Relative("truncation_loss", more=SCORE_ERROR_LIMITS[1], absent=0.0),
+          "relative error of all user-item scores as written",
+          "The scores could not be kept: the values are too small, too large or too ill-conditioned for float32.",
+          "scale the embeddings before saving them"),
+    *_both("cosine", "floor", 0.7, 0.5, "mean fit of {side} to the anchors, out of sample",
+           "The vectors of {side} do not fit those of the versions before.", _IDS),
+    *_both("cosine_margin", "floor", Relative("room", 0.45), Relative("room", 0.3),
+           "the same minus the mean of mismatched rows; room is 1, "
+           "less where mismatched rows have more than 0.3 in common",
+           "The vectors of {side} fit their own ids hardly better than any others.", _IDS),
+    *_both("share_below_half", "ceiling", 0.07, None, "share of {side} whose cosine with their anchor is below 0.5",
+           "Many {side} moved far.", "look at how long the model was trained"),
+    *_both("lost", "ceiling", Relative("one_row", 2.0, 0.02), Relative("one_row", 4.0, 0.03),
+           "estimated share of {side} with another id's vector; one_row is 1 over the rows compared, for chance",
+           "A part of the {side} carries wrong vectors: a block was shuffled, shifted, repeated or left stale.", _IDS),
+    *_both("axis_agreement", "floor", Relative("e_per_row", -0.2, -0.1), Relative("e_per_row", -0.2, -0.15),
+           "least agreement of {side} with their anchors along any axis; e_per_row is e over the rows compared",
+           "An axis of {side} points the other way: a column was flipped, exchanged or shuffled on one side.", _MEND),
+    *_both("norm_ratio", "range", (0.5, 2.0), (1 / 3, 3.0), "median norm of {side} against the parent",
+           "The scale of {side} changed by more than a retraining changes it.",
+           "if the loss or its regularization changed, accept it once"),
+    *_both("norm_outliers", "ceiling", 0.015, 0.03,
+           "share of {side} whose norm changed by more than a factor of 3 beside the median",
+           "A part of the {side} has another scale than the rest.", _MEND),
+    *_both("unchanged", "ceiling", 0.02, None, "share of {side} whose raw vector is the parent's to the last digits",
+           "A part of the {side} was not trained again.", "incremental training leaves rows as they were"),
+    Check("rotation_disagreement", "ceiling", 0.3, 0.5, "distance of the rotations that each side asks for alone",
+          "Items and users come from two different training runs.", "export both sides of one run"),
+    Check("recall", "floor", Relative("target_recall"), Relative("required_recall"),
+          "recall of the index against exact search", "The index cannot find what is there.",
+          "raise the index's effort or choose another factory"),
+)
+
+#: Every check by its name, in the order in which they are made.
+CHECKS: Mapping[str, Check] = {check.name: check for check in _ROWS}
