@@ -172,7 +172,7 @@ def set_aside(store: Store, entry: Entry, reason: str) -> None:
 def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
     child = entry.child
     signature = Signature(child.stamp or "", child.listing or "", child.mtime_ns)
-    snapshot = record.snapshot_event(child.name, child.path.absolute(), fingerprint, signature)
+    snapshot = record.snapshot_event(child.path.name, child.path.absolute(), fingerprint, signature)
     store.create()
     with store.locked():
         store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=snapshot))

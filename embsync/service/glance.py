@@ -110,7 +110,7 @@ def _same(known: _Picture, path: str) -> bool:
     lstat = os.lstat
     try:
         if known.digest:
-            return _digest(_walk(path))[0] == known.digest
+            return _digest(_walk(path, path.rpartition("/")[0]))[0] == known.digest
         for entry, (changed, inode, size) in known.entries:
             status = lstat(entry)
             if status.st_ctime_ns != changed or status.st_ino != inode or status.st_size != size:
@@ -122,13 +122,13 @@ def _same(known: _Picture, path: str) -> bool:
 
 def _picture(path: str, wall_ns: int) -> _Picture:
     try:
-        walk = _walk(path)
+        walk = _walk(path, path.rpartition("/")[0])
         entries = tuple((found, _figures(status)) for found, status in islice(walk, _MOST_REMEMBERED + 1))
         newest = max(figures[0] for _, figures in entries)
         digest = b""
         if len(entries) > _MOST_REMEMBERED:
             entries = ()
-            digest, newest = _digest(_walk(path))
+            digest, newest = _digest(_walk(path, path.rpartition("/")[0]))
     except OSError:
         return _UNKNOWN
     return _Picture(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
@@ -143,9 +143,14 @@ def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
     return digest.digest(), newest
 
 
-def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(path: str, within: str | None = None) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what is at a path and below it; a link in the watched directory leads on as far as it stays in there."""
     status = os.lstat(path)
     yield path, status
+    if within is not None and stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(path)
+        if target.startswith(f"{within}/"):
+            yield from _walk(target)
     if stat.S_ISDIR(status.st_mode):
         for name in os.listdir(path):  # noqa: PTH208
             yield from _walk(f"{path}/{name}")

@@ -151,7 +151,7 @@ class Lookout:
         if not changed and not self._judging_is_due(now, asked):
             return
         known = {child.name: child for child in self._found.children
-                 if child.state not in _NOT_YET and child.name not in self._glance.stirred}
+                 if child.state not in _NOT_YET and child.link is None and child.name not in self._glance.stirred}
         self._found = discover(self.path, self._config.watch, self._config.snapshot, now=now,
                                memory=self._found.memory, known=known)
         self._judged = now

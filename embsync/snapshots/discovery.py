@@ -17,8 +17,9 @@ from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots import names
 from embsync.snapshots.completeness import Look, Seen, Verdict, judge
-from embsync.snapshots.files import NotPermitted, Place, Signature
+from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
 from embsync.snapshots.layouts import missing_at, recognised_by
+from embsync.snapshots.links import FOLLOWED_NOWHERE, followed
 from embsync.snapshots.natural_order import natural_key
 
 State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
@@ -50,6 +51,8 @@ class Child:
         Of the newest file in it.
     listing : str or None
         As the stamp, but equal also where the snapshot was moved, or copied with its times.
+    link : str or None
+        The link that led to it; its name is the path of what the link leads to, below the watched directory.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Child:
     stamp: str | None
     mtime_ns: int
     listing: str | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,26 @@ def discover(
     """
     root, shown = Place.at(watched), Path(watched).absolute()
     same, before = known or {}, memory or {}
+    kinds = root.entries()
     looks = [(same[name], before.get(name)) if name in same else
              _look_at(root.child(name), shown / name, kind, watch, snapshot, now, memory)
-             for name, kind in root.entries().items()]
+             for name, kind in kinds.items() if kind != "link"]
+    named = {child.name: child.state != "not_a_snapshot" for child, _ in looks
+             if child.name in kinds and _not_a_snapshot(child.name, kinds[child.name]) is None}
+    for name in (name for name, kind in kinds.items() if kind == "link"):
+        target, why = followed(root, name, named)
+        if target is None:
+            looks.append(_none(name, shown / name, why))
+        else:
+            kind = target.kind()
+            looks.append(_look_at(target, shown.joinpath(*target.parts), kind, watch, snapshot, now, memory, link=name))
+            named["/".join(target.parts)] = True
     children = sorted((child for child, _ in looks), key=lambda child: _order_key(child, watch))
     return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
+
+
+def _none(name: str, path: Path, why: str) -> tuple[Child, None]:
+    return Child(printable(name), path, "not_a_snapshot", printable(why), None, 0), None
 
 
 def _order_key(child: Child, watch: WatchConfig) -> tuple[object, ...]:
@@ -132,22 +151,24 @@ def _look_at(
     snapshot: SnapshotConfig,
     now: float,
     memory: Memory | None,
+    link: str | None = None,
 ) -> tuple[Child, Seen | None]:
     found = Signature("", "", 0)
     seen = None
+    name = "/".join(place.parts)
 
     def child(state: State, reason: str) -> tuple[Child, Seen | None]:
-        return Child(printable(place.name), path, state, printable(reason), found.stamp or None, found.mtime_ns,
-                     found.listing or None), seen
+        return Child(printable(name), path, state, printable(reason), found.stamp or None, found.mtime_ns,
+                     found.listing or None, link), seen
 
-    if (why := _not_a_snapshot(place.name, kind)) is not None:
+    if (why := _not_a_snapshot(link or name, kind)) is not None:
         return child("not_a_snapshot", why)
     try:
         entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
         if (why := _nothing_of_a_snapshot(place, kind, entries, snapshot)) is not None:
             return child("not_a_snapshot", why)
         found = Signature.of(entries.items())
-        before = (memory or {}).get(place.name)
+        before = (memory or {}).get(name)
         seen = before if before is not None and before.stamp == found.stamp else Seen(found.stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
         verdict = _put_off(seen, now) or judge(Look(place, kind == "directory", entries, now - changed), watch)
@@ -172,7 +193,9 @@ def _nothing_of_a_snapshot(
         return "an empty directory"
     seen = sorted({name.partition("/")[0] for name in entries})
     if any(map(_looks_like_a_side, seen)) or recognised_by(place, snapshot):
-        return None
+        link = next((name for name, status in entries.items() if kind_of(status) == "link"), None)
+        files = any(kind_of(status) == "file" and not name.startswith((".", "_")) for name, status in entries.items())
+        return None if files or link is None else f"{link} is a link; {FOLLOWED_NOWHERE}"
     more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
     return f"nothing in it belongs to a known layout: {', '.join(seen[:_NAMED])}{more}"
 

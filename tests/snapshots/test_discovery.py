@@ -92,7 +92,7 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
         "_temporary": ("not_a_snapshot", "a name that begins with _"),
         "day=1.tmp": ("not_a_snapshot", "a name that ends in .tmp"),
         "day=1": ("ready", "settled"),
-        "latest": ("not_a_snapshot", "a link"),
+        "latest": ("not_a_snapshot", "a link to day=1, which is taken by that name"),
         "fifo.npz": ("not_a_snapshot", "a FIFO"),
         "README.txt": ("not_a_snapshot", "a file of no known layout"),
         "train.log": ("not_a_snapshot", "a file of no known layout"),
