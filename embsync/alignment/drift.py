@@ -132,13 +132,13 @@ class FitMeter:
         self._judge(self._held)
         self._held = []
         cosines = self._cosines[~np.isnan(self._cosines)]
-        mismatched = mean(self._mismatched)
+        mismatched = mean(self._mismatched) if len(cosines) else None
         return Fit(
             common=len(cosines),
             cosine=mean(cosines),
             cosine_mismatched=mismatched,
             share_below_half=float((cosines < 0.5).mean()) if len(cosines) else None,
-            lost=None if mismatched is None or not len(cosines) else 2.0 * float((cosines < mismatched).mean()),
+            lost=None if mismatched is None else min(1.0, 2.0 * float((cosines < mismatched).mean())),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import msgspec
 from embsync.checks import CHECKS, Kind, Limit, Relative
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import RefusedError, UsageError
+from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
 from embsync.store.manifest import CheckRecord
 
 #: Violations of these never come this far: they make a snapshot ill-formed and cannot be accepted.
@@ -81,24 +83,42 @@ def well_formed(zero_rows: int) -> list[CheckRecord]:
 
 
 def require(records: list[CheckRecord], where: str) -> None:
-    """Raise RefusedError when a check refuses and was not accepted."""
+    """Raise CheckRefusedError when a check refuses and was not accepted; it says first what this most likely is."""
     refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
     if refused:
-        names = " ".join(f"--check {record.name}" for record in refused)
-        raise CheckRefusedError(
-            records,
-            "refused by " + ", ".join(describe(record) for record in refused),
-            where=where,
-            hint=f"if this is intended: embsync accept {where} {names}",
-        )
+        raise CheckRefusedError(records, diagnose(records), where)
 
 
 class CheckRefusedError(RefusedError):
-    """A refusal with the figures of every check made so far."""
+    """A refusal with the figures of every check made so far, and what they most likely mean.
 
-    def __init__(self, records: list[CheckRecord], what: str, *, where: str, hint: str) -> None:
+    Attributes
+    ----------
+    records : list of CheckRecord
+    diagnosis : Diagnosis
+    """
+
+    def __init__(self, records: list[CheckRecord], diagnosis: Diagnosis, where: str) -> None:
         self.records = records
-        super().__init__(what, where=where, hint=hint)
+        self.diagnosis = diagnosis
+        self._refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
+        what = f"most likely {diagnosis.sentence}; refused by {', '.join(map(describe, self._refused))}"
+        super().__init__(what, where=where, hint=self._hint(where))
+
+    def _hint(self, where: str) -> str:
+        """Return what to do, then the commands that go on nevertheless, where somebody could want that."""
+        hints = [self.diagnosis.remedy]
+        snapshot = shlex.quote(where)
+        if self.diagnosis.override:
+            names = " ".join(f"--check {record.name}" for record in self._refused)
+            hints.append(f"if this is intended: embsync accept {snapshot} {names}")
+        if self.diagnosis.new_space:
+            hints.append(f"if it is meant to take over: embsync accept {snapshot} --new-space begins {NEW_SPACE}")
+        return "; ".join(hints)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the parts, with the kind of what is most likely wrong."""
+        return {**super().as_dict(), "diagnosis": self.diagnosis.kind}
 
 
 def describe(record: CheckRecord) -> str:

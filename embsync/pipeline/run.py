@@ -19,7 +19,7 @@ from embsync.dtypes import Float32, Int64
 from embsync.errors import EmbsyncError, SnapshotChanged, StoreDamaged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.pipeline import record
-from embsync.pipeline.checks import CheckRefusedError, Measured, describe, judge, require, well_formed
+from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
 from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck
@@ -381,7 +381,7 @@ class _Run:
                 event="refused",
                 snapshot=self._snapshot_event(),
                 checks=[msgspec.to_builtins(check) for check in refusal.records],
-                reason=", ".join(describe(check) for check in refusal.records if check.outcome == "refuse"),
+                reason=refusal.what,
             )
             with contextlib.nullcontext() if self._locked else self._store.locked():
                 self._store.journal.append(event)

@@ -166,7 +166,7 @@ def test_shuffled_ids_are_refused_by_name_value_and_limit(
     assert run(["sync", str(bad), "--store", str(store)]) == 4
 
     line = one_line(capfd.readouterr().err)
-    for word in ("cosine_items", "limit at least 0.5", "lost_items", "accept"):
+    for word in ("cosine_items", "limit at least 0.5", "lost_items", "the item ids are shuffled"):
         assert word in line
     assert state(store) == before
     last = json.loads((store / "journal.jsonl").read_bytes().splitlines()[-1])
