@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+#: What libraries say on several lines is said on one.
+_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 
 
 def printable(text: str) -> str:
     """Return text that JSON and terminals take: what is not UTF-8 in a file's name is shown as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Return text that stays on its line: line breaks, terminal escapes and what is not seen are shown as escapes."""
+    shown = printable(text)
+    if shown.isprintable():
+        return shown
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in shown)
 
 
 class EmbsyncError(Exception):
@@ -46,14 +58,14 @@ class EmbsyncError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        parts = [self.what if self.where is None else f"{self.where}: {self.what}"]
+        parts = [self.what if self.where is None else f"{one_line(self.where)}: {self.what}"]
         if self.found is not None:
             parts.append(f"found {self.found}")
         if self.expected is not None:
             parts.append(f"expected {self.expected}")
         if self.hint is not None:
             parts.append(f"hint: {self.hint}")
-        return printable(" ".join("; ".join(parts).split()))
+        return one_line(_LINE_BREAKS.sub(" ", "; ".join(parts)))
 
     def as_dict(self) -> dict[str, object]:
         """Return the parts as plain values for ``--json`` and the journal."""

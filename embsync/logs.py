@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from embsync.config import LogConfig
+from embsync.errors import one_line
 
 _LOGGER = logging.getLogger("embsync")
 _FIELDS = "embsync_fields"
@@ -30,7 +31,7 @@ class _Json(logging.Formatter):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, _FIELDS, {})
-        told = "  ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+        told = "  ".join(f"{name}={one_line(str(value))}" for name, value in fields.items() if value is not None)
         line = f"{_time(record)}  {record.levelname.lower():<7}  {record.getMessage():<12}  {told}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

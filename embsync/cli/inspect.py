@@ -19,7 +19,7 @@ import scipy
 import embsync
 from embsync.cli.factory import try_factory
 from embsync.cli.options import context, shared
-from embsync.cli.output import number, print_json, table, warn
+from embsync.cli.output import number, print_json, say, table, warn
 from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
@@ -51,23 +51,23 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     if as_json:
         print_json(found)
         return code
-    click.echo(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
+    say(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
     _tell_current(found)
     for damage in found["damage"]:
-        click.echo(f"damaged   {damage}")
+        say(f"damaged   {damage}")
     for line in daemon_lines(found["daemon"]):
-        click.echo(line)
+        say(line)
     for line in _passed_over(found["snapshots"] or []):
-        click.echo(line)
+        say(line)
     last = found["last_refusal"]
     if last is not None and not last["over"]:
-        click.echo(f"refused   {(last.get('snapshot') or {}).get('name')} at {last['time']}: {last.get('reason')}")
+        say(f"refused   {(last.get('snapshot') or {}).get('name')} at {last['time']}: {last.get('reason')}")
     for entry in found["snapshots"] or []:
         what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
-        click.echo(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip())
+        say(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip())
         other = entry["daemon"]
         if other is not None:
-            click.echo(f"  {'':<24} the daemon sees {other['state'].replace('_', ' ')}: {other['reason']}")
+            say(f"  {'':<24} the daemon sees {other['state'].replace('_', ' ')}: {other['reason']}")
     return code
 
 
@@ -83,19 +83,19 @@ def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
 def _tell_current(found: dict[str, Any]) -> None:
     if not found["intact"]:
         number = found["current"]
-        click.echo(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
+        say(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
     elif found["current"] is None:
-        click.echo("current   no version yet; embsync sync SNAPSHOT publishes the first")
+        say("current   no version yet; embsync sync SNAPSHOT publishes the first")
     else:
-        click.echo(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
+        say(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
                    f"parent {found['parent'] or 'none'}")
         users = "" if found["users"] is None else f", {found['users']['live']:,} users (+{found['users']['carried']:,})"
-        click.echo(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
-        click.echo(f"space     {found['space_id']}, {found['dimension']} dimensions")
+        say(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
+        say(f"space     {found['space_id']}, {found['dimension']} dimensions")
     if found["versions"]:
-        click.echo(f"versions  {', '.join(map(str, found['versions']))}")
+        say(f"versions  {', '.join(map(str, found['versions']))}")
     for check in found.get("warnings", ()):
-        click.echo(f"warning   {check}")
+        say(f"warning   {check}")
 
 
 def _status(store: Store) -> dict[str, Any]:
@@ -183,9 +183,9 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
     rows = [(event.time, event.event, event.version or "-", (event.snapshot or {}).get("name") or "-", _what(event))
             for event in events]
     if rows:
-        click.echo(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
+        say(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
     for time, name, version, snapshot, what in rows:
-        click.echo(f"{time:<20}  {name:<11}  {version:>7}  {snapshot:<16}  {what}".rstrip())
+        say(f"{time:<20}  {name:<11}  {version:>7}  {snapshot:<16}  {what}".rstrip())
 
 
 def _warn_of_damage(store: Store) -> None:
@@ -217,7 +217,7 @@ def show(version: int | None, config_file: Path | None, store: Path | None, as_j
 
 
 def _show(manifest: Manifest) -> None:
-    click.echo(f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
+    say(f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
                f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}")
     drift = manifest.drift
     sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
@@ -230,7 +230,7 @@ def _show(manifest: Manifest) -> None:
     click.echo(f"\npreserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
                f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users")
     if drift is not None:
-        click.echo(f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
+        say(f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
                    f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}")
     index = manifest.index
     click.echo(f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
@@ -278,12 +278,12 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     if as_json:
         print_json({**dataclasses.asdict(found), "sound": found.sound})
     else:
-        click.echo(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files sound")
+        say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files sound")
         if found.score_error is not None:
-            click.echo(f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
+            say(f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
                        f"map error {number(found.map_error, '.1e')}")
         if found.note:
-            click.echo(found.note)
+            say(found.note)
     for problem in found.damaged:
         warn(f"embsync: damaged: {problem}")
     if not found.sound and not found.damaged:
@@ -308,7 +308,7 @@ def check_config(config_file: Path | None, store: Path | None, as_json: bool) ->
         return
     for section, values in plain.items():
         for key, value in (values.items() if isinstance(values, dict) else (("", values),)):
-            click.echo(f"{section}{'.' if key else ''}{key}: {'null' if value is None else value}")
+            say(f"{section}{'.' if key else ''}{key}: {'null' if value is None else value}")
 
 
 @click.command()
@@ -321,4 +321,4 @@ def version(config_file: Path | None, store: Path | None, as_json: bool) -> None
     if as_json:
         print_json(found)
     else:
-        click.echo(", ".join(f"{name} {value}" for name, value in found.items()))
+        say(", ".join(f"{name} {value}" for name, value in found.items()))

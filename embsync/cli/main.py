@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 import embsync
-from embsync.errors import EmbsyncError
+from embsync.errors import EmbsyncError, StoreError, one_line
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -77,10 +77,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if shared.get("debug"):
             raise
-        click.echo(f"embsync: unexpected {type(error).__name__}: {' '.join(str(error).split())}; "
-                   "hint: run again with --debug and report what it prints", err=True)
-        return 1
+        line, code = _unforeseen(error)
+        click.echo(f"embsync: {one_line(line)}", err=True)
+        return code
     return result if isinstance(result, int) else 0
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Return the line and the exit code of an error that nothing below made one of ours."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        place = error.filename or "the operating system"
+        return (f"{place}: cannot be read or written; found {error.strerror or said}; hint: --debug shows where",
+                StoreError.exit_code)
+    return f"unexpected {type(error).__name__}: {said}; hint: run again with --debug and report what it prints", 1
 
 
 def _usage(error: click.ClickException) -> str:

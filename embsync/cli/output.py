@@ -9,6 +9,8 @@ import click
 import msgspec
 import numpy as np
 
+from embsync.errors import one_line
+
 
 def print_json(value: object) -> None:
     """Print one JSON document; numbers that are not finite become null."""
@@ -21,6 +23,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return str(value)
+
+
+def say(text: str) -> None:
+    """Print one line for people: nothing in a name or a reason makes it two, or moves the cursor."""
+    click.echo(one_line(text))
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -37,9 +44,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        click.echo("  ".join([first, *others]).rstrip())
+        say("  ".join([first, *others]).rstrip())
 
 
 def warn(line: str) -> None:
     """Print a line on standard error."""
-    click.echo(line, err=True)
+    click.echo(one_line(line), err=True)

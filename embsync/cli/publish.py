@@ -11,7 +11,7 @@ import msgspec
 
 from embsync import pipeline
 from embsync.cli.options import Context, context, locking, shared
-from embsync.cli.output import number, print_json, warn
+from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError, UsageError
 from embsync.pipeline import Request, UnchangedError
@@ -22,6 +22,7 @@ from embsync.pipeline.widen import widen as widen_store
 from embsync.service.hold import hold, resume
 from embsync.service.hook import run_on_publish
 from embsync.snapshots import shortened
+from embsync.store.journal import NotJournaled
 from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
@@ -50,7 +51,7 @@ def sync(
             warn(f"embsync: warning: {entry.child.name}: {entry.reason}")
     waiting = found.queue
     if not waiting and not given.as_json:
-        click.echo(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
+        say(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
     return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)
 
 
@@ -85,13 +86,19 @@ def accept(
 @locking
 def rollback(
     version: int | None, and_hold: bool, config_file: Path | None, store: Path | None, as_json: bool, wait: float
-) -> None:
+) -> int:
     """Make an older VERSION current, by default the one before."""
     given = context(config_file, store, as_json, wait)
     given.store.require()
-    held = and_hold and hold(given.store, "rollback")  # first, so that nothing is published in between
+    held, untold = False, None
+    try:
+        held = and_hold and hold(given.store, "rollback")  # first, so that nothing is published in between
+    except NotJournaled as error:
+        held, untold = True, error
     try:
         before, after = given.store.rollback(version)
+    except NotJournaled:  # it took effect, and so does the hold
+        raise
     except EmbsyncError:
         if held:
             resume(given.store)
@@ -99,8 +106,12 @@ def rollback(
     if as_json:
         print_json({"from": before, "to": after, "held": and_hold})
     else:
-        click.echo(f"rolled back from version {before} to version {after}"
+        say(f"rolled back from version {before} to version {after}"
                    + ("; on hold until embsync resume" if and_hold else ""))
+    if untold is not None:
+        warn(f"embsync: {untold}")
+        return untold.exit_code
+    return 0
 
 
 @click.command()
@@ -112,14 +123,14 @@ def prune(keep: int | None, config_file: Path | None, store: Path | None, as_jso
     given = context(config_file, store, as_json, wait, store__keep_versions=keep)
     holder = given.store
     holder.require()
-    with holder.locked():
+    with holder.locked(even_when_full=True):
         pruned, in_use = holder.prune(given.config.store.keep_versions)
     if as_json:
         print_json({"pruned": pruned, "in_use": in_use, "kept": holder.numbers()})
         return
-    click.echo(f"pruned {_numbers(pruned)}; kept {_numbers(holder.numbers())}")
+    say(f"pruned {_numbers(pruned)}; kept {_numbers(holder.numbers())}")
     if in_use:
-        click.echo(f"in use by a reader, kept for now: {_numbers(in_use)}")
+        say(f"in use by a reader, kept for now: {_numbers(in_use)}")
 
 
 @click.command()
@@ -134,7 +145,7 @@ def widen(dimension: int, config_file: Path | None, store: Path | None, as_json:
     if as_json:
         print_json({"version": manifest.version, "dimension": manifest.dimension, "on_publish": failed})
     else:
-        click.echo(f"published version {manifest.version}: the space has {manifest.dimension} dimensions now")
+        say(f"published version {manifest.version}: the space has {manifest.dimension} dimensions now")
 
 
 def _numbers(numbers: list[int]) -> str:
@@ -166,7 +177,7 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
         except UnchangedError as error:
             results.append({"snapshot": name, "outcome": "unchanged", "version": None})
             if not given.as_json:
-                click.echo(str(error))
+                say(str(error))
         except EmbsyncError as error:
             code = code or error.exit_code
             outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
@@ -211,9 +222,9 @@ def _tell(name: str, manifest: Manifest) -> None:
         parts.append(f"item cosine {number(items.cosine)} (raw {number(items.cosine_raw)})")
     index = manifest.index
     parts.append(f"index {index.factory} {index.action}, recall {number(index.recall_at_10)}")
-    click.echo(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
+    say(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
     if manifest.snapshot.unread:
-        click.echo(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
+        say(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
     for check in manifest.checks:
         if check.outcome != "pass":
-            click.echo(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")
+            say(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")

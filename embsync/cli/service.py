@@ -10,7 +10,7 @@ import click
 
 from embsync.cli.factory import try_factory
 from embsync.cli.options import context, locking, shared
-from embsync.cli.output import print_json
+from embsync.cli.output import print_json, say
 from embsync.config import Config
 from embsync.service import status
 from embsync.service.daemon import Daemon
@@ -45,7 +45,7 @@ def hold(reason: str | None, config_file: Path | None, store: Path | None, as_js
     if as_json:
         print_json({"held": True, "changed": changed})
     else:
-        click.echo("on hold: the daemon publishes nothing until embsync resume" if changed else "on hold already")
+        say("on hold: the daemon publishes nothing until embsync resume" if changed else "on hold already")
 
 
 @click.command()
@@ -58,7 +58,7 @@ def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: fl
     if as_json:
         print_json({"held": False, "changed": changed})
     else:
-        click.echo("resumed" if changed else "was not on hold")
+        say("resumed" if changed else "was not on hold")
 
 
 def daemon_now(store: Store) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ def process(store: Store, request: Request, config: Config, progress: Progress =
     """
     manifest = _attempt(store, request, config, progress)
     # What could not be pruned now is pruned after the next publish: it must not make this one look failed.
-    with contextlib.suppress(StoreError), store.locked():
+    with contextlib.suppress(StoreError), store.locked(even_when_full=True):
         store.prune(config.store.keep_versions)
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import msgspec
@@ -12,7 +13,7 @@ from embsync.alignment.sampling import sample
 from embsync.alignment.transform import SideName
 from embsync.config import Config
 from embsync.dtypes import Array
-from embsync.errors import NotFoundError, UsageError
+from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record
 from embsync.pipeline.parent import ParentCheck
@@ -52,7 +53,8 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
                 event = Event(event="widened", version=number, parent=parent.number, space_id=parent.space_id,
                               reason=f"{parent.record.dimension} to {dimension} dimensions")
                 store.publish(staging, manifest, event)
-        store.prune(config.store.keep_versions)
+        with contextlib.suppress(StoreError):  # the space is wider all the same; the next publish prunes
+            store.prune(config.store.keep_versions)
     return manifest
 
 

@@ -335,7 +335,11 @@ def _pin(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if identity(path) != identity(path, descriptor):
             raise FileNotFoundError(path)
-    except OSError:
-        os.close(descriptor)
+    except FileNotFoundError:
+        close(descriptor)
         raise
+    except OSError as error:
+        close(descriptor)
+        raise StoreError("the version cannot be locked", where=path, found=error.strerror,
+                         hint="does its file system support flock?") from error
     return descriptor

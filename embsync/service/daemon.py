@@ -16,11 +16,10 @@ from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log
 from embsync.pipeline.backlog import Entry, set_aside
 from embsync.service import hook
-from embsync.service.attempts import ATTEMPT, Attempts, Vain
-from embsync.service.hold import HOLD, Hold, held
+from embsync.service.attempts import Attempts, Vain
+from embsync.service.hold import Hold, held
 from embsync.service.job import Job, Outcome
 from embsync.service.lookout import Lookout, journal_mark
-from embsync.service.metrics import METRICS
 from embsync.service.notices import Notices
 from embsync.service.notify import notify, reloading, watchdog_seconds
 from embsync.service.ownership import Ownership, StoreLostError, only_daemon
@@ -29,7 +28,7 @@ from embsync.service.report import Now, Report
 from embsync.service.signals import Requests, noted
 from embsync.service.status import Retry, State, Work
 from embsync.service.worker import Worker
-from embsync.store import Store, layout
+from embsync.store import Store
 from embsync.store.durable import storage_errors
 
 #: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
@@ -94,7 +93,7 @@ class Daemon:
 
     def startup(self) -> None:
         """Clear what a dead daemon left, and get ready."""
-        _sweep_own_files(self._store)
+        self._sweep()
         self._tick(lambda _: self._attempts.load())
         self._worker.warm()
         log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, pid=os.getpid())
@@ -387,12 +386,3 @@ def _watching(config: Config) -> Config:
     if config.watch.path is None:
         raise UsageError("nothing to watch", found="no watch.path", hint="set watch.path in the configuration")
     return config
-
-
-def _sweep_own_files(store: Store) -> None:
-    """Remove half-written files of a daemon that died; there is no other, as we hold its lock."""
-    own = tuple(f".{name}-" for name in (layout.STATUS, layout.ORDER, METRICS, ATTEMPT, HOLD, hook.TOLD))
-    with storage_errors(store.root):
-        for path in store.root.iterdir():
-            if path.name.startswith(own):
-                path.unlink(missing_ok=True)

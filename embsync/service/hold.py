@@ -8,7 +8,8 @@ import msgspec
 
 from embsync.errors import StoreError
 from embsync.store import Store
-from embsync.store.durable import Staging, replace_file, storage_errors, sync_directory
+from embsync.store.critical import uninterrupted
+from embsync.store.durable import Staging, remove_file, replace_file, storage_errors, taking_effect
 from embsync.store.journal import Event, now
 from embsync.store.manifest import Manifest
 from embsync.store.records import read_struct
@@ -52,23 +53,24 @@ def held(root: Path) -> Hold | None:
 def hold(store: Store, reason: str | None = None) -> bool:
     """Make the daemon publish nothing from now on; False when that is so already."""
     store.require()
-    with store.locked():
+    with store.locked(even_when_full=True):
         if held(store.root) is not None:
             return False
-        with storage_errors(store.root):
-            replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
-            store.journal.append(Event(event="held", reason=reason))
+        with uninterrupted(), storage_errors(store.root):
+            with taking_effect("on hold", lambda: held(store.root) is not None, store.root):
+                replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
+            store.journal.tell(Event(event="held", reason=reason), "on hold: the daemon publishes nothing")
     return True
 
 
 def resume(store: Store) -> bool:
     """Let the daemon publish again; False when it was not on hold."""
     store.require()
-    with store.locked():
+    with store.locked(even_when_full=True):
         if held(store.root) is None:
             return False
-        with storage_errors(store.root):
-            (store.root / HOLD).unlink()
-            sync_directory(store.root)
-            store.journal.append(Event(event="resumed"))
+        with uninterrupted(), storage_errors(store.root):
+            with taking_effect("resumed", lambda: held(store.root) is None, store.root):
+                remove_file(store.root / HOLD)
+            store.journal.tell(Event(event="resumed"), "resumed: the daemon publishes again")
     return True

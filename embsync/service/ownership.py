@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from embsync.errors import StoreBusy, StoreError
 from embsync.store import Store, layout
+from embsync.store.durable import storage_errors
 from embsync.store.locks import exclusive
 
 #: Another daemon keeps its lock; ``embsync status`` asks for it for a moment only.
@@ -27,7 +28,8 @@ class Ownership:
     def __init__(self, store: Store) -> None:
         self._root = store.root
         self._lock = store.root / layout.DAEMON_LOCK
-        self._identity = self._look()
+        with storage_errors(self._lock):
+            self._identity = self._look()
 
     @property
     def lost(self) -> bool:

@@ -70,6 +70,18 @@ def storage_errors(where: str | Path) -> Iterator[None]:
                          found=error.strerror or str(error)) from error
 
 
+@contextlib.contextmanager
+def taking_effect(effect: str, took_effect: Callable[[], bool], where: Path) -> Iterator[None]:
+    """Have an error say so where the change is made all the same, but may not be durable."""
+    try:
+        yield
+    except OSError as error:
+        if not took_effect():
+            raise
+        raise StoreError(f"{effect}, but a crash may undo it", where=where, found=error.strerror or str(error),
+                         hint="look after the disk, then do it again") from error
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -32,6 +32,7 @@ from embsync.store.durable import (
     sweep,
     switch_link,
     sync_directory,
+    taking_effect,
 )
 from embsync.store.journal import Event, Journal, NotJournaled
 from embsync.store.locks import exclusive
@@ -231,13 +232,8 @@ class Store:
                 layout.named_number(self.root)  # a rename replaces no directory: the error says what to do
             effect = f"rolled back from version {before} to version {target}"
             with uninterrupted(), storage_errors(self.root):
-                try:
+                with taking_effect(effect, lambda: layout.named_number(self.root) == target, self.root):
                     self._point_to(target)
-                except OSError as error:
-                    if _link(self.root) == f"{layout.VERSIONS}/{layout.version_name(target)}":
-                        raise StoreError(f"{effect}, but a crash may undo it", where=self.root,
-                                         found=error.strerror, hint="roll back again") from error
-                    raise
                 self.journal.tell(Event(event="rolled_back", version=target, parent=before), effect)
             return before, target
 
