@@ -9,20 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import yaml
 from support.nights import Night, night, write_npy
+from support.waiting import PATIENCE, eventually
 
 from embsync.store import Store
 from embsync.store.journal import Event
 
 RESCAN = 0.4
-PATIENCE = 30.0
 
 #: Everything a store may hold when its daemon is not at work.
 AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom",
@@ -33,16 +32,6 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment in which the package under test is found and one thread is used."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1", **more}
-
-
-def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Return the first truthy value, asked for again and again."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
 class Place:
@@ -82,7 +71,7 @@ class Place:
             if self.process.poll() is None:
                 self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -91,7 +80,7 @@ class Place:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration."""
         return subprocess.run([*self.command, *arguments, "-c", str(self.file)], capture_output=True, text=True,
-                              check=False, timeout=60, env=environment())
+                              check=False, timeout=200, env=environment())
 
     def drop(self, number: int, made: Night | None = None, *, marker: bool = True) -> Path:
         """Leave a snapshot, and its marker last."""
@@ -124,6 +113,19 @@ class Place:
         """Wait until the daemon says it is in one of these states."""
         return eventually(lambda: (found := self.status()).get("state") in states and found, seconds)
 
+    def looks(self) -> int:
+        """Return how often the daemon has looked at the directory."""
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.store.root / "metrics.prom").read_text().splitlines():
+                if line.startswith("embsync_scans_total "):
+                    return int(line.split()[1])
+        return 0
+
+    def wait_looks(self, more: int = 2) -> None:
+        """Wait until so many looks have ended: of two, the second began after the call."""
+        before = self.looks()
+        eventually(lambda: self.looks() >= before + more)
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of an event."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
@@ -135,9 +137,9 @@ class Place:
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(found[0]) if found else None
 
-    def at_work(self) -> int:
-        """Wait until work goes on; return its process."""
-        self.wait_state("working")
+    def at_work(self, times: int = 1) -> int:
+        """Wait until work was begun so often; return its process."""
+        eventually(lambda: len(self.logged("begun")) >= times)
         return int(eventually(self.worker))
 
     def send(self, number: signal.Signals) -> None:

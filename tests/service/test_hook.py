@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 
 import pytest
-from daemons import Place, eventually, running
+from daemons import PATIENCE, Place, eventually, running
 from support.nights import night, write_npy
 from support.stores import assert_whole
 
@@ -21,11 +20,9 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(place: Place
     """The limit holds for what the shell started too; that it did not end well is noted, and not run again."""
     publish(place, 1)
     started = place.file.parent / "started"
-    begin = time.monotonic()
-    told = run_on_publish(place.store, f"sleep 60 & echo $! > {started}; wait", 1, limit=0.5)
-    assert time.monotonic() - begin < 5.0
+    told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
     assert told == "store.on_publish took longer than 0.5 s and was ended"
-    eventually(lambda: not running(int(started.read_text())), 2)
+    eventually(lambda: not running(int(started.read_text())))
     assert untold(place.store) is None
 
 
@@ -67,7 +64,7 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
     with place.daemon() as process:
         eventually(lambda: STATUS_WHILE_RUNNING in place.status().get("doing", ""))
         process.send_signal(number)
-        process.wait(10)
+        process.wait(PATIENCE)
     if number == signal.SIGKILL:  # a service manager would end it
         os.killpg(int((here / "pid").read_text()), signal.SIGKILL)
     assert untold(place.store) == 1
@@ -76,7 +73,7 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
         with place.daemon():
             eventually(lambda: (here / "said").exists() and place.status()["state"] == "idle")
             place.send(signal.SIGUSR1)
-            time.sleep(0.5)
+            place.wait_looks()
     assert (here / "said").read_text() == "1\n"
     place.assert_at_rest()
 

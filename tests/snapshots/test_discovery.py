@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from snapshots.made import model, write_npy
+from support.waiting import next_tick
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import NotFoundError, SnapshotError
@@ -172,23 +173,13 @@ def test_a_marker_older_than_the_data_is_not_believed_at_once(tmp_path: Path) ->
     (path / "_SUCCESS").touch()
     assert once(tmp_path, WatchConfig(settle_seconds=50))["latest"].state == "ready"
     before = once(tmp_path)["latest"].stamp
-    _tick(path / "_SUCCESS")
+    next_tick(path / "_SUCCESS")
     np.save(path / "users.npy", model(seed=9).users)
     overwritten = once(tmp_path, WatchConfig(settle_seconds=50))["latest"]
     assert overwritten.state == "waiting"
     assert "users.npy is newer than the marker" in overwritten.reason
     assert overwritten.stamp != before
     assert once(tmp_path, WatchConfig(settle_seconds=50), later=60)["latest"].reason == "marker"
-
-
-def _tick(path: Path) -> None:
-    """Wait until the file system's clock has moved on from when a file was changed last."""
-    probe = path.parent / ".tick"
-    while True:
-        probe.touch()
-        if probe.stat().st_ctime_ns > path.stat().st_ctime_ns:
-            probe.unlink()
-            return
 
 
 LATE_DATA = {
@@ -214,11 +205,11 @@ def test_marker_and_data_are_compared_by_when_they_came(tmp_path: Path, how: str
     marker.touch()
     os.utime(marker, (4e9, 4e9))
     assert once(tmp_path, watch)["day=1"].reason == "marker"
-    _tick(marker)
+    next_tick(marker)
     LATE_DATA[how](folder / "items.npy")
     late = once(tmp_path, watch)["day=1"]
     assert (late.state, "is newer than the marker" in late.reason) == ("waiting", True), late.reason
-    _tick(folder / "items.npy")
+    next_tick(folder / "items.npy")
     marker.unlink()
     marker.touch()
     os.utime(marker, (1e9, 1e9))
