@@ -26,7 +26,8 @@ _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP"
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false"}
 
 #: Keys whose value may be written with a unit, and keys that are paths.
-_SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"))
+_SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"),
+          ("serve", "limits", "memory"))
 _PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -121,7 +122,7 @@ class IndexConfig(_Section, frozen=True):
 
 
 class LimitsConfig(_Section, frozen=True):
-    """What one HTTP request may ask for.
+    """What one HTTP request, and all of them together, may ask for.
 
     Attributes
     ----------
@@ -129,17 +130,29 @@ class LimitsConfig(_Section, frozen=True):
         Bytes of a request's body; beyond: 413.
     neighbours, batch : int
         Largest k, and most ids, vectors or lists of a request; beyond: 422.
+    hits : int
+        Most neighbours of all queries of a request together; beyond: 422.
+    memory : int
+        Estimated bytes of all requests under way in a worker; beyond: 503, and 422 for one that would never fit.
     concurrency : int
         Requests worked on at once by a worker; beyond: 429.
     seconds : float
-        Time for a request; beyond: 503.
+        Time for a head, for a body (beyond: 408), and for an answer (beyond: 503).
+    connections : int
+        Connections of a worker; a new one beyond it takes the place of the one that has waited longest.
+    idle_seconds : float
+        Time a connection may wait between two requests.
     """
 
     body: Positive = 16 * 1024**2
     neighbours: Positive = 1_000
     batch: Positive = 10_000
+    hits: Positive = 1_000_000
+    memory: Positive = 512 * 1024**2
     concurrency: Positive = 64
     seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    connections: Positive = 1_000
+    idle_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
 
 
 class ServeConfig(_Section, frozen=True):

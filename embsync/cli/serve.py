@@ -22,8 +22,11 @@ from embsync.errors import UsageError
 @click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Bytes a request, or such as '16 MiB'.")
 @click.option("--max-k", "serve__limits__neighbours", type=int, help="Neighbours a query.")
 @click.option("--max-batch", "serve__limits__batch", type=int, help="Ids or vectors a request.")
+@click.option("--max-hits", "serve__limits__hits", type=int, help="Queries times neighbours a request.")
+@click.option("--max-memory", "serve__limits__memory", metavar="SIZE", help="Of all requests at once, each worker.")
+@click.option("--max-connections", "serve__limits__connections", type=int, help="Connections at once, each worker.")
 @click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Requests at once, each worker.")
-@click.option("--max-seconds", "serve__limits__seconds", type=float, help="Seconds a request.")
+@click.option("--max-seconds", "serve__limits__seconds", type=float, help="Seconds for a head, a body, an answer.")
 @shared
 def serve(config_file: Path | None, store: Path | None, as_json: bool, **options: Any) -> int:
     """Answer search, lookup, transform and fold-in over HTTP, always from the newest whole version.

@@ -21,6 +21,7 @@ from embsync.errors import EmbsyncError, NotFoundError, StoreError, UsageError
 from embsync.http import page
 from embsync.http.answers import Answer, Desk
 from embsync.http.arrays import NPY, from_npy, to_npy
+from embsync.http.connections import Connections
 from embsync.http.messages import (
     FoldInRequest,
     Invalid,
@@ -75,6 +76,7 @@ class Application:
         self._metrics = Metrics()
         self._serving = Serving(settings, self._metrics)
         self._token = None if settings.token_file is None else Token(Path(settings.token_file))
+        self.connections = Connections(settings.limits, self._metrics, self._mark_now)
         self._busy = 0
         self._threads = ThreadPoolExecutor(min(settings.limits.concurrency, 16), "embsync-answer")
 
@@ -125,12 +127,15 @@ class Application:
             except Exception:
                 log_exception("unexpected_error", endpoint=label or _path(request))
                 response = _failure(Refused(500, "unexpected error", hint="the server's log tells more"))
-            current = self._serving.current
-            response.headers.setdefault("X-Embsync-Version", str(current.number) if current else "none")
+            response.headers.setdefault("X-Embsync-Version", self._mark_now())
             self._count(label or _path(request), response.status_code, began)
             return response
 
         return answered
+
+    def _mark_now(self) -> str:
+        current = self._serving.current
+        return str(current.number) if current else "none"
 
     def _count(self, endpoint: str, status: int, began: float) -> None:
         self._metrics.requests.labels(endpoint, status).inc()

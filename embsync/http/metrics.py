@@ -32,6 +32,13 @@ class Metrics:
         self.refusals = Counter("embsync_version_errors", "New versions refused, and other errors of following",
                                 registry=own)
 
+        self.connections = Gauge("embsync_http_connections", "Connections open now", multiprocess_mode="livesum",
+                                 registry=own)
+        self.closed = Counter("embsync_http_connections_closed", "Connections ended for what their client did",
+                              ["reason"], registry=own)
+        self.memory = Gauge("embsync_http_memory_bytes", "Estimated memory of the requests under way",
+                            multiprocess_mode="livesum", registry=own)
+
     def text(self) -> bytes:
         """Return the exposition format."""
         if SHARED not in os.environ:

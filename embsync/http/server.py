@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -17,26 +18,30 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
 
 from embsync.errors import UsageError
 from embsync.http.app import Application
+from embsync.http.connections import BoundedProtocol, accepted_at_once
 from embsync.http.metrics import SHARED, forget
 from embsync.http.settings import Settings, address, require_servable, threads_each
 from embsync.logs import log
 
-#: Requests under way are given so long after SIGTERM.
-_LAST_SECONDS = 15
+#: Requests under way are given so long after SIGTERM; with what comes after it less than TimeoutStopSec in systemd/.
+_LAST_SECONDS = 10
 _BACKLOG = 1024
 #: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
 #: a second to die.
 _DEATHS, _DEATHS_SECONDS = 10, 60.0
 #: Seconds for which the thread that opens a new version may keep the interpreter from those who answer.
 _SWITCH_INTERVAL = 0.0005
+#: When an event was last written of which there may be too many.
+_LOGGED: dict[str, float] = {}
 
 
 def serve(settings: Settings, listening: Callable[[str], None]) -> int:
@@ -74,13 +79,55 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
         bound.close()
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which takes few connections at a time and ends in time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; asyncio takes as many connections at once as the queue is long, so the queue is made long again."""
+        asyncio.get_running_loop().set_exception_handler(_unexpected)
+        await super().startup(sockets)
+        for bound in sockets or []:
+            bound.listen(_BACKLOG)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is under way; what is not over in time is dropped, and so is a thread that does not end."""
+        end = threading.Timer(_LAST_SECONDS + 2.5, os._exit, (0,))
+        end.daemon = True
+        end.start()
+        asyncio.get_running_loop().call_later(_LAST_SECONDS - 1, self._drop)
+        await super().shutdown(sockets)
+
+    def _drop(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out the traceback where a connection cannot be taken: there may be a thousand a second."""
+    error = context.get("exception")
+    if not isinstance(error, OSError):
+        loop.default_exception_handler(context)
+    elif error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        _log_seldom("cannot_accept", reason=error.strerror)
+
+
+def _log_seldom(event: str, **fields: Any) -> None:
+    now = time.monotonic()
+    if now - _LOGGED.get(event, -60.0) >= 60:
+        _LOGGED[event] = now
+        log(logging.ERROR, event, **fields)
+
+
 def work(settings: Settings, bound: socket.socket) -> int:
     """Answer on a socket, in this process."""
     application = Application(settings, leaving=lambda: server.should_exit)
+    bounds = application.connections
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else anybody writes a line with each malformed request
     config = uvicorn.Config(application.asgi(), lifespan="on", log_config=None, access_log=False, server_header=False,
-                            timeout_graceful_shutdown=_LAST_SECONDS, backlog=_BACKLOG,
+                            http=cast(Any, partial(BoundedProtocol, bounds)), ws="none", loop="asyncio",
+                            timeout_graceful_shutdown=_LAST_SECONDS, backlog=accepted_at_once(bounds.most),
                             h11_max_incomplete_event_size=64 << 10)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.freeze()  # what imports left is never looked at again: 20 to 35 ms of a full collection, with nobody answered
 
@@ -112,11 +159,12 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
                     deaths.append(time.monotonic())
                     forget(worker.pid, figures)
                     workers[place] = _start(settings, bound, figures)
+        end = time.monotonic() + _LAST_SECONDS + 3
         for worker in workers:
             worker.terminate()
         for worker in workers:
             try:
-                worker.wait(_LAST_SECONDS + 5)
+                worker.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,9 +52,28 @@ class Server:
     process: subprocess.Popen[str]
     where: str
     headers: dict[str, str] = field(default_factory=dict)
+    plugs: list[socket.socket] = field(default_factory=list)
+
+    def plug(self, sent: bytes = b"") -> socket.socket:
+        """Open a socket, with a time-out of ten seconds, and send something; closed with the server at the latest."""
+        if self.where.startswith("unix:"):
+            plug = socket.socket(socket.AF_UNIX)
+            place: Any = self.where.removeprefix("unix:")
+        else:
+            plug = socket.socket()
+            place = urlsplit(self.where).hostname, urlsplit(self.where).port
+        self.plugs.append(plug)
+        plug.settimeout(10)
+        plug.connect(place)
+        plug.sendall(sent)
+        return plug
 
     def connect(self) -> http.client.HTTPConnection:
         """Open a connection."""
+        if self.where.startswith("unix:"):
+            connection = http.client.HTTPConnection("localhost", timeout=20)
+            connection.sock = self.plug()
+            return connection
         parts = urlsplit(self.where)
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
 
@@ -90,9 +110,10 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0") -> Iterator[Server]:
-    """Run ``embsync serve`` on a port of its choice until it is left."""
-    arguments = command(root, "--listen", listen, "--interval", "0.02", *options)
+def serving(root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0",
+            under: tuple[str, ...] = ()) -> Iterator[Server]:
+    """Run ``embsync serve`` on a port of its choice until it is left; ``under``: by such as prlimit."""
+    arguments = [*under, *command(root, "--listen", listen, "--interval", "0.02", *options)]
     log = root.parent / "serve.log"
     with log.open("w") as errors, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True,
                                                    env=environment()) as process:
@@ -103,9 +124,26 @@ def serving(root: Path, *options: str, ready: bool = True, listen: str = "127.0.
             while ready and server.ask("/readyz").status != 200:
                 assert process.poll() is None
             yield server
+            for plug in server.plugs:
+                plug.close()
         finally:
             process.terminate()
             try:
                 process.wait(15)
             finally:
                 process.kill()
+
+
+def heard(plug: socket.socket) -> bytes:
+    """Return what comes until the server closes."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := plug.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def anonymous_memory(process: int) -> int:
+    """Return the bytes that a process has for itself (RssAnon): mapped versions do not count."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) << 10

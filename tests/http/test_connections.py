@@ -1,0 +1,185 @@
+"""Nobody stops the server by what their connection does, or does not do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.http import Server, heard, serving
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import sync
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A store with one version."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, items=150, users=80, width=6), "n0")
+        yield directory / "S"
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Server]:
+    """A server in a hurry."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBSYNC_SERVE__LIMITS__IDLE_SECONDS", "1")
+        with serving(root, "--max-seconds", "0.5") as running:
+            yield running
+
+
+def closed_within(plug: socket.socket, seconds: float) -> bytes:
+    """Return what comes until the server closes, which it does in time."""
+    began = time.monotonic()
+    plug.settimeout(seconds)
+    said = heard(plug)
+    assert time.monotonic() - began < seconds
+    return said
+
+
+def trickled(plug: socket.socket, text: bytes) -> float:
+    """Send a byte every 20 ms, and return after how many seconds the server had had enough."""
+    began = time.monotonic()
+    for byte in text:
+        try:
+            plug.sendall(bytes([byte]))
+        except OSError:
+            return time.monotonic() - began
+        time.sleep(0.02)
+    raise AssertionError("all of it was waited for")
+
+
+def figure(server: Server, name: str) -> float:
+    """Return one of the server's figures, 0 before it is there."""
+    lines = server.ask("/metrics").body.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "unix", "descriptors"),
+    [(("--max-connections", "40"), False, 0), (("--max-connections", "40", "--workers", "2"), False, 0),
+     (("--max-connections", "40"), True, 0), ((), False, 256)],
+)
+def test_half_a_head_a_thousand_times_stops_nothing(root: Path, tmp_path: Path, options: tuple[str, ...], unix: bool,
+                                                    descriptors: int) -> None:
+    """More than there may be, or than there are descriptors: others are answered at once, and the log stays short."""
+    under = ("prlimit", f"--nofile={descriptors}:{descriptors}") if descriptors else ()
+    listen = f"unix:{tmp_path}/s" if unix else "127.0.0.1:0"
+    with serving(root, *options, listen=listen, under=under) as server:
+        plugs = []
+        for count in range(500):
+            plugs.append(server.plug(HEAD))
+            if count % 100 == 99:
+                began = time.monotonic()
+                assert server.ask("/healthz").status == 200
+                assert server.ask("/v1/search", {"users": [2000]}).status == 200
+                assert time.monotonic() - began < 5
+        assert figure(server, "embsync_http_connections_closed_total{reason=\"evicted\"}") > 100
+        for plug in plugs:
+            plug.close()
+    lines = (root.parent / "serve.log").read_text().splitlines()
+    assert len(lines) < 10
+    assert not [line for line in lines if "Traceback" in line]
+    told = [json.loads(line)["event"] for line in lines]
+    assert ("connections_limited" in told) == bool(descriptors)
+
+
+def test_one_more_than_there_may_be_is_refused_where_nobody_waits(root: Path) -> None:
+    """All are at work: 503 with a time to come back, marked as every answer; and then there is room again."""
+    with serving(root, "--max-connections", "2", "--max-seconds", "1") as server:
+        body = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        busy = [server.plug(body) for _ in range(2)]
+        assert [b" 100 " in plug.recv(4096) for plug in busy] == [True, True]
+        said = closed_within(server.plug(), 2)
+        assert b" 503 " in said.splitlines()[0]
+        assert b"retry-after: 1" in said.lower()
+        assert b"x-embsync-version: 1" in said.lower()
+        assert [b" 408 " in plug.recv(4096) for plug in busy] == [True, True]
+        assert server.ask("/healthz").status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEAD, b"POST /v1/search HTTP/1.1\r\nContent-Length: 5\r\nX: "])
+def test_a_head_that_does_not_arrive_is_not_waited_for(server: Server, sent: bytes) -> None:
+    """However much of it there is: 408 to who began one, and the connection is closed."""
+    said = closed_within(server.plug(sent), 3)
+    assert said.startswith(b"HTTP/1.1 408 ") if sent else said == b""
+
+
+def test_a_byte_now_and_then_is_no_head(server: Server) -> None:
+    """What trickles in does not begin the time anew."""
+    plug = server.plug()
+    assert trickled(plug, HEAD * 10) < 3
+
+
+def test_a_second_head_has_its_time_too(server: Server) -> None:
+    """A kept connection that begins another request, and one that never does."""
+    for sent, status in ((HEAD, b"408"), (b"", b"200")):
+        plug = server.plug(HEAD + b"\r\n" + sent)
+        assert closed_within(plug, 4).rpartition(b"HTTP/1.1 ")[2].startswith(status)
+
+
+def test_a_body_nobody_reads_is_not_waited_for(server: Server) -> None:
+    """Answered before it was complete: a trickle does not hold the connection."""
+    plug = server.plug(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
+    assert b" 405 " in plug.recv(4096)
+    assert trickled(plug, b"x" * 1000) < 5
+
+
+def test_answers_nobody_takes_are_dropped(server: Server) -> None:
+    """Ten thousand requests in a row, not one answer read."""
+    before = figure(server, "embsync_http_connections_closed_total{reason=\"request\"}")
+    plug = server.plug()
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plug.setblocking(False)
+    sent, end = 0, time.monotonic() + 10
+    while figure(server, "embsync_http_connections_closed_total{reason=\"request\"}") == before:
+        assert time.monotonic() < end
+        try:
+            sent += plug.send((b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n") * 1000)
+        except BlockingIOError:
+            time.sleep(0.05)
+        except (BrokenPipeError, ConnectionResetError):
+            break
+    assert sent > 0
+
+
+@pytest.mark.parametrize("sent", [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+    HEAD + b"Content-Length: -1\r\n\r\n",
+    HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+    HEAD + b"X: " + b"x" * 600_000 + b"\r\n\r\n", HEAD + b"X: y\r\n" * 90_000, HEAD + b"Host: other\r\n\r\n",
+    HEAD + b" folded: \x00\r\n\r\n",
+])
+def test_what_is_not_http_is_refused_as_all_is(server: Server, sent: bytes) -> None:
+    """A 4xx or 501 in JSON, with the version, and the connection is closed."""
+    plug = server.plug()
+    try:
+        plug.sendall(sent)
+    except OSError:
+        return  # closed before all was sent
+    head, _, body = closed_within(plug, 3).partition(b"\r\n\r\n")
+    if head:  # else the refusal was lost on a client that still sent
+        assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ", b"HTTP/1.1 431 "))
+        assert b"x-embsync-version: 1" in head.lower()
+        assert json.loads(body)["what"]
+
+
+def test_nonsense_in_the_middle_of_a_body_is_refused(server: Server, root: Path) -> None:
+    """Before an answer, after one, and behind a request that is being answered: without a word of alarm in the log."""
+    chunked = b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for path in (b"POST /v1/search", b"POST /healthz", b"GET /healthz", b"POST /nowhere"):
+        plug = server.plug(path + chunked + b"2\r\n{}\r\nnonsense\r\n")
+        assert closed_within(plug, 4).startswith(b"HTTP/1.1 4" if b"GET" not in path else b"HTTP/1.1 ")
+        plug = server.plug(path + chunked)
+        time.sleep(0.05)
+        plug.sendall(b"nonsense\r\n\r\n")
+        closed_within(plug, 4)
+    closed_within(server.plug(HEAD + b"\r\n" + b"\x00nonsense\r\n\r\n"), 4)
+    assert server.ask("/healthz").status == 200
+    assert "Traceback" not in (root.parent / "serve.log").read_text()
