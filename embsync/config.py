@@ -22,6 +22,9 @@ _RESERVED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
 _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
                **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
 
+#: What parsing raises: constructors of numbers and dates raise ValueError.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 #: What msgspec calls things, in the words of this file.
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false"}
 
@@ -238,7 +241,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise UsageError("configuration file not found", where=path) from None
     except OSError as error:
         raise UsageError("configuration cannot be read", where=path, found=error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise UsageError("not valid YAML", where=path, found=str(error)) from None
     if tree is None:
         return {}
@@ -268,8 +271,8 @@ def _environment_keys(variables: Mapping[str, str]) -> Iterator[tuple[list[str],
 def _yaml_scalar(key: list[str], text: str) -> object:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError("not a valid value", where=".".join(key), found=repr(text)) from None
+    except _NOT_YAML:
+        raise UsageError("not a valid value", where=".".join(key), found=repr(text)[:80]) from None
 
 
 def _put(tree: dict[str, Any], key: list[str], value: object, source: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from embsync.snapshots.files import real_path
 from embsync.store.journal import Event
 
 Outcome = Literal["published", "refused", "failed"]
@@ -104,7 +105,7 @@ class _Places:
     """Paths by their names below a directory, links on the way followed."""
 
     def __init__(self, watched: str | Path) -> None:
-        self._root = os.path.realpath(watched)  # unlike Path.resolve it takes links in a circle
+        self._root = real_path(watched)  # unlike Path.resolve it takes links in a circle
         self._folders: dict[str, str] = {}
 
     def name_of(self, path: str | None) -> str | None:
@@ -113,7 +114,7 @@ class _Places:
             return None
         folder, name = os.path.split(path)
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
+            self._folders[folder] = real_path(folder)
         place = self._folders[folder]
         if place == self._root:
             return name

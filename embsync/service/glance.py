@@ -7,12 +7,15 @@ ctime, nor names without the directory's, so equal figures mean that a full look
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+
+from embsync.snapshots.files import DEEPEST, MOST_ENTRIES, real_path
 
 #: Of one entry: time of last change in ns, inode, size. What changes a file's mtime or mode changes its ctime too.
 _Figures = tuple[int, int, int]
@@ -144,16 +147,31 @@ def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
 
 
 def _walk(path: str, within: str | None = None) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what is at a path and below it; a link in the watched directory leads on as far as it stays in there."""
-    status = os.lstat(path)
-    yield path, status
-    if within is not None and stat.S_ISLNK(status.st_mode):
-        target = os.path.realpath(path)
-        if target.startswith(f"{within}/"):
-            yield from _walk(target)
-    if stat.S_ISDIR(status.st_mode):
-        for name in os.listdir(path):  # noqa: PTH208
-            yield from _walk(f"{path}/{name}")
+    """Yield what is at a path and below it, as far as it can be a snapshot's.
+
+    A link in the watched directory leads on as far as it stays in there.
+
+    Raises
+    ------
+    OSError
+        Something is gone or may not be read, or the tree is too deep or too large for a snapshot.
+    """
+    if within is not None and stat.S_ISLNK((status := os.lstat(path)).st_mode):
+        yield path, status
+        path = real_path(path)
+        if not path.startswith(f"{within}/"):
+            return
+    above, pending, left = path.count("/"), [path], MOST_ENTRIES
+    while pending:
+        path = pending.pop()
+        status = os.lstat(path)
+        left -= 1
+        yield path, status
+        if stat.S_ISDIR(status.st_mode):
+            names = os.listdir(path)  # noqa: PTH208
+            if path.count("/") - above > DEEPEST or len(names) + len(pending) > left:
+                raise OSError(errno.E2BIG, "too deep or too large", path)
+            pending += [f"{path}/{name}" for name in reversed(names)]
 
 
 def _figures(status: os.stat_result) -> _Figures:

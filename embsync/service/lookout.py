@@ -14,6 +14,7 @@ from embsync.service.glance import Glance
 from embsync.service.signals import Requests
 from embsync.service.watcher import Health, Watcher
 from embsync.snapshots import Child, Found, discover
+from embsync.snapshots.files import real_path
 from embsync.store import Store, layout
 
 #: Between looks that events ask for: this, and twice what the last look cost, so that a storm of events never takes
@@ -138,7 +139,7 @@ class Lookout:
 
     def _discover(self, now: float, asked: bool) -> None:
         try:
-            changed = self._glance.changed(os.path.realpath(self.path), time.time_ns())
+            changed = self._glance.changed(real_path(self.path), time.time_ns())
         except OSError as error:
             self._glance.forget()
             self._found = Found((), {})

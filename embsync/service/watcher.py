@@ -114,9 +114,10 @@ class Watcher:
         try:
             observer.schedule(_Nudge(self._nudge), os.path.realpath(self._path), recursive=True, event_filter=_TELLING)
             observer.start()
-        except OSError as error:
+        except (OSError, RecursionError) as error:
+            why = "directories too deep in one another" if isinstance(error, RecursionError) else error.strerror
             self._not_before = now + self._retry_seconds
-            self._health = Health("rescan", error.strerror or str(error), self._health.armed)
+            self._health = Health("rescan", why or str(error), self._health.armed)
             return
         self._observer = observer
         self._health = Health("events", "", self._health.armed + 1)

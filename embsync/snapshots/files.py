@@ -26,8 +26,8 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 #: A training run leaves a few hundred part files in one or two levels; a tree beyond this is not a snapshot, and
 #: looking at it would cost more than it may.
-_MOST_ENTRIES = 100_000
-_DEEPEST = 8
+MOST_ENTRIES = 100_000
+DEEPEST = 8
 
 _KINDS = (
     (stat.S_ISREG, "file"),
@@ -73,6 +73,7 @@ class Place:
         if not follow_link and given.is_symlink():
             raise SnapshotError("will not be opened", where=given, found="a link", expected="a file or directory")
         try:
+            given.stat()  # the kernel follows 40 links; Python as many as it may nest calls
             return cls(given.resolve(strict=True))
         except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
             raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0"), found="no file or directory",
@@ -108,7 +109,7 @@ class Place:
     def entries(self) -> dict[str, str]:
         """Return the names in this directory, sorted, each with its kind: file, directory, link or other."""
         with self._directory() as descriptor:
-            return {name: kind_of(status) for name, status in _listing(descriptor)}
+            return {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
 
     def kind(self) -> str:
         """Return what is here: ``file``, ``directory``, or what else."""
@@ -122,7 +123,7 @@ class Place:
         """Yield every entry below this directory, or the file itself, as (relative name, status), sorted."""
         if self.kind() == "directory":
             with self._directory() as descriptor:
-                yield from _walk(str(self), descriptor, "", _MOST_ENTRIES)
+                yield from _walk(str(self), descriptor, "", MOST_ENTRIES)
         else:
             with self.open() as file:
                 yield self.name, os.fstat(file.fileno())
@@ -189,6 +190,14 @@ class FileBytes:
             return os.preadv(self.file.fileno(), [view], offset)
         except OSError as error:
             raise unreadable(self.where, error) from error
+
+
+def real_path(path: str | Path) -> str:
+    """Return ``os.path.realpath``; of a path through more links than the kernel follows, the path itself."""
+    try:
+        return os.path.realpath(path)
+    except (RecursionError, ValueError):
+        return os.path.abspath(path)  # noqa: PTH100  (Path.resolve follows links)
 
 
 def file_size(file: BinaryIO) -> int:
@@ -258,12 +267,12 @@ def _digest(entries: Iterable[tuple[str, os.stat_result]], facts: tuple[str, ...
 
 
 def _walk(where: str, descriptor: int, prefix: str, budget: int) -> Iterator[tuple[str, os.stat_result]]:
-    if prefix.count("/") > _DEEPEST:
-        raise SnapshotError("too many directories in one another", where=where, expected=f"at most {_DEEPEST}")
-    for name, status in _listing(descriptor):
+    if prefix.count("/") > DEEPEST:
+        raise SnapshotError("too many directories in one another", where=where, expected=f"at most {DEEPEST}")
+    for name, status in _listing(f"{where}/{prefix}", descriptor):
         budget -= 1
         if budget < 0:
-            raise SnapshotError("too many files", where=where, expected=f"at most {_MOST_ENTRIES}")
+            raise SnapshotError("too many files", where=where, expected=f"at most {MOST_ENTRIES}")
         yield prefix + name, status
         if stat.S_ISDIR(status.st_mode):
             try:
@@ -278,15 +287,18 @@ def _walk(where: str, descriptor: int, prefix: str, budget: int) -> Iterator[tup
                 os.close(below)
 
 
-def _listing(descriptor: int) -> list[tuple[str, os.stat_result]]:
+def _listing(where: str, descriptor: int) -> list[tuple[str, os.stat_result]]:
     found: list[tuple[str, os.stat_result]] = []
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            if len(found) >= _MOST_ENTRIES:
-                raise SnapshotError("too many files in one directory", where=entry.name,
-                                    expected=f"at most {_MOST_ENTRIES}")
-            with suppress(FileNotFoundError):  # gone since it was listed: as if it had never been
-                found.append((entry.name, entry.stat(follow_symlinks=False)))
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                if len(found) >= MOST_ENTRIES:
+                    raise SnapshotError("too many files in one directory", where=where,
+                                        expected=f"at most {MOST_ENTRIES}")
+                with suppress(FileNotFoundError):  # gone since it was listed: as if it had never been
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+    except OSError as error:
+        raise unreadable(where, error) from error
     return sorted(found, key=lambda named: named[0])
 
 

@@ -245,7 +245,8 @@ class Staging:
         """Remove the directory, wherever it is by now, unless it was kept."""
         if self._descriptor >= 0:
             self._arrays.clear()
-            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(self.path)
             self.keep()
 
     def _place(self, name: str) -> Path:
@@ -424,7 +425,7 @@ def remove_version(path: Path) -> bool:
     """Delete a version nobody reads; False when a reader holds it."""
     doomed = retire_version(path)
     if doomed is not None:
-        shutil.rmtree(doomed)
+        remove_tree(doomed)
     return doomed is not None
 
 
@@ -438,7 +439,7 @@ def remove_unpublished(path: Path) -> bool:
         if ours:
             doomed = path.parent / f"{STAGING_PREFIX}{path.name}-{secrets.token_hex(4)}"
             path.rename(doomed)
-            shutil.rmtree(doomed)
+            remove_tree(doomed)
         return ours
 
 
@@ -448,6 +449,25 @@ def retired_numbers(versions: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all in it, however deep: what lies in its directories is moved up to it first."""
+    try:
+        shutil.rmtree(path)
+    except RecursionError:
+        pass
+    except OSError as error:
+        if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # a handle or a name for each level
+            raise
+    else:
+        return
+    while folders := [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]:
+        for folder in folders:
+            for name in os.listdir(folder):  # noqa: PTH208
+                os.rename(f"{folder}/{name}", path / f"{secrets.token_hex(8)}")  # noqa: PTH104
+            os.rmdir(folder)  # noqa: PTH106
+    shutil.rmtree(path)
+
+
 def sweep(root: Path, versions: Path) -> list[str]:
     """Remove what dead processes left behind; return the names."""
     removed = []
@@ -455,7 +475,7 @@ def sweep(root: Path, versions: Path) -> list[str]:
         if path.name.startswith((STAGING_PREFIX, PRUNED_PREFIX)):
             with _claimed(path) as ours:
                 if ours:
-                    shutil.rmtree(path)
+                    remove_tree(path)
                     removed.append(path.name)
     for path in sorted(root.iterdir()):
         if path.is_symlink():

@@ -18,6 +18,8 @@ from embsync.store.records import MALFORMED
 
 #: A line has at most some twenty checks of a hundred bytes; what is longer was never written here.
 _LONGEST_LINE = 2**20
+#: Twice the longest path that Linux takes.
+_LONGEST_NAME = 8192
 #: The last member of a line: CRC-32 of all that stands before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
@@ -150,8 +152,10 @@ def _parsed(number: int, line: bytes, decoder: msgspec.json.Decoder[Event]) -> E
 def _require_sound(event: Event) -> None:
     """Raise ValueError for what no writer would have written although every field has its type."""
     snapshot = event.snapshot or {}
-    if any("\0" in (value or "") for value in snapshot.values()):
-        raise ValueError("a NUL in the name or path of a snapshot")
+    if any("\0" in (value or "") or len(value or "") > _LONGEST_NAME for value in snapshot.values()):
+        raise ValueError("a name or path that no file can have")
+    if event.time:
+        dt.datetime.strptime(event.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)  # ValueError
     mtime_ns = snapshot.get("mtime_ns")
     if mtime_ns is not None and not re.fullmatch(r"-?[0-9]{1,20}", mtime_ns):
         raise ValueError("a time that is no number")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from embsync.store.durable import (
     make_root,
     remove_file,
     remove_link,
+    remove_tree,
     remove_unpublished,
     replace_file,
     retire_version,
@@ -301,7 +301,7 @@ class Store:
                         in_use.append(number)
                         continue
                     pruned.append(number)
-                    self._tell_pruned([Event(event="pruned", version=number)], partial(shutil.rmtree, retired))
+                    self._tell_pruned([Event(event="pruned", version=number)], partial(remove_tree, retired))
         return pruned, in_use
 
     def _tell_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 from daemons import RESCAN, Place, eventually, mounted, obeying_permissions
 from support.nights import night
+from support.trees import deep
 from support.waiting import next_tick
+
+from embsync.store.durable import remove_tree
 
 #: The daemon with a fault that cannot be made from outside.
 FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"
@@ -331,3 +334,25 @@ def processor_seconds(process: int) -> float:
     """Return the processor time of a process, without its children."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_trees_deeper_than_anything_can_follow_end_nothing(place: Place) -> None:
+    """One is there at the start, one is moved in later; the snapshots beside them are published by the same daemon."""
+    deep(place.watch / "bottomless", 1200)
+    place.drop(1)
+    try:
+        with place.daemon() as process:
+            place.wait_for(1)
+            assert "too deep" in place.status()["watch"]["reason"] or place.status()["watch"]["health"] == "events"
+            deep(place.file.parent / "elsewhere", 3000).rename(place.watch / "abyss")
+            place.drop(2)
+            place.wait_for(2)
+            assert process.poll() is None
+            assert place.events("failed", "refused") == []
+        assert place.process is not None
+        assert place.process.returncode == 0
+        told = place.run("status", "--json").stdout
+        assert "too many directories in one another" in told
+    finally:
+        for name in ("bottomless", "abyss"):
+            remove_tree(place.watch / name)

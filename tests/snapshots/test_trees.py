@@ -1,0 +1,248 @@
+"""Trees that are no snapshots: too deep, too large, going away, linked in chains; said, and never the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from snapshots.made import model, write_npy
+from support.quick import quick_directory
+from support.trees import chain, deep
+
+from embsync.cli.main import run
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import EmbsyncError, NotFoundError, SnapshotError
+from embsync.service.glance import Glance
+from embsync.snapshots import discover, files, open_snapshot, stamp
+from embsync.store import durable
+from embsync.store.durable import remove_tree
+
+DEEP = [(9, "d"), (1200, "d"), (5000, "d"), (100, "n" * 255), (300, "n" * 255)]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in memory that is removed however deep it became."""
+    with quick_directory() as path:
+        yield path
+        for child in path.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                remove_tree(child)
+
+
+def look(watched: Path) -> dict[str, tuple[str, str]]:
+    """Return the state and the reason of every child."""
+    found = discover(watched, WatchConfig(path=str(watched)), SnapshotConfig(), now=time.time())
+    return {child.name: (child.state, child.reason) for child in found.children}
+
+
+@pytest.mark.parametrize(("levels", "name"), DEEP)
+def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels: int, name: str) -> None:
+    """The look says so with the limit, and sees the snapshot beside it; so does the glance, again and again."""
+    deep(place / "day=1", levels, name)
+    write_npy(place / "day=2", model())
+    (place / "day=2/_SUCCESS").touch()
+    found = look(place)
+    assert found["day=1"] == ("not_a_snapshot", f"{place}/day=1: too many directories in one another; "
+                              f"expected at most {files.DEEPEST}")
+    assert found["day=2"][0] == "ready"
+    glance = Glance()
+    for _ in range(3):
+        assert glance.changed(str(place), time.time_ns() + 10**10)
+        assert "day=1" in glance.stirred
+    assert "day=2" not in glance.stirred
+
+
+@pytest.mark.parametrize(("levels", "name"), DEEP)
+@pytest.mark.parametrize("where", ["", "items", "users/more"])
+def test_a_deep_tree_given_by_hand_is_refused(place: Path, where: str, levels: int, name: str) -> None:
+    """Whichever layout it pretends to be, with exit code 3 and one line."""
+    write_npy(place / "day=1", model())
+    deep(place / "day=1" / where, levels, name)
+    with pytest.raises(SnapshotError, match="too many directories in one another"):
+        stamp(place / "day=1")
+    assert run(["sync", str(place / "day=1"), "--store", str(place / "S")]) == 3
+    shutil.rmtree(place / "S", ignore_errors=True)
+
+
+@pytest.mark.parametrize(("levels", "name"), DEEP)
+def test_a_deep_tree_is_removed(place: Path, levels: int, name: str) -> None:
+    """Wherever it lies: a sweep takes it like any leftover."""
+    (place / "S/versions").mkdir(parents=True)
+    deep(place / f"S/versions/{durable.PRUNED_PREFIX}000001-ab", levels, name)
+    deep(place / f"S/versions/{durable.STAGING_PREFIX}1-ab", levels, name)
+    assert len(durable.sweep(place / "S", place / "S/versions")) == 2
+    assert list((place / "S/versions").iterdir()) == []
+
+
+def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
+    """What it leads to stays."""
+    (place / "kept").mkdir()
+    (place / "kept/file").touch()
+    bottom = deep(place / "doomed", 1500)
+    (bottom / "d/link").symlink_to(place / "kept")
+    remove_tree(bottom)
+    assert not bottom.exists()
+    assert (place / "kept/file").is_file()
+
+
+def test_a_huge_child_is_no_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit it is said, flat or in directories; here the limit is lowered to 500."""
+    for module in (files, __import__("embsync.service.glance", fromlist=["x"])):
+        monkeypatch.setattr(module, "MOST_ENTRIES", 500)
+    (place / "flat").mkdir()
+    for number in range(501):
+        (place / f"flat/{number}").touch()
+    for folder in range(6):
+        (place / f"folders/{folder}").mkdir(parents=True)
+        for number in range(99):
+            (place / f"folders/{folder}/{number}").touch()
+    (place / "small").mkdir()
+    (place / "small/items.npy").touch()
+    found = look(place)
+    assert "too many files" in found["flat"][1]
+    assert "too many files" in found["folders"][1]
+    assert "expected at most 500" in found["flat"][1]
+    assert "too many" not in found["small"][1]
+    glance = Glance()
+    for _ in range(3):
+        glance.changed(str(place), time.time_ns() + 10**10)
+    assert glance.stirred == {"flat", "folders"}
+
+
+@pytest.mark.fuzz
+def test_a_hundred_thousand_files_are_looked_at_within_seconds(place: Path) -> None:
+    """In one child; the limit itself is no obstacle, one file more is said."""
+    (place / "day=1").mkdir()
+    for number in range(files.MOST_ENTRIES - 1):
+        (place / f"day=1/{number}").touch()
+    for too_many in (False, True):
+        began = time.monotonic()
+        assert ("too many files" in look(place)["day=1"][1]) == too_many
+        Glance().changed(str(place), time.time_ns())
+        assert time.monotonic() - began < 30
+        (place / "day=1/one").touch()
+        (place / "day=1/two").touch()
+
+
+def test_names_as_long_as_they_can_be(place: Path) -> None:
+    """A child, and files in it, of 255 bytes: looked at as any other, and digits by the hundred are a number."""
+    for name in ("n" * 255, "9" * 255, "ä" * 127):
+        write_npy(place / name, model(items=20, users=20))
+        (place / name / ("x" * 255)).touch()
+    assert all("more seconds without a change" in reason for _, reason in look(place).values())
+    assert run(["sync", str(place / ("9" * 255)), "--store", str(place / "S")]) in (0, 3)
+    assert run(["sync", str(place / ("9" * 256)), "--store", str(place / "S")]) == 6
+
+
+def test_what_goes_away_while_it_is_walked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is listed and then gone is a change, not an end."""
+    write_npy(place / "day=1/items", model())
+    real = os.scandir
+
+    def then_gone(descriptor: int) -> object:
+        entries = list(real(descriptor))
+        if any(entry.name == "items" for entry in entries):
+            shutil.rmtree(place / "day=1/items", ignore_errors=True)
+        return _Listed(entries)
+
+    monkeypatch.setattr(os, "scandir", then_gone)
+    assert look(place)["day=1"][0] in {"waiting", "not_a_snapshot"}
+
+
+class _Listed(list):  # type: ignore[type-arg]
+    def __enter__(self) -> _Listed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk while listing one child leaves the others as they are."""
+    write_npy(place / "day=1", model())
+    write_npy(place / "day=2", model())
+    real, identity = os.scandir, (place / "day=1").stat().st_ino
+
+    def broken(descriptor: int) -> object:
+        if os.fstat(descriptor).st_ino == identity:
+            raise OSError(5, "Input/output error")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    found = look(place)
+    assert found["day=1"] == ("waiting", "changes to end")
+    assert "without a change" in found["day=2"][1]
+
+
+@pytest.mark.parametrize("links", [39, 41, 1200, 3000])
+def test_links_in_a_chain(place: Path, links: int) -> None:
+    """As many as the kernel follows are followed; more are nothing, said in one line with exit code 6."""
+    target = write_npy(place / "day=1", model())
+    link = chain(place / "link", links, target)
+    if links < 40:
+        assert open_snapshot(link, SnapshotConfig()).items.count == 300
+        return
+    with pytest.raises(NotFoundError):
+        open_snapshot(link, SnapshotConfig())
+    assert run(["sync", str(link), "--store", str(place / "S")]) == 6
+    with pytest.raises(EmbsyncError):
+        look(link)
+    assert files.real_path(link) in (str(link), str(target))
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"files":' * 100_000,
+                                  '{"files": [{"path": "' + "../" * 5000 + '"}]}'])
+def test_a_manifest_nested_deeply_is_no_manifest(place: Path, text: str) -> None:
+    """The snapshot is judged as if it had none."""
+    write_npy(place / "day=1", model())
+    (place / "day=1/manifest.json").write_text(text)
+    assert look(place)["day=1"][0] in {"waiting", "not_a_snapshot"}
+
+
+def test_a_header_nested_deeply_is_ill_formed(place: Path) -> None:
+    """Of arrays and of safetensors."""
+    write_npy(place / "day=1", model())
+    data = (place / "day=1/items.npy").read_bytes()
+    header = b"{'descr': " + b"(" * 3000
+    (place / "day=1/items.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
+    text = ('{"vectors":' * 100_000).encode()
+    (place / "day=2").mkdir()
+    for side in ("items", "users"):
+        (place / f"day=2/{side}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    for name in ("day=1", "day=2"):
+        with pytest.raises(SnapshotError):
+            open_snapshot(place / name, SnapshotConfig())
+
+
+@pytest.mark.parametrize("text", ["[" * 1500, "{a: " * 1500, "- " * 1500, "a: 2026-13-45", "a: " + "1" * 5000,
+                                  "checks: &a {x: *a}", "store: {path: &x [*x]}", "\0", "a: !!python/name:os.system"])
+def test_a_configuration_nested_deeply_is_no_configuration(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    """In the file and in the environment: exit code 2 and one line that is not longer than a screen."""
+    (place / "c.yaml").write_text(text)
+    assert run(["check-config", "-c", str(place / "c.yaml")]) == 2
+    monkeypatch.setenv("EMBSYNC_STORE__PATH", text.replace("\0", "["))
+    (place / "c.yaml").write_text("")
+    assert run(["check-config", "-c", str(place / "c.yaml")]) == 2
+    printed = capfd.readouterr().err
+    assert len(printed.splitlines()) == 2
+    assert len(printed) < 4000
+
+
+def test_what_is_deep_in_the_store_ends_no_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Beside the versions, in one, and in the place of one."""
+    path = write_npy(place / "day=1", model())
+    root = place / "S"
+    assert run(["sync", str(path), "--store", str(root)]) == 0
+    for where in ("deep", "versions/deep", "versions/000001/deep", "versions/000009", "versions/.staging-7-x"):
+        deep(root / where, 1200)
+    for command in (["status"], ["history"], ["verify"], ["prune"], ["hold"], ["resume"], ["sync", str(path)]):
+        assert run([*command, "--store", str(root)]) in (0, 5), capfd.readouterr()
+    assert not (root / "versions/.staging-7-x").exists()
+    assert run(["prune", "--keep", "1", "--store", str(root)]) in (0, 5)
