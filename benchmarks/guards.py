@@ -261,7 +261,7 @@ def scenes(data: Path | None) -> Iterator[Scene]:
 def run(data: Path | None, parts: tuple[str, ...], only: str | None) -> list[Verdict]:
     """Judge everything."""
     verdicts = []
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as place:
+    with tempfile.TemporaryDirectory(prefix="embsync-guards-", dir=MEMORY if MEMORY.is_dir() else None) as place:
         if "healthy" in parts:
             for number, pair in enumerate(healthy(data)):
                 judge = Judge(Path(place) / f"h{number}", pair.history[:-1], pair.options)

@@ -71,6 +71,26 @@ def nights() -> list[taste.Night]:
     return list(taste.nights(WORLD, known, NIGHTS, random))
 
 
+def drawn_nights(count: int, churn: float) -> list[taste.Night]:
+    """Return a sequence of nights in which a share of both sides leaves and joins, and as many users stay away."""
+    world = replace(WORLD, new=churn, leaving=churn, away=2 * churn)
+    random = np.random.default_rng(23)
+    return list(taste.nights(world, taste.catalogue(world, count, random), count, random))
+
+
+def train_night(kind: str, night: taste.Night, seed: int, **settings: float) -> Model:
+    """Return a model of any night, from the cache when it is there."""
+    settings = {"factors": WIDTH, **DEFAULTS[kind], **settings}
+    words = f"{kind} {seed} {sorted(settings.items())}".encode()
+    for array in (night.items, night.users, night.likes.indices):
+        words += np.ascontiguousarray(array).tobytes()
+    path = CACHE / hashlib.sha256(words).hexdigest()[:24]
+    if not (path / "user_ids.npy").exists():
+        items, users = _TRAIN[kind](night, seed, None, settings)
+        Model(items.astype(np.float32), night.items + 1, users.astype(np.float32), night.users + 100_001).save(path)
+    return Model.load(path)
+
+
 def trained(kind: str, night: int, seed: int, *, start: Model | None = None, **settings: float) -> Model:
     """Return a model of a night, from the cache when it is there.
 
