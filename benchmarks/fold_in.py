@@ -75,6 +75,44 @@ def main(data: Path) -> None:
                 print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
             shares = [popular(version, users, count, np.random.default_rng(count)) for count in SHOWN]
             print("| the mean user, the same for all | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+            newcomers(reader)
+
+
+def newcomers(reader: embsync.Store) -> None:
+    """Print the same for users that the version before had never seen, folded in there."""
+    print("| way, for users new the next day | " + " | ".join(f"{count} items" for count in SHOWN) + " |")
+    ways: list[dict[str, object]] = [{}, {"method": "mean"}, {"method": "nearest"}]
+    gains: dict[int, list[np.ndarray]] = {count: [] for count in SHOWN}
+    table: dict[str, list[float]] = {}
+    for how in ways:
+        for count in SHOWN:
+            hits: list[float] = []
+            for day in range(2, 6):
+                with reader.version(day - 1) as before, reader.version(day) as after:
+                    hits += _newcomers(before, after, count, np.random.default_rng(count), how)
+            table.setdefault(str(how.get("method", "ridge")), []).append(float(np.mean(hits)))
+            gains[count].append(np.array(hits))
+    for name, shares in table.items():
+        print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+    errors = [float((found[2] - found[0]).std() / np.sqrt(len(found[0]))) for found in gains.values()]
+    print(f"| standard error of nearest minus ridge, {len(gains[3][0])} users | "
+          + " | ".join(f"{error:.4f}" for error in errors) + " |")
+
+
+def _newcomers(
+    before: Version, after: Version, count: int, random: np.random.Generator, how: dict[str, object]
+) -> list[float]:
+    new = after.users.live & ~np.isin(after.users.ids, before.users.ids)
+    items = after.items.live & np.isin(after.items.ids, before.items.ids[before.items.live])
+    ids = after.items.ids[items]
+    best = np.argsort(-(after.users.vectors[new] @ after.items.vectors[items].T), axis=1)[:, : FOUND + count]
+    shown = np.stack([random.permutation(FOUND + count)[:count] for _ in best])
+    given = np.take_along_axis(best, shown, axis=1)
+    scores = before.users.fold_in(ids[given], **how) @ before.items.lookup(ids).T
+    np.put_along_axis(scores, given, -np.inf, axis=1)
+    found = np.argpartition(-scores, FOUND, axis=1)[:, :FOUND]
+    return [len(np.setdiff1d(np.intersect1d(line, wanted), hidden)) / FOUND
+            for line, wanted, hidden in zip(found, best, given, strict=True)]
 
 
 if __name__ == "__main__":

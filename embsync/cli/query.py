@@ -193,9 +193,10 @@ def transform(
 @click.argument("ids", nargs=-1)
 @_ids_file
 @click.option("--side", type=_SIDE, default=None, help="Who is folded in; default: users, where there are any.")
-@click.option("-w", "--weight", "weights", multiple=True, type=float, help="One for each id, in order.")
-@click.option("--method", type=click.Choice(["ridge", "mean"]), default="ridge", show_default=True,
-              help="Ridge regression, or the mean of unit vectors.")
+@click.option("-w", "--weight", "weights", multiple=True, type=float,
+              help="One for each id, in order; below 0 for a dislike.")
+@click.option("--method", type=click.Choice(["ridge", "mean", "nearest"]), default="ridge", show_default=True,
+              help="Ridge, the mean of unit vectors, or of the trained rows nearest to ridge.")
 @click.option("--regularization", type=float, help="Multiple of the mean row energy; default 1.")
 @_missing("Unknown ids: an error, or left out.")
 @reading

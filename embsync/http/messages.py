@@ -75,7 +75,7 @@ class FoldInRequest(_Request, frozen=True):
     ids: list[Ids]
     side: SideName = "users"
     weights: Rows | None = None
-    method: Literal["ridge", "mean"] = "ridge"
+    method: Literal["ridge", "mean", "nearest"] = "ridge"
     regularization: Annotated[float, msgspec.Meta(gt=0)] | None = None
     missing: Missing = "raise"
     space_id: str | None = None

@@ -133,11 +133,13 @@ class Side:
         ids : sequence of ids, or a list of such sequences
             Ids of the *other* side; on a one-sided store, of items.
         weights : like ``ids``, optional
-            How much each interaction counts, above 0; default 1.
-        method : {"ridge", "mean"}
-            "ridge": the u that minimizes ``sum_i w_i (1 - t_i u)^2 + lambda |u|^2``, with lambda =
+            How much each interaction counts, a rating for instance; below 0 for dislikes, which score -1 instead of 1.
+            Default 1.
+        method : {"ridge", "mean", "nearest"}
+            "ridge": the u that minimizes ``sum_i |w_i| (sign(w_i) - t_i u)^2 + lambda |u|^2``, with lambda =
             ``regularization`` times the mean squared norm of the live rows (default 1: docs/consumers.md);
-            "mean": the weighted mean of the unit vectors.
+            "mean": the weighted mean of the unit vectors; "nearest": the mean of the 30 live rows of this side with the
+            highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}
             Unknown ids: an error; or left out, and who has none left gets NaN, or the mean of this side.
 
