@@ -13,11 +13,8 @@ import msgspec
 import yaml
 
 from embsync.checks import CHECKS, Limit, Relative
+from embsync.environment import Sources, nearest_variable, variables_of_keys
 from embsync.errors import UsageError
-
-ENVIRONMENT_PREFIX = "EMBSYNC_"
-#: Set by embsync itself for ``store.on_publish``; never configuration.
-_RESERVED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
 
 _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
                **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
@@ -26,7 +23,7 @@ _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP"
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 #: What msgspec calls things, in the words of this file.
-_WORDS = {"object": "a section", "str": "text", "bool": "true or false"}
+_WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float": "a number"}
 
 #: Keys whose value may be written with a unit, and keys that are paths.
 _SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"),
@@ -225,13 +222,32 @@ def load(
         The file cannot be read, an unknown key, a value of the wrong type or range, or keys that contradict
         each other.
     """
+    return load_with_sources(file, environment, options)[0]
+
+
+def load_with_sources(
+    file: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, object] | None = None,
+) -> tuple[Config, Sources]:
+    """Return the same as :func:`load`, and where each key comes from."""
     tree: dict[str, Any] = {} if file is None else _read_file(Path(file))
-    variables = os.environ if environment is None else environment
-    for key, text in _environment_keys(variables):
-        _put(tree, key, _yaml_scalar(key, text), "environment")
+    sources = Sources("configuration" if file is None else str(file), in_file=set(_dotted(tree)))
+    for name, key, text in variables_of_keys(os.environ if environment is None else environment):
+        sources.variables[".".join(key)] = name
+        _put(tree, key, _yaml_scalar(name, key, text), f"environment sets a key below a value: {name}")
     for dotted, value in (options or {}).items():
-        _put(tree, dotted.split("."), value, "option")
-    return _convert(tree, "configuration" if file is None else str(file))
+        sources.options.add(dotted)
+        _put(tree, dotted.split("."), value, "option sets a key below a value")
+    return _convert(tree, sources), sources
+
+
+def _dotted(tree: Mapping[Any, Any], above: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -262,33 +278,27 @@ def _home(file: Path, text: str) -> Path:
         raise UsageError("no such home directory", where=file, found=text) from error
 
 
-def _environment_keys(variables: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
-    for name in sorted(variables):
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in _RESERVED_VARIABLES:
-            yield name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), variables[name]
-
-
-def _yaml_scalar(key: list[str], text: str) -> object:
+def _yaml_scalar(variable: str, key: list[str], text: str) -> object:
     try:
         return yaml.safe_load(text)
     except _NOT_YAML:
-        raise UsageError("not a valid value", where=".".join(key), found=repr(text)[:80]) from None
+        raise UsageError(f"{'.'.join(key)}: not a valid value", where=variable, found=repr(text)[:80]) from None
 
 
-def _put(tree: dict[str, Any], key: list[str], value: object, source: str) -> None:
+def _put(tree: dict[str, Any], key: list[str], value: object, problem: str) -> None:
     node = tree
     for depth, part in enumerate(key[:-1]):
         child = node.setdefault(part, {})
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise UsageError(f"{source} sets a key below a value", where=".".join(key),
+            raise UsageError(problem, where=".".join(key),
                              found=".".join(key[: depth + 1]), expected="a section")
         node = child
     node[key[-1]] = value
 
 
-def _convert(tree: dict[str, Any], where: str) -> Config:
+def _convert(tree: dict[str, Any], where: Sources) -> Config:
     _reject_unknown_keys(Config, tree, (), where)
     _parse_sizes(tree, where)
     try:
@@ -299,7 +309,7 @@ def _convert(tree: dict[str, Any], where: str) -> Config:
     return config
 
 
-def _wrong(message: str, tree: dict[str, Any], where: str) -> UsageError:
+def _wrong(message: str, tree: dict[str, Any], where: Sources) -> UsageError:
     """Return what msgspec says ("Expected `int` >= 0 - at `$.threads`") as an error with value and key."""
     what, _, path = message.removesuffix("`").partition(" - at `$")
     expected, _, found = what.removeprefix("Expected ").replace("`", "").partition(", got ")
@@ -311,22 +321,23 @@ def _wrong(message: str, tree: dict[str, Any], where: str) -> UsageError:
         kind = types.get(part)
     if get_origin(kind) is Literal:
         expected = ", ".join(get_args(kind))
-    return UsageError("wrong value", where=f"{where}: {path.strip('.')}", found=found if node is None else repr(node),
-                      expected=_WORDS.get(expected, expected))
+    word, _, rest = expected.partition(" ")
+    return UsageError("wrong value", where=where.place(path.strip(".")), found=found if node is None else repr(node),
+                      expected=f"{_WORDS.get(word, word)} {rest}".rstrip())
 
 
 def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _parse_sizes(tree: dict[str, Any], where: str) -> None:
+def _parse_sizes(tree: dict[str, Any], where: Sources) -> None:
     for *sections, key in _SIZES:
         part: Any = tree
         for section in sections:
             part = part.get(section) if isinstance(part, dict) else None
         value = part.get(key) if isinstance(part, dict) else None
         if isinstance(value, str):
-            part[key] = _bytes(value, f"{where}: {'.'.join((*sections, key))}")
+            part[key] = _bytes(value, where.place(".".join((*sections, key))))
 
 
 def _bytes(text: str, where: str) -> int:
@@ -337,14 +348,14 @@ def _bytes(text: str, where: str) -> int:
     return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
-def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple[str, ...], where: str) -> None:
+def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple[str, ...], where: Sources) -> None:
     known = {field.name: field.type for field in msgspec.structs.fields(struct)}
     for key, value in tree.items():
         dotted = ".".join((*path, str(key)))
         if key not in known:
             raise _unknown(dotted, str(key), path, known, where)
         if value is None and _is_section(known[key]):
-            raise UsageError("empty section", where=f"{where}: {dotted}", found="nothing",
+            raise UsageError("empty section", where=where.place(dotted), found="nothing",
                              hint="remove the line or give it keys")
         if dotted == "checks" and isinstance(value, dict):
             for name, limits in value.items():
@@ -356,17 +367,33 @@ def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple
             _reject_unknown_keys(known[key], value, (*path, str(key)), where)
 
 
-def _unknown(dotted: str, key: str, path: tuple[str, ...], known: Mapping[str, object], where: str) -> UsageError:
+def _unknown(dotted: str, key: str, path: tuple[str, ...], known: Mapping[str, object], where: Sources) -> UsageError:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"did you mean '{'.'.join((*path, near[0]))}'?" if near else f"known keys: {', '.join(known)}"
-    return UsageError("unknown configuration key", where=where, found=f"'{dotted}'", hint=hint)
+    variable = where.variable(dotted)
+    meant = f"'{'.'.join((*path, near[0]))}'" if near else None
+    if variable is not None:
+        nearest = nearest_variable(variable, known_keys())
+        meant = None if nearest is None else f"{nearest[0]} ({nearest[1]})"
+    hint = f"did you mean {meant}?" if meant else f"known keys: {', '.join(known)}"
+    return UsageError("unknown configuration key", where=variable or where.file, found=f"'{dotted}'", hint=hint)
 
 
-def _reject_contradictions(config: Config, where: str) -> None:
+def known_keys(struct: type[Any] = Config, above: str = "") -> Iterator[str]:
+    """Yield every key that can be set, dotted."""
+    for field in msgspec.structs.fields(struct):
+        if _is_section(field.type):
+            yield from known_keys(field.type, f"{above}{field.name}.")
+        elif field.name == "checks":
+            yield from (f"checks.{name}.{limit}" for name in DEFAULT_LIMITS for limit in ("warn", "refuse"))
+        else:
+            yield f"{above}{field.name}"
+
+
+def _reject_contradictions(config: Config, where: Sources) -> None:
     if config.index.metric != "inner_product" and config.space.standardize:
         raise UsageError(
             f"index.metric: {config.index.metric} contradicts space.standardize: true",
-            where=where,
+            where=where.file,
             found="standardizing on, which changes item norms and so cosine and l2 neighbours",
             expected="space.standardize: false with this metric",
             hint="set space.standardize: false, or index.metric: inner_product",
@@ -376,13 +403,13 @@ def _reject_contradictions(config: Config, where: str) -> None:
             ranged = CHECKS[name].kind == "range"
             if isinstance(limit, int | float) == ranged and limit not in _NO_LIMIT:
                 wanted = "a range [low, high]" if ranged else "a number"
-                raise UsageError("a limit of the wrong form", where=f"{where}: checks.{name}", found=limit,
+                raise UsageError("a limit of the wrong form", where=where.place(f"checks.{name}"), found=limit,
                                  expected=f"{wanted} or null")
     if config.watch.path is not None:
         watched, store = (Path(os.path.abspath(path)) for path in (config.watch.path, config.store.path))  # noqa: PTH100
         if watched.is_relative_to(store) or store.is_relative_to(watched):
-            raise UsageError("watch.path and store.path lie in one another", where=where,
+            raise UsageError("watch.path and store.path lie in one another", where=where.file,
                              found=f"{watched} and {store}", expected="two directories side by side",
                              hint="what is written to the store would be looked at as snapshots")
     if "/" in config.watch.marker or not config.watch.marker:
-        raise UsageError("watch.marker is not a file name", where=where, found=repr(config.watch.marker))
+        raise UsageError("watch.marker is not a file name", where=where.file, found=repr(config.watch.marker))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from embsync.invocation import Command
+
 #: What libraries say on several lines is said on one.
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
+
+#: What to do: words, a command, or several of these.
+Hint = str | Command | tuple[str | Command, ...]
 
 
 def printable(text: str) -> str:
@@ -33,8 +38,8 @@ class EmbsyncError(Exception):
         The file, directory, id or key concerned.
     found, expected : object, optional
         What was seen, and what would have been right.
-    hint : str, optional
-        What to do about it.
+    hint : str, Command or tuple of these, optional
+        What to do about it; a command is written out with the options of the present invocation.
     """
 
     exit_code = 1
@@ -48,14 +53,21 @@ class EmbsyncError(Exception):
         where: str | Path | None = None,
         found: object = None,
         expected: object = None,
-        hint: str | None = None,
+        hint: Hint | None = None,
     ) -> None:
         self.what = what
         self.where = None if where is None else str(where)
         self.found = found
         self.expected = expected
-        self.hint = hint
+        self._advice = hint
         super().__init__(what)
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, in words."""
+        if isinstance(self._advice, tuple):
+            return "; ".join(map(str, self._advice))
+        return None if self._advice is None else str(self._advice)
 
     def __str__(self) -> str:
         parts = [self.what if self.where is None else f"{one_line(self.where)}: {self.what}"]

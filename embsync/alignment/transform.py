@@ -61,7 +61,7 @@ class Transform:
         """
         if self.items.shape[1] != other.items.shape[1]:
             raise UsageError("transforms of different spaces", found=f"{self.items.shape[1]} dimensions",
-                             expected=f"{other.items.shape[1]}", hint="pad the narrower space first: embsync widen")
+                             expected=f"{other.items.shape[1]}", hint="widen the narrower space first")
         return self.side(name) @ other.inverse(name)
 
     def widened(self, dimension: int) -> Transform:

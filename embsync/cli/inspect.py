@@ -23,6 +23,7 @@ from embsync.cli.output import number, print_json, say, table, warn
 from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
+from embsync.invocation import command
 from embsync.pipeline.backlog import Entry, survey
 from embsync.pipeline.checks import describe
 from embsync.pipeline.verify import verify as verify_version
@@ -85,7 +86,7 @@ def _tell_current(found: dict[str, Any]) -> None:
         number = found["current"]
         say(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
     elif found["current"] is None:
-        say("current   no version yet; embsync sync SNAPSHOT publishes the first")
+        say(f"current   no version yet; {command('sync', '--help', purpose='to publish the first')}")
     else:
         say(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
                    f"parent {found['parent'] or 'none'}")
@@ -288,7 +289,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
         warn(f"embsync: damaged: {problem}")
     if not found.sound and not found.damaged:
         warn(f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
-             f"{found.score_error:.2e}; hint: embsync rollback")
+             f"{found.score_error:.2e}; hint: {command('rollback', purpose='to go back to a whole version')}")
     return 0 if found.sound else StoreError.exit_code
 
 

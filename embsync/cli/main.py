@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 import click
 
 import embsync
-from embsync.errors import EmbsyncError, StoreError, one_line
+from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
+from embsync.invocation import Invocation, set_invocation
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -41,6 +43,16 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            raise UsageError("no such command", found=repr(name), hint=f"did you mean '{near[0]}'?" if near else
+                             f"there are {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(embsync.__version__, prog_name="embsync")
@@ -59,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors go to standard error as one line."""
     shared: dict[str, bool] = {}
+    set_invocation(Invocation.of_process())
     try:
         result = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, obj=shared)
     except EmbsyncError as error:
@@ -67,7 +80,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"embsync: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"embsync: {error.format_message().rstrip('.')}{_usage(error)}", err=True)
+        what = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        click.echo(f"embsync: {what.rstrip('.')}{_usage(error)}", err=True)
         return 2
     except click.exceptions.Abort:
         return _INTERRUPTED
@@ -91,12 +105,19 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return (f"{place}: cannot be read or written; found {error.strerror or said}; hint: --debug shows where",
                 StoreError.exit_code)
     return f"unexpected {type(error).__name__}: {said}; hint: run again with --debug and report what it prints", 1
+def _nearest_option(given: str, context: click.Context | None) -> str | None:
+    parameters = [] if context is None else context.command.get_params(context)
+    known = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
+    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.65)), None)
 
 
 def _usage(error: click.ClickException) -> str:
-    if isinstance(error, click.NoSuchOption) and error.option_name[1:2].isdigit():
-        return "; hint: ids that begin with - come after --"
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption):
+        if error.option_name[1:2].isdigit():
+            return "; hint: ids that begin with - come after --"
+        if (near := _nearest_option(error.option_name, context)) is not None:
+            return f"; hint: did you mean '{near}'?"
     return "" if context is None else f"; hint: see {context.command_path} --help"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from embsync import config
+from embsync import config, invocation
 from embsync.config import Config
+from embsync.environment import Found, Sources, find, variables_of_keys
+from embsync.invocation import Invocation
 from embsync.store import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -26,12 +29,17 @@ class Context:
     as_json : bool
     wait : float
         Seconds to wait for the store's lock.
+    found : Found
+        The configuration file in force.
+    sources : Sources
+        Where each key comes from.
     """
 
     config: Config
     as_json: bool
     wait: float = 60.0
-    file: Path | None = field(default=None)
+    found: Found = field(default_factory=lambda: Found(None, "none", None))
+    sources: Sources = field(default_factory=lambda: Sources("configuration"))
 
     @property
     def store(self) -> Store:
@@ -62,10 +70,24 @@ def context(
     config_file: Path | None, store: Path | None, as_json: bool, wait: float = 60.0, **options: object
 ) -> Context:
     """Parse the configuration once, options last; ``options`` are dotted keys with ``__`` for the dots."""
+    found = find(config_file, store)
+    invocation.set_invocation(_present(found))
     chosen = {name.replace("__", "."): value for name, value in options.items() if value is not None}
-    if store is not None:
-        chosen["store.path"] = str(store)
-    return Context(config.load(config_file, options=chosen), as_json, wait, config_file)
+    if found.store is not None:
+        chosen["store.path"] = found.store
+    parsed, sources = config.load_with_sources(found.file, options=chosen)
+    return Context(parsed, as_json, wait, found, sources)
+
+
+def _present(found: Found) -> Invocation:
+    """Return how embsync was called, so that a command that is printed means the same store and the same file."""
+    options: list[str] = []
+    if found.file is not None:
+        options += ["--config", str(found.file)]
+    if found.store is not None:
+        options += ["--store", found.store]
+    variables = tuple(f"{name}={text}" for name, _, text in variables_of_keys(os.environ))
+    return Invocation(Invocation.of_process().program, tuple(options), variables)
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

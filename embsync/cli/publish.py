@@ -14,6 +14,7 @@ from embsync.cli.options import Context, context, locking, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError, UsageError
+from embsync.invocation import command
 from embsync.pipeline import Request, UnchangedError
 from embsync.pipeline.backlog import Entry, handle, survey
 from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
@@ -42,7 +43,8 @@ def sync(
     given = context(config_file, store, as_json, wait)
     if not snapshots and given.config.watch.path is None:
         raise UsageError("nothing to sync", found="no SNAPSHOT and no watch.path",
-                         hint="embsync sync SNAPSHOT --store DIR, or set watch.path in the configuration")
+                         hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the "
+                                      "configuration"))
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = survey(given.store, given.config)
@@ -107,7 +109,7 @@ def rollback(
         print_json({"from": before, "to": after, "held": and_hold})
     else:
         say(f"rolled back from version {before} to version {after}"
-                   + ("; on hold until embsync resume" if and_hold else ""))
+            + (f"; on hold; {command('resume', purpose='to go on')}" if and_hold else ""))
     if untold is not None:
         warn(f"embsync: {untold}")
         return untold.exit_code

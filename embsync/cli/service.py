@@ -12,6 +12,8 @@ from embsync.cli.factory import try_factory
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json, say
 from embsync.config import Config
+from embsync.environment import find
+from embsync.invocation import command, invocation, set_invocation
 from embsync.service import status
 from embsync.service.daemon import Daemon
 from embsync.service.hold import hold as put_on_hold
@@ -28,10 +30,11 @@ def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """
     def configuration() -> Config:
         given = context(config_file, store, as_json, log__format="json" if as_json else None)
+        set_invocation(invocation().absolute())  # its log and its status are read in another directory
         try_factory(given)
         return given.config
 
-    return Daemon(configuration).run()
+    return Daemon(configuration, file=str(find(config_file, store))).run()
 
 
 @click.command()
@@ -45,7 +48,8 @@ def hold(reason: str | None, config_file: Path | None, store: Path | None, as_js
     if as_json:
         print_json({"held": True, "changed": changed})
     else:
-        say("on hold: the daemon publishes nothing until embsync resume" if changed else "on hold already")
+        say(f"on hold{': the daemon publishes nothing' if changed else ' already'}; "
+            f"{command('resume', purpose='to go on')}")
 
 
 @click.command()

@@ -196,7 +196,7 @@ class Application:
         version = self._serving.current
         if version is None:
             raise Refused(503, "no version yet", where=self._serving.root,
-                          hint="embsync sync SNAPSHOT publishes the first")
+                          hint="a first snapshot has to be published where the store is")
         return version
 
     async def _version(self, _: Request) -> Response:

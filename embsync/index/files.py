@@ -10,6 +10,7 @@ from typing import Any
 
 from embsync.errors import StoreError
 from embsync.index.library import faiss
+from embsync.invocation import command
 
 #: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
 CHUNK_BYTES = 1 << 20
@@ -61,7 +62,7 @@ def read_index(path: Path, *, mapped: bool) -> Any:
         return faiss.read_index(str(path))
     except _UNREADABLE as error:
         raise StoreError("not a readable FAISS index", where=path, found=faiss_sentence(error),
-                         hint="run 'embsync verify'; roll back to an intact version") from error
+                         hint=command("rollback", purpose="to go back to a whole version")) from error
 
 
 def reject_newer_faiss(written_by: str, where: Path) -> None:

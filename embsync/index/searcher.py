@@ -17,6 +17,7 @@ from embsync.index.library import faiss
 from embsync.index.live import unit_rows
 from embsync.index.report import IndexReport
 from embsync.index.structure import is_exact, layers, search_parameters
+from embsync.invocation import command
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
 _ROUNDING = 1e-6
@@ -205,6 +206,6 @@ def _only(allowed: Bool) -> Any:
 def _reject_mismatch(path: Path, what: str, found: object, expected: object) -> None:
     if found != expected:
         raise StoreError(f"the index does not belong to this version: {what}", where=path, found=found,
-                         expected=expected, hint="run 'embsync verify'")
+                         expected=expected, hint=command("verify", purpose="to see what is damaged"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Literal
 
 from embsync.config import Config
 from embsync.errors import SnapshotError
+from embsync.invocation import command
 from embsync.pipeline import record
 from embsync.pipeline.handled import Handled, history_of
 from embsync.pipeline.order import Order, order_of
@@ -119,18 +119,18 @@ def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> 
     if younger:
         reason += f", though it is younger; {_advice(child, order, config)}"
     elif done is not None:
-        reason += f"; {_by_hand(child, config)} publishes it"
+        reason += f"; {_by_hand(child, config)}"
     return Entry(child, "skipped" if done is None else "changed", reason,
                  fingerprint=None if done is None else done.fingerprint, younger=younger)
 
 
 def _advice(child: Child, order: Order, config: Config) -> str:
-    by_hand = f"{_by_hand(child, config)} publishes it"
-    return by_hand if order.kind == "mtime" else f"{by_hand}, watch.order: mtime takes whatever is youngest"
+    by_hand = _by_hand(child, config)
+    return by_hand if order.kind == "mtime" else f"watch.order: mtime takes whatever is youngest; {by_hand}"
 
 
 def _by_hand(child: Child, config: Config) -> str:
-    return f"embsync sync {shlex.quote(str(child.path))} --store {shlex.quote(str(Path(config.store.path).absolute()))}"
+    return str(command("sync", child.path, purpose="to publish it", store=Path(config.store.path).absolute()))
 
 
 def _only_newest(entries: Sequence[Entry]) -> list[Entry]:

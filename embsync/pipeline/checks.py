@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +10,8 @@ import msgspec
 
 from embsync.checks import CHECKS, Kind, Limit, Relative
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
-from embsync.errors import RefusedError, UsageError
+from embsync.errors import Hint, RefusedError, UsageError
+from embsync.invocation import Command, command
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
 from embsync.store.manifest import CheckRecord
 
@@ -103,18 +103,18 @@ class CheckRefusedError(RefusedError):
         self.diagnosis = diagnosis
         self._refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
         what = f"most likely {diagnosis.sentence}; refused by {', '.join(map(describe, self._refused))}"
-        super().__init__(what, where=where, hint=self._hint(where))
+        super().__init__(what, where=where, hint=self._what_to_do(where))
 
-    def _hint(self, where: str) -> str:
+    def _what_to_do(self, where: str) -> Hint:
         """Return what to do, then the commands that go on nevertheless, where somebody could want that."""
-        hints = [self.diagnosis.remedy]
-        snapshot = shlex.quote(where)
+        hints: list[str | Command] = [self.diagnosis.remedy]
         if self.diagnosis.override:
-            names = " ".join(f"--check {record.name}" for record in self._refused)
-            hints.append(f"if this is intended: embsync accept {snapshot} {names}")
+            names = [word for record in self._refused for word in ("--check", record.name)]
+            hints.append(command("accept", where, *names, purpose="if this is intended"))
         if self.diagnosis.new_space:
-            hints.append(f"if it is meant to take over: embsync accept {snapshot} --new-space begins {NEW_SPACE}")
-        return "; ".join(hints)
+            hints.append(command("accept", where, "--new-space",
+                                 purpose=f"if it is meant to take over, beginning {NEW_SPACE}"))
+        return tuple(hints)
 
     def as_dict(self) -> dict[str, object]:
         """Return the parts, with the kind of what is most likely wrong."""

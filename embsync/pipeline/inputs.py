@@ -17,6 +17,7 @@ from embsync.alignment.transform import SideName
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError, UsageError
+from embsync.invocation import command
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side as VersionSide
@@ -112,7 +113,8 @@ def gather(
         dimension = parent.record.dimension
         if config.space.dimension not in (None, dimension):
             raise UsageError("space.dimension differs from the space's", found=config.space.dimension,
-                             expected=dimension, hint=f"embsync widen {config.space.dimension} makes a space wider")
+                             expected=dimension,
+                             hint=command("widen", config.space.dimension, purpose="to make the space wider"))
     if parent is not None:
         _reject_other_sides(snapshot, parent)
     motion = _motion(config, known)
@@ -180,8 +182,8 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
         raise SnapshotError("sides differ from the store's", where=snapshot.path,
                             found="items and users" if has else "items only",
                             expected="items and users" if had else "items only",
-                            hint="the sides of a space never change; if this is intended: "
-                            f"embsync accept {snapshot.path} --new-space")
+                            hint=command("accept", snapshot.path, "--new-space",
+                                         purpose="the sides of a space never change; if this is intended"))
 
 
 def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:

@@ -8,6 +8,7 @@ import threading
 from types import TracebackType
 
 from embsync.errors import EmbsyncError, StoreDamaged
+from embsync.invocation import Command, command
 from embsync.reader import Version
 from embsync.reader.whole import Stopped, verify
 from embsync.store import Store, layout
@@ -94,11 +95,10 @@ def _advised(store: Store, parent: Version | None, damage: StoreDamaged) -> Stor
                         hint=_way_out(store, parent, damage))
 
 
-def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str:
+def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Command:
     """Return the next command: a copy from a version that has the same file, or back to one that is whole."""
     wanted = next((entry for entry in parent.record.files if damage.where == str(parent.path / entry.path)), None)
     others = [number for number in reversed(store.numbers()) if number != parent.number]
-    place = shlex.quote(str(store.root))
     for number in others:
         with contextlib.suppress(EmbsyncError):
             same = wanted is not None and wanted in store.manifest(number).files
@@ -108,6 +108,5 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str:
     for number in others:
         with contextlib.suppress(EmbsyncError):
             if store.is_whole(number):
-                return f"embsync rollback {number} --store {place}"
-    return (f"no other version is whole: restore the file from a copy, or begin anew with "
-            f"embsync accept SNAPSHOT --new-space --store {place}")
+                return command("rollback", number, store=store.root)
+    return "no other version is whole: restore the file from a copy, or begin anew: accept SNAPSHOT --new-space"

@@ -15,6 +15,7 @@ from embsync.alignment.blocks import block_rows
 from embsync.alignment.sampling import positions_in
 from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
+from embsync.invocation import command
 from embsync.reader.cold_start import FoldIn, Method, folded
 from embsync.reader.signposts import Signposts
 from embsync.store.rows import ages
@@ -183,7 +184,7 @@ class Side:
             return np.asarray(np.char.decode(stored, "utf-8"))
         except UnicodeDecodeError as error:
             raise StoreDamaged(f"{self.name} ids are damaged", found=ascii(error.object)[:80], expected="UTF-8",
-                               hint="embsync verify tells what else is damaged") from None
+                               hint=command("verify", purpose="to see what else is damaged")) from None
 
     @cached_property
     def live(self) -> Array:

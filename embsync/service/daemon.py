@@ -45,10 +45,13 @@ class Daemon:
     ----------
     load : callable
         Returns the configuration; called again on SIGHUP.
+    file : str
+        Which file it is from, for the log.
     """
 
-    def __init__(self, load: Callable[[], Config]) -> None:
+    def __init__(self, load: Callable[[], Config], file: str = "none") -> None:
         self._load = load
+        self._file = file
         self._config = _watching(load())
         self._store = Store(self._config.store.path)
         self._requests = Requests()
@@ -96,7 +99,8 @@ class Daemon:
         self._sweep()
         self._tick(lambda _: self._attempts.load())
         self._worker.warm()
-        log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, pid=os.getpid())
+        log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, config=self._file,
+            pid=os.getpid())
         self._tick(self._check_watch, "watch")
         self._requests.look_now()
         self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")

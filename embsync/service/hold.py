@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from embsync.errors import StoreError
+from embsync.invocation import command
 from embsync.store import Store
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import Staging, remove_file, replace_file, storage_errors, taking_effect
@@ -38,7 +39,7 @@ class HoldableStore(Store):
         found = held(self.root)
         if found is not None:
             raise HeldError("the store is on hold", where=self.root, found=f"hold since {found.time}",
-                            hint="embsync resume")
+                            hint=command("resume", purpose="to go on", store=self.root))
         super().publish(staging, manifest, event)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from embsync.config import Config
+from embsync.invocation import Invocation, invocation
 from embsync.pipeline.backlog import Entry
 from embsync.snapshots import Child
 
@@ -26,13 +27,14 @@ class Job(msgspec.Struct, frozen=True):
     mtime_ns: int
     fingerprint: str | None
     listing: str | None = None
+    invocation: Invocation = Invocation()
 
     @classmethod
     def of(cls, store: Path, entry: Entry, config: Config) -> Job:
         """Return the job of handling an entry."""
         child = entry.child
         return cls(str(store), msgspec.to_builtins(config), child.name, str(child.path), entry.reason, child.stamp,
-                   child.mtime_ns, entry.fingerprint, child.listing)
+                   child.mtime_ns, entry.fingerprint, child.listing, invocation())
 
     @property
     def entry(self) -> Entry:

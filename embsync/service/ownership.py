@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from embsync.errors import StoreBusy, StoreError
+from embsync.invocation import command
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.locks import exclusive
@@ -65,5 +66,6 @@ def only_daemon(store: Store) -> Iterator[Ownership]:
             stack.enter_context(exclusive(store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"))
         except StoreBusy as busy:
             raise StoreBusy("another daemon serves the store", where=store.root, found=busy.found,
-                            expected="one daemon a store", hint="embsync status shows what it does") from None
+                            expected="one daemon a store",
+                            hint=command("status", purpose="to see what it does", store=store.root)) from None
         yield Ownership(store)

@@ -23,6 +23,7 @@ import numpy as np
 from embsync.alignment import lapack
 from embsync.config import Config
 from embsync.errors import EmbsyncError, SnapshotError, StoreDamaged
+from embsync.invocation import set_invocation
 from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.backlog import handle
 from embsync.service.hold import HeldError, HoldableStore
@@ -50,6 +51,7 @@ def main(parent: int) -> None:
 def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
     """Handle the job's entry and return how it ended."""
     config = msgspec.convert(job.config, Config)
+    set_invocation(job.invocation)
     try:
         manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
     except EmbsyncError as error:

@@ -30,6 +30,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import OutOfSpace, StoreError
+from embsync.invocation import command
 from embsync.store.modes import correct_file, create_file, make_directory, open_to_readers
 
 STAGING_PREFIX = ".staging-"
@@ -65,7 +66,8 @@ def storage_errors(where: str | Path) -> Iterator[None]:
         place = error.filename or where
         if error.errno in FULL:
             raise OutOfSpace("no space left in the store", where=place,
-                             hint="free space or lower store.keep_versions, then run embsync prune") from error
+                             hint=command("prune", purpose="free space, or lower store.keep_versions and prune")
+                             ) from error
         raise StoreError("the store cannot be read or written", where=place,
                          found=error.strerror or str(error)) from error
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreDamaged, StoreError
+from embsync.invocation import command
 from embsync.store.durable import storage_errors
 
 CURRENT = "current"
@@ -37,7 +38,7 @@ PUBLISHING = "publishing.json"
 METRICS = ("inner_product", "cosine", "l2")
 
 _VERSION_NAME = re.compile(r"[0-9]{6,18}")
-_VERIFY = "embsync verify tells what else is damaged"
+_VERIFY = command("verify", purpose="to see what else is damaged")
 
 
 def version_name(number: int) -> str:
@@ -142,7 +143,9 @@ def named_number(root: Path) -> int | None:
     except FileNotFoundError:
         if (root / VERSIONS).is_dir():
             return None
-        raise NotFoundError("no store here", where=root, hint="embsync sync SNAPSHOT --store DIR makes one") from None
+        raise NotFoundError("no store here", where=root,
+                            hint=command("sync", "--help", purpose="is the path right? to make one", store=root)
+                            ) from None
     except OSError as error:
         raise StoreDamaged("'current' is not a link", where=root / CURRENT, found=error.strerror,
                            expected="a link to versions/NNNNNN", hint=_relink(root)) from error
@@ -164,7 +167,7 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
 
 def _relink(root: Path) -> str:
     """Return a command that gives a store a current version again."""
-    link, store = shlex.quote(str(root / CURRENT)), shlex.quote(str(root))
+    link = shlex.quote(str(root / CURRENT))
     aside = f"mv {link} {link}.aside && " if (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink() else ""
     described: list[int] = []
     with contextlib.suppress(StoreError):
@@ -172,8 +175,8 @@ def _relink(root: Path) -> str:
         described = [number for number, folder in folders.items()
                      if (folder / MANIFEST).is_file() and not is_marked(folder)]
     if described:
-        return f"{aside}embsync rollback {described[-1]} --store {store}"
-    return f"no version is left; {aside or f'rm {link} && '}embsync sync SNAPSHOT --store {store} begins anew"
+        return f"{aside}{command('rollback', described[-1], store=root)}"
+    return f"no version is left; to begin anew: {aside or f'rm {link} && '}{command('sync', 'SNAPSHOT', store=root)}"
 
 
 def _is_versions(root: Path, parent: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from embsync.errors import StoreDamaged, StoreError
+from embsync.invocation import Command, command
 from embsync.store import layout
 from embsync.store.durable import storage_errors
 
@@ -66,14 +66,13 @@ def read_struct(path: Path, kind: type[_Struct], longest: int = 2**20) -> _Struc
                            hint="it may be removed") from None
 
 
-def damage_hint(folder: Path) -> str:
+def damage_hint(folder: Path) -> Command:
     """Return what to do about a version's directory in which something is damaged."""
     root = folder.parent.parent
     try:
         current = layout.current_number(root)
     except StoreError:
         current = None
-    store = shlex.quote(str(root))
     if current is not None and folder.name == layout.version_name(current):
-        return f"embsync rollback --store {store} goes back to the last whole version"
-    return f"embsync status --store {store} names the other versions"
+        return command("rollback", purpose="to go back to the last whole version", store=root)
+    return command("status", purpose="to see the other versions", store=root)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError
+from embsync.invocation import command
 from embsync.store import layout
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import (
@@ -157,7 +157,8 @@ class Store:
             if available < needed_bytes + _RESERVE_BYTES:
                 raise OutOfSpace("too little space for a version", where=self.root,
                                  found=f"{available:,} bytes free", expected=f"{needed_bytes + _RESERVE_BYTES:,} bytes",
-                                 hint="free space or lower store.keep_versions, then run embsync prune")
+                                 hint=command("prune", purpose="free space, or lower store.keep_versions and prune",
+                                              store=self.root))
             return Staging(self.versions)
 
     def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
@@ -203,8 +204,8 @@ class Store:
 
     def _unfinished(self, number: int, error: Exception) -> StoreError:
         return NotJournaled(f"version {number} is current, but its publishing could not be ended", where=self.root,
-                            found=str(error), hint=f"embsync prune --store {shlex.quote(str(self.root))} ends it, as "
-                                                   "does any command that changes the store")
+                            found=str(error), hint=command("prune", store=self.root, purpose="any command that "
+                                                               "changes the store ends it, such as"))
 
     def _point_to(self, number: int) -> None:
         """Switch ``current`` to a version."""
@@ -258,8 +259,8 @@ class Store:
                 return other
         if damage:
             raise StoreDamaged("no older version is whole", where=self.root, found="; ".join(damage)[:300],
-                               hint=f"embsync rollback N --store {shlex.quote(str(self.root))} takes any version that "
-                                    "is whole; embsync accept SNAPSHOT --new-space begins anew")
+                               hint=command("status", store=self.root, purpose="rollback N takes any whole version, "
+                                            "accept SNAPSHOT --new-space begins anew; to see the versions"))
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
 
     def _older(self, number: int) -> list[int]:

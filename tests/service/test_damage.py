@@ -32,7 +32,7 @@ def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
         waiting = place.wait_state("retrying")
         assert waiting["retry"]["snapshot"] == "day=3"
         assert str(path) in waiting["damage"][0]
-        assert f"embsync rollback 1 --store {place.store.root}" in waiting["last_error"]["what"]
+        assert f"embsync rollback 1 --config {place.file}" in waiting["last_error"]["what"]
         assert str(path) in place.logged("error")[0]["reason"]
         assert eventually(lambda: metric(place, "embsync_store_damaged")) == 1.0
         assert str(path) in place.run("status").stdout
