@@ -24,6 +24,7 @@ from embsync.service.hold import hold, resume
 from embsync.service.hook import run_on_publish
 from embsync.snapshots import shortened
 from embsync.store.journal import NotJournaled
+from embsync.store.layout import version_name
 from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
@@ -127,6 +128,10 @@ def prune(keep: int | None, config_file: Path | None, store: Path | None, as_jso
     holder.require()
     with holder.locked(even_when_full=True):
         pruned, in_use = holder.prune(given.config.store.keep_versions)
+    names = [version_name(number) for number in in_use]
+    for name in holder.unpruned(given.config.store.keep_versions):
+        if name not in names:
+            warn(f"embsync: warning: {holder.versions / name} cannot be deleted: it is another user's")
     if as_json:
         print_json({"pruned": pruned, "in_use": in_use, "kept": holder.numbers()})
         return

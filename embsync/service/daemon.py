@@ -69,6 +69,7 @@ class Daemon:
         self._damage: tuple[str, tuple[int, ...]] | None = None
         self._on_publish: str | None = None
         self._ownership: Ownership | None = None
+        self._unpruned: list[str] = []
         self._counted: Counter[str] = Counter()
 
     def run(self) -> int:
@@ -98,6 +99,7 @@ class Daemon:
         """Clear what a dead daemon left, and get ready."""
         self._sweep()
         self._tick(lambda _: self._attempts.load())
+        self._tick(self._see_unpruned)
         self._worker.warm()
         log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, config=self._file,
             pid=os.getpid())
@@ -258,6 +260,7 @@ class Daemon:
             self._problems.note("work", outcome.what, snapshot=entry.child.name)
         if outcome.kind in {"published", "unchanged"}:
             self._problems.over("work")
+            self._see_unpruned(now)
         if outcome.kind == "held":
             self._attempts.told(entry)
             return
@@ -265,6 +268,13 @@ class Daemon:
             self._lookout.put_off(entry.child, outcome.what, now)
         self._attempts.forget()
         self._lookout.look(now)
+
+    def _see_unpruned(self, _now: float) -> None:
+        """Say what of old versions is still there: it takes room, and holds nothing up."""
+        before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
+        if self._unpruned and self._unpruned != before:
+            log(logging.WARNING, "not_pruned", count=len(self._unpruned), path=str(self._store.versions),
+                reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}")
 
     def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
         crashed = outcome.kind == "crashed"
@@ -367,7 +377,7 @@ class Daemon:
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
         said = Now(state, doing, self._lookout, self._held, work, retry, self._problems.latest, self._on_publish,
-                   self._damage and self._damage[0], self._counted)
+                   self._damage and self._damage[0], self._counted, len(self._unpruned))
         if self._report.tell(said):
             self._problems.over("status")
 

@@ -32,7 +32,8 @@ class Figures:
     counted : mapping
         Counters since the daemon's start, by metric name.
     found : mapping
-        Snapshots in the watched directory by state, and those passed over as ``passed_over``.
+        Snapshots in the watched directory by state, those passed over as ``passed_over``, and versions that are not to
+        be kept and still there as ``unpruned``.
     """
 
     status: Status
@@ -95,6 +96,8 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
            [({"state": state}, float(state == status.state)) for state in _STATES])
     for name, told, value in (
         ("embsync_queue_snapshots", "Snapshots that wait to be handled.", float(len(status.queue))),
+        ("embsync_unpruned_versions", "Versions that are not to be kept and still there.",
+         float(figures.found.get("unpruned", 0))),
         ("embsync_held", "1 while on hold.", float(status.held is not None)),
         ("embsync_store_damaged", "1 while something in the store is known to be damaged.", float(bool(status.damage))),
         ("embsync_watch_root_present", "1 while the watched directory is there.",

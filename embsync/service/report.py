@@ -41,6 +41,7 @@ class Now:
     on_publish: str | None = None
     damage: str | None = None
     counted: Counter[str] = field(default_factory=Counter)
+    unpruned: int = 0
 
 
 class Report:
@@ -92,7 +93,7 @@ class Report:
         status.write(self._store, made)
         metrics.write(self._store, metrics.Figures(
             made, manifest, self._outcomes, {**now.counted, "embsync_scans_total": now.lookout.looks},
-            _counts(now.lookout.entries), wall,
+            _counts(now), wall,
             now.lookout.looked, self._started))
 
     def _read_journal(self) -> None:
@@ -161,5 +162,8 @@ def _seen(entries: list[Entry]) -> dict[str, Seen]:
             for entry in reversed(shown[:_MOST_LISTED])}
 
 
-def _counts(entries: list[Entry]) -> Counter[str]:
-    return Counter([entry.state for entry in entries] + ["passed_over" for entry in entries if entry.younger])
+def _counts(now: Now) -> Counter[str]:
+    found: Counter[str] = Counter(entry.state for entry in now.lookout.entries)
+    found["passed_over"] = sum(entry.younger for entry in now.lookout.entries)
+    found["unpruned"] = now.unpruned
+    return found

@@ -470,14 +470,27 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def delete(path: Path) -> bool:
+    """Delete a directory that nobody needs; False where it is another user's to delete, which must hold nothing up."""
+    try:
+        remove_tree(path)
+    except PermissionError:
+        return False
+    return True
+
+
+def leftovers(versions: Path) -> list[str]:
+    """Return the names of pruned versions that could not be deleted, or are being deleted now."""
+    return sorted(path.name for path in versions.iterdir() if path.name.startswith(PRUNED_PREFIX))
+
+
 def sweep(root: Path, versions: Path) -> list[str]:
-    """Remove what dead processes left behind; return the names."""
+    """Remove what dead processes left behind, as far as one may; return the names."""
     removed = []
     for path in sorted(versions.iterdir()):
         if path.name.startswith((STAGING_PREFIX, PRUNED_PREFIX)):
             with _claimed(path) as ours:
-                if ours:
-                    remove_tree(path)
+                if ours and delete(path):
                     removed.append(path.name)
     for path in sorted(root.iterdir()):
         if path.is_symlink():
@@ -511,7 +524,7 @@ def _claimed(path: Path) -> Iterator[bool]:
     """Hold the lock of something whose maker is dead; False when he lives, or has finished with it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         yield False
         return
     try:

@@ -84,8 +84,11 @@ def unpublished_numbers(versions: Path) -> set[int]:
 
 
 def is_marked(version: Path) -> bool:
-    """Return whether a version's publishing was begun and not ended."""
-    return (version / PUBLISHING).exists()
+    """Return whether a version's publishing was begun and not ended; what one may not enter is not one's to end."""
+    try:
+        return (version / PUBLISHING).exists()
+    except PermissionError:
+        return False
 
 
 def directory_numbers(versions: Path) -> list[int]:

@@ -19,11 +19,12 @@ from embsync.store.durable import (
     FULL,
     NotTakenBack,
     Staging,
+    delete,
     hash_file,
+    leftovers,
     make_root,
     remove_file,
     remove_link,
-    remove_tree,
     remove_unpublished,
     replace_file,
     retire_version,
@@ -296,14 +297,21 @@ class Store:
             if doomed:
                 sync_directory(self.root)  # what current names may not be on the disk yet
             for number in doomed:
-                with uninterrupted():
+                with uninterrupted(), contextlib.suppress(PermissionError):  # another user's: see unpruned
                     retired = retire_version(self.path(number))
                     if retired is None:
                         in_use.append(number)
                         continue
                     pruned.append(number)
-                    self._tell_pruned([Event(event="pruned", version=number)], partial(remove_tree, retired))
+                    self._tell_pruned([Event(event="pruned", version=number)], partial(delete, retired))
         return pruned, in_use
+
+    def unpruned(self, keep: int) -> list[str]:
+        """Return what prune would delete and has not: in use by a reader, or another user's to delete."""
+        with storage_errors(self.versions):
+            current = self.current()
+            return [layout.version_name(number) for number in self.numbers()[:-keep] if number != current] \
+                + leftovers(self.versions)
 
     def _tell_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:
         """Journal what was pruned, then delete it; on a full disk the other way round, as deleting makes room."""

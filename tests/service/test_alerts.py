@@ -28,6 +28,7 @@ TROUBLE = {
     "EmbsyncNotPermitted": ({'embsync_watched_snapshots{state="not_permitted"}': "0x10 1x50"}, 60),
     "EmbsyncWaiting": ({'embsync_watched_snapshots{state="waiting"}': "0x10 2x790"}, 790),
     "EmbsyncSetAside": ({"embsync_set_aside_total": "0x30 1x30"}, 60),
+    "EmbsyncNotPruned": ({"embsync_unpruned_versions": "0x10 1x2950"}, 2950),
     "EmbsyncRetrying": ({'embsync_daemon_state{state="retrying"}': "0x10 1x50"}, 60),
     "EmbsyncStoreDamaged": ({"embsync_store_damaged": "0x10 1x20"}, 25),
     "EmbsyncHeld": ({"embsync_held": "0x10 1x4390"}, 4400),

@@ -185,3 +185,30 @@ def test_thousands_of_old_snapshots_are_no_flood(place: Place) -> None:
         place.wait_for(31)
         eventually(lambda: len(place.logged("skipped")) >= 21)
     assert sum("count" in line for line in place.logged("skipped")) == 1
+
+
+@pytest.mark.parametrize("how", ["its files", "the version"])
+def test_what_cannot_be_pruned_holds_no_publish_up(place: Place, how: str) -> None:
+    """A version left by another user: every night is published, and what is left is named once and counted."""
+    place.command = obeying_permissions(place.command)
+    place.configure(store={"keep_versions": 2})
+    with place.daemon():
+        for number in (1, 2):
+            place.drop(number)
+            place.wait_for(number)
+        place.wait_state("idle")
+        version = place.store.path(1)
+        closed = version / "items" if how == "its files" else version
+        closed.chmod(0o555 if how == "its files" else 0)
+        for number in (3, 4):
+            place.drop(number)
+            place.wait_for(number)
+        eventually(lambda: metric(place, "embsync_unpruned_versions") == 1.0)
+        assert place.status()["last_error"] is None
+    assert len(place.logged("not_pruned")) == 1
+    assert place.published() == ["day=1", "day=2", "day=3", "day=4"]
+    for folder in place.store.versions.iterdir():
+        folder.chmod(0o755)
+        (folder / "items").chmod(0o755)
+    assert place.run("prune").returncode == 0
+    assert sorted(path.name for path in place.store.versions.iterdir()) == ["000003", "000004"]
