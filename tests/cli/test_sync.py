@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.waiting import eventually
 
 from embsync.cli.main import run
 
@@ -402,18 +404,21 @@ def test_the_backlog_is_synced_and_every_entry_named(
     assert states == {"_temporary": "not_a_snapshot", "day=9": "published", "day=10": "published", "day=11": "failed"}
 
 
-def test_an_interrupted_command_leaves_no_staging(good: Path, store: Path) -> None:
-    """SIGKILL in the middle of a publish costs nothing: current is whole and the next command sweeps."""
+@pytest.mark.parametrize("reached", ["items/ids.npy", "lineage.npy"])
+def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path, reached: str) -> None:
+    """SIGKILL while a version is being made, however far: current is whole, and the next command sweeps."""
+    rng = np.random.default_rng(4)
+    large = save(tmp_path / "large", items=rng.standard_normal((20_000, WIDTH)).astype("f4"),
+                 users=rng.standard_normal((500, WIDTH)).astype("f4"))
     before = (store / "current").readlink()
-    for delay in (0.4, 0.5, 0.6, 0.7):
-        process = subprocess.Popen([sys.executable, "-m", "embsync", "sync", str(good), "--store", str(store)],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    command = [sys.executable, "-m", "embsync", "accept", str(large), "--new-space", "--store", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          env={**os.environ, "EMBSYNC_INDEX__FACTORY": "HNSW32"}) as process:
+        eventually(lambda: process.poll() is not None or list((store / "versions").glob(f".staging-*/{reached}")))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was done before"
+    assert list((store / "versions").glob(".staging-*"))
     assert run(["verify", "--store", str(store)]) == 0
     assert run(["prune", "--store", str(store)]) == 0
-    assert not [path for path in (store / "versions").iterdir() if path.name.startswith(".")]
-    assert (store / "current").readlink() >= before
+    assert [path.name for path in (store / "versions").iterdir()] == ["000001"]
+    assert (store / "current").readlink() == before

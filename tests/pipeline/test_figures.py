@@ -200,15 +200,17 @@ def test_anchors_are_as_many_as_configured(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "share"), [
-    ({"space__anchors__weight": 0.3}, 0.3), ({"space__anchors__weight": 0.8}, 0.8),
+    ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.3}, 0.3),
+    ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.8}, 0.8),
     ({"space__anchors__policy": "previous"}, 1.0), ({"space__anchors__policy": "first"}, 0.0),
+    ({"space__anchors__slow_weight": 0.2}, 0.2), ({"space__anchors__slow_weight": 0.6}, 0.6),
 ])
 def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, object], share: float) -> None:
     """``space.anchors.weight`` of the new vector and the rest of the old anchor, for ids that are live; others rest."""
     config = configured(**options)
     sync(root, night(0), "n0", config)
     record = sync(root, night(1), "n1", config).alignment
-    assert record.policy == config.space.anchors.policy
+    assert record.policy == (config.space.anchors.policy or "two_time_scales")
     with embsync.open(root) as reader, reader.version(1) as parent:
         ids, vectors = reader.current.reference("anchors", "items")
         old_ids, old = parent.reference("anchors", "items")
@@ -222,6 +224,24 @@ def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, obj
         np.testing.assert_array_equal(vectors[~known], reader.current.items.lookup(ids[~known]))
         assert (~live).any()
         assert (~known).any()
+
+
+def test_the_reference_is_the_configured_mixture_of_last_night_and_long_ago(root: Path) -> None:
+    """``space.anchors.parent_share``: all of it is the policy ``previous``, none of it a moving average."""
+    found = []
+    for number, options in enumerate(({"policy": "previous"}, {"parent_share": 1.0}, {"parent_share": 0.0},
+                                      {"policy": "moving_average", "weight": 0.2}, {"parent_share": 0.5})):
+        place = root.parent / f"S{number}"
+        chosen = {f"space__anchors__{name}": value for name, value in {"slow_weight": 0.2, **options}.items()}
+        for made in range(4):
+            sync(place, night(made), f"n{made}", configured(**chosen))
+        with embsync.open(place) as reader:
+            found.append(np.array(reader.current.items.lookup(night(3).item_ids)))
+    previous, all_of_it, none_of_it, average, half = found
+    np.testing.assert_allclose(all_of_it, previous, atol=1e-4)
+    np.testing.assert_allclose(none_of_it, average, atol=1e-4)
+    assert np.abs(half - previous).max() > 1e-3
+    assert np.abs(half - average).max() > 1e-3
 
 
 @pytest.mark.parametrize(("asked", "sampled"), [(10, 1000), (1000, 1000), (1200, 1200), (5000, 1300)])

@@ -327,6 +327,19 @@ def test_rows_that_were_never_put_are_caught(tmp_path: Path) -> None:
         file.seal(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, "S3"])
+@pytest.mark.parametrize("apart", [1, 7])
+def test_rows_in_each_others_places_are_caught(tmp_path: Path, dtype: Any, apart: int) -> None:
+    """The same bytes, two rows exchanged: a disk that mixes up its blocks gives other ids their vectors."""
+    rows = np.arange(60).reshape(20, 3).astype(dtype)
+    file = ArrayFile(tmp_path / "a.npy", rows.shape, rows.dtype)
+    file.put(slice(0, 20), rows)
+    file.array.setflags(write=True)
+    file.array[[4, 4 + apart]] = file.array[[4 + apart, 4]]
+    with pytest.raises(StoreError, match="does not read back"):
+        file.seal(tmp_path)
+
+
 def test_an_empty_array_is_a_file_too(tmp_path: Path) -> None:
     """No rows on a side of the anchors: a header and nothing else."""
     with Staging(tmp_path) as staging:
