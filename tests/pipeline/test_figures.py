@@ -159,26 +159,27 @@ def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> Non
     assert checks["common"].value == world.manifest.alignment.items.common + world.manifest.alignment.users.common  # type: ignore[union-attr]
 
 
-def _off_centre(made: Night) -> Night:
+def _off_centre(made: Night, by: float) -> Night:
     """Return a night whose rows all point much the same way, as in models with a large common part."""
-    return made.with_vectors(lambda rows: rows + np.float32(6.0))
+    return made.with_vectors(lambda rows: rows + np.float32(by))
 
 
-def test_a_high_cosine_that_strangers_have_as_well_proves_nothing(root: Path) -> None:
-    """Where any two rows look alike the cosine is high with wrong partners too; the margin between the two is small."""
-    sync(root, _off_centre(night(0, churn=0.0, turned=False)), "n0")
-    made = _off_centre(night(1, churn=0.0, turned=False))
-    try:
-        records = sync(root, made, "n1").checks
-    except CheckRefusedError as refusal:
-        records = refusal.records
-    found = {record.name: record for record in records}
+@pytest.mark.parametrize("by", [2.0, 6.0])
+def test_a_high_cosine_that_strangers_have_as_well_proves_nothing(root: Path, by: float) -> None:
+    """Where any two rows look alike, wrong ids have a high cosine too: the margin between right and wrong tells."""
+    made = _off_centre(night(1, churn=0.0, turned=False), by)
+    sync(root, _off_centre(night(0, churn=0.0, turned=False), by), "n0")
+    with pytest.raises(CheckRefusedError) as refused:
+        sync(root, made.shuffled_item_ids(), "bad")
+    found = {record.name: record for record in refused.value.records}
+    assert found["cosine_items"].outcome == "pass"
+    assert found["cosine_margin_items"].outcome == "refuse"
+    assert found["cosine_margin_items"].value == pytest.approx(0.0, abs=0.02)
+    healthy = {record.name: record for record in sync(root, made, "good").checks}
     for side in ("items", "users"):
-        cosine, margin = found[f"cosine_{side}"], found[f"cosine_margin_{side}"]
-        assert (cosine.outcome, margin.outcome) == ("pass", "refuse")
-        assert cosine.value is not None
-        assert margin.value is not None
-        assert margin.value < cosine.value - 0.3
+        fit = getattr(Store(root).manifest(2).alignment, side)
+        assert healthy[f"cosine_margin_{side}"].outcome == "pass"
+        assert healthy[f"cosine_margin_{side}"].value == pytest.approx(fit.cosine - fit.cosine_mismatched)
 
 
 # settings that could be ignored unnoticed
