@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,14 +53,35 @@ class NotPermitted(SnapshotError):
 
 @dataclass(frozen=True)
 class Place:
-    """A file or directory at or below a snapshot's root, named by the components below the root."""
+    """A file or directory at or below a snapshot's root, named by the components below the root.
+
+    Attributes
+    ----------
+    root : Path
+        Without links.
+    parts : tuple of str
+    given : str or None
+        The name a person gave the root, where it is a link of another name.
+    tree : Path or None
+        A directory inside which links below the root are followed, as a person named the path; None: nowhere.
+    """
 
     root: Path
     parts: tuple[str, ...] = ()
+    given: str | None = None
+    tree: Path | None = None
 
     @classmethod
-    def at(cls, path: str | Path, *, follow_link: bool = True) -> Place:
+    def at(cls, path: str | Path, *, follow_link: bool = True, inner_links: bool = False) -> Place:
         """Return the place of a root that a user named.
+
+        Parameters
+        ----------
+        path : str or Path
+        follow_link : bool
+            Whether ``path`` itself may be a link.
+        inner_links : bool
+            Whether links below it are followed that stay inside it, or inside the cache that it is a part of.
 
         Raises
         ------
@@ -74,10 +95,12 @@ class Place:
             raise SnapshotError("will not be opened", where=given, found="a link", expected="a file or directory")
         try:
             given.stat()  # the kernel follows 40 links; Python as many as it may nest calls
-            return cls(given.resolve(strict=True))
+            root = given.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
             raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0"), found="no file or directory",
                                 hint="paths are taken from the working directory") from None
+        named = given.name if given.name not in {"", "..", root.name} else None
+        return cls(root, given=named, tree=_tree_of(root) if inner_links else None)
 
     def __str__(self) -> str:
         return str(self.root.joinpath(*self.parts))
@@ -85,13 +108,13 @@ class Place:
     @property
     def name(self) -> str:
         """The last component."""
-        return self.parts[-1] if self.parts else self.root.name
+        return self.parts[-1] if self.parts else self.given or self.root.name
 
     def child(self, name: str) -> Place:
         """Return the place of an entry of this directory."""
         if name in {"", ".", ".."} or "/" in name or "\0" in name:
             raise SnapshotError("not the name of a file", where=str(self), found=repr(name))
-        return Place(self.root, (*self.parts, name))
+        return replace(self, parts=(*self.parts, name))
 
     def open(self) -> BinaryIO:
         """Open the regular file here for reading; it never blocks and never follows a link below the root."""
@@ -109,7 +132,8 @@ class Place:
     def entries(self) -> dict[str, str]:
         """Return the names in this directory, sorted, each with its kind: file, directory, link or other."""
         with self._directory() as descriptor:
-            return {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
+            found = {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
+        return {name: self.child(name)._kind_behind() if kind == "link" else kind for name, kind in found.items()}
 
     def kind(self) -> str:
         """Return what is here: ``file``, ``directory``, or what else."""
@@ -136,9 +160,24 @@ class Place:
         finally:
             os.close(descriptor)
 
+    def _kind_behind(self) -> str:
+        """Return what a link leads to inside the tree, ``link`` when it leaves it or leads nowhere."""
+        try:
+            return self.kind() if self._behind() is not None else "link"
+        except SnapshotError:
+            return "link"
+
+    def _behind(self) -> tuple[str, ...] | None:
+        """Return the components, from the tree on, of what this place is behind links; None outside the tree."""
+        if self.tree is None or not self.parts:
+            return None
+        real = Path(os.path.realpath(str(self)))
+        return (str(self.tree), *real.relative_to(self.tree).parts) if real.is_relative_to(self.tree) else None
+
     def _descend(self, last_flags: int = 0) -> int:
         above: int | None = None
-        names = (str(self.root), *self.parts)
+        # what is behind links is opened as strictly as all else: a link put there meanwhile is not followed
+        names = self._behind() or (str(self.root), *self.parts)
         try:
             for depth, name in enumerate(names):
                 flags = last_flags if depth == len(names) - 1 else os.O_DIRECTORY
@@ -152,6 +191,17 @@ class Place:
             raise unreadable(str(self), error) from error
         assert above is not None
         return above
+
+
+def _tree_of(root: Path) -> Path | None:
+    """Return the directory inside which the links of a snapshot may lead: the snapshot, or a cache that it is part of.
+
+    A Hugging Face cache is ``MODEL/snapshots/REVISION`` full of links into ``MODEL/blobs``.
+    """
+    if not root.is_dir():
+        return None
+    model = root.parent.parent
+    return model if root.parent.name == "snapshots" and (model / "blobs").is_dir() else root
 
 
 @dataclass(frozen=True)

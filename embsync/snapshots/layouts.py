@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embsync.config import SnapshotConfig
@@ -14,6 +14,7 @@ from embsync.snapshots.conversions import seen
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
+from embsync.snapshots.tables import reject_tables
 
 #: For a directory of which nothing tells what it was meant to be.
 _EXPECTED = "items.npy with item_ids.npy, one .npz, items.parquet, items.safetensors (and users beside), or one .vec"
@@ -63,11 +64,12 @@ def open_snapshot(
     Parameters
     ----------
     path : str or Path
-        A directory or file; a link at its end is followed once, links inside never.
+        A directory or file. A link at its end is followed once and keeps its name; links inside are followed as far as
+        they stay in the directory, or in the cache that it is a part of.
     config : SnapshotConfig
         ``layout: auto`` takes the one layout that recognises itself.
     follow_link : bool
-        False refuses a ``path`` that is a link, as for names found in a watched directory.
+        False refuses a ``path`` that is a link and follows none inside, as for names found in a watched directory.
     marker : str
         Name of the file that marks a finished snapshot; it is data of no side.
 
@@ -87,9 +89,12 @@ def open_snapshot(
     UsageError
         The layout needs a package that is not installed.
     """
-    place = Place.at(path, follow_link=follow_link)
+    place = Place.at(path, follow_link=follow_link, inner_links=follow_link)
+    if place.given is not None and not recognised_by(place, config):
+        place = replace(place, given=None)  # a link without an ending, to a file that has one
     if printable(place.name) != place.name:
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
+    reject_tables(place)
     layout = _choose(place, config)
     claim = layout.claim(place, config)
     missing = missing_of(place, claim, config, marker)

@@ -50,7 +50,7 @@ _CONTROL = re.compile(r"^(?P<whole>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
 
 #: What writers, file systems and people leave beside data, and nobody takes for vectors.
 _HARMLESS = re.compile(
-    r"^(?:_SUCCESS|\.?success|manifest\.json|_metadata|_common_metadata|_committed_.*|_started_.*|_commits|metadata|"
+    r"^(?:_SUCCESS|\.?success|manifest\.json|_metadata|_common_metadata|\.\.data(?:_tmp)?|\.\.\d{4}_.*|_committed_.*|_started_.*|_commits|metadata|"
     r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|@eaDir|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.snapshot|\.zfs|"
     r"\.git.*|\.dvc.*|\.ipynb_checkpoints|__pycache__|__init__\.py|\.mlflow.*|\.cache|"
     r"readme.*|license.*|licence.*|copying|notice.*|changelog.*|changes|version|authors|"

@@ -1,113 +1,121 @@
-"""Links in a watched directory: a snapshot by the name of what they lead to, once, or a reason."""
+"""Links of paths given by hand: the given name counts, and links inside are followed only inside their own tree."""
 
 from __future__ import annotations
 
-import shutil
-import time
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from snapshots.made import model, write_npy
+from snapshots.made import assert_reads, model, write_npy, write_npz
 
-from embsync.config import SnapshotConfig, WatchConfig
-from embsync.service.glance import Glance
-from embsync.snapshots import Child, discover
+from embsync.config import SnapshotConfig
+from embsync.errors import NotFoundError, SnapshotError
+from embsync.snapshots import open_snapshot
 
-WATCH = WatchConfig(settle_seconds=0)
-
-
-def once(watched: Path) -> dict[str, Child]:
-    """Look once."""
-    return {child.name: child for child in discover(watched, WATCH, SnapshotConfig(), now=time.time()).children}
+CONFIG = SnapshotConfig()
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Path:
-    folder = tmp_path / "watch"
-    folder.mkdir()
-    return folder
+def cache(root: Path, *, absolute: bool = False) -> Path:
+    """Leave a snapshot as a Hugging Face cache does: links into blobs."""
+    real = write_npy(root / "blobs", model())
+    inside = root / "snapshots" / "42f548f3"
+    inside.mkdir(parents=True)
+    for number, file in enumerate(sorted(real.iterdir())):
+        blob = file.rename(file.with_name(f"9f86d08{number}"))
+        (inside / file.name).symlink_to(blob if absolute else os.path.relpath(blob, inside))
+    return inside
 
 
-def snapshot(path: Path) -> Path:
-    """Leave a small snapshot."""
-    return write_npy(path, model(items=3, users=3))
+@pytest.mark.parametrize("name", ["day=1.npz", "model.npz"])
+def test_a_link_keeps_the_name_it_was_given_by(tmp_path: Path, name: str) -> None:
+    """git-annex, DVC and hf_hub_download give links into a store of contents, whose names have no ending."""
+    made = model()
+    (tmp_path / "blobs").mkdir()
+    write_npz(tmp_path / "blobs" / "x.npz", made).rename(tmp_path / "blobs" / "9f86d081")
+    (tmp_path / name).symlink_to("blobs/9f86d081")
+    opened = open_snapshot(tmp_path / name, CONFIG)
+    assert_reads(opened, made)
+    assert opened.name == name
 
 
-def test_a_link_beside_its_target_is_no_second_snapshot(watched: Path) -> None:
-    """``latest -> run-17``, also by an absolute path and through another link."""
-    snapshot(watched / "run-17")
-    (watched / "latest").symlink_to("run-17")
-    (watched / "absolute").symlink_to(watched / "run-17")
-    (watched / "current").symlink_to("latest")
-    found = once(watched)
-    assert [name for name, child in found.items() if child.state == "ready"] == ["run-17"]
-    assert found["latest"].reason == found["current"].reason == "a link to run-17, which is taken by that name"
+@pytest.mark.parametrize("name", ["latest", "run.v2"])
+def test_a_link_without_an_ending_of_data_takes_the_other_name(tmp_path: Path, name: str) -> None:
+    """``latest -> day=1.npz`` and ``latest -> day=1`` are read, as latest."""
+    made = model()
+    write_npz(tmp_path / "day=1.npz", made)
+    (tmp_path / name).symlink_to("day=1.npz")
+    (tmp_path / f"d{name}").symlink_to(write_npy(tmp_path / "day=2", made))
+    for path in (tmp_path / name, tmp_path / f"d{name}"):
+        assert_reads(open_snapshot(path, CONFIG), made)
+        assert open_snapshot(path, CONFIG).name == path.name
 
 
-@pytest.mark.parametrize("inside", ["archive/run-17", ".releases/run-17", "a/b/run-17", ".run-17"])
-def test_a_link_leads_to_a_snapshot_deeper_inside(watched: Path, inside: str) -> None:
-    """It goes by the name of what it leads to, once however many lead there, and is looked at where it lies."""
-    (watched / inside).parent.mkdir(parents=True, exist_ok=True)
-    snapshot(watched / inside)
-    (watched / "latest").symlink_to(inside)
-    (watched / "stable").symlink_to(inside)
-    found = once(watched)
-    (child,) = (child for child in found.values() if child.state == "ready")
-    assert (child.name, child.path, child.link) == (inside, watched / inside, "latest")
-    assert found["stable"].reason == f"a link to {inside}, which is taken by that name"
+@pytest.mark.parametrize("absolute", [False, True])
+def test_links_into_the_blobs_of_a_cache_are_read(tmp_path: Path, absolute: bool) -> None:
+    """For the path that was given by hand; found in a watched directory they are refused, by name."""
+    inside = cache(tmp_path / "models--shop--als", absolute=absolute)
+    assert_reads(open_snapshot(inside, CONFIG), model())
+    with pytest.raises(SnapshotError, match="will not be opened; found a link"):
+        open_snapshot(inside, CONFIG, follow_link=False)
 
 
-def test_a_link_that_moves_leads_to_another_snapshot(watched: Path) -> None:
-    """A deployment tool swaps it each night."""
-    names = []
-    for number in (16, 17):
-        snapshot(watched / ".releases" / f"run-{number}")
-        (watched / "latest").unlink(missing_ok=True)
-        (watched / "latest").symlink_to(f".releases/run-{number}")
-        names += [name for name, child in once(watched).items() if child.state == "ready"]
-    assert names == [".releases/run-16", ".releases/run-17"]
+def test_a_projected_volume_is_read(tmp_path: Path) -> None:
+    """Kubernetes links each name through ``..data``, which is a link to a directory of this moment."""
+    made = model()
+    path = tmp_path / "volume"
+    real = write_npy(path / "..2026_11_25", made)
+    (path / "..data").symlink_to("..2026_11_25")
+    for file in real.iterdir():
+        (path / file.name).symlink_to(f"..data/{file.name}")
+    opened = open_snapshot(path, CONFIG)
+    assert_reads(opened, made)
+    assert opened.unread == ()
 
 
-@pytest.mark.parametrize(("target", "reason"), [
-    ("../elsewhere", "a link that leads out of the watched directory, to "),
-    ("/", "a link that leads out of the watched directory, to /"),
-    (".", "a link to the watched directory itself"),
-    ("nothing", "a link that leads nowhere: No such file or directory"),
-    ("link", "a link that leads nowhere: Too many levels of symbolic links"),
-    ("day=1/..data", "a link into day=1, which is a snapshot"),
-    ("logs", "a link to logs"),
-])
-def test_other_links_say_why_they_are_not_taken(watched: Path, target: str, reason: str) -> None:
-    """Out of the directory, to nowhere, into the middle of a snapshot, to what is none."""
-    snapshot(watched.parent / "elsewhere")
-    snapshot(watched / "day=1")
-    shutil.copytree(watched / "day=1", watched / "day=1" / "..data")
-    (watched / "logs").mkdir()
-    (watched / "link").symlink_to(target)
-    child = once(watched)["link"]
-    assert child.state == "not_a_snapshot"
-    assert child.reason.startswith(reason)
+def test_sides_that_are_links_to_directories_are_read(tmp_path: Path) -> None:
+    """Inside the snapshot."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from snapshots.test_half import parquet_side
+
+    made = model()
+    parquet_side(tmp_path / "s" / "run-17" / "x", made.item_ids, made.items)
+    (tmp_path / "s" / "items").symlink_to("run-17/x")
+    opened = open_snapshot(tmp_path / "s", SnapshotConfig(sides="items"))
+    np.testing.assert_array_equal(opened.items.ids(), made.item_ids)
 
 
-def test_a_directory_of_links_says_what_makes_files_of_them(watched: Path) -> None:
-    """A projected volume of Kubernetes, or a cache of Hugging Face: links inside are not followed."""
-    snapshot(watched / "day=1" / "..2026_11_25")
-    (watched / "day=1" / "..data").symlink_to("..2026_11_25")
-    for file in (watched / "day=1" / "..2026_11_25").iterdir():
-        (watched / "day=1" / file.name).symlink_to(f"..data/{file.name}")
-    child = once(watched)["day=1"]
-    assert child.state == "not_a_snapshot"
-    assert "cp -rL" in child.reason
+@pytest.mark.parametrize("target", ["outside.npy", "../outside.npy", "/etc/hostname", "items.npy", "nowhere", "fifo"])
+def test_links_that_leave_the_tree_are_refused_by_name(tmp_path: Path, target: str) -> None:
+    """A stranger's file is not read through a snapshot; circles and links to nowhere are no files."""
+    path = write_npy(tmp_path / "s", model())
+    (path / "items.npy").rename(tmp_path / "outside.npy")
+    os.mkfifo(path / "fifo")
+    (path / "items.npy").symlink_to(tmp_path / target if target == "outside.npy" else target)
+    with pytest.raises(SnapshotError, match=r"items\.npy"):
+        open_snapshot(path, CONFIG)
 
 
-def test_what_a_link_leads_to_is_watched_too(watched: Path) -> None:
-    """Nothing in the directory itself changes when a file behind the link does."""
-    old = time.time_ns() + 60 * 10**9
-    folder = snapshot(watched / ".releases" / "run-17")
-    (watched / "latest").symlink_to(".releases/run-17")
-    glance = Glance()
-    assert glance.changed(str(watched), old)
-    assert not glance.changed(str(watched), old)
-    (folder / "more.npy").write_bytes(b"x")
-    assert glance.changed(str(watched), old)
-    assert glance.stirred == {"latest"}
+def test_a_cache_is_not_left_for_another(tmp_path: Path) -> None:
+    """A link into the blobs of another model, and a directory that is only called snapshots."""
+    inside = cache(tmp_path / "mine")
+    other = tmp_path / "other" / "blobs"
+    other.mkdir(parents=True)
+    (tmp_path / "mine" / "blobs" / "9f86d080").rename(other / "x")
+    (inside / "item_ids.npy").unlink()
+    (inside / "item_ids.npy").symlink_to(other / "x")
+    with pytest.raises(SnapshotError, match=r"item_ids\.npy: will not be opened; found a link"):
+        open_snapshot(inside, CONFIG)
+    (tmp_path / "snapshots").mkdir()
+    lone = write_npy(tmp_path / "snapshots" / "s", model())
+    (lone / "items.npy").rename(tmp_path / "i.npy")
+    (lone / "items.npy").symlink_to("../../i.npy")
+    with pytest.raises(SnapshotError, match=r"items\.npy"):
+        open_snapshot(lone, CONFIG)
+
+
+def test_a_link_that_leads_nowhere_is_not_there(tmp_path: Path) -> None:
+    """Exit code 6, as for any path."""
+    (tmp_path / "items.npz").symlink_to("nowhere")
+    with pytest.raises(NotFoundError):
+        open_snapshot(tmp_path / "items.npz", CONFIG)

@@ -1,0 +1,85 @@
+"""Directories that belong to a table format, whose log says which of the files in them are rows of the table.
+
+Read as bare part files such a directory brings back rows that were deleted, and counts twice what was rewritten.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from embsync.errors import SnapshotError
+from embsync.snapshots.files import Place
+
+_EXPORT = "write the rows of one version of it to part files of their own"
+_DELTA = "in Python: import deltalake, pyarrow.parquet as p; p.write_table(deltalake.DeltaTable({path!r})" \
+         ".to_pyarrow_table(), 'items.parquet') (or users.parquet)"
+_FORMATS = (
+    ("_delta_log", "a Delta table", _DELTA),
+    (".hoodie", "a Hudi table", f'{_EXPORT}: spark.read.format("hudi").load({{path!r}}).write.parquet("items")'),
+    ("_spark_metadata", "the sink of a Spark stream",
+     f'{_EXPORT}: spark.read.parquet({{path!r}}).write.parquet("items")'),
+    ("_versions", "a Lance table", "in Python: import lance, pyarrow.parquet as p; p.write_table("
+                                   "lance.dataset({path!r}).to_table(), 'items.parquet')"),
+)
+_ICEBERG = f'{_EXPORT}: spark.read.format("iceberg").load({{path!r}}).write.parquet("items")'
+_ICEBERG_END = ".metadata.json"
+
+
+def reject_tables(place: Place) -> None:
+    """Refuse a snapshot that is a table, holds one at its root, or is a partition of one.
+
+    Raises
+    ------
+    SnapshotError
+        The message names the directory, the format, and how to write the rows of one version of it.
+    """
+    if place.kind() != "directory":
+        _reject(_format_of_path(Path(str(place)).parent), Path(str(place)).parent)
+        return
+    _reject(_format_of(place), Path(str(place)))
+    for name, kind in place.entries().items():
+        if kind == "directory":
+            _reject(_format_of(place.child(name)), Path(str(place)) / name)
+    for above in _holders(Path(str(place))):
+        _reject(_format_of_path(above), above)
+
+
+def _holders(path: Path) -> Iterator[Path]:
+    """Yield the directories above a partition: ``table/ds=1/hour=2`` is one of ``table``."""
+    yield path.parent
+    while "=" in path.parent.name:
+        path = path.parent
+        yield path.parent
+
+
+def _reject(found: tuple[str, str] | None, path: Path) -> None:
+    if found is not None:
+        raise SnapshotError("a table, whose files are not its rows", where=path, found=found[0],
+                            expected="part files without a table's log", hint=found[1].format(path=str(path)))
+
+
+def _format_of(place: Place) -> tuple[str, str] | None:
+    return _recognise(place.entries(), Path(str(place)))
+
+
+def _format_of_path(path: Path) -> tuple[str, str] | None:
+    """Return the format of a directory outside the snapshot, where it may be looked at; only names are."""
+    names = {log for log, _, _ in _FORMATS if os.path.lexists(path / log)}
+    return _recognise(names | ({"metadata"} if os.path.lexists(path / "metadata") else set()), path)
+
+
+def _recognise(names: Iterator[str] | dict[str, str] | set[str], path: Path) -> tuple[str, str] | None:
+    known = set(names)
+    for log, what, hint in _FORMATS:
+        if log in known:
+            return f"{what} ({log})", hint
+    if "metadata" in known:
+        try:
+            with os.scandir(path / "metadata") as entries:
+                if any(entry.name.endswith(_ICEBERG_END) or entry.name == "version-hint.text" for entry in entries):
+                    return "an Iceberg table (metadata/*.metadata.json)", _ICEBERG
+        except OSError:
+            return None
+    return None
