@@ -6,59 +6,22 @@ A killed process never tests fsync, as the kernel still writes what it was given
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
-import os
 import random
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.disk import Disk
 from support.nights import configured, night, write_npy
 from support.stores import assert_whole, publish_for_ever
 
 from embsync.pipeline import Request, process
 from embsync.store import Store
 
-#: ext4's own ioctl, and the flag that loses the journal's tail as well.
-_EXT4_IOC_SHUTDOWN = 0x8004587D
-_NOLOGFLUSH = 2
 _NIGHTS = 6
-
-
-class Disk:
-    """An ext4 file system in a file, whose power can be cut."""
-
-    def __init__(self, folder: Path) -> None:
-        self.image = folder / "image"
-        self.place = folder / "disk"
-        self.place.mkdir()
-        with self.image.open("wb") as file:
-            file.truncate(64 << 20)
-        self._run("mkfs.ext4", "-q", str(self.image))
-        self.mount()
-
-    def mount(self) -> None:
-        """Attach the file system, replaying its journal."""
-        self._run("mount", "-o", "loop", str(self.image), str(self.place))
-
-    def unmount(self) -> None:
-        """Detach it."""
-        self._run("umount", str(self.place))
-
-    def cut(self) -> None:
-        """Lose everything that was not made durable."""
-        descriptor = os.open(self.place, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
-        finally:
-            os.close(descriptor)
-
-    def _run(self, *command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture

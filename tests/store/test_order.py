@@ -1,0 +1,247 @@
+"""The order in which a store is written: what a power cut at any moment must find on the disk was synced before."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import sync
+
+from embsync.errors import StoreError
+from embsync.pipeline import Request, process
+from embsync.pipeline.widen import widen
+from embsync.service.hold import HeldError, HoldableStore, hold, resume
+from embsync.service.hook import note
+from embsync.store import Store, durable
+from embsync.store.durable import ArrayFile, Staging, replace_file
+
+SIZES = {"items": 60, "users": 50, "width": 4}
+CONFIG = configured(store__keep_versions=2)
+
+
+class Recorder:
+    """What was done to names and files, in order: pairs of a call and a path, for a rename the one it led to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, str]] = []
+        for name in ("fsync", "fdatasync", "rename", "replace", "symlink", "unlink", "rmdir", "mkdir", "write", "open"):
+            monkeypatch.setattr(os, name, self._wrapped(name, getattr(os, name)))
+
+    def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            at = arguments[1] if name in {"rename", "replace", "symlink"} else arguments[0]
+            path = str(Path(f"/proc/self/fd/{at}").readlink()) if isinstance(at, int) else os.fspath(at)
+            if options.get("dir_fd") is not None:  # as shutil.rmtree removes
+                folder = Path(f"/proc/self/fd/{options['dir_fd']}").readlink()
+                path = f"{folder}/{path}"
+            done = real(*arguments, **options)
+            kind = "create" if name == "open" and arguments[1] & os.O_CREAT else name
+            self.calls.append((kind, path))
+            return done
+
+        return call
+
+    def place(self, call: str, path: Path | str, after: int = -1) -> int:
+        """Return when something was done, the first time after a moment."""
+        wanted = (call, str(path))
+        found = next((place for place, seen in enumerate(self.calls) if place > after and seen == wanted), None)
+        assert found is not None, f"never: {call} {path}"
+        return found
+
+    def last(self, call: str, path: Path | str, before: int) -> int:
+        """Return when something was done, the last time before a moment."""
+        wanted = (call, str(path))
+        found = [place for place, seen in enumerate(self.calls) if place < before and seen == wanted]
+        assert found, f"never before: {call} {path}"
+        return found[-1]
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A store with two versions."""
+    with quick_directory() as directory:
+        for number in range(2):
+            sync(directory / "S", night(number, **SIZES), f"n{number}", CONFIG)
+        write_npy(directory / "n2", night(2, **SIZES))
+        yield directory / "S"
+
+
+@pytest.mark.parametrize("how", ["publish", "widen"])
+def test_everything_of_a_version_is_synced_before_it_is_moved(root: Path, monkeypatch: pytest.MonkeyPatch,
+                                                              how: str) -> None:
+    """Each file the manifest names, the manifest, each directory after its last file; then the move, then the link."""
+    seen = Recorder(monkeypatch)
+    if how == "publish":
+        process(Store(root), Request(root.parent / "n2"), CONFIG)
+    else:
+        widen(Store(root), 6, CONFIG)
+    monkeypatch.undo()
+    version, versions = root / "versions/000003", root / "versions"
+    moved = seen.place("rename", version)
+    staging = next(path for call, path in seen.calls if call == "mkdir" and ".staging-" in path)
+    names = [entry.path for entry in Store(root).manifest(3).files] + ["manifest.json", "manifest.sha256"]
+    for name in names:
+        assert seen.last("fsync", f"{staging}/{name}", moved) > seen.place("create", f"{staging}/{name}"), name
+    for folder in {staging, *(f"{staging}/{Path(name).parent}" for name in names if "/" in name)}:
+        created = [place for place, (call, path) in enumerate(seen.calls[:moved])
+                   if call in {"create", "mkdir", "replace"} and str(Path(path).parent) == folder]
+        assert seen.last("fsync", folder, moved) > max(created), folder
+    in_place = seen.place("fsync", versions, moved)
+    switched = seen.place("replace", root / "current", moved)
+    current = seen.place("fsync", root, switched)
+    journaled = seen.place("fsync", root / "journal.jsonl", switched)
+    assert moved < in_place < switched < current < journaled
+    assert seen.place("unlink", version / "publishing.json") > journaled
+
+
+def test_a_pruned_version_is_out_of_sight_for_good_before_a_file_of_it_goes(root: Path,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``current`` names is on the disk, the version's name is gone from it, the journal tells: then deletion."""
+    seen = Recorder(monkeypatch)
+    with Store(root).locked():
+        Store(root).prune(1)
+    retired = next(place for place, (call, path) in enumerate(seen.calls) if call == "rename" and ".pruned-" in path)
+    deleted = next(place for place, (call, path) in enumerate(seen.calls)
+                   if call in {"unlink", "rmdir"} and ".pruned-" in path)
+    current = seen.place("fsync", root)
+    durable_rename = seen.place("fsync", root / "versions", retired)
+    journaled = seen.place("fsync", root / "journal.jsonl", retired)
+    assert current < retired < durable_rename < journaled < deleted
+
+
+@pytest.mark.parametrize(("work", "name"), [
+    (lambda root: hold(Store(root)), "hold"), (lambda root: note(Store(root), 2, None), "on_publish.json"),
+    (lambda root: replace_file(root / "status.json", b"{}"), "status.json")])
+def test_a_small_file_is_synced_before_and_after_its_rename(root: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            work: Callable[[Path], object], name: str) -> None:
+    """Its contents before it has its name, its name before anybody is told."""
+    seen = Recorder(monkeypatch)
+    work(root)
+    replaced = seen.place("replace", root / name)
+    synced = [place for place, (call, path) in enumerate(seen.calls) if call == "fsync" and f"/.{name}-" in path]
+    assert synced
+    assert synced[0] < replaced < seen.place("fsync", root, replaced)
+
+
+def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(root: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link, or that the hold is gone, and then the line."""
+    hold(Store(root))
+    seen = Recorder(monkeypatch)
+    Store(root).rollback(1)
+    switched = seen.place("replace", root / "current")
+    assert switched < seen.place("fsync", root, switched) < seen.place("fsync", root / "journal.jsonl", switched)
+    resume(Store(root))
+    removed = seen.place("unlink", root / "hold")
+    assert removed < seen.place("fsync", root, removed) < seen.place("fsync", root / "journal.jsonl", removed)
+
+
+def test_a_new_store_is_durable_with_what_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each directory is synced in its parent, and the first line with the journal's name."""
+    with quick_directory() as directory:
+        path = write_npy(directory / "n0", night(0, **SIZES))
+        root = directory / "a/b/S"
+        seen = Recorder(monkeypatch)
+        process(Store(root), Request(path), CONFIG)
+        for folder in (directory / "a", directory / "a/b", root, root / "versions"):
+            made = seen.place("mkdir", folder)
+            assert seen.place("fsync", folder.parent, made) < seen.place("rename", root / "versions/000001")
+        journal = seen.place("fsync", root / "journal.jsonl")
+        seen.place("fsync", root, journal)
+
+
+# what reads back
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 9), (0, 9)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, "S5"])
+def test_rows_in_each_others_places_do_not_read_back(tmp_path: Path, first: int, second: int, dtype: Any) -> None:
+    """The bytes are all there, and the file is wrong: it is not sealed."""
+    array = np.arange(10 * (1 if dtype == "S5" else 2)).astype(dtype).reshape(10, -1)
+    file = ArrayFile(tmp_path / "a.npy", array.shape, np.dtype(dtype))
+    swapped = np.arange(10)
+    swapped[[first, second]] = second, first
+    file.put(slice(0, 10), array)
+    assert file.seal(tmp_path).bytes > 0
+    wrong = ArrayFile(tmp_path / "b.npy", array.shape, np.dtype(dtype))
+    wrong.put(slice(0, 10), array)
+    wrong.array.setflags(write=True)
+    wrong.array[:] = array[swapped]
+    with pytest.raises(StoreError, match="does not read back"):
+        wrong.seal(tmp_path)
+
+
+# sweeping
+
+
+@pytest.mark.parametrize("moment", ["open", "flock"])
+def test_a_sweep_never_takes_what_its_maker_goes_on_to_use(root: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           moment: str) -> None:
+    """Whether it comes right after a directory was made, or right before it is locked: the maker makes another."""
+    versions = root / "versions"
+    owner = os if moment == "open" else fcntl
+    real = getattr(owner, moment)
+    swept: list[bool] = []
+
+    def meanwhile(what: Any, *rest: Any, **options: Any) -> Any:
+        path = str(Path(f"/proc/self/fd/{what}").readlink()) if isinstance(what, int) else str(what)
+        if ".staging-" in path and not swept:
+            swept.append(True)
+            thread = threading.Thread(target=durable.sweep, args=(root, versions))
+            thread.start()
+            thread.join()
+        return real(what, *rest, **options)
+
+    monkeypatch.setattr(owner, moment, meanwhile)
+    with Staging(versions) as staging:
+        staging.save("a.npy", np.arange(3))
+        assert (staging.path / "a.npy").is_file()
+    assert swept
+
+
+def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can lock, and so use, what is being removed."""
+    left = root / "versions/.staging-1-0123abcd"
+    left.mkdir()
+    locked: list[bool] = []
+    real = durable.shutil.rmtree
+
+    def looking(path: Any, *rest: Any, **options: Any) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            locked.append(True)
+        os.close(descriptor)
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(durable.shutil, "rmtree", looking)
+    durable.sweep(root, root / "versions")
+    assert locked == [True]
+
+
+# the hold
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\x00", b"[]", b'{"time": 3}'])
+def test_a_hold_that_comes_while_work_goes_on_keeps_it_back(root: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            content: bytes | None) -> None:
+    """It is looked at under the lock, in the moment of publishing; whatever the file says, it holds."""
+    def late(stage: str, _: float) -> None:
+        if stage == "publishing" and not (root / "hold").exists():
+            (root / "hold").write_bytes(b'{"time":"2026-01-01T00:00:00Z"}' if content is None else content)
+
+    with pytest.raises(HeldError):
+        process(HoldableStore(root), Request(root.parent / "n2"), CONFIG, late)
+    assert Store(root).current() == 2
+    assert Store(root).numbers() == [1, 2]
+    assert resume(Store(root)) is True
+    assert process(HoldableStore(root), Request(root.parent / "n2"), CONFIG).version == 3

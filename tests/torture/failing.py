@@ -1,0 +1,92 @@
+"""Let calls of the C library fail, be short or lie, at each point of each command, in forked children.
+
+Run as a program, as ``points.py`` is; it loads ``shim.c`` before the C library and starts itself again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from torture.report import Tally
+from torture.scenarios import SCENARIOS, Bench, Scenario, examine, forked
+
+_FAIL, _SHORT, _LIE = range(3)
+_EVER = 10**9
+#: How, with which error, and how many calls in a row.
+WAYS = (
+    (_FAIL, errno.EIO, 1), (_FAIL, errno.ENOSPC, 1), (_FAIL, errno.EIO, 3), (_FAIL, errno.ENOSPC, _EVER),
+    (_FAIL, errno.EIO, _EVER), (_FAIL, errno.EDQUOT, 2), (_FAIL, errno.EINTR, 1), (_FAIL, errno.ENOMEM, 1),
+    (_SHORT, errno.EIO, 1), (_SHORT, errno.EINTR, 1), (_SHORT, errno.ENOSPC, 3), (_LIE, 0, 1),
+)
+_SHIM = "EMBSYNC_TEST_SHIM"
+
+
+def load_shim(directory: Path) -> ctypes.CDLL:
+    """Return the shim; where it is not loaded yet, build it and start this program again with it."""
+    if built := os.environ.get(_SHIM):
+        return ctypes.CDLL(built)
+    built = str(directory / "shim.so")
+    command = ["gcc", "-O1", "-shared", "-fPIC", "-o", built, str(Path(__file__).with_name("shim.c")), "-ldl"]
+    if subprocess.run(command, check=False).returncode:
+        print("the C library's headers are not installed")
+        sys.exit(77)
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, _SHIM: built, "LD_PRELOAD": built})
+    raise AssertionError  # never reached
+
+
+def strike(bench: Bench, shim: ctypes.CDLL, scenario: Scenario, point: int, way: tuple[int, int, int]) -> int:
+    """Run a command with calls on its store going wrong from one on; return how it ended."""
+    root = bench.fresh(scenario)
+    how, error, many = way
+
+    def work() -> None:
+        shim.shim_arm(str(root).encode(), how, error, ctypes.c_long(point), ctypes.c_long(many))
+        try:
+            scenario.act(root)
+        finally:
+            shim.shim_disarm()
+
+    return forked(work)
+
+
+def count(bench: Bench, shim: ctypes.CDLL, scenario: Scenario) -> int:
+    """Return how many calls on its store a command makes."""
+    root, log = bench.fresh(scenario), bench.directory / "calls"
+
+    def work() -> None:
+        shim.shim_arm(str(root).encode(), _FAIL, 0, ctypes.c_long(_EVER), ctypes.c_long(1))
+        scenario.act(root)
+        shim.shim_disarm()
+        log.write_text(str(shim.shim_counted()))
+
+    assert forked(work) == 0, scenario.name
+    return int(log.read_text())
+
+
+def main(directory: Path, most: int, seed: int, output: Path) -> None:
+    """Try points and leave the tally."""
+    shim = load_shim(directory)
+    tally, chance, bench = Tally("failing"), random.Random(seed), Bench(directory)
+    points = [(scenario, place, way) for scenario in SCENARIOS.values()
+              for place in range(count(bench, shim, scenario)) for way in WAYS]
+    chosen = points * (most // len(points)) + chance.sample(points, most % len(points))
+    for turn, (scenario, place, way) in enumerate(chosen):
+        code = strike(bench, shim, scenario, place, way)
+        kind = ("failing", "short", "lying")[way[0]]
+        point = f"{kind} with {errno.errorcode.get(way[1])}, {way[2]} from call {place}"
+        if code not in {0, 1}:
+            tally.harm("unmendable", f"{scenario.name}: {point}: ended with {code}")
+        examine(bench, scenario, tally, point, done=code == 0, follow=turn % 8 == 0)
+    output.write_text(json.dumps(dataclasses.asdict(tally)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

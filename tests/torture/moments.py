@@ -1,0 +1,115 @@
+"""Send signals at random moments to a process that runs one command after the other, and tells each that is done.
+
+Run as a program, as ``points.py`` is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torture.report import Tally
+from torture.scenarios import CONFIG, SCENARIOS, Bench, Scenario, examine
+
+from embsync.errors import EmbsyncError
+from embsync.pipeline import Request, process
+from embsync.pipeline.widen import widen
+from embsync.service.hold import hold, resume
+from embsync.store import Store
+
+_ANY = Scenario("any command", "two", lambda _: None, frozenset(range(1, 10_000)))
+
+
+def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, Callable[[], int | bool]]:
+    """Return the commands; those that end with a version current return its number."""
+    store = Store(root)
+    night = snapshots / f"night-{chance.randrange(4)}"
+    return {
+        "publish": lambda: process(store, Request(night), CONFIG).version,
+        "new space": lambda: process(store, Request(night, new_space=True), CONFIG).version,
+        "rollback": lambda: store.rollback(chance.choice(store.numbers()))[1],
+        "widen": lambda: widen(store, store.manifest(store.current() or 0).dimension + 1, CONFIG).version,
+        "hold": lambda: hold(store),
+        "resume": lambda: resume(store),
+    }
+
+
+def live(root: Path, snapshots: Path, seed: int, told: int) -> None:
+    """Run commands for ever; write when each was done and which version is current then."""
+    chance = random.Random(seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _one_after_the_other(root, snapshots, chance, told)
+    finally:
+        os._exit(1)
+
+
+def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, told: int) -> None:
+    while True:
+        commands = _commands(root, snapshots, chance)
+        name = chance.choices(list(commands), [5, 1, 2, 1, 1, 1])[0]
+        try:
+            version = commands[name]()
+        except EmbsyncError:  # refused, or nothing to go back to: nothing is acknowledged
+            continue
+        if not isinstance(version, bool):
+            os.write(told, f"{time.monotonic()} {version}\n".encode())
+
+
+def begun(bench: Bench, seed: int) -> tuple[int, int]:
+    """Start a process that runs commands; return it and what it tells."""
+    hear, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(hear)
+        live(bench.root, bench.directory, seed, tell)
+    os.close(tell)
+    return child, hear
+
+
+def heard(hear: int, until: float) -> list[int]:
+    """Return the versions that were acknowledged before a moment."""
+    with open(hear, "rb") as lines:
+        told = [line.split() for line in lines]
+    return [int(version) for at, version in told if float(at) < until]
+
+
+def main(directory: Path, most: int, seed: int, output: Path) -> None:
+    """Try moments and leave the tally."""
+    tally, chance, bench = Tally("moments"), random.Random(seed), Bench(directory)
+    bench.fresh(SCENARIOS["publish"])
+    for turn in range(most):
+        child, hear = begun(bench, seed + turn)
+        time.sleep(chance.uniform(0.0, 0.5))
+        number = chance.choice((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
+        os.kill(child, number)
+        os.waitpid(child, 0)
+        check(bench, tally, f"{number.name} in turn {turn}", heard(hear, time.monotonic()))
+        if turn % 50 == 49:  # small again, and of few dimensions
+            bench.fresh(SCENARIOS["publish"])
+    output.write_text(json.dumps(dataclasses.asdict(tally)))
+
+
+def check(bench: Bench, tally: Tally, point: str, told: list[int]) -> None:
+    """Examine the store, and whether it knows what was acknowledged last, and stands there or beyond."""
+    store = Store(bench.root)
+    examine(bench, _ANY, tally, point, done=False, follow=False)
+    if not told:
+        return
+    moves = {"published", "widened", "rolled_back"}
+    known = [event.version for event in store.journal.events() if event.event in moves]
+    if told[-1] not in known:
+        tally.harm("lost", f"{point}: version {told[-1]} was acknowledged")
+    elif store.current() not in known[len(known) - 1 - known[::-1].index(told[-1]):]:
+        tally.harm("lost", f"{point}: {told[-1]} was acknowledged, {store.current()} is current")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

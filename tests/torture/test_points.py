@@ -1,0 +1,63 @@
+"""Kills, interrupts, ends and failing calls at every point of every command, a few by default."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.quick import quick_directory
+from torture.report import tally
+
+LONG = [pytest.mark.torture, pytest.mark.timeout(7200)]
+
+
+def _run(program: str, attack: str, most: int, seed: int = 20) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1"}
+    with quick_directory() as directory, tally(attack, most) as counted:
+        output = directory / "tally.json"
+        (directory / "at").mkdir()
+        command = [sys.executable, Path(__file__).with_name(program), directory / "at", str(most), str(seed), output]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 77:
+            pytest.skip(done.stdout or "mounting is not allowed here")
+        assert done.returncode == 0, done.stderr[-2000:]
+        for name, value in json.loads(output.read_text()).items():
+            if name not in {"attack", "seconds"}:
+                setattr(counted, name, value)
+
+
+@pytest.mark.parametrize("most", [40, pytest.param(20_000, marks=LONG)])
+def test_killed_interrupted_or_ended_at_any_call(most: int) -> None:
+    """SIGKILL, SIGINT and SIGTERM around each call of each command: nothing torn, lost, claimed or beyond mending."""
+    _run("points.py", "kill -9, SIGINT, SIGTERM at a call", most)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+@pytest.mark.parametrize("most", [40, pytest.param(6_000, marks=LONG)])
+def test_any_system_call_may_fail(most: int) -> None:
+    """Each call of the C library fails, is short or lies, once, thrice and from then on, also NumPy's and FAISS's."""
+    _run("failing.py", "failing, short and lying calls", most)
+
+
+@pytest.mark.parametrize("most", [6, pytest.param(2_000, marks=LONG)])
+def test_killed_from_outside_at_any_moment(most: int) -> None:
+    """Signals at random moments while commands follow each other: what was acknowledged is there."""
+    _run("moments.py", "kill -9, SIGINT, SIGTERM at a moment", most)
+
+
+@pytest.mark.parametrize("most", [4, pytest.param(1_200, marks=LONG)])
+def test_the_power_may_go_at_any_moment(most: int) -> None:
+    """A real ext4 loses what was not made durable: what was acknowledged is there, and what is there is whole."""
+    _run("power.py", "power cuts on ext4", most)
+
+
+@pytest.mark.parametrize("most", [24, pytest.param(1_680, marks=LONG)])
+def test_the_disk_may_be_full_after_any_page(most: int) -> None:
+    """Each command on a disk with room for so many pages: as it was, or as it was to be; ``prune`` makes room."""
+    _run("full.py", "a really full disk", most)
