@@ -20,6 +20,7 @@ from embsync.reader import Version, open_version
 from embsync.reader.cold_start import Method
 from embsync.reader.side import Missing
 from embsync.reader.version import SpaceName
+from embsync.reader.whole import verify
 
 _SHOWN_NUMBERS = 6
 _SIDE = click.Choice(["items", "users"])
@@ -88,6 +89,7 @@ def search(
                          expected="--vector FILE")
     filters: dict[str, Any] = {"allowed": list(allow) or None, "blocked": list(block) or None,
                                "parameters": _parameters(parameter)}
+    verify(version, below="index")  # a graph with a wrong link ends whoever follows it
     if vector is not None:
         ids, scores = version.search(npy.read_vectors(vector), k, space=space, **filters)
     elif users:
