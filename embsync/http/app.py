@@ -16,44 +16,46 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from embsync.errors import EmbsyncError, NotFoundError, StoreError, UsageError
 from embsync.http import page
 from embsync.http.answers import Answer, Desk
-from embsync.http.arrays import NPY, from_npy, to_npy
-from embsync.http.connections import Connections
+from embsync.http.arrays import NPY, from_npy
+from embsync.http.connections import ANSWER_BYTES, Connections
 from embsync.http.messages import (
     FoldInRequest,
     Invalid,
     LookupRequest,
     Malformed,
     MovementRequest,
+    Refused,
     SearchRequest,
     TransformRequest,
     converted,
     decoded,
+    size_decoded,
 )
 from embsync.http.metrics import SHARED, Metrics
 from embsync.http.openapi import document
 from embsync.http.serving import Serving
 from embsync.http.settings import Settings, names_this_machine
 from embsync.http.token import Token
+from embsync.http.work import Memory, Work
 from embsync.logs import log_exception
 from embsync.reader import ForeignSpace, Version
 
 _JSON = "application/json"
 #: Endpoints that say nothing about the data.
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+#: Threads that answer; half of them at most are at work on large requests.
+_THREADS = 16
+#: Seconds after which it is noticed that a client has gone; most answers take less.
+_SOON = 0.2
+#: Seconds after which a body that is still arriving makes room for another request.
+_SLOW = 0.5
 _KINDS: dict[str, type[Any]] = {"search": SearchRequest, "lookup": LookupRequest, "transform": TransformRequest,
                                 "fold_in": FoldInRequest, "movement": MovementRequest}
-
-
-class Refused(EmbsyncError):
-    """A request turned away before it was looked at."""
-
-    def __init__(self, status: int, what: str, **parts: Any) -> None:
-        super().__init__(what, **parts)
-        self.status = status
 
 
 def status_of(error: EmbsyncError) -> int:
@@ -78,7 +80,9 @@ class Application:
         self._token = None if settings.token_file is None else Token(Path(settings.token_file))
         self.connections = Connections(settings.limits, self._metrics, self._mark_now)
         self._busy = 0
-        self._threads = ThreadPoolExecutor(min(settings.limits.concurrency, 16), "embsync-answer")
+        self._reading: dict[asyncio.Timeout, float] = {}  # since when which body has been arriving, longest first
+        self._memory = Memory(settings.limits.memory, _THREADS // 2, self._metrics.memory)
+        self._threads = ThreadPoolExecutor(_THREADS, "embsync-answer")
 
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
@@ -156,40 +160,84 @@ class Application:
 
         return asked
 
-    async def _worked(self, request: Request, work: Callable[[Desk, bytes], Response]) -> Response:
+    async def _worked(self, request: Request, answer: Callable[[Desk, bytes], Answer]) -> Response:
         """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
         version = self._served()
-        if self._busy >= self._limits.concurrency:
+        if self._busy >= self._limits.concurrency and not self._hurried():
             raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
+        work = Work(self._memory)
         self._busy += 1
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                body = await self._body(request)
-        except BaseException as error:
+            body = await self._body(request, work)
+        except BaseException:
             self._busy -= 1
-            if isinstance(error, TimeoutError):
-                raise Refused(408, "the body did not arrive in time") from None
+            work.close()
             raise
-        desk = Desk(version, self._limits, self._serving.kept, self._serving.numbers)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, desk, body)
+        desk = Desk(version, self._limits, self._serving.kept, self._serving.numbers, work,
+                    NPY in request.headers.get("accept", ""))
+        future = asyncio.get_running_loop().run_in_executor(self._threads, answer, desk, body)
         future.add_done_callback(self._done)
-        done, _ = await asyncio.wait({future}, timeout=self._limits.seconds)
+        del body
+        try:
+            await self._awaited(future, request)
+            answered = future.result()
+        except BaseException:
+            work.give_up()
+            future.add_done_callback(lambda _: work.close())
+            raise
+        return Pieces(answered, _mark(version), work)
+
+    async def _awaited(self, future: asyncio.Future[Answer], request: Request) -> None:
+        """Wait for an answer as long as its client does, and no longer than a request may take."""
+        first = min(_SOON, self._limits.seconds)
+        done, _ = await asyncio.wait({future}, timeout=first)
+        if done:
+            return
+        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+        try:
+            done, _ = await asyncio.wait({future, gone}, timeout=self._limits.seconds - first,
+                                         return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
         if not done:
             raise Refused(503, "not answered in time", expected=f"{self._limits.seconds:g} s", hint="ask for less")
-        return future.result()
+        if future not in done:
+            raise ClientDisconnect
 
-    def _done(self, future: asyncio.Future[Response]) -> None:
+    def _done(self, future: asyncio.Future[Answer]) -> None:
         self._busy -= 1
         if not future.cancelled():
             future.exception()  # seen, even where the request was given up
 
-    async def _body(self, request: Request) -> bytes:
+    def _hurried(self) -> bool:
+        """End the body that has been arriving longest, if it is slow; return whether there was one."""
+        now = asyncio.get_running_loop().time()
+        for clock, since in self._reading.items():
+            if now - since < _SLOW:
+                return False
+            if not clock.expired():
+                del self._reading[clock]
+                clock.reschedule(now)
+                return True
+        return False
+
+    async def _body(self, request: Request, work: Work) -> bytes:
         limit, parts, size = self._limits.body, [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
-            parts.append(part)
+        clock = asyncio.timeout(self._limits.seconds)
+        try:
+            async with clock:
+                self._reading[clock] = asyncio.get_running_loop().time()
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise Refused(413, "body too large", found=f"more than {limit} bytes",
+                                      expected=f"at most {limit}")
+                    work.receive(2 * len(part))  # once in parts, once as a whole
+                    parts.append(part)
+        except TimeoutError:
+            raise Refused(408, "the body did not arrive in time") from None
+        finally:
+            self._reading.pop(clock, None)
         return b"".join(parts)
 
     def _served(self) -> Version:
@@ -216,17 +264,38 @@ class Application:
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _openapi(self, _: Request) -> Response:
-        return _json(document())
+        return _json(document(self._limits))
 
     async def _page(self, _: Request) -> Response:
         return Response(page.HTML, media_type="text/html; charset=utf-8", headers=page.HEADERS)
 
 
-def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Response:
+class Pieces(Response):
+    """An answer that is sent piece by piece; each is let go once it is sent, and the share of memory with the last."""
+
+    def __init__(self, answer: Answer, headers: dict[str, str], work: Work) -> None:
+        self._pieces, self._work = answer.pieces, work
+        self._size = sum(map(len, answer.pieces))
+        super().__init__(None, 200, {"Content-Length": str(self._size), **headers}, answer.media_type)
+
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+        """Send it."""
+        scope[ANSWER_BYTES] = self._size
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            while self._pieces:
+                piece = self._pieces.popleft()
+                await send({"type": "http.response.body", "body": piece, "more_body": bool(self._pieces)})
+        finally:
+            self._work.close()
+
+
+def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Answer:
     kind = _KINDS[name]
     content = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     given = None
     beside = dict(request.query_params)
+    desk.work.go_on()  # it may have waited long for a thread
     if content == NPY and name in ("search", "transform"):
         given = from_npy(body)
         asked = converted(beside, kind, strict=False)
@@ -234,15 +303,14 @@ def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Response:
         if beside:
             raise Invalid("fields beside a JSON body", where="query string", found=", ".join(beside),
                           expected="all of them in the body")
+        desk.work.take(size_decoded(body), "what the body says")
         asked = decoded(body, kind)
     else:
         raise Refused(415, "unknown content type", found=content, expected=f"{_JSON} or {NPY}")
     if given is not None and getattr(asked, "vectors", None):
         raise Malformed("vectors twice", where="vectors", expected="the body alone")
     answer: Answer = getattr(desk, name)(asked, given)
-    if answer.array is not None and NPY in request.headers.get("accept", ""):
-        return Response(to_npy(answer.array), media_type=NPY, headers=_mark(desk.version))
-    return _json(answer.plain(), headers=_mark(desk.version))
+    return answer
 
 
 def _path(request: Request) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from embsync.http.arrays import NPY
 from embsync.http.messages import FoldInRequest, LookupRequest, MovementRequest, SearchRequest, TransformRequest
 from embsync.http.replies import Failure, Found, Hits, Movement, State, Vectors
+from embsync.http.settings import Limits
 from embsync.store.manifest import Manifest
 
 _JSON = "application/json"
@@ -54,16 +55,16 @@ _FAILURES = {
     "413": "Body too large",
     "415": "Unknown content type",
     "421": "Not a name of this machine",
-    "422": "A field is wrong; ``where`` is its path",
+    "422": "A field is wrong, or beyond a limit; ``where`` is its path",
     "429": "Too many requests at once",
-    "503": "No version yet, or not answered in time",
+    "503": "No version yet, too much is asked for at once, or not answered in time",
 }
 _VERSION = {"X-Embsync-Version": {"description": "The version the answer is from, or none", "required": True,
                                   "schema": {"type": "string", "pattern": "^([0-9]+|none)$"}}}
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document."""
+def document(limits: Limits) -> dict[str, Any]:
+    """Return the OpenAPI document; ``x-limits`` has the keys below ``serve.limits``."""
     types = [kind for post in _POSTS.values() for kind in (post.request, post.reply)]
     types += [reply for _, reply, _ in _GETS.values() if not isinstance(reply, str)]
     types.append(Failure)
@@ -73,6 +74,7 @@ def document() -> dict[str, Any]:
                              for name, post in _POSTS.items()}
     paths |= {path: {"get": _get(path, schemas)} for path in _GETS}
     return {"openapi": "3.1.0", "info": {"title": "embsync", "version": "1"}, "paths": paths,
+            "x-limits": msgspec.structs.asdict(limits),
             "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}}
 
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -32,8 +33,9 @@ from embsync.http.metrics import SHARED, forget
 from embsync.http.settings import Settings, address, require_servable, threads_each
 from embsync.logs import log
 
-#: Requests under way are given so long after SIGTERM; with what comes after it less than TimeoutStopSec in systemd/.
-_LAST_SECONDS = 10
+#: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
+#: systemd/.
+_LAST_SECONDS = 10.0
 _BACKLOG = 1024
 #: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
 #: a second to die.
@@ -91,15 +93,21 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is under way; what is not over in time is dropped, and so is a thread that does not end."""
-        end = threading.Timer(_LAST_SECONDS + 2.5, os._exit, (0,))
+        last = self.config.timeout_graceful_shutdown or 0
+        end = threading.Timer(last + 2.5, os._exit, (0,))
         end.daemon = True
         end.start()
-        asyncio.get_running_loop().call_later(_LAST_SECONDS - 1, self._drop)
+        asyncio.get_running_loop().call_later(last - 0.5, self._drop)
         await super().shutdown(sockets)
 
     def _drop(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _last_seconds(settings: Settings) -> int:
+    """Return for how long requests under way are answered after SIGTERM."""
+    return math.ceil(min(settings.limits.seconds, _LAST_SECONDS))
 
 
 def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -125,7 +133,7 @@ def work(settings: Settings, bound: socket.socket) -> int:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else anybody writes a line with each malformed request
     config = uvicorn.Config(application.asgi(), lifespan="on", log_config=None, access_log=False, server_header=False,
                             http=cast(Any, partial(BoundedProtocol, bounds)), ws="none", loop="asyncio",
-                            timeout_graceful_shutdown=_LAST_SECONDS, backlog=accepted_at_once(bounds.most),
+                            timeout_graceful_shutdown=_last_seconds(settings), backlog=accepted_at_once(bounds.most),
                             h11_max_incomplete_event_size=64 << 10)
     server = _Server(config)
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -159,7 +167,7 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
                     deaths.append(time.monotonic())
                     forget(worker.pid, figures)
                     workers[place] = _start(settings, bound, figures)
-        end = time.monotonic() + _LAST_SECONDS + 3
+        end = time.monotonic() + _last_seconds(settings) + 3
         for worker in workers:
             worker.terminate()
         for worker in workers:

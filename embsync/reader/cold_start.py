@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -29,11 +29,15 @@ _CONDITION = 1e12
 
 @dataclass(frozen=True)
 class FoldIn:
-    """How to fold in: method, multiple of the mean row energy (None: the default), and what unknown ids give."""
+    """How to fold in: method, multiple of the mean row energy (None: the default), and what unknown ids give.
+
+    ``between`` is called before each list; whatever it raises ends the work.
+    """
 
     method: Method
     regularization: float | None
     missing: str
+    between: Callable[[], None] | None = None
 
 
 def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how: FoldIn) -> Float32:
@@ -58,6 +62,8 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
         raise UsageError("regularization is too large", found=how.regularization,
                          expected=f"less than {np.finfo(np.float64).max / other.energy:.1e} with these {other.name}")
     for place, (end, one) in enumerate(zip(ends.tolist(), lists, strict=True)):
+        if how.between is not None:
+            how.between()
         part = slice(end - len(one), end)
         kept = known[part]
         if kept.any():

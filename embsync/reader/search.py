@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
+#: Candidates whose vectors are held at once: 32,768 x 128 are 16 MiB.
+_HELD = 1 << 15
 #: Scores held at once while scanning, 16 MiB.
 _BLOCK = 4 << 20
 
@@ -147,12 +149,35 @@ def _mask(version: Version, filters: Filters) -> Bool:
 
 
 def scan(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Float32]:
-    """Return rows and scores of the best ``min(k, len(candidates))`` among candidate rows, exactly."""
+    """Return rows and scores of the best ``min(k, len(candidates))`` among ascending candidate rows, exactly.
+
+    Vectors of a few candidates at a time are in memory, however many there are.
+    """
+    k = min(query.k, len(candidates))
+    rows = np.empty((len(query.vectors), 0), np.int64)
+    scores = np.empty((len(query.vectors), 0), np.float32)
+    for first in range(0, len(candidates), _HELD):
+        part = candidates[first : first + _HELD]
+        best, their_scores = _scan_few(version, query, part)
+        rows, scores = _merged((rows, scores), (best, their_scores), k)
+    return rows, scores
+
+
+def _merged(one: tuple[Int64, Float32], other: tuple[Int64, Float32], k: int) -> tuple[Int64, Float32]:
+    """Return the best ``k`` of two lists for each query; of equal scores those of the first come first."""
+    scores = np.concatenate([one[1], other[1]], axis=1)
+    if not one[1].shape[1]:
+        return other
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    rows = np.concatenate([one[0], other[0]], axis=1)
+    return np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
+
+
+def _scan_few(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Float32]:
+    """Return what :func:`scan` does, of so few candidates that their vectors are held at once."""
     k = min(query.k, len(candidates))
     rows = np.empty((len(query.vectors), k), np.int64)
     scores = np.empty((len(query.vectors), k), np.float32)
-    if k == 0:
-        return rows, scores
     vectors = np.asarray(version.items.vectors[candidates])
     step = max(1, _BLOCK // len(candidates))
     for start in range(0, len(rows), step):

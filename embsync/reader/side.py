@@ -126,6 +126,7 @@ class Side:
         method: Method = "ridge",
         regularization: float | None = None,
         missing: Missing = "raise",
+        between: Callable[[], None] | None = None,
     ) -> Float32:
         """Return a vector for a user (or item) never trained, from the items (users) it interacted with.
 
@@ -143,6 +144,8 @@ class Side:
             highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}
             Unknown ids: an error; or left out, and who has none left gets NaN, or the mean of this side.
+        between : callable, optional
+            Called before each of a list of sequences; whatever it raises ends the work.
 
         Returns
         -------
@@ -157,7 +160,7 @@ class Side:
         """
         check_missing(missing)
         other = self if self._scored_with is None else self._scored_with()
-        return folded(self, other, ids, weights, FoldIn(method, regularization, missing))
+        return folded(self, other, ids, weights, FoldIn(method, regularization, missing, between))
 
     def prepare(self) -> None:
         """Compute what lookup and fold-in otherwise compute when it is first needed."""

@@ -1,0 +1,205 @@
+"""What all clients together may ask for fits into the memory that is meant for it, and small questions beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.http import NPY, Server, anonymous_memory, serving
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+
+MIB = 1 << 20
+#: Users that are there, asked for again and again: a request of few bytes, an answer of many.
+MANY = [2000 + place % 50 for place in range(10_000)]
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A store of items enough for k = 1,000."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, items=2000, users=120, width=8), "n0")
+        yield directory / "S"
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Server]:
+    """A server that may take little."""
+    with serving(root, "--max-memory", "96 MiB", "--max-seconds", "5") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def users(root: Path) -> list[int]:
+    """Ten thousand users that are there."""
+    with embsync.open(root) as reader:
+        assert reader.current.users is not None
+        known = reader.current.users.ids.tolist()
+    return [known[place % len(known)] for place in range(10_000)]
+
+
+def eventually(true: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.02)
+
+
+def taken(server: Server) -> float:
+    """Return the figure of memory that is taken."""
+    for line in server.ask("/metrics").body.decode().splitlines():
+        if line.startswith("embsync_http_memory_bytes "):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError("no figure")
+
+
+def request(body: dict[str, Any], path: str = "/v1/search") -> bytes:
+    """Return a request as it is sent."""
+    plain = json.dumps(body).encode()
+    return (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(plain)}\r\n\r\n").encode() + plain
+
+
+def test_the_product_is_limited(server: Server, users: list[int]) -> None:
+    """10,000 x 100 is answered, 10,000 x 101 and 1,001 x 1,000 are not, whatever the store could give."""
+    answer = server.ask("/v1/search", {"users": users, "k": 100}, Accept=NPY)
+    assert answer.status == 200
+    assert answer.array.shape == (10_000, 100)
+    few = server.ask("/v1/search", {"users": users[:120], "k": 100}, Accept=NPY).array
+    np.testing.assert_array_equal(answer.array[:120]["id"], few["id"])
+    np.testing.assert_array_equal(answer.array[-16:]["id"], answer.array[[*range(9984 % 120, 9984 % 120 + 16)]]["id"])
+    for queries, k in ((10_000, 101), (1_001, 1_000), (10_000, 1_000)):
+        for asked in ({"users": users[:queries], "k": k}, {"vectors": [[1] * 8] * queries, "k": k}):
+            refused = server.ask("/v1/search", asked)
+            assert (refused.status, refused.plain["where"]) == (422, "$.k")
+            assert refused.plain["expected"] == "at most 1000000 hits"
+
+
+def test_blocks_are_put_together_in_order(server: Server, users: list[int]) -> None:
+    """JSON, npy and the reader agree, over more queries than are searched at once, by users, items and vectors."""
+    plain = server.ask("/v1/search", {"users": users[:2100], "k": 3}).plain
+    array = server.ask("/v1/search", {"users": users[:2100], "k": 3}, Accept=NPY).array
+    assert plain["ids"] == array["id"].tolist()
+    assert plain["scores"] == pytest.approx(array["score"], rel=1e-6)
+    found = server.ask("/v1/search", {"users": users[:120], "k": 3}, Accept=NPY).array["id"]
+    np.testing.assert_array_equal(array["id"], found[np.arange(2100) % 120])
+    vectors = server.ask("/v1/lookup", {"side": "users", "ids": users[:1100]}, Accept=NPY).array
+    by_vector = server.ask("/v1/search?k=3", vectors, Accept=NPY).array
+    np.testing.assert_array_equal(by_vector["id"], array["id"][:1100])
+    effort = server.ask("/v1/search", {"users": users[:130], "k": 3, "parameters": {}}, Accept=NPY).array
+    np.testing.assert_array_equal(effort["id"], array["id"][:130])
+
+
+@pytest.mark.parametrize("body", [
+    b"[" + b"[]," * 1_000_000 + b"[]]", b'{"vectors":[' + b"[]," * 1_000_000 + b"[]]}",
+    b'{"parameters":[' + b'{"a":0},' * 400_000 + b"{}]}", b'{"users":[' + b"1," * 4_000_000 + b"1]}",
+    b'{"users":[' + b'"",' * 3_000_000 + b'""]}',
+])
+def test_a_body_that_would_fill_the_memory_is_not_decoded(server: Server, body: bytes) -> None:
+    """A few bytes of text are a hundred as objects: refused as too much, or as wrong, and the memory is not taken."""
+    before = anonymous_memory(server.process.pid)
+    answer = server.ask("/v1/search", body, Content_Type="application/json")
+    assert answer.status == 422, answer.body
+    assert anonymous_memory(server.process.pid) - before < 96 * MIB
+
+
+def test_everything_at_once_stays_within_the_memory(server: Server, users: list[int]) -> None:
+    """The largest questions of every kind from 24 clients; small ones are answered meanwhile, and all is given back."""
+    before = most = anonymous_memory(server.process.pid)
+    large = [("search", {"users": users, "k": 100}), ("search", {"users": users[:1000], "k": 1000}),
+             ("lookup", {"side": "users", "ids": users}),
+             ("transform", {"side": "users", "vectors": [[0.123456789] * 8] * 10_000}),
+             ("fold_in", {"side": "users", "ids": [[one] for one in range(10_000)], "missing": "mean"})]
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def ask(place: int) -> None:
+        while not stop.is_set():
+            path, body = large[place % len(large)]
+            statuses.append(server.ask(f"/v1/{path}", body).status)
+
+    clients = [threading.Thread(target=ask, args=(place,)) for place in range(24)]
+    for client in clients:
+        client.start()
+    end, slowest = time.monotonic() + 4, 0.0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        assert server.ask("/healthz").status == 200
+        assert server.ask("/v1/search", {"users": users[:1]}).status == 200
+        slowest = max(slowest, time.monotonic() - began)
+        most = max(most, anonymous_memory(server.process.pid))
+    stop.set()
+    for client in clients:
+        client.join(30)
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) > 5
+    assert slowest < 5
+    assert (most - before) / MIB < 96 + 64
+    eventually(lambda: taken(server) == 0)
+
+
+def test_answers_nobody_reads_hold_neither_memory_nor_others(server: Server, users: list[int]) -> None:
+    """Their share is taken until they are dropped; large questions meanwhile are told to come again."""
+    slow = []
+    for _ in range(6):
+        plug = server.plug()
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plug.sendall(request({"users": users, "k": 100}))
+        slow.append(plug)
+    eventually(lambda: taken(server) > 32 * MIB)
+    assert server.ask("/v1/search", {"users": users[:1]}).status == 200
+    for plug in slow:
+        plug.close()
+    eventually(lambda: taken(server) == 0)
+
+
+def test_too_much_at_once_is_told_to_come_again(server: Server, users: list[int]) -> None:
+    """503, with a time to wait, while others hold the memory."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            plug = stack.enter_context(server.plug())
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plug.sendall(request({"users": users, "k": 100}))
+        eventually(lambda: taken(server) > 64 * MIB)
+        refused = server.ask("/v1/search", {"users": users, "k": 100})
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.plain["what"] == "too much is asked for at once"
+    eventually(lambda: taken(server) == 0)
+
+
+def test_a_request_that_never_fits_is_refused_for_good(root: Path, users: list[int]) -> None:
+    """422, and not a word of coming again."""
+    with serving(root, "--max-memory", "8 MiB") as server:
+        refused = server.ask("/v1/search", {"users": users, "k": 100})
+        assert (refused.status, refused.plain["what"]) == (422, "more than a request may take")
+        assert server.ask("/v1/search", {"users": users[:100], "k": 100}).status == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_under_full_load_is_in_time(root: Path, users: list[int], workers: str) -> None:
+    """Large requests, slow readers, half heads and half bodies at work: over before systemd would kill it."""
+    with serving(root, "--workers", workers, "--max-seconds", "2") as server:
+        half = request({"users": users, "k": 100})
+        for sent in [half] * 8 + [half[:300]] * 8 + [half[:20]] * 8:
+            plug = server.plug()
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plug.sendall(sent)
+        eventually(lambda: taken(server) > MIB)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 7
+    assert "Traceback" not in (root.parent / "serve.log").read_text()
