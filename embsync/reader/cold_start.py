@@ -31,13 +31,13 @@ _CONDITION = 1e12
 class FoldIn:
     """How to fold in: method, multiple of the mean row energy (None: the default), and what unknown ids give.
 
-    ``between`` is called before each list; whatever it raises ends the work.
+    ``between`` is called before each list, and between blocks of neighbours; whatever it raises ends the work.
     """
 
     method: Method
     regularization: float | None
     missing: str
-    between: Callable[[], None] | None = None
+    between: Callable[[], None] = lambda: None
 
 
 def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how: FoldIn) -> Float32:
@@ -62,8 +62,7 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
         raise UsageError("regularization is too large", found=how.regularization,
                          expected=f"less than {np.finfo(np.float64).max / other.energy:.1e} with these {other.name}")
     for place, (end, one) in enumerate(zip(ends.tolist(), lists, strict=True)):
-        if how.between is not None:
-            how.between()
+        how.between()
         part = slice(end - len(one), end)
         kept = known[part]
         if kept.any():
@@ -75,11 +74,11 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
     if how.method == "nearest":
         folded_rows = np.array([bool(known[end - len(one) : end].any()) for end, one in zip(ends, lists, strict=True)],
                                bool)
-        rows[folded_rows] = _nearest(side, rows[folded_rows])
+        rows[folded_rows] = _nearest(side, rows[folded_rows], how.between)
     return rows[0] if single else rows
 
 
-def _nearest(side: Side, queries: Float32) -> Float32:
+def _nearest(side: Side, queries: Float32, between: Callable[[], None]) -> Float32:
     """Return, for each query, the mean of the live rows with the highest cosine; a zero query stays what it is.
 
     One pass over the side for all queries together: users have no index.
@@ -87,6 +86,7 @@ def _nearest(side: Side, queries: Float32) -> Float32:
     best = RunningTopK(queries, NEIGHBOURS, "cosine")
     step = block_rows(queries.shape[1])
     for start in range(0, len(side.vectors), step):
+        between()
         live = side.live[start : start + step]
         block = np.asarray(side.vectors[start : start + step])
         numbers = start + np.flatnonzero(live)

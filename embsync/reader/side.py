@@ -126,7 +126,7 @@ class Side:
         method: Method = "ridge",
         regularization: float | None = None,
         missing: Missing = "raise",
-        between: Callable[[], None] | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> Float32:
         """Return a vector for a user (or item) never trained, from the items (users) it interacted with.
 
