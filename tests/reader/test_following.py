@@ -7,9 +7,8 @@ import logging
 import multiprocessing
 import shutil
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ import pytest
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
+from support.waiting import eventually
 
 import embsync
 from embsync.errors import StoreError
-from embsync.reader import ForeignSpace, Version, open_version
+from embsync.reader import Follower, ForeignSpace, Version, open_version
 from embsync.store import Store
 
 SIZES = {"items": 100, "users": 80, "width": 6}
@@ -34,12 +34,11 @@ def root() -> Iterator[Path]:
         yield directory / "S"
 
 
-def eventually(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.005)
+def wait_looks(follower: Follower, more: int = 3) -> None:
+    """Wait until a follower has looked at its store so often."""
+    for _ in range(more):
+        before = follower._checked
+        eventually(lambda before=before: follower._checked != before)
 
 
 def open_descriptors() -> int:
@@ -81,7 +80,7 @@ def test_a_damaged_version_is_refused_by_hash_and_seen(root: Path) -> None:
         flip_a_bit(root, 2)
         follower = reader.follow(on_error=errors.append, interval=0.01)
         eventually(lambda: errors)
-        time.sleep(0.05)
+        wait_looks(follower)
         assert reader.current.number == 1
         assert len(errors) == 1
         assert isinstance(follower.error, StoreError)
@@ -90,6 +89,7 @@ def test_a_damaged_version_is_refused_by_hash_and_seen(root: Path) -> None:
         assert health.alive
         assert not health.healthy
         assert (health.serving, health.newest) == (1, 2)
+        Store(root).rollback(1)  # nothing is made from a damaged version
         sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=9))
         eventually(lambda: reader.current.number == 3)
         assert follower.health.healthy
@@ -118,7 +118,7 @@ def test_a_callback_that_raises_ends_nothing(root: Path, caplog: pytest.LogCaptu
         sync(root, night(1, **SIZES), "n1")
         eventually(lambda: follower.error)
         assert str(follower.error) == "no"
-        time.sleep(0.05)
+        wait_looks(follower)
         assert follower.error is not None
         assert reader.current.number == 2
         assert [record.getMessage() for record in caplog.records] == [

@@ -88,8 +88,7 @@ def test_a_unit_is_active_when_the_daemon_says_so_and_publishes(machine: Machine
     machine.systemctl("start", "--no-block", model.unit)
     process = machine.main_process(model.unit)
     os.kill(process, signal.SIGSTOP)
-    time.sleep(0.5)
-    assert model.show("ActiveState") == "activating"
+    eventually(lambda: model.show("ActiveState") == "activating")
     os.kill(process, signal.SIGCONT)
     eventually(lambda: model.show("ActiveState") == "active")
     eventually(lambda: model.show("StatusText") == f"watching {WATCH.format('books')}")
