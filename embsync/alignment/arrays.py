@@ -142,7 +142,7 @@ def stabilize(
     SnapshotError
         Wrong shapes, duplicate ids, values that are not finite, or no scores at all.
     UsageError
-        Sides that do not match the anchors.
+        Sides that do not match the anchors, or ids of which the anchors have none.
 
     References
     ----------
@@ -168,6 +168,10 @@ def stabilize(
     sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights, motion)]
     if users is not None:
         sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights, motion))
+    if anchors is not None and not any(_shares_ids(side) for side in sides):
+        raise UsageError("no id is shared with the anchors", found=f"ids such as {sides[0].ids[0]!r}",
+                         expected=f"ids such as {anchors.items.ids[0]!r}",
+                         hint="without anchors a new space begins")
     k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
     found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
     if found.rank == 0:
@@ -179,6 +183,10 @@ def stabilize(
         *_pair(stable), found.transform, Anchors(*_pair(moved)), *_pair(fits), found.rotation_disagreement,
         found.rank, found.truncation_loss, preservation,
     )
+
+
+def _shares_ids(side: _Side) -> bool:
+    return side.pairing is not None and bool(np.any(side.pairing.positions.astype(np.int64) >= 0))
 
 
 def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:

@@ -234,4 +234,10 @@ def _tell(name: str, manifest: Manifest) -> None:
         say(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
     for check in manifest.checks:
         if check.outcome != "pass":
-            say(f"  {'accepted' if check.accepted else 'warning'}: {describe(check)}")
+            told = _zero_rows(manifest) if check.name == "finite" else describe(check)
+            say(f"  {'accepted' if check.accepted else 'warning'}: {told}")
+
+
+def _zero_rows(manifest: Manifest) -> str:
+    sides = {"item": manifest.items, "user": manifest.users}
+    return " and ".join(f"{side.zero:,} all-zero {name} rows" for name, side in sides.items() if side and side.zero)

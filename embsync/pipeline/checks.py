@@ -123,6 +123,8 @@ class CheckRefusedError(RefusedError):
 
 def describe(record: CheckRecord) -> str:
     """Return a record as a few words: name, value and the limit that matters."""
+    if record.name == "finite" and record.value:
+        return f"{record.value:,.0f} all-zero rows"
     limit = record.refuse if record.outcome == "refuse" else record.warn
     value = "not measurable" if record.value is None else f"{record.value:.4g}"
     if limit is None:

@@ -16,8 +16,9 @@ from embsync.snapshots.files import FileBytes, Place
 class _Rule:
     """Names of one kind of file, what it is, and how to convert it.
 
-    In the line, ``{py}`` and ``{sh}`` are the file, ``{to}`` the same path without its ending, ``{dir}`` its directory,
-    each quoted for Python except ``{sh}`` and ``{shto}``, which are quoted for a shell.
+    In the line, ``{py}`` is the file, ``{parquet}``, ``{vec}`` and ``{npz}`` the same path with another ending and
+    ``{items}`` a file beside it, quoted for Python; ``{sh}``, ``{shto}`` (without its ending) and ``{shdir}`` (its
+    directory) are quoted for a shell.
     """
 
     pattern: re.Pattern[str]
@@ -29,6 +30,7 @@ def _rule(pattern: str, what: str, line: str) -> _Rule:
     return _Rule(re.compile(pattern, re.IGNORECASE), what, line)
 
 
+_GENSIM = re.compile(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf|cum_table)\.npy$")
 _RULES = (
     _rule(r"\.(gz|gzip)$", "compressed", "gunzip -k {sh}"),
     _rule(r"\.(zst|zstd)$", "compressed", "zstd -d {sh}"),
@@ -37,54 +39,55 @@ _RULES = (
     _rule(r"\.(tar|tgz)$", "an archive", "tar -xf {sh} -C {shdir}"),
     _rule(r"\.zip$", "an archive", "unzip {sh} -d {shdir}"),
     _rule(r"^(vectors|tensors?)\.tsv$", "TSV of the embedding projector",
-          "in Python: import numpy; numpy.save({dir} + '/items.npy', numpy.loadtxt({py}, 'f4', delimiter='\\t')); "
-          "numpy.save({dir} + '/item_ids.npy', "
-          "numpy.array(open({dir} + '/metadata.tsv', encoding='utf-8').read().splitlines()))"),
+          "in Python: import numpy, pathlib; numpy.save({items}, numpy.loadtxt({py}, 'f4', delimiter='\\t')); "
+          "numpy.save({item_ids}, "
+          "numpy.array(pathlib.Path({metadata}).read_text('utf-8').rstrip('\\n').split('\\n')))"),
     _rule(r"\.tsv$", "TSV", "tr '\\t' ' ' < {sh} > {shto}.vec if each line is an id and numbers"),
     _rule(r"\.csv$", "CSV",
           "in Python: import json, pandas; t = pandas.read_csv({py}); t['embedding'] = t['embedding'].map(json.loads); "
-          "t.to_parquet({to} + '.parquet')"),
+          "t.to_parquet({parquet})"),
     _rule(r"\.(jsonl|ndjson)$", "JSON lines",
-          "in Python: import pandas; pandas.read_json({py}, lines=True).to_parquet({to} + '.parquet')"),
-    _rule(r"\.json$", "JSON", "in Python: import pandas; pandas.read_json({py}).to_parquet({to} + '.parquet')"),
+          "in Python: import pandas; pandas.read_json({py}, lines=True).to_parquet({parquet})"),
+    _rule(r"\.json$", "JSON", "in Python: import pandas; pandas.read_json({py}).to_parquet({parquet})"),
     _rule(r"\.(feather|arrow|ipc)$", "Arrow IPC (Feather)",
           "in Python: import pyarrow.feather as f, pyarrow.parquet as p; "
-          "p.write_table(f.read_table({py}), {to} + '.parquet')"),
-    _rule(r"\.orc$", "ORC", "in Python: import pandas; pandas.read_orc({py}).to_parquet({to} + '.parquet')"),
-    _rule(r"\.avro$", "Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({to} + '.parquet')"),
-    _rule(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf)\.npy$",
+          "p.write_table(f.read_table({py}), {parquet})"),
+    _rule(r"\.orc$", "ORC", "in Python: import pandas; pandas.read_orc({py}).to_parquet({parquet})"),
+    _rule(r"\.avro$", "Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({parquet})"),
+    _rule(_GENSIM.pattern,
           "a matrix that gensim keeps beside its pickle",
           "in Python: from gensim.models import KeyedVectors; "
-          "KeyedVectors.load({model}).save_word2vec_format({model} + '.vec') (or Word2Vec.load({model}).wv)"),
+          "KeyedVectors.load({model}).save_word2vec_format({model_vec}) (or Word2Vec.load({model}).wv)"),
     _rule(r"\.(model|kv|wordvectors|w2v|d2v)$", "a pickle, probably gensim's",
           "in Python: from gensim.models import KeyedVectors; "
-          "KeyedVectors.load({py}).save_word2vec_format({to} + '.vec') (or Word2Vec.load({py}).wv)"),
+          "KeyedVectors.load({py}).save_word2vec_format({vec}) (or Word2Vec.load({py}).wv)"),
     _rule(r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$", "a PyTorch file, which is a pickle",
           "in Python: import numpy, torch; m = torch.load({py}, map_location='cpu', weights_only=True); "
-          "numpy.save({dir} + '/items.npy', m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
+          "numpy.save({items}, m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
           "ids in item_ids.npy"),
     _rule(r"\.bin$", "binary, probably word2vec's",
           "in Python: from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format({py}, binary=True)"
-          ".save_word2vec_format({to} + '.vec')"),
+          ".save_word2vec_format({vec})"),
     _rule(r"\.(pkl|pickle|joblib|dill)$", "a pickle, which is never read",
           "in Python: import numpy, pandas; m = pandas.read_pickle({py}); "
-          "numpy.savez({to} + '.npz', items=…, item_ids=…)"),
+          "numpy.savez({npz}, items=…, item_ids=…)"),
     _rule(r"\.(h5|hdf5|hdf)$", "HDF5",
-          "in Python: import h5py, numpy; f = h5py.File({py}); numpy.savez({to} + '.npz', items=f['items'], "
+          "in Python: import h5py, numpy; f = h5py.File({py}); numpy.savez({npz}, items=f['items'], "
           "item_ids=f['item_ids']) with the names that list(f) gives"),
     _rule(r"\.tfrecords?(-\d+-of-\d+)?$", "TFRecord",
           "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported"),
     _rule(r"\.lance$", "a Lance table",
           "in Python: import lance, pyarrow.parquet as p; "
-          "p.write_table(lance.dataset({py}).to_table(), {to} + '.parquet')"),
+          "p.write_table(lance.dataset({py}).to_table(), {parquet})"),
     _rule(r"\.(faiss|index|ann|hnsw|usearch|voy)$", "an index, which has no ids to rely on",
           "leave the vectors that it was built from: numpy.savez('day.npz', items=…, item_ids=…)"),
     _rule(r"\.(glove|emb|embedding|embeddings|w2vec)$", "perhaps word2vec text", "mv {sh} {shto}.vec"),
     _rule(r"\.(onnx|pb|keras|tflite|mat|rds|rdata|db|sqlite3?|duckdb|xlsx?)$", "of no format that is read",
           "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported"),
     _rule(r"[_-]?\d+\.npy$", "a numbered part of an array",
-          "in Python: import glob, numpy; numpy.save({dir} + '/items.npy', numpy.concatenate([numpy.load(f) for f in "
-          "sorted(glob.glob({dir} + '/{stem}*.npy'))])), and the ids in the same order in item_ids.npy"),
+          "in Python: import glob, numpy, re; numpy.save({items}, numpy.concatenate([numpy.load(f) for f in "
+          "sorted(glob.glob({parts}), key=lambda f: int(re.findall('[0-9]+', f)[-1]))])), and the ids in the same "
+          "order in item_ids.npy"),
     _rule(r"\.npy$", "an array under another name", "mv {sh} {shdir}/items.npy, and the ids to item_ids.npy beside it"),
     _rule(r"\.safetensors$", "safetensors under another name",
           "mv {sh} {shdir}/items.safetensors, with tensors vectors and ids"),
@@ -110,6 +113,11 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     return None
 
 
+def belongs_to_another(name: str) -> bool:
+    """Tell whether an array is one of a model of another format, such as the context vectors of gensim's."""
+    return _GENSIM.search(name) is not None
+
+
 def seen(place: Place) -> tuple[str, str | None]:
     """Return what was seen at a snapshot's root that no layout recognises, and the line that helps."""
     if place.kind() != "directory":
@@ -122,7 +130,9 @@ def seen(place: Place) -> tuple[str, str | None]:
     whole = _of_directory(place)
     if whole is not None:
         return whole[0], whole[1]
-    for name, kind in list(entries.items())[:_MOST]:
+    # metadata.tsv is converted with the vectors that it is beside
+    tried = sorted(list(entries.items())[:_MOST], key=lambda entry: entry[0] in {"metadata.tsv", "labels.tsv"})
+    for name, kind in tried:
         told = conversion_of(place.child(name), kind)
         if told is not None:
             others = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
@@ -159,9 +169,12 @@ def _paths(place: Place) -> dict[str, str]:
     path = PurePosixPath(str(place))
     to = path.with_suffix("") if path.suffix else path
     model = re.sub(r"(\.wv)?\.(vectors|syn1neg|syn1|vectors_\w+)\.npy$", "", str(path))
-    return {"py": repr(str(path)), "sh": shlex.quote(str(path)), "to": repr(str(to)), "shto": shlex.quote(str(to)),
-            "dir": repr(str(path.parent)), "shdir": shlex.quote(str(path.parent)), "model": repr(model),
-            "stem": re.sub(r"\d+\.npy$", "", path.name)}
+    beside = {name: repr(str(path.parent / file)) for name, file in (
+        ("items", "items.npy"), ("item_ids", "item_ids.npy"), ("metadata", "metadata.tsv"),
+        ("parts", re.sub(r"\d+\.npy$", "", path.name) + "*.npy"))}
+    to_other = {ending: repr(f"{to}.{ending}") for ending in ("parquet", "vec", "npz")}
+    return {"py": repr(str(path)), "sh": shlex.quote(str(path)), "shto": shlex.quote(str(to)), **beside, **to_other,
+            "shdir": shlex.quote(str(path.parent)), "model": repr(model), "model_vec": repr(f"{model}.vec")}
 
 
 def _shell(place: Place) -> str:

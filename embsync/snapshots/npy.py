@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embsync.config import SnapshotConfig
 from embsync.snapshots.accounting import Claim
+from embsync.snapshots.conversions import belongs_to_another
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
 from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
@@ -39,7 +40,7 @@ class NpyFile:
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
     if place.kind() == "file":
-        return place.name.endswith(_SUFFIX)
+        return place.name.endswith(_SUFFIX) and not belongs_to_another(place.name)
     return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
 
 

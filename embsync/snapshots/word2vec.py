@@ -121,6 +121,8 @@ class TextRows:
         for row, line in enumerate(islice(_lines(self.place), head.lines, None), 1):
             word, _, numbers = line.partition(b" ")
             if not word or row > self.count or numbers.count(b" ") != self.width - 1:
+                if (blanks := _blanks_in(line, self.width)) is not None:
+                    raise _with_blanks(blanks, self.place, row - 1)
                 raise SnapshotError("ill-formed row", where=str(self.place),
                                     found=f"{line[:60]!r} with {len(line.split())} fields in row {row - 1}",
                                     expected=f"{self.count} rows of an id and {self.width} numbers, one space between")
@@ -194,12 +196,27 @@ def _read_head(place: Place) -> TextHead:
         count, width = map(int, fields)
         if len(next_fields) == width + 1 and count > 0:
             return TextHead(width, count)
+        if (word := _blanks_in(second, width)) is not None:
+            raise _with_blanks(word, place, 0)
         raise SnapshotError("the first line does not fit the second", where=str(place), found=f"{first[:60]!r}",
                             expected=f"'count width', with width {len(next_fields) - 1} as in the second line")
     if len(fields) > 2 and all(map(_is_number, fields[1:])) and len(next_fields) in {len(fields), 1}:
         return TextHead(len(fields) - 1, None)
     raise SnapshotError("not a text file of vectors", where=str(place), found=f"{first[:60]!r}",
                         expected="'count width', or an id and at least two numbers")
+
+
+def _blanks_in(line: bytes, width: int) -> bytes | None:
+    """Return the id of a row whose last ``width`` fields are numbers and whose id has blanks, else None."""
+    fields = line.rsplit(b" ", width)
+    return fields[0] if len(fields) == width + 1 and b" " in fields[0] and all(map(_is_number, fields[1:])) else None
+
+
+def _with_blanks(word: bytes, place: Place, row: int) -> SnapshotError:
+    found = f"{word[:60].decode(errors='replace')!r} in row {row}"
+    return SnapshotError("an id with blanks", where=str(place), found=found,
+                         expected="ids without blanks, as blanks part the numbers",
+                         hint="write another character in their place, such as id.replace(' ', '_')")
 
 
 def _is_number(text: bytes) -> bool:

@@ -210,3 +210,14 @@ def test_wrong_partners_are_strangers() -> None:
         assert fit.cosine_mismatched is not None
         assert abs(fit.cosine_mismatched) < 0.3
         assert fit.share_below_half == 0.0
+
+
+def test_anchors_that_share_no_id_are_an_error() -> None:
+    """Rows would come back in axes of their own, and look aligned; one side that shares some is enough."""
+    random = np.random.default_rng(3)
+    items, users = random.standard_normal((60, 4)), random.standard_normal((50, 4))
+    first = embsync.stabilize(items, users)
+    strangers = np.arange(60) + 1000
+    with pytest.raises(UsageError, match=r"no id is shared with the anchors; found ids such as .*1000"):
+        embsync.stabilize(items, users, item_ids=strangers, user_ids=np.arange(50) + 1000, anchors=first.anchors)
+    embsync.stabilize(items, users, item_ids=strangers, anchors=first.anchors)

@@ -1,0 +1,151 @@
+"""A snapshot of no known layout: one line that says what was seen, and one that converts that, and works as printed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.snapshots import open_snapshot
+
+CONFIG = SnapshotConfig()
+ROWS = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
+LINES = ["\t".join(f"{number:.6g}" for number in row) for row in ROWS]
+
+
+def refusal(path: Path) -> SnapshotError:
+    """Return the refusal of a snapshot, which is one short line."""
+    with pytest.raises(SnapshotError) as refused:
+        open_snapshot(path, CONFIG)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert len(message) < 320 + 5 * len(str(path))
+    return refused.value
+
+
+@pytest.mark.parametrize(("name", "seen", "hint"), [
+    ("model.pth", "PyTorch", "torch.load"), ("model.pt", "PyTorch", "torch.load"),
+    ("pytorch_model.bin", "PyTorch", "torch"), ("model.pkl", "pickle", "numpy"), ("items.csv", "CSV", "read_csv"),
+    ("items.tsv", "TSV", "tr "), ("items.feather", "Arrow", "feather"), ("x.arrow", "Arrow", "feather"),
+    ("w2v.model", "gensim", "save_word2vec_format"), ("w2v.kv", "gensim", "save_word2vec_format"),
+    ("w2v.bin", "word2vec", "binary=True"), ("items.vec.gz", "compressed", "gunzip"),
+    ("items.vec.zst", "compressed", "zstd"), ("items.lance", "Lance", "lance.dataset"),
+    ("items.h5", "HDF5", "h5py"), ("items.tfrecord", "TFRecord", "numpy.savez"),
+    ("items.faiss", "index", "vectors"), ("items.jsonl", "JSON", "read_json"),
+    ("model.wv.vectors.npy", "gensim", "save_word2vec_format"),
+    ("model.syn1neg.npy", "gensim", "save_word2vec_format"), ("embeddings.npy", "another name", "item_ids"),
+    ("img_emb_0.npy", "numbered", "concatenate"), ("day.zip", "archive", "unzip"), ("items.orc", "ORC", "read_orc"),
+    ("items.avro", "Avro", "polars"), ("model.safetensors", "another name", "items.safeten"),
+])
+def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: str, hint: str) -> None:
+    """Alone in a directory, by the name of the file; the 700 characters of all layouts are gone."""
+    (tmp_path / name).write_bytes(b"\x00")
+    error = refusal(tmp_path)
+    assert error.what == "no known layout"
+    assert name in str(error.found)
+    assert seen in str(error.found)
+    assert hint in str(error.hint)
+    assert error.expected is None
+
+
+def feather(path: Path) -> Path:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.feather
+
+    table = pa.table({"item_id": np.arange(12), "embedding": list(ROWS)})
+    pyarrow.feather.write_feather(table, str(path / "items.feather"))
+    return path
+
+
+def projector(path: Path) -> Path:
+    (path / "vectors.tsv").write_text("\n".join(LINES) + "\n")
+    (path / "metadata.tsv").write_text("\n".join(f"item {number}" for number in range(12)) + "\n")
+    return path
+
+
+def starspace(path: Path) -> Path:
+    (path / "model.tsv").write_text("\n".join(f"i{number}\t{line}" for number, line in enumerate(LINES)) + "\n")
+    return path
+
+
+def numbered(path: Path) -> Path:
+    for number in range(12):
+        np.save(path / f"emb_{number}.npy", ROWS[number : number + 1])
+    np.save(path / "item_ids.npy", np.arange(12))
+    return path
+
+
+def zipped(path: Path) -> Path:
+    import gzip
+
+    text = "\n".join(f"i{number} {line}".replace("\t", " ") for number, line in enumerate(LINES)) + "\n"
+    (path / "items.vec.gz").write_bytes(gzip.compress(text.encode()))
+    return path
+
+
+def binary(path: Path) -> Path:
+    keyed = pytest.importorskip("gensim.models", reason="gensim is not installed").KeyedVectors(4)
+    keyed.add_vectors([f"i{number}" for number in range(12)], ROWS)
+    keyed.save_word2vec_format(str(path / "items.bin"), binary=True)
+    return path
+
+
+@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, zipped, binary])
+def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    """Run by Python or a shell, it leaves what is read: the same vectors in the same order."""
+    hint = str(refusal(write(tmp_path)).hint)
+    if hint.startswith("in Python: "):
+        line = re.split(r", and the ids| \(or ", hint.removeprefix("in Python: "))[0]
+        exec(line, {})
+    else:
+        subprocess.run(["bash", "-c", hint.partition(" if ")[0]], check=True)
+    made = next((path for path in tmp_path.iterdir() if path.suffix in {".vec", ".parquet"}), tmp_path)
+    rows = np.concatenate([block for _, block in open_snapshot(made, CONFIG).items.blocks()])
+    np.testing.assert_allclose(rows, ROWS, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", ["items", "."])
+def test_partitioned_tables_are_said_to_be_so(tmp_path: Path, depth: str) -> None:
+    """On both sides, or at the root."""
+    for bucket in range(2):
+        folder = tmp_path / depth / f"bucket={bucket}"
+        folder.mkdir(parents=True)
+        (folder / "part-0.parquet").write_bytes(b"PAR1")
+    assert "partitioned tables are not read" in str(refusal(tmp_path))
+
+
+def test_parquet_without_an_ending_is_said_to_be_so(tmp_path: Path) -> None:
+    """Athena and Trino leave none."""
+    for side in ("items", "users"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "20261125_0001").write_bytes(b"PAR1")
+    error = refusal(tmp_path)
+    assert "parquet without its ending" in str(error)
+    assert ".parquet" in str(error.hint)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "syn1neg", "wv.vectors"])
+def test_matrices_of_gensim_are_never_taken_by_themselves(tmp_path: Path, kind: str) -> None:
+    """Neither with row numbers for ids: their words are in the pickle."""
+    np.save(tmp_path / f"w2v.model.{kind}.npy", ROWS)
+    (tmp_path / "w2v.model").write_bytes(pickle.dumps({}))
+    for path in (tmp_path / f"w2v.model.{kind}.npy", tmp_path):
+        with pytest.raises(SnapshotError, match="save_word2vec_format"):
+            open_snapshot(path, SnapshotConfig(row_number_ids=True))
+
+
+@pytest.mark.parametrize("row", [0, 3, 11])
+def test_blanks_in_ids_of_text_are_named(tmp_path: Path, row: int) -> None:
+    """Also in the first row, where the header fits nothing then."""
+    lines = [f"{'the matrix' if number == row else number} {line}".replace("\t", " ")
+             for number, line in enumerate(LINES)]
+    (tmp_path / "day=1.vec").write_text("\n".join(["12 4", *lines]) + "\n")
+    with pytest.raises(SnapshotError, match=f"an id with blanks; found 'the matrix' in row {row}"):
+        open_snapshot(tmp_path / "day=1.vec", CONFIG).items.ids()
