@@ -53,6 +53,9 @@ def sync(
         if entry.younger:
             warn(f"embsync: warning: {entry.child.name}: {entry.reason}")
     waiting = found.queue
+    if waiting:
+        given.store.create()
+        found.order.keep(given.store)
     if not waiting and not given.as_json:
         say(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
     return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)

@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
-    """Every child of the watched directory as an entry, in order, and the order."""
+    """Every child of the watched directory as an entry, in order, and the order, which whoever acts on it has kept."""
 
     entries: list[Entry]
     order: Order
@@ -66,7 +66,7 @@ class Survey:
         return [entry for entry in self.entries if entry.state == "next"]
 
 
-def survey(store: Store, config: Config, found: Found | None = None, *, keep: bool = False) -> Survey:
+def survey(store: Store, config: Config, found: Found | None = None) -> Survey:
     """Say of every child of ``watch.path`` what it is, in order.
 
     Parameters
@@ -75,14 +75,12 @@ def survey(store: Store, config: Config, found: Found | None = None, *, keep: bo
     config : Config
     found : Found, optional
         A look at the directory; default: one look now, without memory of earlier ones.
-    keep : bool
-        Write down what ``watch.order: auto`` was decided to mean, as whoever acts on it does.
     """
     assert config.watch.path is not None
     if found is None:
         found = discover(config.watch.path, config.watch, config.snapshot, now=time.time())
     history = history_of(store.events(), config.watch.path)
-    order = order_of(store, config.watch, history, found.children, keep=keep)
+    order = order_of(store, config.watch, history, found.children)
     damaged = store.journal.damaged()
     entries = [_entry_of_damage(child, damaged) or _entry(child, history.last.get(child.name), order, config)
                for child in order.sorted(found.children)]
@@ -101,16 +99,16 @@ def _entry_of_damage(child: Child, damaged: Sequence[DamagedLine]) -> Entry | No
 
 
 def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> Entry:
-    if child.state != "ready":
+    as_it_was = done is not None and done.listing is not None and done.listing == child.listing
+    if child.state != "ready" and not (child.state == "not_permitted" and as_it_was):
         return Entry(child, child.state, child.reason)
     if done is not None and done.stamp == child.stamp:
         return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
     later = order.ahead_of(child)
-    if later is None:
+    if later is None and child.state == "ready":
         reason = child.reason if done is None else "changed since it was handled"
         return Entry(child, "next", reason, fingerprint=None if done is None else done.fingerprint)
-    moved = done is not None and done.listing is not None and done.listing == child.listing
-    if done is not None and moved:  # or copied with its times
+    if done is not None and as_it_was:  # moved, copied with its times, or closed to us since
         return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
     younger = order.is_younger(child)
     reason = f"{later} comes after it and was published"

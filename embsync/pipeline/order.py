@@ -76,6 +76,7 @@ class Order:
 
     def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None) -> None:
         self._now = time.time()
+        self._before = decided
         self.kind: Kind = kind
         if kind == "auto":
             decided = _decided(decided, history, children, self._now)
@@ -93,6 +94,19 @@ class Order:
             return {"name": "by name", "mtime": "by time"}[self.kind]
         series = ", ".join(sorted(self._series))
         return "by time; by date where the name has one" + (f"; by number in {series}" if series else "")
+
+    def keep(self, store: Store) -> None:
+        """Write down what was decided now, in a store that is there.
+
+        Raises
+        ------
+        StoreError
+            It cannot be written.
+        """
+        if self.decided is not None and self.decided != self._before:
+            with storage_errors(store.root):
+                replace_file(store.root / layout.ORDER, msgspec.json.encode(self.decided) + b"\n")
+            self._before = self.decided
 
     def ahead_of(self, child: Child) -> str | None:
         """Return the published snapshot behind which a child stands, None where it stands before all others.
@@ -147,25 +161,9 @@ def _last_part(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def order_of(store: Store, watch: WatchConfig, history: History, children: Sequence[Child], *, keep: bool) -> Order:
-    """Return the order of a watched directory.
-
-    Parameters
-    ----------
-    keep : bool
-        Write down what was decided now.
-
-    Raises
-    ------
-    StoreError
-        It cannot be written down.
-    """
-    before = _read(store) if watch.order == "auto" else None
-    order = Order(watch.order, history, children, before)
-    if keep and order.decided != before and order.decided is not None:
-        with storage_errors(store.root):
-            replace_file(store.root / layout.ORDER, msgspec.json.encode(order.decided) + b"\n")
-    return order
+def order_of(store: Store, watch: WatchConfig, history: History, children: Sequence[Child]) -> Order:
+    """Return the order of a watched directory; whoever acts on it has it kept."""
+    return Order(watch.order, history, children, _read(store) if watch.order == "auto" else None)
 
 
 def _read(store: Store) -> Decided | None:

@@ -43,11 +43,11 @@ def created() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def snapshot_record(inputs: Inputs, print_: str) -> SnapshotRecord:
+def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> SnapshotRecord:
     """Return the manifest's ``snapshot``."""
     snapshot = inputs.snapshot
     return SnapshotRecord(name=snapshot.name, layout=snapshot.layout, fingerprint=print_, width=snapshot.width,
-                          unread=list(snapshot.unread))
+                          unread=list(snapshot.unread), mtime_ns=str(signature.mtime_ns))
 
 
 def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:

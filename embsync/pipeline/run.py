@@ -269,7 +269,7 @@ class _Run:
             number=inputs.number,
             dimension=inputs.dimension,
             parent=inputs.parent,
-            snapshot=record.snapshot_record(inputs, self._fingerprint),
+            snapshot=record.snapshot_record(inputs, self._fingerprint, self._signature),
             items=record.row_counts(inputs.items, found.items.sums),
             users=None if inputs.users is None or found.users is None
             else record.row_counts(inputs.users, found.users.sums),

@@ -114,7 +114,8 @@ class Lookout:
         """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
         journal = journal_mark(self._store)
         if journal != self._journal:
-            found = survey(self._store, self._config, self._found, keep=True)
+            found = survey(self._store, self._config, self._found)
+            found.order.keep(self._store)
             self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
             self.last_published = found.order.last_published
             self._journal = journal

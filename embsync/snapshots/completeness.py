@@ -63,6 +63,18 @@ class Look:
                 if kind_of(status) == "file" and not any(part.startswith((".", "_")) for part in name.split("/"))}
 
 
+    def require_permission(self) -> None:
+        """Open every file once; a marker vouches that they are whole, not that they may be read.
+
+        Raises
+        ------
+        NotPermitted
+            One may not be.
+        """
+        for name in self.files:
+            (listed_files.below(self.place, name) if self.is_directory else self.place).open().close()
+
+
 @dataclass(frozen=True)
 class Verdict:
     """``ready`` by which evidence, or ``waiting`` for what."""

@@ -171,9 +171,12 @@ def _look_at(
         before = (memory or {}).get(name)
         seen = before if before is not None and before.stamp == found.stamp else Seen(found.stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
-        verdict = _put_off(seen, now) or judge(Look(place, kind == "directory", entries, now - changed), watch)
+        look = Look(place, kind == "directory", entries, now - changed)
+        verdict = _put_off(seen, now) or judge(look, watch)
         if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
             verdict = _wait_for_the_rest(place, snapshot, watch) or verdict
+        if verdict.state == "ready":
+            look.require_permission()
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
         return child("waiting", "changes to end")

@@ -31,13 +31,18 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotRecord(_Record, frozen=True):
-    """The snapshot a version came from; ``unread`` names entries that are neither data nor known to be harmless."""
+    """The snapshot a version came from.
+
+    ``unread`` names entries that are neither data nor known to be harmless; ``mtime_ns`` is that of its newest file, as
+    text, as in the journal.
+    """
 
     name: str
     layout: str
     fingerprint: str
     width: _Number
     unread: list[str] = []
+    mtime_ns: Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,20}$")] | None = None
 
 
 class RowCounts(_Record, frozen=True):

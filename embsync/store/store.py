@@ -392,6 +392,7 @@ class Store:
         manifest = self.manifest(number)
         snapshot: dict[str, str | None] = {
             "name": manifest.snapshot.name, "fingerprint": manifest.snapshot.fingerprint,
+            "mtime_ns": manifest.snapshot.mtime_ns,
         }
         return Event(event="published", version=number, parent=manifest.parent, snapshot=snapshot,
                      space_id=manifest.space_id, recovered=True)

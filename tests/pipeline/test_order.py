@@ -7,17 +7,20 @@ import hashlib
 import os
 import random
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import nights
 from support.nights import configured
 from support.quick import quick_directory
 
 from embsync.config import Config
-from embsync.pipeline.backlog import Entry, survey
+from embsync.pipeline.backlog import Entry, handle, survey
 from embsync.pipeline.record import snapshot_event
 from embsync.snapshots import signature
 from embsync.store import Store
@@ -60,11 +63,14 @@ class World:
     def turn(self, outcome: str = "published") -> list[str]:
         """Handle whatever is next, as the daemon does, until nothing is; return the names."""
         handled: list[str] = []
-        while queue := survey(self.store, self.config, keep=True).queue:
+        while True:
+            found = survey(self.store, self.config)
+            found.order.keep(self.store)
+            if not (queue := found.queue):
+                return handled
             self.journal(queue[0].child.path, outcome)
             handled.append(queue[0].child.name)
             assert len(handled) < 50, handled
-        return handled
 
     def journal(self, path: Path, outcome: str = "published", **changes: str | None) -> None:
         """Write down that a snapshot was handled."""
@@ -171,20 +177,20 @@ def test_every_night_is_published_without_configuration(root: Path, names: str, 
     "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"])
 def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) -> None:
     """A backfill is shown as changed and younger, with what publishes it, and the next night goes on as ever."""
-    nights = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
-    for night, name in enumerate(nights[:4]):
+    named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
+    for night, name in enumerate(named[:4]):
         world.write(name, START.timestamp() + night * DAY)
         world.turn()
-    for old in nights[:2]:
+    for old in named[:2]:
         world.write(old, START.timestamp() + 3.5 * DAY)
     assert world.turn() == []
-    entry = world.look()[nights[0]]
+    entry = world.look()[named[0]]
     assert (entry.state, entry.younger) == ("changed", True)
     assert "watch.order: mtime" in entry.reason
     assert "embsync sync " in entry.reason
-    world.write(nights[4], START.timestamp() + 4 * DAY)
-    assert world.turn() == [nights[4]]
-    assert not world.look()[nights[0]].younger
+    world.write(named[4], START.timestamp() + 4 * DAY)
+    assert world.turn() == [named[4]]
+    assert not world.look()[named[0]].younger
 
 
 def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None:
@@ -272,10 +278,10 @@ def test_with_order_name_what_is_passed_over_is_told(root: Path) -> None:
 def test_a_history_copied_without_its_times_goes_by_its_names(root: Path, names: str, shuffled: int) -> None:
     """``cp -r``, ``git checkout`` and ``untar -m`` write in any order within minutes: the last name is the newest."""
     world = World(root)
-    nights = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(NIGHTS)]
-    for place, name in enumerate(random.Random(shuffled).sample(nights, NIGHTS)):
+    named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(NIGHTS)]
+    for place, name in enumerate(random.Random(shuffled).sample(named, NIGHTS)):
         world.write(name, START.timestamp() + 20 * DAY + 40 * place)
-    assert world.turn() == [nights[-1]]
+    assert world.turn() == [named[-1]]
     world.write(NAMES[names](NIGHTS, START + dt.timedelta(days=NIGHTS)), START.timestamp() + 21 * DAY)
     assert len(world.turn()) == 1
 
@@ -374,9 +380,44 @@ def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
     for name in ("one", "two", "three"):
         (root / name).mkdir()
     world.watch.rmdir()
-    for tree, nights in (("one", [1, 2, 3]), ("two", [1, 2, 3, 4]), ("three", [1, 2, 3])):
+    for tree, days in (("one", [1, 2, 3]), ("two", [1, 2, 3, 4]), ("three", [1, 2, 3])):
         world.watch.unlink(missing_ok=True)
         world.watch.symlink_to(tree)
-        for night in nights:
+        for night in days:
             world.write(f"day={night}", START.timestamp() + 100 * night)
         assert world.turn() == {"one": ["day=3"], "two": ["day=4"], "three": []}[tree]
+
+
+def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
+    """The manifest of the version knows how young its snapshot was: what was skipped for it stays skipped."""
+    watch = root / "watch"
+    config = configured(watch__path=str(watch), store__path=str(root / "store"), watch__settle_seconds=0)
+    store = Store(root / "store")
+    for names in (("c1",), ("b2", "a3")):
+        for name in names:
+            nights.write_npy(watch / name, nights.night(int(name[1]), items=60, users=50, width=4))
+            for file in (watch / name).iterdir():
+                os.utime(file, (START.timestamp() + int(name[1]) * DAY,) * 2)
+        (entry,) = survey(store, config).queue
+        handle(store, entry, config)
+    lines = (store.root / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    assert b'"a3"' in lines[-1]
+    (store.root / "journal.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert [entry.child.name for entry in survey(store, config).queue if entry.child.name != "a3"] == []
+
+
+def test_what_a_command_decided_is_kept(root: Path) -> None:
+    """A history copied without its times: a second `sync` finds nothing new, as the first wrote down what counts."""
+    watch, store = root / "watch", root / "store"
+    for place, number in enumerate((2, 3, 1)):
+        folder = nights.write_npy(watch / f"day={number}", nights.night(number, items=60, users=50, width=4))
+        for file in folder.iterdir():
+            os.utime(file, (START.timestamp() + 40 * place,) * 2)
+    settings = root / "c.yaml"
+    settings.write_text(f"watch: {{path: {watch}, settle_seconds: 0}}\nstore: {{path: {store}}}\n")
+    for _ in range(2):
+        told = subprocess.run([sys.executable, "-m", "embsync", "sync", "-c", str(settings)], capture_output=True,
+                              text=True, check=False)
+        assert told.returncode == 0, told.stderr
+    assert "nothing new" in told.stdout
+    assert Store(store).manifest(1).snapshot.name == "day=3"

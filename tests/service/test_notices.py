@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from daemons import Place, eventually, obeying_permissions
+from daemons import Place, environment, eventually, obeying_permissions
 from support.nights import night, write_npy
 
 
@@ -56,10 +57,10 @@ def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
         eventually(place.published)
         leave(place, "a", 2)
         reason = eventually(lambda: place.logged("passed_over"))[0]["reason"]
-        command = reason.partition("embsync sync ")[2].partition(" publishes it")[0].split()
-        told = place.run("sync", *command[:1])
-        assert told.returncode == 0, told.stderr
-        assert command[1:] == ["--store", str(place.store.root)]
+        command = reason.rpartition("to publish it: ")[2]
+        told = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/",
+                              env=environment())
+        assert told.returncode == 0, (command, told.stderr)
     assert place.published() == ["b", "a"]
 
 
@@ -88,10 +89,11 @@ def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
     assert sorted(line["snapshot"] for line in place.logged("not_a_snapshot")) == sorted((*strays, "notes.md"))
 
 
-def test_what_may_not_be_read_is_told(place: Place) -> None:
-    """Its own state, once in the log, as a figure, and beside what the caller of `status` sees."""
+@pytest.mark.parametrize("closed", [".", "items.npy"])
+def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
+    """Its own state, once in the log, as a figure, and beside what the caller of `status` sees; one file is enough."""
     place.command = obeying_permissions(place.command)
-    folder = place.drop(1)
+    folder = place.drop(1) / closed
     folder.chmod(0)
     with place.daemon():
         eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 1.0)
