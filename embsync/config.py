@@ -28,7 +28,7 @@ _WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float"
 #: Keys whose value may be written with a unit, and keys that are paths.
 _SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"),
           ("serve", "limits", "memory"))
-_PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
+PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -263,7 +263,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise UsageError("not a mapping", where=path, found=type(tree).__name__, expected="sections such as 'store:'")
-    for section, key, scheme in _PATHS:
+    for section, key, scheme in PATHS:
         part = tree.get(section)
         value = part.get(key) if isinstance(part, dict) else None
         if isinstance(part, dict) and isinstance(value, str) and value.startswith(scheme):

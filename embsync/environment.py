@@ -15,8 +15,10 @@ FILE_VARIABLE = "EMBSYNC_CONFIG"
 STORE_VARIABLE = "EMBSYNC_STORE"
 #: Taken where neither option nor variable names a file.
 SYSTEM_FILE = Path("/etc/embsync/embsync.yaml")
-#: No keys: two are set by embsync itself for ``store.on_publish``.
-RESERVED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH", FILE_VARIABLE, STORE_VARIABLE})
+#: Set by embsync itself for ``store.on_publish``.
+TOLD_TO_HOOKS = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
+#: No keys.
+RESERVED_VARIABLES = TOLD_TO_HOOKS | {FILE_VARIABLE, STORE_VARIABLE}
 
 
 @dataclass(frozen=True)

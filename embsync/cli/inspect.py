@@ -17,13 +17,12 @@ import numpy as np
 import scipy
 
 import embsync
-from embsync.cli.factory import try_factory
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, say, table, warn
 from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
-from embsync.invocation import command
+from embsync.invocation import Command, command
 from embsync.pipeline.backlog import Entry, survey
 from embsync.pipeline.checks import describe
 from embsync.pipeline.verify import verify as verify_version
@@ -39,7 +38,7 @@ from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFit
 def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Show what the store serves now, and what of its own files is damaged."""
     given = context(config_file, store, as_json)
-    found = _status(given.store)
+    found = {**_status(given.store), "config": str(given.found)}
     try:
         found["daemon"] = daemon_now(given.store)
     except StoreError as error:
@@ -53,6 +52,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
         print_json(found)
         return code
     say(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
+    say(f"config    {found['config']}")
     _tell_current(found)
     for damage in found["damage"]:
         say(f"damaged   {damage}")
@@ -274,7 +274,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
             raise
         if as_json:
             print_json({"version": wanted, "damaged": damaged, "sound": False})
-        warn(f"embsync: version {wanted} is damaged: {'; '.join(damaged)}")
+        warn(f"embsync: version {wanted} is damaged: {'; '.join(damaged)}; hint: {_back()}")
         return StoreError.exit_code
     if as_json:
         print_json({**dataclasses.asdict(found), "sound": found.sound})
@@ -286,30 +286,15 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
         if found.note:
             say(found.note)
     for problem in found.damaged:
-        warn(f"embsync: damaged: {problem}")
+        warn(f"embsync: damaged: {problem}; hint: {_back()}")
     if not found.sound and not found.damaged:
         warn(f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
-             f"{found.score_error:.2e}; hint: {command('rollback', purpose='to go back to a whole version')}")
+             f"{found.score_error:.2e}; hint: {_back()}")
     return 0 if found.sound else StoreError.exit_code
 
 
-@click.command("check-config")
-@shared
-def check_config(config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Parse the configuration and print every key as it will be used.
-
-    The index factory is tried for the width of the space, where that is configured or the store has one; elsewhere
-    it must be one that some width can have.
-    """
-    given = context(config_file, store, as_json)
-    try_factory(given)
-    plain = msgspec.to_builtins(given.config)
-    if as_json:
-        print_json(plain)
-        return
-    for section, values in plain.items():
-        for key, value in (values.items() if isinstance(values, dict) else (("", values),)):
-            say(f"{section}{'.' if key else ''}{key}: {'null' if value is None else value}")
+def _back() -> Command:
+    return command("rollback", purpose="to go back to a whole version")
 
 
 @click.command()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -19,8 +21,9 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 #: Which module here has which commands; the others are never loaded, as some bring a third of a second of imports.
 _MODULES = {
+    "configuration": ("check-config",),
     "demo": ("demo",),
-    "inspect": ("status", "history", "show", "verify", "check-config", "version"),
+    "inspect": ("status", "history", "show", "verify", "version"),
     "publish": ("sync", "accept", "rollback", "prune", "widen"),
     "query": ("search", "lookup", "transform", "fold-in"),
     "serve": ("serve",),
@@ -70,10 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors go to standard error as one line."""
-    shared: dict[str, bool] = {}
-    set_invocation(Invocation.of_process())
+    shared: dict[str, Any] = {"arguments": list(sys.argv[1:] if arguments is None else arguments)}
+    present = Invocation.of_process()
+    set_invocation(present)
     try:
-        result = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, obj=shared)
+        result = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, obj=shared,
+                          prog_name=shlex.join(present.program))
     except EmbsyncError as error:
         if shared.get("debug"):
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,10 @@ import click
 
 from embsync import config, invocation
 from embsync.config import Config
-from embsync.environment import Found, Sources, find, variables_of_keys
+from embsync.environment import ENVIRONMENT_PREFIX, TOLD_TO_HOOKS, Found, Sources, find
 from embsync.invocation import Invocation
 from embsync.store import Store
+from embsync.store.owner import act_as, name_of, owner_to_be, reject_stranger
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,10 +63,16 @@ def shared(command: Command) -> Command:
     return command
 
 
+def changing(command: Command) -> Command:
+    """Add ``--as-owner`` to a command that changes the store, and have it refuse anybody but the owner."""
+    return click.option("--as-owner", is_flag=True, expose_value=False, is_eager=True, callback=_remember_owner,
+                        help="As root: give up root's rights and act as the store's owner.")(command)
+
+
 def locking(command: Command) -> Command:
-    """Add ``--wait`` to a command that changes the store."""
+    """Add ``--wait`` to a command that changes the store, and what :func:`changing` adds."""
     return click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True,
-                        help="Seconds to wait for the store's lock.")(command)
+                        help="Seconds to wait for the store's lock.")(changing(command))
 
 
 def context(
@@ -76,7 +85,33 @@ def context(
     if found.store is not None:
         chosen["store.path"] = found.store
     parsed, sources = config.load_with_sources(found.file, options=chosen)
-    return Context(parsed, as_json, wait, found, sources)
+    given = Context(parsed, as_json, wait, found, sources)
+    told = click.get_current_context().ensure_object(dict)
+    if "as_owner" in told and not told.get("reads"):
+        _as_owner(given.store.root, told["as_owner"], told.get("arguments", []))
+    return given
+
+
+def reads_only() -> None:
+    """Say that this call of a command that can change the store will not: anybody may make it who can read."""
+    click.get_current_context().ensure_object(dict)["reads"] = True
+
+
+def _as_owner(root: Path, wanted: bool, arguments: list[str]) -> None:
+    owner = owner_to_be(root)
+    if owner is None:
+        return
+    if wanted:
+        act_as(root, owner)
+        return
+    present = invocation.invocation()
+    if os.geteuid() == 0 and shutil.which("sudo") is None:
+        reject_stranger(root, owner, shlex.join([*present.program, *arguments[:1], "--as-owner", *arguments[1:]]))
+    reject_stranger(root, owner, present.as_user(name_of(owner), tuple(arguments)))
+
+
+def _remember_owner(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.ensure_object(dict)["as_owner"] = value
 
 
 def _present(found: Found) -> Invocation:
@@ -86,7 +121,8 @@ def _present(found: Found) -> Invocation:
         options += ["--config", str(found.file)]
     if found.store is not None:
         options += ["--store", found.store]
-    variables = tuple(f"{name}={text}" for name, _, text in variables_of_keys(os.environ))
+    variables = tuple(f"{name}={text}" for name, text in sorted(os.environ.items())
+                      if name.startswith(ENVIRONMENT_PREFIX) and name not in TOLD_TO_HOOKS)
     return Invocation(Invocation.of_process().program, tuple(options), variables)
 
 

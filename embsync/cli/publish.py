@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from embsync import pipeline
-from embsync.cli.options import Context, context, locking, shared
+from embsync.cli.dry_run import check_each, tell_backlog
+from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError, UsageError
@@ -32,20 +33,25 @@ Work = Callable[[Progress], Manifest]
 
 @click.command()
 @click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-n", "--check", "--dry-run", "dry", is_flag=True, help="Say what would happen, and write nothing.")
 @shared
 @locking
 def sync(
-    snapshots: tuple[Path, ...], config_file: Path | None, store: Path | None, as_json: bool, wait: float
+    snapshots: tuple[Path, ...], dry: bool, config_file: Path | None, store: Path | None, as_json: bool, wait: float
 ) -> int:
     """Publish the given SNAPSHOTs in the order given, or the backlog of the watched directory.
 
     A snapshot that is refused or ill-formed does not stop the rest; the exit code is the first that is not 0.
     """
+    if dry:
+        reads_only()
     given = context(config_file, store, as_json, wait)
     if not snapshots and given.config.watch.path is None:
         raise UsageError("nothing to sync", found="no SNAPSHOT and no watch.path",
                          hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the "
                                       "configuration"))
+    if dry:
+        return check_each(snapshots, given) if snapshots else tell_backlog(given)
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = survey(given.store, given.config)
@@ -82,6 +88,7 @@ def accept(
     if not checks and not new_space:
         raise UsageError("nothing to accept", found="neither --check nor --new-space",
                          hint="name the checks that the refusal named: --check NAME")
+    given.store.require()  # a wrong path must not become a store with the wrong model
     return _publish_each([(snapshot, _processing(Request(snapshot, checks, new_space), given))], given)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from embsync.cli.factory import try_factory
-from embsync.cli.options import context, locking, shared
+from embsync.cli.options import changing, context, locking, shared
 from embsync.cli.output import print_json, say
 from embsync.config import Config
 from embsync.environment import find
@@ -23,6 +23,7 @@ from embsync.store import Store
 
 @click.command()
 @shared
+@changing
 def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Watch the configured directory and publish every snapshot that appears, until told to stop.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import numpy as np
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config, IndexConfig
 from embsync.dtypes import Float32, Int64
-from embsync.errors import EmbsyncError, SnapshotChanged, StoreDamaged, StoreError
+from embsync.errors import EmbsyncError, OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
 from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
@@ -150,6 +152,19 @@ def _attempt(store: Store, request: Request, config: Config, progress: Progress)
         return _Run(store, request, config, progress, locked=True).publish()
 
 
+def dry_run(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
+    """Do what :func:`process` does, in a temporary directory; return the manifest that would be published.
+
+    The store is read and never written to: no lock, no journal, no directory. ``TMPDIR`` needs the room of a version.
+
+    Raises
+    ------
+    SnapshotError, NotFoundError, CheckRefusedError, StoreError
+        As :func:`process` does.
+    """
+    return _DryRun(store, request, config, progress).publish()
+
+
 class _Run:
     """One attempt, aligned to the version that is current when it starts."""
 
@@ -250,7 +265,7 @@ class _Run:
             threads=self._config.threads,
         )
 
-    def _stage(self, inputs: Inputs) -> Staging:
+    def _stage(self, inputs: Inputs) -> contextlib.AbstractContextManager[Staging]:
         self._store.create()
         return self._store.stage(_estimate(inputs, self._config))
 
@@ -376,16 +391,45 @@ class _Run:
             require(self._checks, str(self._request.path))
         except CheckRefusedError as refusal:
             self._parent.require()  # or else the snapshot is refused for the damage
-            self._store.create()
-            event = Event(
-                event="refused",
-                snapshot=self._snapshot_event(),
-                checks=[msgspec.to_builtins(check) for check in refusal.records],
-                reason=refusal.what,
-            )
-            with contextlib.nullcontext() if self._locked else self._store.locked():
-                self._store.journal.append(event)
+            self._journal(refusal)
             raise
+
+    def _journal(self, refusal: CheckRefusedError) -> None:
+        self._store.create()
+        event = Event(
+            event="refused",
+            snapshot=self._snapshot_event(),
+            checks=[msgspec.to_builtins(check) for check in refusal.records],
+            reason=refusal.what,
+        )
+        with contextlib.nullcontext() if self._locked else self._store.locked():
+            self._store.journal.append(event)
+
+
+class _DryRun(_Run):
+    """A run whose version is made elsewhere and thrown away."""
+
+    @contextlib.contextmanager
+    def _stage(self, inputs: Inputs) -> Iterator[Staging]:
+        needed = _estimate(inputs, self._config)
+        if self._store.versions.is_dir():
+            self._store.require_room(needed)
+        with tempfile.TemporaryDirectory(prefix="embsync-check-") as directory:
+            free = shutil.disk_usage(directory).free
+            if free < needed:
+                raise OutOfSpace("too little space to try it", where=Path(directory).parent,
+                                 found=f"{free:,} bytes free", expected=f"{needed:,} bytes",
+                                 hint="set TMPDIR to a directory with room")
+            with Staging(Path(directory)) as staging:
+                yield staging
+
+    def _switch(self, staging: Staging, manifest: Manifest) -> Manifest:
+        del staging
+        self._progress("publishing", 1.0)
+        return manifest
+
+    def _journal(self, refusal: CheckRefusedError) -> None:
+        """Nothing is written down."""
 
 
 def _give_back_memory() -> None:

@@ -152,15 +152,20 @@ class Store:
         OutOfSpace
             Before anything is written.
         """
+        self.require_room(needed_bytes)
+        with storage_errors(self.versions):
+            return Staging(self.versions)
+
+    def require_room(self, needed_bytes: int) -> None:
+        """Raise OutOfSpace unless there is room for a version of ``needed_bytes``."""
         with storage_errors(self.versions):
             free = os.statvfs(self.versions)
-            available = free.f_bavail * free.f_frsize
-            if available < needed_bytes + _RESERVE_BYTES:
-                raise OutOfSpace("too little space for a version", where=self.root,
-                                 found=f"{available:,} bytes free", expected=f"{needed_bytes + _RESERVE_BYTES:,} bytes",
-                                 hint=command("prune", purpose="free space, or lower store.keep_versions and prune",
-                                              store=self.root))
-            return Staging(self.versions)
+        available, needed = free.f_bavail * free.f_frsize, needed_bytes + _RESERVE_BYTES
+        if available < needed:
+            raise OutOfSpace("too little space for a version", where=self.root, found=f"{available:,} bytes free",
+                             expected=f"{needed:,} bytes",
+                             hint=command("prune", purpose="free space, or lower store.keep_versions and prune",
+                                          store=self.root))
 
     def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
         """Make a sealed staging directory the current version; the lock must be held.

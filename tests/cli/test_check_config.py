@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
@@ -34,7 +35,7 @@ def test_the_index_factory_is_tried_where_the_width_is_known(
     assert f"'HNWS32' at width {made.items.shape[1]} (could not parse index string HNWS32)" in told.err
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "HNSW32")
     assert run(command) == 0
-    assert "index.factory: HNSW32" in capfd.readouterr().out
+    assert yaml.safe_load(capfd.readouterr().out)["index"]["factory"] == "HNSW32"
 
 
 def test_without_a_width_a_factory_cannot_be_tried(
@@ -46,7 +47,7 @@ def test_without_a_width_a_factory_cannot_be_tried(
     """
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "IVF16,PQ25")
     assert run(["check-config", "--store", str(tmp_path / "S")]) == 0
-    assert "index.factory: IVF16,PQ25" in capfd.readouterr().out
+    assert yaml.safe_load(capfd.readouterr().out)["index"]["factory"] == "IVF16,PQ25"
     assert not (tmp_path / "S").exists()
     for factory in ("HNWS32", "IVF16,Flt", "PCA8,Nonsense", "", "IVF0,Flat", "NSG0"):
         monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", factory)
@@ -68,7 +69,7 @@ def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(capfd: pyte
                 assert run(command) == 0
         finally:
             (directory / "S" / "versions").chmod(0o700)
-    assert capfd.readouterr().out.count("index.factory: auto") == 2
+    assert capfd.readouterr().out.count("\n  factory: auto\n") == 2
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""``embsync sync --check``: what would happen, without writing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from embsync import pipeline
+from embsync.cli.options import Context
+from embsync.cli.output import number, print_json, say, table, warn
+from embsync.cli.progress import progress_bar
+from embsync.errors import EmbsyncError
+from embsync.invocation import command
+from embsync.pipeline import CheckRefusedError, Request
+from embsync.pipeline.backlog import survey
+from embsync.store.manifest import CheckRecord, Manifest
+
+
+def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
+    """Judge snapshots, each against the version that is current; return the first exit code that is not 0."""
+    results: list[dict[str, object]] = []
+    code = 0
+    for path in snapshots:
+        found: dict[str, object] = {"snapshot": str(path), "version": None}
+        try:
+            with progress_bar(path.name, wanted=not given.as_json) as progress:
+                manifest = pipeline.dry_run(given.store, Request(path), given.config, progress)
+        except EmbsyncError as error:
+            code = code or error.exit_code
+            refused = isinstance(error, CheckRefusedError)
+            checks = error.records if isinstance(error, CheckRefusedError) else []
+            found |= {"outcome": "would_refuse" if refused else "failed", **error.as_dict()}
+            if not given.as_json:
+                say(f"{path}: would be {'refused' if refused else 'rejected'}; nothing was written")
+                _tell(checks)
+            warn(f"embsync: {error}")
+        else:
+            checks = manifest.checks
+            found |= {"outcome": "would_publish", "version": manifest.version}
+            if not given.as_json:
+                _tell_version(path, manifest)
+        results.append({**found, "checks": [msgspec.to_builtins(check) for check in checks]})
+    if given.as_json:
+        print_json({"results": results, "exit_code": code, "written": False})
+    return code
+
+
+def tell_backlog(given: Context) -> int:
+    """Say of everything in the watched directory whether it would be taken, and why not."""
+    found = survey(given.store, given.config)
+    entries = [{"name": entry.child.name, "taken": entry.state == "next", "state": entry.state,
+                "reason": entry.reason, "version": entry.version} for entry in found.entries]
+    if given.as_json:
+        print_json({"watch": given.config.watch.path, "snapshots": entries, "written": False})
+        return 0
+    taken = [entry.child for entry in found.queue]
+    say(f"{given.config.watch.path}: {len(taken)} of {len(entries)} would be taken; nothing was written")
+    for entry in entries:
+        what = "would be taken" if entry["taken"] else str(entry["state"]).replace("_", " ")
+        say(f"  {entry['name']:<24} {what:<14} {entry['reason'] or ''}".rstrip())
+    for child in taken[:1]:
+        say(str(command("sync", child.path, "--check", purpose="to judge it")))
+    return 0
+
+
+def _tell_version(path: Path, manifest: Manifest) -> None:
+    users = "" if manifest.users is None else f" and {manifest.users.live:,} users"
+    parent = "as the first of a space" if manifest.parent is None else f"beside version {manifest.parent}"
+    say(f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
+        "nothing was written")
+    _tell(manifest.checks)
+
+
+def _tell(checks: list[CheckRecord]) -> None:
+    if checks:
+        table(("  check", "value", "outcome"), [(f"  {check.name}", number(check.value, ".4g"), check.outcome)
+                                                for check in checks])

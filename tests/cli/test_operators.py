@@ -1,0 +1,377 @@
+"""What an operator types: hints that run as printed, stores that no mistake makes, users, files found, dry runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support.nights import night, write_npy
+from support.quick import quick_directory
+
+from embsync import environment
+from embsync.cli.main import COMMANDS, run
+from embsync.config import load
+from embsync.store import Store
+
+_NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """Nights, one with shuffled ids, and a store of the first two; names that a shell must have quoted."""
+    with quick_directory() as directory:
+        for number in range(4):
+            write_npy(directory / f"watch it/day={number}", night(number))
+        write_npy(directory / "a bad one", night(4).shuffled_item_ids())
+        nights = [str(directory / f"watch it/day={number}") for number in (0, 1)]
+        assert run(["sync", *nights, "--store", str(directory / "the store")]) == 0
+        (directory / "embsync.yaml").write_text(f"store: {{path: {directory}/the store}}\n"
+                                                "watch: {path: 'watch it', settle_seconds: 0}\n")
+        yield directory
+
+
+@pytest.fixture
+def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy to work in, from which relative paths are taken."""
+    with quick_directory() as directory:
+        shutil.copytree(made, directory, symlinks=True, dirs_exist_ok=True)
+        (directory / "embsync.yaml").write_text((made / "embsync.yaml").read_text().replace(str(made), str(directory)))
+        monkeypatch.chdir(directory)
+        yield directory
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return mode, time of change and contents of everything in a directory."""
+    found = {}
+    for path in (root, *sorted(root.rglob("*"))):
+        status = path.lstat()
+        found[str(path)] = (status.st_mode, status.st_mtime_ns,
+                            path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
+    return found
+
+
+def printed(told: str) -> list[str]:
+    """Return the command that stands last in a line, as a shell reads it, without the program."""
+    words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", told.strip())[0])  # type: ignore[index]
+    assert words[0] == "embsync"
+    return words[1:]
+
+
+_BY_OPTION = ({}, ["--store", "the store"])
+_BY_FILE = ({}, ["--config", "embsync.yaml"])
+_BY_VARIABLE = ({"EMBSYNC_STORE": "the store"}, [])
+_BY_FILE_VARIABLE = ({"EMBSYNC_CONFIG": "embsync.yaml"}, [])
+_BY_BOTH = ({"EMBSYNC_CONFIG": "embsync.yaml", "EMBSYNC_STORE": "the store"}, [])
+
+
+@pytest.mark.parametrize(("variables", "options"),
+                         [_BY_OPTION, _BY_FILE, _BY_VARIABLE, _BY_FILE_VARIABLE, _BY_BOTH])
+def test_a_refusal_names_a_command_that_publishes_as_printed(
+    place: Path, variables: dict[str, str], options: list[str], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """However the store was named, pasted into another shell, where no variable is set, it means the same store."""
+    write_npy(place / "half of it", night(2, items=100, churn=0.05))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    capfd.readouterr()
+    assert run(["sync", "half of it", *options]) == 4
+    words = printed(capfd.readouterr().err)
+    assert words[:2] == ["accept", "half of it"]
+    for name in variables:
+        monkeypatch.setenv(name, "") if name == "EMBSYNC_CONFIG" else monkeypatch.delenv(name)
+    assert run(words) == 0
+    assert Store(place / "the store").current() == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "code", "after"),
+    [
+        ("nothing", ["hold"], 0, "resumed"),
+        ("nothing", ["rollback", "--hold"], 0, "resumed"),
+        ("hash", ["verify"], 5, "rolled back from version 2 to version 1"),
+        ("map", ["lookup", "items", "1000"], 5, "rolled back from version 2 to version 1"),
+        ("link", ["lookup", "items", "1000"], 5, "to version"),
+        ("no store", ["status"], 6, "Usage: embsync sync"),
+        ("no store", ["accept", "watch it/day=2", "--new-space"], 6, "Usage: embsync sync"),
+        ("no store", ["lookup", "items", "1000"], 6, "Usage: embsync sync"),
+        ("no version", ["status"], 0, "Usage: embsync sync"),
+        ("no version", ["search", "--item", "1000"], 6, "Usage: embsync sync"),
+    ],
+)
+def test_every_hint_does_what_it_says(
+    place: Path, spoil: str, arguments: list[str], code: int, after: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The last line's command runs as it is printed, and the trouble is over or the way is told."""
+    root = place / "the store"
+    if spoil in {"hash", "map"}:
+        file = root / "versions/000002/items/vectors.npy"
+        file.chmod(0o644)
+        os.truncate(file, 300)
+    elif spoil == "link":
+        (root / "current").unlink()
+        (root / "current").symlink_to("versions/none")
+    elif spoil == "no store":
+        shutil.rmtree(root)
+    elif spoil == "no version":
+        shutil.rmtree(root)
+        Store(root).create()
+    capfd.readouterr()
+    assert run([*arguments, "--store", "the store"]) == code
+    told = capfd.readouterr()
+    lines = [line for line in (told.out + told.err).splitlines() if " --store " in line and "embsync " in line]
+    words = printed(lines[-1])
+    assert words[-2:] == ["--store", "the store"]
+    assert run(words) == 0
+    assert after in capfd.readouterr().out
+
+
+def test_an_argument_that_begins_with_a_dash_is_no_option_in_a_hint(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was given after ``--`` stays there."""
+    write_npy(place / "-half", night(2, items=100))
+    capfd.readouterr()
+    assert run(["sync", "--store", "the store", "--", "-half"]) == 4
+    assert run(printed(capfd.readouterr().err)) == 0
+
+
+#: Arguments of every command, so that it would do something.
+_ARGUMENTS = {
+    "accept": ["watch it/day=2", "--new-space"], "widen": ["16"], "search": ["--item", "1000"],
+    "lookup": ["items", "1000"], "transform": ["items", "watch it/day=0/items.npy"], "fold-in": ["1000"],
+    "sync": ["watch it/day=2"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sync", "run", "demo", "version", "serve"}))
+def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
+    """On a path without one, and on an empty directory: not found, and nothing there afterwards."""
+    before = tree(place)
+    os.mkdir("empty")  # noqa: PTH102
+    with_empty = tree(place)
+    for path in ("wrong path", "wrong/path/deeper", "empty"):
+        code = run([name, *_ARGUMENTS.get(name, []), "--store", path])
+        assert code == (0 if name == "check-config" else 6), path
+        assert tree(place) == with_empty
+    assert set(before) < set(with_empty)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("arguments", [["rollback"], ["prune"], ["hold"], ["resume"], ["widen", "12"], ["run"],
+                                       ["sync", "watch it/day=2"], ["accept", "watch it/day=2", "--new-space"]])
+def test_another_user_than_the_owner_is_stopped(
+    place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Root as well, before anything is touched; reading stays free."""
+    _give(place / "the store")
+    before = tree(place / "the store")
+    capfd.readouterr()
+    assert run([*arguments, "--config", "embsync.yaml"]) == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert "sudo -u nobody" in told
+    assert tree(place / "the store") == before
+    assert run(["status", "--store", "the store"]) == 0
+    assert run(["sync", "--check", "watch it/day=2", "--store", "the store"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_root_acts_as_the_owner_where_it_is_told_to(place: Path) -> None:
+    """By the command that the message prints; nothing of root's is left, neither in the store nor beside it."""
+    _give(place / "the store")
+    place.chmod(0o755)
+    told = _process(place, "sync", "watch it/day=2", "--store", "the store")
+    assert told.returncode == 2
+    if shutil.which("sudo") is None:
+        assert printed(told.stderr) == ["sync", "--as-owner", "watch it/day=2", "--store", "the store"]
+    for arguments in (["sync", "watch it/day=2"], ["rollback"], ["hold"], ["resume"], ["prune"]):
+        told = _process(place, *arguments, "--store", "the store", "--as-owner")
+        assert told.returncode == 0, told.stderr
+    assert {path.lstat().st_uid for path in (place / "the store").rglob("*")} == {_NOBODY}
+    (place / "theirs").mkdir()
+    os.chown(place / "theirs", _NOBODY, _NOBODY)
+    assert _process(place, "sync", "watch it/day=2", "--store", "theirs/st").returncode == 2
+    assert not (place / "theirs/st").exists()
+
+
+def _give(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        os.lchown(path, _NOBODY, _NOBODY)
+
+
+def _process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([sys.executable, "-m", "embsync", *arguments], cwd=place, env=variables, capture_output=True,
+                          text=True, check=False)
+
+
+def test_the_file_is_found_by_option_variable_or_system_in_this_order(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``status`` and ``check-config`` say which; with ``--store`` none is found; an empty variable says none."""
+    for number, name in enumerate(("system", "variable", "option"), 6):
+        (place / name).write_text(f"store: {{path: the store, keep_versions: {number}}}\n")
+    monkeypatch.setattr(environment, "SYSTEM_FILE", place / "system")
+
+    def kept(*options: str) -> tuple[int, str]:
+        capfd.readouterr()
+        assert run(["check-config", *options]) == 0
+        told = capfd.readouterr().out
+        return yaml.safe_load(told)["store"]["keep_versions"], told.splitlines()[0].removeprefix("# ")
+
+    assert kept() == (5, "configuration file: none")
+    monkeypatch.delenv("EMBSYNC_CONFIG")
+    assert kept() == (6, f"configuration file: {place / 'system'} (found)")
+    monkeypatch.setenv("EMBSYNC_CONFIG", "variable")
+    assert kept() == (7, "configuration file: variable (EMBSYNC_CONFIG)")
+    assert kept("--config", "option") == (8, "configuration file: option (--config)")
+    assert kept("--store", "st") == (5, "configuration file: none")
+    assert kept("--store", "st", "--config", "option")[0] == 8
+    capfd.readouterr()
+    assert run(["status"]) == 0
+    assert "config    variable (EMBSYNC_CONFIG)\n" in capfd.readouterr().out
+    monkeypatch.setenv("EMBSYNC_CONFIG", "nowhere")
+    assert run(["status"]) == 2
+    assert "nowhere: configuration file not found" in capfd.readouterr().err
+
+
+def test_a_variable_names_the_store(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As ``--store`` does, which wins over it; neither name is a key."""
+    monkeypatch.setenv("EMBSYNC_STORE", "the store")
+    assert run(["status"]) == 0
+    assert str(place / "the store") in capfd.readouterr().out
+    assert run(["status", "--store", "other"]) == 6
+    assert load().store.path == "embsync-store"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("EMBSYNC_WATCH__SETTLE_SECONDS", "abc", ["found 'abc'", "expected a number"]),
+        ("EMBSYNC_STORE__KEEP_VERSIONS", "0", ["found 0"]),
+        ("EMBSYNC_SNAPSHOT__MAX_BYTES", "a lot", ["not a size", "'a lot'"]),
+        ("EMBSYNC_SERVE__LIMITS__SECONDS", "0", ["found 0"]),
+        ("EMBSYNC_CHECKS__COSINE_ITEMS", "5", ["expected a section"]),
+        ("EMBSYNC_STORE__PATH", "[a", ["not a valid value"]),
+        ("EMBSYNC_WATCH__PAHT", "x", ["did you mean EMBSYNC_WATCH__PATH"]),
+        ("EMBSYNC_WATCH_PATH", "x", ["did you mean EMBSYNC_WATCH__PATH"]),
+        ("EMBSYNC_WTACH__PATH", "x", ["did you mean EMBSYNC_WATCH__PATH"]),
+        ("EMBSYNC_CONFG", "x", ["did you mean EMBSYNC_CONFIG"]),
+    ],
+)
+def test_a_bad_variable_is_blamed_by_its_name(
+    place: Path, name: str, value: str, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Not the file, which is right; what is unknown names the nearest variable."""
+    monkeypatch.setenv(name, value)
+    capfd.readouterr()
+    assert run(["status", "--config", "embsync.yaml"]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"embsync: {name}: ")
+    assert "embsync.yaml" not in told
+    for word in words:
+        assert word in told
+
+
+def test_a_file_is_blamed_for_its_own_keys(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a variable sets another key of the section."""
+    (place / "wrong.yaml").write_text("watch: {settle_seconds: abc}\n")
+    monkeypatch.setenv("EMBSYNC_WATCH__PATH", "watch it")
+    capfd.readouterr()
+    assert run(["status", "--config", "wrong.yaml"]) == 2
+    assert capfd.readouterr().err.startswith("embsync: wrong.yaml: watch.settle_seconds: ")
+
+
+def test_check_config_prints_a_file_that_says_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The limits in force as well, with who set what is no default; from any directory."""
+    monkeypatch.setenv("EMBSYNC_CHECKS__COSINE_ITEMS__WARN", "0.9")
+    monkeypatch.setenv("EMBSYNC_SERVE__LISTEN", "unix:some/socket")
+    capfd.readouterr()
+    assert run(["check-config", "--config", "embsync.yaml", "--store", "the store"]) == 0
+    first = capfd.readouterr().out
+    assert re.search(r"^    warn: 0\.9 +# EMBSYNC_CHECKS__COSINE_ITEMS__WARN$", first, re.M)
+    assert re.search(r"^  settle_seconds: 0 ?.*# file$", first.replace("0.0", "0"), re.M)
+    assert yaml.safe_load(first)["checks"]["cosine_users"]["refuse"] == 0.5
+    monkeypatch.delenv("EMBSYNC_CHECKS__COSINE_ITEMS__WARN")
+    monkeypatch.delenv("EMBSYNC_SERVE__LISTEN")
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere/written.yaml").write_text(first)
+    assert run(["check-config", "--config", "elsewhere/written.yaml"]) == 0
+    assert yaml.safe_load(capfd.readouterr().out) == yaml.safe_load(first)
+
+
+@pytest.mark.parametrize(("given", "nearest"), [
+    ("sttaus", "status"), ("sycn", "sync"), ("check_config", "check-config"), ("roll-back", "rollback"),
+    ("serv", "serve"),
+])
+def test_a_mistyped_command_names_the_nearest(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and one line."""
+    assert run([given]) == 2
+    told = capfd.readouterr().err
+    assert f"found '{given}'" in told
+    assert f"did you mean '{nearest}'?" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "nearest"), [
+    (["sync", "--sotre", "x"], "--store"), (["rollback", "--hodl"], "--hold"), (["prune", "--keeep", "3"], "--keep"),
+    (["accept", "x", "--newspace"], "--new-space"), (["search", "--usr", "3"], "--user"),
+])
+def test_a_mistyped_option_names_the_nearest(
+    arguments: list[str], nearest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 and one line."""
+    assert run(arguments) == 2
+    told = capfd.readouterr().err
+    assert told.endswith(f"hint: did you mean '{nearest}'?\n")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--check", "--dry-run", "-n"])
+def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same verdict and exit code as the run itself, and no file, lock, directory or time of change."""
+    before = tree(place)
+    for snapshot, code, words in (("watch it/day=2", 0, "would be published as version 3, beside version 2"),
+                                  ("a bad one", 4, "would be refused"), ("nowhere", 6, "rejected")):
+        capfd.readouterr()
+        assert run(["sync", option, snapshot, "--store", "the store"]) == code
+        told = capfd.readouterr()
+        assert words in told.out
+        assert ("cosine_items" in told.out) == (code != 6)
+        assert run(["sync", option, snapshot, "--store", "no store/here", "--json"]) == (code if code == 6 else 0)
+    assert tree(place) == before
+    assert run(["sync", "watch it/day=2", "--store", "the store"]) == 0
+    assert Store(place / "the store").current() == 3
+
+
+def test_a_dry_run_of_the_backlog_tells_what_is_taken_and_why_not(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is read for longer than a look, nothing is decided for good, and nothing is written."""
+    (place / "watch it/logs").mkdir()
+    before = tree(place)
+    capfd.readouterr()
+    assert run(["sync", "-n", "--config", "embsync.yaml"]) == 0
+    told = capfd.readouterr().out
+    assert re.search(r"day=3 +would be taken", told)
+    assert re.search(r"day=2 +skipped +day=3 is newer", told)
+    assert "logs" in told
+    assert tree(place) == before
+    assert run(printed(told)) == 0
+    assert tree(place) == before
