@@ -174,7 +174,7 @@ class Application:
             work.close()
             raise
         desk = Desk(version, self._limits, self._serving.kept, self._serving.numbers, work,
-                    NPY in request.headers.get("accept", ""))
+                    NPY in request.headers.get("accept", "").lower())
         future = asyncio.get_running_loop().run_in_executor(self._threads, answer, desk, body)
         future.add_done_callback(self._done)
         del body

@@ -184,6 +184,36 @@ def test_a_wrong_field_is_shown_beside_what_was_expected(server: Server, body: A
     assert (plain["where"], plain["found"], plain["expected"]) == said
 
 
+@pytest.mark.parametrize(("accept", "as_array"), [
+    (NPY, True), (f"{NPY};q=0.9", True), (f"{NPY}; charset=binary", True), (f"text/html, {NPY}", True),
+    (f"{NPY}, */*;q=0.1", True), (NPY.upper(), True), ("application/json", False), ("*/*", False), ("text/html", False),
+])
+def test_an_array_is_answered_to_whoever_names_it(
+    server: Server, version: Version, accept: str, as_array: bool
+) -> None:
+    """With parameters, in a list, in any case; everybody else gets JSON."""
+    users = users_of(version).ids[:2].tolist()
+    answer = server.ask("/v1/lookup", {"side": "users", "ids": users}, Accept=accept)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith(NPY if as_array else "application/json")
+    found = answer.array if as_array else np.array(answer.plain["vectors"])
+    np.testing.assert_allclose(found, users_of(version).lookup(users), rtol=1e-6)
+
+
+def test_movement_is_within_one_space(tmp_path: Path) -> None:
+    """Vectors of another space are no steps on the way, however many versions of it are kept."""
+    root = tmp_path / "S"
+    for number in range(2):
+        sync(root, night(number, **SIZES, churn=0.0), f"n{number}")
+    for number in range(2, 4):
+        sync(root, night(number, **SIZES, churn=0.0, seed=99), f"n{number}", new_space=number == 2)
+    one = int(night(3, **SIZES, churn=0.0, seed=99).item_ids[0])
+    with serving(root) as running:
+        found = running.ask("/v1/movement", {"side": "items", "id": one}).plain
+    assert [step["version"] for step in found["steps"]] == [3, 4]
+    assert found["steps"][1]["cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
 def test_arrays_are_read_without_trust(server: Server) -> None:
     """Forged headers, objects, archives, other widths, NaN: refused before a byte is allocated for them."""
     good = np.ones((1, 6), np.float32)

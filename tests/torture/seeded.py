@@ -147,10 +147,10 @@ def require_copy_first() -> None:
                 raise SystemExit(f"{found} is imported instead of the copy in {root}")
 
 
-def run_tests(root: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """Run tests against a copy; return the exit code and the end of what was said."""
+def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False) -> tuple[int, str]:
+    """Run tests against a copy, in their short form or that of ``make torture``; return exit code and last words."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=line", "-p", "no:cacheprovider",
-               "-m", "", "--timeout=280", *dict.fromkeys(f"tests/{test}" for test in tests)]
+               *(["-m", "torture"] if torture else []), *dict.fromkeys(f"tests/{test}" for test in tests)]
     try:
         done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False,
                               timeout=_SECONDS)
@@ -169,7 +169,7 @@ def make(mistake: Mistake) -> Verdict:
         file = root / mistake.path
         file.write_text(file.read_text().replace(mistake.old, mistake.new))
         for test in mistake.tests:  # each by itself: the second must not hide behind the first
-            code, told = run_tests(root, [test])
+            code, told = run_tests(root, [test], torture=mistake.torture)
             ended = code < 0 and code != -signal.SIGKILL  # by what the mistake did; SIGKILL may be anybody's
             outcome = "caught" if code == 1 or ended else "NOT caught" if code == 0 else f"error {code}"
             if code == 0 and " passed" not in told:
@@ -182,9 +182,14 @@ def make(mistake: Mistake) -> Verdict:
 def sound(chosen: Iterable[Mistake]) -> str | None:
     """Return what the tests say without any mistake, None when all pass."""
     require_copy_first()
-    with copied() as root:
-        code, told = run_tests(root, [test for mistake in chosen for test in mistake.tests])
-    return None if code == 0 else told
+    rows = list(chosen)
+    for torture in (False, True):
+        tests = [test for mistake in rows if mistake.torture == torture for test in mistake.tests]
+        with copied() as root:
+            code, told = run_tests(root, tests, torture=torture) if tests else (0, "")
+        if code != 0:
+            return told
+    return None
 
 
 def table(rows: Iterable[Mistake]) -> str:

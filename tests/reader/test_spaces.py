@@ -1,0 +1,113 @@
+"""Versions of several spaces, versions that go while they are opened, and what a graph misses among allowed items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import configured, night
+from support.quick import quick_directory
+from support.stores import sync
+from support.waiting import eventually
+
+import embsync
+from embsync.errors import NotFoundError, UsageError
+from embsync.reader import Follower, open_version, search
+from embsync.store import Store, layout
+
+SIZES = {"items": 100, "users": 80, "width": 6}
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A store with one version."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, **SIZES), "n0")
+        yield directory / "S"
+
+
+def test_raw_queries_of_another_space_are_refused(root: Path) -> None:
+    """Through that version's maps they would be vectors of its space, and their scores mean nothing here."""
+    sync(root, night(1, **SIZES, seed=99), "other model", new_space=True)
+    raw = night(0, **SIZES).both[1][:3]
+    with embsync.open(root) as reader, reader.version(1) as old:
+        for asked, source in ((reader.current, old), (old, reader.current)):
+            with pytest.raises(UsageError, match="raw vectors of another space") as refused:
+                asked.search(raw, space="snapshot", snapshot=source)
+            assert (refused.value.found, refused.value.expected) == (source.space_id, asked.space_id)
+        assert old.search(raw, space="snapshot", snapshot=old)[0].shape == (3, 10)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_version_that_goes_between_link_and_pin_is_no_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Each time a newer one was published and the older one pruned: the newest is opened."""
+    real = layout.current_number
+    overtaken: list[int] = []
+
+    def overtaking(place: Path) -> int | None:
+        number = real(place)
+        if len(overtaken) < times and number is not None:
+            overtaken.append(number)
+            with monkeypatch.context() as patch:
+                patch.setattr(layout, "current_number", real)
+                sync(root, night(number, **SIZES), f"n{number}", configured(store__keep_versions=1))
+        return number
+
+    monkeypatch.setattr(layout, "current_number", overtaking)
+    with open_version(root) as version:
+        assert version.number == times + 1
+    assert overtaken == list(range(1, times + 1))
+    assert Store(root).numbers() == [times + 1]
+    with pytest.raises(NotFoundError, match="no version 1"):
+        open_version(root, 1)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_what_a_graph_misses_among_allowed_items_is_filled_in(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """With the least effort a graph gives up among items it must skip; the answer has no holes, and is exact there."""
+    monkeypatch.setattr(search, "_SCANNED", 10)
+    with quick_directory() as directory:
+        made = night(0, items=3000, users=60, width=6)
+        sync(directory / "S", made, "n0", configured(index__factory="HNSW4", index__target_recall=0.1))
+        with embsync.open(directory / "S") as reader:
+            version = reader.current
+            allowed = np.random.default_rng(1).choice(made.item_ids, int(share * 3000), replace=False)
+            queries = version.users.lookup(made.user_ids)  # type: ignore[union-attr, arg-type]
+            ids, scores = version.search(queries, 20, allowed=allowed, parameters={"efSearch": 1})
+            bare, _ = version.searcher.search(queries, 20, {"efSearch": 1}, np.isin(version.items.ids, allowed))
+            short = (bare < 0).any(axis=1)
+            assert short.any()
+            assert np.isin(ids, allowed).all()
+            assert np.isfinite(scores).all()
+            exact = queries @ version.items.lookup(np.sort(allowed)).T
+            best = np.sort(allowed)[np.argsort(-exact, axis=1)[:, :20]]
+            np.testing.assert_array_equal(np.sort(ids[short]), np.sort(best[short]))
+
+
+def _wait_looks(follower: Follower, more: int = 5) -> None:
+    for _ in range(more):
+        before = follower._checked
+        eventually(lambda before=before: follower._checked != before)
+
+
+def test_an_error_is_told_once_however_long_it_lasts(root: Path) -> None:
+    """While the store is away nobody hears of it at each look; when it goes again, once more."""
+    errors: list[Exception] = []
+    aside = root.with_name("aside")
+    with embsync.open(root) as reader:
+        follower = reader.follow(on_error=errors.append, interval=0.005)
+        for times in (1, 2):
+            root.rename(aside)
+            eventually(lambda times=times: len(errors) == times)
+            _wait_looks(follower)
+            assert len(errors) == times
+            assert not follower.health.healthy
+            aside.rename(root)
+            eventually(lambda: follower.health.healthy)
+        assert reader.current.number == 1
