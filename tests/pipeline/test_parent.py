@@ -7,8 +7,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from support.stores import assert_at_rest, assert_whole
 
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, parent, process
 from embsync.pipeline.backlog import handle
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
@@ -138,8 +140,18 @@ def test_numbers_that_no_publisher_wrote_are_damage_and_no_refusal(
     assert [entry.child.name for entry in waiting(root, directory)] == ["day=5"]
 
 
-def test_damage_that_looks_like_another_model_is_no_refusal(root: Path, directory: Path) -> None:
-    """Anchors of other ids fail the checks of the fit; what failed them is the store, and the journal says nothing."""
+@pytest.mark.parametrize("behind", [0.0, 0.3])
+def test_damage_that_looks_like_another_model_is_no_refusal(
+    root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, behind: float
+) -> None:
+    """Anchors of other ids fail the checks; the store is named and nobody refused, however far behind hashing is."""
+    real = parent.verify
+
+    def late(*arguments: Any, **options: Any) -> None:
+        time.sleep(behind)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(parent, "verify", late)
     path = root / "versions/000003/anchors/items.npy"
     array = np.load(path)
     path.unlink()

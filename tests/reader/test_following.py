@@ -276,3 +276,17 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
         sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=1))
         assert 1 in Store(root).numbers()
         np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])  # type: ignore[union-attr]
+
+
+def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest is what it was: the files are hashed again after a while, not only when a newer version comes."""
+    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 0.1)
+    with embsync.open(root) as reader:
+        sync(root, night(1, **SIZES), "n1")
+        flip_a_bit(root, 2)
+        follower = reader.follow(on_error=lambda _: None, interval=0.02)
+        eventually(lambda: follower.error is not None)
+        assert reader.current.number == 1
+        flip_a_bit(root, 2)  # back to what it was
+        eventually(lambda: reader.current.number == 2)
+        assert follower.error is None

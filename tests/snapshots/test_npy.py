@@ -320,3 +320,33 @@ def test_a_directory_that_never_ends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "/".join("abcdefghijkl")).mkdir(parents=True)
     with pytest.raises(SnapshotError, match="too many directories"):
         stamp(tmp_path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_id_that_repeats_far_away_is_found(tmp_path: Path, named: bool) -> None:
+    """Twice among 140,000 ids, in rows that no block of them has both of; the id is named."""
+    ids = np.arange(140_000)
+    ids[139_990] = 17
+    np.save(tmp_path / "items.npy", np.ones((140_000, 1), np.float32))
+    np.save(tmp_path / "item_ids.npy", ids.astype(str) if named else ids)
+    with pytest.raises(SnapshotError, match="ids repeat; found 1 repeated rows, among them 17"):
+        open_snapshot(tmp_path, CONFIG).items.ids()
+
+
+@pytest.mark.parametrize("many", [0, 299, 301, 600])
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_weights_of_another_length_are_refused(tmp_path: Path, side: str, many: int) -> None:
+    """There is one for every row; more or fewer belong to other rows."""
+    write_npy(tmp_path, model(items=300, users=300))
+    np.save(tmp_path / f"{side}_weights.npy", np.ones(many))
+    with pytest.raises(SnapshotError, match=f"weights and vectors differ in number; found {many} weights"):
+        read(tmp_path, CONFIG)
+
+
+def test_reads_that_are_short_go_on_where_they_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may give less than was asked for: the bytes are the same, each once."""
+    made = model()
+    write_npy(tmp_path, made)
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: real(file, [views[0][:1001]], offset))
+    assert_reads(open_snapshot(tmp_path, CONFIG), made)
