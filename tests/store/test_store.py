@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -157,23 +158,51 @@ def test_a_sweep_takes_what_the_dead_left_and_nothing_of_the_living(root: Path) 
     assert_at_rest(root)
 
 
-def test_a_staging_directory_is_safe_from_its_first_moment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process's sweep between making the directory and locking it takes nothing away."""
+@pytest.mark.parametrize("where", ["before it is opened", "before it is locked"])
+@pytest.mark.parametrize("what", ["staging", "small file"])
+def test_what_is_being_made_is_safe_from_its_first_moment(
+    root: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: str
+) -> None:
+    """A sweep between making it and locking it may take it: then another is made, and that one stays."""
     versions = root / "versions"
-    real = os.open
+    swept: list[str] = []
 
-    def meanwhile(path: object, *rest: int, **options: int) -> int:
-        if Path(str(path)).name.startswith(durable.STAGING_PREFIX) and not swept:
-            swept.append(True)
-            sweep(root, versions)
-        return real(path, *rest, **options)  # type: ignore[arg-type]
+    def once(*_: object) -> None:
+        if not swept:
+            swept.append("")
+            swept.extend(sweep(root, versions))
 
-    swept: list[bool] = []
-    monkeypatch.setattr(os, "open", meanwhile)
+    if where == "before it is opened":
+        real = os.open
+
+        def opened(path: object, *rest: int, **options: int) -> int:
+            if Path(str(path)).name.startswith(durable.STAGING_PREFIX):
+                once()
+            return real(path, *rest, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", opened)
+    else:
+        lock = fcntl.flock
+
+        def locked(descriptor: int, how: int) -> None:
+            if how == fcntl.LOCK_EX:
+                once()
+            lock(descriptor, how)
+
+        monkeypatch.setattr(fcntl, "flock", locked)
+    if what == "small file":
+        durable.replace_file(root / "hold", b"{}")
+        assert (root / "hold").read_bytes() == b"{}"
+        assert len(swept) == (2 if where == "before it is locked" else 0)
+        return
     with Staging(versions) as staging:
+        assert len(swept) == 2
+        assert staging.path.name not in swept
         staging.save("a.npy", np.arange(3))
         assert (staging.path / "a.npy").is_file()
-    assert swept
+        assert sweep(root, versions) == []
+        staging.move(versions / "000009")
+        assert (versions / "000009" / "a.npy").is_file()
 
 
 def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> None:
