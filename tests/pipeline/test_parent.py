@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from embsync.pipeline.backlog import handle
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, layout
+from embsync.store.durable import FileEntry, Staging
 
 CARRIED = sorted(layout.version_files(two_sided=True) - {layout.INDEX, layout.INDEX_ROWS})
 
@@ -138,6 +140,28 @@ def test_numbers_that_no_publisher_wrote_are_damage_and_no_refusal(
     np.save(path, array)
     assert next_night(root, directory) == {"StoreDamaged": 1}
     assert [entry.child.name for entry in waiting(root, directory)] == ["day=5"]
+
+
+def test_nothing_is_switched_before_all_is_hashed(
+    root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far hashing is behind the work."""
+    hashing, real = threading.Event(), parent.verify
+
+    def late(*arguments: Any, **options: Any) -> None:
+        hashing.wait(10)
+        real(*arguments, **options)
+
+    def sealed(staging: Staging) -> list[FileEntry]:
+        hashing.set()
+        return seal(staging)
+
+    seal = Staging.seal
+    monkeypatch.setattr(parent, "verify", late)
+    monkeypatch.setattr(Staging, "seal", sealed)
+    flip(root / "versions/000003/start/items.npy", -1)
+    assert next_night(root, directory) == {"StoreDamaged": 1}
+    assert Store(root).numbers() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.3])
