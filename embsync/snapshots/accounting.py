@@ -33,11 +33,14 @@ class Claim:
         Names at the snapshot's root that the layout reads; none when the root is a file.
     as_items : frozenset of str
         Names that are read as items whatever they are called.
+    closed : bool
+        What is inside the directories is the layout's own affair.
     """
 
     sides: frozenset[str]
     entries: frozenset[str] = frozenset()
     as_items: frozenset[str] = frozenset()
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _not_taken(place: Place, claim: Claim, marker: str) -> Iterator[_Entry]:
             continue
         if name not in claim.entries:
             yield _Entry(name, kind, names.parse(name))
-        elif kind == "directory":
+        elif kind == "directory" and not claim.closed:
             for part, part_kind in place.child(name).entries().items():
                 says = names.parse(part)
                 if part != marker and (part.startswith((".", "_")) or not part.endswith(".parquet")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError, printable
-from embsync.snapshots import npy, npz, parquet, safetensors, word2vec
+from embsync.snapshots import delta, npy, npz, parquet, safetensors, word2vec
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
 from embsync.snapshots.conversions import seen
 from embsync.snapshots.files import Place
@@ -51,6 +51,7 @@ LAYOUTS = (
     Layout("npy", npy.EXPECTS, npy.recognise, npy.claim, npy.open_sides),
     Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides),
     Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.claim, parquet.open_sides),
+    Layout("delta", delta.EXPECTS, delta.recognise, delta.claim, delta.open_sides),
     Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
     Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.claim, word2vec.open_sides),
 )

@@ -22,10 +22,10 @@ from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.parquet_memory import BlockMemory, read_column, shared_memory, stream_blocks
 from embsync.snapshots.parquet_process import Decoders, Message
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
+from embsync.snapshots.tables import SIDE_NAMES, delta_sides
 
 EXPECTS = "items and users (or Spark's itemFactors and userFactors), each one .parquet file or a directory of them"
 _SUFFIX = ".parquet"
-_NAMES = {ITEMS: ("items", "itemFactors"), USERS: ("users", "userFactors")}
 
 _ID_TYPES = {"integer": np.dtype(np.int64), "string": np.dtype("S1")}
 
@@ -35,7 +35,9 @@ _COLUMN_BATCH = 8192
 
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
-    return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_find_sides(place))
+    if place.kind() == "file":
+        return place.name.endswith(_SUFFIX)
+    return bool(_find_sides(place)) and not delta_sides(place)
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
@@ -149,7 +151,7 @@ class ParquetRows:
 def _find_sides(place: Place) -> dict[str, Place]:
     entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
     sides: dict[str, Place] = {}
-    for side, names in _NAMES.items():
+    for side, names in SIDE_NAMES.items():
         found = [place.child(name) for stem in names for name in (stem, stem + _SUFFIX) if name in entries]
         found = [child for child in found if child.name.endswith(_SUFFIX) or _holds_parts(child, entries[child.name])]
         if len(found) > 1:
@@ -178,7 +180,14 @@ def _part_files(place: Place) -> list[Place]:
 
 
 def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
-    parts = tuple(_describe(file, decoders) for file in _part_files(place))
+    return open_files(side, place, _part_files(place), decoders, config)
+
+
+def open_files(
+    side: str, place: Place, files: list[Place], decoders: Decoders, config: SnapshotConfig, *, ordered: bool = True
+) -> IdentifiedSide:
+    """Return a side made of part files in this order, which means nothing where ``ordered`` is False."""
+    parts = tuple(_describe(file, decoders) for file in files)
     filled = [part for part in parts if part.rows]
     if not filled:
         raise SnapshotError("no rows", where=str(place), found=f"{len(parts)} files without rows",
@@ -194,7 +203,7 @@ def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConf
     columns = [None if name is None else ParquetColumn(str(place), tuple(filled), name, kind, decoders)
                for name, kind in ((chosen[1], filled[0].columns.get(chosen[1] or "", "")), (chosen[2], "weights"))]
     return IdentifiedSide(side, str(place), vectors, columns[0], columns[1],
-                          stored_bytes=vectors.count * (vectors.width * vectors.dtype.itemsize + 8))
+                          stored_bytes=vectors.count * (vectors.width * vectors.dtype.itemsize + 8), ordered=ordered)
 
 
 def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders) -> ParquetRows:

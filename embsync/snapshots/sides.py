@@ -47,6 +47,8 @@ class IdentifiedSide:
     weights : Column or None
     stored_bytes : int
         Bytes the side takes, decompressed, by its own account.
+    ordered : bool
+        False where the order of rows is no part of the contents.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class IdentifiedSide:
         weights: Column | None,
         *,
         stored_bytes: int,
+        ordered: bool = True,
     ) -> None:
         self.name = name
         self.source = source
         self.stored_bytes = stored_bytes
+        self.ordered = ordered
         self._vectors = vectors
         self._ids = ids
         self._weights = weights

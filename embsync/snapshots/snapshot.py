@@ -12,6 +12,7 @@ import numpy as np
 
 from embsync.alignment.blocks import Rows
 from embsync.dtypes import Array, Float64
+from embsync.snapshots.row_digest import RowDigest
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -68,14 +69,17 @@ class FingerprintedRows:
     """Rows that hash what passes by, so that reading and fingerprinting are one pass.
 
     Two complete passes over the same contents give the same :meth:`digest`, whatever the layout's packaging
-    was: ids, number type, width, and the numbers in file order.
+    was: ids, number type, width, and the numbers in file order; of a side without an order of rows, in any.
     """
 
     def __init__(self, side: Side, ids: Array) -> None:
         self._side = side
         self._begin = hashlib.sha256(f"{side.name} {side.count} {side.width} {ids.dtype.str}".encode())
-        self._begin.update(_bytes(ids))
-        self._hash: _Hash | None = None
+        self._ids = ids
+        self._ordered = getattr(side, "ordered", True)
+        if self._ordered:
+            self._begin.update(_bytes(ids))
+        self._hash: _Hash | RowDigest | None = None
 
     @property
     def count(self) -> int:
@@ -89,14 +93,24 @@ class FingerprintedRows:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield the side's blocks and take each into the hash."""
-        digest = self._begin.copy()
         weights = self._side.weights()
+        if not self._ordered:
+            yield from self._unordered(weights)
+            return
+        digest = self._begin.copy()
         if weights is not None:
             digest.update(_bytes(weights))
         for start, block in self._side.blocks():
             if start == 0:
                 digest.update(block.dtype.str.encode())
             digest.update(_bytes(block))
+            yield start, block
+        self._hash = digest
+
+    def _unordered(self, weights: Float64 | None) -> Iterator[tuple[int, Array]]:
+        digest = RowDigest(self._begin.digest(), self._ids, weights)
+        for start, block in self._side.blocks():
+            digest.update(start, block)
             yield start, block
         self._hash = digest
 

@@ -11,12 +11,16 @@ from pathlib import Path
 
 from embsync.errors import SnapshotError
 from embsync.snapshots.files import Place
+from embsync.snapshots.sides import ITEMS, USERS
 
 _EXPORT = "write the rows of one version of it to part files of their own"
 _DELTA = "in Python: import deltalake, pyarrow.parquet as p; p.write_table(deltalake.DeltaTable({path!r})" \
          ".to_pyarrow_table(), 'items.parquet') (or users.parquet)"
+_DELTA_LOG = "_delta_log"
+#: Directories of a side.
+SIDE_NAMES = {ITEMS: ("items", "itemFactors"), USERS: ("users", "userFactors")}
 _FORMATS = (
-    ("_delta_log", "a Delta table", _DELTA),
+    (_DELTA_LOG, "a Delta table", _DELTA),
     (".hoodie", "a Hudi table", f'{_EXPORT}: spark.read.format("hudi").load({{path!r}}).write.parquet("items")'),
     ("_spark_metadata", "the sink of a Spark stream",
      f'{_EXPORT}: spark.read.parquet({{path!r}}).write.parquet("items")'),
@@ -27,8 +31,19 @@ _ICEBERG = f'{_EXPORT}: spark.read.format("iceberg").load({{path!r}}).write.parq
 _ICEBERG_END = ".metadata.json"
 
 
+def delta_sides(place: Place) -> dict[str, Place]:
+    """Return the Delta tables of a snapshot: one at its root, which is items, or one for each side."""
+    if place.kind() != "directory":
+        return {}
+    entries = place.entries()
+    if _DELTA_LOG in entries:
+        return {ITEMS: place}
+    return {side: place.child(name) for side, names in SIDE_NAMES.items() for name in names
+            if entries.get(name) == "directory" and _DELTA_LOG in place.child(name).entries()}
+
+
 def reject_tables(place: Place) -> None:
-    """Refuse a snapshot that is a table, holds one at its root, or is a partition of one.
+    """Refuse a snapshot that is a table of a format that is not read, holds one, or is a part of any table.
 
     Raises
     ------
@@ -38,9 +53,11 @@ def reject_tables(place: Place) -> None:
     if place.kind() != "directory":
         _reject(_format_of_path(Path(str(place)).parent), Path(str(place)).parent)
         return
-    _reject(_format_of(place), Path(str(place)))
+    read = delta_sides(place).values()
+    if place not in read:
+        _reject(_format_of(place), Path(str(place)))
     for name, kind in place.entries().items():
-        if kind == "directory":
+        if kind == "directory" and place.child(name) not in read and place not in read:
             _reject(_format_of(place.child(name)), Path(str(place)) / name)
     for above in _holders(Path(str(place))):
         _reject(_format_of_path(above), above)

@@ -35,6 +35,8 @@ def snapshot(path: Path) -> Path:
 @pytest.mark.parametrize("named", LOGS)
 def test_a_table_is_refused_by_name(tmp_path: Path, named: str, where: str) -> None:
     """At the root, on either side, and where the snapshot is a part of a table; the line that helps names it."""
+    if named == "Delta" and where != "..":  # read, not refused: see test_delta
+        return
     path = snapshot(tmp_path / "w" / "day=1")
     log = path / where / LOGS[named]
     log.parent.mkdir()
@@ -50,9 +52,8 @@ def test_a_file_inside_a_table_and_a_deep_partition_are_refused(tmp_path: Path) 
     table = tmp_path / "items"
     parquet_side(table / "ds=1" / "hour=2", made.item_ids, made.items)
     (table / "_delta_log").mkdir()
-    for path in (table, table / "ds=1" / "hour=2", ):
-        with pytest.raises(SnapshotError, match="Delta"):
-            open_snapshot(path, SnapshotConfig())
+    with pytest.raises(SnapshotError, match="Delta"):
+        open_snapshot(table / "ds=1" / "hour=2", SnapshotConfig())
     parquet_side(table, made.item_ids, made.items)
     with pytest.raises(SnapshotError, match="Delta"):
         open_snapshot(table / "part-00000.parquet", SnapshotConfig())

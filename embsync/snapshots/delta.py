@@ -1,0 +1,164 @@
+"""Layout delta: a Delta table for each side; the rows are those of the newest version of each table.
+
+The log is read by ``deltalake``, in a process of its own under limits; it names the files of the version, and these are
+read as all parquet is. Two tables are one snapshot only where their newest data is of one night: see
+``docs/decisions/0060-delta-tables.md``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.snapshots import parquet
+from embsync.snapshots.accounting import Claim
+from embsync.snapshots.files import Place
+from embsync.snapshots.parquet_process import Decoders
+from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
+from embsync.snapshots.tables import delta_sides
+
+EXPECTS = "items and users, each a Delta table; or one Delta table of items"
+_SCRIPT = Path(__file__).with_name("delta_listing.py")
+_PATIENCE_SECONDS = 120
+#: Commits that change no row.
+_NO_DATA = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES",
+                      "ADD CONSTRAINT", "DROP CONSTRAINT", "UPGRADE PROTOCOL", "FSCK", "COMPUTE STATS", "REORG",
+                      "CLUSTER BY", "ADD FEATURE", "DROP FEATURE", "CHECKPOINT", "UPDATE FIELD METADATA",
+                      "UPDATE TABLE METADATA"})
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a table: its number, its files, and the data commits that led to it, oldest first."""
+
+    place: Place
+    number: int
+    files: tuple[str, ...]
+    commits: tuple[dict[str, Any], ...]
+    from_start: bool
+
+
+def recognise(place: Place) -> bool:
+    """Tell whether there is a Delta table at ``place`` or for a side of it."""
+    return bool(delta_sides(place))
+
+
+def claim(place: Place, _: SnapshotConfig) -> Claim:
+    """Return what this layout takes of what lies at ``place``."""
+    found = delta_sides(place)
+    names = place.entries() if found.get(ITEMS) == place else [side.name for side in found.values()]
+    return Claim(frozenset(found), frozenset(names), closed=True)
+
+
+def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
+    """Return the sides at ``place``, at the newest version of each table.
+
+    Raises
+    ------
+    SnapshotError
+        The log is ill-formed, or has features that are not read.
+    SnapshotChanged
+        The newest data of the two tables is not known to be of one night.
+    UsageError
+        deltalake is not installed.
+    """
+    found = delta_sides(place)
+    if ITEMS not in found:
+        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(p.name for p in found.values()),
+                            expected="items, a Delta table as well")
+    versions = {side: _newest(table) for side, table in found.items()}
+    if USERS in versions and config.sides != "items":
+        _require_one_night(versions[ITEMS], versions[USERS], place)
+    decoders = Decoders()
+    items, users = (_open_side(side, versions[side], decoders, config) if side in versions else None
+                    for side in (ITEMS, USERS))
+    assert items is not None
+    return items, users
+
+
+def _open_side(side: str, version: Version, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
+    return parquet.open_files(side, version.place, [_below(version.place, name) for name in version.files], decoders,
+                              config, ordered=False)
+
+
+def _below(place: Place, name: str) -> Place:
+    if name.startswith(("/", "..")) or "://" in name:
+        raise SnapshotError("a file outside the table", where=str(place), found=name[:200],
+                            expected="files below it", hint="a shallow clone: copy the table first")
+    for part in name.split("/"):
+        place = place.child(part)
+    return place
+
+
+def _newest(place: Place) -> Version:
+    if importlib.util.find_spec("deltalake") is None:
+        raise UsageError("a Delta table needs deltalake", where=str(place), expected="the extra 'delta'",
+                         hint="pip install 'embsync[delta]'")
+    links = [name for name, kind in place.child("_delta_log").entries().items() if kind not in {"file", "directory"}]
+    if links:
+        raise SnapshotError("will not be opened", where=f"{place}/_delta_log/{links[0]}", found="no regular file",
+                            expected="a log of regular files")
+    answer = _ask(place)
+    unread = [feature for feature, there in (("deletion vectors", answer["deleted"]),
+                                             (f"column mapping by {answer['mapping']}", answer["mapping"] != "none"))
+              if there]
+    if unread:
+        raise SnapshotError("a Delta table with features that are not read", where=str(place), found=", ".join(unread),
+                            expected="none of them",
+                            hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew")
+    history = sorted(answer["history"], key=lambda commit: commit["version"])
+    commits = tuple(commit for commit in history if str(commit["operation"]).upper() not in _NO_DATA)
+    from_start = bool(history) and history[0]["version"] == 0
+    return Version(place, answer["version"], tuple(sorted(answer["files"])), commits, from_start)
+
+
+def _ask(place: Place) -> dict[str, Any]:
+    request = json.dumps({"path": sys.path, "table": str(place)})
+    try:
+        done = subprocess.run([sys.executable, "-I", str(_SCRIPT)], input=request.encode(), capture_output=True,
+                              timeout=_PATIENCE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise SnapshotChanged("reading the log stands still", where=str(place),
+                              found=f"nothing for {_PATIENCE_SECONDS} s") from None
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise SnapshotError("malformed Delta log", where=str(place), found=f"its reader ended with {done.returncode}",
+                            expected="a log that can be read") from None
+    if "refused" in answer:
+        raise SnapshotError("malformed Delta log", where=str(place), found=answer["refused"])
+    return answer
+
+
+def _require_one_night(items: Version, users: Version, place: Place) -> None:
+    """Refuse two tables unless their newest data is known to be of one run."""
+    newest = [version.commits[-1] if version.commits else {} for version in (items, users)]
+    runs = [commit.get("userMetadata") for commit in newest]
+    if runs[0] is not None or runs[1] is not None:
+        if runs[0] == runs[1]:
+            return
+        found = f"userMetadata {runs[0]!r} on items and {runs[1]!r} on users"
+    elif _in_step(items, users):
+        return
+    else:
+        found = f"items at version {items.number}, users at version {users.number}"
+    raise SnapshotChanged("items and users are not known to be of one night", where=str(place), found=found,
+                          expected="the same userMetadata in the newest commit of both, or pairs from version 0",
+                          hint='write both with one run\'s name: .option("userMetadata", RUN) in Spark, '
+                               'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake')
+
+
+def _in_step(items: Version, users: Version) -> bool:
+    """Tell whether both have as many data commits from the start, and each pair of them is before the next pair."""
+    if not (items.from_start and users.from_start and len(items.commits) == len(users.commits)):
+        return False
+    pairs = [(one["timestamp"], other["timestamp"]) for one, other in zip(items.commits, users.commits, strict=True)]
+    return all(max(before) <= min(after) for before, after in pairwise(pairs))

@@ -1,0 +1,210 @@
+"""Delta tables: the rows of one version, never two nights mixed, and contents that an OPTIMIZE does not change."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.snapshots import FingerprintedRows, Side, discover, open_snapshot
+from embsync.snapshots.row_digest import RowDigest
+
+CONFIG = SnapshotConfig()
+
+
+def write(path: Path, rows: int = 60, seed: int = 1, run: str | None = None, **options: Any) -> None:
+    """Overwrite a table, as a nightly job does."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    deltalake = pytest.importorskip("deltalake", reason="deltalake is not installed")
+    vectors = np.random.default_rng(seed).standard_normal((rows, 4)).astype(np.float32)
+    shelves = [f"s {row % 2}" for row in range(rows)]
+    table = pa.table({"id": np.arange(rows), "embedding": list(vectors), "shelf": shelves})
+    named = None if run is None else deltalake.CommitProperties(custom_metadata={"userMetadata": run})
+    deltalake.write_deltalake(str(path), table, mode="overwrite", commit_properties=named, **options)
+
+
+def snapshot(path: Path) -> Path:
+    """Write both sides once."""
+    write(path / "items")
+    write(path / "users", 40, 2)
+    return path
+
+
+def digest(side: Side | None) -> str:
+    """Return the digest of one pass over a side."""
+    assert side is not None
+    rows = FingerprintedRows(side, side.ids())
+    for _ in rows.blocks():
+        pass
+    return rows.digest()
+
+
+def table(path: Path) -> Any:
+    """Open a table with its library."""
+    return pytest.importorskip("deltalake", reason="deltalake is not installed").DeltaTable(str(path))
+
+
+def test_deleted_rows_do_not_come_back(tmp_path: Path) -> None:
+    """The files of older versions are still there; partitions and blanks in their names are no matter."""
+    for name in ("items", "users"):
+        write(tmp_path / name, partition_by=["shelf"])
+    table(tmp_path / "items").delete("id >= 40")
+    table(tmp_path / "users").delete("id < 3")
+    opened = open_snapshot(tmp_path, CONFIG)
+    assert opened.users is not None
+    assert (opened.layout, opened.unread) == ("delta", ())
+    assert sorted(opened.items.ids()) == list(range(40))
+    assert sorted(opened.users.ids()) == list(range(3, 60))
+
+
+def test_one_table_is_one_side(tmp_path: Path) -> None:
+    """A table at the snapshot's root is items."""
+    write(tmp_path / "t")
+    table(tmp_path / "t").delete("id = 7")
+    opened = open_snapshot(tmp_path / "t", CONFIG)
+    assert (opened.users, opened.items.count) == (None, 59)
+
+
+def test_contents_are_what_is_fingerprinted(tmp_path: Path) -> None:
+    """OPTIMIZE and VACUUM change nothing; a night of other numbers, and one id less, do."""
+    path = snapshot(tmp_path)
+    before = digest(open_snapshot(path, CONFIG).items)
+    items = table(path / "items")
+    items.optimize.z_order(["shelf"])
+    items.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    assert digest(open_snapshot(path, CONFIG).items) == before
+    assert digest(open_snapshot(path, CONFIG).users) != before
+    write(path / "items", seed=9)
+    write(path / "users", 40, 10)
+    assert digest(open_snapshot(path, CONFIG).items) != before
+
+
+def test_the_digest_of_rows_knows_ids_numbers_and_weights_but_no_order() -> None:
+    """Whatever the blocks; exchanged ids, one bit, and exchanged weights are told apart."""
+    random = np.random.default_rng(3)
+    rows, ids, weights = random.standard_normal((50, 3)).astype(np.float32), np.arange(50), random.random(50)
+
+    def of(rows: Any, ids: Any, weights: Any, step: int = 50) -> str:
+        made = RowDigest(b"head", ids, weights)
+        for start in range(0, len(rows), step):
+            made.update(start, rows[start : start + step])
+        return made.hexdigest()
+
+    order = random.permutation(50)
+    whole = of(rows, ids, weights)
+    assert whole == of(rows[order], ids[order], weights[order], 7)
+    flipped = rows.copy()
+    flipped.view(np.uint32)[4, 1] ^= 1
+    others = {of(rows, ids[order], weights), of(flipped, ids, weights), of(rows, ids, weights[order]),
+              of(rows, ids, None), of(rows[:49], ids[:49], weights[:49])}
+    assert len(others | {whole}) == 6
+
+
+def test_items_of_one_night_never_meet_users_of_another(tmp_path: Path) -> None:
+    """Between the two commits of a night, in either order; after both it is read again, also after an OPTIMIZE."""
+    path = snapshot(tmp_path / "w" / "model")
+    for night, sides in enumerate((("items", "users"), ("users", "items")), 3):
+        write(path / sides[0], 60, night)
+        with pytest.raises(SnapshotChanged, match=r"not known to be of one night.*userMetadata"):
+            open_snapshot(path, CONFIG)
+        table(path / sides[1]).optimize.compact()
+        with pytest.raises(SnapshotChanged):
+            open_snapshot(path, CONFIG)
+        write(path / sides[1], 60, night + 10)
+        open_snapshot(path, CONFIG)
+
+
+def test_an_extra_commit_on_one_side_makes_no_false_pair(tmp_path: Path) -> None:
+    """A repair by hand would make the counts equal in the middle of a night."""
+    path = snapshot(tmp_path)
+    write(path / "items", 60, 3)
+    write(path / "items", 60, 4)
+    write(path / "users", 40, 5)
+    write(path / "users", 40, 6)
+    with pytest.raises(SnapshotChanged, match="not known to be of one night"):
+        open_snapshot(path, CONFIG)
+
+
+def test_the_name_of_the_run_pairs_tables(tmp_path: Path) -> None:
+    """However many commits each has; a name on one side only pairs nothing."""
+    write(tmp_path / "items", run="a")
+    write(tmp_path / "items", run="b")
+    write(tmp_path / "users", run="b")
+    open_snapshot(tmp_path, CONFIG)
+    write(tmp_path / "users", run="c")
+    with pytest.raises(SnapshotChanged, match="userMetadata 'b' on items and 'c' on users"):
+        open_snapshot(tmp_path, CONFIG)
+    write(tmp_path / "users")
+    with pytest.raises(SnapshotChanged, match="userMetadata"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def test_without_the_library_the_line_that_installs_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, as for every extra."""
+    path = snapshot(tmp_path)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deltalake" else there(name))
+    with pytest.raises(UsageError, match=r"pip install 'embsync\[delta\]'"):
+        open_snapshot(path, CONFIG)
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "link", "outside", "absolute"])
+def test_a_log_that_lies_is_refused(tmp_path: Path, damage: str) -> None:
+    """Garbage, nothing, a link, and files of strangers: one line, and nothing outside the table is opened."""
+    path = snapshot(tmp_path / "s")
+    log = path / "items" / "_delta_log" / "00000000000000000000.json"
+    data = next((path / "items").glob("*.parquet"))
+    outside = data.rename(tmp_path / "outside.parquet")
+    text = log.read_text()
+    names = {"outside": "../../outside.parquet", "absolute": str(outside)}
+    if damage == "link":
+        log.rename(tmp_path / "log")
+        log.symlink_to(tmp_path / "log")
+    else:
+        log.write_text({"text": "garbage", "empty": ""}.get(damage) if damage in {"text", "empty"}
+                       else text.replace(data.name, names[damage]))
+    with pytest.raises(SnapshotError, match="items"):
+        open_snapshot(path, CONFIG)
+
+
+def test_deletion_vectors_and_column_mapping_are_refused_by_name(tmp_path: Path) -> None:
+    """Neither is read as if it were not there."""
+    path = snapshot(tmp_path)
+    log = path / "items" / "_delta_log" / "00000000000000000000.json"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        if "metaData" in line:
+            line["metaData"]["configuration"]["delta.columnMapping.mode"] = "name"
+        if "protocol" in line:
+            line["protocol"] = {"minReaderVersion": 2, "minWriterVersion": 5}
+    log.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(SnapshotError, match=r"items.*(column mapping|columnMapping|Column mapping|not read|malformed)"):
+        open_snapshot(path, CONFIG)
+
+
+def test_a_table_beside_plain_files_is_not_read_by_halves(tmp_path: Path) -> None:
+    """Items as a table, users as part files."""
+    from snapshots.made import model
+    from snapshots.test_half import parquet_side
+
+    write(tmp_path / "items")
+    parquet_side(tmp_path / "users", model().user_ids, model().users)
+    with pytest.raises(SnapshotError, match="half of a snapshot"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def test_a_watched_table_is_seen(tmp_path: Path) -> None:
+    """The child is a snapshot, ready when it has settled."""
+    from embsync.config import WatchConfig
+
+    snapshot(tmp_path / "w" / "model")
+    (child,) = discover(tmp_path / "w", WatchConfig(settle_seconds=0), CONFIG, now=1e10).children
+    assert child.state == "ready", child.reason
