@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ LONG = pytest.mark.torture
 
 @pytest.mark.parametrize("kills", [3, pytest.param(200, marks=[LONG, pytest.mark.timeout(3000)])])
 def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> None:
-    """While snapshots arrive the daemon is killed again and again: each snapshot is published, in order, once."""
+    """While snapshots arrive the daemon is killed or ended again and again: each one is published, in order, once."""
     moments = random.Random(20)
     place.configure(store={"keep_versions": 3})
     number = 0
@@ -29,7 +30,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
             arriving = threading.Timer(moments.uniform(0.0, 0.8), place.drop, (number,))
             arriving.start()
             time.sleep(moments.uniform(0.3, 2.2))
-            process.kill()
+            process.send_signal(moments.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)))
             process.wait()
             arriving.join()
         if place.published():

@@ -145,8 +145,9 @@ def main(scenario: str, directory: Path, step: int = 1) -> None:
         return work
 
     calls = count_calls(scenario, directory, fresh())
+    moved = next(place for place, name in enumerate(calls) if name in {"rename", "symlink"})
     for point, name in enumerate(calls):
-        late = point >= len(calls) - 40  # moving into place, switching, pruning
+        late = moved - 3 <= point < moved + 40  # moving into place, switching, journaling, taking out of sight
         if point % step and not late:
             continue
         killed = crash(scenario, directory, fresh(), point)

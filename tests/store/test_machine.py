@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +19,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.nights import Night, configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_at_rest, snapshot_of
+from torture.points import watch
+from torture.scenarios import forked
 
 import embsync
 from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.widen import widen
 from embsync.reader import Version, open_version
+from embsync.reader.version import identity
+from embsync.service.hold import hold, resume
 from embsync.store import Store
 
+STOPS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 KEEP, CARRY, WIDTH = 3, 2, 4
 WIDEST = 7
 SIDES = ("items", "users")
@@ -72,6 +81,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.pins: dict[int, tuple[Version, bytes]] = {}
         self.space_ids: dict[int, str] = {}
         self.raw: dict[int, Night] = {}
+        self.holding = False
+        #: Pins of versions of a store that was replaced by a copy.
+        self.elsewhere: set[int] = set()
 
     def teardown(self) -> None:
         """Let go of the readers and the directory."""
@@ -162,6 +174,55 @@ class StoreMachine(RuleBasedStateMachine):
             widen(self.store, self._now.dimension, CONFIG)
         assert snapshot_of(self.root) == before
 
+    @rule(seed=st.integers(0, 99), place=st.integers(0, 60), number=st.sampled_from(STOPS))
+    def crash(self, seed: int, place: int, number: signal.Signals) -> None:
+        """Publish, and be killed, interrupted or ended at some call: the old version is current, or the new one."""
+        path = write_npy(self._place(), made := self._made(seed, 0.0))
+        struck = forked(lambda: _struck(place, number, lambda: process(Store(self.root), Request(path), CONFIG)))
+        assert struck in {0, number, -number}
+        with self.store.locked():
+            pass
+        published = [event for event in self.store.journal.events() if event.version == self.highest + 1]
+        if published or struck == 0:
+            self._adopt_published(made, self.highest + 1)
+            with self.store.locked():
+                self._prune_leftovers()
+
+    @rule(seed=st.integers(0, 99), number=st.sampled_from(STOPS), data=st.data())
+    def crash_rollback(self, seed: int, number: signal.Signals, data: st.DataObject) -> None:
+        """Go back, and be killed, interrupted or ended at some call."""
+        target = data.draw(st.sampled_from(sorted(self.versions)))
+        forked(lambda: _struck(seed % 12, number, lambda: Store(self.root).rollback(target)))
+        found = self.store.current()
+        assert found in {self.current, target}
+        self.current = found
+        with self.store.locked():
+            pass
+
+    @rule(on=st.booleans())
+    def hold_or_resume(self, on: bool) -> None:
+        """The hold is there or not, as it was told last; commands by hand go on."""
+        assert (hold if on else resume)(self.store) is (self.holding != on)
+        self.holding = on
+
+    @rule()
+    def move(self) -> None:
+        """Move the store elsewhere beneath its readers: all goes on in the new place."""
+        self.count += 1
+        there = self.inbox.parent / f"S{self.count}"
+        self.root.rename(there)
+        self.root, self.store = there, Store(there, wait=1.0)
+
+    @rule()
+    def restore(self) -> None:
+        """Put a copy in the store's place beneath its readers, as from a backup: what is open stays what it was."""
+        copy, aside = self.inbox.parent / "copy", self.inbox.parent / f"aside{self.count}"
+        shutil.copytree(self.root, copy, symlinks=True)
+        self.root.rename(aside)
+        copy.rename(self.root)
+        self.elsewhere |= set(self.pins)
+        self.count += 1
+
     # readers
 
     @rule(data=st.data())
@@ -189,7 +250,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.current() == self.current
         assert self.store.numbers() == sorted(self.versions)
         assert self.store.next_number() == self.highest + 1
-        assert_at_rest(self.root)
+        assert_at_rest(self.root, *(["hold"] if self.holding else []))
+        assert (self.root / "hold").exists() == self.holding
         with embsync.open(self.root) as reader:
             self._compare(reader.current)
 
@@ -198,7 +260,8 @@ class StoreMachine(RuleBasedStateMachine):
         """A pinned version has the bytes it had, whatever was published and pruned since."""
         for version, data in self.pins.values():
             assert version.items.vectors.tobytes() == data
-            assert (version.path / "manifest.json").read_bytes() == version.manifest_bytes
+            if identity(version.path) == version.identity:  # else the store was moved or replaced beneath it
+                assert (version.path / "manifest.json").read_bytes() == version.manifest_bytes
 
     def _compare(self, version: Version) -> None:
         model = self._now
@@ -236,24 +299,27 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _publish(self, made: Night, **request: Any) -> None:
         manifest = process(self.store, Request(write_npy(self._place(), made), **request), CONFIG)
-        parent = None if request else self._now
-        number = self._next(manifest.version)
+        self._adopt_published(made, manifest.version, new_space=bool(request))
+
+    def _adopt_published(self, made: Night, version: int, *, new_space: bool = False) -> None:
+        parent = None if new_space else self._now
+        number = self._next(version)
         if parent is None:
             self.spaces += 1
             model = Modelled(None, self.spaces, WIDTH, [number])
         else:
             model = Modelled(self.current, parent.space, parent.dimension, [*parent.lineage, number])
         with embsync.open(self.root) as reader:
-            version = reader.current
+            opened = reader.current
             for name, raw, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
                 assert raw is not None
                 assert ids is not None
                 carried = {} if parent is None else {
                     id_: row for id_, row in parent.rows[name].items() if parent.age(row) + 1 <= CARRY}
-                side = version.side("items" if name == "items" else "users")
+                side = opened.side("items" if name == "items" else "users")
                 live = {id_: Row(number, side.lookup([id_])[0].tobytes()) for id_ in ids.tolist()}
                 model.rows[name] = carried | live
-            _assert_scores_kept(version, made)
+            _assert_scores_kept(opened, made)
         self._adopt(number, model)
 
     def _next(self, number: int) -> int:
@@ -270,7 +336,11 @@ class StoreMachine(RuleBasedStateMachine):
         return [number for number in sorted(self.versions)[:-keep] if number != self.current]
 
     def _held(self) -> set[int]:
-        return {version.number for version, _ in self.pins.values()}
+        return {version.number for key, (version, _) in self.pins.items() if key not in self.elsewhere}
+
+    def _prune_leftovers(self) -> None:
+        """Do what a publisher that was struck after the switch did not come to, as the next one would."""
+        self.store.prune(KEEP)
 
     def _forget(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -282,6 +352,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _tree(self) -> dict[str, bytes | str]:
         return {name: data for name, data in snapshot_of(self.root).items() if name != "journal.jsonl"}
+
+
+def _struck(place: int, number: signal.Signals, act: Callable[[], object]) -> None:
+    """Run something, and send this process a signal at a call that changes the disk."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def at(found: int, _: str, over: bool) -> None:
+        if (found, over) == (place, False):
+            os.kill(os.getpid(), number)
+
+    watch(at)
+    act()
 
 
 def _padded(vector: bytes, width: int, dimension: int) -> bytes:

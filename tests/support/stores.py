@@ -25,9 +25,9 @@ from embsync.store.manifest import Manifest
 AT_REST = {"versions", "current", "journal.jsonl", "lock"}
 
 
-def assert_at_rest(root: Path) -> None:
+def assert_at_rest(root: Path, *more: str) -> None:
     """Assert that a store holds only final files: no staging, no stray link, nothing a manifest does not name."""
-    assert {path.name for path in root.iterdir()} <= AT_REST
+    assert {path.name for path in root.iterdir()} <= AT_REST | set(more)
     for folder in (root / "versions").iterdir():
         assert folder.name.isdigit(), f"left behind: {folder.name}"
         named = {entry.path for entry in Store(root).manifest(int(folder.name)).files}
