@@ -101,3 +101,19 @@ def test_whatever_a_snapshot_says_is_in_its_fingerprint(tmp_path: Path) -> None:
     alone = combined(digests(open_snapshot(tmp_path / "items.npz", CONFIG)))
     assert alone not in found.values()
     assert combined(digests(open_snapshot(write_npy(tmp_path / "again", base), CONFIG))) == found[""]
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_weights_are_in_the_fingerprint(tmp_path: Path, side: str) -> None:
+    """They decide the rotation: other weights, or none, are another snapshot; in another number type they are not."""
+    made = model()
+    count = len(made.item_ids if side == "item" else made.user_ids)
+    given: list[np.ndarray | None] = [None, np.ones(count), np.arange(count), np.arange(count)[::-1], np.zeros(count)]
+    found = []
+    for number, weights in enumerate([*given, np.arange(count, dtype=np.float32)]):
+        path = write_npy(tmp_path / f"s{number}", made)
+        if weights is not None:
+            np.save(path / f"{side}_weights.npy", weights)
+        found.append(combined(digests(open_snapshot(path, CONFIG))))
+    assert len(set(found[:-1])) == len(given)
+    assert found[-1] == found[2]
