@@ -421,3 +421,12 @@ def test_what_a_command_decided_is_kept(root: Path) -> None:
         assert told.returncode == 0, told.stderr
     assert "nothing new" in told.stdout
     assert Store(store).manifest(1).snapshot.name == "day=3"
+
+
+@pytest.mark.parametrize("order", ["auto", "name", "mtime"])
+def test_a_newest_that_is_put_back_is_new(root: Path, order: str) -> None:
+    """An older model copied with its times over ``latest``: nothing else comes after it, so it is published."""
+    world = World(root, order=order)
+    for when in (START.timestamp(), START.timestamp() - 5 * DAY):
+        world.write("latest", when)
+        assert world.turn() == ["latest"]
