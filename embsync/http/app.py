@@ -150,7 +150,9 @@ class Application:
             # Nobody's web page may reach a server meant for this machine by renaming its own host.
             host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
             if not (host is None or self._settings.listen.startswith("unix:") or names_this_machine(host)):
-                raise Refused(421, "not a name of this machine", found=host, expected="localhost or 127.0.0.1")
+                raise Refused(421, "not a name of this machine", found=host, expected="localhost or 127.0.0.1",
+                              hint="have the proxy send 'Host: localhost', or serve with a token, to any name: "
+                                   "serve.token_file or --token-file FILE")
         elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
 

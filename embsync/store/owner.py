@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import stat
 from pathlib import Path
 
 from embsync.errors import Hint, UsageError
@@ -23,7 +24,8 @@ def owner_to_be(root: Path) -> int | None:
     """Return the user that a change must be made by, where that is another one than the present.
 
     A store that is not there yet belongs to whoever makes it. Only root must not make one for another user, in whose
-    directory it would lie.
+    directory it would lie. A store that is made for a group may be changed by all of the group: each can delete what
+    another one left.
     """
     me = os.geteuid()
     with storage_errors(root):
@@ -32,8 +34,11 @@ def owner_to_be(root: Path) -> int | None:
             if me != _ROOT:
                 return None
             place = next(path for path in (root, *root.parents) if path.exists())
-        owner = place.stat().st_uid
-    return None if owner == me else owner
+        found = place.stat()
+    shared = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
+    if found.st_uid == me or (me != _ROOT and shared and found.st_gid in {os.getegid(), *os.getgroups()}):
+        return None
+    return found.st_uid
 
 
 def name_of(uid: int) -> str:

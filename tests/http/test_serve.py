@@ -255,6 +255,7 @@ def test_health_figures_and_document(server: Server) -> None:
     assert (refused.status, refused.headers["Allow"]) == (405, "POST")
     for host in ("evil.example", "evil.example:80:80", "localhost/healthz?", "ü"):
         assert server.ask("/v1/version", Host=host).status == 421
+    assert "serve.token_file" in json.loads(server.ask("/v1/version", Host="proxy.example").body)["hint"]
 
 
 def test_no_answer_goes_another_way(server: Server) -> None:
