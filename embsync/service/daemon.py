@@ -283,8 +283,7 @@ class Daemon:
         attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
         self._problems.note("work", outcome.what, snapshot=entry.child.name)
         log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
-        if crashed:
-            self._sweep()
+        self._sweep()  # also ends a publish that could neither be ended nor taken back, before it is tried again
         if attempt.exhausted is not None:
             self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
         else:

@@ -1,0 +1,69 @@
+"""Readers that cannot write, and readers beneath whom the store is replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.nights import night
+from support.quick import quick_directory
+from support.stores import assert_whole, sync
+
+import embsync
+from embsync.cli.main import run
+from embsync.store import Store
+
+SIZES = {"items": 60, "users": 50, "width": 4}
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A store on a mount that cannot be written to."""
+    with quick_directory() as directory:
+        for number in range(2):
+            sync(directory / "store/S", night(number, **SIZES), f"n{number}")
+        place = directory / "mount"
+        place.mkdir()
+        done = subprocess.run(["mount", "--bind", directory / "store", place], check=False, capture_output=True)
+        if os.geteuid() != 0 or done.returncode:
+            pytest.skip("mounting is not allowed here")
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+            yield place / "S"
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_readers_need_no_writable_mount(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They open, search and look up; commands that only read do as well, and those that write are exit 5 and a line."""
+    assert assert_whole(read_only) == 2
+    for command in (["status"], ["history"], ["show"], ["verify"]):
+        assert run([*command, "--store", str(read_only)]) == 0, command
+    capsys.readouterr()
+    for command in (["rollback", "1"], ["prune"], ["hold"], ["widen", "6"]):
+        assert run([*command, "--store", str(read_only)]) == 5, command
+        assert "Read-only file system" in capsys.readouterr().err
+
+
+def test_a_backup_put_in_the_stores_place_is_what_is_read_next() -> None:
+    """What is open stays what it was, whole; the next look finds the backup, though its number is lower."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        sync(root, night(0, **SIZES), "n0")
+        shutil.copytree(root, directory / "backup", symlinks=True)
+        sync(root, night(1, **SIZES), "n1")
+        with embsync.open(root) as reader:
+            held = reader.current
+            vectors = held.items.vectors.tobytes()
+            root.rename(directory / "broken")
+            (directory / "backup").rename(root)
+            assert held.items.vectors.tobytes() == vectors
+            assert reader.refresh()
+            assert reader.current.number == 1
+            assert held.items.vectors.tobytes() == vectors
+        assert sync(root, night(2, **SIZES), "n2").version == 2
+        assert Store(root).numbers() == [1, 2]
