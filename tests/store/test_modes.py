@@ -20,6 +20,7 @@ from embsync.service import status
 from embsync.service.hold import hold
 from embsync.store import Store
 from embsync.store.locks import exclusive, is_held
+from embsync.store.owner import owner_to_be
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 NOBODY = 65534
@@ -87,11 +88,13 @@ def test_a_directory_that_is_there_keeps_its_mode_and_its_group(place: Path, uma
         os.chown(shared, 0, NOBODY)
     sync(private, night(0, **SIZES), "n0")
     sync(shared, night(0, **SIZES), "n1")
+    sync(place / "public", night(0, **SIZES), "n2")
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert stat.S_IMODE((shared / "lock").stat().st_mode) == 0o660
     assert stat.S_IMODE((shared / "versions/000001/items").stat().st_mode) == 0o2775
     assert stat.S_IMODE((shared / "journal.jsonl").stat().st_mode) == 0o664
-    assert _as_nobody(lambda: run(["rollback", "1", "--store", str(shared)])) == 0
+    assert _as_nobody(lambda: owner_to_be(shared) is not None or Store(shared).rollback(1) != (1, 1)) == 0
+    assert _as_nobody(lambda: owner_to_be(private.parent / "public") is None) == 0
 
 
 def test_a_reader_cannot_take_the_locks(place: Path) -> None:
