@@ -28,16 +28,11 @@ from embsync.snapshots.tables import delta_sides
 EXPECTS = "items and users, each a Delta table; or one Delta table of items"
 _SCRIPT = Path(__file__).with_name("delta_listing.py")
 _PATIENCE_SECONDS = 120
-#: Commits that change no row.
-_NO_DATA = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES",
-                      "ADD CONSTRAINT", "DROP CONSTRAINT", "UPGRADE PROTOCOL", "FSCK", "COMPUTE STATS", "REORG",
-                      "CLUSTER BY", "ADD FEATURE", "DROP FEATURE", "CHECKPOINT", "UPDATE FIELD METADATA",
-                      "UPDATE TABLE METADATA"})
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a table: its number, its files, and the data commits that led to it, oldest first."""
+    """One version of a table: its number, its files, and the commits that wrote rows, oldest first."""
 
     place: Place
     number: int
@@ -114,10 +109,8 @@ def _newest(place: Place) -> Version:
         raise SnapshotError("a Delta table with features that are not read", where=str(place), found=", ".join(unread),
                             expected="none of them",
                             hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew")
-    history = sorted(answer["history"], key=lambda commit: commit["version"])
-    commits = tuple(commit for commit in history if str(commit["operation"]).upper() not in _NO_DATA)
-    from_start = bool(history) and history[0]["version"] == 0
-    return Version(place, answer["version"], tuple(sorted(answer["files"])), commits, from_start)
+    return Version(place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]),
+                   answer["from_start"])
 
 
 def _ask(place: Place) -> dict[str, Any]:
@@ -157,7 +150,7 @@ def _require_one_night(items: Version, users: Version, place: Place) -> None:
 
 
 def _in_step(items: Version, users: Version) -> bool:
-    """Tell whether both have as many data commits from the start, and each pair of them is before the next pair."""
+    """Tell whether both have as many commits that wrote rows, and each pair of them was over before the next."""
     if not (items.from_start and users.from_start and len(items.commits) == len(users.commits)):
         return False
     pairs = [(one["timestamp"], other["timestamp"]) for one, other in zip(items.commits, users.commits, strict=True)]

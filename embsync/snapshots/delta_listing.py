@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import resource
 import sys
 from typing import Any
@@ -19,6 +20,7 @@ MEMORY = 2 * 1024**3
 SECONDS = 60
 #: Commits that are looked at; logs are kept for thirty days as a rule.
 _MOST_COMMITS = 1000
+_COMMIT = re.compile(r"\d{20}\.json")
 
 
 def _listing(table: Any, root: str) -> dict[str, Any]:
@@ -30,9 +32,33 @@ def _listing(table: Any, root: str) -> dict[str, Any]:
         "mapping": table.metadata().configuration.get("delta.columnMapping.mode", "none"),
         "deleted": any(len(batch) for batch in table.deletion_vectors())
         if "deletionVectors" in (protocol.reader_features or []) else False,
-        "history": [{name: commit.get(name) for name in ("version", "timestamp", "operation", "userMetadata")}
-                    for commit in table.history(_MOST_COMMITS)],
+        **_commits(root + "/_delta_log", table.version()),
     }
+
+
+def _commits(log: str, newest: int) -> dict[str, Any]:
+    """Return the commits that wrote rows of a night, oldest first, and whether the log still begins with the first.
+
+    A commit that moves rows only says so (``dataChange``), as an OPTIMIZE does; a DELETE leaves the night as it is.
+    """
+    names = sorted(name for name in os.listdir(log)  # noqa: PTH208 -- no more imports than needed
+                   if _COMMIT.fullmatch(name))[-_MOST_COMMITS:]
+    commits = [_commit(f"{log}/{name}", int(name[:20])) for name in names if int(name[:20]) <= newest]
+    return {"from_start": bool(names) and int(names[0][:20]) == 0, "commits": [one for one in commits if one["writes"]]}
+
+
+def _commit(path: str, version: int) -> dict[str, Any]:
+    info: dict[str, Any] = {}
+    times = []
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 -- no more imports than needed
+        for line in file:
+            action = json.loads(line) if line.strip() else {}
+            info = action.get("commitInfo") or info
+            added = action.get("add") or {}
+            if added.get("dataChange"):
+                times.append(int(added.get("modificationTime") or 0))
+    return {"version": version, "writes": bool(times) and str(info.get("operation")).upper() != "DELETE",
+            "timestamp": int(info.get("timestamp") or max(times, default=0)), "userMetadata": info.get("userMetadata")}
 
 
 def _path(uri: str) -> str:
