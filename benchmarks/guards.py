@@ -1,6 +1,6 @@
 """What the checks say to healthy retrainings and to made damage: the table their limits are set by.
 
-    python benchmarks/guards.py [--json FILE] [--data ../shared/data/goodbooks] [--only KIND] [--healthy | --damaged]
+    python benchmarks/guards.py [--json FILE] [--data ../shared/data/goodbooks] [--healthy | --damaged] [--only KIND]
 
 Every snapshot goes through the product's own pipeline, onto a store whose current version is the night before, with
 every refusal accepted so that all figures are there; then the store is rolled back. Models are trained once and kept
@@ -258,7 +258,7 @@ def scenes(data: Path | None) -> Iterator[Scene]:
         yield Scene("goodbooks", days[0], days[1], days[2], unrelated)
 
 
-def run(data: Path | None, parts: tuple[str, ...], only: str | None) -> list[Verdict]:
+def run(data: Path | None, parts: tuple[str, ...], only: str | None, scene_names: list[str]) -> list[Verdict]:
     """Judge everything."""
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="embsync-guards-", dir=MEMORY if MEMORY.is_dir() else None) as place:
@@ -269,9 +269,13 @@ def run(data: Path | None, parts: tuple[str, ...], only: str | None) -> list[Ver
                 shutil.rmtree(Path(place) / f"h{number}")
         if "damaged" in parts:
             for number, scene in enumerate(scenes(data)):
+                if scene_names and scene.name not in scene_names:
+                    continue
                 judge = Judge(Path(place) / f"d{number}", [scene.before], {})
                 verdicts += [judge.judge(one.model, one.kind, scene.name, one.side, one.share)
-                             for one in all_of(scene) if only in (None, one.kind)]
+                             for one in all_of(scene) if only in (None, one.kind)
+                             or (only == "whole" and one.share == 1)]
+                print(f"  {scene.name} done", flush=True)
                 shutil.rmtree(Path(place) / f"d{number}")
     return verdicts
 
@@ -316,7 +320,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every verdict with its figures to this file")
     parser.add_argument("--data", type=Path, help="directory with the goodbooks days; left out where it is missing")
-    parser.add_argument("--only", help="one kind of damage")
+    parser.add_argument("--only", help="one kind of damage, or whole: those that reach a whole side")
+    parser.add_argument("--scene", action="append", default=[], help="damage to this model alone; may be repeated")
     parser.add_argument("--healthy", action="store_true", help="healthy pairs alone")
     parser.add_argument("--damaged", action="store_true", help="made damage alone")
     given = parser.parse_args()
@@ -325,7 +330,7 @@ def main() -> None:
     parts = ("healthy",) if given.healthy else ("damaged",) if given.damaged else ("healthy", "damaged")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     nights()
-    verdicts = run(data if data.is_dir() else None, parts, given.only)
+    verdicts = run(data if data.is_dir() else None, parts, given.only, given.scene)
     show(verdicts)
     if given.json:
         given.json.write_text(json.dumps([asdict(one) for one in verdicts], indent=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support.nights import Array, Night, night
@@ -9,6 +11,7 @@ from support.nights import Array, Night, night
 import embsync
 from embsync.alignment.anchors import AnchorSide, Policy
 from embsync.alignment.arrays import Anchors, Stabilized
+from embsync.errors import UsageError
 
 
 def _run(nights: list[Night], policy: Policy, **options: float) -> list[Stabilized]:
@@ -35,9 +38,10 @@ def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[i
     return model
 
 
-@pytest.mark.parametrize(("policy", "share"), [("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)])
+@pytest.mark.parametrize(("policy", "share"), [
+    ("two_time_scales", 0.02), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)])
 def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
-    """The newest vector weighs 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
+    """The newest vector weighs 0.02, 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, policy)
     expected = _model(nights, found, share)
@@ -46,6 +50,57 @@ def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
     assert not anchors.vectors.flags.writeable
     for id_, vector in _by_id(anchors.ids, anchors.vectors).items():
         np.testing.assert_allclose(vector, expected[id_], atol=1e-5)
+
+
+def test_two_time_scales_fit_to_a_blend_of_the_last_rows_and_the_slow_average() -> None:
+    """Half of each by default; the last rows are those of the night an id was last there."""
+    nights = [night(number, churn=0.1) for number in range(4)]
+    found = _run(nights, "two_time_scales")
+    last: dict[int, Array] = {}
+    for made, result in zip(nights, found, strict=True):
+        last |= _by_id(made.item_ids, result.items)
+        recent = result.anchors.items.recent
+        assert recent is not None
+        assert not recent.flags.writeable
+        assert _by_id(result.anchors.items.ids, recent).keys() == last.keys()
+        for id_, vector in _by_id(result.anchors.items.ids, recent).items():
+            np.testing.assert_allclose(vector, last[id_], atol=1e-6)
+    made, before = nights[3], found[2].anchors
+    for share in (0.5, 0.8):
+        sides = [AnchorSide(side.ids, (share * side.recent + (1 - share) * side.vectors).astype(np.float32), side.rate)
+                 for side in (before.items, before.users) if side is not None and side.recent is not None]
+        blended = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
+                                    anchors=Anchors(*sides), policy="previous")
+        two = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=before,
+                                parent_share=share)
+        np.testing.assert_allclose(two.items, blended.items, atol=1e-5)
+
+
+def test_two_time_scales_remember_more_than_the_version_before() -> None:
+    """Over twenty nights: nearer to the start than ``previous``, and nearer to the night before than ``first``."""
+    nights = [night(number, items=400, users=300, noise=0.8, churn=0.0) for number in range(20)]
+    figures = {}
+    for policy in ("two_time_scales", "previous", "first"):
+        found = _run(nights, policy)
+        rows = [result.items[np.argsort(made.item_ids)] for made, result in zip(nights, found, strict=True)]
+        steps = [_mean_cosine(one, other) for one, other in zip(rows[1:], rows[:-1], strict=True)]
+        figures[policy] = (float(np.mean(steps)), _mean_cosine(rows[0], rows[-1]))
+    two = figures["two_time_scales"]
+    assert two[0] > figures["previous"][0] - 0.015
+    assert two[1] > figures["first"][1] - 0.025
+    assert two[1] >= figures["previous"][1]
+
+
+def _mean_cosine(one: Array, other: Array) -> float:
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / norms).mean())
+
+
+@pytest.mark.parametrize("options", [{"weight": 0.0}, {"parent_share": 1.5}, {"slow_weight": 0.0}, {"policy": "last"}])
+def test_a_wrong_way_to_move_anchors_is_refused(options: dict[str, Any]) -> None:
+    """The message names what was given and what there is."""
+    with pytest.raises(UsageError, match=r"no such way to move anchors on; found .*; expected one of two_time_scales,"):
+        embsync.stabilize(*night(0).both, **options)
 
 
 def test_the_weight_of_the_newest_is_configurable() -> None:

@@ -1,0 +1,36 @@
+"""The table of checks: complete, in order, and the one that the documentation shows."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from embsync.checks import CHECKS, Relative
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_documentation_shows_the_table() -> None:
+    """Printed from it: nothing there is written a second time."""
+    assert runpy.run_path(str(DOCS / "checks_table.py"))["table"]() in (DOCS / "checks.md").read_text(encoding="utf-8")
+
+
+def test_every_row_says_what_to_do() -> None:
+    """A limit of each kind, a sentence of what a refusal means, and a remedy."""
+    for name, check in CHECKS.items():
+        assert check.name == name
+        assert check.measures, name
+        assert check.means, name
+        assert check.remedy, name
+        for limit in (check.warn, check.refuse):
+            fixed = limit is not None and not isinstance(limit, Relative)
+            assert not fixed or isinstance(limit, tuple) == (check.kind == "range"), name
+        assert not check.acceptable or (check.warn, check.refuse) != (None, None), name
+
+
+def test_a_relative_limit_is_a_factor_of_a_figure_and_more() -> None:
+    """And it reads as it is computed."""
+    limit = Relative("e", 4.0, 1.0)
+    assert limit.at({"e": 16.0}) == 65.0
+    assert (str(limit), str(Relative("k")), str(Relative("e", -0.2, -0.1))) == ("1 + 4 e", "k", "-0.1 - 0.2 e")
+    assert Relative("loss", more=0.5, absent=0.0).at({}) == 0.5
