@@ -29,7 +29,7 @@ POLICIES: dict[str, dict[str, object]] = {
     "previous": {"policy": "previous"},
     "first": {"policy": "first"},
     "moving_average 0.3": {"policy": "moving_average"},
-    "two_time_scales 0.5, 0.02": {"policy": "two_time_scales"},
+    "two_time_scales 0.4, 0.02": {"policy": "two_time_scales"},
 }
 SWEEP = {f"two_time_scales {share:g}, {slow:g}": {"policy": "two_time_scales", "parent_share": share,
                                                  "slow_weight": slow}

@@ -86,7 +86,7 @@ class AnchorsConfig(_Section, frozen=True):
 
     policy: Literal["two_time_scales", "moving_average", "previous", "first"] | None = None
     weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
-    parent_share: Share = 0.5
+    parent_share: Share = 0.4
     slow_weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     rows: Positive = 100_000
 

@@ -34,7 +34,7 @@ class Motion:
 
     policy: Policy = DEFAULT_POLICY
     weight: float = 0.3
-    parent_share: float = 0.5
+    parent_share: float = 0.4
     slow_weight: float = 0.02
 
     @property

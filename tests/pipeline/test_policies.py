@@ -41,7 +41,7 @@ def _rows(root: Path) -> dict[int, Array]:
 def test_a_new_store_has_two_time_scales(root: Path) -> None:
     """Stored is the slow average alone; the manifest says how it moves."""
     first = _publish(root, 0).alignment
-    assert (first.policy, first.weight, first.parent_share) == ("two_time_scales", 0.02, 0.5)
+    assert (first.policy, first.weight, first.parent_share) == ("two_time_scales", 0.02, 0.4)
     slow = _anchors(root)
     _publish(root, 1)
     rows = _rows(root)
