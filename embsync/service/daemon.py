@@ -172,7 +172,8 @@ class Daemon:
         before = self._lookout.told
         self._lookout.check(now)
         health = self._lookout.told = self._lookout.health
-        if before is None or (health.state, health.reason) != (before.state, before.reason):
+        quiet = before is None and health.state == "events"  # at the start, as it should be
+        if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
             level = logging.INFO if health.state == "events" else logging.WARNING
             log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._lookout.path))
 

@@ -269,7 +269,7 @@ def test_log_lines_are_for_eyes_on_a_terminal_and_for_programs_elsewhere(place: 
             eventually(lambda: (found := place.status()).get("current") and found["state"] == "idle")
         lines = terminal.read(65536).decode().splitlines()
     told = [line.split() for line in lines]
-    assert [line[2] for line in told] == ["started", "begun", "published", "stopped"]
+    assert [line[2] for line in told] == ["started", "order", "begun", "published", "stopped"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line[0]) and line[1] == "info" for line in told)
     assert "snapshot=day=1" in told[2]
     place.configure(log={"format": "text"})
