@@ -10,7 +10,7 @@ lint:
 	lint-imports
 
 torture:
-	pytest -m torture --timeout=3600
+	EMBSYNC_ABUSE_SECONDS=$${EMBSYNC_ABUSE_SECONDS:-3600} pytest -m torture --timeout=3600
 
 fuzz:
 	pytest -m fuzz --timeout=3600

@@ -187,6 +187,8 @@ class Application:
             work.give_up()
             future.add_done_callback(lambda _: work.close())
             raise
+        finally:
+            del future  # what it raised holds this frame
         return Pieces(answered, _mark(version), work)
 
     async def _awaited(self, future: asyncio.Future[Answer], request: Request) -> None:

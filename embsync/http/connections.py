@@ -29,6 +29,8 @@ from embsync.logs import log
 _RESERVED = 192
 #: Connections accepted before those that are there are heard again.
 _BATCH = 32
+#: Bytes looked at before a head of more than uvicorn's limit, 16 KiB, is refused.
+_SLICE = 16 << 10
 #: Bytes a second in which an answer has to be taken, beyond the time that is given to every request.
 _RATE = 1 << 20
 #: Seconds for a client to notice that it was answered before its body was complete, or that its connection is closed.
@@ -141,8 +143,9 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
-        if not self.transport.is_closing():
-            super().data_received(data)
+        for start in range(0, len(data), _SLICE):  # else a head of any length would do, if it comes at once
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + _SLICE])
 
     def handle_events(self) -> None:
         """Go on, and see what this connection waits for now."""

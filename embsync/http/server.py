@@ -31,6 +31,7 @@ from embsync.http.app import Application
 from embsync.http.connections import BoundedProtocol, accepted_at_once
 from embsync.http.metrics import SHARED, forget
 from embsync.http.settings import Settings, address, require_servable, threads_each
+from embsync.http.work import share_arenas
 from embsync.logs import log
 
 #: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
@@ -105,6 +106,13 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
 
+def _outlive_hangup() -> None:
+    """Go on after SIGHUP, which daemons take as a wish to reload, unless it says that the terminal is gone."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, lambda *_: _log_seldom(
+            "not_reloaded", hint="versions and the token are followed anyway; anything else needs a restart"))
+
+
 def _last_seconds(settings: Settings) -> int:
     """Return for how long requests under way are answered after SIGTERM."""
     return math.ceil(min(settings.limits.seconds, _LAST_SECONDS))
@@ -134,8 +142,9 @@ def work(settings: Settings, bound: socket.socket) -> int:
     config = uvicorn.Config(application.asgi(), lifespan="on", log_config=None, access_log=False, server_header=False,
                             http=cast(Any, partial(BoundedProtocol, bounds)), ws="none", loop="asyncio",
                             timeout_graceful_shutdown=_last_seconds(settings), backlog=accepted_at_once(bounds.most),
-                            h11_max_incomplete_event_size=64 << 10)
+                            h11_max_incomplete_event_size=16 << 10)
     server = _Server(config)
+    share_arenas()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.freeze()  # what imports left is never looked at again: 20 to 35 ms of a full collection, with nobody answered
 
@@ -144,6 +153,7 @@ def work(settings: Settings, bound: socket.socket) -> int:
         server.should_exit = True
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    _outlive_hangup()
     try:
         server.run(sockets=[bound])
     finally:
@@ -157,6 +167,7 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _outlive_hangup()
     with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
         deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import threading
 import time
 
@@ -13,6 +16,14 @@ from embsync.http.messages import Invalid, Refused
 SMALL = 1 << 20
 #: Seconds that a large request waits for others to end.
 _WAIT = 1.0
+_TRIM_SECONDS = 0.5
+_M_ARENA_MAX = -8  # malloc.h
+
+
+def share_arenas() -> None:
+    """Have all threads take memory from two arenas, not each from its own, which keeps what it once had (glibc)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 class Memory:
@@ -33,6 +44,7 @@ class Memory:
         self._large = large
         self._gauge = gauge
         self._taken = self._working = 0
+        self._trimming = False
         self._changed = threading.Condition()
 
     def take(self, more: int, wait: float) -> bool:
@@ -59,6 +71,19 @@ class Memory:
             self._working -= large
             self._gauge.set(self._taken)
             self._changed.notify_all()
+            trim = large and not self._working and not self._trimming
+            self._trimming |= trim
+        if trim:  # a moment later, when what was made is let go
+            later = threading.Timer(_TRIM_SECONDS, self._trim)
+            later.daemon = True
+            later.start()
+
+    def _trim(self) -> None:
+        """Give the kernel back what large answers left in the allocator, which else keeps it; glibc alone can."""
+        self._trimming = False
+        gc.collect()  # errors hold the frames they came through, with all that these held
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class Work:
