@@ -341,3 +341,23 @@ def test_too_many_and_too_slow(root: Path) -> None:
             slow.settimeout(10)
             assert b" 408 " in slow.recv(4096)
         assert server.ask("/v1/lookup", {"side": "items", "ids": [-1]}).status == 404
+
+
+@pytest.mark.parametrize("accept", [f"{NPY};q=0.9", f"text/html, {NPY}", f"{NPY}, application/json;q=0.5"])
+def test_accept_may_have_parameters_or_be_a_list(server: Server, accept: str) -> None:
+    """The array is sent to whoever takes it, however they say so."""
+    answer = server.ask("/v1/search", np.ones((1, 6), np.float32), Accept=accept)
+    assert answer.headers["Content-Type"] == NPY
+    assert answer.array.shape == (1, 10)
+
+
+def test_movement_leaves_versions_of_other_spaces_out() -> None:
+    """An id of the same name in another space did not move: it cannot be compared."""
+    with quick_directory() as directory:
+        sync(directory / "S", night(0, **SIZES), "n0")
+        sync(directory / "S", night(5, **SIZES, seed=9), "other", new_space=True)
+        with embsync.open(directory / "S") as reader, reader.version(1) as old:
+            shared = next(one for one in reader.current.items.ids.tolist() if old.items.rows([one])[0] >= 0)
+        with serving(directory / "S") as running:
+            steps = running.ask("/v1/movement", {"side": "items", "id": shared}).plain["steps"]
+            assert [step["version"] for step in steps] == [2]
