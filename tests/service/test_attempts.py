@@ -209,7 +209,6 @@ def test_the_next_gets_its_turn_when_one_is_set_aside(
     for attempt in range(1, (times or 40) + 1):
         assert watched.aside() == []
         watched.end(**outcome)
-        assert watched.daemon._problem is not None
         assert watched.look() == (["day=2"] if attempt == times else ["day=1", "day=2"])
     assert watched.aside() == (["day=1"] if times else [])
     assert (watched.store.root / ATTEMPT).exists() == (times is None)
@@ -267,7 +266,9 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
     assert watched.daemon._attempts.of(one).errors == 5
 
 
-def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched) -> None:
+def test_a_reload_with_another_store_changes_nothing_at_all(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     """``store.path`` needs a restart: nothing else of that file is followed either, and the error says so."""
     watched.look()
     before = watched.daemon._config, watched.daemon._lookout
@@ -278,9 +279,10 @@ def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched) ->
                             "watch__rescan_seconds": 1.0, "store__keep_versions": 1, "store__on_publish": "true"}
         watched.daemon._reload()
         assert (watched.daemon._config, watched.daemon._lookout) == before
-        assert watched.daemon._problem is not None
-        assert "restart" in watched.daemon._problem.what
-        assert path in watched.daemon._problem.what
+        told = vars(caplog.records[-1])["embsync_fields"]["reason"]
+        assert caplog.records[-1].getMessage() == "reload_failed"
+        assert "restart" in told
+        assert path in told
     assert watched.look() == ["day=1", "day=2"]
     assert list(other.iterdir()) == []
     watched.options |= {"store__path": os.path.relpath(watched.store.root)}
