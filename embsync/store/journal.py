@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from embsync.store.records import MALFORMED
 _LONGEST_LINE = 2**20
 #: Twice the longest path that Linux takes.
 _LONGEST_NAME = 8192
+#: Every bit of a line is tried, which takes the square of its length: less than a second here.
+_LONGEST_MENDED = 4096
 #: The last member of a line: CRC-32 of all that stands before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
@@ -105,7 +108,7 @@ class Journal:
         return (line for line in self._read() if isinstance(line, Event))
 
     def damaged(self) -> list[DamagedLine]:
-        """Return the lines that are passed over: torn by a crash, or changed since they were written."""
+        """Return the lines that are not as they were written: torn by a crash, or changed since."""
         return [line for line in self._read() if isinstance(line, DamagedLine)]
 
     def _read(self) -> Iterator[Event | DamagedLine]:
@@ -113,7 +116,7 @@ class Journal:
         with storage_errors(self._path):
             for number, line in enumerate(_lines(self._path), 1):
                 if line:
-                    yield _parsed(number, line, decoder)
+                    yield from _parsed(number, line, decoder)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -134,19 +137,49 @@ def _sealed(line: bytes) -> bytes:
     return line[:-1] + b',"crc32":"%08x"}' % zlib.crc32(line[:-1])
 
 
-def _parsed(number: int, line: bytes, decoder: msgspec.json.Decoder[Event]) -> Event | DamagedLine:
+def _parsed(number: int, line: bytes, decoder: msgspec.json.Decoder[Event]) -> Iterator[Event | DamagedLine]:
+    """Yield the event of a line, or its damage; both where the checksum tells which bit it was that changed."""
     if len(line) >= _LONGEST_LINE:
-        return DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
+        yield DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
+        return
     start = line.rfind(b',"crc32":')
     checksum = None if start < 0 else _CHECKSUM.fullmatch(line, start)  # lines of earlier releases have none
     if checksum is not None and int(checksum[1], 16) != zlib.crc32(line[:start]):
-        return DamagedLine(number, "not as its checksum says", line)
+        mended = _mended(line[:start], int(checksum[1], 16))
+        if mended is None:
+            yield DamagedLine(number, "not as its checksum says", line)
+            return
+        yield DamagedLine(number, "one bit is wrong, and taken for what it was", b"")
+        line = mended + b"}"
     try:
         event = decoder.decode(line)
         _require_sound(event)
     except MALFORMED as error:
-        return DamagedLine(number, str(error)[:120], line)
-    return event
+        yield DamagedLine(number, str(error)[:120], line)
+    else:
+        yield event
+
+
+@lru_cache(16)
+def _mended(line: bytes, checksum: int) -> bytes | None:
+    """Return a line with the one bit turned that makes it as its checksum says, None where there is none.
+
+    CRC-32 tells single bits apart in anything as short as a line. One of its own digits may be what changed as well.
+    """
+    written, found = b"%08x" % checksum, b"%08x" % zlib.crc32(line)
+    wrong = [one ^ other for one, other in zip(written, found, strict=True) if one != other]
+    if len(wrong) == 1 and wrong[0].bit_count() == 1:
+        return line
+    if len(line) > _LONGEST_MENDED:
+        return None
+    changed = bytearray(line)
+    for place in range(len(line)):
+        for bit in range(8):
+            changed[place] ^= 1 << bit
+            if zlib.crc32(changed) == checksum:
+                return bytes(changed)
+            changed[place] ^= 1 << bit
+    return None
 
 
 def _require_sound(event: Event) -> None:

@@ -356,8 +356,9 @@ class Store:
 
     def damage(self) -> list[StoreDamaged]:
         """Return what is damaged of ``current``, the manifest it leads to, and the journal."""
-        found = [StoreDamaged("damaged line, passed over", where=f"{self.root / layout.JOURNAL}:{line.number}",
-                              found=line.problem, hint="it can be deleted while no command and no daemon runs")
+        found = [StoreDamaged("damaged line", where=f"{self.root / layout.JOURNAL}:{line.number}",
+                              found=line.problem, expected="a line as it was written",
+                              hint="it can be deleted while no command and no daemon runs")
                  for line in self.journal.damaged()]
         try:
             number = self.current()

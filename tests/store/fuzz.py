@@ -1,4 +1,4 @@
-"""A byte-mutation fuzzer for the store's own files: ``python fuzz.py KIND FILES SEED FOLDER`` prints one line of JSON.
+"""A byte-mutation fuzzer for the store's own files: ``python fuzz.py KIND,… FILES SEED FOLDER`` prints JSON.
 
 Files of a small good store are damaged at random and read as readers, commands and the daemon read them. Only an answer
 and the project's own errors are allowed, within 10 seconds and 1 GiB; anything else is kept in FOLDER and counted.
@@ -150,7 +150,7 @@ def fuzz(kind: str, files: int, seed: int, folder: Path) -> dict[str, object]:
     made = Fuzz(folder, seed)
     work: Callable[[], None] = getattr(made, kind)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     signal.signal(signal.SIGALRM, _too_long)
     outcomes: Counter[str] = Counter()
     failures: list[str] = []
@@ -178,4 +178,7 @@ def fuzz(kind: str, files: int, seed: int, folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))
+    for one in sys.argv[1].split(","):
+        place = Path(sys.argv[4]) / one
+        place.mkdir()
+        print(json.dumps(fuzz(one, int(sys.argv[2]), int(sys.argv[3]), place)))
