@@ -9,6 +9,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+#: Commands that change the store.
+_CHANGING = frozenset({"accept", "hold", "prune", "resume", "rollback", "run", "sync", "widen"})
+
 
 @dataclass(frozen=True)
 class Invocation:
@@ -22,11 +25,14 @@ class Invocation:
         ``--config`` and ``--store`` as they were given or found; empty where embsync is used as a library.
     environment : tuple of str
         ``NAME=VALUE`` of every variable that configures, for commands that are run by another user.
+    as_owner : bool
+        Root acts as the store's owner, and has to again in the next command that changes the store.
     """
 
     program: tuple[str, ...] = ("embsync",)
     options: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    as_owner: bool = False
 
     @classmethod
     def of_process(cls) -> Invocation:
@@ -73,6 +79,8 @@ class Command:
         options = list(present.options)
         if not options and self.store is not None:
             options = ["--store", self.store]
+        if present.as_owner and name in _CHANGING:
+            options.append("--as-owner")
         # An argument that begins with a dash must not be read as an option; what follows "--" never is.
         at = own.index("--") if "--" in own else len(own)
         return shlex.join([*present.program, name, *own[:at], *options, *own[at:]])

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +103,7 @@ def _as_owner(root: Path, wanted: bool, arguments: list[str]) -> None:
         return
     if wanted:
         act_as(root, owner)
+        invocation.set_invocation(replace(invocation.invocation(), as_owner=True))
         return
     present = invocation.invocation()
     if os.geteuid() == 0 and shutil.which("sudo") is None:

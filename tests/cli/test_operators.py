@@ -196,6 +196,8 @@ def test_root_acts_as_the_owner_where_it_is_told_to(place: Path) -> None:
     for arguments in (["sync", "watch it/day=2"], ["rollback"], ["hold"], ["resume"], ["prune"]):
         told = _process(place, *arguments, "--store", "the store", "--as-owner")
         assert told.returncode == 0, told.stderr
+        if arguments == ["hold"]:
+            assert printed(told.stdout) == ["resume", "--store", "the store", "--as-owner"]
     assert {path.lstat().st_uid for path in (place / "the store").rglob("*")} == {_NOBODY}
     (place / "theirs").mkdir()
     os.chown(place / "theirs", _NOBODY, _NOBODY)
