@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -79,18 +80,24 @@ def test_a_second_signal_ends_at_once(place: Place) -> None:
 
 
 def test_the_work_dies_with_the_daemon(place: Place) -> None:
-    """Kill -9 leaves no process behind; the next daemon sweeps and publishes."""
-    place.configure(index={"factory": "HNSW32"})
-    place.drop(1, big(1))
+    """Kill -9 leaves no process behind, although it has nothing to tell for minutes; the next daemon sweeps it away."""
+    place.configure(index={"factory": "HNSW64"})
+    folder = place.drop(1, night(1, items=150_000, users=200, width=32))
     with place.daemon() as process:
         worker = place.at_work()
-        eventually(lambda: list(place.store.versions.iterdir()))
+        eventually(lambda: (place.status()["work"] or {}).get("stage") == "indexing")
         process.kill()
         process.wait()
-        eventually(lambda: not running(worker))
+        try:
+            eventually(lambda: not running(worker), 15)  # by itself it would end when the index is built
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    shutil.rmtree(folder)
     place.configure(index={"factory": "Flat"})
+    place.drop(2)
     with place.daemon():
-        place.wait_for(1)
+        place.wait_for(2)
     place.assert_at_rest()
 
 

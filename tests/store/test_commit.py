@@ -422,6 +422,30 @@ def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch
     _goes_on(store)
 
 
+def test_a_version_switched_to_just_before_a_crash_is_journaled_with_all_that_is_known(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the line it carries along: with the path and stamp by which the snapshot counts as handled, once."""
+    path = write_npy(store.parent / "after", night(2, **SIZES))
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr("embsync.store.journal.append_line", lambda *_: os._exit(0))
+        process(Store(store), Request(path), configured())
+    os.waitpid(child, 0)
+    number = Store(store).current()
+    assert all(event.version != number for event in Store(store).journal.events())
+    for _ in range(2):
+        with Store(store).locked():
+            pass
+    (found,) = (event for event in Store(store).journal.events() if event.version == number)
+    assert (found.event, found.recovered, found.parent) == ("published", True, 2)
+    assert found.snapshot is not None
+    assert found.snapshot["path"] == str(path)
+    assert found.snapshot["stamp"]
+    assert found.snapshot["fingerprint"] == Store(store).manifest(number or 0).snapshot.fingerprint
+    _goes_on(store)
+
+
 # a current that leads nowhere
 
 
