@@ -20,6 +20,8 @@ _SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP"
                **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
 
 #: What parsing raises: constructors of numbers and dates raise ValueError.
+#: Sections in one another: space.anchors.policy has two.
+_DEEPEST = 4
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 #: What msgspec calls things, in the words of this file.
@@ -244,7 +246,7 @@ def load_with_sources(
 
 def _dotted(tree: Mapping[Any, Any], above: str = "") -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and above.count(".") < _DEEPEST:  # an alias of YAML may lead in a circle
             yield from _dotted(value, f"{above}{key}.")
         else:
             yield f"{above}{key}"

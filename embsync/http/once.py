@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -57,8 +58,13 @@ class Once:
 
 def _behind_others(work: Callable[..., None], *arguments: object) -> None:
     """Do work in a thread that gives way to all who answer; a priority once lowered cannot be raised again."""
-    with ThreadPoolExecutor(1, "embsync-behind", lambda: os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)) as thread:
+    with ThreadPoolExecutor(1, "embsync-behind", _give_way) as thread:
         thread.submit(work, *arguments).result()
+
+
+def _give_way() -> None:
+    with contextlib.suppress(OSError):  # a service manager may forbid it: the work is done all the same
+        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
 def _wait_for(note: IO[str], stopped: Callable[[], bool]) -> None:

@@ -366,7 +366,7 @@ class Store:
                 self.manifest(number)
         except StoreDamaged as error:
             found.insert(0, error)
-        except StoreError as error:
+        except (StoreError, NotFoundError) as error:
             found.insert(0, StoreDamaged(error.what, where=error.where, found=error.found, hint=error.hint))
         return found
 

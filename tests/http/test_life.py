@@ -336,6 +336,7 @@ def with_padding(root: Path, size: int) -> None:
     manifest["files"].append({"path": "padding", "bytes": size, "sha256": digest.hexdigest()})
     (version / "manifest.json").unlink()
     (version / "manifest.json").write_text(json.dumps(manifest))
+    (version / "manifest.sha256").unlink()
 
 
 def test_one_worker_hashes_for_all_and_none_holds_up_a_stop(root: Path) -> None:

@@ -133,6 +133,6 @@ def test_a_refusal_says_first_what_it_most_likely_is(root: Path, name: str) -> N
 
 def test_a_new_space_is_offered_with_what_it_means(root: Path) -> None:
     """Everybody who keeps vectors, an index or a model of the old space is concerned."""
-    with pytest.raises(CheckRefusedError, match=r"--new-space begins a new space: no old vector, index or downstream "
+    with pytest.raises(CheckRefusedError, match=r"beginning a new space: no old vector, index or downstream "
                                                 r"model fits it, and readers that asked for the present space keep"):
         sync(root, _other(99), "tonight")

@@ -510,7 +510,7 @@ def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.Ca
     assert run(["status", "--store", str(store)]) == 5
     hint = next(line for line in capfd.readouterr().out.splitlines() if "hint: " in line).partition("hint: ")[2]
     assert "rm " in hint
-    subprocess.run(hint.partition("; ")[2].partition(" && ")[0], shell=True, check=True)
+    subprocess.run(hint[hint.index("rm ") :].partition(" && ")[0].partition(";")[0], shell=True, check=True)
     assert _next(store) == 3
     assert assert_whole(store) == 3
 
