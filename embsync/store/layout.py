@@ -173,10 +173,12 @@ def _relink(root: Path) -> str:
     link = shlex.quote(str(root / CURRENT))
     aside = f"mv {link} {link}.aside && " if (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink() else ""
     described: list[int] = []
-    with contextlib.suppress(StoreError):
+    try:
         folders = {number: root / VERSIONS / version_name(number) for number in directory_numbers(root / VERSIONS)}
         described = [number for number, folder in folders.items()
                      if (folder / MANIFEST).is_file() and not is_marked(folder)]
+    except StoreError as error:
+        return f"{root / VERSIONS} cannot be listed ({error.found}): mount it or put it back before anything else"
     if described:
         return f"{aside}{command('rollback', described[-1], store=root)}"
     return f"no version is left; to begin anew: {aside or f'rm {link} && '}{command('sync', 'SNAPSHOT', store=root)}"

@@ -392,7 +392,9 @@ class Store:
             if current is not None:
                 lineage = layout.map_array(self.path(current) / layout.LINEAGE, ("<i8",), (None,))
                 known |= {current, *map(int, lineage)}
-        return known & set(self.numbers()) if known else known
+        with contextlib.suppress(StoreError):  # versions that cannot be listed tell nothing
+            return known & set(self.numbers()) if known else known
+        return set()
 
     def _told_by_manifest(self, number: int) -> Event:
         manifest = self.manifest(number)
