@@ -10,10 +10,10 @@ lint:
 	lint-imports
 
 torture:
-	EMBSYNC_ABUSE_SECONDS=$${EMBSYNC_ABUSE_SECONDS:-3600} pytest -m torture --timeout=3600
+	EMBSYNC_ABUSE_SECONDS=$${EMBSYNC_ABUSE_SECONDS:-3600} pytest -m torture -n0 --timeout=3600
 
 fuzz:
-	pytest -m fuzz --timeout=3600
+	pytest -m fuzz -n0 --timeout=3600
 
 bench:
 	python benchmarks/publish.py

@@ -148,7 +148,7 @@ def require_copy_first() -> None:
 
 def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False, limit: float = 400.0) -> tuple[int, str]:
     """Run tests against a copy, in their short form or that of ``make torture``; return exit code and last words."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=line",
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "--no-header", "--tb=line",
                *(f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "anyio")),  # half of the time
                *(["-m", "torture"] if torture else []), *dict.fromkeys(f"tests/{test}" for test in tests)]
     try:
