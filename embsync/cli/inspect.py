@@ -151,7 +151,7 @@ def _current(manifest: Manifest) -> dict[str, Any]:
     created = dt.datetime.fromisoformat(manifest.created)
     return {
         "snapshot": manifest.snapshot.name, "parent": manifest.parent, "created": manifest.created,
-        "age_seconds": (dt.datetime.now(dt.UTC) - created).total_seconds(), "space_id": manifest.space_id,
+        "age_seconds": max((dt.datetime.now(dt.UTC) - created).total_seconds(), 0.0), "space_id": manifest.space_id,
         "dimension": manifest.dimension, "items": msgspec.to_builtins(manifest.items),
         "users": msgspec.to_builtins(manifest.users), "index": msgspec.to_builtins(manifest.index),
         "warnings": [describe(check) for check in manifest.checks if check.outcome != "pass"],

@@ -11,12 +11,12 @@ import errno
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 from torture.report import Tally
 from torture.scenarios import SCENARIOS, Bench, Scenario, examine, forked
+from torture.shim import build
 
 _FAIL, _SHORT, _LIE = range(3)
 _EVER = 10**9
@@ -33,11 +33,11 @@ def load_shim(directory: Path) -> ctypes.CDLL:
     """Return the shim; where it is not loaded yet, build it and start this program again with it."""
     if built := os.environ.get(_SHIM):
         return ctypes.CDLL(built)
-    built = str(directory / "shim.so")
-    command = ["gcc", "-O1", "-shared", "-fPIC", "-o", built, str(Path(__file__).with_name("shim.c")), "-ldl"]
-    if subprocess.run(command, check=False).returncode:
+    made = build(directory)
+    if made is None:
         print("the C library's headers are not installed")
         sys.exit(77)
+    built = str(made)
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, _SHIM: built, "LD_PRELOAD": built})
     raise AssertionError  # never reached
 
