@@ -110,6 +110,10 @@ class SnapshotChanged(SnapshotError):
     transient = True
 
 
+class SnapshotIncomplete(SnapshotChanged):
+    """A snapshot is known not to be whole; only what its writer has yet to write makes it so."""
+
+
 class RefusedError(EmbsyncError):
     """A snapshot is well-formed but a check says it must not be published."""
 

@@ -145,8 +145,8 @@ def handle(store: Store, entry: Entry, config: Config, progress: Progress = sile
     ------
     UnchangedError
         The contents are those handled last under this name; journaled.
-    NotAsListed
-        The contents are not what completed the snapshot: its manifest lists others.
+    SnapshotIncomplete
+        Its manifest lists other contents, or one of two tables has no commit of the other's night yet.
     """
     request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
     try:

@@ -49,8 +49,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     Attributes
     ----------
     kind : str
-        published, refused, failed (journaled: only a new snapshot helps), unchanged, held, incomplete (not as its
-        manifest lists it), error (may be tried again) or crashed (the process died, or met what nobody expected).
+        published, refused, failed (journaled: only a new snapshot helps), unchanged, held, incomplete (its writer has
+        more to write), error (may be tried again) or crashed (the process died, or met what nobody expected).
     what : str
         In words.
     version : int or None

@@ -121,14 +121,14 @@ class Lookout:
             self._journal = journal
 
     def put_off(self, child: Child, reason: str, now: float) -> None:
-        """Wait for a snapshot whose contents are not as its manifest lists them, for as long again as it was quiet.
+        """Wait for a snapshot that showed to be incomplete when it was read, for as long again as it was quiet.
 
         Another stamp ends that at once. Reading it all again and again would leave no time for others.
         """
         seen = self._found.memory.get(child.name)
         if seen is not None and seen.stamp == child.stamp:
             pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_PATIENCE)
-            memory = {**self._found.memory, child.name: replace(seen, unlike=reason, again=now + pause)}
+            memory = {**self._found.memory, child.name: replace(seen, lacking=reason, again=now + pause)}
             children = (replace(one, state="waiting", reason=reason) if one.name == child.name else one
                         for one in self._found.children)
             self._found = Found(tuple(children), memory)

@@ -22,13 +22,13 @@ import numpy as np
 
 from embsync.alignment import lapack
 from embsync.config import Config
-from embsync.errors import EmbsyncError, SnapshotError, StoreDamaged
+from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
 from embsync.invocation import set_invocation
 from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.backlog import handle
 from embsync.service.hold import HeldError, HoldableStore
 from embsync.service.job import Job, Kind, Line, Outcome, Ready, Step
-from embsync.snapshots import NotAsListed, shortened
+from embsync.snapshots import shortened
 
 _PR_SET_PDEATHSIG = 1
 #: Steps of one stage told a second; each wakes the daemon.
@@ -83,7 +83,7 @@ def _kind(error: EmbsyncError) -> Kind:
         return "held"
     if isinstance(error, UnchangedError):
         return "unchanged"
-    if isinstance(error, NotAsListed):
+    if isinstance(error, SnapshotIncomplete):
         return "incomplete"
     if isinstance(error, CheckRefusedError):
         return "refused"

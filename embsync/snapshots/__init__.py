@@ -5,14 +5,13 @@ from embsync.snapshots.completeness import Seen
 from embsync.snapshots.discovery import Child, Found, discover
 from embsync.snapshots.files import Signature, signature, stamp
 from embsync.snapshots.layouts import open_snapshot
-from embsync.snapshots.listed_files import NotAsListed, require_as_listed
+from embsync.snapshots.listed_files import require_as_listed
 from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
 
 __all__ = [
     "Child",
     "FingerprintedRows",
     "Found",
-    "NotAsListed",
     "Seen",
     "Side",
     "Signature",

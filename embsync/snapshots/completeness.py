@@ -35,15 +35,15 @@ class Seen:
     stamp : str
     since : float
         When this stamp was first seen, by the caller's clock, in seconds.
-    unlike : str or None
-        What was not as the manifest lists it, when the contents were hashed with this stamp.
+    lacking : str or None
+        What showed to be incomplete, when the contents were read with this stamp.
     again : float
         When that is doubted again, by the same clock.
     """
 
     stamp: str
     since: float
-    unlike: str | None = None
+    lacking: str | None = None
     again: float = 0.0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from embsync.config import SnapshotConfig
-from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.errors import SnapshotChanged, SnapshotError, SnapshotIncomplete, UsageError
 from embsync.snapshots import parquet
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.files import Place
@@ -40,6 +40,21 @@ class Version:
     commits: tuple[dict[str, Any], ...]
     from_start: bool
 
+    @property
+    def run(self) -> str | None:
+        """The name of the run that wrote the newest rows, where it gave one."""
+        return self.commits[-1].get("userMetadata") if self.commits else None
+
+    @property
+    def written(self) -> int:
+        """When the newest rows were committed, in ms, as the commit says."""
+        return int(self.commits[-1]["timestamp"]) if self.commits else 0
+
+    @property
+    def commit(self) -> str:
+        """The newest commit that wrote rows, in words."""
+        return f"commit {self.commits[-1]['version']}" if self.commits else "no commit"
+
 
 def recognise(place: Place) -> bool:
     """Tell whether there is a Delta table at ``place`` or for a side of it."""
@@ -60,8 +75,8 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     ------
     SnapshotError
         The log is ill-formed, or has features that are not read.
-    SnapshotChanged
-        The newest data of the two tables is not known to be of one night.
+    SnapshotIncomplete
+        A table has no commit yet, or the newest data of the two tables is not known to be of one night.
     UsageError
         deltalake is not installed.
     """
@@ -97,10 +112,14 @@ def _newest(place: Place) -> Version:
     if importlib.util.find_spec("deltalake") is None:
         raise UsageError("a Delta table needs deltalake", where=str(place), expected="the extra 'delta'",
                          hint="pip install 'embsync[delta]'")
-    links = [name for name, kind in place.child("_delta_log").entries().items() if kind not in {"file", "directory"}]
+    log = place.child("_delta_log").entries()
+    links = [name for name, kind in log.items() if kind not in {"file", "directory"}]
     if links:
         raise SnapshotError("will not be opened", where=f"{place}/_delta_log/{links[0]}", found="no regular file",
                             expected="a log of regular files")
+    if not any(name.endswith((".json", ".parquet")) for name in log):
+        raise SnapshotIncomplete("a Delta table without a commit", where=str(place), found="an empty log",
+                                 expected="its first commit")
     answer = _ask(place)
     unread = [feature for feature, there in (("deletion vectors", answer["deleted"]),
                                              (f"column mapping by {answer['mapping']}", answer["mapping"] != "none"))
@@ -133,20 +152,21 @@ def _ask(place: Place) -> dict[str, Any]:
 
 def _require_one_night(items: Version, users: Version, place: Place) -> None:
     """Refuse two tables unless their newest data is known to be of one run."""
-    newest = [version.commits[-1] if version.commits else {} for version in (items, users)]
-    runs = [commit.get("userMetadata") for commit in newest]
-    if runs[0] is not None or runs[1] is not None:
-        if runs[0] == runs[1]:
-            return
-        found = f"userMetadata {runs[0]!r} on items and {runs[1]!r} on users"
-    elif _in_step(items, users):
-        return
+    runs = [version.run for version in (items, users)]
+    if runs == [None, None]:
+        found, paired = f"items at version {items.number}, users at version {users.number}", _in_step(items, users)
     else:
-        found = f"items at version {items.number}, users at version {users.number}"
-    raise SnapshotChanged("items and users are not known to be of one night", where=str(place), found=found,
-                          expected="the same userMetadata in the newest commit of both, or pairs from version 0",
-                          hint='write both with one run\'s name: .option("userMetadata", RUN) in Spark, '
-                               'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake')
+        found, paired = f"userMetadata {runs[0]!r} on items and {runs[1]!r} on users", runs[0] == runs[1]
+    if paired:
+        return
+    (_, behind, other), (_, ahead, newest) = sorted(
+        (version.written, side, version) for side, version in ((ITEMS, items), (USERS, users)))
+    raise SnapshotIncomplete(
+        "items and users are not known to be of one night", where=str(place),
+        found=f"{newest.commit} of {ahead}, which waits for one of {behind} after {other.commit}; {found}",
+        expected="the same userMetadata in the newest commit of both, or pairs from version 0",
+        hint='write both with one run\'s name: .option("userMetadata", RUN) in Spark, '
+             'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake')
 
 
 def _in_step(items: Version, users: Version) -> bool:

@@ -209,8 +209,8 @@ def _looks_like_a_side(name: str) -> bool:
 
 
 def _put_off(seen: Seen, now: float) -> Verdict | None:
-    """Return what a child that was not as its manifest lists it waits for, while it is not to be tried again."""
-    return Verdict("waiting", seen.unlike) if seen.unlike is not None and now < seen.again else None
+    """Return what a child waits for that showed to be incomplete when it was read, until it is to be tried again."""
+    return Verdict("waiting", seen.lacking) if seen.lacking is not None and now < seen.again else None
 
 
 def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Verdict | None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import msgspec
 
-from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.errors import SnapshotError, SnapshotIncomplete
 from embsync.snapshots.files import FileBytes, Place, file_size
 
 NAME = "manifest.json"
@@ -40,7 +40,7 @@ class NotAList(SnapshotError):
     """The file is no such manifest, or only half written."""
 
 
-class NotAsListed(SnapshotChanged):
+class NotAsListed(SnapshotIncomplete):
     """A file has other contents than the manifest says; whoever writes may not be done."""
 
 
