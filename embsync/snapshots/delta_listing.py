@@ -24,16 +24,21 @@ _COMMIT = re.compile(r"\d{20}\.json")
 
 
 def _listing(table: Any, root: str) -> dict[str, Any]:
-    protocol = table.protocol()
     return {
         "version": table.version(),
         "files": [os.path.relpath(_path(uri), root) for uri in table.file_uris()],
-        "features": list(protocol.reader_features or []),
         "mapping": table.metadata().configuration.get("delta.columnMapping.mode", "none"),
-        "deleted": any(len(batch) for batch in table.deletion_vectors())
-        if "deletionVectors" in (protocol.reader_features or []) else False,
+        "deleted": _has_deletion_vectors(table),
         **_commits(root + "/_delta_log", table.version()),
     }
+
+
+def _has_deletion_vectors(table: Any) -> bool:
+    """Tell whether any file of the version has one, whatever the protocol's features say."""
+    try:
+        return any(len(batch) for batch in table.deletion_vectors())
+    except Exception:  # there are some, and they cannot be read: no matter, for none is
+        return True
 
 
 def _commits(log: str, newest: int) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,18 +190,82 @@ def test_a_log_that_lies_is_refused(tmp_path: Path, damage: str) -> None:
         open_snapshot(path, CONFIG)
 
 
-def test_deletion_vectors_and_column_mapping_are_refused_by_name(tmp_path: Path) -> None:
-    """Neither is read as if it were not there."""
-    path = snapshot(tmp_path)
-    log = path / "items" / "_delta_log" / "00000000000000000000.json"
+def relogged(table: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change each action of a table's first commit in place."""
+    log = table / "_delta_log" / "00000000000000000000.json"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     for line in lines:
-        if "metaData" in line:
-            line["metaData"]["configuration"]["delta.columnMapping.mode"] = "name"
-        if "protocol" in line:
-            line["protocol"] = {"minReaderVersion": 2, "minWriterVersion": 5}
+        change(line)
     log.write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(SnapshotError, match=r"items.*(column mapping|columnMapping|Column mapping|not read|malformed)"):
+
+
+def inline_vector(*rows: int) -> dict[str, Any]:
+    """Return a deletion vector kept in the log: a Roaring bitmap of row numbers, in base 85 as of ZeroMQ."""
+    ordinary = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+    zeromq = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+    data = struct.pack(f"<IQIIIHHI{len(rows)}H", 1681511377, 1, 0, 12346, 1, 0, len(rows) - 1, 16, *rows)
+    assert len(data) % 4 == 0
+    text = base64.b85encode(data).decode().translate(str.maketrans(ordinary, zeromq))
+    return {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(data), "cardinality": len(rows)}
+
+
+@pytest.mark.parametrize("feature", [True, False])
+@pytest.mark.parametrize("vector", ["inline", "lost", "malformed"])
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector: str, feature: bool) -> None:
+    """A whole one, one whose file is lost and garbage, also where the protocol lacks the feature they need."""
+    path = snapshot(tmp_path)
+    made = {"inline": inline_vector(3, 7),
+            "lost": {"storageType": "u", "pathOrInlineDv": "vBn[lx{q8@P<9BNH/isA", "offset": 1, "sizeInBytes": 36,
+                     "cardinality": 2},
+            "malformed": {**inline_vector(3, 7), "pathOrInlineDv": "00000"}}[vector]
+
+    def change(action: dict[str, Any]) -> None:
+        if "protocol" in action and feature:
+            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7,
+                                  "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+        if "add" in action:
+            action["add"]["deletionVector"] = made
+
+    relogged(path / side, change)
+    with pytest.raises(SnapshotError, match=rf"{side}: .*features that are not read; found deletion vectors;.*PURGE"):
+        open_snapshot(path, CONFIG)
+
+
+def test_a_table_that_may_have_deletion_vectors_and_has_none_is_read(tmp_path: Path) -> None:
+    """The feature alone deletes nothing; ``delta.enableDeletionVectors`` is the default of some writers."""
+    path = snapshot(tmp_path)
+
+    def change(action: dict[str, Any]) -> None:
+        if "protocol" in action:
+            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7,
+                                  "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+        if "metaData" in action:
+            action["metaData"]["configuration"]["delta.enableDeletionVectors"] = "true"
+
+    relogged(path / "items", change)
+    assert open_snapshot(path, CONFIG).items.count == 60
+
+
+@pytest.mark.parametrize("mode", ["name", "id"])
+def test_column_mapping_is_refused_by_name(tmp_path: Path, mode: str) -> None:
+    """The files have other names of columns than the table."""
+    path = snapshot(tmp_path)
+
+    def change(action: dict[str, Any]) -> None:
+        if "protocol" in action:
+            action["protocol"] = {"minReaderVersion": 2, "minWriterVersion": 5}
+        if "metaData" in action:
+            schema = json.loads(action["metaData"]["schemaString"])
+            for number, field in enumerate(schema["fields"], 1):
+                field["metadata"] = {"delta.columnMapping.id": number,
+                                     "delta.columnMapping.physicalName": f"col-{number}"}
+            action["metaData"]["schemaString"] = json.dumps(schema)
+            action["metaData"]["configuration"] = {"delta.columnMapping.mode": mode,
+                                                   "delta.columnMapping.maxColumnId": "3"}
+
+    relogged(path / "users", change)
+    with pytest.raises(SnapshotError, match=rf"users: .*features that are not read; found column mapping by {mode};"):
         open_snapshot(path, CONFIG)
 
 
