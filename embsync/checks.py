@@ -62,6 +62,8 @@ class Check:
         What to do about it.
     acceptable : bool
         Whether ``embsync accept --check`` may override it.
+    warned_by : str or None
+        The check whose warning says the same, beside which this one's is not repeated.
     """
 
     name: str
@@ -72,15 +74,16 @@ class Check:
     means: str
     remedy: str
     acceptable: bool = True
+    warned_by: str | None = None
 
 
 def _both(name: str, kind: Kind, warn: Limit | Relative, refuse: Limit | Relative, measures: str, means: str,
-          remedy: str) -> Iterator[Check]:
+          remedy: str, warned_by: str | None = None) -> Iterator[Check]:
     """Yield the rows of a check that is made of each side."""
     for side in SIDES:
         words = {"side": side, "one": side[:-1]}
         yield Check(f"{name}_{side}", kind, warn, refuse, measures.format(**words), means.format(**words),
-                    remedy.format(**words))
+                    remedy.format(**words), warned_by=warned_by)
 
 
 #: Relative score error that warns and that refuses; float32 output alone makes about 4e-8.
@@ -102,7 +105,7 @@ _ROWS: tuple[Check, ...] = (
            "export all {side}; maps from so few rows would be wrong for every later one"),
     *_both("zero_rows", "ceiling", 0.0, Relative("before", more=0.01), "share of {side} whose vector is all zero",
            "Many {side} have an all-zero vector: they were never trained, or the export filled gaps with zeros.",
-           "leave ids without a vector out of the snapshot"),
+           "leave ids without a vector out of the snapshot", warned_by="finite"),
     *_both("saturation", "ceiling", Relative("before", more=0.1), Relative("before", more=0.25),
            "columns' worth of sampled values that stand at their column's extreme",
            "Many values of {side} stand at one and the same extreme: clipping, saturation or a constant column.",

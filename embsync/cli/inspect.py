@@ -24,7 +24,7 @@ from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import Command, command
 from embsync.pipeline.backlog import Entry, survey
-from embsync.pipeline.checks import describe
+from embsync.pipeline.checks import remarks
 from embsync.pipeline.verify import verify as verify_version
 from embsync.reader import open_version
 from embsync.store import Store, layout
@@ -154,7 +154,7 @@ def _current(manifest: Manifest) -> dict[str, Any]:
         "age_seconds": max((dt.datetime.now(dt.UTC) - created).total_seconds(), 0.0), "space_id": manifest.space_id,
         "dimension": manifest.dimension, "items": msgspec.to_builtins(manifest.items),
         "users": msgspec.to_builtins(manifest.users), "index": msgspec.to_builtins(manifest.index),
-        "warnings": [describe(check) for check in manifest.checks if check.outcome != "pass"],
+        "warnings": [sentence for _, sentence in remarks(manifest)],
     }
 
 

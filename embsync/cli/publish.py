@@ -18,7 +18,7 @@ from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import command
 from embsync.pipeline import Request, UnchangedError
 from embsync.pipeline.backlog import Entry, handle, survey
-from embsync.pipeline.checks import CheckRefusedError, describe, reject_unknown
+from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
 from embsync.service.hold import hold, resume
@@ -242,12 +242,5 @@ def _tell(name: str, manifest: Manifest) -> None:
     say(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
     if manifest.snapshot.unread:
         say(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
-    for check in manifest.checks:
-        if check.outcome != "pass":
-            told = _zero_rows(manifest) if check.name == "finite" else describe(check)
-            say(f"  {'accepted' if check.accepted else 'warning'}: {told}")
-
-
-def _zero_rows(manifest: Manifest) -> str:
-    sides = {"item": manifest.items, "user": manifest.users}
-    return " and ".join(f"{side.zero:,} all-zero {name} rows" for name, side in sides.items() if side and side.zero)
+    for check, sentence in remarks(manifest):
+        say(f"  {'accepted' if check.accepted else 'warning'}: {sentence}")

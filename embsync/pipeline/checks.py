@@ -13,7 +13,7 @@ from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import Hint, RefusedError, UsageError
 from embsync.invocation import Command, command
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
-from embsync.store.manifest import CheckRecord
+from embsync.store.manifest import CheckRecord, Manifest
 
 #: Violations of these never come this far: they make a snapshot ill-formed and cannot be accepted.
 WELL_FORMED = tuple(name for name, check in CHECKS.items() if not check.acceptable)
@@ -123,8 +123,6 @@ class CheckRefusedError(RefusedError):
 
 def describe(record: CheckRecord) -> str:
     """Return a record as a few words: name, value and the limit that matters."""
-    if record.name == "finite" and record.value:
-        return f"{record.value:,.0f} all-zero rows"
     limit = record.refuse if record.outcome == "refuse" else record.warn
     value = "not measurable" if record.value is None else f"{record.value:.4g}"
     if limit is None:
@@ -133,6 +131,20 @@ def describe(record: CheckRecord) -> str:
         return f"{record.name} {value} (limits {limit[0]:g} to {limit[1]:g})"
     side = "at most" if CHECKS[record.name].kind == "ceiling" else "at least"
     return f"{record.name} {value} (limit {side} {limit:.4g})"
+
+
+def remarks(manifest: Manifest) -> list[tuple[CheckRecord, str]]:
+    """Return the checks of a version that did not pass, each with what it says, and nothing said twice."""
+    found = {record.name: record for record in manifest.checks if record.outcome != "pass"}
+    said = {name for name, check in CHECKS.items() if check.warned_by in found}
+    return [(record, _zero_rows(manifest) if name == "finite" else describe(record))
+            for name, record in found.items() if record.outcome == "refuse" or name not in said]
+
+
+def _zero_rows(manifest: Manifest) -> str:
+    counts = {"item": manifest.items.zero, "user": manifest.users.zero if manifest.users else 0}
+    return " and ".join(f"{count:,} all-zero {name} row{'' if count == 1 else 's'}"
+                        for name, count in counts.items() if count)
 
 
 def reject_unknown(names: Collection[str]) -> None:

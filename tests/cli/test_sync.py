@@ -422,3 +422,23 @@ def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path,
     assert run(["prune", "--store", str(store)]) == 0
     assert [path.name for path in (store / "versions").iterdir()] == ["000001"]
     assert (store / "current").readlink() == before
+
+
+@pytest.mark.parametrize(("items", "users", "sentence"), [
+    (0, 100, "100 all-zero user rows"), (1, 0, "1 all-zero item row"),
+    (2, 1, "2 all-zero item rows and 1 all-zero user row"),
+])
+def test_all_zero_rows_are_said_once_and_counted(
+    tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str],
+    items: int, users: int, sentence: str,
+) -> None:
+    """By ``sync`` and by ``status``; the share that is compared with a limit says the same and is not repeated."""
+    first, second = (array.copy() for array in rows)
+    first[:items] = 0
+    second[:users] = 0
+    store = ["--store", str(tmp_path / "store")]
+    assert run(["sync", str(save(tmp_path / "zeros", items=first, users=second)), *store]) == 0
+    lines = [line.strip() for line in "".join(capfd.readouterr()).splitlines()]
+    assert [line for line in lines if line.startswith("warning:")] == [f"warning: {sentence}"]
+    assert run(["status", *store, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["current"]["warnings"] == [sentence]
