@@ -441,4 +441,4 @@ def test_all_zero_rows_are_said_once_and_counted(
     lines = [line.strip() for line in "".join(capfd.readouterr()).splitlines()]
     assert [line for line in lines if line.startswith("warning:")] == [f"warning: {sentence}"]
     assert run(["status", *store, "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["current"]["warnings"] == [sentence]
+    assert json.loads(capfd.readouterr().out)["warnings"] == [sentence]
