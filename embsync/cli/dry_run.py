@@ -13,8 +13,16 @@ from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError
 from embsync.invocation import command
 from embsync.pipeline import CheckRefusedError, Request
-from embsync.pipeline.backlog import survey
+from embsync.pipeline.backlog import Survey, survey
 from embsync.store.manifest import CheckRecord, Manifest
+
+
+def look(given: Context) -> Survey:
+    """Look at the watched directory; warn where its order had to be decided anew."""
+    found = survey(given.store, given.config)
+    if found.order.damage is not None:
+        warn(f"embsync: warning: {found.order.damage}")
+    return found
 
 
 def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
@@ -48,7 +56,7 @@ def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
 
 def tell_backlog(given: Context) -> int:
     """Say of everything in the watched directory whether it would be taken, and why not."""
-    found = survey(given.store, given.config)
+    found = look(given)
     entries = [{"name": entry.child.name, "taken": entry.state == "next", "state": entry.state,
                 "reason": entry.reason, "version": entry.version} for entry in found.entries]
     if given.as_json:

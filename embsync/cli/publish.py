@@ -10,14 +10,14 @@ import click
 import msgspec
 
 from embsync import pipeline
-from embsync.cli.dry_run import check_each, tell_backlog
+from embsync.cli.dry_run import check_each, look, tell_backlog
 from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import command
 from embsync.pipeline import Request, UnchangedError
-from embsync.pipeline.backlog import Entry, handle, survey
+from embsync.pipeline.backlog import Entry, handle
 from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
@@ -54,7 +54,7 @@ def sync(
         return check_each(snapshots, given) if snapshots else tell_backlog(given)
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
-    found = survey(given.store, given.config)
+    found = look(given)
     for entry in found.entries:
         if entry.younger:
             warn(f"embsync: warning: {entry.child.name}: {entry.reason}")

@@ -15,36 +15,20 @@ from typing import Literal
 import msgspec
 
 from embsync.config import WatchConfig
+from embsync.errors import StoreError
 from embsync.pipeline.handled import History, Publication
 from embsync.snapshots import Child
 from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.series import Position, counts, position
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file, storage_errors
-from embsync.store.journal import now as time_of_day
+from embsync.store.order import Decided, read_decided
 
 Kind = Literal["auto", "name", "mtime"]
 Key = tuple[object, ...]
 
 #: Contents this much younger than all that was published are younger; within it they may have been copied together.
 _YOUNGER_NS = 3600 * 10**9
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """``order.json``: what ``watch.order: auto`` means in this store.
-
-    Attributes
-    ----------
-    order : str
-        ``name`` in a store of a release that ordered by name alone, else ``auto``.
-    series : list of str
-        Series whose numbers count.
-    """
-
-    format: int = 1
-    order: Literal["auto", "name"]
-    series: list[str] = []
-    decided: str = msgspec.field(default_factory=time_of_day)
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,8 @@ class Order:
         What is there now.
     decided : Decided or None
         What was decided earlier.
+    damage : StoreError, optional
+        Why that is not known.
 
     Attributes
     ----------
@@ -74,7 +60,9 @@ class Order:
         Wall clock of the last publish from this directory, 0 before the first.
     """
 
-    def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None) -> None:
+    def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None,
+                 damage: StoreError | None = None) -> None:
+        self.damage = damage
         self._now = time.time()
         self._before = decided
         self.kind: Kind = kind
@@ -162,16 +150,17 @@ def _last_part(name: str) -> str:
 
 
 def order_of(store: Store, watch: WatchConfig, history: History, children: Sequence[Child]) -> Order:
-    """Return the order of a watched directory; whoever acts on it has it kept."""
-    return Order(watch.order, history, children, _read(store) if watch.order == "auto" else None)
+    """Return the order of a watched directory; whoever acts on it has it kept.
 
-
-def _read(store: Store) -> Decided | None:
-    """Return what was decided; where the file is damaged, the journal decides anew."""
-    try:
-        return msgspec.json.decode((store.root / layout.ORDER).read_bytes(), type=Decided)
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
-        return None
+    Where ``order.json`` is damaged the journal decides anew, and :attr:`Order.damage` says so.
+    """
+    decided, damage = None, None
+    if watch.order == "auto":
+        try:
+            decided = read_decided(store.root)
+        except StoreError as error:
+            damage = error
+    return Order(watch.order, history, children, decided, damage)
 
 
 def _decided(before: Decided | None, history: History, children: Sequence[Child], now: float) -> Decided:

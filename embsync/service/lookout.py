@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from embsync.config import Config
 from embsync.errors import EmbsyncError
+from embsync.logs import log
 from embsync.pipeline.backlog import Entry, survey
 from embsync.service.glance import Glance
 from embsync.service.signals import Requests
@@ -116,6 +118,8 @@ class Lookout:
         if journal != self._journal:
             found = survey(self._store, self._config, self._found)
             found.order.keep(self._store)
+            if found.order.damage is not None:
+                log(logging.ERROR, "damaged", reason=str(found.order.damage))
             self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
             self.last_published = found.order.last_published
             self._journal = journal

@@ -39,6 +39,7 @@ from embsync.store.journal import Event, Journal, NotJournaled
 from embsync.store.locks import exclusive
 from embsync.store.manifest import Manifest, decode, encode, hash_line, read
 from embsync.store.modes import make_directory
+from embsync.store.order import read_decided
 from embsync.store.records import read_struct
 
 #: Room kept free beyond what a version needs, for the journal and the file system's own tables.
@@ -355,20 +356,23 @@ class Store:
         return problems
 
     def damage(self) -> list[StoreDamaged]:
-        """Return what is damaged of ``current``, the manifest it leads to, and the journal."""
+        """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order."""
         found = [StoreDamaged("damaged line", where=f"{self.root / layout.JOURNAL}:{line.number}",
                               found=line.problem, expected="a line as it was written",
                               hint="it can be deleted while no command and no daemon runs")
                  for line in self.journal.damaged()]
-        try:
-            number = self.current()
-            if number is not None:
-                self.manifest(number)
-        except StoreDamaged as error:
-            found.insert(0, error)
-        except (StoreError, NotFoundError) as error:
-            found.insert(0, StoreDamaged(error.what, where=error.where, found=error.found, hint=error.hint))
+        for record in (partial(read_decided, self.root), self._read_current):
+            try:
+                record()
+            except StoreDamaged as error:
+                found.insert(0, error)
+            except (StoreError, NotFoundError) as error:
+                found.insert(0, StoreDamaged(error.what, where=error.where, found=error.found, hint=error.hint))
         return found
+
+    def _read_current(self) -> Manifest | None:
+        number = self.current()
+        return None if number is None else self.manifest(number)
 
     def events(self) -> list[Event]:
         """Return the journal's events, and in their places those that only manifests still tell.

@@ -70,11 +70,11 @@ def logged_of(place: Place, name: str) -> list[str]:
 
 def test_the_daemon_survives_its_damaged_records(place: Place) -> None:
     """It says which, writes them anew, and publishes the night; the line that the journal lost makes nothing new."""
-    names = (layout.JOURNAL, layout.STATUS, ATTEMPT, TOLD)
+    names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, TOLD)
     start_with_a_damaged(place, *names)
     with place.daemon() as process:
         place.wait_for(2)
-        assert eventually(lambda: all(logged_of(place, name) for name in (layout.JOURNAL, ATTEMPT, TOLD)))
+        assert eventually(lambda: all(logged_of(place, name) for name in (layout.JOURNAL, layout.ORDER, ATTEMPT, TOLD)))
         assert place.wait_state("idle")["damage"] == [logged_of(place, layout.JOURNAL)[0]]
         assert process.poll() is None
     assert place.process is not None

@@ -58,7 +58,7 @@ def said(capfd: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
     return code, printed.out + printed.err
 
 
-RECORDS = (layout.JOURNAL, layout.STATUS, HOLD, ATTEMPT, TOLD, layout.LOCK, layout.DAEMON_LOCK,
+RECORDS = (layout.JOURNAL, layout.STATUS, layout.ORDER, HOLD, ATTEMPT, TOLD, layout.LOCK, layout.DAEMON_LOCK,
            "versions/000003/manifest.json", "versions/000003/manifest.sha256", "versions/000003/lineage.npy",
            "versions/000003/items/ids.npy", "versions/000003/transform/items.npy", "versions/000003/index_rows.npy")
 
@@ -78,8 +78,8 @@ def test_no_command_meets_what_it_did_not_expect(
 
 
 @pytest.mark.parametrize("kind", ["directory", "FIFO", "link to nothing", "link in a circle"])
-@pytest.mark.parametrize("name", [layout.JOURNAL, layout.STATUS, HOLD, ATTEMPT, TOLD, "versions/000003/manifest.json",
-                                  "versions/000003/lineage.npy", "versions/000003"])
+@pytest.mark.parametrize("name", [layout.JOURNAL, layout.STATUS, layout.ORDER, HOLD, ATTEMPT, TOLD,
+                                  "versions/000003/manifest.json", "versions/000003/lineage.npy", "versions/000003"])
 def test_something_else_in_the_place_of_a_file(
     root: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
@@ -224,6 +224,25 @@ def test_a_damaged_line_is_said_wherever_people_look(root: Path, capfd: pytest.C
         assert (code, "journal.jsonl:2: damaged line" in printed) == (0, True), command
     assert run(["status", "--json", "--store", str(root)]) == 0
     assert "journal.jsonl:2" in json.loads(capfd.readouterr().out)["damage"][0]
+
+
+def test_a_damaged_order_is_said_wherever_people_look(root: Path, directory: Path,
+                                                      capfd: pytest.CaptureFixture[str]) -> None:
+    """By status, history, verify and by whoever decides anew; nothing handled is new."""
+    path = root / layout.ORDER
+    settings = directory / "order.yaml"
+    settings.write_text(f"watch: {{path: {directory / 'watch'}, complete: marker}}\nstore: {{path: {root}}}\n")
+    others = {"another order": b'{"order": "none"}', "series": b'{"order": "auto", "series": 1}'}
+    for what, data in {**NONSENSE, **others}.items():
+        replace(path, data)
+        for command in (["status"], ["history"], ["verify"], ["sync", "--check", "--config", str(settings)],
+                        ["sync", "--config", str(settings)]):
+            store = [] if command[0] == "sync" else ["--store", str(root)]
+            assert f"{path}: damaged file" in said(capfd, *command, *store)[1], (what, command)
+        assert [error.where for error in Store(root).damage()] == [str(path)]
+    assert Store(root).numbers() == [1, 2, 3]
+    path.unlink()
+    assert Store(root).damage() == []
 
 
 LINES = {
