@@ -219,7 +219,7 @@ def show(version: int | None, config_file: Path | None, store: Path | None, as_j
 
 def _show(manifest: Manifest) -> None:
     say(f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
-               f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}")
+        f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}")
     drift = manifest.drift
     sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
     if manifest.users is not None and manifest.alignment.users is not None:
@@ -228,14 +228,16 @@ def _show(manifest: Manifest) -> None:
     click.echo()
     table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), sides)
     kept = manifest.preservation
-    click.echo(f"\npreserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
-               f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users")
+    click.echo()
+    say(f"preserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
+        f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users")
     if drift is not None:
         say(f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
-                   f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}")
+            f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}")
     index = manifest.index
-    click.echo(f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
-               f"with {index.search or 'exact search'}\n")
+    say(f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
+        f"with {index.search or 'exact search'}")
+    click.echo()
     table(("check", "value", "warn", "refuse", "outcome"),
           [(check.name, number(check.value, ".4g"), _limit(check.warn), _limit(check.refuse),
             "accepted" if check.accepted else check.outcome) for check in manifest.checks])

@@ -37,7 +37,7 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print columns as wide as what they hold; the first is left-aligned, the others right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(header), *([one_line(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
         first, *others = (

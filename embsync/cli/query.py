@@ -13,7 +13,7 @@ import numpy as np
 from embsync.alignment.transform import SideName
 from embsync.cli import npy
 from embsync.cli.options import context, shared
-from embsync.cli.output import print_json, table
+from embsync.cli.output import print_json, say, table
 from embsync.dtypes import Array, Float32
 from embsync.errors import UsageError
 from embsync.reader import Version, open_version
@@ -112,10 +112,10 @@ def _print_hits(number: int, ids: Array, scores: Float32, as_json: bool) -> None
     if as_json:
         print_json({"version": number, "results": results})
         return
-    click.echo(f"version {number}")
+    say(f"version {number}")
     for place, found in enumerate(results):
         if len(results) > 1:
-            click.echo(f"query {place}")
+            say(f"query {place}")
         table(("item", "score"), [(hit["id"], f"{hit['score']:.4f}") for hit in found])
 
 
@@ -238,7 +238,7 @@ def _written(version: Version, output: Path, answer: Array, as_json: bool) -> No
     if as_json:
         print_json({"version": version.number, "rows": len(answer), "output": output})
     else:
-        click.echo(f"{output}: {len(answer)} rows of {answer.shape[1]}, version {version.number}")
+        say(f"{output}: {len(answer)} rows of {answer.shape[1]}, version {version.number}")
 
 
 def _short(vector: Float32) -> str:

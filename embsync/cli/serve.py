@@ -9,7 +9,7 @@ import click
 
 from embsync import logs
 from embsync.cli.options import context, shared
-from embsync.cli.output import print_json, warn
+from embsync.cli.output import print_json, say, warn
 from embsync.errors import UsageError
 
 
@@ -45,5 +45,4 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, **options
     require_servable(settings)
     if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
         warn(f"embsync: {settings.token_file}: every user of this machine can read the token; hint: chmod o-r")
-    return run(settings, lambda where: print_json({"listening": where}) if as_json else click.echo(
-        f"listening on {where}"))
+    return run(settings, lambda where: print_json({"listening": where}) if as_json else say(f"listening on {where}"))

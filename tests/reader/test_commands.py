@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,38 @@ def test_ids_below_zero_come_after_two_dashes(root: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == "embsync: No such option '-5'; hint: ids that begin with - come after --\n"
     assert run(["lookup", "users", "--store", str(root), "--", "-57"]) == 6
     assert "unknown users ids; found -57" in capsys.readouterr().err
+
+
+FORGED = ["a\nversion 9", "b\x1b[2J\x1b[31m", "c\r\x9b1A", "d\u2028\u202e"]
+
+
+def test_ids_forge_nothing_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Line breaks and terminal escapes in ids, names and paths are shown as escapes to people, exactly in JSON."""
+    made = night(0, items=20, users=16, width=4)
+    names = np.array([*FORGED, *(f"i{number}" for number in range(16))])
+    ids = replace(made, item_ids=names, user_ids=np.array([f"{name} u" for name in names[:16]]))
+    root = tmp_path / "S"
+    sync(root, ids, "n0")
+    vectors = tmp_path / "v.npy"
+    np.save(vectors, made.items[:1])
+    commands: list[list[object]] = [
+        ["lookup", "items", *FORGED], ["lookup", "items", "never\x1b[1m\nseen", "--missing", "nan"],
+        ["lookup", "items", "never\x1b[1m\nseen"], ["lookup", "users", *(f"{name} u" for name in FORGED)],
+        ["search", "-k", 20, *(part for name in FORGED for part in ("--item", name))],
+        ["search", "-k", 20, "--user", f"{FORGED[0]} u"], ["search", "-v", vectors, "-o", tmp_path / "o\x1b[2J\n.npy"],
+        ["search", "--item", "never\x1b[1m\nseen"], ["fold-in", *FORGED], ["fold-in", "never\x1b[1m\nseen"],
+        ["search", "--user", f"{FORGED[0]} u", "--allow", FORGED[1], "-p", "ef\x1b[2J=1"],
+    ]
+    for command in commands:
+        run([*map(str, command), "--store", str(root)])
+        printed = capsys.readouterr()
+        lines = (printed.out + printed.err).removesuffix("\n").split("\n")
+        assert all(line.isprintable() for line in lines), command
+        assert sum(line.startswith("version") for line in lines) <= 1, command
+        run([*map(str, command), "--store", str(root), "--json"])
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + printed.err
+    run(["lookup", "items", *FORGED, "--store", str(root), "--json"])
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)["results"]] == FORGED
+    run(["search", "-k", "20", "--user", f"{FORGED[0]} u", "--store", str(root), "--json"])
+    assert {hit["id"] for hit in json.loads(capsys.readouterr().out)["results"][0]} >= set(FORGED)
