@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Invocation:
         """Return a command line that runs as another user, who has neither this PATH nor these variables."""
         first = shutil.which(self.program[0]) or self.program[0]
         variables = ["env", *self.environment] if self.environment else []
-        return shlex.join(["sudo", "-u", user, *variables, first, *self.program[1:], *arguments])
+        return joined(["sudo", "-u", user, *variables, first, *self.program[1:], *arguments])
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Command:
             options.append("--as-owner")
         # An argument that begins with a dash must not be read as an option; what follows "--" never is.
         at = own.index("--") if "--" in own else len(own)
-        return shlex.join([*present.program, name, *own[:at], *options, *own[at:]])
+        return joined([*present.program, name, *own[:at], *options, *own[at:]])
 
     def __str__(self) -> str:
         return f"{self.purpose}: {self.line}" if self.purpose else self.line
@@ -125,6 +126,23 @@ def command(name: str, *arguments: object, purpose: str = "", store: str | Path 
     if words and words[0].startswith("-") and not words[0].startswith("--"):
         words = [*words[1:], "--", words[0]]
     return Command((name, *words), purpose, None if store is None else str(store))
+
+
+def quoted(word: str) -> str:
+    """Return a word as a shell reads it, on one line: what is not printed or not UTF-8 stands as escapes, in ``$'…'``.
+
+    Bash, zsh and ksh know this quoting, and POSIX since 2024.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    shown = (sign if sign.isprintable() and sign not in "\\'" else
+             "".join(f"\\{byte:03o}" for byte in os.fsencode(sign)) for sign in word)
+    return f"$'{''.join(shown)}'"
+
+
+def joined(words: Iterable[str]) -> str:
+    """Return a command line of words, each :func:`quoted`."""
+    return " ".join(map(quoted, words))
 
 
 def _program() -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -107,7 +106,8 @@ def _as_owner(root: Path, wanted: bool, arguments: list[str]) -> None:
         return
     present = invocation.invocation()
     if os.geteuid() == 0 and shutil.which("sudo") is None:
-        reject_stranger(root, owner, shlex.join([*present.program, *arguments[:1], "--as-owner", *arguments[1:]]))
+        words = [*present.program, *arguments[:1], "--as-owner", *arguments[1:]]
+        reject_stranger(root, owner, invocation.joined(words))
     reject_stranger(root, owner, present.as_user(name_of(owner), tuple(arguments)))
 
 

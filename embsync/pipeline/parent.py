@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import threading
 from types import TracebackType
 
 from embsync.errors import EmbsyncError, StoreDamaged
-from embsync.invocation import Command, command
+from embsync.invocation import Command, command, quoted
 from embsync.reader import Version
 from embsync.reader.whole import Stopped, verify
 from embsync.store import Store, layout
@@ -104,7 +103,7 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
             same = wanted is not None and wanted in store.manifest(number).files
             if wanted is not None and same and store.is_whole(number, wanted.path):
                 source, target = store.path(number) / wanted.path, parent.path / wanted.path
-                return f"cp --remove-destination {shlex.quote(str(source))} {shlex.quote(str(target))}"
+                return f"cp --remove-destination {quoted(str(source))} {quoted(str(target))}"
     for number in others:
         with contextlib.suppress(EmbsyncError):
             if store.is_whole(number):

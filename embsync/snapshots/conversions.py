@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from embsync.errors import SnapshotError, printable
+from embsync.invocation import quoted
 from embsync.snapshots import names
 from embsync.snapshots.files import FileBytes, Place
 
@@ -173,12 +173,12 @@ def _paths(place: Place) -> dict[str, str]:
         ("items", "items.npy"), ("item_ids", "item_ids.npy"), ("metadata", "metadata.tsv"),
         ("parts", re.sub(r"\d+\.npy$", "", path.name) + "*.npy"))}
     to_other = {ending: repr(f"{to}.{ending}") for ending in ("parquet", "vec", "npz")}
-    return {"py": repr(str(path)), "sh": shlex.quote(str(path)), "shto": shlex.quote(str(to)), **beside, **to_other,
-            "shdir": shlex.quote(str(path.parent)), "model": repr(model), "model_vec": repr(f"{model}.vec")}
+    return {"py": repr(str(path)), "sh": quoted(str(path)), "shto": quoted(str(to)), **beside, **to_other,
+            "shdir": quoted(str(path.parent)), "model": repr(model), "model_vec": repr(f"{model}.vec")}
 
 
 def _shell(place: Place) -> str:
-    return shlex.quote(str(place))
+    return quoted(str(place))
 
 
 def _begins_with(place: Place, magic: bytes) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreDamaged, StoreError
-from embsync.invocation import command
+from embsync.invocation import command, quoted
 from embsync.store.durable import storage_errors
 
 CURRENT = "current"
@@ -170,7 +169,7 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
 
 def _relink(root: Path) -> str:
     """Return a command that gives a store a current version again."""
-    link = shlex.quote(str(root / CURRENT))
+    link = quoted(str(root / CURRENT))
     aside = f"mv {link} {link}.aside && " if (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink() else ""
     described: list[int] = []
     try:

@@ -19,6 +19,7 @@ from support.quick import quick_directory
 from embsync import environment
 from embsync.cli.main import COMMANDS, run
 from embsync.config import load
+from embsync.invocation import quoted
 from embsync.store import Store
 
 _NOBODY = 65534
@@ -142,6 +143,36 @@ def test_an_argument_that_begins_with_a_dash_is_no_option_in_a_hint(
     capfd.readouterr()
     assert run(["sync", "--store", "the store", "--", "-half"]) == 4
     assert run(printed(capfd.readouterr().err)) == 0
+
+
+@pytest.mark.parametrize("name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b",
+                                  "über  `id`"])
+def test_a_command_is_exact_whatever_a_path_holds(
+    place: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line that a terminal shows as it is, and that a shell reads as the very path."""
+    write_npy(place / name, night(2, items=100))
+    shutil.copytree(place / "the store", place / f"{name} store", symlinks=True)
+    capfd.readouterr()
+    assert run(["sync", name, "--store", f"{name} store"]) == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.isprintable()
+    words = read_by_a_shell(re.findall(r"embsync accept .*", line)[0])
+    assert (words[2], words[-2:]) == (name, ["--store", f"{name} store"])
+    assert run(words[1:]) == 0
+
+
+@pytest.mark.parametrize("word", ["", "plain", "a  b", "\r\n", "\\n", "'\n'", "caf\udce9", "\x85", "7\x017"])
+def test_quoting_is_what_a_shell_undoes(word: str) -> None:
+    """Also of bytes that are no text, and of a digit after an escape."""
+    assert quoted(word).isprintable()
+    assert read_by_a_shell(quoted(word)) == [word]
+
+
+def read_by_a_shell(line: str) -> list[str]:
+    """Return the words of a command line as bash reads them."""
+    shell = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+    return [os.fsdecode(word) for word in shell.stdout.split(b"\0")[:-1]]
 
 
 #: Arguments of every command, so that it would do something.
