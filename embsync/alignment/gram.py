@@ -42,6 +42,41 @@ class Pairing:
 
 
 @dataclass(frozen=True)
+class Cross:
+    """Sums over the rows X that have an anchor and their anchors B.
+
+    Attributes
+    ----------
+    folds : (10, e, k) float64
+        Raw rows against their anchors, X^T diag(weights) B, one sum a fold.
+    rows, anchors : (e, e) and (k, k) float64
+        X^T diag(weights) X and B^T diag(weights) B.
+    row_sum, anchor_sum : (e,) and (k,) float64
+        Weighted and added up.
+    weight : () float64
+        Sum of the weights.
+    """
+
+    folds: Float64
+    rows: Float64
+    anchors: Float64
+    row_sum: Float64
+    anchor_sum: Float64
+    weight: Float64
+
+    @classmethod
+    def zeros(cls, width: int, dimension: int) -> Cross:
+        """Return sums of nothing."""
+        return cls(np.zeros((FOLDS, width, dimension)), np.zeros((width, width)), np.zeros((dimension, dimension)),
+                   np.zeros(width), np.zeros(dimension), np.zeros(()))
+
+    def add(self, other: Cross) -> None:
+        """Add the sums of further rows, in place."""
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine.__iadd__(theirs)
+
+
+@dataclass(frozen=True)
 class SideSums:
     """What one pass over a side leaves.
 
@@ -51,10 +86,7 @@ class SideSums:
         t.
     gram : (e, e) float64
         T^T T.
-    cross : (10, e, k) float64 or None
-        Raw rows against their anchors, T^T diag(weights) B, one sum a fold.
-    paired_gram, anchor_gram : (e, e) and (k, k) float64, or None
-        X^T diag(weights) X and B^T diag(weights) B of the rows with an anchor.
+    cross : Cross or None
     paired : int
         Rows with an anchor.
     zero_rows : int
@@ -65,9 +97,7 @@ class SideSums:
 
     rows: int
     gram: Float64
-    cross: Float64 | None
-    paired_gram: Float64 | None
-    anchor_gram: Float64 | None
+    cross: Cross | None
     paired: int
     zero_rows: int
     sample: Array
@@ -129,28 +159,7 @@ def sum_side(
             cross.add(part)
     paired = 0 if pairing is None else int(np.count_nonzero(pairing.positions >= 0))
     sample = np.concatenate(kept) if kept else np.empty((0, width))
-    if cross is None:
-        return SideSums(rows.count, gram, None, None, None, paired, zero_rows, sample)
-    return SideSums(rows.count, gram, cross.folds, cross.rows, cross.anchors, paired, zero_rows, sample)
-
-
-@dataclass(frozen=True)
-class Cross:
-    """Sums of rows against their anchors, fold by fold, and of each with itself; see :class:`SideSums`."""
-
-    folds: Float64
-    rows: Float64
-    anchors: Float64
-
-    @classmethod
-    def zeros(cls, width: int, dimension: int) -> Cross:
-        """Return sums of nothing."""
-        return cls(np.zeros((FOLDS, width, dimension)), np.zeros((width, width)), np.zeros((dimension, dimension)))
-
-    def add(self, other: Cross) -> None:
-        """Add the sums of further rows, in place."""
-        for mine, theirs in ((self.folds, other.folds), (self.rows, other.rows), (self.anchors, other.anchors)):
-            mine.__iadd__(theirs)
+    return SideSums(rows.count, gram, cross, paired, zero_rows, sample)
 
 
 def _cross(
@@ -165,10 +174,11 @@ def _cross(
     left = block[local]
     anchors = pairing.anchors[places]
     right = anchors.astype(np.float64)
+    roots = np.ones(len(local))
     if weights is not None:
-        roots = np.sqrt(weights[start : start + len(block)][local, None])
-        left *= roots
-        right *= roots
+        roots = np.sqrt(weights[start : start + len(block)][local])
+        left *= roots[:, None]
+        right *= roots[:, None]
         anchors = right.astype(np.float32)
     # Where all rows have anchors there is no need of a second product. To tell a flipped axis, float32 will do.
     single = product if weights is None and len(local) == len(block) else left.T @ left
@@ -177,7 +187,8 @@ def _cross(
     for fold in range(FOLDS):
         member = folds == fold
         np.matmul(left[member].T, right[member], out=cross[fold])
-    return Cross(cross, single, (anchors.T @ anchors).astype(np.float64))
+    return Cross(cross, single, (anchors.T @ anchors).astype(np.float64), roots @ left, roots @ right,
+                 np.asarray(roots @ roots))
 
 
 def _not_finite(name: str, start: int, block: Array) -> SnapshotError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.blocks import Rows, map_blocks
+from embsync.alignment.columns import Columns, judge_columns
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
@@ -62,6 +63,8 @@ class SideFit:
     axis_agreement : float or None
         See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
         where it cannot be measured.
+    columns : Columns or None
+        None where ``axis_agreement`` is.
     """
 
     sums: SideSums
@@ -69,6 +72,7 @@ class SideFit:
     fold_maps: Float64 | None
     scale: float
     axis_agreement: float | None
+    columns: Columns | None
 
     @property
     def magnitude(self) -> float:
@@ -135,7 +139,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
     """Align the standardized form to the anchors, as a whole and without each fold."""
     bases = (form.items, form.users)
     crosses = [
-        np.einsum("er,fek->frk", basis, total.cross, optimize=True) / side.rate
+        np.einsum("er,fek->frk", basis, total.cross.folds, optimize=True) / side.rate
         for basis, side, total in zip(bases, inputs, sums, strict=False)
         if total.cross is not None
     ]
@@ -150,7 +154,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
         folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
     fits = [
         SideFit(total, basis @ rotation, None if folds is None else basis @ folds,
-                residual_scale(total.gram, basis @ rotation, total.rows), _axis_agreement(total, basis @ rotation))
+                residual_scale(total.gram, basis @ rotation, total.rows), *_axes(total, basis @ rotation))
         for basis, total in zip(bases, sums, strict=False)
     ]
     apart = None
@@ -161,12 +165,14 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
     return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
 
 
-def _axis_agreement(sums: SideSums, transform: Float64) -> float | None:
-    if sums.cross is None or sums.paired_gram is None or sums.anchor_gram is None or not judged_alone(sums):
-        return None
+def _axes(sums: SideSums, transform: Float64) -> tuple[float, Columns] | tuple[None, None]:
+    """Return how the axes of the space and the raw columns agree with the anchors."""
+    if sums.cross is None or not judged_alone(sums):
+        return None, None
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
-        cross = transform.T @ sums.cross.sum(axis=0)
-        return axis_agreement(cross, transform.T @ sums.paired_gram @ transform, sums.anchor_gram)
+        cross = transform.T @ sums.cross.folds.sum(axis=0)
+        agreement = axis_agreement(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
+        return agreement, judge_columns(sums.cross, sums.paired, transform)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

@@ -196,6 +196,14 @@ def _axis(pattern: _Pattern) -> Diagnosis | None:
                      "contradict what they were", "compare the columns of both sides where they are written")
 
 
+def _column(pattern: _Pattern) -> Diagnosis | None:
+    sides = [side for side in pattern.sides("column_fit") if side not in pattern.sides("cosine")]
+    if not sides:
+        return None
+    return Diagnosis("column_lost", f"a column of {_of(sides)} was shuffled or overwritten: nothing of the versions "
+                     "before explains its values", "compare the columns of both sides where they are written")
+
+
 def _part(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("lost")
     if sides:
@@ -230,4 +238,5 @@ def _far(pattern: _Pattern) -> Diagnosis | None:
 
 
 _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
-    _no_values, _cut_off, _numbered_anew, _zeros, _opposite, _chance, _values, _two_runs, _axis, _part, _scale, _far)
+    _no_values, _cut_off, _numbered_anew, _zeros, _opposite, _chance, _values, _column, _two_runs, _axis, _part, _scale,
+    _far)

@@ -94,6 +94,8 @@ def _side_fit(part: SideFit, side: WrittenSide) -> SideFitRecord:
         norm_outliers=drift.norm_outliers,
         lost=None if fit is None else fit.lost,
         axis_agreement=part.axis_agreement,
+        column_fit=None if part.columns is None else part.columns.fit,
+        column_scale=None if part.columns is None else part.columns.scale,
         unchanged=drift.unchanged,
         saturation=values.saturation,
         zero_values=values.zeros,
@@ -241,6 +243,8 @@ def checks_of_rows(
             "share_below_half": _figure(side.share_below_half, judged),
             "lost": _figure(side.lost, judged),
             "axis_agreement": _figure(side.axis_agreement, judged),
+            "column_fit": _figure(side.column_fit, judged),
+            "column_scale": _figure(side.column_scale, judged),
         }
         if run.plan.common > 0:  # cohorts in turn share no live id with the parent, however well anchors judge them
             figures["norm_ratio"] = _figure(side.norm_ratio, True)

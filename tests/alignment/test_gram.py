@@ -40,7 +40,14 @@ def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
     for fold in range(10):
         member = np.flatnonzero((positions >= 0) & (folds[positions] == fold))
         expected = (wide[member] * weights[member, None]).T @ anchors[positions[member]].astype(np.float64)
-        np.testing.assert_allclose(sums.cross[fold], expected, atol=1e-9)
+        np.testing.assert_allclose(sums.cross.folds[fold], expected, atol=1e-9)
+    paired = np.flatnonzero(positions >= 0)
+    weight, left, right = weights[paired], wide[paired], anchors[positions[paired]].astype(np.float64)
+    np.testing.assert_allclose(sums.cross.rows, (left.T * weight) @ left, atol=1e-9)
+    np.testing.assert_allclose(sums.cross.anchors, (right.T * weight) @ right, atol=1e-3)  # float32 products
+    np.testing.assert_allclose(sums.cross.row_sum, weight @ left, atol=1e-9)
+    np.testing.assert_allclose(sums.cross.anchor_sum, weight @ right, atol=1e-9)
+    assert sums.cross.weight == pytest.approx(weight.sum())
     assert (sums.rows, sums.paired, sums.zero_rows) == (ROWS, 400, 0)
 
 

@@ -146,6 +146,11 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
         night(1), "items", _column(column, np.negative)), {f"checks__axis_agreement_{side}__refuse": refuse})
       for side, column in (("items", 7), ("users", 3))
       for outcome, refuse in (("refuse", -0.15), ("warn", -1.0))),
+    *((f"column_fit_{side}", outcome, lambda side=side: _changed(night(1), side, _column(
+        3, np.random.default_rng(6).permutation)), {f"checks__column_fit_{side}__refuse": refuse})
+      for side in ("items", "users") for outcome, refuse in (("refuse", 0.05), ("warn", -1.0))),
+    *((f"column_scale_{side}", "warn", lambda side=side: _changed(
+        night(1), side, _column(3, lambda column: column * np.float32(10))), {}) for side in ("items", "users")),
     *((f"norm_outliers_{side}", outcome, lambda side=side, share=share: _changed(
         night(1), side, _some(share, lambda rows: rows * np.float32(5))), {})
       for outcome, share in (("warn", 0.02), ("refuse", 0.08)) for side in ("items", "users")),
@@ -190,7 +195,7 @@ def test_every_check_is_shown() -> None:
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
     only_one = {"same_snapshot": "warn", "truncation_loss": "refuse",
                 "share_below_half_items": "warn", "share_below_half_users": "warn", "unchanged_items": "warn",
-                "unchanged_users": "warn"}
+                "unchanged_users": "warn", "column_scale_items": "warn", "column_scale_users": "warn"}
     for name in DEFAULT_LIMITS:
         for outcome in ("warn", "refuse"):
             assert (name, outcome) in shown or only_one.get(name, outcome) != outcome, (name, outcome)
@@ -220,7 +225,7 @@ def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
         found = _checks(directory / "S", _only(night(1, churn=0.0), users=31))
     assert "refuse" not in {record.outcome for record in found.values()}
     for name in ("cosine_users", "cosine_margin_users", "share_below_half_users", "lost_users", "axis_agreement_users",
-                 "rotation_disagreement"):
+                 "column_fit_users", "column_scale_users", "rotation_disagreement"):
         assert (found[name].value, found[name].outcome) == (None, "warn"), name
     assert found["cosine_items"].outcome == "pass"
 

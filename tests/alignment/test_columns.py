@@ -1,0 +1,100 @@
+"""Raw columns against the anchors: what a damaged column shows, and what a healthy one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from support.nights import rotation
+
+from embsync.alignment.blocks import ArrayRows
+from embsync.alignment.columns import Columns
+from embsync.alignment.gram import Pairing
+from embsync.alignment.sampling import fold_of
+from embsync.alignment.stabilize import SideInput, fit
+from embsync.dtypes import Float64
+
+ROWS, WIDTH = 600, 8
+
+
+def _model(width: int = WIDTH) -> Float64:
+    """Rows with a common part, as item2vec's."""
+    return np.random.default_rng(1).standard_normal((ROWS, width)) + np.linspace(3, 0, width)
+
+
+def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dimension: int = WIDTH) -> Columns:
+    random = np.random.default_rng(2)
+    other = random.standard_normal((ROWS, rows.shape[1])) if users is None else users
+    positions = np.arange(ROWS)
+    sides = [SideInput(ArrayRows(side.astype(np.float32)),
+                       Pairing(positions, to.astype(np.float32), fold_of(positions)))
+             for side, to in ((rows, anchors), (other, np.pad(other, ((0, 0), (0, dimension - other.shape[1])))))]
+    found = fit(*sides, dimension=dimension, standardized=False).items.columns
+    assert found is not None
+    return found
+
+
+def _noisy(rows: Float64) -> Float64:
+    """Tonight's rows in axes of their own."""
+    return (rows + 0.3 * np.random.default_rng(3).standard_normal(rows.shape)) @ rotation(rows.shape[1], 5)
+
+
+def _with(rows: Float64, change: Callable[[Float64], Float64], column: int = 2) -> Float64:
+    made = rows.copy()
+    made[:, column] = change(rows[:, column])
+    return made
+
+
+def test_healthy_columns_are_explained() -> None:
+    """Most of each column's variance, and all on one scale."""
+    found = _columns(_noisy(_model()), _model())
+    assert found.fit == pytest.approx(1 / (1 + 0.3**2), abs=0.05)
+    assert found.scale == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("change", [
+    np.flip, lambda column: np.roll(column, 1), np.random.default_rng(4).permutation,
+    lambda column: column.mean() + np.random.default_rng(4).standard_normal(len(column)),
+    lambda column: np.resize(column[:50], len(column)),
+], ids=["reversed", "one row off", "shuffled", "noise", "repeated block"])
+def test_a_column_of_other_ids_is_not_explained(change: Callable[[Float64], Float64]) -> None:
+    """Also where a common part would make every cosine high."""
+    assert abs(_columns(_with(_noisy(_model()), change), _model()).fit) < 0.04
+
+
+def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
+    """Unadjusted, 8 axes would explain a quarter of the variance of 32 rows."""
+    random = np.random.default_rng(6)
+    found = []
+    for _ in range(40):
+        rows, positions = random.standard_normal((32, 8)).astype(np.float32), np.arange(32)
+        pairing = Pairing(positions, random.standard_normal((32, 8)).astype(np.float32), fold_of(positions))
+        columns = fit(SideInput(ArrayRows(rows), pairing), None, dimension=8).items.columns
+        assert columns is not None
+        found.append(columns.fit)
+    assert max(found) < 0.05
+
+
+@pytest.mark.parametrize("by", [10.0, -10.0, 3.0])
+def test_a_column_of_another_scale_stands_out(by: float) -> None:
+    """By its factor against the median column."""
+    assert _columns(_with(_noisy(_model()), lambda column: by * column), _model()).scale == pytest.approx(
+        abs(by), rel=0.2)
+
+
+def test_a_constant_or_weightless_column_is_not_judged() -> None:
+    """A bias column of ones has nothing to explain, and noise that changes no ranking may be there every night."""
+    rows = _noisy(_model())
+    healthy = _columns(rows, _model()).fit
+    for change in (np.ones_like, lambda column: 1e-3 * np.flip(column)):
+        assert _columns(_with(rows, change), _model()).fit > healthy - 0.1
+
+
+def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
+    """As many of the worst as there are new directions; a column more is not."""
+    old = np.pad(_model(6), ((0, 0), (0, 2)))
+    grown = np.hstack([_model(6) + 0.3 * np.random.default_rng(3).standard_normal((ROWS, 6)),
+                       np.random.default_rng(7).standard_normal((ROWS, 2))])
+    assert _columns(grown, old).fit > 0.8
+    assert _columns(_with(grown, np.flip), old).fit < 0.04
