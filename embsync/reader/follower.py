@@ -19,7 +19,7 @@ OnError = Callable[[Exception], None]
 #: Raises unless a version is whole; asks the function it is given whether to stop.
 Verify = Callable[[Version, Callable[[], bool]], None]
 
-#: Seconds after which a version that was refused is hashed once more: somebody may have repaired it.
+#: Seconds after which a version that was refused is hashed once more, whatever its files look like.
 _TRY_AGAIN = 60.0
 
 _log = logging.getLogger("embsync.reader")
@@ -87,7 +87,7 @@ class Follower:
         self._interval, self._verify = interval, verify
         self._serving = None if serving is None else (serving.number, serving.identity)
         self._newest = None if serving is None else serving.number
-        self._refused: tuple[object, float] | None = None
+        self._refused: _Refused | None = None
         self._callback_failed = False
         self.error: Exception | None = None
         self._checked = time.monotonic()
@@ -154,8 +154,7 @@ class Follower:
         self._take(self._newest)
 
     def _take(self, number: int) -> None:
-        state = number, _state(self._path(number))
-        if self._refused is not None and self._refused[0] == state and time.monotonic() < self._refused[1]:
+        if self._refused is not None and self._refused.number == number and self._refused.stands():
             return
         version = open_version(self._root)
         try:
@@ -165,7 +164,7 @@ class Follower:
         except BaseException as error:
             version.close()
             if isinstance(error, EmbsyncError):
-                self._refused = state, time.monotonic() + _TRY_AGAIN
+                self._refused = _Refused.of(version, error)
             raise
         self._serving = version.number, version.identity
         self._refused = self.error = None
@@ -188,13 +187,33 @@ class Follower:
             _to_log(second)
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """A version that was refused, and what changes with its manifest or with what is wrong once it is repaired."""
+
+    number: int
+    paths: tuple[Path, ...]
+    states: tuple[object, ...]
+    until: float
+
+    @classmethod
+    def of(cls, version: Version, error: EmbsyncError) -> _Refused:
+        names = (layout.MANIFEST, layout.MANIFEST_HASH)
+        paths = (*(version.path / name for name in names), *(() if error.where is None else (Path(error.where),)))
+        return cls(version.number, paths, tuple(map(_state, paths)), time.monotonic() + _TRY_AGAIN)
+
+    def stands(self) -> bool:
+        """Return whether nothing tells that it might be accepted now."""
+        return time.monotonic() < self.until and tuple(map(_state, self.paths)) == self.states
+
+
 def _state(path: Path) -> object:
-    """Return what changes when a version is repaired."""
+    """Return what changes when a file is repaired."""
     try:
-        status = (path / layout.MANIFEST).stat()
+        status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _to_log(error: Exception) -> None:

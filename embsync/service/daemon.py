@@ -19,7 +19,7 @@ from embsync.service import hook
 from embsync.service.attempts import Attempts, Vain
 from embsync.service.hold import Hold, held
 from embsync.service.job import Job, Outcome
-from embsync.service.lookout import Lookout, journal_mark
+from embsync.service.lookout import Lookout, store_mark
 from embsync.service.notices import Notices
 from embsync.service.notify import notify, reloading, watchdog_seconds
 from embsync.service.ownership import Ownership, StoreLostError, only_daemon
@@ -66,7 +66,7 @@ class Daemon:
         self._held: Hold | None = None
         self._problems = Problems()
         self._notices = Notices()
-        self._damage: tuple[str, tuple[int, ...]] | None = None
+        self._damage: tuple[str, tuple[object, ...]] | None = None
         self._on_publish: str | None = None
         self._ownership: Ownership | None = None
         self._unpruned: list[str] = []
@@ -198,8 +198,8 @@ class Daemon:
             self._give_up(self._entry)
 
     def _see_repair(self, _now: float) -> None:
-        """Try again at once what met damage, when a command has changed the store since: most likely a rollback."""
-        if self._damage is not None and journal_mark(self._store) != self._damage[1]:
+        """Try again at once what met damage, when the store has changed since: a rollback, a link made anew."""
+        if self._damage is not None and store_mark(self._store) != self._damage[1]:
             self._damage = None
             self._attempts.not_before = 0.0
 
@@ -250,7 +250,7 @@ class Daemon:
         """Act on how work ended."""
         fields = {"snapshot": entry.child.name, "version": outcome.version, "seconds": outcome.seconds,
                   "reason": outcome.what or None}
-        self._damage = (outcome.what, journal_mark(self._store)) if outcome.damaged else None
+        self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
             self._in_vain(entry, outcome, now)
             return

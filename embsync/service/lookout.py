@@ -178,3 +178,12 @@ def journal_mark(store: Store) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def store_mark(store: Store) -> tuple[object, ...]:
+    """Return what changes whenever a command changes the store, or a hand the link ``current``."""
+    try:
+        target = os.readlink(store.root / layout.CURRENT)  # noqa: PTH115
+    except OSError:
+        target = None
+    return (journal_mark(store), target)

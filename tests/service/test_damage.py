@@ -101,3 +101,26 @@ def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> Non
             place.wait_for(2)
     assert place.process is not None
     assert place.process.returncode == 0
+
+
+def test_a_link_that_leads_nowhere_stops_nothing_and_is_mended_by_hand(place: Place) -> None:
+    """Beneath the running daemon: told; the night waits, and is published then."""
+    current = place.store.root / layout.CURRENT
+    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
+    with place.daemon() as process:
+        place.drop(1)
+        place.wait_for(1)
+        current.unlink()
+        current.symlink_to("versions/000009")
+        place.drop(2)
+        waiting = place.wait_state("retrying")
+        assert str(current) in waiting["last_error"]["what"]
+        assert "000009" in waiting["damage"][0]
+        assert place.logged("damaged")
+        assert process.poll() is None
+        current.unlink()
+        current.symlink_to("versions/000001")
+        place.wait_for(2, seconds=60.0)
+        assert place.wait_state("idle")["damage"] == []
+    assert place.events("failed", "refused") == []
+    assert assert_whole(place.store.root) == 2
