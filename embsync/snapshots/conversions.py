@@ -16,9 +16,10 @@ from embsync.snapshots.files import FileBytes, Place
 class _Rule:
     """Names of one kind of file, what it is, and how to convert it.
 
-    In the line, ``{py}`` is the file, ``{parquet}``, ``{vec}`` and ``{npz}`` the same path with another ending and
-    ``{items}`` a file beside it, quoted for Python; ``{sh}``, ``{shto}`` (without its ending) and ``{shdir}`` (its
-    directory) are quoted for a shell.
+    In the line, ``{py}`` is the file, ``{dir}`` its directory with a slash, ``{model}`` the pickle it belongs to,
+    ``{parts}`` the pattern of its name, and ``{parquet}``, ``{vec}`` and ``{npz}`` the same path with another ending,
+    quoted for Python; ``{sh}``, ``{shto}`` (without its ending) and ``{shdir}`` (its directory) are quoted for a shell.
+    A path stands in a line once, as far as that can be: a terminal has to show it.
     """
 
     pattern: re.Pattern[str]
@@ -31,6 +32,10 @@ def _rule(pattern: str, what: str, line: str) -> _Rule:
 
 
 _GENSIM = re.compile(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf|cum_table)\.npy$")
+_GENSIM_LINE = ("in Python: import gensim; p = {}; m = gensim.utils.SaveLoad.load(p); "
+                "getattr(m, 'wv', m).save_word2vec_format(p + '.vec')")
+#: Numbered names of one beginning in the order of their numbers.
+_NUMBERED_ORDER = "key=lambda f: (len(f.name), f.name)"
 _RULES = (
     _rule(r"\.(gz|gzip)$", "compressed", "gunzip -k {sh}"),
     _rule(r"\.(zst|zstd)$", "compressed", "zstd -d {sh}"),
@@ -39,9 +44,8 @@ _RULES = (
     _rule(r"\.(tar|tgz)$", "an archive", "tar -xf {sh} -C {shdir}"),
     _rule(r"\.zip$", "an archive", "unzip {sh} -d {shdir}"),
     _rule(r"^(vectors|tensors?)\.tsv$", "TSV of the embedding projector",
-          "in Python: import numpy, pathlib; numpy.save({items}, numpy.loadtxt({py}, 'f4', delimiter='\\t')); "
-          "numpy.save({item_ids}, "
-          "numpy.array(pathlib.Path({metadata}).read_text('utf-8').rstrip('\\n').split('\\n')))"),
+          "in Python: import numpy as n; d = {dir}; n.save(d+'items', n.loadtxt(d+{name}, 'f4')); "
+          "n.save(d+'item_ids', open(d+'metadata.tsv').read().splitlines())"),
     _rule(r"\.tsv$", "TSV", "tr '\\t' ' ' < {sh} > {shto}.vec if each line is an id and numbers"),
     _rule(r"\.csv$", "CSV",
           "in Python: import json, pandas; t = pandas.read_csv({py}); t['embedding'] = t['embedding'].map(json.loads); "
@@ -56,14 +60,12 @@ _RULES = (
     _rule(r"\.avro$", "Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({parquet})"),
     _rule(_GENSIM.pattern,
           "a matrix that gensim keeps beside its pickle",
-          "in Python: from gensim.models import KeyedVectors; "
-          "KeyedVectors.load({model}).save_word2vec_format({model_vec}) (or Word2Vec.load({model}).wv)"),
+          _GENSIM_LINE.format("{model}")),
     _rule(r"\.(model|kv|wordvectors|w2v|d2v)$", "a pickle, probably gensim's",
-          "in Python: from gensim.models import KeyedVectors; "
-          "KeyedVectors.load({py}).save_word2vec_format({vec}) (or Word2Vec.load({py}).wv)"),
+          _GENSIM_LINE.format("{py}")),
     _rule(r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$", "a PyTorch file, which is a pickle",
           "in Python: import numpy, torch; m = torch.load({py}, map_location='cpu', weights_only=True); "
-          "numpy.save({items}, m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
+          "numpy.save({dir} + 'items', m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
           "ids in item_ids.npy"),
     _rule(r"\.bin$", "binary, probably word2vec's",
           "in Python: from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format({py}, binary=True)"
@@ -85,14 +87,20 @@ _RULES = (
     _rule(r"\.(onnx|pb|keras|tflite|mat|rds|rdata|db|sqlite3?|duckdb|xlsx?)$", "of no format that is read",
           "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported"),
     _rule(r"[_-]?\d+\.npy$", "a numbered part of an array",
-          "in Python: import glob, numpy, re; numpy.save({items}, numpy.concatenate([numpy.load(f) for f in "
-          "sorted(glob.glob({parts}), key=lambda f: int(re.findall('[0-9]+', f)[-1]))])), and the ids in the same "
-          "order in item_ids.npy"),
+          "in Python: import numpy as n, pathlib; d = pathlib.Path({dir}); n.save(d / 'items', n.concatenate("
+          "[n.load(f) for f in sorted(d.glob({parts}), " + _NUMBERED_ORDER + ")])), "
+          "and the ids in the same order in item_ids.npy"),
     _rule(r"\.npy$", "an array under another name", "mv {sh} {shdir}/items.npy, and the ids to item_ids.npy beside it"),
     _rule(r"\.safetensors$", "safetensors under another name",
           "mv {sh} {shdir}/items.safetensors, with tensors vectors and ids"),
     _rule(r"\.parq(uet)?$|\.pq$", "parquet under another name", "mv {sh} {shdir}/items.parquet (or users.parquet)"),
 )
+_NUMBERED = re.compile(r"\d+\.npy$")
+_PARTS_AND_TABLE = (
+    "in Python: import numpy as n, pathlib, pyarrow.parquet as q; d = pathlib.Path({0!r}); s = lambda g: "
+    "sorted(d.glob(g), " + _NUMBERED_ORDER + "); n.save(d / 'items', n.concatenate([n.load(f) for f in s({1!r})])); "
+    "n.save(d / 'item_ids', [i for f in s({2!r}) for i in q.read_table(f)['image_path'].to_pylist()]) "
+    "with the name of your column of ids")
 _PARQUET_MAGIC = b"PAR1"
 _PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
 #: Names looked at for one line.
@@ -157,6 +165,8 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
     if bare:
         return (f"{printable(bare[0])}, parquet without its ending",
                 f"for f in {_shell(place)}/*; do mv \"$f\" \"$f.parquet\"; done")
+    if (numbered := _numbered_parts(place, folders)) is not None:
+        return numbered
     if folders and not files and not names.parse(place.name).side:
         for name in folders[:10]:
             told = _of_directory(place.child(name))
@@ -165,16 +175,35 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
     return None
 
 
+def _numbered_parts(place: Place, folders: list[str]) -> tuple[str, str] | None:
+    """Return the line for directories of numbered arrays, with a directory of parquet that has their ids or without."""
+    arrays = tables = None
+    for name in folders[:10]:
+        inside = [one for one, kind in place.child(name).entries().items() if kind == "file"]
+        array = next((one for one in inside if _NUMBERED.search(one)), None)
+        if array is not None and arrays is None:
+            arrays = (name, array)
+        elif tables is None and any(one.endswith(".parquet") for one in inside):
+            tables = name
+    if arrays is None:
+        return None
+    told = f"{printable(arrays[0])}/ with {printable(arrays[1])}, a numbered part of an array"
+    if tables is None:
+        found = conversion_of(place.child(arrays[0]).child(arrays[1]), "file")
+        return None if found is None else (told, found[1])
+    return (f"{told}, and {printable(tables)}/ with parquet",
+            _PARTS_AND_TABLE.format(str(place), f"{arrays[0]}/*.npy", f"{tables}/*.parquet"))
+
+
 def _paths(place: Place) -> dict[str, str]:
     path = PurePosixPath(str(place))
     to = path.with_suffix("") if path.suffix else path
     model = re.sub(r"(\.wv)?\.(vectors|syn1neg|syn1|vectors_\w+)\.npy$", "", str(path))
-    beside = {name: repr(str(path.parent / file)) for name, file in (
-        ("items", "items.npy"), ("item_ids", "item_ids.npy"), ("metadata", "metadata.tsv"),
-        ("parts", re.sub(r"\d+\.npy$", "", path.name) + "*.npy"))}
+    parts = re.sub(r"\d+\.npy$", "", path.name) + "*.npy"
     to_other = {ending: repr(f"{to}.{ending}") for ending in ("parquet", "vec", "npz")}
-    return {"py": repr(str(path)), "sh": quoted(str(path)), "shto": quoted(str(to)), **beside, **to_other,
-            "shdir": quoted(str(path.parent)), "model": repr(model), "model_vec": repr(f"{model}.vec")}
+    return {"py": repr(str(path)), "name": repr(path.name), "dir": repr(f"{path.parent}/"), "parts": repr(parts),
+            "model": repr(model), "sh": quoted(str(path)), "shto": quoted(str(to)), "shdir": quoted(str(path.parent)),
+            **to_other}
 
 
 def _shell(place: Place) -> str:

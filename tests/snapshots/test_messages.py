@@ -97,18 +97,55 @@ def binary(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, zipped, binary])
-def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path]) -> None:
-    """Run by Python or a shell, it leaves what is read: the same vectors in the same order."""
-    hint = str(refusal(write(tmp_path)).hint)
+def keyed_vectors(path: Path) -> Path:
+    keyed = pytest.importorskip("gensim.models", reason="gensim is not installed").KeyedVectors(4)
+    keyed.add_vectors([f"i{number}" for number in range(12)], ROWS)
+    keyed.save(str(path / "w2v.kv"), separately=["vectors"])
+    return path
+
+
+def parts_and_table(path: Path) -> Path:
+    """Write as clip-retrieval does: parts whose numbers have one digit or two, and the ids in as many tables."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet
+
+    for folder in ("img_emb", "metadata"):
+        (path / folder).mkdir()
+    for number in range(12):
+        np.save(path / f"img_emb/img_emb_{number}.npy", ROWS[number : number + 1])
+        pyarrow.parquet.write_table(pa.table({"image_path": [f"/img/{number}.jpg"]}),
+                                    path / f"metadata/metadata_{number}.parquet")
+    return path
+
+
+@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, zipped, binary, keyed_vectors,
+                                   parts_and_table])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
+@pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
+def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
+    """Run by Python or a shell, it leaves what is read: the same vectors in the same order, with their ids."""
+    tmp_path = tmp_path / folder
+    tmp_path.mkdir()
+    hint = str(refusal(write(tmp_path))).partition("hint: ")[2]
     if hint.startswith("in Python: "):
-        line = re.split(r", and the ids| \(or ", hint.removeprefix("in Python: "))[0]
+        line = re.split(r", and the ids| with the name of", hint.removeprefix("in Python: "))[0]
         exec(line, {})
     else:
         subprocess.run(["bash", "-c", hint.partition(" if ")[0]], check=True)
     made = next((path for path in tmp_path.iterdir() if path.suffix in {".vec", ".parquet"}), tmp_path)
-    rows = np.concatenate([block for _, block in open_snapshot(made, CONFIG).items.blocks()])
-    np.testing.assert_allclose(rows, ROWS, rtol=1e-5)
+    items = open_snapshot(made, CONFIG).items
+    np.testing.assert_allclose(np.concatenate([block for _, block in items.blocks()]), ROWS, rtol=1e-5)
+    assert [re.sub(r"\D", "", str(id_)) for id_ in items.ids().tolist()] == [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize("name", ["vectors.tsv", "w2v.model", "w2v.kv", "w2v.model.vectors.npy", "w2v.bin", "items.csv",
+                                  "items.feather", "model.pkl", "items.h5"])
+def test_a_line_fits_two_rows_of_a_terminal(tmp_path: Path, name: str) -> None:
+    """Beside the paths: the one it is about and the one that the message begins with."""
+    (tmp_path / name).write_bytes(b"\x00")
+    error = refusal(tmp_path)
+    assert str(error.hint).count(str(tmp_path)) <= 2
+    assert len(str(error.hint).replace(str(tmp_path), "")) <= 160
 
 
 @pytest.mark.parametrize("depth", ["items", "."])
