@@ -110,7 +110,7 @@ _ROWS: tuple[Check, ...] = (
            "columns' worth of sampled values that stand at their column's extreme",
            "Many values of {side} stand at one and the same extreme: clipping, saturation or a constant column.",
            _MEND),
-    *_both("zero_values", "ceiling", Relative("before", more=0.05), Relative("before", more=0.2),
+    *_both("zero_values", "ceiling", Relative("before", more=0.02), Relative("before", more=0.2),
            "share of sampled values that are exactly zero, zero rows left out",
            "Many values of {side} became exactly zero: underflow of a narrow number format, or lost columns.",
            "save the vectors as float32"),
