@@ -19,6 +19,8 @@ from typing import Literal
 
 Harm = Literal["torn", "lost", "phantom", "unmendable"]
 
+#: Read once and early: tests run without the variables of the caller.
+_REPORT = os.environ.get("EMBSYNC_TORTURE_REPORT")
 _COLUMNS = ("attack", "points", "torn", "lost", "phantom", "unmendable", "seconds")
 
 
@@ -63,8 +65,8 @@ def tally(attack: str, least: int = 1) -> Iterator[Tally]:
         yield made
     finally:
         made.seconds = round(time.perf_counter() - began, 1)
-        if name := os.environ.get("EMBSYNC_TORTURE_REPORT"):
-            with Path(name).open("a") as file:
+        if _REPORT is not None:
+            with Path(_REPORT).open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(made)) + "\n")
     assert made.found == [], "\n".join(made.found[:10])
     assert made.points >= least, f"{made.points} points tried, not the {least} that were meant"

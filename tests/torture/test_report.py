@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ def test_a_run_reports_a_line_and_fails_on_harm(tmp_path: Path, monkeypatch: pyt
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     """Harm fails the run after it was written down; runs of one attack are added up in the table."""
     report = tmp_path / "report.jsonl"
-    monkeypatch.setenv("EMBSYNC_TORTURE_REPORT", str(report))
+    monkeypatch.setattr("torture.report._REPORT", str(report))
     with tally("power cuts") as good:
         good.points = 1000
     with pytest.raises(AssertionError, match="lost: version 3"):
@@ -33,3 +36,11 @@ def test_a_run_that_tries_too_little_fails() -> None:
     """Points that were meant and not tried are no proof."""
     with pytest.raises(AssertionError, match="3 points tried, not the 20 that were meant"), tally("kills", 20) as made:
         made.points = 3
+
+
+def test_a_run_of_pytest_reports_where_it_was_told_to(tmp_path: Path) -> None:
+    """Although tests run without the variables of the caller."""
+    report = tmp_path / "report.jsonl"
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, "-k", "tries_too_little"]
+    subprocess.run(command, env={**os.environ, "EMBSYNC_TORTURE_REPORT": str(report)}, check=True, capture_output=True)
+    assert json.loads(report.read_text())["points"] == 3
