@@ -1,8 +1,8 @@
 """Kill a command with SIGKILL before each call that changes the disk, and tell what a reader finds afterwards.
 
-Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY [STEP]``. Prints one JSON object a crash; before
-what moves, switches and prunes, only each STEP-th call is one. The command
-runs in a forked child, so that a crash costs milliseconds; with one thread, so that forking is safe.
+Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY [STEP]``. Prints one JSON object a crash, one
+before each STEP-th call, and before four times as many of those that move, switch and journal. The command runs in a
+forked child, so that a crash costs milliseconds; with one thread, so that forking is safe.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
 
 
 def main(scenario: str, directory: Path, step: int = 1) -> None:
-    """Crash at every point, at every ``step``-th while nothing but staged files can be hurt."""
+    """Crash at every ``step``-th point, and four times as often once more than staged files can be hurt."""
     base = build(directory)
     work = directory / "work" / "S"
 
@@ -146,14 +146,16 @@ def main(scenario: str, directory: Path, step: int = 1) -> None:
 
     calls = count_calls(scenario, directory, fresh())
     moved = next(place for place, name in enumerate(calls) if name in {"rename", "symlink"})
+    tried = 0
     for point, name in enumerate(calls):
         late = moved - 3 <= point < moved + 40  # moving into place, switching, journaling, taking out of sight
-        if point % step and not late:
+        if point % (max(step // 4, 1) if late else step):
             continue
+        tried += 1
         killed = crash(scenario, directory, fresh(), point)
         result = {"point": point, "call": name, "killed": killed}
         try:
-            result |= examine(directory, work, follow=point % (2 if late else 4) == 0)
+            result |= examine(directory, work, follow=(tried - 1) % min(max(step, 3), 8) == 0)
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(result), flush=True)

@@ -38,9 +38,13 @@ def store() -> Iterator[Path]:
 # crashes
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.torture)])
-@pytest.mark.parametrize(("scenario", "outcomes"), [("publish", {2, 3}), ("rollback", {2, 1}), ("widen", {2, 3})])
-def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str, outcomes: set[int], step: int) -> None:
+@pytest.mark.parametrize(("scenario", "outcomes", "step", "least"), [
+    ("publish", {2, 3}, 12, 20), ("rollback", {2, 1}, 4, 6),
+    *(pytest.param(*one, marks=pytest.mark.torture)
+      for one in (("publish", {2, 3}, 1, 100), ("rollback", {2, 1}, 1, 6), ("widen", {2, 3}, 1, 40)))])
+def test_killed_before_any_call_the_store_is_whole_and_old_or_new(
+    scenario: str, outcomes: set[int], step: int, least: int
+) -> None:
     """SIGKILL before each system call: readers find a whole version at once, and the next command goes on from it.
 
     Nothing but final files is left after the next command, and the journal knows the version that is served.
@@ -62,7 +66,7 @@ def test_killed_before_any_call_the_store_is_whole_and_old_or_new(scenario: str,
     # Once the new version is current it stays so: the switch is one point in time.
     order = [crash["current"] != 2 for crash in crashes]
     assert order == sorted(order)
-    assert len(crashes) > (5 if scenario == "rollback" else 40)
+    assert len(crashes) >= least
 
 
 # full disks

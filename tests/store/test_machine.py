@@ -379,7 +379,7 @@ def _assert_scores_kept(version: Version, made: Night) -> None:
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=20, stateful_step_count=20, deadline=None, derandomize=True)
+TestStore.settings = settings(max_examples=6, stateful_step_count=10, deadline=None, derandomize=True)
 
 
 @pytest.mark.torture

@@ -32,32 +32,32 @@ def _run(program: str, attack: str, most: int, seed: int = 20) -> None:
                 setattr(counted, name, value)
 
 
-@pytest.mark.parametrize("most", [40, pytest.param(20_000, marks=LONG)])
+@pytest.mark.parametrize("most", [12, pytest.param(20_000, marks=LONG)])
 def test_killed_interrupted_or_ended_at_any_call(most: int) -> None:
     """SIGKILL, SIGINT and SIGTERM around each call of each command: nothing torn, lost, claimed or beyond mending."""
     _run("points.py", "kill -9, SIGINT, SIGTERM at a call", most)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-@pytest.mark.parametrize("most", [40, pytest.param(6_000, marks=LONG)])
+@pytest.mark.parametrize("most", [16, pytest.param(6_000, marks=LONG)])
 def test_any_system_call_may_fail(most: int) -> None:
     """Each call of the C library fails, is short or lies, once, thrice and from then on, also NumPy's and FAISS's."""
     _run("failing.py", "failing, short and lying calls", most)
 
 
-@pytest.mark.parametrize("most", [6, pytest.param(2_000, marks=LONG)])
+@pytest.mark.parametrize("most", [3, pytest.param(2_000, marks=LONG)])
 def test_killed_from_outside_at_any_moment(most: int) -> None:
     """Signals at random moments while commands follow each other: what was acknowledged is there."""
     _run("moments.py", "kill -9, SIGINT, SIGTERM at a moment", most)
 
 
-@pytest.mark.parametrize("most", [4, pytest.param(1_200, marks=LONG)])
+@pytest.mark.parametrize("most", [2, pytest.param(1_200, marks=LONG)])
 def test_the_power_may_go_at_any_moment(most: int) -> None:
     """A real ext4 loses what was not made durable: what was acknowledged is there, and what is there is whole."""
     _run("power.py", "power cuts on ext4", most)
 
 
-@pytest.mark.parametrize("most", [24, pytest.param(1_680, marks=LONG)])
+@pytest.mark.parametrize("most", [10, pytest.param(1_680, marks=LONG)])
 def test_the_disk_may_be_full_after_any_page(most: int) -> None:
     """Each command on a disk with room for so many pages: as it was, or as it was to be; ``prune`` makes room."""
     _run("full.py", "a really full disk", most)
