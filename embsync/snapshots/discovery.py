@@ -18,7 +18,7 @@ from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots import names
 from embsync.snapshots.completeness import Look, Seen, Verdict, judge
 from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
-from embsync.snapshots.layouts import missing_at, recognised_by
+from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
 from embsync.snapshots.links import FOLLOWED_NOWHERE, followed
 from embsync.snapshots.natural_order import natural_key
 
@@ -190,12 +190,16 @@ def _nothing_of_a_snapshot(
     place: Place, kind: str, entries: Mapping[str, os.stat_result], snapshot: SnapshotConfig
 ) -> str | None:
     """Return why what is there is none: no layout knows it, and nothing in it looks like a side that is to come."""
-    if kind == "file":
-        return None if entries else "a file of no known layout"
+    if kind == "file" and not entries:
+        return "a file of no known layout"
     if not entries:
         return "an empty directory"
     seen = sorted({name.partition("/")[0] for name in entries})
-    if any(map(_looks_like_a_side, seen)) or recognised_by(place, snapshot):
+    sided = any(map(_looks_like_a_side, seen))
+    foreign = not sided and is_foreign(place, snapshot)
+    if kind == "file":
+        return "no array in it could be vectors" if foreign else None
+    if sided or (recognised_by(place, snapshot) and not foreign):
         link = next((name for name, status in entries.items() if kind_of(status) == "link"), None)
         files = any(kind_of(status) == "file" and not name.startswith((".", "_")) for name, status in entries.items())
         return None if files or link is None else f"{link} is a link; {FOLLOWED_NOWHERE}"

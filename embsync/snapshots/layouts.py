@@ -38,6 +38,8 @@ class Layout:
         Says what it takes of what lies there, by names.
     open_sides : function of a Place and the configuration
         Reads headers, no rows.
+    is_foreign : function of a Place
+        Tells, for the price of a few headers, whether what is recognised holds nothing that could be a side.
     """
 
     name: str
@@ -45,11 +47,12 @@ class Layout:
     recognise: Callable[[Place], bool]
     claim: Callable[[Place, SnapshotConfig], Claim]
     open_sides: Callable[[Place, SnapshotConfig], Sides]
+    is_foreign: Callable[[Place], bool] = lambda _: False
 
 
 LAYOUTS = (
     Layout("npy", npy.EXPECTS, npy.recognise, npy.claim, npy.open_sides),
-    Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides),
+    Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides, npz.is_foreign),
     Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.claim, parquet.open_sides),
     Layout("delta", delta.EXPECTS, delta.recognise, delta.claim, delta.open_sides),
     Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
@@ -119,6 +122,12 @@ def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | N
 def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
     """Return the layouts that recognise what lies at ``place``, of those the configuration allows."""
     return [layout for layout in _allowed(config) if layout.recognise(place)]
+
+
+def is_foreign(place: Place, config: SnapshotConfig) -> bool:
+    """Tell whether what is recognised at ``place`` is known to be none; never where the layout is configured."""
+    fitting = recognised_by(place, config) if config.layout == "auto" else []
+    return bool(fitting) and all(layout.is_foreign(place) for layout in fitting)
 
 
 def _allowed(config: SnapshotConfig) -> list[Layout]:

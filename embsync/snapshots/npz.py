@@ -7,6 +7,7 @@ says of its size is judged before a byte of it is read, and again by what comes 
 from __future__ import annotations
 
 import errno
+import re
 import struct
 import tempfile
 import zipfile
@@ -25,6 +26,7 @@ from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import Content, Stored
 from embsync.snapshots.files import FileBytes, Place, file_size, unreadable
 from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
+from embsync.snapshots.names import side_of
 from embsync.snapshots.npy import NpyFile, ids_beside
 from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
@@ -32,6 +34,11 @@ from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 EXPECTS = "one .npz file with arrays items and item_ids (users, user_ids), or implicit's item_factors (user_factors)"
 _SUFFIX = ".npz"
 _IMPLICIT = {ITEMS: "item_factors", USERS: "user_factors"}
+
+#: Names of arrays that may be vectors, those that NumPy gives among them.
+_VECTORS = re.compile(r"emb|vec|factor|latent|^arr_\d+$", re.IGNORECASE)
+#: Arrays that are looked at before an archive is said to hold nothing of a snapshot.
+_MOST_FOREIGN = 64
 
 #: The zip reader asks for its whole directory at once and a member in pieces; nothing honest needs more in one go.
 _LONGEST_READ = 4 * 1024**2
@@ -47,6 +54,21 @@ _ILL_FORMED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ru
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
     return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_archives(place))
+
+
+def is_foreign(place: Place) -> bool:
+    """Tell whether the archive at ``place`` is somebody else's: a whole one, in which nothing could be vectors.
+
+    That is no matrix, and no array that is called by the name of a side or of vectors: the metrics of an evaluation.
+    """
+    try:
+        archive = _archive(place)
+        members = _members(archive)
+        if not 0 < len(members) <= _MOST_FOREIGN or any(side_of(name) or _VECTORS.search(name) for name in members):
+            return False
+        return all(len(NpzMember(archive, member).header().shape) < 2 for member in members.values())
+    except SnapshotError:
+        return False
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
@@ -96,6 +118,13 @@ class NpzMember:
                     yield header, content
             else:
                 yield header, _Stream(stream, start, info.file_size, str(self))
+
+    def header(self) -> ArrayHeader:
+        """Return the header alone."""
+        with self._stream() as (info, stream):
+            with _refusing(str(self)):
+                start = stream.read(min(LONGEST_HEADER, info.file_size))
+            return parse_header(start, info.file_size, str(self))
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:

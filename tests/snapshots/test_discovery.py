@@ -104,6 +104,27 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
     assert once(tmp_path)["day=1"].stamp == stamp(tmp_path / "day=1")
 
 
+@pytest.mark.parametrize(("name", "arrays", "state"), [
+    ("eval/metrics.npz", {"recall": np.ones(9), "loss": np.float64(1), "epoch": np.arange(9)}, "not_a_snapshot"),
+    ("metrics.npz", {"loss": np.ones(3)}, "not_a_snapshot"),
+    ("eval/history.npz", {"num_users": np.int64(5), "auc": np.ones(4)}, "not_a_snapshot"),
+    ("day=2/model.npz", {"item_factors": np.ones((9, 4)), "user_factors": np.ones((9, 4))}, "ready"),
+    ("day=2/model.npz", {"arr_0": np.ones((9, 4)), "arr_1": np.arange(9)}, "ready"),
+    ("day=2/model.npz", {"P": np.ones((9, 4)), "Q": np.ones((9, 4))}, "ready"),
+    ("day=2/model.npz", {"embeddings": np.ones(36), "names": np.arange(9)}, "ready"),
+    ("day=2/model.npz", {"item_ids": np.arange(9)}, "ready"),
+    ("items.npz", {"x": np.ones(3)}, "ready"),
+    ("day=2/items.npz", {"x": np.ones(3)}, "ready"),
+])
+def test_an_archive_without_anything_of_a_side_is_no_snapshot(
+    tmp_path: Path, name: str, arrays: dict[str, np.ndarray], state: str
+) -> None:
+    """What may be a snapshot with a mistake in it stays one: whoever opens it says what the mistake is."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    np.savez(tmp_path / name, **arrays)
+    assert once(tmp_path)[name.partition("/")[0]].state == state
+
+
 def test_a_watched_directory_that_is_not_there(tmp_path: Path) -> None:
     """Missing is exit code 6; a file in its place exit code 3."""
     with pytest.raises(NotFoundError):
