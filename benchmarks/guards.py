@@ -307,6 +307,21 @@ def show(verdicts: list[Verdict]) -> None:
               + (f"   not refused: {', '.join(passed)}" if passed and share >= 0.05 else ""))
 
 
+def table(verdicts: list[Verdict]) -> str:
+    """Return refused/warned/silent of each kind of damage by the share of rows it reaches, as Markdown."""
+    shares = (0.02, 0.05, 0.1, 0.3, 0.5, 0.6, 1.0)
+    found: dict[tuple[str, float], list[str]] = defaultdict(list)
+    for one in verdicts:
+        if one.kind != "healthy":
+            found[one.kind, one.share].append(one.outcome)
+    lines = ["| damage | " + " | ".join(f"{share:.0%}" for share in shares) + " |", "| --- " * (len(shares) + 1) + "|"]
+    for kind in sorted({kind for kind, _ in found}):
+        cells = [found.get((kind, share)) for share in shares]
+        lines.append(f"| {kind} | " + " | ".join("" if cell is None else "/".join(
+            str(cell.count(word)) for word in ("refused", "warned", "silent")) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def _counts(ones: list[Verdict]) -> str:
     return ", ".join(f"{sum(one.outcome == word for one in ones)} {word}" for word in ("refused", "warned", "silent"))
 
@@ -319,6 +334,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every verdict with its figures to this file")
+    parser.add_argument("--verdicts", type=Path, nargs="+", metavar="JSON",
+                        help="show what earlier runs wrote and run nothing")
+    parser.add_argument("--markdown", action="store_true", help="damage as a table of refused/warned/silent")
     parser.add_argument("--data", type=Path, help="directory with the goodbooks days; left out where it is missing")
     parser.add_argument("--only", help="one kind of damage, or whole: those that reach a whole side")
     parser.add_argument("--scene", action="append", default=[], help="damage to this model alone; may be repeated")
@@ -329,9 +347,14 @@ def main() -> None:
     data = given.data or default
     parts = ("healthy",) if given.healthy else ("damaged",) if given.damaged else ("healthy", "damaged")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    nights()
-    verdicts = run(data if data.is_dir() else None, parts, given.only, given.scene)
+    if given.verdicts:
+        verdicts = [Verdict(**one) for path in given.verdicts for one in json.loads(path.read_text())]
+    else:
+        nights()
+        verdicts = run(data if data.is_dir() else None, parts, given.only, given.scene)
     show(verdicts)
+    if given.markdown:
+        print(table(verdicts))
     if given.json:
         given.json.write_text(json.dumps([asdict(one) for one in verdicts], indent=1))
 

@@ -35,6 +35,10 @@ SWEEP = {f"two_time_scales {share:g}, {slow:g}": {"policy": "two_time_scales", "
                                                  "slow_weight": slow}
          for share in (0.3, 0.4, 0.5, 0.6, 0.7) for slow in (0.01, 0.02, 0.05, 0.1)}
 
+#: Consecutive cosine below the best from which a way is named beneath the picture: it would press all others.
+_NEAR = 0.15
+_TICKS = 8
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -160,30 +164,45 @@ def measure(way: str, models: list[Model], rows: list[Sides]) -> Figures:
 
 
 def draw(found: list[Figures]) -> str:
-    """Return an SVG of consecutive against since-start cosines, a point a way."""
-    width, height, left, bottom = 640, 420, 60, 50
-    xs, ys = [one.consecutive for one in found], [one.since_start for one in found]
-    low, high = min([*xs, *ys]) - 0.02, max([*xs, *ys]) + 0.02
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        scale = (high - low) or 1.0
-        return (left + (x - low) / scale * (width - left - 20),
-                height - bottom - (y - low) / scale * (height - bottom - 20))
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-             f'font-size="11"><rect width="{width}" height="{height}" fill="#fff"/>']
-    for tick in np.linspace(low, high, 6):
-        x, y = place(tick, tick)
-        parts.append(f'<text x="{x:.0f}" y="{height - bottom + 18}" text-anchor="middle">{tick:.2f}</text>'
-                     f'<text x="{left - 8}" y="{y:.0f}" text-anchor="end">{tick:.2f}</text>')
-    parts.append(f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">item cosine of consecutive nights'
-                 f'</text><text transform="translate(14 {height / 2}) rotate(-90)" text-anchor="middle">since the '
-                 'start</text>')
-    for one in found:
-        x, y = place(one.consecutive, one.since_start)
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2266aa"/>'
-                     f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{one.way}</text>')
+    """Return an SVG of consecutive against since-start cosines, a point a way; far ones are named below."""
+    best = max(one.consecutive for one in found)
+    shown = sorted((one for one in found if one.consecutive > best - _NEAR), key=lambda one: -one.since_start)
+    far = ", ".join(f"{one.way} ({one.consecutive:.2f}, {one.since_start:.2f})" for one in found if one not in shown)
+    left, right, top, bottom = 70, 560, 20, 380
+    across, columns = _axis([one.consecutive for one in shown], left, right)
+    up, lines = _axis([one.since_start for one in shown], bottom, top)
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 450" font-family="sans-serif" font-size="12">'
+             '<rect width="820" height="450" fill="#fff"/>']
+    for value in columns:
+        x = across(value)
+        parts.append(f'<path d="M{x:.1f} {top}V{bottom}" stroke="#ddd"/>'
+                     f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{value:.2f}</text>')
+    for value in lines:
+        y = up(value)
+        parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="#ddd"/>'
+                     f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 40}" text-anchor="middle">mean item cosine of '
+                 'consecutive nights</text>'
+                 f'<text transform="translate(18 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">'
+                 f'of the first night with the last</text><text x="{left}" y="{bottom + 62}" fill="#666">'
+                 f'{"outside: " + far if far else ""}</text>')
+    label = float(top)
+    for one in shown:
+        x, y = across(one.consecutive), up(one.since_start)
+        label = max(label + 16, y)
+        parts.append(f'<path d="M{x:.1f} {y:.1f}L{right + 12} {label:.1f}" stroke="#bbb"/>'
+                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2266aa"/>'
+                     f'<text x="{right + 16}" y="{label + 4:.1f}">{one.way}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def _axis(values: list[float], start: float, end: float) -> tuple[Callable[[float], float], list[float]]:
+    """Return where on the picture a value is, and the round values to mark."""
+    span = max(values) - min(values)
+    step = next(one for one in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / one <= _TICKS)
+    first, last = int(np.floor(min(values) / step)), int(np.floor(max(values) / step)) + 1
+    return (lambda value: start + (value / step - first) / (last - first) * (end - start),
+            [step * number for number in range(first, last + 1)])
 
 
 def main() -> None:
