@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -51,14 +52,24 @@ def held(root: Path) -> Hold | None:
         return Hold(time="an unknown time", reason=str(error))
 
 
+def _is_there(root: Path) -> bool:
+    """Return whether a store has a hold; one that cannot be looked for is no answer, see :func:`held`."""
+    with storage_errors(root / HOLD):
+        try:
+            os.lstat(root / HOLD)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def hold(store: Store, reason: str | None = None) -> bool:
     """Make the daemon publish nothing from now on; False when that is so already."""
     store.require()
     with store.locked(even_when_full=True):
-        if held(store.root) is not None:
+        if _is_there(store.root):
             return False
         with uninterrupted(), storage_errors(store.root):
-            with taking_effect("on hold", lambda: held(store.root) is not None, store.root):
+            with taking_effect("on hold", lambda: _is_there(store.root), store.root):
                 replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
             store.journal.tell(Event(event="held", reason=reason), "on hold: the daemon publishes nothing")
     return True
@@ -68,10 +79,10 @@ def resume(store: Store) -> bool:
     """Let the daemon publish again; False when it was not on hold."""
     store.require()
     with store.locked(even_when_full=True):
-        if held(store.root) is None:
+        if not _is_there(store.root):
             return False
         with uninterrupted(), storage_errors(store.root):
-            with taking_effect("resumed", lambda: held(store.root) is None, store.root):
+            with taking_effect("resumed", lambda: not _is_there(store.root), store.root):
                 remove_file(store.root / HOLD)
             store.journal.tell(Event(event="resumed"), "resumed: the daemon publishes again")
     return True

@@ -123,6 +123,9 @@ class ArrayFile:
         self._lock = threading.Lock()
         with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
             os.posix_fallocate(file.fileno(), 0, self._bytes)
+            if (size := os.fstat(file.fileno()).st_size) != self._bytes:
+                raise StoreError("the space that was reserved is not there", where=path, found=f"{size} bytes",
+                                 expected=f"{self._bytes} bytes", hint="the disk or its driver is faulty")
             mapped = mmap.mmap(file.fileno(), self._bytes)
         mapped[: len(header)] = header
         self._header = header

@@ -53,7 +53,7 @@ def _work(root: Path) -> None:
     job = Job(store=str(root), config=_plain(), name=path.name, path=str(path), reason="", stamp=None, mtime_ns=0,
               fingerprint=None)
     outcome = work.run(job, lambda _: None)
-    if outcome.kind in {"error", "crashed"}:
+    if outcome.kind in {"error", "crashed", "held"}:  # held: where the hold cannot be read
         raise OSError(outcome.what)
 
 
