@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import os
 import shutil
 import threading
 import warnings
@@ -16,7 +17,7 @@ import pytest
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
-from support.waiting import eventually
+from support.waiting import eventually, next_tick
 
 import embsync
 from embsync.errors import StoreError
@@ -278,15 +279,27 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
         np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])  # type: ignore[union-attr]
 
 
-def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its manifest is what it was: the files are hashed again after a while, not only when a newer version comes."""
-    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 0.1)
+@pytest.mark.parametrize(("times_put_back", "again"), [(False, 1e9), (True, 0.1)])
+def test_a_version_that_was_repaired_is_taken(
+    root: Path, monkeypatch: pytest.MonkeyPatch, times_put_back: bool, again: float
+) -> None:
+    """At once where the file shows it; else after a while, as a disk may give other bytes without a trace."""
+    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", again)
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
-        flip_a_bit(root, 2)
-        follower = reader.follow(on_error=lambda _: None, interval=0.02)
+        file = root / "versions/000002/items/vectors.npy"
+        before = file.stat()
+
+        def turn_a_bit() -> None:
+            flip_a_bit(root, 2)
+            if times_put_back:
+                os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        turn_a_bit()
+        follower = reader.follow(on_error=lambda _: None, interval=1e6)
         eventually(lambda: follower.error is not None)
         assert reader.current.number == 1
-        flip_a_bit(root, 2)  # back to what it was
-        eventually(lambda: reader.current.number == 2)
+        next_tick(file)
+        turn_a_bit()  # back to what it was; nobody looks meanwhile
+        eventually(lambda: follower.look_now() or reader.current.number == 2)
         assert follower.error is None
