@@ -423,8 +423,11 @@ class Store:
             self._end_publishing(number, journaled=number in published)
         with contextlib.suppress(StoreDamaged, NotFoundError):  # whoever reads it names the damage
             current = self.current()
-            if current is not None and all(event.version != current for event in self.journal.events()):
+            moves = [event.version for event in self.journal.events() if event.event in _MOVES]
+            if current is not None and current not in moves:
                 self.journal.append(self._told_by_manifest(current))
+            elif current is not None and moves[-1] != current:  # a crash came between a rollback and its line
+                self.journal.append(Event(event="rolled_back", version=current, parent=moves[-1], recovered=True))
 
     def _marked(self) -> list[int]:
         numbers = layout.directory_numbers(self.versions)

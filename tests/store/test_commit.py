@@ -526,3 +526,14 @@ def test_holding_works_while_current_is_broken(store: Path) -> None:
     assert isinstance(Store(store).damage()[0], EmbsyncError)
     assert Store(store).rollback(None) == (2, 2)
     assert layout.current_number(store) == 2
+
+
+def test_a_rollback_that_a_crash_kept_from_the_journal_is_told_by_the_next_command(store: Path) -> None:
+    """The last move in the journal is to what is current, whoever made it."""
+    (store / "current").unlink()
+    (store / "current").symlink_to("versions/000001")
+    for _ in range(2):  # once, however often the lock is taken
+        with Store(store).locked():
+            pass
+    moves = [event for event in Store(store).journal.events() if event.event == "rolled_back"]
+    assert [(event.version, event.parent, event.recovered) for event in moves] == [(1, 2, True)]
