@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -279,27 +278,38 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
         np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("times_put_back", "again"), [(False, 1e9), (True, 0.1)])
-def test_a_version_that_was_repaired_is_taken(
-    root: Path, monkeypatch: pytest.MonkeyPatch, times_put_back: bool, again: float
-) -> None:
-    """At once where the file shows it; else after a while, as a disk may give other bytes without a trace."""
-    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", again)
+def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next look: its file is not as it was when it was refused."""
+    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 1e9)
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
-        file = root / "versions/000002/items/vectors.npy"
-        before = file.stat()
-
-        def turn_a_bit() -> None:
-            flip_a_bit(root, 2)
-            if times_put_back:
-                os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-        turn_a_bit()
-        follower = reader.follow(on_error=lambda _: None, interval=1e6)
+        flip_a_bit(root, 2)
+        follower = reader.follow(on_error=lambda _: None, interval=0.02)
         eventually(lambda: follower.error is not None)
         assert reader.current.number == 1
-        next_tick(file)
-        turn_a_bit()  # back to what it was; nobody looks meanwhile
-        eventually(lambda: follower.look_now() or reader.current.number == 2)
+        next_tick(root / "versions/000002/items/vectors.npy")
+        flip_a_bit(root, 2)  # back to what it was
+        eventually(lambda: reader.current.number == 2)
         assert follower.error is None
+
+
+def test_a_version_whose_repair_shows_nowhere_is_taken_after_a_while(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may give other bytes once, and no file tells: it is hashed again, but not at every look."""
+    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 0.2)
+    served: list[int] = []
+    hashed: list[int] = []
+
+    def verify(version: Version, _: Callable[[], bool]) -> None:
+        hashed.append(version.number)
+        if len(hashed) < 3:
+            raise StoreError("damaged version", where=version.path / "items/vectors.npy")
+
+    with Follower(root, lambda version: served.append(version.number) or version.close(), interval=0.001,  # type: ignore[func-returns-value]
+                  on_error=lambda _: None, verify=verify).start() as follower:
+        eventually(lambda: hashed)
+        wait_looks(follower, 10)
+        eventually(lambda: served)
+    assert hashed == [1, 1, 1]
+    assert served == [1]
