@@ -21,6 +21,7 @@ from support.http import NPY, Server, command, environment, serving
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
+from support.waiting import eventually
 
 from embsync.store import Store
 
@@ -275,7 +276,7 @@ def test_what_workers_share_is_not_cleaned_away(root: Path, tmp_path: Path, monk
         assert [path.name.startswith("embsync-metrics-") for path in shared.iterdir()] == [True]
         sync(root, night(1, **SIZES), "n1")
         until_version(server, 2)
-        assert "embsync_newest_version 2.0" in server.ask("/metrics").body.decode()
+        eventually(lambda: "embsync_newest_version 2.0" in server.ask("/metrics").body.decode())  # both looked
 
 
 def test_workers_that_all_die_at_once_end_the_server(root: Path) -> None:
