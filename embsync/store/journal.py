@@ -15,7 +15,7 @@ import msgspec
 
 from embsync.errors import StoreError
 from embsync.store.durable import append_line, storage_errors
-from embsync.store.records import MALFORMED
+from embsync.store.records import MALFORMED, open_record
 
 #: A line has at most some twenty checks of a hundred bytes; what is longer was never written here.
 _LONGEST_LINE = 2**20
@@ -121,11 +121,10 @@ class Journal:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file without their ends, of those too long the beginning."""
-    if not path.is_file():
-        if path.exists():
-            raise StoreError("the journal is no file", where=path, hint="move it away")
+    file = open_record(path)
+    if file is None:
         return
-    with path.open("rb") as file:
+    with file:
         while line := file.readline(_LONGEST_LINE):
             yield line.removesuffix(b"\n")
             while not line.endswith(b"\n") and (line := file.readline(_LONGEST_LINE)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -20,6 +20,24 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
+def open_record(path: Path) -> BinaryIO | None:
+    """Open a file of a store for reading, None where there is none; looked at once, since others write it.
+
+    Raises
+    ------
+    StoreDamaged
+        There is something else than a regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise StoreDamaged("damaged file", where=path, found="something else", expected="a regular file")
+
+
 def read_record(path: Path, longest: int) -> bytes | None:
     """Return the bytes of a small file, None where there is none.
 
@@ -31,13 +49,10 @@ def read_record(path: Path, longest: int) -> bytes | None:
         It cannot be read.
     """
     with storage_errors(path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
-        except FileNotFoundError:
+        file = open_record(path)
+        if file is None:
             return None
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreDamaged("damaged file", where=path, found="something else", expected="a regular file")
+        with file:
             data = bytearray()
             while len(data) <= longest and (piece := file.read(longest + 1 - len(data))):
                 data += piece
