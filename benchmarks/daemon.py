@@ -124,8 +124,14 @@ def noticing(days: list[Path]) -> list[dict[str, float | str]]:
                 until(f"{day.name} is current", lambda before=before: current(place) != before)
                 seconds = time.perf_counter() - began
                 pipeline = json.loads((place / "store" / "current" / "manifest.json").read_text())["seconds"]["total"]
-                took.append({"snapshot": day.name, "marker_to_current": seconds, "pipeline": pipeline,
-                             "above": seconds - pipeline})
+                took.append(
+                    {
+                        "snapshot": day.name,
+                        "marker_to_current": seconds,
+                        "pipeline": pipeline,
+                        "above": seconds - pipeline,
+                    }
+                )
                 until("it is idle again", lambda: idle(place))
     return took
 
@@ -150,8 +156,10 @@ def main() -> None:
         print(f"skipped: no real retrainings at {given.goodbooks}")
     cost = idling(given.snapshots, given.seconds)
     share = 100 * cost["share_of_a_core"]
-    print(f"idle over {given.snapshots} old snapshots, rescans every 15 s: {share:.3f} % of a core "
-          f"({cost['processor_seconds']:.3f} s in {cost['seconds']:.0f} s), load average {os.getloadavg()[0]:.1f}")
+    print(
+        f"idle over {given.snapshots} old snapshots, rescans every 15 s: {share:.3f} % of a core "
+        f"({cost['processor_seconds']:.3f} s in {cost['seconds']:.0f} s), load average {os.getloadavg()[0]:.1f}"
+    )
     if given.json:
         given.json.write_text(json.dumps({"noticing": nights, "idle": cost}, indent=1))
 

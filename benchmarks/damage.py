@@ -87,15 +87,18 @@ ROWS: dict[str, Change] = {
     "repeated block": lambda rows, chosen, random: rows[_block(rows, chosen, random)],
     "one row repeated": lambda rows, chosen, random: np.repeat(rows[chosen[:1]], len(chosen), axis=0),
     "zero rows": lambda rows, chosen, random: np.zeros((len(chosen), rows.shape[1]), rows.dtype),
-    "noise rows": lambda rows, chosen, random: (rows.std(axis=0) * random.standard_normal(
-        (len(chosen), rows.shape[1]))).astype(rows.dtype),
-    "untrained rows": lambda rows, chosen, random: (0.01 * rows.std() * random.standard_normal(
-        (len(chosen), rows.shape[1]))).astype(rows.dtype),
+    "noise rows": lambda rows, chosen, random: (
+        rows.std(axis=0) * random.standard_normal((len(chosen), rows.shape[1]))
+    ).astype(rows.dtype),
+    "untrained rows": lambda rows, chosen, random: (
+        0.01 * rows.std() * random.standard_normal((len(chosen), rows.shape[1]))
+    ).astype(rows.dtype),
     "mean rows": lambda rows, chosen, random: np.repeat(rows.mean(axis=0, keepdims=True), len(chosen), axis=0),
     "negated rows": lambda rows, chosen, random: -rows[chosen],
     "columns rolled in rows": lambda rows, chosen, random: np.roll(rows[chosen], 1, axis=1),
-    "half of the columns lost": lambda rows, chosen, random: rows[chosen] * (np.arange(rows.shape[1]) * 2
-                                                                          < rows.shape[1]),
+    "half of the columns lost": lambda rows, chosen, random: (
+        rows[chosen] * (np.arange(rows.shape[1]) * 2 < rows.shape[1])
+    ),
     "rows times 10": lambda rows, chosen, random: rows[chosen] * np.float32(10),
     "rows times 0.1": lambda rows, chosen, random: rows[chosen] * np.float32(0.1),
 }
@@ -187,17 +190,33 @@ def _both(scene: Scene) -> Iterator[Damaged]:
     yield Damaged("another model", "both", 1.0, scene.unrelated)
     for by in (1e-40, 1e-25, 1e-12, 100.0, 1e25):
         factor = np.float64(by) if by == 1e25 else np.float32(by)
-        sides = {name: getattr(tonight, name) * factor for name in ("items", "users")
-                 if getattr(tonight, name) is not None}
+        sides = {
+            name: getattr(tonight, name) * factor for name in ("items", "users") if getattr(tonight, name) is not None
+        }
         yield Damaged(f"times {by:g}", "both", 1.0, tonight.with_rows(**sides))
     if tonight.users is not None and tonight.item_ids.dtype == tonight.user_ids.dtype:
-        yield Damaged("sides exchanged", "both", 1.0,
-                      Model(tonight.users, tonight.user_ids, tonight.items, tonight.item_ids))
-        yield Damaged("ids + 1", "both", 1.0,
-                      tonight.with_rows(item_ids=tonight.item_ids + 1, user_ids=tonight.user_ids + 1))
+        yield Damaged(
+            "sides exchanged", "both", 1.0, Model(tonight.users, tonight.user_ids, tonight.items, tonight.item_ids)
+        )
+        yield Damaged(
+            "ids + 1", "both", 1.0, tonight.with_rows(item_ids=tonight.item_ids + 1, user_ids=tonight.user_ids + 1)
+        )
         random = np.random.default_rng(9)
-        yield Damaged("shuffled rows", "both", 1.0, tonight.with_rows(
-            items=random.permutation(tonight.items), users=random.permutation(tonight.users)))
-    yield Damaged("zero rows", "both", 1.0, tonight.with_rows(
-        **{name: np.zeros_like(getattr(tonight, name)) for name in ("items", "users")
-           if getattr(tonight, name) is not None}))
+        yield Damaged(
+            "shuffled rows",
+            "both",
+            1.0,
+            tonight.with_rows(items=random.permutation(tonight.items), users=random.permutation(tonight.users)),
+        )
+    yield Damaged(
+        "zero rows",
+        "both",
+        1.0,
+        tonight.with_rows(
+            **{
+                name: np.zeros_like(getattr(tonight, name))
+                for name in ("items", "users")
+                if getattr(tonight, name) is not None
+            }
+        ),
+    )

@@ -38,8 +38,10 @@ def recall(version: Version, users: np.ndarray, count: int, random: np.random.Ge
     scores = folded @ items.T
     np.put_along_axis(scores, given, -np.inf, axis=1)
     found = np.argpartition(-scores, FOUND, axis=1)[:, :FOUND]
-    hits = [len(np.setdiff1d(np.intersect1d(line, wanted), hidden))
-            for line, wanted, hidden in zip(found, best, given, strict=True)]
+    hits = [
+        len(np.setdiff1d(np.intersect1d(line, wanted), hidden))
+        for line, wanted, hidden in zip(found, best, given, strict=True)
+    ]
     return float(np.mean(hits)) / FOUND
 
 
@@ -68,7 +70,8 @@ def main(data: Path) -> None:
             print(f"{len(users)} users, {version.items.live.sum()} items; mean row energy {version.items.energy:.3f}")
             print("| way | " + " | ".join(f"{count} items" for count in SHOWN) + " |")
             rows: list[tuple[str, dict[str, object]]] = [
-                (f"ridge, {multiple:g} x energy", {"regularization": multiple}) for multiple in MULTIPLES]
+                (f"ridge, {multiple:g} x energy", {"regularization": multiple}) for multiple in MULTIPLES
+            ]
             rows.append(("mean of unit vectors", {"method": "mean"}))
             for name, how in rows:
                 shares = [recall(version, users, count, np.random.default_rng(count), **how) for count in SHOWN]
@@ -95,8 +98,11 @@ def newcomers(reader: embsync.Store) -> None:
     for name, shares in table.items():
         print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
     errors = [float((found[2] - found[0]).std() / np.sqrt(len(found[0]))) for found in gains.values()]
-    print(f"| standard error of nearest minus ridge, {len(gains[3][0])} users | "
-          + " | ".join(f"{error:.4f}" for error in errors) + " |")
+    print(
+        f"| standard error of nearest minus ridge, {len(gains[3][0])} users | "
+        + " | ".join(f"{error:.4f}" for error in errors)
+        + " |"
+    )
 
 
 def _newcomers(
@@ -111,8 +117,10 @@ def _newcomers(
     scores = before.users.fold_in(ids[given], **how) @ before.items.lookup(ids).T
     np.put_along_axis(scores, given, -np.inf, axis=1)
     found = np.argpartition(-scores, FOUND, axis=1)[:, :FOUND]
-    return [len(np.setdiff1d(np.intersect1d(line, wanted), hidden)) / FOUND
-            for line, wanted, hidden in zip(found, best, given, strict=True)]
+    return [
+        len(np.setdiff1d(np.intersect1d(line, wanted), hidden)) / FOUND
+        for line, wanted, hidden in zip(found, best, given, strict=True)
+    ]
 
 
 if __name__ == "__main__":

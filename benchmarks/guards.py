@@ -61,8 +61,16 @@ class Verdict:
 
 def configuration(**options: object) -> Config:
     """Return a quick configuration: exact index, one thread, few queries."""
-    return load(environment={}, options={"index.factory": "Flat", "threads": 1, "index.sample_queries": 200,
-                                         "store.keep_versions": 50, **options})
+    return load(
+        environment={},
+        options={
+            "index.factory": "Flat",
+            "threads": 1,
+            "index.sample_queries": 200,
+            "store.keep_versions": 50,
+            **options,
+        },
+    )
 
 
 class Judge:
@@ -107,12 +115,12 @@ def healthy(data: Path | None) -> Iterator[Pair]:
     for kind in KINDS:
         yield Pair(f"{kind}: another seed", [trained(kind, 1, 0), trained(kind, 1, 5)])
         for night in (1, 2, 3):
-            yield Pair(f"{kind}: night {night + 1}",
-                       [trained(kind, one, one) for one in range(1, night + 2)])
+            yield Pair(f"{kind}: night {night + 1}", [trained(kind, one, one) for one in range(1, night + 2)])
         yield Pair(f"{kind}: churn of five nights", [trained(kind, 1, 1), trained(kind, 6, 6)])
         yield Pair(f"{kind}: fewer factors", [trained(kind, 1, 1), trained(kind, 2, 2, factors=24)])
-        yield Pair(f"{kind}: more factors", [trained(kind, 1, 1), trained(kind, 2, 2, factors=40)],
-                   {"space.dimension": 40})
+        yield Pair(
+            f"{kind}: more factors", [trained(kind, 1, 1), trained(kind, 2, 2, factors=40)], {"space.dimension": 40}
+        )
         yield Pair(f"{kind}: items alone", [_items(trained(kind, 1, 1)), _items(trained(kind, 2, 2))])
         if kind not in ("puresvd", "item2vec"):
             warm = trained(kind, 1, 1)
@@ -132,13 +140,23 @@ def healthy(data: Path | None) -> Iterator[Pair]:
 
 
 _SETTINGS: list[tuple[str, dict[str, float]]] = [
-    ("als", {"alpha": 1.0}), ("als", {"alpha": 15.0}), ("als", {"regularization": 0.1}),
-    ("als", {"regularization": 10.0}), ("als", {"iterations": 5}), ("als", {"iterations": 40}),
-    ("bpr", {"rate": 0.1}), ("bpr", {"regularization": 0.02}), ("bpr", {"iterations": 200}),
-    ("lmf", {"regularization": 5.0}), ("lmf", {"iterations": 60}),
-    ("puresvd", {"split": 0.0}), ("puresvd", {"split": 1.0}),
-    ("item2vec", {"iterations": 10}), ("item2vec", {"rate": 0.03}),
-    ("two_tower", {"temperature": 0.5}), ("two_tower", {"iterations": 4000}),
+    ("als", {"alpha": 1.0}),
+    ("als", {"alpha": 15.0}),
+    ("als", {"regularization": 0.1}),
+    ("als", {"regularization": 10.0}),
+    ("als", {"iterations": 5}),
+    ("als", {"iterations": 40}),
+    ("bpr", {"rate": 0.1}),
+    ("bpr", {"regularization": 0.02}),
+    ("bpr", {"iterations": 200}),
+    ("lmf", {"regularization": 5.0}),
+    ("lmf", {"iterations": 60}),
+    ("puresvd", {"split": 0.0}),
+    ("puresvd", {"split": 1.0}),
+    ("item2vec", {"iterations": 10}),
+    ("item2vec", {"rate": 0.03}),
+    ("two_tower", {"temperature": 0.5}),
+    ("two_tower", {"iterations": 4000}),
 ]
 
 
@@ -158,12 +176,15 @@ def _shapes() -> Iterator[Pair]:
     first, second = trained("als", 1, 1), trained("als", 2, 2)
     names = ("items", "users")
     for dtype in (np.float16, np.float64):
-        yield Pair(f"als: saved as {np.dtype(dtype)}",
-                   [first, second.with_rows(**{name: getattr(second, name).astype(dtype) for name in names})])
+        yield Pair(
+            f"als: saved as {np.dtype(dtype)}",
+            [first, second.with_rows(**{name: getattr(second, name).astype(dtype) for name in names})],
+        )
     for kind in ("als", "two_tower"):
         one, two = trained(kind, 1, 1), trained(kind, 2, 2)
-        yield Pair(f"{kind}: saved in 8 bits", [one, two.with_rows(**{name: _in_8_bits(getattr(two, name))
-                                                                      for name in names})])
+        yield Pair(
+            f"{kind}: saved in 8 bits", [one, two.with_rows(**{name: _in_8_bits(getattr(two, name)) for name in names})]
+        )
     yield Pair("als: twice as large", [first, second.with_rows(**{n: 1.4 * getattr(second, n) for n in names})])
     yield Pair("als: other scale split", [first, second.with_rows(items=4 * second.items, users=second.users / 4)])
     yield Pair("als: in raw axes of another kind", [first, _turned(second)])
@@ -195,8 +216,10 @@ def _turned(model: Model) -> Model:
     width = model.items.shape[1]
     left, right = (np.linalg.qr(random.standard_normal((width, width)))[0] for _ in range(2))
     scales = np.geomspace(0.1, 10, width)
-    return model.with_rows(items=((model.items @ left) * scales @ right).astype(np.float32),
-                           users=((model.users @ left) / scales @ right).astype(np.float32))
+    return model.with_rows(
+        items=((model.items @ left) * scales @ right).astype(np.float32),
+        users=((model.users @ left) / scales @ right).astype(np.float32),
+    )
 
 
 def _some_zero(model: Model) -> Model:
@@ -248,13 +271,19 @@ def scenes(data: Path | None) -> Iterator[Scene]:
     """Yield the healthy pairs that damage is done to."""
     for kind in KINDS:
         yield Scene(kind, trained(kind, 1, 1), trained(kind, 2, 2), trained(kind, 2, 9), trained(OTHER[kind], 2, 2))
-    yield Scene("als, items alone", *(_items(model) for model in (
-        trained("als", 1, 1), trained("als", 2, 2), trained("als", 2, 9), trained("bpr", 2, 2))))
+    yield Scene(
+        "als, items alone",
+        *(
+            _items(model)
+            for model in (trained("als", 1, 1), trained("als", 2, 2), trained("als", 2, 9), trained("bpr", 2, 2))
+        ),
+    )
     if data is not None:
         days = [Model.load(data / f"day={number}") for number in (1, 2, 3)]
         random = np.random.default_rng(8)
-        unrelated = days[1].with_rows(**{name: random.permuted(getattr(days[1], name), axis=0)
-                                         for name in ("items", "users")})
+        unrelated = days[1].with_rows(
+            **{name: random.permuted(getattr(days[1], name), axis=0) for name in ("items", "users")}
+        )
         yield Scene("goodbooks", days[0], days[1], days[2], unrelated)
 
 
@@ -272,9 +301,11 @@ def run(data: Path | None, parts: tuple[str, ...], only: str | None, scene_names
                 if scene_names and scene.name not in scene_names:
                     continue
                 judge = Judge(Path(place) / f"d{number}", [scene.before], {})
-                verdicts += [judge.judge(one.model, one.kind, scene.name, one.side, one.share)
-                             for one in all_of(scene) if only in (None, one.kind)
-                             or (only == "whole" and one.share == 1)]
+                verdicts += [
+                    judge.judge(one.model, one.kind, scene.name, one.side, one.share)
+                    for one in all_of(scene)
+                    if only in (None, one.kind) or (only == "whole" and one.share == 1)
+                ]
                 print(f"  {scene.name} done", flush=True)
                 shutil.rmtree(Path(place) / f"d{number}")
     return verdicts
@@ -288,11 +319,15 @@ def show(verdicts: list[Verdict]) -> None:
     for one in well:
         if one.outcome != "silent":
             names = one.refused or one.warned
-            print(f"  {one.outcome:8} {one.scene}: "
-                  + ", ".join(f"{name} {_short(one.figures.get(name))}" for name in names))
-    print(f"{len(bad)} damaged: {_counts(bad)}; at 5 % and above: "
-          f"{_counts([one for one in bad if one.share >= 0.05])}; at 2 %: "
-          f"{_counts([one for one in bad if one.share == 0.02])}")
+            print(
+                f"  {one.outcome:8} {one.scene}: "
+                + ", ".join(f"{name} {_short(one.figures.get(name))}" for name in names)
+            )
+    print(
+        f"{len(bad)} damaged: {_counts(bad)}; at 5 % and above: "
+        f"{_counts([one for one in bad if one.share >= 0.05])}; at 2 %: "
+        f"{_counts([one for one in bad if one.share == 0.02])}"
+    )
     groups = defaultdict(list)
     for one in bad:
         groups[one.kind, one.share].append(one)
@@ -303,8 +338,10 @@ def show(verdicts: list[Verdict]) -> None:
             for name in one.refused or one.warned:
                 by[name] += 1
         most = ", ".join(f"{name} {count}" for name, count in sorted(by.items(), key=lambda pair: -pair[1])[:4])
-        print(f"  {kind:28} {share:5.0%} {_counts(ones):38} {most}"
-              + (f"   not refused: {', '.join(passed)}" if passed and share >= 0.05 else ""))
+        print(
+            f"  {kind:28} {share:5.0%} {_counts(ones):38} {most}"
+            + (f"   not refused: {', '.join(passed)}" if passed and share >= 0.05 else "")
+        )
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -317,8 +354,14 @@ def table(verdicts: list[Verdict]) -> str:
     lines = ["| damage | " + " | ".join(f"{share:.0%}" for share in shares) + " |", "| --- " * (len(shares) + 1) + "|"]
     for kind in sorted({kind for kind, _ in found}):
         cells = [found.get((kind, share)) for share in shares]
-        lines.append(f"| {kind} | " + " | ".join("" if cell is None else "/".join(
-            str(cell.count(word)) for word in ("refused", "warned", "silent")) for cell in cells) + " |")
+        lines.append(
+            f"| {kind} | "
+            + " | ".join(
+                "" if cell is None else "/".join(str(cell.count(word)) for word in ("refused", "warned", "silent"))
+                for cell in cells
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -334,8 +377,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every verdict with its figures to this file")
-    parser.add_argument("--verdicts", type=Path, nargs="+", metavar="JSON",
-                        help="show what earlier runs wrote and run nothing")
+    parser.add_argument(
+        "--verdicts", type=Path, nargs="+", metavar="JSON", help="show what earlier runs wrote and run nothing"
+    )
     parser.add_argument("--markdown", action="store_true", help="damage as a table of refused/warned/silent")
     parser.add_argument("--data", type=Path, help="directory with the goodbooks days; left out where it is missing")
     parser.add_argument("--only", help="one kind of damage, or whole: those that reach a whole side")

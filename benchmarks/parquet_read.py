@@ -78,9 +78,11 @@ def main() -> None:
                 for way, work in ways.items():
                     times[way].append(seconds(work))
             median = {way: statistics.median(taken[1:]) for way, taken in times.items()}
-            print(f"{name}: ours {median['ours']:.3f} s, pyarrow batches {median['batches']:.3f} s, "
-                  f"read_table {median['table']:.3f} s; ratio to batches {median['ours'] / median['batches']:.2f}, "
-                  f"to read_table {median['ours'] / median['table']:.2f}")
+            print(
+                f"{name}: ours {median['ours']:.3f} s, pyarrow batches {median['batches']:.3f} s, "
+                f"read_table {median['table']:.3f} s; ratio to batches {median['ours'] / median['batches']:.2f}, "
+                f"to read_table {median['ours'] / median['table']:.2f}"
+            )
 
 
 if __name__ == "__main__":

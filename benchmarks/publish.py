@@ -119,8 +119,13 @@ def main() -> None:
             found = publish(nights, Path(work) / "store")
             rows = users + options.items
             without_index = found["total"] - found["index"] - found["recall"]
-            result = {"users": users, "items": options.items, **found, "publish_without_index": without_index,
-                      "allowed_anonymous": ALLOWED_BYTES + ALLOWED_BYTES_A_ROW * rows}
+            result = {
+                "users": users,
+                "items": options.items,
+                **found,
+                "publish_without_index": without_index,
+                "allowed_anonymous": ALLOWED_BYTES + ALLOWED_BYTES_A_ROW * rows,
+            }
             if not options.skip_peer:
                 result |= in_turn(nights, options.repeats)
             results.append(result)

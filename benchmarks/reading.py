@@ -73,18 +73,26 @@ def followed(root: Path) -> dict[str, float]:
         version.open_files()
         ended.append(time.perf_counter())
 
-    with embsync.open(root) as reader, follower.Follower(
-            root, lambda version: (version.leave_to_collection(), kept.append(version),
-                                   served.append(time.perf_counter())), serving=reader.current, interval=0.01,
-            verify=watched) as watcher:
+    with (
+        embsync.open(root) as reader,
+        follower.Follower(
+            root,
+            lambda version: (version.leave_to_collection(), kept.append(version), served.append(time.perf_counter())),
+            serving=reader.current,
+            interval=0.01,
+            verify=watched,
+        ) as watcher,
+    ):
         kept: list[Version] = []
         watcher.start()
         Store(root).rollback(2)
         while not served:
             time.sleep(0.01)
-        took = {"hashing, in the background": 1e3 * (began[1] - began[0]),
-                "preparing (maps, index, means), in the background": 1e3 * (ended[0] - began[1]),
-                "from ready to served": 1e3 * (served[0] - ended[0])}
+        took = {
+            "hashing, in the background": 1e3 * (began[1] - began[0]),
+            "preparing (maps, index, means), in the background": 1e3 * (ended[0] - began[1]),
+            "from ready to served": 1e3 * (served[0] - ended[0]),
+        }
         return took | _first_questions(kept[0], "after follow")
 
 
@@ -93,10 +101,12 @@ def _first_questions(version: Version, when: str) -> dict[str, float]:
     users = version.users
     query = np.random.default_rng(0).standard_normal((1, WIDTH)).astype(np.float32)
     some = users.ids[:: len(users.ids) // 10][:10]
-    return {f"first search {when}": timed(lambda: version.search(query, 10)),
-            f"second search {when}": timed(lambda: version.search(query, 10)),
-            f"first lookup of ten {when}": timed(lambda: users.lookup(some)),
-            f"first lookup of 10,000 {when}": timed(lambda: users.lookup(users.ids[-BATCH:]))}
+    return {
+        f"first search {when}": timed(lambda: version.search(query, 10)),
+        f"second search {when}": timed(lambda: version.search(query, 10)),
+        f"first lookup of ten {when}": timed(lambda: users.lookup(some)),
+        f"first lookup of 10,000 {when}": timed(lambda: users.lookup(users.ids[-BATCH:])),
+    }
 
 
 def large(place: Path, rows: int) -> None:
@@ -109,8 +119,10 @@ def large(place: Path, rows: int) -> None:
     np.save(place / "last_seen.npy", np.ones(rows, np.int64))
     np.save(place / "ids.npy", np.cumsum(random.integers(1, 2000, rows)))
     words = random.integers(0, 2**32, (rows, 4), dtype=np.int64)
-    texts = [b"%08x-%04x-%04x-%04x-%04x%08x" % (a, b >> 16, b & 0xFFFF, c >> 16, c & 0xFFFF, d)
-             for a, b, c, d in words.tolist()]
+    texts = [
+        b"%08x-%04x-%04x-%04x-%04x%08x" % (a, b >> 16, b & 0xFFFF, c >> 16, c & 0xFFFF, d)
+        for a, b, c, d in words.tolist()
+    ]
     np.save(place / "names.npy", np.unique(np.array(texts, "S36")))
 
 
@@ -166,8 +178,13 @@ def main() -> None:
     for name, rate in rates.items():
         print(f"| {name} | {rate:.0f} |")
     if given.json:
-        given.json.write_text(json.dumps({"bytes": size, "switch_ms": switch, "thousand_ids_a_second": rates,
-                                          "arguments": vars(given)}, default=str, indent=1))
+        given.json.write_text(
+            json.dumps(
+                {"bytes": size, "switch_ms": switch, "thousand_ids_a_second": rates, "arguments": vars(given)},
+                default=str,
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -91,13 +91,17 @@ def aging(name: str, nights: Iterable[Night], factories: Iterable[str], checkpoi
             chain = chains[factory]
             moving, rotating = chain.advance(night, live)
             if number in checkpoints:
-                yield {"world": name, "factory": factory, "night": number, "rows": night.ids.size,
-                       "dead": int((chain.ids < 0).sum()), **compare(chain, night, live, factory, moving, rotating)}
+                yield {
+                    "world": name,
+                    "factory": factory,
+                    "night": number,
+                    "rows": night.ids.size,
+                    "dead": int((chain.ids < 0).sum()),
+                    **compare(chain, night, live, factory, moving, rotating),
+                }
 
 
-def compare(
-    chain: Chain, night: Night, live: LiveVectors, factory: str, moving: float, rotating: float
-) -> Row:
+def compare(chain: Chain, night: Night, live: LiveVectors, factory: str, moving: float, rotating: float) -> Row:
     """Rebuild, judge both, time both."""
     rebuilt, building = timed(lambda: build(factory, live, METRIC))
     truth, exact = timed(lambda: exact_neighbours(live, night.queries, K, METRIC))
@@ -108,13 +112,27 @@ def compare(
     equal = recall_with(gate, chain.index, rows, new.search)
     generous = {"efSearch": 64} if has_graph(rebuilt) else {}
     return {
-        "rebuild_s": building, "move_s": moving, "rotate_s": rotating,
-        "move_ratio": building / moving, "rotate_ratio": building / rotating,
-        "recall_rotated_equal_effort": equal, "recall_rebuilt": new.recall,
-        **({"recall_rotated_ef64": recall_with(gate, chain.index, rows, generous),
-            "recall_rebuilt_ef64": recall_with(gate, rebuilt, live.rows, generous)} if generous else {}),
-        "search_rotated": old.search, "reached": gate.reached(old), "search_rebuilt": new.search,
-        "truth_s": exact, "gate_s": judging, "gate_share": (exact + judging) / building,
+        "rebuild_s": building,
+        "move_s": moving,
+        "rotate_s": rotating,
+        "move_ratio": building / moving,
+        "rotate_ratio": building / rotating,
+        "recall_rotated_equal_effort": equal,
+        "recall_rebuilt": new.recall,
+        **(
+            {
+                "recall_rotated_ef64": recall_with(gate, chain.index, rows, generous),
+                "recall_rebuilt_ef64": recall_with(gate, rebuilt, live.rows, generous),
+            }
+            if generous
+            else {}
+        ),
+        "search_rotated": old.search,
+        "reached": gate.reached(old),
+        "search_rebuilt": new.search,
+        "truth_s": exact,
+        "gate_s": judging,
+        "gate_share": (exact + judging) / building,
         **latency("rotated", chain.index, rows, old, night.queries),
         **latency("rebuilt", rebuilt, live.rows, new, night.queries),
     }
@@ -142,12 +160,22 @@ def decisions(name: str, nights: Iterable[Night], factory: str) -> Iterator[Row]
             if before is not None:
                 row_map = positions(night.ids, before[0].ids)
                 previous = Previous(before[2], before[3], before[1].labels, row_map, before[1].report)
-            built, seconds = timed(lambda n=night, p=previous: refresh(
-                n.vectors, np.arange(n.ids.size), n.queries, None, config, 0, p))
+            built, seconds = timed(
+                lambda n=night, p=previous: refresh(n.vectors, np.arange(n.ids.size), n.queries, None, config, 0, p)
+            )
             report = built.report
-            yield {"world": name, "factory": factory, "night": number, "action": report.action,
-                   "reason": report.reason, "recall": report.recall_at_10, "search": report.search,
-                   "dead": report.dead, "seconds": seconds, "steps": dict(built.seconds)}
+            yield {
+                "world": name,
+                "factory": factory,
+                "night": number,
+                "action": report.action,
+                "reason": report.reason,
+                "recall": report.recall_at_10,
+                "search": report.search,
+                "dead": report.dead,
+                "seconds": seconds,
+                "steps": dict(built.seconds),
+            }
             path = Path(directory) / f"{number}.faiss"
             if before is not None:
                 before[2].unlink()
@@ -184,18 +212,29 @@ def overhead(night: Night, factory: str) -> Row:
                 for name, way in ways.items():
                     figures[name].append(timed(way)[1])
     least = {name: min(values) for name, values in figures.items()}
-    return {"factory": factory, "rows": night.ids.size, "search": manifest.index.search, "open_ms": 1e3 * opening,
-            "batch_ms": 1e3 * least["batch"], "bare_batch_ms": 1e3 * least["bare_batch"],
-            "batch_overhead": least["batch"] / least["bare_batch"] - 1, "single_us": 1e6 * least["single"] / 200,
-            "single_extra_us": 1e6 * (least["single"] - least["bare_single"]) / 200}
+    return {
+        "factory": factory,
+        "rows": night.ids.size,
+        "search": manifest.index.search,
+        "open_ms": 1e3 * opening,
+        "batch_ms": 1e3 * least["batch"],
+        "bare_batch_ms": 1e3 * least["bare_batch"],
+        "batch_overhead": least["batch"] / least["bare_batch"] - 1,
+        "single_us": 1e6 * least["single"] / 200,
+        "single_extra_us": 1e6 * (least["single"] - least["bare_single"]) / 200,
+    }
 
 
 def published(place: Path, night: Night, factory: str) -> Manifest:
     """Publish a night as version 1 of ``place/store``."""
     snapshot = place / "night"
     snapshot.mkdir()
-    for name, array in {"items": night.vectors, "item_ids": night.ids, "users": night.queries,
-                        "user_ids": night.users}.items():
+    for name, array in {
+        "items": night.vectors,
+        "item_ids": night.ids,
+        "users": night.queries,
+        "user_ids": night.users,
+    }.items():
         np.save(snapshot / f"{name}.npy", array)
     config = load(environment={}, options={"index.factory": factory})
     return process(Store(place / "store"), Request(snapshot), config)
@@ -224,12 +263,22 @@ def consistency(days: list[tuple[Night, Night]], factory: str) -> Iterator[Row]:
         for name, find in now.items():
             own = raw if "raw" in name else stable
             past = shown.get(name, {}).get("queries")
-            results[name] = {"fresh": find(own.queries), "queries": own.queries, "users": own.users,
-                             "stale": None if past is None else find(past)}
+            results[name] = {
+                "fresh": find(own.queries),
+                "queries": own.queries,
+                "users": own.users,
+                "stale": None if past is None else find(past),
+            }
         if shown:
-            yield {"factory": factory, "night": number, **{
-                f"{name}_{kind}": overlap(shown[name], results[name], kind)
-                for kind in ("fresh", "stale") for name in now}}
+            yield {
+                "factory": factory,
+                "night": number,
+                **{
+                    f"{name}_{kind}": overlap(shown[name], results[name], kind)
+                    for kind in ("fresh", "stale")
+                    for name in now
+                },
+            }
         shown = results
 
 
@@ -294,8 +343,9 @@ def synthetic(options: argparse.Namespace) -> Iterator[Row]:
 
 def real(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the aging of every factory over ten real retrainings."""
-    nights = enlarged((stable for stable, _ in goodbooks(options.goodbooks, 10)), options.enlarge,
-                      lasting(options.goodbooks))
+    nights = enlarged(
+        (stable for stable, _ in goodbooks(options.goodbooks, 10)), options.enlarge, lasting(options.goodbooks)
+    )
     factories = [fitting(factory, options.enlarge) for factory in options.factories]
     yield from aging(f"goodbooks x{options.enlarge}", nights, factories, (1, 5, 10))
 

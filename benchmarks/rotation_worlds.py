@@ -100,13 +100,16 @@ def goodbooks(folder: Path, nights: int) -> Iterator[tuple[Night, Night]]:
     for number in range(nights + 1):
         day = folder / f"day={order[number % len(order)]}"
         item_ids, items, user_ids, users = (
-            np.load(day / f"{name}.npy") for name in ("item_ids", "items", "user_ids", "users"))
+            np.load(day / f"{name}.npy") for name in ("item_ids", "items", "user_ids", "users")
+        )
         stable = embsync.stabilize(items, users, item_ids=item_ids, user_ids=user_ids, anchors=anchors)
         anchors = stable.anchors
         assert stable.users is not None
         chosen = slice(0, QUERIES)
-        yield (Night(item_ids, np.array(stable.items), user_ids[chosen], np.array(stable.users[chosen])),
-               Night(item_ids, items, user_ids[chosen], users[chosen]))
+        yield (
+            Night(item_ids, np.array(stable.items), user_ids[chosen], np.array(stable.users[chosen])),
+            Night(item_ids, items, user_ids[chosen], users[chosen]),
+        )
 
 
 def lasting(folder: Path) -> np.ndarray:

@@ -81,11 +81,26 @@ def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
 @contextlib.contextmanager
 def serving(root: Path, workers: int) -> Iterator[tuple[str, int]]:
     """Run a server until it is left."""
-    command = [sys.executable, "-m", "embsync", "serve", "--store", str(root), "--listen", "127.0.0.1:0", "--json",
-               "--workers", str(workers), "--interval", "0.05"]
+    command = [
+        sys.executable,
+        "-m",
+        "embsync",
+        "serve",
+        "--store",
+        str(root),
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+        "--workers",
+        str(workers),
+        "--interval",
+        "0.05",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with (root.parent / "serve.log").open("w") as log, subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as server:
+    with (
+        (root.parent / "serve.log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as server,
+    ):
         assert server.stdout is not None
         where = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")["listening"].removeprefix("http://")
         host, _, port = where.rpartition(":")
@@ -98,8 +113,12 @@ def serving(root: Path, workers: int) -> Iterator[tuple[str, int]]:
             server.wait(20)
 
 
-def ask(connection: http.client.HTTPConnection, path: str, body: bytes | None = None, kind: str = "application/json",
-        ) -> tuple[int, bytes, str]:
+def ask(
+    connection: http.client.HTTPConnection,
+    path: str,
+    body: bytes | None = None,
+    kind: str = "application/json",
+) -> tuple[int, bytes, str]:
     """Return status, body and version of an answer."""
     connection.request("GET" if body is None else "POST", path, body, {"Content-Type": kind, "Accept": kind})
     answer = connection.getresponse()
@@ -139,8 +158,17 @@ def overhead(root: Path, where: tuple[str, int], repeats: int) -> dict[str, floa
 
 def under_load(script: Path, where: tuple[str, int], seconds: float, meanwhile: Callable[[], None]) -> Load:
     """Ask for so many seconds while something else is done."""
-    command = ["wrk", "-t1", "-c8", f"-d{seconds:.0f}s", "--timeout", "5s", "-s", str(script),
-               f"http://{where[0]}:{where[1]}"]
+    command = [
+        "wrk",
+        "-t1",
+        "-c8",
+        f"-d{seconds:.0f}s",
+        "--timeout",
+        "5s",
+        "-s",
+        str(script),
+        f"http://{where[0]}:{where[1]}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
         time.sleep(1)
         meanwhile()
@@ -151,6 +179,7 @@ def under_load(script: Path, where: tuple[str, int], seconds: float, meanwhile: 
 
 def switching(root: Path, where: tuple[str, int], pause: float) -> Callable[[], None]:
     """Return what switches through all versions, and says at the end whether each was served."""
+
     def switch() -> None:
         connection = http.client.HTTPConnection(*where)
         served = set()
@@ -195,19 +224,34 @@ def main() -> None:
             time.sleep(2)
             calm = under_load(script, where, seconds, lambda: None)
             switched = under_load(script, where, seconds, switching(root, where, given.pause))
-    print(f"\n{given.rows} items and users x {WIDTH}, version of {bytes_ / 1e6:.0f} MB, {given.workers} workers, "
-          f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}\n")
+    print(
+        f"\n{given.rows} items and users x {WIDTH}, version of {bytes_ / 1e6:.0f} MB, {given.workers} workers, "
+        f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}\n"
+    )
     print("| one query, k = 10 | median ms | above in process |\n| --- | --- | --- |")
     for name, median in medians.items():
         print(f"| {name} | {median:.3f} | {median - medians['in process']:.3f} |")
     print("\n| load | requests/s | failed | p50 ms | p99 ms | p99.9 ms |\n| --- | --- | --- | --- | --- | --- |")
     for name, load_ in (("no switch", calm), (f"{given.switches} switches", switched)):
-        print(f"| {name} | {load_.requests / seconds:.0f} | {load_.broken + load_.not_200} | {load_.p50:.2f} "
-              f"| {load_.p99:.2f} | {load_.p999:.2f} |")
+        print(
+            f"| {name} | {load_.requests / seconds:.0f} | {load_.broken + load_.not_200} | {load_.p50:.2f} "
+            f"| {load_.p99:.2f} | {load_.p999:.2f} |"
+        )
     print(f"\np99 with switches / without: {switched.p99 / calm.p99:.2f}")
     if given.json:
-        given.json.write_text(json.dumps({"medians_ms": medians, "calm": vars(calm), "switched": vars(switched),
-                                          "bytes": bytes_, "arguments": vars(given)}, default=str, indent=1))
+        given.json.write_text(
+            json.dumps(
+                {
+                    "medians_ms": medians,
+                    "calm": vars(calm),
+                    "switched": vars(switched),
+                    "bytes": bytes_,
+                    "arguments": vars(given),
+                },
+                default=str,
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":

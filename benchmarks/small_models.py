@@ -148,8 +148,14 @@ def _als(tonight: taste.Night, seed: int, start: Model | None, given: dict) -> t
 
     width = int(given["factors"])
     model = AlternatingLeastSquares(
-        factors=width, alpha=given["alpha"], regularization=given["regularization"],
-        iterations=int(given["iterations"]), random_state=seed, num_threads=1, use_gpu=False)
+        factors=width,
+        alpha=given["alpha"],
+        regularization=given["regularization"],
+        iterations=int(given["iterations"]),
+        random_state=seed,
+        num_threads=1,
+        use_gpu=False,
+    )
     return _implicit(tonight, seed, start, model, width)
 
 
@@ -158,8 +164,14 @@ def _bpr(tonight: taste.Night, seed: int, start: Model | None, given: dict) -> t
 
     width = int(given["factors"])
     model = BayesianPersonalizedRanking(
-        factors=width - 1, learning_rate=given["rate"], regularization=given["regularization"],
-        iterations=int(given["iterations"]), random_state=seed, num_threads=1, use_gpu=False)
+        factors=width - 1,
+        learning_rate=given["rate"],
+        regularization=given["regularization"],
+        iterations=int(given["iterations"]),
+        random_state=seed,
+        num_threads=1,
+        use_gpu=False,
+    )
     return _implicit(tonight, seed, start, model, width)
 
 
@@ -168,8 +180,13 @@ def _lmf(tonight: taste.Night, seed: int, start: Model | None, given: dict) -> t
 
     width = int(given["factors"])
     model = LogisticMatrixFactorization(
-        factors=width - 2, learning_rate=given["rate"], regularization=given["regularization"],
-        iterations=int(given["iterations"]), random_state=seed, num_threads=1)
+        factors=width - 2,
+        learning_rate=given["rate"],
+        regularization=given["regularization"],
+        iterations=int(given["iterations"]),
+        random_state=seed,
+        num_threads=1,
+    )
     return _implicit(tonight, seed, start, model, width)
 
 
@@ -188,10 +205,23 @@ def _item2vec(tonight: taste.Night, seed: int, start: Model | None, given: dict)
     width = int(given["factors"])
     random = np.random.default_rng(seed)
     likes = csr_array(tonight.likes)
-    lists = [random.permutation(likes.indices[a:b]).astype(str).tolist()
-             for a, b in zip(likes.indptr[:-1], likes.indptr[1:], strict=True)]
-    model = Word2Vec(lists, vector_size=width, window=20, min_count=1, sg=1, negative=10, sample=0.0,
-                     epochs=int(given["iterations"]), alpha=given["rate"], seed=seed, workers=1)
+    lists = [
+        random.permutation(likes.indices[a:b]).astype(str).tolist()
+        for a, b in zip(likes.indptr[:-1], likes.indptr[1:], strict=True)
+    ]
+    model = Word2Vec(
+        lists,
+        vector_size=width,
+        window=20,
+        min_count=1,
+        sg=1,
+        negative=10,
+        sample=0.0,
+        epochs=int(given["iterations"]),
+        alpha=given["rate"],
+        seed=seed,
+        workers=1,
+    )
     items = np.stack([model.wv[str(column)] for column in range(likes.shape[1])])
     return items, np.asarray(likes @ items) / np.maximum(np.diff(likes.indptr), 1)[:, None]
 
@@ -203,8 +233,10 @@ def _two_tower(tonight: taste.Night, seed: int, start: Model | None, given: dict
     likes = csr_array(tonight.likes, dtype=np.float32)
     history = csr_array(likes.multiply(1.0 / np.maximum(np.diff(likes.indptr), 1)[:, None]), dtype=np.float32)
     hidden, temperature = 48, given["temperature"]
-    E, P, F = ((0.1 * random.standard_normal(shape)).astype(np.float32)
-               for shape in ((likes.shape[1], hidden), (hidden, width), (likes.shape[1], width)))
+    E, P, F = (
+        (0.1 * random.standard_normal(shape)).astype(np.float32)
+        for shape in ((likes.shape[1], hidden), (hidden, width), (likes.shape[1], width))
+    )
     if start is not None:
         F = _from(start, tonight.items + 1, "items", random, width)
     moments = [(np.zeros_like(part), np.zeros_like(part)) for part in (E, P, F)]

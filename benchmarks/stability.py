@@ -31,9 +31,11 @@ POLICIES: dict[str, dict[str, object]] = {
     "moving_average 0.3": {"policy": "moving_average"},
     "two_time_scales 0.4, 0.02": {"policy": "two_time_scales"},
 }
-SWEEP = {f"two_time_scales {share:g}, {slow:g}": {"policy": "two_time_scales", "parent_share": share,
-                                                 "slow_weight": slow}
-         for share in (0.3, 0.4, 0.5, 0.6, 0.7) for slow in (0.01, 0.02, 0.05, 0.1)}
+SWEEP = {
+    f"two_time_scales {share:g}, {slow:g}": {"policy": "two_time_scales", "parent_share": share, "slow_weight": slow}
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7)
+    for slow in (0.01, 0.02, 0.05, 0.1)
+}
 
 #: Consecutive cosine below the best from which a way is named beneath the picture: it would press all others.
 _NEAR = 0.15
@@ -93,9 +95,16 @@ def aligned(models: list[Model], **options: object) -> list[Sides]:
     out: list[Sides] = []
     anchors = None
     for model in models:
-        found = embsync.stabilize(model.items, model.users, item_ids=model.item_ids, user_ids=model.user_ids,
-                                  anchors=anchors, threads=1, dimension=None if anchors else models[0].items.shape[1],
-                                  **options)
+        found = embsync.stabilize(
+            model.items,
+            model.users,
+            item_ids=model.item_ids,
+            user_ids=model.user_ids,
+            anchors=anchors,
+            threads=1,
+            dimension=None if anchors else models[0].items.shape[1],
+            **options,
+        )
         anchors = found.anchors
         out.append((found.items, found.users))
     return out
@@ -159,8 +168,9 @@ def measure(way: str, models: list[Model], rows: list[Sides]) -> Figures:
     last = len(models) - 1
     items, users = _cosines(models, rows, 0), _cosines(models, rows, 1)
     stale = [_overlap(models, rows, night - 1, night) for night in range(1, last + 1)]
-    return Figures(way, *items, *users, _classifier(models, rows), float(np.mean(stale)),
-                   _overlap(models, rows, 0, last))
+    return Figures(
+        way, *items, *users, _classifier(models, rows), float(np.mean(stale)), _overlap(models, rows, 0, last)
+    )
 
 
 def draw(found: list[Figures]) -> str:
@@ -171,28 +181,38 @@ def draw(found: list[Figures]) -> str:
     left, right, top, bottom = 70, 560, 20, 380
     across, columns = _axis([one.consecutive for one in shown], left, right)
     up, lines = _axis([one.since_start for one in shown], bottom, top)
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 450" font-family="sans-serif" font-size="12">'
-             '<rect width="820" height="450" fill="#fff"/>']
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 450" font-family="sans-serif" font-size="12">'
+        '<rect width="820" height="450" fill="#fff"/>'
+    ]
     for value in columns:
         x = across(value)
-        parts.append(f'<path d="M{x:.1f} {top}V{bottom}" stroke="#ddd"/>'
-                     f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{value:.2f}</text>')
+        parts.append(
+            f'<path d="M{x:.1f} {top}V{bottom}" stroke="#ddd"/>'
+            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{value:.2f}</text>'
+        )
     for value in lines:
         y = up(value)
-        parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="#ddd"/>'
-                     f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 40}" text-anchor="middle">mean item cosine of '
-                 'consecutive nights</text>'
-                 f'<text transform="translate(18 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-                 f'of the first night with the last</text><text x="{left}" y="{bottom + 62}" fill="#666">'
-                 f'{"outside: " + far if far else ""}</text>')
+        parts.append(
+            f'<path d="M{left} {y:.1f}H{right}" stroke="#ddd"/>'
+            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+        )
+    parts.append(
+        f'<text x="{(left + right) / 2}" y="{bottom + 40}" text-anchor="middle">mean item cosine of '
+        "consecutive nights</text>"
+        f'<text transform="translate(18 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">'
+        f'of the first night with the last</text><text x="{left}" y="{bottom + 62}" fill="#666">'
+        f"{'outside: ' + far if far else ''}</text>"
+    )
     label = float(top)
     for one in shown:
         x, y = across(one.consecutive), up(one.since_start)
         label = max(label + 16, y)
-        parts.append(f'<path d="M{x:.1f} {y:.1f}L{right + 12} {label:.1f}" stroke="#bbb"/>'
-                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2266aa"/>'
-                     f'<text x="{right + 16}" y="{label + 4:.1f}">{one.way}</text>')
+        parts.append(
+            f'<path d="M{x:.1f} {y:.1f}L{right + 12} {label:.1f}" stroke="#bbb"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2266aa"/>'
+            f'<text x="{right + 16}" y="{label + 4:.1f}">{one.way}</text>'
+        )
     return "\n".join([*parts, "</svg>"])
 
 
@@ -201,8 +221,10 @@ def _axis(values: list[float], start: float, end: float) -> tuple[Callable[[floa
     span = max(values) - min(values)
     step = next(one for one in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / one <= _TICKS)
     first, last = int(np.floor(min(values) / step)), int(np.floor(max(values) / step)) + 1
-    return (lambda value: start + (value / step - first) / (last - first) * (end - start),
-            [step * number for number in range(first, last + 1)])
+    return (
+        lambda value: start + (value / step - first) / (last - first) * (end - start),
+        [step * number for number in range(first, last + 1)],
+    )
 
 
 def main() -> None:
@@ -219,7 +241,8 @@ def main() -> None:
     if bool(given.snapshots) == bool(given.drawn):
         parser.error("give snapshots, or --drawn")
     models = [read(path) for path in given.snapshots] or [
-        train_night(given.drawn, night, seed) for seed, night in enumerate(drawn_nights(given.nights, given.churn))]
+        train_night(given.drawn, night, seed) for seed, night in enumerate(drawn_nights(given.nights, given.churn))
+    ]
     ways: dict[str, Callable[[], list[Sides]]] = {
         "raw": lambda: raw(models),
         "Procrustes alone, previous": lambda: aligned(models, policy="previous", standardize=False),
@@ -231,8 +254,10 @@ def main() -> None:
         del ways["raw"], ways["SVD with signs"]
     found = [measure(way, models, make()) for way, make in ways.items()]
     print(f"{len(models)} nights, {len(models[-1].items)} items, {len(models[-1].users)} users on the last")
-    print("| way | items, a night | since start | users, a night | since start | stale classifier | stale users "
-          "| cold start |")
+    print(
+        "| way | items, a night | since start | users, a night | since start | stale classifier | stale users "
+        "| cold start |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for one in found:
         print(f"| {one.way} | " + " | ".join(f"{value:.4f}" for value in list(vars(one).values())[1:]) + " |")

@@ -16,8 +16,12 @@ from embsync.checks import CHECKS, Limit, Relative
 from embsync.environment import Sources, nearest_variable, variables_of_keys
 from embsync.errors import UsageError
 
-_SIZE_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
-               **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}}
+_SIZE_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
+    **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)},
+}
 
 #: What parsing raises: constructors of numbers and dates raise ValueError.
 #: Sections in one another: space.anchors.policy has two.
@@ -28,8 +32,7 @@ _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float": "a number"}
 
 #: Keys whose value may be written with a unit, and keys that are paths.
-_SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"),
-          ("serve", "limits", "memory"))
+_SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"), ("serve", "limits", "memory"))
 PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -195,6 +198,7 @@ _NO_LIMIT = (None, msgspec.UNSET)
 def _fixed(limit: Limit | Relative) -> Limit:
     return None if isinstance(limit, Relative) else limit
 
+
 #: Default limits of the checks that may be configured: name -> (warn, refuse). None: none, or one that depends on the
 #: run (``embsync/checks.py``).
 DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
@@ -294,8 +298,7 @@ def _put(tree: dict[str, Any], key: list[str], value: object, problem: str) -> N
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise UsageError(problem, where=".".join(key),
-                             found=".".join(key[: depth + 1]), expected="a section")
+            raise UsageError(problem, where=".".join(key), found=".".join(key[: depth + 1]), expected="a section")
         node = child
     node[key[-1]] = value
 
@@ -324,8 +327,12 @@ def _wrong(message: str, tree: dict[str, Any], where: Sources) -> UsageError:
     if get_origin(kind) is Literal:
         expected = ", ".join(get_args(kind))
     word, _, rest = expected.partition(" ")
-    return UsageError("wrong value", where=where.place(path.strip(".")), found=found if node is None else repr(node),
-                      expected=f"{_WORDS.get(word, word)} {rest}".rstrip())
+    return UsageError(
+        "wrong value",
+        where=where.place(path.strip(".")),
+        found=found if node is None else repr(node),
+        expected=f"{_WORDS.get(word, word)} {rest}".rstrip(),
+    )
 
 
 def _is_section(kind: object) -> bool:
@@ -345,8 +352,7 @@ def _parse_sizes(tree: dict[str, Any], where: Sources) -> None:
 def _bytes(text: str, where: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?i?B?)\s*", text)
     if match is None or match[2] not in _SIZE_UNITS:
-        raise UsageError("not a size", where=where, found=repr(text),
-                         expected="a number of bytes or such as '256 GiB'")
+        raise UsageError("not a size", where=where, found=repr(text), expected="a number of bytes or such as '256 GiB'")
     return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
@@ -357,8 +363,9 @@ def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple
         if key not in known:
             raise _unknown(dotted, str(key), path, known, where)
         if value is None and _is_section(known[key]):
-            raise UsageError("empty section", where=where.place(dotted), found="nothing",
-                             hint="remove the line or give it keys")
+            raise UsageError(
+                "empty section", where=where.place(dotted), found="nothing", hint="remove the line or give it keys"
+            )
         if dotted == "checks" and isinstance(value, dict):
             for name, limits in value.items():
                 if name not in DEFAULT_LIMITS:
@@ -405,13 +412,21 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
             ranged = CHECKS[name].kind == "range"
             if isinstance(limit, int | float) == ranged and limit not in _NO_LIMIT:
                 wanted = "a range [low, high]" if ranged else "a number"
-                raise UsageError("a limit of the wrong form", where=where.place(f"checks.{name}"), found=limit,
-                                 expected=f"{wanted} or null")
+                raise UsageError(
+                    "a limit of the wrong form",
+                    where=where.place(f"checks.{name}"),
+                    found=limit,
+                    expected=f"{wanted} or null",
+                )
     if config.watch.path is not None:
         watched, store = (Path(os.path.abspath(path)) for path in (config.watch.path, config.store.path))  # noqa: PTH100
         if watched.is_relative_to(store) or store.is_relative_to(watched):
-            raise UsageError("watch.path and store.path lie in one another", where=where.file,
-                             found=f"{watched} and {store}", expected="two directories side by side",
-                             hint="what is written to the store would be looked at as snapshots")
+            raise UsageError(
+                "watch.path and store.path lie in one another",
+                where=where.file,
+                found=f"{watched} and {store}",
+                expected="two directories side by side",
+                hint="what is written to the store would be looked at as snapshots",
+            )
     if "/" in config.watch.marker or not config.watch.marker:
         raise UsageError("watch.marker is not a file name", where=where.file, found=repr(config.watch.marker))

@@ -135,8 +135,10 @@ def quoted(word: str) -> str:
     """
     if word.isprintable():
         return shlex.quote(word)
-    shown = (sign if sign.isprintable() and sign not in "\\'" else
-             "".join(f"\\{byte:03o}" for byte in os.fsencode(sign)) for sign in word)
+    shown = (
+        sign if sign.isprintable() and sign not in "\\'" else "".join(f"\\{byte:03o}" for byte in os.fsencode(sign))
+        for sign in word
+    )
     return f"$'{''.join(shown)}'"
 
 

@@ -58,10 +58,15 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 
 def test_variables_are_values_of_yaml() -> None:
     """Numbers, booleans, null, ranges and whole sections."""
-    config = load(environment={
-        "EMBSYNC_SPACE__STANDARDIZE": "false", "EMBSYNC_INDEX__METRIC": "cosine", "EMBSYNC_STORE__ON_PUBLISH": "null",
-        "EMBSYNC_CHECKS__NORM_RATIO_ITEMS__WARN": "[0.7, 1.4]", "EMBSYNC_CHECKS__COSINE_ITEMS": "{refuse: null}",
-    })
+    config = load(
+        environment={
+            "EMBSYNC_SPACE__STANDARDIZE": "false",
+            "EMBSYNC_INDEX__METRIC": "cosine",
+            "EMBSYNC_STORE__ON_PUBLISH": "null",
+            "EMBSYNC_CHECKS__NORM_RATIO_ITEMS__WARN": "[0.7, 1.4]",
+            "EMBSYNC_CHECKS__COSINE_ITEMS": "{refuse: null}",
+        }
+    )
     assert config.space.standardize is False
     assert config.index.metric == "cosine"
     assert config.checks["norm_ratio_items"] == CheckLimits(warn=(0.7, 1.4))
@@ -134,11 +139,12 @@ def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, 
 
 def test_a_choice_lists_what_there_is() -> None:
     """And a number its limit; a section that is none is shown."""
-    for options, told in (({"watch.order": "size"},
-                           "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
-                          ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
-                          ({"serve.limits": 5}, "serve.limits: wrong value; found 5; expected a section"),
-                          ({"log.level": None}, "log.level: wrong value; found null; expected debug, info")):
+    for options, told in (
+        ({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
+        ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
+        ({"serve.limits": 5}, "serve.limits: wrong value; found 5; expected a section"),
+        ({"log.level": None}, "log.level: wrong value; found null; expected debug, info"),
+    ):
         with pytest.raises(UsageError, match=f"configuration: {told}"):
             load(environment={}, options=options)
 
@@ -171,8 +177,15 @@ def test_other_metrics_go_without_standardizing() -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1000", 1000), ("'256 GiB'", 256 * 1024**3), ("1.5KiB", 1536), ("2 MB", 2_000_000), ("' 3 TiB '", 3 * 1024**4),
-     ("'7 B'", 7), ("'8'", 8)],
+    [
+        ("1000", 1000),
+        ("'256 GiB'", 256 * 1024**3),
+        ("1.5KiB", 1536),
+        ("2 MB", 2_000_000),
+        ("' 3 TiB '", 3 * 1024**4),
+        ("'7 B'", 7),
+        ("'8'", 8),
+    ],
 )
 def test_sizes(tmp_path: Path, text: str, size: int) -> None:
     """Bytes, or a number with a binary or decimal unit."""
@@ -255,8 +268,11 @@ def test_every_check_has_default_limits_in_order() -> None:
 
 
 def _keys(tree: dict[str, Any], path: tuple[str, ...] = ()) -> set[str]:
-    return {key for name, value in tree.items() for key in (
-        _keys(value, (*path, name)) if isinstance(value, dict) and value else {".".join((*path, name))})}
+    return {
+        key
+        for name, value in tree.items()
+        for key in (_keys(value, (*path, name)) if isinstance(value, dict) and value else {".".join((*path, name))})
+    }
 
 
 def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
@@ -274,7 +290,11 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
 def test_limits_of_the_server_come_from_every_source(tmp_path: Path) -> None:
     """File, environment and options; a size may have a unit, a socket's path is relative to the file."""
     path = _file(tmp_path, "serve: {listen: 'unix:s.sock', workers: 2, limits: {body: 1 MiB, batch: 7, seconds: 3}}")
-    config = load(path, {"EMBSYNC_SERVE__LIMITS__BATCH": "8", "EMBSYNC_SERVE__LIMITS__BODY": "2MiB"},
-                  {"serve.limits.seconds": 4.0})
-    assert config.serve == ServeConfig(listen=f"unix:{tmp_path}/s.sock", workers=2,
-                                       limits=LimitsConfig(body=2 * 1024**2, batch=8, seconds=4.0))
+    config = load(
+        path,
+        {"EMBSYNC_SERVE__LIMITS__BATCH": "8", "EMBSYNC_SERVE__LIMITS__BODY": "2MiB"},
+        {"serve.limits.seconds": 4.0},
+    )
+    assert config.serve == ServeConfig(
+        listen=f"unix:{tmp_path}/s.sock", workers=2, limits=LimitsConfig(body=2 * 1024**2, batch=8, seconds=4.0)
+    )

@@ -42,7 +42,7 @@ def place() -> Iterator[Path]:
 
 def only(language: str, part: str) -> str:
     """Return the one block that holds a piece of text."""
-    block, = (block for block in DOCUMENT.blocks(language) if part in block)
+    (block,) = (block for block in DOCUMENT.blocks(language) if part in block)
     return block
 
 
@@ -109,8 +109,24 @@ def test_java_reads_the_files_as_they_are(place: Path) -> None:
             part = store.current.side(side)  # type: ignore[arg-type]
             ids = [str(name) for name in part.names(np.array([0, 7, len(part.ids) - 1]))]
             expected = part.lookup(ids)
-        lines = subprocess.run(["java", "-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", str(READER), str(root),
-                                side, *ids, missing], capture_output=True, check=True).stdout.decode().splitlines()
+        lines = (
+            subprocess.run(
+                [
+                    "java",
+                    "-Dfile.encoding=UTF-8",
+                    "-Dsun.jnu.encoding=UTF-8",
+                    str(READER),
+                    str(root),
+                    side,
+                    *ids,
+                    missing,
+                ],
+                capture_output=True,
+                check=True,
+            )
+            .stdout.decode()
+            .splitlines()
+        )
         assert lines[0] == f"version {store.current.number:06}"
         assert lines[-1] == f"{missing}: unknown"
         for line, name, vector in zip(lines[1:-1], ids, expected, strict=True):
@@ -123,8 +139,12 @@ def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
     root = place / "backend" / "S"
     for number in range(2):
         sync(root, night(number, items=120, users=60, width=6), f"n{number}")
-    with subprocess.Popen([sys.executable, "-W", "error", str(BACKEND), str(root)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as backend:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", str(BACKEND), str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as backend:
         assert isinstance(backend.stdin, io.TextIOBase)
         assert isinstance(backend.stdout, io.TextIOBase)
 

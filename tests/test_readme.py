@@ -34,8 +34,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         turn = np.linalg.qr(random.standard_normal((WIDTH, WIDTH)))[0]
         noise = 0.05 * random.standard_normal((ITEMS, WIDTH))
         present = np.setdiff1d(np.arange(USERS), [42] if day == 2 else [])
-        path = place.write_snapshot(day, np.arange(ITEMS), ((items + noise) @ turn).astype(np.float32), present,
-                                    (users[present] @ turn).astype(np.float32))
+        path = place.write_snapshot(
+            day,
+            np.arange(ITEMS),
+            ((items + noise) @ turn).astype(np.float32),
+            present,
+            (users[present] @ turn).astype(np.float32),
+        )
         if day < 3:
             process(store, Request(path), load(environment={}))
     return store
@@ -49,8 +54,9 @@ def test_every_python_block_runs_as_it_stands(store: Store) -> None:
     assert reading["ids"].shape == (2, 10)
     assert reading["raw"].shape == reading["stable"].shape == (USERS - 1, WIDTH)
     np.testing.assert_allclose(reading["raw_again"], reading["raw"], atol=1e-5)
-    np.testing.assert_allclose(reading["stable"], reading["version"].users.vectors[reading["version"].users.live],
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        reading["stable"], reading["version"].users.vectors[reading["version"].users.live], atol=1e-5
+    )
     with embsync.open(store.root) as opened:
         assert opened.current.side("users").age([17, 42]).tolist() == [0, 1]
 
@@ -74,9 +80,10 @@ def test_the_two_commands_for_a_fresh_machine_are_there() -> None:
 
 def test_exactly_the_commands_there_are_appear_in_the_table() -> None:
     """No command is promised that is not there, and none is kept quiet about."""
-    table = TEXT[TEXT.index("| command | does |"):TEXT.index("Each takes `--json`")]
-    named = {name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
-             for name in re.findall(r"`([a-z-]+)", cell)}
+    table = TEXT[TEXT.index("| command | does |") : TEXT.index("Each takes `--json`")]
+    named = {
+        name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([a-z-]+)", cell)
+    }
     assert named == set(command_line.COMMANDS)
 
 

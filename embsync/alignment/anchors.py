@@ -41,7 +41,8 @@ class Motion:
     def share_of_new(self) -> float:
         """Weight of the newest vector in what is stored."""
         return {"two_time_scales": self.slow_weight, "moving_average": self.weight, "previous": 1.0, "first": 0.0}[
-            self.policy]
+            self.policy
+        ]
 
 
 @dataclass(frozen=True)

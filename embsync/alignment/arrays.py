@@ -89,8 +89,9 @@ class _Side:
     def pairing(self) -> Pairing | None:
         if self.previous is None:
             return None
-        return Pairing(positions_in(self.ids, self.previous.ids), self.previous.reference(self.motion),
-                       fold_of(self.previous.ids))
+        return Pairing(
+            positions_in(self.ids, self.previous.ids), self.previous.reference(self.motion), fold_of(self.previous.ids)
+        )
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate
@@ -162,16 +163,22 @@ def stabilize(
     True
     """
     if anchors is not None and (anchors.users is None) != (users is None):
-        raise UsageError("sides differ from the anchors'", found="users" if anchors.users is None else "no users",
-                         expected="the sides the space began with")
+        raise UsageError(
+            "sides differ from the anchors'",
+            found="users" if anchors.users is None else "no users",
+            expected="the sides the space began with",
+        )
     motion = _motion(policy, weight, parent_share, slow_weight)
     sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights, motion)]
     if users is not None:
         sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights, motion))
     if anchors is not None and not any(_shares_ids(side) for side in sides):
-        raise UsageError("no id is shared with the anchors", found=f"ids such as {sides[0].ids[0]!r}",
-                         expected=f"ids such as {anchors.items.ids[0]!r}",
-                         hint="without anchors a new space begins")
+        raise UsageError(
+            "no id is shared with the anchors",
+            found=f"ids such as {sides[0].ids[0]!r}",
+            expected=f"ids such as {anchors.items.ids[0]!r}",
+            hint="without anchors a new space begins",
+        )
     k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
     found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
     if found.rank == 0:
@@ -180,8 +187,14 @@ def stabilize(
     with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
         moved = list(pool.map(lambda side, rows: _advance(side, rows, anchor_rows), sides, stable))
     return Stabilized(
-        *_pair(stable), found.transform, Anchors(*_pair(moved)), *_pair(fits), found.rotation_disagreement,
-        found.rank, found.truncation_loss, preservation,
+        *_pair(stable),
+        found.transform,
+        Anchors(*_pair(moved)),
+        *_pair(fits),
+        found.rotation_disagreement,
+        found.rank,
+        found.truncation_loss,
+        preservation,
     )
 
 
@@ -195,58 +208,74 @@ def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
 
 def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
     if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
-        raise UsageError("no such way to move anchors on", found=f"policy {policy!r} with weight {weight}, "
-                         f"parent_share {parent_share} and slow_weight {slow_weight}",
-                         expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]")
+        raise UsageError(
+            "no such way to move anchors on",
+            found=f"policy {policy!r} with weight {weight}, parent_share {parent_share} and slow_weight {slow_weight}",
+            expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]",
+        )
     return Motion(policy, weight, parent_share, slow_weight)
 
 
 def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     if wanted is not None and (wanted < 1 or (anchors is not None and wanted != anchors.dimension)):
-        raise UsageError("dimension does not fit", found=wanted,
-                         expected="at least 1" if anchors is None else f"the anchors' {anchors.dimension}")
+        raise UsageError(
+            "dimension does not fit",
+            found=wanted,
+            expected="at least 1" if anchors is None else f"the anchors' {anchors.dimension}",
+        )
     if anchors is not None:
         return anchors.dimension
     return width if wanted is None else wanted
 
 
-def _side(name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None,
-          motion: Motion) -> _Side:
+def _side(
+    name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None, motion: Motion
+) -> _Side:
     rows = np.asarray(raw)
     if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
-        raise SnapshotError(f"{name} is not a matrix of vectors", found=f"{rows.dtype} of shape {rows.shape}",
-                            expected="a 2-D float array with rows")
+        raise SnapshotError(
+            f"{name} is not a matrix of vectors",
+            found=f"{rows.dtype} of shape {rows.shape}",
+            expected="a 2-D float array with rows",
+        )
     names = np.arange(len(rows)) if ids is None else np.asarray(ids)
     if names.dtype.kind == "U":
         names = np.char.encode(names.astype(np.str_), "utf-8")
     if names.shape != (len(rows),) or names.dtype.kind not in "iuS":
-        raise SnapshotError(f"{name} ids do not fit", found=f"{names.dtype} of shape {names.shape}",
-                            expected=f"{len(rows)} integers or strings")
+        raise SnapshotError(
+            f"{name} ids do not fit",
+            found=f"{names.dtype} of shape {names.shape}",
+            expected=f"{len(rows)} integers or strings",
+        )
     if names.dtype.kind != "S":
         if names.dtype.kind == "u" and len(names) and int(names.max()) > np.iinfo(np.int64).max:
-            raise SnapshotError(f"{name} ids do not fit 64 bits with a sign", found=str(names.max()),
-                                expected=f"at most {np.iinfo(np.int64).max}")
+            raise SnapshotError(
+                f"{name} ids do not fit 64 bits with a sign",
+                found=str(names.max()),
+                expected=f"at most {np.iinfo(np.int64).max}",
+            )
         names = names.astype(np.int64)
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
-        raise UsageError(f"{name} ids of another type than the anchors'", found=str(names.dtype),
-                         expected=str(previous.ids.dtype))
+        raise UsageError(
+            f"{name} ids of another type than the anchors'", found=str(names.dtype), expected=str(previous.ids.dtype)
+        )
     order = np.argsort(names, kind="stable").astype(np.int64)
     if (names[order[1:]] == names[order[:-1]]).any():
         twice = names[order[1:]][names[order[1:]] == names[order[:-1]]][0]
         raise SnapshotError(f"duplicate {name} ids", found=str(twice), expected="unique ids")
     if weights is not None and np.shape(weights) != (len(rows),):
-        raise SnapshotError(f"{name} weights do not fit", found=f"shape {np.shape(weights)}",
-                            expected=f"({len(rows)},)")
+        raise SnapshotError(
+            f"{name} weights do not fit", found=f"shape {np.shape(weights)}", expected=f"({len(rows)},)"
+        )
     own = None if weights is None else np.asarray(weights, np.float64)
     if own is not None and not (np.isfinite(own) & (own >= 0)).all():
-        raise SnapshotError(f"{name} weights do not fit", found="negative or non-finite values",
-                            expected="finite weights of 0 or more")
+        raise SnapshotError(
+            f"{name} weights do not fit", found="negative or non-finite values", expected="finite weights of 0 or more"
+        )
     return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name, motion)
 
 
-def _apply(
-    sides: list[_Side], found: Alignment, threads: int
-) -> tuple[list[Float32], list[Fit | None], Preservation]:
+def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Float32], list[Fit | None], Preservation]:
     """Run the second pass, queries first, and certify it."""
     parts = [found.items] if found.users is None else [found.items, found.users]
     queries = parts[-1].sums.sample
@@ -258,8 +287,14 @@ def _apply(
         out = np.empty((len(side.raw), part.map.shape[1]), np.float32)
         meter = _fit_meter(side, part)
 
-        def observe(start: int, block: Array, written: Float32, out: Float32 = out, meter: FitMeter | None = meter,
-                    items: bool = side is sides[0]) -> None:
+        def observe(
+            start: int,
+            block: Array,
+            written: Float32,
+            out: Float32 = out,
+            meter: FitMeter | None = meter,
+            items: bool = side is sides[0],
+        ) -> None:
             out[start : start + len(block)] = written
             if meter is not None:
                 meter.observe(start, block)
@@ -274,8 +309,10 @@ def _apply(
         fits.append(None if meter is None else meter.result())
     users = residuals[1] if len(sides) > 1 else None
     certificate = Preservation(
-        map_error(found.transform), score_error(residuals[0], users, found.transform),
-        agreement(raw_best.result(), best.result()), len(queries),
+        map_error(found.transform),
+        score_error(residuals[0], users, found.transform),
+        agreement(raw_best.result(), best.result()),
+        len(queries),
     )
     return stable, fits, certificate
 
@@ -302,8 +339,13 @@ def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
     recent = None
     if side.motion.policy == "two_time_scales":
         recent = np.empty_like(out)
-        last = None if side.previous is None else dataclasses.replace(
-            side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent)
+        last = (
+            None
+            if side.previous is None
+            else dataclasses.replace(
+                side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent
+            )
+        )
         advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"))
         recent.flags.writeable = False
     return AnchorSide(ids, out, len(ids) / len(union), recent)

@@ -81,9 +81,7 @@ def worker_count(threads: int) -> int:
     return threads or len(os.sched_getaffinity(0))
 
 
-def map_blocks(
-    work: Callable[[int, Array], Result], rows: Rows, threads: int = 0
-) -> Iterator[tuple[int, Result]]:
+def map_blocks(work: Callable[[int, Array], Result], rows: Rows, threads: int = 0) -> Iterator[tuple[int, Result]]:
     """Yield ``(start, work(start, block))`` for every block, in order, computed by worker threads.
 
     BLAS runs single-threaded meanwhile: the blocks are the parallelism. At most two blocks a worker are held.

@@ -69,9 +69,7 @@ class Drift:
 def row_cosines(left: Array, right: Array) -> Float64:
     """Return the cosine of each pair of rows, NaN where a row is zero."""
     dot = np.einsum("ij,ij->i", left, right).astype(np.float64)
-    norms = np.sqrt(
-        np.einsum("ij,ij->i", left, left).astype(np.float64) * np.einsum("ij,ij->i", right, right)
-    )
+    norms = np.sqrt(np.einsum("ij,ij->i", left, left).astype(np.float64) * np.einsum("ij,ij->i", right, right))
     cosines = np.full(len(dot), np.nan)
     np.divide(dot, norms, out=cosines, where=norms > 0)
     return cosines
@@ -188,9 +186,16 @@ class DriftMeter:
         cosines = _divide(dot, np.sqrt(own * other))
         kept = ~np.isnan(cosines)
         moved = own + other - 2.0 * dot
-        self._raw.append((start, float(cosines[kept].sum(dtype=np.float64)), int(kept.sum()),
-                          float(np.sum(moved, dtype=np.float64)), float(other.sum(dtype=np.float64)),
-                          int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0)))))
+        self._raw.append(
+            (
+                start,
+                float(cosines[kept].sum(dtype=np.float64)),
+                int(kept.sum()),
+                float(np.sum(moved, dtype=np.float64)),
+                float(other.sum(dtype=np.float64)),
+                int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0))),
+            )
+        )
 
     def result(self) -> Drift:
         """Return the figures over all rows met."""

@@ -67,8 +67,14 @@ class Cross:
     @classmethod
     def zeros(cls, width: int, dimension: int) -> Cross:
         """Return sums of nothing."""
-        return cls(np.zeros((FOLDS, width, dimension)), np.zeros((width, width)), np.zeros((dimension, dimension)),
-                   np.zeros(width), np.zeros(dimension), np.zeros(()))
+        return cls(
+            np.zeros((FOLDS, width, dimension)),
+            np.zeros((width, width)),
+            np.zeros((dimension, dimension)),
+            np.zeros(width),
+            np.zeros(dimension),
+            np.zeros(()),
+        )
 
     def add(self, other: Cross) -> None:
         """Add the sums of further rows, in place."""
@@ -162,9 +168,7 @@ def sum_side(
     return SideSums(rows.count, gram, cross, paired, zero_rows, sample)
 
 
-def _cross(
-    start: int, block: Float64, product: Float64, pairing: Pairing, weights: Float64 | None
-) -> Cross | None:
+def _cross(start: int, block: Float64, product: Float64, pairing: Pairing, weights: Float64 | None) -> Cross | None:
     """Return the sums of one block; ``product`` is its Gram matrix."""
     places = pairing.positions[start : start + len(block)]
     local = np.flatnonzero(places >= 0)
@@ -187,19 +191,29 @@ def _cross(
     for fold in range(FOLDS):
         member = folds == fold
         np.matmul(left[member].T, right[member], out=cross[fold])
-    return Cross(cross, single, (anchors.T @ anchors).astype(np.float64), roots @ left, roots @ right,
-                 np.asarray(roots @ roots))
+    return Cross(
+        cross, single, (anchors.T @ anchors).astype(np.float64), roots @ left, roots @ right, np.asarray(roots @ roots)
+    )
 
 
 def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(bad) == 0:
-        return SnapshotError("values too large", where=name, found=f"up to {np.abs(block).max():.3g} in rows "
-                             f"{start} to {start + len(block) - 1}", expected="finite squares in float64")
+        return SnapshotError(
+            "values too large",
+            where=name,
+            found=f"up to {np.abs(block).max():.3g} in rows {start} to {start + len(block) - 1}",
+            expected="finite squares in float64",
+        )
     shown = ", ".join(str(start + i) for i in bad[:5])
     more = " and more" if len(bad) > 5 else ""
-    return SnapshotError("NaN or infinity", where=name, found=f"in row {shown}{more} (counted from 0)",
-                         expected="finite vectors", hint="the training run diverged or wrote a hole")
+    return SnapshotError(
+        "NaN or infinity",
+        where=name,
+        found=f"in row {shown}{more} (counted from 0)",
+        expected="finite vectors",
+        hint="the training run diverged or wrote a hole",
+    )
 
 
 def triangular_factor(rows: Rows, gram: Float64) -> Float64:

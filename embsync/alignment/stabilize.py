@@ -121,11 +121,10 @@ def fit(
     """
     inputs = [side for side in (items, users) if side is not None]
     if len({side.rows.width for side in inputs}) > 1:
-        raise SnapshotError("sides of different width", found=" and ".join(str(s.rows.width) for s in inputs),
-                            expected="one width")
-    sums = [
-        sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs
-    ]
+        raise SnapshotError(
+            "sides of different width", found=" and ".join(str(s.rows.width) for s in inputs), expected="one width"
+        )
+    sums = [sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs]
     factors = [triangular_factor(s.rows, total.gram) for s, total in zip(inputs, sums, strict=True)]
     two = users is not None
     if standardized and two:
@@ -153,8 +152,13 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
         rotation = align(whole, form.energy)
         folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
     fits = [
-        SideFit(total, basis @ rotation, None if folds is None else basis @ folds,
-                residual_scale(total.gram, basis @ rotation, total.rows), *_axes(total, basis @ rotation))
+        SideFit(
+            total,
+            basis @ rotation,
+            None if folds is None else basis @ folds,
+            residual_scale(total.gram, basis @ rotation, total.rows),
+            *_axes(total, basis @ rotation),
+        )
         for basis, total in zip(bases, sums, strict=False)
     ]
     apart = None
@@ -194,8 +198,11 @@ def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, 
     cross, own = np.zeros((width, dimension)), np.zeros((dimension, dimension))
     for start, (one, two) in map_blocks(work, rows, threads):
         if not np.isfinite(two).all():
-            raise SnapshotError("stable vectors do not fit float32", found=f"overflow near row {start}",
-                                hint="scale the embeddings before saving them")
+            raise SnapshotError(
+                "stable vectors do not fit float32",
+                found=f"overflow near row {start}",
+                hint="scale the embeddings before saving them",
+            )
         cross += one
         own += two
     return Residual(side.sums.gram, cross, own)

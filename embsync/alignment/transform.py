@@ -60,8 +60,12 @@ class Transform:
             The two live in spaces of different dimension.
         """
         if self.items.shape[1] != other.items.shape[1]:
-            raise UsageError("transforms of different spaces", found=f"{self.items.shape[1]} dimensions",
-                             expected=f"{other.items.shape[1]}", hint="widen the narrower space first")
+            raise UsageError(
+                "transforms of different spaces",
+                found=f"{self.items.shape[1]} dimensions",
+                expected=f"{other.items.shape[1]}",
+                hint="widen the narrower space first",
+            )
         return self.side(name) @ other.inverse(name)
 
     def widened(self, dimension: int) -> Transform:

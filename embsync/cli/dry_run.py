@@ -57,8 +57,16 @@ def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
 def tell_backlog(given: Context) -> int:
     """Say of everything in the watched directory whether it would be taken, and why not."""
     found = look(given)
-    entries = [{"name": entry.child.name, "taken": entry.state == "next", "state": entry.state,
-                "reason": entry.reason, "version": entry.version} for entry in found.entries]
+    entries = [
+        {
+            "name": entry.child.name,
+            "taken": entry.state == "next",
+            "state": entry.state,
+            "reason": entry.reason,
+            "version": entry.version,
+        }
+        for entry in found.entries
+    ]
     if given.as_json:
         print_json({"watch": given.config.watch.path, "snapshots": entries, "written": False})
         return 0
@@ -75,12 +83,16 @@ def tell_backlog(given: Context) -> int:
 def _tell_version(path: Path, manifest: Manifest) -> None:
     users = "" if manifest.users is None else f" and {manifest.users.live:,} users"
     parent = "as the first of a space" if manifest.parent is None else f"beside version {manifest.parent}"
-    say(f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
-        "nothing was written")
+    say(
+        f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
+        "nothing was written"
+    )
     _tell(manifest.checks)
 
 
 def _tell(checks: list[CheckRecord]) -> None:
     if checks:
-        table(("  check", "value", "outcome"), [(f"  {check.name}", number(check.value, ".4g"), check.outcome)
-                                                for check in checks])
+        table(
+            ("  check", "value", "outcome"),
+            [(f"  {check.name}", number(check.value, ".4g"), check.outcome) for check in checks],
+        )

@@ -77,8 +77,10 @@ def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
     names = [entry["name"] for entry in entries if entry["passed_over"]]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield (f"passed    {', '.join(names[-3:])}{more}: younger than all that was published, but ordered before it; "
-               "watch.order: mtime takes the youngest")
+        yield (
+            f"passed    {', '.join(names[-3:])}{more}: younger than all that was published, but ordered before it; "
+            "watch.order: mtime takes the youngest"
+        )
 
 
 def _tell_current(found: dict[str, Any]) -> None:
@@ -88,8 +90,10 @@ def _tell_current(found: dict[str, Any]) -> None:
     elif found["current"] is None:
         say(f"current   no version yet; {command('sync', '--help', purpose='to publish the first')}")
     else:
-        say(f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
-                   f"parent {found['parent'] or 'none'}")
+        say(
+            f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
+            f"parent {found['parent'] or 'none'}"
+        )
         users = "" if found["users"] is None else f", {found['users']['live']:,} users (+{found['users']['carried']:,})"
         say(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
         say(f"space     {found['space_id']}, {found['dimension']} dimensions")
@@ -102,10 +106,16 @@ def _tell_current(found: dict[str, Any]) -> None:
 def _status(store: Store) -> dict[str, Any]:
     store.require()
     events = list(store.journal.events())
-    found: dict[str, Any] = {"store": str(store.root), "current": None, "locked": is_held(store.root / layout.LOCK),
-                             "versions": store.numbers(), "last_refusal": _last_refusal(events),
-                             "last_event": _event(events[-1]) if events else None, "intact": False,
-                             "damage": [str(error) for error in store.damage()]}
+    found: dict[str, Any] = {
+        "store": str(store.root),
+        "current": None,
+        "locked": is_held(store.root / layout.LOCK),
+        "versions": store.numbers(),
+        "last_refusal": _last_refusal(events),
+        "last_event": _event(events[-1]) if events else None,
+        "intact": False,
+        "damage": [str(error) for error in store.damage()],
+    }
     with contextlib.suppress(StoreError):
         found["current"] = store.current()
         if found["current"] is not None:
@@ -137,10 +147,28 @@ def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> l
     except NotFoundError:
         return None  # the daemon's lines say that it is missing
     except SnapshotError as error:  # who asks may not read it; the daemon may
-        return [{"name": name, "state": None, "reason": str(error), "version": None, "passed_over": one["passed_over"],
-                 "daemon": one} for name, one in seen.items()]
-    return [{"name": entry.child.name, "state": entry.state, "reason": entry.reason, "version": entry.version,
-             "passed_over": entry.younger, "daemon": _if_other(entry, seen.get(entry.child.name))} for entry in entries]
+        return [
+            {
+                "name": name,
+                "state": None,
+                "reason": str(error),
+                "version": None,
+                "passed_over": one["passed_over"],
+                "daemon": one,
+            }
+            for name, one in seen.items()
+        ]
+    return [
+        {
+            "name": entry.child.name,
+            "state": entry.state,
+            "reason": entry.reason,
+            "version": entry.version,
+            "passed_over": entry.younger,
+            "daemon": _if_other(entry, seen.get(entry.child.name)),
+        }
+        for entry in entries
+    ]
 
 
 def _if_other(entry: Entry, seen: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -150,10 +178,15 @@ def _if_other(entry: Entry, seen: dict[str, Any] | None) -> dict[str, Any] | Non
 def _current(manifest: Manifest) -> dict[str, Any]:
     created = dt.datetime.fromisoformat(manifest.created)
     return {
-        "snapshot": manifest.snapshot.name, "parent": manifest.parent, "created": manifest.created,
-        "age_seconds": max((dt.datetime.now(dt.UTC) - created).total_seconds(), 0.0), "space_id": manifest.space_id,
-        "dimension": manifest.dimension, "items": msgspec.to_builtins(manifest.items),
-        "users": msgspec.to_builtins(manifest.users), "index": msgspec.to_builtins(manifest.index),
+        "snapshot": manifest.snapshot.name,
+        "parent": manifest.parent,
+        "created": manifest.created,
+        "age_seconds": max((dt.datetime.now(dt.UTC) - created).total_seconds(), 0.0),
+        "space_id": manifest.space_id,
+        "dimension": manifest.dimension,
+        "items": msgspec.to_builtins(manifest.items),
+        "users": msgspec.to_builtins(manifest.users),
+        "index": msgspec.to_builtins(manifest.index),
         "warnings": [sentence for _, sentence in remarks(manifest)],
     }
 
@@ -176,13 +209,15 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
     """Show what happened: published, refused, failed, rolled back, widened, held, resumed, pruned."""
     holder = context(config_file, store, as_json).store
     holder.require()
-    events = list(holder.journal.events())[-(last or 0):]
+    events = list(holder.journal.events())[-(last or 0) :]
     _warn_of_damage(holder)
     if as_json:
         print_json([_event(event) for event in events])
         return
-    rows = [(event.time, event.event, event.version or "-", (event.snapshot or {}).get("name") or "-", _what(event))
-            for event in events]
+    rows = [
+        (event.time, event.event, event.version or "-", (event.snapshot or {}).get("name") or "-", _what(event))
+        for event in events
+    ]
     if rows:
         say(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
     for time, name, version, snapshot, what in rows:
@@ -218,8 +253,10 @@ def show(version: int | None, config_file: Path | None, store: Path | None, as_j
 
 
 def _show(manifest: Manifest) -> None:
-    say(f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
-        f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}")
+    say(
+        f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
+        f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}"
+    )
     drift = manifest.drift
     sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
     if manifest.users is not None and manifest.alignment.users is not None:
@@ -229,18 +266,34 @@ def _show(manifest: Manifest) -> None:
     table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), sides)
     kept = manifest.preservation
     click.echo()
-    say(f"preserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
-        f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users")
+    say(
+        f"preserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
+        f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users"
+    )
     if drift is not None:
-        say(f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
-            f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}")
+        say(
+            f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
+            f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}"
+        )
     index = manifest.index
-    say(f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
-        f"with {index.search or 'exact search'}")
+    say(
+        f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
+        f"with {index.search or 'exact search'}"
+    )
     click.echo()
-    table(("check", "value", "warn", "refuse", "outcome"),
-          [(check.name, number(check.value, ".4g"), _limit(check.warn), _limit(check.refuse),
-            "accepted" if check.accepted else check.outcome) for check in manifest.checks])
+    table(
+        ("check", "value", "warn", "refuse", "outcome"),
+        [
+            (
+                check.name,
+                number(check.value, ".4g"),
+                _limit(check.warn),
+                _limit(check.refuse),
+                "accepted" if check.accepted else check.outcome,
+            )
+            for check in manifest.checks
+        ],
+    )
 
 
 def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDriftRecord | None) -> tuple[object, ...]:
@@ -283,15 +336,19 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     else:
         say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files sound")
         if found.score_error is not None:
-            say(f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
-                       f"map error {number(found.map_error, '.1e')}")
+            say(
+                f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
+                f"map error {number(found.map_error, '.1e')}"
+            )
         if found.note:
             say(found.note)
     for problem in found.damaged:
         warn(f"embsync: damaged: {problem}; hint: {_back()}")
     if not found.sound and not found.damaged:
-        warn(f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
-             f"{found.score_error:.2e}; hint: {_back()}")
+        warn(
+            f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
+            f"{found.score_error:.2e}; hint: {_back()}"
+        )
     return 0 if found.sound else StoreError.exit_code
 
 
@@ -304,8 +361,13 @@ def _back() -> Command:
 def version(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     """Print the versions of embsync and of what it computes with."""
     del config_file, store
-    found = {"embsync": embsync.__version__, "python": platform.python_version(), "numpy": np.__version__,
-             "scipy": scipy.__version__, "faiss": importlib.metadata.version("faiss-cpu")}
+    found = {
+        "embsync": embsync.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "faiss": importlib.metadata.version("faiss-cpu"),
+    }
     if as_json:
         print_json(found)
     else:

@@ -52,8 +52,11 @@ class _Commands(click.Group):
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-            raise UsageError("no such command", found=repr(name), hint=f"did you mean '{near[0]}'?" if near else
-                             f"there are {', '.join(self.list_commands(ctx))}")
+            raise UsageError(
+                "no such command",
+                found=repr(name),
+                hint=f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.list_commands(ctx))}",
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -77,8 +80,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     present = Invocation.of_process()
     set_invocation(present)
     try:
-        result = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, obj=shared,
-                          prog_name=shlex.join(present.program))
+        result = cli.main(
+            args=None if arguments is None else list(arguments),
+            standalone_mode=False,
+            obj=shared,
+            prog_name=shlex.join(present.program),
+        )
     except EmbsyncError as error:
         if shared.get("debug"):
             raise
@@ -107,9 +114,13 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     said = " ".join(str(error).split())
     if isinstance(error, OSError):
         place = error.filename or "the operating system"
-        return (f"{place}: cannot be read or written; found {error.strerror or said}; hint: --debug shows where",
-                StoreError.exit_code)
+        return (
+            f"{place}: cannot be read or written; found {error.strerror or said}; hint: --debug shows where",
+            StoreError.exit_code,
+        )
     return f"unexpected {type(error).__name__}: {said}; hint: run again with --debug and report what it prints", 1
+
+
 def _nearest_option(given: str, context: click.Context | None) -> str | None:
     parameters = [] if context is None else context.command.get_params(context)
     known = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
@@ -124,5 +135,3 @@ def _usage(error: click.ClickException) -> str:
         if (near := _nearest_option(error.option_name, context)) is not None:
             return f"; hint: did you mean '{near}'?"
     return "" if context is None else f"; hint: see {context.command_path} --help"
-
-

@@ -24,14 +24,19 @@ def read_vectors(path: Path) -> Array:
     """
     array = _mapped(path)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
-        raise UsageError("not vectors", where=path, found=f"{array.dtype}, shape {array.shape}",
-                         expected="numbers, one vector or a matrix of them")
+        raise UsageError(
+            "not vectors",
+            where=path,
+            found=f"{array.dtype}, shape {array.shape}",
+            expected="numbers, one vector or a matrix of them",
+        )
     rows = np.atleast_2d(array)
     strange = np.flatnonzero(~(np.abs(rows) <= np.finfo(np.float32).max).all(axis=1))
     if len(strange):
         more = f" and {len(strange) - 1} more rows" if len(strange) > 1 else ""
-        raise UsageError("NaN or infinity in float32", where=path, found=f"in row {strange[0]}{more}",
-                         expected="finite numbers")
+        raise UsageError(
+            "NaN or infinity in float32", where=path, found=f"in row {strange[0]}{more}", expected="finite numbers"
+        )
     return rows
 
 
@@ -47,8 +52,12 @@ def read_ids(path: Path, dimensions: tuple[int, ...] = (1,)) -> Array:
     """
     array = _mapped(path)
     if array.dtype.kind not in "iuUS" or array.ndim not in dimensions:
-        raise UsageError("not ids", where=path, found=f"{array.dtype}, shape {array.shape}",
-                         expected=f"integers or strings, dimensions: {' or '.join(map(str, dimensions))}")
+        raise UsageError(
+            "not ids",
+            where=path,
+            found=f"{array.dtype}, shape {array.shape}",
+            expected=f"integers or strings, dimensions: {' or '.join(map(str, dimensions))}",
+        )
     return array
 
 

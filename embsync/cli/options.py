@@ -52,8 +52,14 @@ class Context:
 def shared(command: Command) -> Command:
     """Add ``--config``, ``--store``, ``--json`` and ``--debug``; the command receives a ``Context`` first."""
     for option in (
-        click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_remember_debug,
-                     help="Show a traceback when something fails."),
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_remember_debug,
+            help="Show a traceback when something fails.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("-s", "--store", type=click.Path(path_type=Path), help="The store's directory."),
         click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="Configuration file."),
@@ -64,14 +70,25 @@ def shared(command: Command) -> Command:
 
 def changing(command: Command) -> Command:
     """Add ``--as-owner`` to a command that changes the store, and have it refuse anybody but the owner."""
-    return click.option("--as-owner", is_flag=True, expose_value=False, is_eager=True, callback=_remember_owner,
-                        help="As root: give up root's rights and act as the store's owner.")(command)
+    return click.option(
+        "--as-owner",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember_owner,
+        help="As root: give up root's rights and act as the store's owner.",
+    )(command)
 
 
 def locking(command: Command) -> Command:
     """Add ``--wait`` to a command that changes the store, and what :func:`changing` adds."""
-    return click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True,
-                        help="Seconds to wait for the store's lock.")(changing(command))
+    return click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        help="Seconds to wait for the store's lock.",
+    )(changing(command))
 
 
 def context(
@@ -122,8 +139,11 @@ def _present(found: Found) -> Invocation:
         options += ["--config", str(found.file)]
     if found.store is not None:
         options += ["--store", found.store]
-    variables = tuple(f"{name}={text}" for name, text in sorted(os.environ.items())
-                      if name.startswith(ENVIRONMENT_PREFIX) and name not in TOLD_TO_HOOKS)
+    variables = tuple(
+        f"{name}={text}"
+        for name, text in sorted(os.environ.items())
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in TOLD_TO_HOOKS
+    )
     return Invocation(Invocation.of_process().program, tuple(options), variables)
 
 

@@ -19,8 +19,12 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield silent
         return
-    columns = (TextColumn("{task.fields[label]}"), TextColumn("{task.description:<10}"), BarColumn(),
-               TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.fields[label]}"),
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("starting", total=1.0, label=label)
         yield lambda stage, share: bars.update(task, description=stage, completed=share)

@@ -47,9 +47,11 @@ def sync(
         reads_only()
     given = context(config_file, store, as_json, wait)
     if not snapshots and given.config.watch.path is None:
-        raise UsageError("nothing to sync", found="no SNAPSHOT and no watch.path",
-                         hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the "
-                                      "configuration"))
+        raise UsageError(
+            "nothing to sync",
+            found="no SNAPSHOT and no watch.path",
+            hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the configuration"),
+        )
     if dry:
         return check_each(snapshots, given) if snapshots else tell_backlog(given)
     if snapshots:
@@ -86,8 +88,11 @@ def accept(
     given = context(config_file, store, as_json, wait)
     reject_unknown(checks)
     if not checks and not new_space:
-        raise UsageError("nothing to accept", found="neither --check nor --new-space",
-                         hint="name the checks that the refusal named: --check NAME")
+        raise UsageError(
+            "nothing to accept",
+            found="neither --check nor --new-space",
+            hint="name the checks that the refusal named: --check NAME",
+        )
     given.store.require()  # a wrong path must not become a store with the wrong model
     return _publish_each([(snapshot, _processing(Request(snapshot, checks, new_space), given))], given)
 
@@ -119,8 +124,10 @@ def rollback(
     if as_json:
         print_json({"from": before, "to": after, "held": and_hold})
     else:
-        say(f"rolled back from version {before} to version {after}"
-            + (f"; on hold; {command('resume', purpose='to go on')}" if and_hold else ""))
+        say(
+            f"rolled back from version {before} to version {after}"
+            + (f"; on hold; {command('resume', purpose='to go on')}" if and_hold else "")
+        )
     if untold is not None:
         warn(f"embsync: {untold}")
         return untold.exit_code
@@ -198,16 +205,23 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
         except EmbsyncError as error:
             code = code or error.exit_code
             outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
-            results.append({"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(),
-                            **_figures(error)})
+            results.append(
+                {"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(), **_figures(error)}
+            )
             warn(f"embsync: {error}")
         else:
             if not given.as_json:
                 _tell(name, manifest)
-            results.append({"snapshot": name, "outcome": "published", "version": manifest.version,
-                            "unread": manifest.snapshot.unread,
-                            "checks": [check for check in manifest.checks if check.outcome != "pass"],
-                            "on_publish": _after_publish(manifest, given)})
+            results.append(
+                {
+                    "snapshot": name,
+                    "outcome": "published",
+                    "version": manifest.version,
+                    "unread": manifest.snapshot.unread,
+                    "checks": [check for check in manifest.checks if check.outcome != "pass"],
+                    "on_publish": _after_publish(manifest, given),
+                }
+            )
     if given.as_json:
         print_json({"results": results, "exit_code": code})
     return code

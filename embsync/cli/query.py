@@ -46,8 +46,9 @@ def _ids_file(command: Any) -> Any:
 
 
 def _missing(what: str) -> Callable[[Any], Any]:
-    return click.option("-m", "--missing", type=click.Choice(["raise", "nan", "mean"]), default="raise",
-                        show_default=True, help=what)
+    return click.option(
+        "-m", "--missing", type=click.Choice(["raise", "nan", "mean"]), default="raise", show_default=True, help=what
+    )
 
 
 def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
@@ -62,8 +63,13 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
 @click.option("-i", "--item", "items", multiple=True, help="Search for what is near this item, without itself.")
 @click.option("-v", "--vector", type=_FILE, help="Search with the vectors of an .npy file.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours a query.")
-@click.option("--space", type=click.Choice(["stable", "snapshot"]), default="stable", show_default=True,
-              help="Where --vector lives: the space, or the raw basis of the version's snapshot.")
+@click.option(
+    "--space",
+    type=click.Choice(["stable", "snapshot"]),
+    default="stable",
+    show_default=True,
+    help="Where --vector lives: the space, or the raw basis of the version's snapshot.",
+)
 @click.option("--allow", multiple=True, help="Find only these items.")
 @click.option("--block", multiple=True, help="Never find these items.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
@@ -85,10 +91,14 @@ def search(
     if sum(map(bool, (users, items, vector))) != 1:
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
     if space != "stable" and vector is None:
-        raise UsageError("--space says where vectors live", found=f"--space {space} without vectors",
-                         expected="--vector FILE")
-    filters: dict[str, Any] = {"allowed": list(allow) or None, "blocked": list(block) or None,
-                               "parameters": _parameters(parameter)}
+        raise UsageError(
+            "--space says where vectors live", found=f"--space {space} without vectors", expected="--vector FILE"
+        )
+    filters: dict[str, Any] = {
+        "allowed": list(allow) or None,
+        "blocked": list(block) or None,
+        "parameters": _parameters(parameter),
+    }
     verify(version, below="index")  # a graph with a wrong link ends whoever follows it
     if vector is not None:
         ids, scores = version.search(npy.read_vectors(vector), k, space=space, **filters)
@@ -159,13 +169,21 @@ def lookup(
     ages, origins = iter(part.age(there).tolist()), iter(part.origin(there).tolist())
     results: list[dict[str, Any]] = []
     for asked, name, known, vector in zip(np.asarray(wanted).tolist(), names.tolist(), rows >= 0, vectors, strict=True):
-        results.append({"id": name if known else _spelled(asked, as_text), "age": next(ages) if known else None,
-                        "from_version": next(origins) if known else None, "vector": vector})
+        results.append(
+            {
+                "id": name if known else _spelled(asked, as_text),
+                "age": next(ages) if known else None,
+                "from_version": next(origins) if known else None,
+                "vector": vector,
+            }
+        )
     if as_json:
         print_json({"version": version.number, "side": side, "results": results})
         return
-    table(("id", "age", "vector"), [(one["id"], "unknown" if one["age"] is None else one["age"], _short(one["vector"]))
-                                    for one in results])
+    table(
+        ("id", "age", "vector"),
+        [(one["id"], "unknown" if one["age"] is None else one["age"], _short(one["vector"])) for one in results],
+    )
 
 
 def _spelled(asked: Any, as_text: bool) -> int | str:
@@ -186,8 +204,12 @@ def transform(
     """Map the raw VECTORS (.npy) of a version's snapshot into the space, or back."""
     version.side(side)
     maps = version.transform
-    chosen = {("items", False): maps.items, ("users", False): maps.users,
-              ("items", True): maps.items_inverse, ("users", True): maps.users_inverse}
+    chosen = {
+        ("items", False): maps.items,
+        ("users", False): maps.users,
+        ("items", True): maps.items_inverse,
+        ("users", True): maps.users_inverse,
+    }
     _print_vectors(version, chosen[side, inverse](npy.read_vectors(vectors)), output, as_json)
 
 
@@ -195,10 +217,16 @@ def transform(
 @click.argument("ids", nargs=-1)
 @_ids_file
 @click.option("--side", type=_SIDE, default=None, help="Who is folded in; default: users, where there are any.")
-@click.option("-w", "--weight", "weights", multiple=True, type=float,
-              help="One for each id, in order; below 0 for a dislike.")
-@click.option("--method", type=click.Choice(["ridge", "mean", "nearest"]), default="ridge", show_default=True,
-              help="Ridge, the mean of unit vectors, or of the trained rows nearest to ridge.")
+@click.option(
+    "-w", "--weight", "weights", multiple=True, type=float, help="One for each id, in order; below 0 for a dislike."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["ridge", "mean", "nearest"]),
+    default="ridge",
+    show_default=True,
+    help="Ridge, the mean of unit vectors, or of the trained rows nearest to ridge.",
+)
 @click.option("--regularization", type=float, help="Multiple of the mean row energy; default 1.")
 @_missing("Unknown ids: an error, or left out.")
 @reading
@@ -219,8 +247,9 @@ def fold_in(
     A matrix of ids in a file is one user a row.
     """
     part = version.side(side or ("items" if version.users is None else "users"))
-    vectors = part.fold_in(_ids(ids, file, 1, 2), list(weights) or None, method=method, regularization=regularization,
-                           missing=missing)
+    vectors = part.fold_in(
+        _ids(ids, file, 1, 2), list(weights) or None, method=method, regularization=regularization, missing=missing
+    )
     _print_vectors(version, np.atleast_2d(vectors), output, as_json)
 
 

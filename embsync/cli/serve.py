@@ -38,8 +38,9 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, **options
         from embsync.http.server import serve as run  # noqa: PLC0415  (an extra)
         from embsync.http.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise UsageError("serving needs more packages", found=f"no {error.name}",
-                         hint="pip install 'embsync[serve]'") from None
+        raise UsageError(
+            "serving needs more packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
+        ) from None
     logs.configure(given.config.log)
     settings = Settings.of(given.config)
     require_servable(settings)

@@ -29,6 +29,7 @@ def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
 
     SIGTERM and SIGINT stop within seconds, SIGHUP reads the configuration again, SIGUSR1 looks now.
     """
+
     def configuration() -> Config:
         given = context(config_file, store, as_json, log__format="json" if as_json else None)
         set_invocation(invocation().absolute())  # its log and its status are read in another directory
@@ -49,8 +50,10 @@ def hold(reason: str | None, config_file: Path | None, store: Path | None, as_js
     if as_json:
         print_json({"held": True, "changed": changed})
     else:
-        say(f"on hold{': the daemon publishes nothing' if changed else ' already'}; "
-            f"{command('resume', purpose='to go on')}")
+        say(
+            f"on hold{': the daemon publishes nothing' if changed else ' already'}; "
+            f"{command('resume', purpose='to go on')}"
+        )
 
 
 @click.command()
@@ -99,8 +102,10 @@ def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
         yield f"held      since {found['held']['time']}" + _because(found["held"]["reason"])
     if found["last_error"]:
         snapshot = found["last_error"]["snapshot"]
-        yield f"error     {found['last_error']['time']}{f' {snapshot}' if snapshot else ''}" \
-              f"{_because(found['last_error']['what'])}"
+        yield (
+            f"error     {found['last_error']['time']}{f' {snapshot}' if snapshot else ''}"
+            f"{_because(found['last_error']['what'])}"
+        )
     if found["on_publish"]:
         yield f"hook      {found['on_publish']}"
 

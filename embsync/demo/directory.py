@@ -57,12 +57,14 @@ class DemoDirectory:
                     shutil.rmtree(part)
             self.titles.unlink(missing_ok=True)
         except OSError as error:
-            raise UsageError("the demo cannot use this directory", where=error.filename or self.root,
-                             found=error.strerror or str(error), hint="name another: embsync demo DIR") from error
+            raise UsageError(
+                "the demo cannot use this directory",
+                where=error.filename or self.root,
+                found=error.strerror or str(error),
+                hint="name another: embsync demo DIR",
+            ) from error
 
-    def write_snapshot(
-        self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32
-    ) -> Path:
+    def write_snapshot(self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32) -> Path:
         """Leave a trained model as a training job does: arrays first, ``_SUCCESS`` when all are there."""
         path = self.snapshot(night)
         path.mkdir(parents=True)
@@ -81,8 +83,13 @@ class DemoDirectory:
         if not names or self._is_demo():
             return
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise UsageError("the directory holds something other than a demo", where=self.root,
-                         found=", ".join(names[:3]) + more, expected="nothing, or an earlier demo", hint=hint)
+        raise UsageError(
+            "the directory holds something other than a demo",
+            where=self.root,
+            found=", ".join(names[:3]) + more,
+            expected="nothing, or an earlier demo",
+            hint=hint,
+        )
 
     def _is_demo(self) -> bool:
         marker = self.root / _MARKER

@@ -35,8 +35,9 @@ class Embeddings:
 
 def of_snapshot(path: Path) -> Embeddings:
     """Return a night's raw vectors."""
-    item_ids, items, user_ids, users = (np.load(path / f"{name}.npy")
-                                        for name in ("item_ids", "items", "user_ids", "users"))
+    item_ids, items, user_ids, users = (
+        np.load(path / f"{name}.npy") for name in ("item_ids", "items", "user_ids", "users")
+    )
     by_item, by_user = np.argsort(item_ids), np.argsort(user_ids)
     return Embeddings(item_ids[by_item], items[by_item], user_ids[by_user], users[by_user])
 
@@ -44,8 +45,9 @@ def of_snapshot(path: Path) -> Embeddings:
 def of_version(version: Version) -> Embeddings:
     """Return a version's stable vectors, live rows only: the ids of its own snapshot."""
     items, users = version.items, version.side("users")
-    return Embeddings(items.ids[items.live], items.vectors[items.live],
-                      users.ids[users.live], users.vectors[users.live])
+    return Embeddings(
+        items.ids[items.live], items.vectors[items.live], users.ids[users.live], users.vectors[users.live]
+    )
 
 
 def rows_of(wanted: Int64, ids: Int64) -> Int64:

@@ -48,8 +48,10 @@ def _nights(out: Console, story: Story) -> None:
         column.justify = "right"
     for night in story.nights:
         cosines = (night.item_cosine_raw, night.item_cosine)
-        cells = [Text("-" if value is None else f"{value:z.2f}", style=_COLOURS[kind])
-                 for value, kind in zip(cosines, ("raw", "stable"), strict=True)]
+        cells = [
+            Text("-" if value is None else f"{value:z.2f}", style=_COLOURS[kind])
+            for value, kind in zip(cosines, ("raw", "stable"), strict=True)
+        ]
         new = ("-", "-") if night.item_cosine is None else (f"{night.new_items:,}", f"{night.new_users:,}")
         table.add_row(str(night.night), f"{night.items:,}", f"{night.users:,}", *new, *cells)
     out.print(table)
@@ -121,19 +123,32 @@ def _next(out: Console, story: Story) -> None:
     store = shlex.quote(_shown(story.store))
     out.print()
     out.rule("Look for yourself")
-    out.print(f"snapshots  {_shown(story.snapshots)}\nstore      {_shown(story.store)}\n"
-              f"titles     {_shown(story.directory / 'items.csv')}, for the ids that a search gives\n\n"
-              f"This took {story.seconds:.0f} s. Try next:\n", markup=False, soft_wrap=True)
-    for command in (f"status --store {store}", f"search --user {story.example.user} --store {store}",
-                    f"history --store {store}"):
+    out.print(
+        f"snapshots  {_shown(story.snapshots)}\nstore      {_shown(story.store)}\n"
+        f"titles     {_shown(story.directory / 'items.csv')}, for the ids that a search gives\n\n"
+        f"This took {story.seconds:.0f} s. Try next:\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    for command in (
+        f"status --store {store}",
+        f"search --user {story.example.user} --store {store}",
+        f"history --store {store}",
+    ):
         out.print(f"  embsync {command}", markup=False, soft_wrap=True, style="bold")
 
 
 def _bar(out: Console, label: str, share: float, kind: str, figure: str | None = None) -> None:
     full, empty = ("#", ".") if out.options.ascii_only else ("█", "░")
     length = round(max(0.0, min(share, 1.0)) * _BAR)
-    out.print(Text.assemble(f"  {label:<15}", (full * length, _COLOURS[kind]), (empty * (_BAR - length), "dim"),
-                            f" {figure or f'{share:.2f}'}"))
+    out.print(
+        Text.assemble(
+            f"  {label:<15}",
+            (full * length, _COLOURS[kind]),
+            (empty * (_BAR - length), "dim"),
+            f" {figure or f'{share:.2f}'}",
+        )
+    )
 
 
 def _shown(path: Path) -> str:

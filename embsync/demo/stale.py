@@ -97,7 +97,11 @@ class Returning:
 
 
 def returning(
-    last: taste.Night, known: taste.Catalogue, now: Embeddings, world: taste.World, settings: als.Settings,
+    last: taste.Night,
+    known: taste.Catalogue,
+    now: Embeddings,
+    world: taste.World,
+    settings: als.Settings,
     random: np.random.Generator,
 ) -> Returning:
     """Let the users who were away come back and like what they like; ``now`` is the last night's raw model."""
@@ -140,7 +144,12 @@ def search(
 
 
 def example(
-    back: Returning, user: int, night: int, raw_then: Embeddings, raw_now: Embeddings, version: Version,
+    back: Returning,
+    user: int,
+    night: int,
+    raw_then: Embeddings,
+    raw_now: Embeddings,
+    version: Version,
     known: taste.Catalogue,
 ) -> Example:
     """Show one user: the raw vector of an earlier night, the stored stable vector, and a fresh one."""

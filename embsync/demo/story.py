@@ -132,8 +132,13 @@ _TASTES, _LIKES, _TRAINING, _RETURN, _SPLIT = range(5)
 
 
 def run(
-    directory: Path, nights: int = 6, progress: Progress = silent, *, seed: int = SEED,
-    world: taste.World | None = None, settings: als.Settings | None = None,
+    directory: Path,
+    nights: int = 6,
+    progress: Progress = silent,
+    *,
+    seed: int = SEED,
+    world: taste.World | None = None,
+    settings: als.Settings | None = None,
 ) -> Story:
     """Play the demo and leave its snapshots and store in ``directory``.
 
@@ -172,8 +177,17 @@ def run(
             stale_figures, example = _stale(play, trained, store)
     figures = _figures(play, trained)
     progress("done", 1.0)
-    return Story(place.root, place.snapshots, place.store, seed, play.settings.factors, figures, stale_figures,
-                 example, round(time.perf_counter() - begin, 2))
+    return Story(
+        place.root,
+        place.snapshots,
+        place.store,
+        seed,
+        play.settings.factors,
+        figures,
+        stale_figures,
+        example,
+        round(time.perf_counter() - begin, 2),
+    )
 
 
 def _nights(play: _Play) -> Iterator[_Trained]:
@@ -182,8 +196,9 @@ def _nights(play: _Play) -> Iterator[_Trained]:
     for night in taste.nights(play.world, play.known, play.count, play.random(_LIKES)):
         play.progress(f"night {night.number}", (night.number - 1) / play.count * (1 - _MEASURING))
         model = als.train(night.likes, play.settings, play.random(_TRAINING, night.number))
-        path = play.place.write_snapshot(night.number, play.known.item_ids[night.items], model.items,
-                                         play.known.user_ids[night.users], model.users)
+        path = play.place.write_snapshot(
+            night.number, play.known.item_ids[night.items], model.items, play.known.user_ids[night.users], model.users
+        )
         manifest = process(store, Request(path), parsed)
         with open_store(play.place.store) as published:
             yield _Trained(night, manifest, measure.of_snapshot(path), measure.of_version(published.current))
@@ -191,8 +206,7 @@ def _nights(play: _Play) -> Iterator[_Trained]:
 
 def _configuration(play: _Play) -> Config:
     """Return the defaults, whatever the environment says, and keep all nights to look at."""
-    return config.load(environment={}, options={"store.path": str(play.place.store),
-                                                "store.keep_versions": play.count})
+    return config.load(environment={}, options={"store.path": str(play.place.store), "store.keep_versions": play.count})
 
 
 def _figures(play: _Play, trained: list[_Trained]) -> tuple[NightFigures, ...]:
@@ -204,9 +218,7 @@ def _figures(play: _Play, trained: list[_Trained]) -> tuple[NightFigures, ...]:
     )
 
 
-def _night_figures(
-    play: _Play, chosen: Array, first: _Trained, before: _Trained | None, now: _Trained
-) -> NightFigures:
+def _night_figures(play: _Play, chosen: Array, first: _Trained, before: _Trained | None, now: _Trained) -> NightFigures:
     kept, items, users = now.manifest.preservation, now.manifest.items, now.manifest.users
     assert users is not None
     raw, stable, retrained = (
@@ -214,12 +226,21 @@ def _night_figures(
         for pair in ((first.raw, now.raw), (first.stable, now.stable), (now.stable, now.stable))
     )
     return NightFigures(
-        night=now.night.number, version=now.manifest.version, items=items.live, users=users.live,
-        likes=now.night.likes.nnz, new_items=items.new, new_users=users.new,
-        score_error=kept.score_error, map_error=kept.map_error, top_k_agreement=kept.top_k_agreement,
+        night=now.night.number,
+        version=now.manifest.version,
+        items=items.live,
+        users=users.live,
+        likes=now.night.likes.nnz,
+        new_items=items.new,
+        new_users=users.new,
+        score_error=kept.score_error,
+        map_error=kept.map_error,
+        top_k_agreement=kept.top_k_agreement,
         item_cosine_raw=None if before is None else measure.item_cosine(before.raw, now.raw),
         item_cosine=None if before is None else measure.item_cosine(before.stable, now.stable),
-        auc_raw=raw, auc_stable=stable, auc_retrained=retrained,
+        auc_raw=raw,
+        auc_stable=stable,
+        auc_retrained=retrained,
     )
 
 
@@ -237,9 +258,7 @@ def _stale(play: _Play, trained: list[_Trained], store: StoreReader) -> tuple[tu
     last, version = trained[-1], store.current
     back = stale.returning(last.night, play.known, last.raw, play.world, play.settings, play.random(_RETURN))
     earlier = [trained[-2]] if len(trained) == 2 else [trained[-2], trained[0]]
-    results = [
-        stale.search(back, then.night.number, then.raw, last.raw, then.stable, version) for then in earlier
-    ]
+    results = [stale.search(back, then.night.number, then.raw, last.raw, then.stable, version) for then in earlier]
     figures, kept, ids = results[0]
     median = int(ids[np.argsort(kept, kind="stable")[len(ids) // 2]])
     shown = stale.example(back, median, figures.night, trained[-2].raw, last.raw, version, play.known)
@@ -251,5 +270,7 @@ def _write_titles(place: DemoDirectory, known: taste.Catalogue) -> None:
     with place.titles.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(("id", "title", "genre"))
-        lines.writerows((int(item), titles.title(number), titles.GENRES[genre])
-                        for number, (item, genre) in enumerate(zip(known.item_ids, known.genres, strict=True)))
+        lines.writerows(
+            (int(item), titles.title(number), titles.GENRES[genre])
+            for number, (item, genre) in enumerate(zip(known.item_ids, known.genres, strict=True))
+        )

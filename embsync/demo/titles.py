@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-GENRES = ("crime", "space", "romance", "history", "cooking", "travel", "horror", "poetry", "sport", "nature", "war",
-          "music")
+GENRES = (
+    "crime",
+    "space",
+    "romance",
+    "history",
+    "cooking",
+    "travel",
+    "horror",
+    "poetry",
+    "sport",
+    "nature",
+    "war",
+    "music",
+)
 
 _ADJECTIVES = """
 Amber Ashen Autumn Bitter Black Blind Blue Borrowed Brass Bright Broken Burning Cold Copper Crooked Crystal Dark

@@ -79,13 +79,22 @@ class Desk:
         ways = {"vectors": asked.vectors if given is None else given, "users": asked.users, "items": asked.items}
         chosen = {name: value for name, value in ways.items() if value is not None}
         if len(chosen) != 1:
-            raise Invalid("one query is needed", where="$", found=", ".join(chosen) or "none",
-                          expected="exactly one of vectors, users, items")
-        (way, value), = chosen.items()
+            raise Invalid(
+                "one query is needed",
+                where="$",
+                found=", ".join(chosen) or "none",
+                expected="exactly one of vectors, users, items",
+            )
+        ((way, value),) = chosen.items()
         self._within(len(value), self.limits.batch, f"$.{way}")
         if len(value) * asked.k > self.limits.hits:
-            raise Invalid("more than a request may ask for", where="$.k", found=f"{len(value)} queries x {asked.k}",
-                          expected=f"at most {self.limits.hits} hits", hint="ask for fewer neighbours, or in parts")
+            raise Invalid(
+                "more than a request may ask for",
+                where="$.k",
+                found=f"{len(value)} queries x {asked.k}",
+                expected=f"at most {self.limits.hits} hits",
+                hint="ask for fewer neighbours, or in parts",
+            )
         id_bytes = self.version.items.ids.dtype.itemsize  # text takes four times that as NumPy's, and once as JSON
         k = min(asked.k, self.version.record.items.live)
         each = 2 * (4 * id_bytes + 4) if self.as_array else id_bytes + 60
@@ -104,13 +113,19 @@ class Desk:
         filters: dict[str, Any] = {
             "allowed": None if asked.allowed is None else self._ids(asked.allowed, "$.allowed"),
             "blocked": None if asked.blocked is None else self._ids(asked.blocked, "$.blocked"),
-            "parameters": asked.parameters}
+            "parameters": asked.parameters,
+        }
         if asked.snapshot_version is not None and asked.space != "snapshot":
-            raise Invalid("a snapshot, but queries in the stable space", where="$.snapshot_version",
-                          found=asked.snapshot_version, expected="space snapshot beside it")
+            raise Invalid(
+                "a snapshot, but queries in the stable space",
+                where="$.snapshot_version",
+                found=asked.snapshot_version,
+                expected="space snapshot beside it",
+            )
         if asked.space != "stable" and way != "vectors":
-            raise Invalid("a space says where vectors live", where="$.space", found=f"{asked.space} and {way}",
-                          expected="vectors")
+            raise Invalid(
+                "a space says where vectors live", where="$.space", found=f"{asked.space} and {way}", expected="vectors"
+            )
         if asked.allowed is not None or asked.blocked is not None:
             self.work.take(len(self.version.items.ids) * _FILTERED_BYTES, "a filter over all items")
         by_item = way == "items"
@@ -142,8 +157,11 @@ class Desk:
         known = side.rows(ids) >= 0
         there: Any = [one for one, is_known in zip(ids, known, strict=True) if is_known]
         ages, origins = iter(side.age(there).tolist()), iter(side.origin(there).tolist())
-        return self._vectors(vectors, ages=[next(ages) if one else None for one in known],
-                             versions=[next(origins) if one else None for one in known])
+        return self._vectors(
+            vectors,
+            ages=[next(ages) if one else None for one in known],
+            versions=[next(origins) if one else None for one in known],
+        )
 
     def transform(self, asked: TransformRequest, given: Array | None) -> Answer:
         """Return raw vectors in the space, or stable ones in a snapshot's raw basis."""
@@ -155,8 +173,12 @@ class Desk:
         self.version.side(asked.side)
         with self._snapshot(asked.version) as source:
             maps = (source or self.version).transform
-            chosen = {("items", False): maps.items, ("users", False): maps.users,
-                      ("items", True): maps.items_inverse, ("users", True): maps.users_inverse}
+            chosen = {
+                ("items", False): maps.items,
+                ("users", False): maps.users,
+                ("items", True): maps.items_inverse,
+                ("users", True): maps.users_inverse,
+            }
             moved = chosen[asked.side, asked.inverse](vectors)
         return self._vectors(moved)
 
@@ -171,8 +193,16 @@ class Desk:
         self.work.take(24 * width * sum(map(len, lists)), "the vectors of what is folded in")
         self._take_rows(len(lists))
         side = self.version.side(asked.side)
-        return self._vectors(side.fold_in(lists, asked.weights, method=asked.method, missing=asked.missing,
-                                          regularization=asked.regularization, between=self.work.go_on))
+        return self._vectors(
+            side.fold_in(
+                lists,
+                asked.weights,
+                method=asked.method,
+                missing=asked.missing,
+                regularization=asked.regularization,
+                between=self.work.go_on,
+            )
+        )
 
     def movement(self, asked: MovementRequest, _: Array | None) -> Answer:
         """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
@@ -190,8 +220,7 @@ class Desk:
                 shared = min(len(now), len(then))
                 product = float(now[:shared] @ then[:shared])
                 cosine = product / max(length * float(np.linalg.norm(now)), 1e-30)
-                steps.append({"version": number, "cosine": cosine, "norm": length,
-                              "age": int(side.age(wanted)[0])})
+                steps.append({"version": number, "cosine": cosine, "norm": length, "age": int(side.age(wanted)[0])})
         moved: Movement = {**self._head(), "id": asked.id, "side": asked.side, "steps": steps}
         return Answer(deque([msgspec.json.encode(moved)]), JSON)
 
@@ -217,22 +246,31 @@ class Desk:
             return
         with self.kept(number) as source:
             if source.space_id != self.version.space_id:
-                raise ForeignSpace("the version lives in another space", where=f"version {number}",
-                                   found=source.space_id, expected=self.version.space_id)
+                raise ForeignSpace(
+                    "the version lives in another space",
+                    where=f"version {number}",
+                    found=source.space_id,
+                    expected=self.version.space_id,
+                )
             yield source
 
     def _same_space(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self.version.space_id:
-            raise ForeignSpace("another space is served", where="$.space_id", found=self.version.space_id,
-                               expected=wanted)
+            raise ForeignSpace(
+                "another space is served", where="$.space_id", found=self.version.space_id, expected=wanted
+            )
 
     def _ids(self, ids: list[int | str], where: str) -> Any:
         """Return ids of one kind, as many as a request may name."""
         self._within(len(ids), self.limits.batch, where)
         for place, one in enumerate(ids):
             if type(one) is not type(ids[0]):
-                raise Invalid("ids of two kinds", where=f"{where}[{place}]", found=type(one).__name__,
-                              expected=f"{type(ids[0]).__name__}, as the first")
+                raise Invalid(
+                    "ids of two kinds",
+                    where=f"{where}[{place}]",
+                    found=type(one).__name__,
+                    expected=f"{type(ids[0]).__name__}, as the first",
+                )
             if isinstance(one, str) and "\0" in one:  # NumPy drops it, and another id would be found
                 raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
         return ids
@@ -248,8 +286,12 @@ def _matrix(rows: Rows | Array, where: str) -> Array:
         return rows if rows.ndim == 2 else rows[None, :]
     for place, row in enumerate(rows):
         if len(row) != len(rows[0]):
-            raise Invalid("rows of different lengths", where=f"{where}[{place}]", found=f"{len(row)} numbers",
-                          expected=f"{len(rows[0])} numbers")
+            raise Invalid(
+                "rows of different lengths",
+                where=f"{where}[{place}]",
+                found=f"{len(row)} numbers",
+                expected=f"{len(rows[0])} numbers",
+            )
     if not rows:
         raise Invalid("no vectors", where=where, found="none", expected="at least one")
     return np.array(rows, np.float64)

@@ -54,8 +54,13 @@ _THREADS = 16
 _SOON = 0.2
 #: Seconds after which a body that is still arriving makes room for another request.
 _SLOW = 0.5
-_KINDS: dict[str, type[Any]] = {"search": SearchRequest, "lookup": LookupRequest, "transform": TransformRequest,
-                                "fold_in": FoldInRequest, "movement": MovementRequest}
+_KINDS: dict[str, type[Any]] = {
+    "search": SearchRequest,
+    "lookup": LookupRequest,
+    "transform": TransformRequest,
+    "fold_in": FoldInRequest,
+    "movement": MovementRequest,
+}
 
 
 def status_of(error: EmbsyncError) -> int:
@@ -87,19 +92,32 @@ class Application:
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
         posts = [Route(f"/v1/{name}", self._way(self._ask(name)), methods=["POST"]) for name in _KINDS]
-        gets = [(path, answer) for path, answer in (
-            ("/v1/version", self._version), ("/healthz", self._health), ("/readyz", self._ready),
-            ("/metrics", self._figures), ("/openapi.json", self._openapi), ("/", self._page))]
+        gets = [
+            (path, answer)
+            for path, answer in (
+                ("/v1/version", self._version),
+                ("/healthz", self._health),
+                ("/readyz", self._ready),
+                ("/metrics", self._figures),
+                ("/openapi.json", self._openapi),
+                ("/", self._page),
+            )
+        ]
         routes = [*posts, *(Route(path, self._way(answer), methods=["GET"]) for path, answer in gets)]
-        application = Starlette(routes=routes, lifespan=self._life,
-                                exception_handlers={404: self._nowhere, 405: self._nowhere})
+        application = Starlette(
+            routes=routes, lifespan=self._life, exception_handlers={404: self._nowhere, 405: self._nowhere}
+        )
         application.router.redirect_slashes = False  # a redirect would pass by host, token, count and mark
         return application
 
     async def _nowhere(self, request: Request, error: Exception) -> Response:
         async def refuse(_: Request) -> Response:
-            raise Refused(getattr(error, "status_code", 404), "no such endpoint",
-                          found=f"{request.method} {_path(request)}", hint="GET /openapi.json lists them")
+            raise Refused(
+                getattr(error, "status_code", 404),
+                "no such endpoint",
+                found=f"{request.method} {_path(request)}",
+                hint="GET /openapi.json lists them",
+            )
 
         response = await self._way(refuse, "other")(request)
         response.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
@@ -115,8 +133,9 @@ class Application:
         await asyncio.to_thread(self._serving.stop)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _way(self, answer: Callable[[Request], Awaitable[Response]], label: str = "") -> Callable[
-            [Request], Awaitable[Response]]:
+    def _way(
+        self, answer: Callable[[Request], Awaitable[Response]], label: str = ""
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Return the way of every request: allowed, answered, counted, and marked with its version."""
 
         async def answered(request: Request) -> Response:
@@ -150,9 +169,14 @@ class Application:
             # Nobody's web page may reach a server meant for this machine by renaming its own host.
             host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
             if not (host is None or self._settings.listen.startswith("unix:") or names_this_machine(host)):
-                raise Refused(421, "not a name of this machine", found=host, expected="localhost or 127.0.0.1",
-                              hint="have the proxy send 'Host: localhost', or serve with a token, to any name: "
-                                   "serve.token_file or --token-file FILE")
+                raise Refused(
+                    421,
+                    "not a name of this machine",
+                    found=host,
+                    expected="localhost or 127.0.0.1",
+                    hint="have the proxy send 'Host: localhost', or serve with a token, to any name: "
+                    "serve.token_file or --token-file FILE",
+                )
         elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
 
@@ -175,8 +199,14 @@ class Application:
             self._busy -= 1
             work.close()
             raise
-        desk = Desk(version, self._limits, self._serving.kept, self._serving.numbers, work,
-                    NPY in request.headers.get("accept", "").lower())
+        desk = Desk(
+            version,
+            self._limits,
+            self._serving.kept,
+            self._serving.numbers,
+            work,
+            NPY in request.headers.get("accept", "").lower(),
+        )
         future = asyncio.get_running_loop().run_in_executor(self._threads, answer, desk, body)
         future.add_done_callback(self._done)
         del body
@@ -199,8 +229,9 @@ class Application:
             return
         gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
         try:
-            done, _ = await asyncio.wait({future, gone}, timeout=self._limits.seconds - first,
-                                         return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {future, gone}, timeout=self._limits.seconds - first, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             gone.cancel()
         if not done:
@@ -234,8 +265,9 @@ class Application:
                 async for part in request.stream():
                     size += len(part)
                     if size > limit:
-                        raise Refused(413, "body too large", found=f"more than {limit} bytes",
-                                      expected=f"at most {limit}")
+                        raise Refused(
+                            413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}"
+                        )
                     work.receive(2 * len(part))  # once in parts, once as a whole
                     parts.append(part)
         except TimeoutError:
@@ -247,8 +279,12 @@ class Application:
     def _served(self) -> Version:
         version = self._serving.current
         if version is None:
-            raise Refused(503, "no version yet", where=self._serving.root,
-                          hint="a first snapshot has to be published where the store is")
+            raise Refused(
+                503,
+                "no version yet",
+                where=self._serving.root,
+                hint="a first snapshot has to be published where the store is",
+            )
         return version
 
     async def _version(self, _: Request) -> Response:
@@ -305,8 +341,12 @@ def _answered(desk: Desk, name: str, body: bytes, request: Request) -> Answer:
         asked = converted(beside, kind, strict=False)
     elif content == _JSON:
         if beside:
-            raise Invalid("fields beside a JSON body", where="query string", found=", ".join(beside),
-                          expected="all of them in the body")
+            raise Invalid(
+                "fields beside a JSON body",
+                where="query string",
+                found=", ".join(beside),
+                expected="all of them in the body",
+            )
         desk.work.take(size_decoded(body), "what the body says")
         asked = decoded(body, kind)
     else:

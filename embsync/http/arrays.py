@@ -36,8 +36,9 @@ def npy_pieces(array: Array) -> deque[Piece]:
 def json_rows(array: Array) -> bytes:
     """Return the rows of a matrix in JSON, without the brackets around them: few at a time become Python objects."""
     step = max(1, _NUMBERS // max(1, array.shape[1]))
-    return b",".join(msgspec.json.encode(array[start : start + step].tolist())[1:-1]
-                     for start in range(0, len(array), step))
+    return b",".join(
+        msgspec.json.encode(array[start : start + step].tolist())[1:-1] for start in range(0, len(array), step)
+    )
 
 
 def json_pieces(head: Mapping[str, object], columns: Mapping[str, Iterable[bytes]]) -> deque[Piece]:
@@ -68,7 +69,11 @@ def from_npy(body: bytes) -> Array:
     except SnapshotError as error:
         raise Malformed(error.what, where="body", found=error.found, expected=error.expected) from None
     if header.dtype.kind not in "fiu" or len(header.shape) not in (1, 2):
-        raise Malformed("not vectors", where="body", found=f"{header.dtype}, shape {header.shape}",
-                        expected="numbers, one vector or a matrix of them")
+        raise Malformed(
+            "not vectors",
+            where="body",
+            found=f"{header.dtype}, shape {header.shape}",
+            expected="numbers, one vector or a matrix of them",
+        )
     flat: Array = np.frombuffer(body, header.dtype, offset=header.offset)
     return flat.reshape(header.shape, order="F" if header.fortran_order else "C")

@@ -52,8 +52,14 @@ def fitting(wanted: int) -> int:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     fits = min(wanted, max(soft - _RESERVED, soft // 4, 1))
     if fits < wanted:
-        log(logging.WARNING, "connections_limited", connections=fits, wanted=wanted, descriptors=soft,
-            hint=f"LimitNOFILE={needed} or ulimit -n {needed}")
+        log(
+            logging.WARNING,
+            "connections_limited",
+            connections=fits,
+            wanted=wanted,
+            descriptors=soft,
+            hint=f"LimitNOFILE={needed} or ulimit -n {needed}",
+        )
     return fits
 
 
@@ -225,7 +231,8 @@ class BoundedProtocol(H11Protocol):
         if self._phase.name == "request":
             return 3 * self._bounds.seconds + float(self._phase.cycle.scope.get(ANSWER_BYTES, 0)) / _RATE
         return {"idle": self._bounds.idle_seconds, "leftover": _LEFTOVER_SECONDS}.get(
-            self._phase.name, self._bounds.seconds)
+            self._phase.name, self._bounds.seconds
+        )
 
     def _late(self) -> None:
         """End what took too long; the size of an answer, and so its time, may be known by now."""
@@ -244,8 +251,13 @@ class BoundedProtocol(H11Protocol):
         """Answer in place of the application, and close."""
         failure = {"error": "Refused", "what": what, "where": None, "found": None, "expected": expected, "hint": None}
         body = msgspec.json.encode(failure)
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close"),
-                   ("X-Embsync-Version", self._bounds.mark()), *([("Retry-After", "1")] if status == 503 else [])]
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+            ("X-Embsync-Version", self._bounds.mark()),
+            *([("Retry-After", "1")] if status == 503 else []),
+        ]
         head = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
         with contextlib.suppress(h11.LocalProtocolError):
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):

@@ -136,8 +136,12 @@ def converted(tree: object, kind: type[Message], *, strict: bool) -> Message:
         what, _, path = str(error).partition(" - at `")
         where = path.rstrip("`") or "$"
         expected, got = _EXPECTED.fullmatch(what), _found(tree, where)
-        raise Invalid("wrong value" if expected else what, where=where, found=got,
-                      expected=expected and expected[1].replace("`", "")) from None
+        raise Invalid(
+            "wrong value" if expected else what,
+            where=where,
+            found=got,
+            expected=expected and expected[1].replace("`", ""),
+        ) from None
 
 
 def _found(tree: Any, where: str) -> str | None:

@@ -23,21 +23,41 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
         self.requests = Counter("embsync_http_requests", "Requests answered", ["endpoint", "status"], registry=own)
-        self.seconds = Histogram("embsync_http_request_seconds", "Time from a request to its answer", ["endpoint"],
-                                 buckets=_BUCKETS, registry=own)
-        self.version = Gauge("embsync_serving_version", "Version served; with several workers the lowest",
-                             multiprocess_mode="livemin", registry=own)
-        self.newest = Gauge("embsync_newest_version", "Version the store says is current",
-                            multiprocess_mode="livemostrecent", registry=own)
-        self.refusals = Counter("embsync_version_errors", "New versions refused, and other errors of following",
-                                registry=own)
+        self.seconds = Histogram(
+            "embsync_http_request_seconds",
+            "Time from a request to its answer",
+            ["endpoint"],
+            buckets=_BUCKETS,
+            registry=own,
+        )
+        self.version = Gauge(
+            "embsync_serving_version",
+            "Version served; with several workers the lowest",
+            multiprocess_mode="livemin",
+            registry=own,
+        )
+        self.newest = Gauge(
+            "embsync_newest_version",
+            "Version the store says is current",
+            multiprocess_mode="livemostrecent",
+            registry=own,
+        )
+        self.refusals = Counter(
+            "embsync_version_errors", "New versions refused, and other errors of following", registry=own
+        )
 
-        self.connections = Gauge("embsync_http_connections", "Connections open now", multiprocess_mode="livesum",
-                                 registry=own)
-        self.closed = Counter("embsync_http_connections_closed", "Connections ended for what their client did",
-                              ["reason"], registry=own)
-        self.memory = Gauge("embsync_http_memory_bytes", "Estimated memory of the requests under way",
-                            multiprocess_mode="livesum", registry=own)
+        self.connections = Gauge(
+            "embsync_http_connections", "Connections open now", multiprocess_mode="livesum", registry=own
+        )
+        self.closed = Counter(
+            "embsync_http_connections_closed", "Connections ended for what their client did", ["reason"], registry=own
+        )
+        self.memory = Gauge(
+            "embsync_http_memory_bytes",
+            "Estimated memory of the requests under way",
+            multiprocess_mode="livesum",
+            registry=own,
+        )
 
     def text(self) -> bytes:
         """Return the exposition format."""

@@ -83,5 +83,6 @@ def _identity(version: Version) -> str:
     """Return what changes with any file of the version; taken before hashing, so that a later change shows."""
     paths = [version.path / name for name in (layout.MANIFEST, *(entry.path for entry in version.record.files))]
     states = [path.stat() for path in paths]
-    return json.dumps([version.number, *([state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-                                         for state in states)])
+    return json.dumps(
+        [version.number, *([state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns] for state in states)]
+    )

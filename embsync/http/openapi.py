@@ -29,11 +29,16 @@ class _Post:
 
 
 _POSTS = {
-    "search": _Post("The live items nearest to vectors, users or items", SearchRequest, Hits,
-                    ("k", "space", "snapshot_version", "space_id")),
+    "search": _Post(
+        "The live items nearest to vectors, users or items",
+        SearchRequest,
+        Hits,
+        ("k", "space", "snapshot_version", "space_id"),
+    ),
     "lookup": _Post("Stable vectors by id, live or carried", LookupRequest, Found),
-    "transform": _Post("Raw vectors into the space, or back", TransformRequest, Vectors,
-                       ("side", "inverse", "version", "space_id")),
+    "transform": _Post(
+        "Raw vectors into the space, or back", TransformRequest, Vectors, ("side", "inverse", "version", "space_id")
+    ),
     "fold_in": _Post("Vectors for who was never trained", FoldInRequest, Vectors),
     "movement": _Post("How an id moved over the kept versions", MovementRequest, Movement, arrays=False),
 }
@@ -59,8 +64,13 @@ _FAILURES = {
     "429": "Too many requests at once",
     "503": "No version yet, too much is asked for at once, or not answered in time",
 }
-_VERSION = {"X-Embsync-Version": {"description": "The version the answer is from, or none", "required": True,
-                                  "schema": {"type": "string", "pattern": "^([0-9]+|none)$"}}}
+_VERSION = {
+    "X-Embsync-Version": {
+        "description": "The version the answer is from, or none",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^([0-9]+|none)$"},
+    }
+}
 
 
 def document(limits: Limits) -> dict[str, Any]:
@@ -70,12 +80,15 @@ def document(limits: Limits) -> dict[str, Any]:
     types.append(Failure)
     found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas = dict(zip(map(str, types), found, strict=True))
-    paths: dict[str, Any] = {f"/v1/{name}": {"post": _post(post, schemas, components)}
-                             for name, post in _POSTS.items()}
+    paths: dict[str, Any] = {f"/v1/{name}": {"post": _post(post, schemas, components)} for name, post in _POSTS.items()}
     paths |= {path: {"get": _get(path, schemas)} for path in _GETS}
-    return {"openapi": "3.1.0", "info": {"title": "embsync", "version": "1"}, "paths": paths,
-            "x-limits": msgspec.structs.asdict(limits),
-            "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "embsync", "version": "1"},
+        "paths": paths,
+        "x-limits": msgspec.structs.asdict(limits),
+        "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
 
 
 def _post(post: _Post, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
@@ -86,16 +99,30 @@ def _post(post: _Post, schemas: dict[str, Any], components: dict[str, Any]) -> d
     if post.arrays:
         answers[NPY] = _BINARY
     fields = components[post.request.__name__]["properties"]
-    parameters = [{"name": name, "in": "query", "required": False, "schema": fields[name],
-                   "description": f"The field of this name, beside a body of {NPY}"} for name in post.query]
-    return {"summary": post.summary, "parameters": parameters, "requestBody": {"required": True, "content": content},
-            "security": [{}, {"token": []}], "responses": _responses(answers, tuple(_FAILURES), schemas)}
+    parameters = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": fields[name],
+            "description": f"The field of this name, beside a body of {NPY}",
+        }
+        for name in post.query
+    ]
+    return {
+        "summary": post.summary,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": content},
+        "security": [{}, {"token": []}],
+        "responses": _responses(answers, tuple(_FAILURES), schemas),
+    }
 
 
 def _get(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     summary, reply, failures = _GETS[path]
-    content = {reply: {"schema": {"type": "string"}}} if isinstance(reply, str) else {
-        _JSON: {"schema": schemas[str(reply)]}}
+    content = (
+        {reply: {"schema": {"type": "string"}}} if isinstance(reply, str) else {_JSON: {"schema": schemas[str(reply)]}}
+    )
     responses = _responses(content, failures, schemas)
     if reply is State:
         responses["503"] = {"description": "Not now", "headers": _VERSION, "content": content}
@@ -105,5 +132,7 @@ def _get(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(content: dict[str, Any], failures: tuple[str, ...], schemas: dict[str, Any]) -> dict[str, Any]:
     failed = {_JSON: {"schema": schemas[str(Failure)]}}
-    return {"200": {"description": "Done", "headers": _VERSION, "content": content},
-            **{code: {"description": _FAILURES[code], "headers": _VERSION, "content": failed} for code in failures}}
+    return {
+        "200": {"description": "Done", "headers": _VERSION, "content": content},
+        **{code: {"description": _FAILURES[code], "headers": _VERSION, "content": failed} for code in failures},
+    }

@@ -18,8 +18,8 @@ def _hashes(tag: str) -> str:
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
-                               f"script-src {_hashes('script')}; style-src {_hashes('style')}; base-uri 'none'; "
-                               "frame-ancestors 'none'; form-action 'none'",
+    f"script-src {_hashes('script')}; style-src {_hashes('style')}; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",

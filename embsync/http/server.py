@@ -109,8 +109,12 @@ class _Server(uvicorn.Server):
 def _outlive_hangup() -> None:
     """Go on after SIGHUP, which daemons take as a wish to reload, unless it says that the terminal is gone."""
     if sys.stdin is None or not sys.stdin.isatty():
-        signal.signal(signal.SIGHUP, lambda *_: _log_seldom(
-            "not_reloaded", hint="versions and the token are followed anyway; anything else needs a restart"))
+        signal.signal(
+            signal.SIGHUP,
+            lambda *_: _log_seldom(
+                "not_reloaded", hint="versions and the token are followed anyway; anything else needs a restart"
+            ),
+        )
 
 
 def _last_seconds(settings: Settings) -> int:
@@ -139,10 +143,19 @@ def work(settings: Settings, bound: socket.socket) -> int:
     application = Application(settings, leaving=lambda: server.should_exit)
     bounds = application.connections
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else anybody writes a line with each malformed request
-    config = uvicorn.Config(application.asgi(), lifespan="on", log_config=None, access_log=False, server_header=False,
-                            http=cast(Any, partial(BoundedProtocol, bounds)), ws="none", loop="asyncio",
-                            timeout_graceful_shutdown=_last_seconds(settings), backlog=accepted_at_once(bounds.most),
-                            h11_max_incomplete_event_size=16 << 10)
+    config = uvicorn.Config(
+        application.asgi(),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=cast(Any, partial(BoundedProtocol, bounds)),
+        ws="none",
+        loop="asyncio",
+        timeout_graceful_shutdown=_last_seconds(settings),
+        backlog=accepted_at_once(bounds.most),
+        h11_max_incomplete_event_size=16 << 10,
+    )
     server = _Server(config)
     share_arenas()
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -210,8 +223,7 @@ def _too_often(deaths: deque[float]) -> bool:
 def _start(settings: Settings, bound: socket.socket, figures: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, SHARED: figures}
     environment.setdefault("OMP_NUM_THREADS", str(threads_each(settings.workers)))
-    command = [sys.executable, "-m", "embsync.http.worker", str(bound.fileno()),
-               msgspec.json.encode(settings).decode()]
+    command = [sys.executable, "-m", "embsync.http.worker", str(bound.fileno()), msgspec.json.encode(settings).decode()]
     return subprocess.Popen(command, env=environment, pass_fds=[bound.fileno()])
 
 
@@ -245,8 +257,9 @@ def _bind_unix(path: Path) -> socket.socket:
             other.setblocking(False)  # a full queue would be waited for
             # Full or not ours to write is not dead.
             if (answer := other.connect_ex(str(path))) != errno.ECONNREFUSED:
-                raise UsageError("another server listens here", where=path,
-                                 found=os.strerror(answer) if answer else None)
+                raise UsageError(
+                    "another server listens here", where=path, found=os.strerror(answer) if answer else None
+                )
         path.unlink()
     bound = socket.socket(socket.AF_UNIX)
     before = os.umask(0o117)

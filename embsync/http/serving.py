@@ -30,9 +30,14 @@ class Serving:
         self._space_id = settings.space_id
         self._metrics = metrics
         self._maps: set[tuple[int, object]] = set()  # of which versions they are whole
-        self._follower = Follower(self.root, self._switch, space_id=settings.space_id, on_error=self._failed,
-                                  interval=settings.rescan_seconds,
-                                  verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify)
+        self._follower = Follower(
+            self.root,
+            self._switch,
+            space_id=settings.space_id,
+            on_error=self._failed,
+            interval=settings.rescan_seconds,
+            verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify,
+        )
 
     def start(self) -> None:
         """Begin to follow."""
@@ -62,17 +67,25 @@ class Serving:
     def numbers(self) -> list[int]:
         """Return the kept versions, without a newest one that is still being verified, or was refused."""
         health = self._follower.health
-        return [number for number in layout.version_numbers(self.root / layout.VERSIONS)
-                if number == health.serving or number != health.newest]
+        return [
+            number
+            for number in layout.version_numbers(self.root / layout.VERSIONS)
+            if number == health.serving or number != health.newest
+        ]
 
     def state(self) -> State:
         """Return what the server says about its health."""
         health = self._follower.health
         if health.newest is not None:
             self._metrics.newest.set(health.newest)
-        return {"ready": self.current is not None, "following": health.alive, "serving": health.serving,
-                "newest": health.newest, "error": None if health.error is None else str(health.error),
-                "seconds_since_look": round(health.checked, 3)}
+        return {
+            "ready": self.current is not None,
+            "following": health.alive,
+            "serving": health.serving,
+            "newest": health.newest,
+            "error": None if health.error is None else str(health.error),
+            "seconds_since_look": round(health.checked, 3),
+        }
 
     def _switch(self, version: Version) -> None:
         version.leave_to_collection()  # the last request that holds it unpins it

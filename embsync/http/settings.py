@@ -45,8 +45,9 @@ def address(listen: str) -> tuple[str, int]:
     """
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match[3]) > 65535:
-        raise UsageError("not an address to listen on", found=repr(listen),
-                         expected="HOST:PORT, [IPV6]:PORT or unix:/path")
+        raise UsageError(
+            "not an address to listen on", found=repr(listen), expected="HOST:PORT, [IPV6]:PORT or unix:/path"
+        )
     return match[1] or match[2], int(match[3])
 
 
@@ -66,11 +67,16 @@ def require_servable(settings: Settings) -> None:
 
 def _require_place(path: Path) -> None:
     if len(os.fsencode(path)) > _LONGEST_SOCKET:
-        raise UsageError("too long for a socket's path", where=path, found=f"{len(os.fsencode(path))} bytes",
-                         expected=f"at most {_LONGEST_SOCKET}")
+        raise UsageError(
+            "too long for a socket's path",
+            where=path,
+            found=f"{len(os.fsencode(path))} bytes",
+            expected=f"at most {_LONGEST_SOCKET}",
+        )
     if path.exists() and not path.is_socket():
-        raise UsageError("no place for a socket", where=path, found=f"a {kind_of(path.stat())}",
-                         expected="nothing there yet")
+        raise UsageError(
+            "no place for a socket", where=path, found=f"a {kind_of(path.stat())}", expected="nothing there yet"
+        )
     if not path.parent.is_dir():
         raise UsageError("no place for a socket", where=path, found="no such directory", hint=f"mkdir {path.parent}")
 
@@ -91,8 +97,12 @@ def require_token_beyond_loopback(settings: Settings) -> None:
         return
     host, _ = address(settings.listen)
     if settings.token_file is None and not is_loopback(host):
-        raise UsageError("refusing to listen beyond this machine without a token", found=settings.listen,
-                         expected="--token-file FILE", hint="or listen on 127.0.0.1 or unix:/path")
+        raise UsageError(
+            "refusing to listen beyond this machine without a token",
+            found=settings.listen,
+            expected="--token-file FILE",
+            hint="or listen on 127.0.0.1 or unix:/path",
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -64,9 +64,17 @@ def read_token(path: Path) -> bytes:
     except OSError as error:
         raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
     if not token:
-        raise UsageError("no token", where=path, found="an empty file" if kind == "file" else f"a {kind}",
-                         expected="a file that holds it alone")
+        raise UsageError(
+            "no token",
+            where=path,
+            found="an empty file" if kind == "file" else f"a {kind}",
+            expected="a file that holds it alone",
+        )
     if not _TOKEN.fullmatch(token):
-        raise UsageError("not a token that a header can carry", where=path, found=f"{len(token)} bytes, not shown",
-                         expected=f"one line of 1 to {_LONGEST} visible ASCII characters without spaces")
+        raise UsageError(
+            "not a token that a header can carry",
+            where=path,
+            found=f"{len(token)} bytes, not shown",
+            expected=f"one line of 1 to {_LONGEST} visible ASCII characters without spaces",
+        )
     return token

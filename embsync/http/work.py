@@ -116,8 +116,13 @@ class Work:
             503, the memory is taken, or nobody waits any more.
         """
         if self._size + more - SMALL > self._memory.limit:
-            raise Invalid("more than a request may take", where="$", expected=f"at most {self._memory.limit} bytes",
-                          found=f"about {self._size + more} bytes for {what}", hint="ask for less at once")
+            raise Invalid(
+                "more than a request may take",
+                where="$",
+                expected=f"at most {self._memory.limit} bytes",
+                found=f"about {self._size + more} bytes for {what}",
+                hint="ask for less at once",
+            )
         if self._size + more > SMALL and not self._large:
             self._large = self._memory.begin_large()
             if not self._large:

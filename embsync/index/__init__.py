@@ -6,5 +6,14 @@ from embsync.index.refresh import refresh
 from embsync.index.report import Built, IndexReport, Previous
 from embsync.index.searcher import Searcher
 
-__all__ = ["Built", "IndexReport", "Previous", "Searcher", "check_factory", "check_spelling", "estimate_bytes",
-           "refresh", "reject_damage"]
+__all__ = [
+    "Built",
+    "IndexReport",
+    "Previous",
+    "Searcher",
+    "check_factory",
+    "check_spelling",
+    "estimate_bytes",
+    "refresh",
+    "reject_damage",
+]

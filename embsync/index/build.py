@@ -53,9 +53,12 @@ def train(index: Any, live: LiveVectors) -> None:
     try:
         index.train(sample)
     except RuntimeError as error:
-        raise UsageError("the index cannot be trained on these vectors", where="index.factory",
-                         found=f"{live.count} live rows of width {live.width}: {faiss_sentence(error)}",
-                         hint="a factory string with fewer lists or codes, or 'auto'") from None
+        raise UsageError(
+            "the index cannot be trained on these vectors",
+            where="index.factory",
+            found=f"{live.count} live rows of width {live.width}: {faiss_sentence(error)}",
+            hint="a factory string with fewer lists or codes, or 'auto'",
+        ) from None
 
 
 def fill(index: Any, live: LiveVectors, rows: Int64) -> None:

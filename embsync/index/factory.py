@@ -117,16 +117,24 @@ def check_spelling(factory: str) -> None:
 
 
 def _rejected(found: str) -> UsageError:
-    return UsageError("FAISS rejects the index factory string", where="index.factory", found=found,
-                      hint="see the FAISS wiki, 'The index factory', or use 'auto'")
+    return UsageError(
+        "FAISS rejects the index factory string",
+        where="index.factory",
+        found=found,
+        hint="see the FAISS wiki, 'The index factory', or use 'auto'",
+    )
 
 
 def reject_few_rows(index: Any, factory: str, rows: int) -> None:
     """Raise UsageError where there are fewer rows than ``index`` takes to be trained."""
     if rows < least_rows(index):
-        raise UsageError("the index cannot be trained on so few rows", where="index.factory",
-                         found=f"'{factory}' and {rows} live rows", expected=f"{least_rows(index)} or more",
-                         hint="a factory string with fewer lists or codes, or 'auto'")
+        raise UsageError(
+            "the index cannot be trained on so few rows",
+            where="index.factory",
+            found=f"'{factory}' and {rows} live rows",
+            expected=f"{least_rows(index)} or more",
+            hint="a factory string with fewer lists or codes, or 'auto'",
+        )
 
 
 def _reject_unfillable(index: Any, factory: str) -> None:
@@ -154,18 +162,34 @@ def _is_hollow(part: Any) -> bool:
 
 def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
     if layer.metric_type != metric_of(metric):
-        raise UsageError(f"{type(layer).__name__} does not support metric {metric}", where="index.factory",
-                         found=f"'{factory}'", hint="choose another factory string or metric")
+        raise UsageError(
+            f"{type(layer).__name__} does not support metric {metric}",
+            where="index.factory",
+            found=f"'{factory}'",
+            hint="choose another factory string or metric",
+        )
     if isinstance(layer, faiss.IndexLSH):
-        raise UsageError("LSH ranks by Hamming distance, not by a metric of the store", where="index.factory",
-                         found=f"'{factory}'", hint="choose another factory string, or use 'auto'")
+        raise UsageError(
+            "LSH ranks by Hamming distance, not by a metric of the store",
+            where="index.factory",
+            found=f"'{factory}'",
+            hint="choose another factory string, or use 'auto'",
+        )
     for step in transforms(layer):
         if step.d_out > step.d_in and isinstance(step, faiss.PCAMatrix):
-            raise UsageError("PCA cannot widen vectors", where="index.factory", found=f"'{factory}'",
-                             expected=f"at most {step.d_in} dimensions")
+            raise UsageError(
+                "PCA cannot widen vectors",
+                where="index.factory",
+                found=f"'{factory}'",
+                expected=f"at most {step.d_in} dimensions",
+            )
         if isinstance(step, faiss.OPQMatrix) and step.d_out % step.M:
-            raise UsageError("OPQ cannot divide the dimensions", where="index.factory", found=f"'{factory}'",
-                             expected=f"a divisor of {step.d_out}")
+            raise UsageError(
+                "OPQ cannot divide the dimensions",
+                where="index.factory",
+                found=f"'{factory}'",
+                expected=f"a divisor of {step.d_out}",
+            )
 
 
 def _set_up_training(index: Any) -> None:

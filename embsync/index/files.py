@@ -61,16 +61,24 @@ def read_index(path: Path, *, mapped: bool) -> Any:
                 return faiss.read_index(str(path))
         return faiss.read_index(str(path))
     except _UNREADABLE as error:
-        raise StoreError("not a readable FAISS index", where=path, found=faiss_sentence(error),
-                         hint=command("rollback", purpose="to go back to a whole version")) from error
+        raise StoreError(
+            "not a readable FAISS index",
+            where=path,
+            found=faiss_sentence(error),
+            hint=command("rollback", purpose="to go back to a whole version"),
+        ) from error
 
 
 def reject_newer_faiss(written_by: str, where: Path) -> None:
     """Raise StoreError for an index of a newer FAISS: old files load in newer releases, not the reverse."""
     if _version(written_by) > _version(faiss.__version__):
-        raise StoreError("the index was written by a newer FAISS than this reader's", where=where,
-                         found=f"FAISS {written_by}", expected=f"at most {faiss.__version__}",
-                         hint="upgrade faiss-cpu where the index is read")
+        raise StoreError(
+            "the index was written by a newer FAISS than this reader's",
+            where=where,
+            found=f"FAISS {written_by}",
+            expected=f"at most {faiss.__version__}",
+            hint="upgrade faiss-cpu where the index is read",
+        )
 
 
 def reject_damage(path: Path, sha256: str) -> None:
@@ -95,5 +103,3 @@ def faiss_sentence(error: BaseException) -> str:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-

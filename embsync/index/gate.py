@@ -129,9 +129,7 @@ def _names(index: Any, k: int) -> list[str]:
     return list(completed(index, {knob.name: 1 for knob in tunables(index, k)}))
 
 
-def _cheapest(
-    measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], target: float
-) -> dict[str, int]:
+def _cheapest(measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], target: float) -> dict[str, int]:
     """Return ``fixed`` with the least value of ``knob`` that reaches ``target``.
 
     Doubling, then halving the interval: recall grows with effort. Where recall has levelled, the largest value tells

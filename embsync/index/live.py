@@ -78,12 +78,23 @@ def live_vectors(vectors: Float32, rows: Int64, metric: str) -> LiveVectors:
         Not float32 in C order, or rows that do not ascend within the side.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
-        raise UsageError("vectors have the wrong form", found=f"{vectors.dtype} {vectors.shape}",
-                         expected="float32 (rows, k) in C order")
-    if rows.ndim != 1 or rows.size == 0 or rows[0] < 0 or rows[-1] >= vectors.shape[0] \
-            or not bool((rows[1:] > rows[:-1]).all()):
-        raise UsageError("live rows must ascend within the vectors", found=f"{rows.size} rows",
-                         expected=f"one or more positions below {vectors.shape[0]}")
+        raise UsageError(
+            "vectors have the wrong form",
+            found=f"{vectors.dtype} {vectors.shape}",
+            expected="float32 (rows, k) in C order",
+        )
+    if (
+        rows.ndim != 1
+        or rows.size == 0
+        or rows[0] < 0
+        or rows[-1] >= vectors.shape[0]
+        or not bool((rows[1:] > rows[:-1]).all())
+    ):
+        raise UsageError(
+            "live rows must ascend within the vectors",
+            found=f"{rows.size} rows",
+            expected=f"one or more positions below {vectors.shape[0]}",
+        )
     return LiveVectors(vectors, rows, metric == "cosine")
 
 

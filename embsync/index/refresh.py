@@ -66,8 +66,11 @@ def refresh(
         try:
             return _Refresh(side, queries, truth, config, previous).run()
         except MemoryError as error:
-            raise StoreError("out of memory while indexing", found=f"{side.count} rows of {side.width} numbers",
-                             hint="a smaller index, such as 'HNSW32_SQ8' or 'IVF4096,SQ8'") from error
+            raise StoreError(
+                "out of memory while indexing",
+                found=f"{side.count} rows of {side.width} numbers",
+                hint="a smaller index, such as 'HNSW32_SQ8' or 'IVF4096,SQ8'",
+            ) from error
 
 
 class _Rebuild(Exception):
@@ -158,8 +161,10 @@ class _Refresh:
         reached = last.recall_at_10
         missed = reached is not None and reached < min(last.target_recall, self.config.target_recall)
         if last.rotations == 0 and missed:
-            raise _Rebuild(f"the last rebuild missed recall {last.target_recall} with {reached:.3f}: "
-                           "a rotated index would hardly reach it")
+            raise _Rebuild(
+                f"the last rebuild missed recall {last.target_recall} with {reached:.3f}: "
+                "a rotated index would hardly reach it"
+            )
 
     def _judge(self, index: Any, labels: Int64, previous: Previous | None = None) -> Verdict:
         with self._timed("gate"):
@@ -177,20 +182,31 @@ class _Refresh:
         if verdict.recall is None:
             return None if is_exact(index) else "there were no queries to judge a rotated index by"
         if not self.gate.reached(verdict):
-            return (f"rotated, {_achieved(verdict)}, below {self.config.target_recall}, was the best within "
-                    f"{self.config.max_search_cost_growth:g} times the last rebuild's effort")
+            return (
+                f"rotated, {_achieved(verdict)}, below {self.config.target_recall}, was the best within "
+                f"{self.config.max_search_cost_growth:g} times the last rebuild's effort"
+            )
         if verdict.effort > self._most(index, previous):
-            return (f"rotated, {_achieved(verdict)} cost more than {self.config.max_search_cost_growth:g} times "
-                    "the last rebuild's effort")
+            return (
+                f"rotated, {_achieved(verdict)} cost more than {self.config.max_search_cost_growth:g} times "
+                "the last rebuild's effort"
+            )
         return None
 
     def _built(self, index: Any, labels: Int64, verdict: Verdict, action: Action, reason: str) -> Built:
         last = self.previous.report if self.previous is not None and action != "rebuilt" else None
         as_rebuilt = last is None or (action == "reused" and last.rotations == 0)
         report = IndexReport(
-            factory=self.factory, metric=self.config.metric, action=action, reason=reason,
-            recall_at_10=verdict.recall, target_recall=self.config.target_recall, search=verdict.search,
-            labels=int(index.ntotal), dead=int(np.count_nonzero(labels < 0)), faiss=str(faiss.__version__),
+            factory=self.factory,
+            metric=self.config.metric,
+            action=action,
+            reason=reason,
+            recall_at_10=verdict.recall,
+            target_recall=self.config.target_recall,
+            search=verdict.search,
+            labels=int(index.ntotal),
+            dead=int(np.count_nonzero(labels < 0)),
+            faiss=str(faiss.__version__),
             build=densify(index),
             rebuilt_search=verdict.search if last is None or as_rebuilt else last.rebuilt_search or last.search,
             rotations=0 if last is None else last.rotations + (action == "rotated"),
@@ -208,14 +224,18 @@ class _Refresh:
 
 def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> RecallGate:
     if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
-        raise UsageError("queries have the wrong form", found=f"{queries.dtype} {queries.shape}",
-                         expected=f"float32 (queries, {side.width})")
+        raise UsageError(
+            "queries have the wrong form",
+            found=f"{queries.dtype} {queries.shape}",
+            expected=f"float32 (queries, {side.width})",
+        )
     k = min(config.recall_at, side.count)
     if truth is None:
         truth = exact_neighbours(side, queries, k, config.metric)
     elif truth.shape[0] != queries.shape[0] or truth.shape[1] < k:
-        raise UsageError("exact neighbours have the wrong form", found=truth.shape,
-                         expected=f"({queries.shape[0]}, {k} or more)")
+        raise UsageError(
+            "exact neighbours have the wrong form", found=truth.shape, expected=f"({queries.shape[0]}, {k} or more)"
+        )
     return RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
 
 
@@ -230,8 +250,14 @@ def _load(previous: Previous) -> Any:
     except StoreError as error:
         raise _unusable(error) from None
     if index.ntotal != previous.labels.size:
-        raise _unusable(StoreError("labels and index differ in number", where=previous.path, found=index.ntotal,
-                                   expected=previous.labels.size))
+        raise _unusable(
+            StoreError(
+                "labels and index differ in number",
+                where=previous.path,
+                found=index.ntotal,
+                expected=previous.labels.size,
+            )
+        )
     reason = obstacle(index)
     if reason is not None:
         raise _Rebuild(reason)
@@ -247,20 +273,30 @@ def _moved(previous: Previous, side: LiveVectors) -> Int64:
     """Return the live row each label of the parent's index stands for now, -1 where there is none."""
     living = np.flatnonzero(previous.labels >= 0)
     if living.size and int(previous.labels.max()) >= previous.row_map.size:
-        raise _unusable(StoreError("labels beyond the parent's rows", where=previous.path,
-                                   found=int(previous.labels.max()), expected=f"below {previous.row_map.size}"))
+        raise _unusable(
+            StoreError(
+                "labels beyond the parent's rows",
+                where=previous.path,
+                found=int(previous.labels.max()),
+                expected=f"below {previous.row_map.size}",
+            )
+        )
     moved = np.full(previous.labels.size, -1, np.int64)
     moved[living] = previous.row_map[previous.labels[living]]
     alive, taken = (np.zeros(side.vectors.shape[0], np.bool_) for _ in range(2))
     rows = moved[moved >= 0]
     if rows.size and int(rows.max()) >= alive.size:
-        raise _unusable(StoreError("rows beyond the version's", where=previous.path, found=int(rows.max()),
-                                   expected=f"below {alive.size}"))
+        raise _unusable(
+            StoreError(
+                "rows beyond the version's", where=previous.path, found=int(rows.max()), expected=f"below {alive.size}"
+            )
+        )
     alive[side.rows] = True
     taken[rows] = True
     if int(np.count_nonzero(taken)) != rows.size or not alive[rows].all():
-        raise _unusable(StoreError("labels that lead to one row twice, or to a row that is not live",
-                                   where=previous.path))
+        raise _unusable(
+            StoreError("labels that lead to one row twice, or to a row that is not live", where=previous.path)
+        )
     return moved
 
 

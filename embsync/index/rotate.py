@@ -16,8 +16,15 @@ from embsync.index.structure import innermost, layers
 
 #: Emptied and filled again, they keep all that was trained: quantizers, codebooks, ranges, transforms.
 _REFILLED = (
-    faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexScalarQuantizer, faiss.IndexPQ,
-    faiss.IndexPQFastScan, faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ,
+    faiss.IndexFlat,
+    faiss.IndexFlatIP,
+    faiss.IndexFlatL2,
+    faiss.IndexScalarQuantizer,
+    faiss.IndexPQ,
+    faiss.IndexPQFastScan,
+    faiss.IndexIVFFlat,
+    faiss.IndexIVFScalarQuantizer,
+    faiss.IndexIVFPQ,
     faiss.IndexIVFPQFastScan,
 )
 _WRAPPERS = (faiss.IndexPreTransform, faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine, faiss.IndexRefineFlat)

@@ -56,12 +56,11 @@ class Searcher:
         self._parameters = search_parameters(index, self._defaults, self._selector)
         # IDMap writes its own selector into the parameters while it searches: two threads must not share them.
         self._shared = self._selector is None or not any(
-            isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in layers(index))
+            isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in layers(index)
+        )
 
     @classmethod
-    def open(
-        cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None
-    ) -> Searcher:
+    def open(cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None) -> Searcher:
         """Map the index at ``path``; milliseconds, whatever its size.
 
         Parameters
@@ -96,7 +95,10 @@ class Searcher:
         return self._width
 
     def search(
-        self, queries: Float32, k: int, parameters: Mapping[str, int] | None = None,
+        self,
+        queries: Float32,
+        k: int,
+        parameters: Mapping[str, int] | None = None,
         allowed: Bool | None = None,
     ) -> tuple[Int64, Float32]:
         """Return rows and scores of the best ``k`` live rows of each query.
@@ -124,8 +126,11 @@ class Searcher:
             Queries of another width or dtype, k below 1, or parameters the index does not take.
         """
         if queries.ndim != 2 or queries.shape[1] != self._width or queries.dtype != np.float32:
-            raise UsageError("queries have the wrong form", found=f"{queries.dtype} {queries.shape}",
-                             expected=f"float32 (queries, {self._width})")
+            raise UsageError(
+                "queries have the wrong form",
+                found=f"{queries.dtype} {queries.shape}",
+                expected=f"float32 (queries, {self._width})",
+            )
         if k < 1:
             raise UsageError("k must be at least 1", found=k)
         labels = None if allowed is None else self._allowed_labels(allowed)
@@ -157,9 +162,7 @@ class Searcher:
             return self._untie(asked, rows, scores, k, parameters)
         return rows[:, :k], scores[:, :k]
 
-    def _untie(
-        self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any
-    ) -> tuple[Int64, Float32]:
+    def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
         """Order equal scores by row; where a tie of an exact index crosses the last place, look at all of it."""
         order = np.lexsort((rows, -scores), axis=1)
         rows = np.take_along_axis(rows, order, axis=1)
@@ -185,8 +188,11 @@ class Searcher:
     def _override(self, parameters: Mapping[str, int], selector: Any, k: int) -> Any:
         unknown = set(parameters) - set(self._defaults)
         if unknown:
-            raise UsageError("unknown search parameter", found=", ".join(sorted(unknown)),
-                             expected=", ".join(self._defaults) or "none: this index is exact")
+            raise UsageError(
+                "unknown search parameter",
+                found=", ".join(sorted(unknown)),
+                expected=", ".join(self._defaults) or "none: this index is exact",
+            )
         given = {name: self._useful(name, value, k) for name, value in parameters.items()}
         return search_parameters(self._index, {**self._defaults, **given}, selector)
 
@@ -205,7 +211,10 @@ def _only(allowed: Bool) -> Any:
 
 def _reject_mismatch(path: Path, what: str, found: object, expected: object) -> None:
     if found != expected:
-        raise StoreError(f"the index does not belong to this version: {what}", where=path, found=found,
-                         expected=expected, hint=command("verify", purpose="to see what is damaged"))
-
-
+        raise StoreError(
+            f"the index does not belong to this version: {what}",
+            where=path,
+            found=found,
+            expected=expected,
+            hint=command("verify", purpose="to see what is damaged"),
+        )

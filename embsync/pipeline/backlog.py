@@ -21,8 +21,9 @@ from embsync.store import Store
 from embsync.store.journal import DamagedLine, Event
 from embsync.store.manifest import Manifest
 
-State = Literal["published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed",
-                "not_a_snapshot"]
+State = Literal[
+    "published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed", "not_a_snapshot"
+]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ def survey(store: Store, config: Config, found: Found | None = None) -> Survey:
     history = history_of(store.events(), config.watch.path)
     order = order_of(store, config.watch, history, found.children)
     damaged = store.journal.damaged()
-    entries = [_entry_of_damage(child, damaged) or _entry(child, history.last.get(child.name), order, config)
-               for child in order.sorted(found.children)]
+    entries = [
+        _entry_of_damage(child, damaged) or _entry(child, history.last.get(child.name), order, config)
+        for child in order.sorted(found.children)
+    ]
     if config.watch.backlog == "newest":
         entries = _only_newest(entries)
     return Survey(entries, order)
@@ -118,8 +121,13 @@ def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> 
         reason += f", though it is younger; {_advice(child, order, config)}"
     elif done is not None:
         reason += f"; {_by_hand(child, config)}"
-    return Entry(child, "skipped" if done is None else "changed", reason,
-                 fingerprint=None if done is None else done.fingerprint, younger=younger)
+    return Entry(
+        child,
+        "skipped" if done is None else "changed",
+        reason,
+        fingerprint=None if done is None else done.fingerprint,
+        younger=younger,
+    )
 
 
 def _advice(child: Child, order: Order, config: Config) -> str:
@@ -134,8 +142,12 @@ def _by_hand(child: Child, config: Config) -> str:
 def _only_newest(entries: Sequence[Entry]) -> list[Entry]:
     """Skip all that is next but the last."""
     newest = next((entry for entry in reversed(entries) if entry.state == "next"), None)
-    return [replace(entry, state="skipped", reason=f"{newest.child.name} is newer, and watch.backlog is newest")
-            if newest is not None and entry is not newest and entry.state == "next" else entry for entry in entries]
+    return [
+        replace(entry, state="skipped", reason=f"{newest.child.name} is newer, and watch.backlog is newest")
+        if newest is not None and entry is not newest and entry.state == "next"
+        else entry
+        for entry in entries
+    ]
 
 
 def handle(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:

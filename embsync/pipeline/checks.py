@@ -76,8 +76,13 @@ def well_formed(zero_rows: int) -> list[CheckRecord]:
     """Return the records of what reading the snapshot has shown; an all-zero row warns."""
     values = {"finite": float(zero_rows), "unique_ids": 0.0, "widths": 0.0}
     return [
-        CheckRecord(name=name, value=values[name], warn=0.0 if name == "finite" else None, refuse=None,
-                    outcome="warn" if values[name] else "pass")
+        CheckRecord(
+            name=name,
+            value=values[name],
+            warn=0.0 if name == "finite" else None,
+            refuse=None,
+            outcome="warn" if values[name] else "pass",
+        )
         for name in WELL_FORMED
     ]
 
@@ -112,8 +117,9 @@ class CheckRefusedError(RefusedError):
             names = [word for record in self._refused for word in ("--check", record.name)]
             hints.append(command("accept", where, *names, purpose="if this is intended"))
         if self.diagnosis.new_space:
-            hints.append(command("accept", where, "--new-space",
-                                 purpose=f"if it is meant to take over, beginning {NEW_SPACE}"))
+            hints.append(
+                command("accept", where, "--new-space", purpose=f"if it is meant to take over, beginning {NEW_SPACE}")
+            )
         return tuple(hints)
 
     def as_dict(self) -> dict[str, object]:
@@ -137,14 +143,18 @@ def remarks(manifest: Manifest) -> list[tuple[CheckRecord, str]]:
     """Return the checks of a version that did not pass, each with what it says, and nothing said twice."""
     found = {record.name: record for record in manifest.checks if record.outcome != "pass"}
     said = {name for name, check in CHECKS.items() if check.warned_by in found}
-    return [(record, _zero_rows(manifest) if name == "finite" else describe(record))
-            for name, record in found.items() if record.outcome == "refuse" or name not in said]
+    return [
+        (record, _zero_rows(manifest) if name == "finite" else describe(record))
+        for name, record in found.items()
+        if record.outcome == "refuse" or name not in said
+    ]
 
 
 def _zero_rows(manifest: Manifest) -> str:
     counts = {"item": manifest.items.zero, "user": manifest.users.zero if manifest.users else 0}
-    return " and ".join(f"{count:,} all-zero {name} row{'' if count == 1 else 's'}"
-                        for name, count in counts.items() if count)
+    return " and ".join(
+        f"{count:,} all-zero {name} row{'' if count == 1 else 's'}" for name, count in counts.items() if count
+    )
 
 
 def reject_unknown(names: Collection[str]) -> None:

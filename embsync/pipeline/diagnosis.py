@@ -17,8 +17,10 @@ _APART = 0.7
 _OPPOSITE = 1.2
 
 #: What a new space means for whoever reads the store.
-NEW_SPACE = ("a new space: no old vector, index or downstream model fits it, and readers that asked for the present "
-             "space keep the present version")
+NEW_SPACE = (
+    "a new space: no old vector, index or downstream model fits it, and readers that asked for the present "
+    "space keep the present version"
+)
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,19 @@ def _of(sides: list[str]) -> str:
 
 def _no_values(pattern: _Pattern) -> Diagnosis | None:
     if pattern.value("rank") == 0 and pattern.refused("rank"):
-        return Diagnosis("no_scores", "all vectors of a side are zero: there is not a single score", "look "
-                         "whether training "
-                         "ran and what the export wrote", override=False)
+        return Diagnosis(
+            "no_scores",
+            "all vectors of a side are zero: there is not a single score",
+            "look whether training ran and what the export wrote",
+            override=False,
+        )
     if pattern.sides("magnitude") or pattern.unmeasured():
-        return Diagnosis("out_of_range", "the vectors are so small or so large that float32 products underflow "
-                         "or overflow",
-                         "scale the embeddings before saving them", override=False)
+        return Diagnosis(
+            "out_of_range",
+            "the vectors are so small or so large that float32 products underflow or overflow",
+            "scale the embeddings before saving them",
+            override=False,
+        )
     return None
 
 
@@ -112,8 +120,11 @@ def _cut_off(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("rows") or pattern.sides("live")
     if not sides:
         return None
-    return Diagnosis("cut_off", f"many {_of(sides)} are missing: the export was cut off, or only a part was trained",
-                     "export everything; absent ids are carried along for as long as store.carry_forward_versions says")
+    return Diagnosis(
+        "cut_off",
+        f"many {_of(sides)} are missing: the export was cut off, or only a part was trained",
+        "export everything; absent ids are carried along for as long as store.carry_forward_versions says",
+    )
 
 
 def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
@@ -121,15 +132,22 @@ def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
     if not sides:
         return None
     if len(sides) > 1:
-        return Diagnosis("another_catalogue", "hardly an id of items or users is known: both were numbered "
-                         "anew, or this is "
-                         "another catalogue", "export the ids of your catalogue, not an encoder's row numbers",
-                         override=False, new_space=True)
+        return Diagnosis(
+            "another_catalogue",
+            "hardly an id of items or users is known: both were numbered anew, or this is another catalogue",
+            "export the ids of your catalogue, not an encoder's row numbers",
+            override=False,
+            new_space=True,
+        )
     share = pattern.value(f"coverage_{sides[0]}") or 0.0
-    return Diagnosis("ids_numbered_anew", f"the {sides[0][:-1]} ids were numbered anew (an encoder fitted again, or an "
-                     f"offset): only {share:.0%} of them are known", "export the ids of your catalogue, not an "
-                     "encoder's "
-                     "row numbers; a cohort of users seen for the first time looks the same")
+    return Diagnosis(
+        "ids_numbered_anew",
+        f"the {sides[0][:-1]} ids were numbered anew (an encoder fitted again, or an "
+        f"offset): only {share:.0%} of them are known",
+        "export the ids of your catalogue, not an "
+        "encoder's "
+        "row numbers; a cohort of users seen for the first time looks the same",
+    )
 
 
 def _zeros(pattern: _Pattern) -> Diagnosis | None:
@@ -137,27 +155,36 @@ def _zeros(pattern: _Pattern) -> Diagnosis | None:
     if not sides:
         return None
     share = max(pattern.value(f"zero_rows_{side}") or 0.0 for side in sides)
-    return Diagnosis("zero_rows", f"{share:.0%} of the vectors of {_of(sides)} are all zero: never trained, or "
-                     "gaps that the "
-                     "export filled", "leave ids without a vector out of the snapshot")
+    return Diagnosis(
+        "zero_rows",
+        f"{share:.0%} of the vectors of {_of(sides)} are all zero: never trained, or gaps that the export filled",
+        "leave ids without a vector out of the snapshot",
+    )
 
 
 def _values(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("saturation") + pattern.sides("zero_values")
     if not sides:
         return None
-    return Diagnosis("values_lost", f"values of {_of(sorted(set(sides)))} were cut: clipped, saturated, rounded "
-                     "to zero by a "
-                     "narrow number format, or a column is constant", "save the vectors as training left them, "
-                     "in float32")
+    return Diagnosis(
+        "values_lost",
+        f"values of {_of(sorted(set(sides)))} were cut: clipped, saturated, rounded "
+        "to zero by a "
+        "narrow number format, or a column is constant",
+        "save the vectors as training left them, in float32",
+    )
 
 
 def _opposite(pattern: _Pattern) -> Diagnosis | None:
     apart = pattern.value("rotation_disagreement")
     if apart is None or apart < _OPPOSITE or not pattern.refused("rotation_disagreement"):
         return None
-    return Diagnosis("side_negated", "one side points the opposite way: all of its signs were flipped",
-                     "compare the signs of both sides where they are written", override=False)
+    return Diagnosis(
+        "side_negated",
+        "one side points the opposite way: all of its signs were flipped",
+        "compare the signs of both sides where they are written",
+        override=False,
+    )
 
 
 def _chance(pattern: _Pattern) -> Diagnosis | None:
@@ -166,15 +193,21 @@ def _chance(pattern: _Pattern) -> Diagnosis | None:
         return None
     if sides == pattern.judged:
         what = "neither items nor users resemble" if len(sides) > 1 else f"no {sides[0]} resemble"
-        return Diagnosis("another_model", f"this is another model, or every id has another id's vector: {what} "
-                         "the versions "
-                         "before", "look whether ids and rows are written in the same order", override=False,
-                         new_space=True)
-    return Diagnosis("shuffled_ids", f"the {sides[0][:-1]} ids are shuffled: {sides[0]} fit their own vectors "
-                     "no better than "
-                     "any others, while the other side fits", "look whether ids and rows of that side are "
-                     "written in the "
-                     "same order", override=False)
+        return Diagnosis(
+            "another_model",
+            f"this is another model, or every id has another id's vector: {what} the versions before",
+            "look whether ids and rows are written in the same order",
+            override=False,
+            new_space=True,
+        )
+    return Diagnosis(
+        "shuffled_ids",
+        f"the {sides[0][:-1]} ids are shuffled: {sides[0]} fit their own vectors "
+        "no better than "
+        "any others, while the other side fits",
+        "look whether ids and rows of that side are written in the same order",
+        override=False,
+    )
 
 
 def _two_runs(pattern: _Pattern) -> Diagnosis | None:
@@ -183,39 +216,57 @@ def _two_runs(pattern: _Pattern) -> Diagnosis | None:
         return None
     if apart < _APART and (pattern.sides("axis_agreement") or pattern.sides("lost")):
         return None
-    return Diagnosis("two_runs", "items and users come from two training runs, or all axes of one side were "
-                     "changed: each "
-                     "side alone asks for another rotation", "export both sides of one run", override=apart < _APART)
+    return Diagnosis(
+        "two_runs",
+        "items and users come from two training runs, or all axes of one side were "
+        "changed: each "
+        "side alone asks for another rotation",
+        "export both sides of one run",
+        override=apart < _APART,
+    )
 
 
 def _axis(pattern: _Pattern) -> Diagnosis | None:
     if not pattern.sides("axis_agreement"):
         return None
-    return Diagnosis("axis_flipped", "a column of one side was flipped, exchanged or shuffled: along one axis "
-                     "items and users "
-                     "contradict what they were", "compare the columns of both sides where they are written")
+    return Diagnosis(
+        "axis_flipped",
+        "a column of one side was flipped, exchanged or shuffled: along one axis "
+        "items and users "
+        "contradict what they were",
+        "compare the columns of both sides where they are written",
+    )
 
 
 def _column(pattern: _Pattern) -> Diagnosis | None:
     sides = [side for side in pattern.sides("column_fit") if side not in pattern.sides("cosine")]
     if not sides:
         return None
-    return Diagnosis("column_lost", f"a column of {_of(sides)} was shuffled or overwritten: nothing of the versions "
-                     "before explains its values", "compare the columns of both sides where they are written")
+    return Diagnosis(
+        "column_lost",
+        f"a column of {_of(sides)} was shuffled or overwritten: nothing of the versions before explains its values",
+        "compare the columns of both sides where they are written",
+    )
 
 
 def _part(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("lost")
     if sides:
         share = max(pattern.value(f"lost_{side}") or 0.0 for side in sides)
-        return Diagnosis("rows_lost", f"about {share:.0%} of the {_of(sides)} carry a wrong vector: a block was "
-                         "shuffled, "
-                         "shifted, repeated, left stale or never trained", "look how parts of the export are "
-                         "put together")
+        return Diagnosis(
+            "rows_lost",
+            f"about {share:.0%} of the {_of(sides)} carry a wrong vector: a block was "
+            "shuffled, "
+            "shifted, repeated, left stale or never trained",
+            "look how parts of the export are put together",
+        )
     sides = pattern.sides("norm_outliers")
     if sides:
-        return Diagnosis("part_scaled", f"a part of the {_of(sides)} has another scale than the rest",
-                         "look how parts of the export are put together")
+        return Diagnosis(
+            "part_scaled",
+            f"a part of the {_of(sides)} has another scale than the rest",
+            "look how parts of the export are put together",
+        )
     return None
 
 
@@ -224,19 +275,37 @@ def _scale(pattern: _Pattern) -> Diagnosis | None:
     if not sides:
         return None
     ratio = pattern.value(f"norm_ratio_{sides[0]}") or 0.0
-    return Diagnosis("scale", f"the scale changed: {_of(sides)} are {ratio:.2g} times as long as before, in the same "
-                     "directions", "if the loss or its regularization was changed on purpose, accept it once")
+    return Diagnosis(
+        "scale",
+        f"the scale changed: {_of(sides)} are {ratio:.2g} times as long as before, in the same directions",
+        "if the loss or its regularization was changed on purpose, accept it once",
+    )
 
 
 def _far(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("cosine") or pattern.sides("cosine_margin")
     if not sides:
         return None
-    return Diagnosis("moved_far", f"the model changed more than retraining changes it: {_of(sides)} resemble "
-                     "the versions "
-                     "before, but not enough", "look for changed settings or too short a training", new_space=True)
+    return Diagnosis(
+        "moved_far",
+        f"the model changed more than retraining changes it: {_of(sides)} resemble the versions before, but not enough",
+        "look for changed settings or too short a training",
+        new_space=True,
+    )
 
 
 _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
-    _no_values, _cut_off, _numbered_anew, _zeros, _opposite, _chance, _values, _column, _two_runs, _axis, _part, _scale,
-    _far)
+    _no_values,
+    _cut_off,
+    _numbered_anew,
+    _zeros,
+    _opposite,
+    _chance,
+    _values,
+    _column,
+    _two_runs,
+    _axis,
+    _part,
+    _scale,
+    _far,
+)

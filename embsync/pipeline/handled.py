@@ -75,8 +75,9 @@ def history_of(events: Iterable[Event], watched: str | Path) -> History:
         name = places.name_of(snapshot.get("path"))
         if name is None and event.recovered and snapshot.get("path") is None:
             name = snapshot.get("name")  # only its manifest told of it, which has no path
-        found.by_earlier_release |= (event.event in _HANDLED and not event.recovered and bool(snapshot)
-                                     and snapshot.get("listing") is None)
+        found.by_earlier_release |= (
+            event.event in _HANDLED and not event.recovered and bool(snapshot) and snapshot.get("listing") is None
+        )
         if name is None:
             continue
         known = found.last.get(name)
@@ -84,8 +85,14 @@ def history_of(events: Iterable[Event], watched: str | Path) -> History:
             known = known or Handled("published", event.reason or "", None, snapshot.get("fingerprint"), None, None)
             found.last[name] = replace(known, stamp=snapshot.get("stamp"), listing=snapshot.get("listing"))
         elif event.event in _HANDLED:
-            found.last[name] = Handled(_HANDLED[event.event], event.reason or "", event.version,
-                                       snapshot.get("fingerprint"), snapshot.get("stamp"), snapshot.get("listing"))
+            found.last[name] = Handled(
+                _HANDLED[event.event],
+                event.reason or "",
+                event.version,
+                snapshot.get("fingerprint"),
+                snapshot.get("stamp"),
+                snapshot.get("listing"),
+            )
         if event.event == "published":
             found.publications.append(_publication(name, event, found.publications))
     return found
@@ -118,4 +125,4 @@ class _Places:
         place = self._folders[folder]
         if place == self._root:
             return name
-        return f"{place[len(self._root) + 1:]}/{name}" if place.startswith(f"{self._root}/") else None
+        return f"{place[len(self._root) + 1 :]}/{name}" if place.startswith(f"{self._root}/") else None

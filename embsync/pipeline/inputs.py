@@ -112,9 +112,12 @@ def gather(
     if parent is not None:
         dimension = parent.record.dimension
         if config.space.dimension not in (None, dimension):
-            raise UsageError("space.dimension differs from the space's", found=config.space.dimension,
-                             expected=dimension,
-                             hint=command("widen", config.space.dimension, purpose="to make the space wider"))
+            raise UsageError(
+                "space.dimension differs from the space's",
+                found=config.space.dimension,
+                expected=dimension,
+                hint=command("widen", config.space.dimension, purpose="to make the space wider"),
+            )
     if parent is not None:
         _reject_other_sides(snapshot, parent)
     motion = _motion(config, known)
@@ -179,19 +182,27 @@ def _reference(anchors: AnchorSide, parent: VersionSide, motion: Motion) -> Refe
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
     has, had = snapshot.users is not None, known.record.users is not None
     if has != had:
-        raise SnapshotError("sides differ from the store's", where=snapshot.path,
-                            found="items and users" if has else "items only",
-                            expected="items and users" if had else "items only",
-                            hint=command("accept", snapshot.path, "--new-space",
-                                         purpose="the sides of a space never change; if this is intended"))
+        raise SnapshotError(
+            "sides differ from the store's",
+            where=snapshot.path,
+            found="items and users" if has else "items only",
+            expected="items and users" if had else "items only",
+            hint=command(
+                "accept", snapshot.path, "--new-space", purpose="the sides of a space never change; if this is intended"
+            ),
+        )
 
 
 def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:
     if ids.dtype.kind != stored.dtype.kind:
         kinds = {"i": "integers", "S": "strings"}
-        raise SnapshotError(f"{side.name} ids of another type than the store's", where=side.source,
-                            found=kinds[ids.dtype.kind], expected=kinds[stored.dtype.kind],
-                            hint="the id type of a store never changes; use another store")
+        raise SnapshotError(
+            f"{side.name} ids of another type than the store's",
+            where=side.source,
+            found=kinds[ids.dtype.kind],
+            expected=kinds[stored.dtype.kind],
+            hint="the id type of a store never changes; use another store",
+        )
 
 
 def live_rows(run: SideRun) -> Array:

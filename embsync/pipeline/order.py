@@ -60,8 +60,14 @@ class Order:
         Wall clock of the last publish from this directory, 0 before the first.
     """
 
-    def __init__(self, kind: Kind, history: History, children: Sequence[Child], decided: Decided | None,
-                 damage: StoreError | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        history: History,
+        children: Sequence[Child],
+        decided: Decided | None,
+        damage: StoreError | None = None,
+    ) -> None:
         self.damage = damage
         self._now = time.time()
         self._before = decided
@@ -71,8 +77,9 @@ class Order:
             self.kind = decided.order
         self.decided = decided
         self._series = frozenset(decided.series if decided is not None and self.kind == "auto" else ())
-        self._published = sorted((self._compared(one) for one in history.publications),
-                                 key=lambda one: one.key, reverse=True)
+        self._published = sorted(
+            (self._compared(one) for one in history.publications), key=lambda one: one.key, reverse=True
+        )
         self._youngest = max((one.mtime_ns for one in history.publications), default=0)
         self.last_published = max((one.published for one in history.publications), default=0.0)
 
@@ -117,7 +124,8 @@ class Order:
     def is_younger(self, child: Child) -> bool:
         """Return whether a child's contents are younger than all that was published: whoever passes it over says so."""
         return child.mtime_ns > self._youngest and (
-            child.mtime_ns > self.last_published * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS)
+            child.mtime_ns > self.last_published * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS
+        )
 
     def sorted(self, children: Iterable[Child]) -> list[Child]:
         """Return children in order; a member of a series never counts as younger than one of a higher number."""
@@ -170,8 +178,11 @@ def _decided(before: Decided | None, history: History, children: Sequence[Child]
     if before.order == "name":
         return before
     members, published = _members(history, children, now)
-    told = sorted(series for series, times in members.items()
-                  if series not in before.series and counts(list(times.items()), new=series not in published))
+    told = sorted(
+        series
+        for series, times in members.items()
+        if series not in before.series and counts(list(times.items()), new=series not in published)
+    )
     return msgspec.structs.replace(before, series=[*before.series, *told]) if told else before
 
 

@@ -89,9 +89,13 @@ class ParentCheck:
 
 def _advised(store: Store, parent: Version | None, damage: StoreDamaged) -> StoreDamaged:
     assert parent is not None
-    return StoreDamaged(f"version {parent.number} is damaged, and the next one would be made from it",
-                        where=damage.where, found=damage.found, expected=damage.expected,
-                        hint=_way_out(store, parent, damage))
+    return StoreDamaged(
+        f"version {parent.number} is damaged, and the next one would be made from it",
+        where=damage.where,
+        found=damage.found,
+        expected=damage.expected,
+        hint=_way_out(store, parent, damage),
+    )
 
 
 def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Command:

@@ -46,21 +46,41 @@ def created() -> str:
 def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> SnapshotRecord:
     """Return the manifest's ``snapshot``."""
     snapshot = inputs.snapshot
-    return SnapshotRecord(name=snapshot.name, layout=snapshot.layout, fingerprint=print_, width=snapshot.width,
-                          unread=list(snapshot.unread), mtime_ns=str(signature.mtime_ns))
+    return SnapshotRecord(
+        name=snapshot.name,
+        layout=snapshot.layout,
+        fingerprint=print_,
+        width=snapshot.width,
+        unread=list(snapshot.unread),
+        mtime_ns=str(signature.mtime_ns),
+    )
 
 
 def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:
     """Return the journal's ``snapshot``; ``path`` is absolute."""
-    return {"name": name, "path": str(path), "fingerprint": print_, "stamp": signature.stamp or None,
-            "listing": signature.listing or None, "mtime_ns": str(signature.mtime_ns)}
+    return {
+        "name": name,
+        "path": str(path),
+        "fingerprint": print_,
+        "stamp": signature.stamp or None,
+        "listing": signature.listing or None,
+        "mtime_ns": str(signature.mtime_ns),
+    }
 
 
 def row_counts(run: SideRun, sums: SideSums) -> RowCounts:
     """Return the manifest's counts of a side."""
     plan = run.plan
-    return RowCounts(rows=len(plan.ids), live=len(plan.rows), new=plan.new, returned=plan.returned, gone=plan.gone,
-                     carried=len(plan.carried), common=plan.common, zero=sums.zero_rows)
+    return RowCounts(
+        rows=len(plan.ids),
+        live=len(plan.rows),
+        new=plan.new,
+        returned=plan.returned,
+        gone=plan.gone,
+        carried=len(plan.carried),
+        common=plan.common,
+        zero=sums.zero_rows,
+    )
 
 
 def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: list[WrittenSide]) -> AlignmentRecord:
@@ -234,9 +254,11 @@ def checks_of_rows(
         cosine = _figure(side.cosine, judged)
         margin = None if cosine is None or mismatched is None else cosine - mismatched
         # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
-        of = {"room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
-              "one_row": 1.0 / max(part.sums.paired, 1),
-              "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1)}
+        of = {
+            "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
+            "one_row": 1.0 / max(part.sums.paired, 1),
+            "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1),
+        }
         figures = {
             "cosine": cosine,
             "cosine_margin": margin,
@@ -273,5 +295,3 @@ def check_of_recall(config: Config, report: IndexReport) -> Measured:
 def zero_rows(found: Alignment) -> int:
     """Return how many rows of the snapshot are all zero."""
     return found.items.sums.zero_rows + (0 if found.users is None else found.users.sums.zero_rows)
-
-

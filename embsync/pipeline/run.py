@@ -243,7 +243,9 @@ class _Run:
     def _gather(self, known: Version | None) -> Inputs:
         self._signature = signature(self._request.path)
         snapshot = open_snapshot(
-            self._request.path, self._config.snapshot, follow_link=self._request.follow_link,
+            self._request.path,
+            self._config.snapshot,
+            follow_link=self._request.follow_link,
             marker=self._config.watch.marker,
         )
         number = self._store.next_number() if self._store.versions.is_dir() else 1
@@ -286,7 +288,8 @@ class _Run:
             parent=inputs.parent,
             snapshot=record.snapshot_record(inputs, self._fingerprint, self._signature),
             items=record.row_counts(inputs.items, found.items.sums),
-            users=None if inputs.users is None or found.users is None
+            users=None
+            if inputs.users is None or found.users is None
             else record.row_counts(inputs.users, found.users.sums),
             alignment=alignment,
             preservation=preservation,
@@ -380,9 +383,13 @@ class _Run:
 
     def _reject_change(self, inputs: Inputs) -> None:
         if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._signature.stamp:
-            raise SnapshotChanged("the snapshot changed while it was read", where=self._request.path,
-                                  found="other contents in the second pass", expected="the contents of the first",
-                                  hint="have the training job rename the finished directory into place")
+            raise SnapshotChanged(
+                "the snapshot changed while it was read",
+                where=self._request.path,
+                found="other contents in the second pass",
+                expected="the contents of the first",
+                hint="have the training job rename the finished directory into place",
+            )
 
     def _require(self, measured: list[Measured]) -> None:
         """Judge; a refusal goes into the journal with every figure there is."""
@@ -417,9 +424,13 @@ class _DryRun(_Run):
         with tempfile.TemporaryDirectory(prefix="embsync-check-") as directory:
             free = shutil.disk_usage(directory).free
             if free < needed:
-                raise OutOfSpace("too little space to try it", where=Path(directory).parent,
-                                 found=f"{free:,} bytes free", expected=f"{needed:,} bytes",
-                                 hint="set TMPDIR to a directory with room")
+                raise OutOfSpace(
+                    "too little space to try it",
+                    where=Path(directory).parent,
+                    found=f"{free:,} bytes free",
+                    expected=f"{needed:,} bytes",
+                    hint="set TMPDIR to a directory with room",
+                )
             with Staging(Path(directory)) as staging:
                 yield staging
 

@@ -41,8 +41,11 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
             raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
         with open_version(store.root, indexed=False) as parent, ParentCheck(store, parent, (UsageError,)) as check:
             if dimension <= parent.record.dimension:
-                raise UsageError("the space is not narrower", found=f"{parent.record.dimension} dimensions",
-                                 expected=f"less than the {dimension} asked for")
+                raise UsageError(
+                    "the space is not narrower",
+                    found=f"{parent.record.dimension} dimensions",
+                    expected=f"less than the {dimension} asked for",
+                )
             check_factory(config.index, dimension, parent.record.items.live)
             number = store.next_number()
             with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
@@ -50,8 +53,13 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
                 report = _index(staging, parent, vectors, config)
                 manifest = _manifest(parent, number, dimension, report, staging, time.perf_counter() - began)
                 check.require()
-                event = Event(event="widened", version=number, parent=parent.number, space_id=parent.space_id,
-                              reason=f"{parent.record.dimension} to {dimension} dimensions")
+                event = Event(
+                    event="widened",
+                    version=number,
+                    parent=parent.number,
+                    space_id=parent.space_id,
+                    reason=f"{parent.record.dimension} to {dimension} dimensions",
+                )
                 store.publish(staging, manifest, event)
         with contextlib.suppress(StoreError):  # the space is wider all the same; the next publish prunes
             store.prune(config.store.keep_versions)

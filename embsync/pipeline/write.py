@@ -144,8 +144,7 @@ def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideR
     ids_name, vectors_name = layout.reference_files("anchors", run.name)
     staging.save(ids_name, plan.ids[rows])
     target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], run.anchors,
-            inputs.motion)
+    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], run.anchors, inputs.motion)
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:

@@ -51,16 +51,20 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
     arrays = [other.as_array(one) for one in lists]
     for place, one in enumerate(lists):
         if arrays[place].ndim != 1:
-            raise UsageError("not a list of ids", where=f"list {place}", found=repr(one)[:80],
-                             expected=f"{other.name} ids")
+            raise UsageError(
+                "not a list of ids", where=f"list {place}", found=repr(one)[:80], expected=f"{other.name} ids"
+            )
     shares = _weights([weights] if single and weights is not None else weights, lists)
     ends = np.cumsum([len(one) for one in lists])
     vectors, known = _vectors(other, arrays, how.missing)
     rows = np.full((len(lists), side.vectors.shape[1]), np.nan, np.float32)
     ridge = (REGULARIZATION if how.regularization is None else how.regularization) * other.energy
     if not np.isfinite(ridge):
-        raise UsageError("regularization is too large", found=how.regularization,
-                         expected=f"less than {np.finfo(np.float64).max / other.energy:.1e} with these {other.name}")
+        raise UsageError(
+            "regularization is too large",
+            found=how.regularization,
+            expected=f"less than {np.finfo(np.float64).max / other.energy:.1e} with these {other.name}",
+        )
     for place, (end, one) in enumerate(zip(ends.tolist(), lists, strict=True)):
         how.between()
         part = slice(end - len(one), end)
@@ -72,8 +76,9 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
         elif how.missing == "mean":
             rows[place] = side.mean
     if how.method == "nearest":
-        folded_rows = np.array([bool(known[end - len(one) : end].any()) for end, one in zip(ends, lists, strict=True)],
-                               bool)
+        folded_rows = np.array(
+            [bool(known[end - len(one) : end].any()) for end, one in zip(ends, lists, strict=True)], bool
+        )
         rows[folded_rows] = _nearest(side, rows[folded_rows], how.between)
     return rows[0] if single else rows
 
@@ -103,8 +108,11 @@ def _check(how: FoldIn) -> None:
     if how.method not in get_args(Method):
         raise UsageError("unknown way to fold in", found=repr(how.method), expected=", ".join(get_args(Method)))
     if how.regularization is not None and not (np.isfinite(how.regularization) and how.regularization > 0):
-        raise UsageError("regularization is not a multiple of the mean row energy", found=how.regularization,
-                         expected="a number above 0")
+        raise UsageError(
+            "regularization is not a multiple of the mean row energy",
+            found=how.regularization,
+            expected="a number above 0",
+        )
 
 
 def _is_single(ids: Any) -> bool:
@@ -120,8 +128,9 @@ def _vectors(other: Side, arrays: list[Array], missing: str) -> tuple[Float64, A
     known = rows >= 0
     if missing == "raise" and not known.all():
         names = ", ".join(str(name) for name in flat[~known][:5])
-        raise NotFoundError(f"unknown {other.name} ids", found=names,
-                            hint="missing=nan or missing=mean leaves out ids never seen")
+        raise NotFoundError(
+            f"unknown {other.name} ids", found=names, hint="missing=nan or missing=mean leaves out ids never seen"
+        )
     vectors = np.zeros((len(rows), other.vectors.shape[1]))
     vectors[known] = other.vectors[rows[known]]
     return vectors, known
@@ -136,13 +145,17 @@ def _weights(weights: Any, lists: list[Any]) -> Float64:
         raise UsageError("weights are not numbers", found=repr(weights)[:80], expected="one an id") from None
     found = [len(one) for one in weights] if all(one.ndim == 1 for one in weights) else None
     if found != [len(one) for one in lists]:
-        raise UsageError("weights do not fit the ids", found=f"lengths {found}",
-                         expected=f"lengths {[len(one) for one in lists]}")
+        raise UsageError(
+            "weights do not fit the ids", found=f"lengths {found}", expected=f"lengths {[len(one) for one in lists]}"
+        )
     flat = np.concatenate(weights or [np.empty(0)])
     wrong = ~np.isfinite(flat) | (flat == 0)
     if wrong.any():
-        raise UsageError("weights are not positive or negative numbers", found=str(flat[wrong][:1]),
-                         expected="finite and not 0: what says nothing is left out")
+        raise UsageError(
+            "weights are not positive or negative numbers",
+            found=str(flat[wrong][:1]),
+            expected="finite and not 0: what says nothing is left out",
+        )
     return flat
 
 

@@ -79,9 +79,17 @@ class Follower:
         How a version is found whole; default: every file is hashed.
     """
 
-    def __init__(self, root: Path, switch: Callable[[Version], None], *, serving: Version | None = None,
-                 space_id: str | None = None, on_error: OnError | None = None, interval: float = 1.0,
-                 verify: Verify = verify) -> None:
+    def __init__(
+        self,
+        root: Path,
+        switch: Callable[[Version], None],
+        *,
+        serving: Version | None = None,
+        space_id: str | None = None,
+        on_error: OnError | None = None,
+        interval: float = 1.0,
+        verify: Verify = verify,
+    ) -> None:
         self._root, self._switch, self._space_id = root, switch, space_id
         self._on_error = on_error or _to_log
         self._interval, self._verify = interval, verify
@@ -116,8 +124,7 @@ class Follower:
     def health(self) -> Health:
         """The follower's state at this moment."""
         serving = None if self._serving is None else self._serving[0]
-        return Health(self._thread.is_alive(), serving, self._newest, self.error,
-                      time.monotonic() - self._checked)
+        return Health(self._thread.is_alive(), serving, self._newest, self.error, time.monotonic() - self._checked)
 
     def __enter__(self) -> Follower:
         return self

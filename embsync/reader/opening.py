@@ -31,8 +31,9 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
     for _ in range(_ATTEMPTS):
         wanted = layout.current_number(root) if number is None else number
         if wanted is None:
-            raise NotFoundError("no version yet", where=root,
-                                hint=command("sync", "--help", purpose="to publish the first", store=root))
+            raise NotFoundError(
+                "no version yet", where=root, hint=command("sync", "--help", purpose="to publish the first", store=root)
+            )
         if number is not None and number in layout.unpublished_numbers(root / layout.VERSIONS):
             raise NotFoundError(f"no version {number}", where=root, hint="it was never published")
         try:
@@ -40,8 +41,9 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
         except FileNotFoundError:
             if number is not None:
                 raise NotFoundError(f"no version {number}", where=root) from None
-    raise StoreBusy("the current version vanished each time it was opened", where=root,
-                    hint="is another program deleting versions?")
+    raise StoreBusy(
+        "the current version vanished each time it was opened", where=root, hint="is another program deleting versions?"
+    )
 
 
 def require_space(version: Version, space_id: str | None) -> None:
@@ -52,5 +54,10 @@ def require_space(version: Version, space_id: str | None) -> None:
     ForeignSpace
     """
     if space_id is not None and version.space_id != space_id:
-        raise ForeignSpace("the version lives in another space", where=version.path, found=version.space_id,
-                           expected=space_id, hint="retrain what uses these vectors, then open the new space")
+        raise ForeignSpace(
+            "the version lives in another space",
+            where=version.path,
+            found=version.space_id,
+            expected=space_id,
+            hint="retrain what uses these vectors, then open the new space",
+        )

@@ -35,8 +35,9 @@ class Query:
     def __post_init__(self) -> None:
         whole = isinstance(self.k, int | np.integer)
         if not whole or self.k < 1:
-            raise UsageError("k is not a number of neighbours", found=repr(self.k) if not whole else self.k,
-                             expected="1 or more")
+            raise UsageError(
+                "k is not a number of neighbours", found=repr(self.k) if not whole else self.k, expected="1 or more"
+            )
         object.__setattr__(self, "k", int(self.k))  # FAISS takes no NumPy integer
 
 
@@ -59,22 +60,31 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
     if snapshot is not None and space == "stable":
-        raise UsageError("a snapshot, but queries in the stable space", found=f"version {snapshot.number}",
-                         expected="space='snapshot' beside it")
+        raise UsageError(
+            "a snapshot, but queries in the stable space",
+            found=f"version {snapshot.number}",
+            expected="space='snapshot' beside it",
+        )
     given = numbers(queries)
     if given.ndim < 2:
         given = np.atleast_2d(given)
     if space == "snapshot":
         given = _from_snapshot(version, given, snapshot or version)
     if given.ndim != 2 or given.shape[1] != version.record.dimension:
-        raise UsageError("queries of the wrong width", found=f"shape {np.shape(queries)}",
-                         expected=f"rows of {version.record.dimension} numbers")
+        raise UsageError(
+            "queries of the wrong width",
+            found=f"shape {np.shape(queries)}",
+            expected=f"rows of {version.record.dimension} numbers",
+        )
     vectors = np.ascontiguousarray(given if given.dtype == np.float32 else _rounded(given))
     finite = np.isfinite(vectors)
     if np.count_nonzero(finite) != finite.size:
         strange = np.flatnonzero(~finite.all(axis=1))
-        raise UsageError("queries with NaN or infinity", expected="finite numbers in float32",
-                         found=f"{np.abs(given[strange[0]]).max():g} in query {strange[0]}")
+        raise UsageError(
+            "queries with NaN or infinity",
+            expected="finite numbers in float32",
+            found=f"{np.abs(given[strange[0]]).max():g} in query {strange[0]}",
+        )
     return vectors
 
 

@@ -186,8 +186,12 @@ class Side:
         try:
             return np.asarray(np.char.decode(stored, "utf-8"))
         except UnicodeDecodeError as error:
-            raise StoreDamaged(f"{self.name} ids are damaged", found=ascii(error.object)[:80], expected="UTF-8",
-                               hint=command("verify", purpose="to see what else is damaged")) from None
+            raise StoreDamaged(
+                f"{self.name} ids are damaged",
+                found=ascii(error.object)[:80],
+                expected="UTF-8",
+                hint=command("verify", purpose="to see what else is damaged"),
+            ) from None
 
     @cached_property
     def live(self) -> Array:
@@ -255,8 +259,11 @@ class Side:
             raise UsageError(f"{self.name} ids of the wrong type", found=str(wanted.dtype), expected="integers")
         # Beyond int64 there is no id: a row that does not exist, not one that wraps around.
         if wanted.dtype.kind == "u" and (wanted > np.iinfo(np.int64).max).any():
-            raise UsageError(f"{self.name} ids are 64-bit integers with a sign", found=str(wanted.max()),
-                             expected=f"at most {np.iinfo(np.int64).max}")
+            raise UsageError(
+                f"{self.name} ids are 64-bit integers with a sign",
+                found=str(wanted.max()),
+                expected=f"at most {np.iinfo(np.int64).max}",
+            )
         return wanted.astype(np.int64)
 
     def _encoded(self, wanted: Array) -> Array:
@@ -271,17 +278,24 @@ class Side:
         texts = wanted.tolist()
         for text in texts:
             if not _INTEGER.fullmatch(text if isinstance(text, str) else text.decode("latin-1")):
-                raise UsageError(f"{self.name} ids are 64-bit integers in this store", found=repr(text),
-                                 expected="integers")
+                raise UsageError(
+                    f"{self.name} ids are 64-bit integers in this store", found=repr(text), expected="integers"
+                )
         try:
             return np.array([int(text) for text in texts], np.int64)
         except OverflowError:
-            raise UsageError(f"{self.name} ids are 64-bit integers in this store", found="a larger number",
-                             expected=f"at most {np.iinfo(np.int64).max}") from None
+            raise UsageError(
+                f"{self.name} ids are 64-bit integers in this store",
+                found="a larger number",
+                expected=f"at most {np.iinfo(np.int64).max}",
+            ) from None
 
     def _unknown(self, ids: Ids, known: Array) -> NotFoundError:
         places = np.flatnonzero(~known)
         names = [str(ids[place])[:80] for place in places[:5]]
         more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-        return NotFoundError(f"unknown {self.name} ids", found=", ".join(names) + more,
-                             hint="missing=nan or missing=mean gives an answer for ids never seen")
+        return NotFoundError(
+            f"unknown {self.name} ids",
+            found=", ".join(names) + more,
+            hint="missing=nan or missing=mean gives an answer for ids never seen",
+        )

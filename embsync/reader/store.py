@@ -58,8 +58,13 @@ class StoreReader:
             self._serve(self._open())
             return True
 
-    def follow(self, callback: Callable[[Version], None] | None = None, *, on_error: OnError | None = None,
-               interval: float = 1.0) -> Follower:
+    def follow(
+        self,
+        callback: Callable[[Version], None] | None = None,
+        *,
+        on_error: OnError | None = None,
+        interval: float = 1.0,
+    ) -> Follower:
         """Switch to each new version by itself, in a background thread, once all its hashes are verified.
 
         Parameters
@@ -93,8 +98,9 @@ class StoreReader:
             if callback is not None:
                 callback(version)
 
-        self.follower = Follower(self.root, switch, serving=self.current, space_id=self.space_id, on_error=on_error,
-                                 interval=interval).start()
+        self.follower = Follower(
+            self.root, switch, serving=self.current, space_id=self.space_id, on_error=on_error, interval=interval
+        ).start()
         return self.follower
 
     def version(self, number: int) -> Version:

@@ -56,14 +56,18 @@ class Maps:
 def _apply(rows: Array, matrix: Float64) -> Float32:
     given = numbers(rows)
     if given.ndim not in (1, 2) or given.shape[-1] != len(matrix):
-        raise UsageError("vectors of the wrong width", found=f"shape {given.shape}",
-                         expected=f"rows of {len(matrix)} numbers")
+        raise UsageError(
+            "vectors of the wrong width", found=f"shape {given.shape}", expected=f"rows of {len(matrix)} numbers"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         moved = (given.astype(np.float64) @ matrix).astype(np.float32)
     strange = np.flatnonzero(~np.isfinite(np.atleast_2d(moved)).all(axis=1))
     if len(strange):
-        raise UsageError("vectors that are not finite in float32", expected="finite numbers",
-                         found=f"{np.abs(np.atleast_2d(given)[strange[0]]).max():g} in row {strange[0]}")
+        raise UsageError(
+            "vectors that are not finite in float32",
+            expected="finite numbers",
+            found=f"{np.abs(np.atleast_2d(given)[strange[0]]).max():g} in row {strange[0]}",
+        )
     return moved
 
 
@@ -156,8 +160,13 @@ class Version:
         """Ancestors of this version and itself, ascending."""
         lineage = self._map(layout.LINEAGE, _INTEGER, (None,))
         if len(lineage) == 0 or lineage[-1] != self.number:
-            raise StoreDamaged("damaged file", where=self.path / layout.LINEAGE, found=str(lineage[-1:]),
-                               expected=f"version {self.number} last", hint=damage_hint(self.path))
+            raise StoreDamaged(
+                "damaged file",
+                where=self.path / layout.LINEAGE,
+                found=str(lineage[-1:]),
+                expected=f"version {self.number} last",
+                hint=damage_hint(self.path),
+            )
         return lineage
 
     @cached_property
@@ -204,9 +213,13 @@ class Version:
         """(labels,) int64: the row of each label of the index, -1 for a dead label."""
         labels = self._map(layout.INDEX_ROWS, _INTEGER, (self.record.index.labels,))
         if len(labels) and not (labels.min() >= -1 and labels.max() < self.record.items.rows):
-            raise StoreDamaged("damaged file", where=self.path / layout.INDEX_ROWS,
-                               found=f"rows {labels.min()} to {labels.max()}",
-                               expected=f"-1 to {self.record.items.rows - 1}", hint=damage_hint(self.path))
+            raise StoreDamaged(
+                "damaged file",
+                where=self.path / layout.INDEX_ROWS,
+                found=f"rows {labels.min()} to {labels.max()}",
+                expected=f"-1 to {self.record.items.rows - 1}",
+                hint=damage_hint(self.path),
+            )
         return labels
 
     @cached_property
@@ -260,13 +273,27 @@ class Version:
         rows, scores = narrowed(self, Query(vectors, k, parameters), Filters(allowed, blocked))
         return self.items.names(rows), scores
 
-    def search_by_user(self, ids: Ids, k: int = 10, *, allowed: Ids | None = None, blocked: Ids | None = None,
-                       parameters: Mapping[str, int] | None = None) -> tuple[Array, Float32]:
+    def search_by_user(
+        self,
+        ids: Ids,
+        k: int = 10,
+        *,
+        allowed: Ids | None = None,
+        blocked: Ids | None = None,
+        parameters: Mapping[str, int] | None = None,
+    ) -> tuple[Array, Float32]:
         """Return the live items nearest to each user, live or carried; see :meth:`search`."""
         return self.search(self.side("users").lookup(ids), k, allowed=allowed, blocked=blocked, parameters=parameters)
 
-    def search_by_item(self, ids: Ids, k: int = 10, *, allowed: Ids | None = None, blocked: Ids | None = None,
-                       parameters: Mapping[str, int] | None = None) -> tuple[Array, Float32]:
+    def search_by_item(
+        self,
+        ids: Ids,
+        k: int = 10,
+        *,
+        allowed: Ids | None = None,
+        blocked: Ids | None = None,
+        parameters: Mapping[str, int] | None = None,
+    ) -> tuple[Array, Float32]:
         """Return the live items nearest to each item, without the item itself; see :meth:`search`."""
         rows, scores = of_items(self, ids, Query(self.items.lookup(ids), k, parameters), Filters(allowed, blocked))
         return self.items.names(rows), scores
@@ -286,8 +313,11 @@ class Version:
     def _require_in_place(self) -> None:
         """Refuse what was opened by a path where another store's version may stand by now."""
         if identity(self.path) != self.identity:
-            raise StoreError("the version was deleted while it was in use", where=self.path,
-                             hint="open the store again, if there is one")
+            raise StoreError(
+                "the version was deleted while it was in use",
+                where=self.path,
+                hint="open the store again, if there is one",
+            )
 
     def _check_sizes(self, unchecked: Sequence[str]) -> None:
         for entry in self.record.files:
@@ -296,11 +326,17 @@ class Version:
             try:
                 size = (self.path / entry.path).stat().st_size
             except OSError as error:
-                raise StoreDamaged("damaged version", where=self.path / entry.path, found=error.strerror,
-                                   hint=damage_hint(self.path)) from error
+                raise StoreDamaged(
+                    "damaged version", where=self.path / entry.path, found=error.strerror, hint=damage_hint(self.path)
+                ) from error
             if size != entry.bytes:
-                raise StoreDamaged("damaged version", where=self.path / entry.path, found=f"{size} bytes",
-                                   expected=f"{entry.bytes} bytes", hint=damage_hint(self.path))
+                raise StoreDamaged(
+                    "damaged version",
+                    where=self.path / entry.path,
+                    found=f"{size} bytes",
+                    expected=f"{entry.bytes} bytes",
+                    hint=damage_hint(self.path),
+                )
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:
@@ -340,6 +376,7 @@ def _pin(path: Path) -> int:
         raise
     except OSError as error:
         close(descriptor)
-        raise StoreError("the version cannot be locked", where=path, found=error.strerror,
-                         hint="does its file system support flock?") from error
+        raise StoreError(
+            "the version cannot be locked", where=path, found=error.strerror, hint="does its file system support flock?"
+        ) from error
     return descriptor

@@ -19,8 +19,9 @@ class Stopped(Exception):
     """The caller no longer wants the answer."""
 
 
-def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "",
-           without: Collection[str] = ()) -> None:
+def verify(
+    version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "", without: Collection[str] = ()
+) -> None:
     """Hash every file of a version, or those below one of its directories.
 
     Parameters
@@ -46,12 +47,17 @@ def verify(version: Version, stopped: Callable[[], bool] = lambda: False, *, bel
         try:
             size, digest = _hash(path, stopped)
         except OSError as error:
-            raise StoreDamaged("damaged version", where=path, found=error.strerror,
-                               hint=damage_hint(version.path)) from error
+            raise StoreDamaged(
+                "damaged version", where=path, found=error.strerror, hint=damage_hint(version.path)
+            ) from error
         if (size, digest) != (entry.bytes, entry.sha256):
-            raise StoreDamaged("damaged version", where=path, found=f"{size} bytes, sha256 {digest[:12]}…",
-                               expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…",
-                               hint=damage_hint(version.path))
+            raise StoreDamaged(
+                "damaged version",
+                where=path,
+                found=f"{size} bytes, sha256 {digest[:12]}…",
+                expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…",
+                hint=damage_hint(version.path),
+            )
 
 
 def _hash(path: Path, stopped: Callable[[], bool]) -> tuple[int, str]:

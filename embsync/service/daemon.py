@@ -101,8 +101,14 @@ class Daemon:
         self._tick(lambda _: self._attempts.load())
         self._tick(self._see_unpruned)
         self._worker.warm()
-        log(logging.INFO, "started", store=str(self._store.root), watch=self._config.watch.path, config=self._file,
-            pid=os.getpid())
+        log(
+            logging.INFO,
+            "started",
+            store=str(self._store.root),
+            watch=self._config.watch.path,
+            config=self._file,
+            pid=os.getpid(),
+        )
         self._tick(self._check_watch, "watch")
         self._requests.look_now()
         self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")
@@ -248,8 +254,12 @@ class Daemon:
 
     def _settle(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """Act on how work ended."""
-        fields = {"snapshot": entry.child.name, "version": outcome.version, "seconds": outcome.seconds,
-                  "reason": outcome.what or None}
+        fields = {
+            "snapshot": entry.child.name,
+            "version": outcome.version,
+            "seconds": outcome.seconds,
+            "reason": outcome.what or None,
+        }
         self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
             self._in_vain(entry, outcome, now)
@@ -274,8 +284,13 @@ class Daemon:
         """Say what of old versions is still there: it takes room, and holds nothing up."""
         before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
         if self._unpruned and self._unpruned != before:
-            log(logging.WARNING, "not_pruned", count=len(self._unpruned), path=str(self._store.versions),
-                reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}")
+            log(
+                logging.WARNING,
+                "not_pruned",
+                count=len(self._unpruned),
+                path=str(self._store.versions),
+                reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}",
+            )
 
     def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
         crashed = outcome.kind == "crashed"
@@ -330,8 +345,12 @@ class Daemon:
         try:
             fresh = _watching(self._load())
             if os.path.abspath(fresh.store.path) != str(self._store.root):  # noqa: PTH100
-                raise UsageError("store.path changed", found=fresh.store.path, expected=str(self._store.root),
-                                 hint="restart the daemon to serve another store")
+                raise UsageError(
+                    "store.path changed",
+                    found=fresh.store.path,
+                    expected=str(self._store.root),
+                    hint="restart the daemon to serve another store",
+                )
         except EmbsyncError as error:
             self._problems.note("reload", str(error), event="reload_failed")
         else:
@@ -376,8 +395,19 @@ class Daemon:
         work = None
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
-        said = Now(state, doing, self._lookout, self._held, work, retry, self._problems.latest, self._on_publish,
-                   self._damage and self._damage[0], self._counted, len(self._unpruned))
+        said = Now(
+            state,
+            doing,
+            self._lookout,
+            self._held,
+            work,
+            retry,
+            self._problems.latest,
+            self._on_publish,
+            self._damage and self._damage[0],
+            self._counted,
+            len(self._unpruned),
+        )
         if self._report.tell(said):
             self._problems.over("status")
 

@@ -39,8 +39,12 @@ class HoldableStore(Store):
         """Publish unless on hold."""
         found = held(self.root)
         if found is not None:
-            raise HeldError("the store is on hold", where=self.root, found=f"hold since {found.time}",
-                            hint=command("resume", purpose="to go on", store=self.root))
+            raise HeldError(
+                "the store is on hold",
+                where=self.root,
+                found=f"hold since {found.time}",
+                hint=command("resume", purpose="to go on", store=self.root),
+            )
         super().publish(staging, manifest, event)
 
 

@@ -105,8 +105,9 @@ class Hook:
         told = {**environment, "EMBSYNC_VERSION": str(version), "EMBSYNC_PATH": str(path)}
         self.version = version
         try:
-            self._process = subprocess.Popen(["/bin/sh", "-c", command], env=told, stdin=subprocess.DEVNULL,
-                                             stdout=2, process_group=0)
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", command], env=told, stdin=subprocess.DEVNULL, stdout=2, process_group=0
+            )
         except OSError as error:
             return f"store.on_publish could not be started: {error.strerror}"
         self._deadline = now + self._limit

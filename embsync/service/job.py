@@ -33,8 +33,18 @@ class Job(msgspec.Struct, frozen=True):
     def of(cls, store: Path, entry: Entry, config: Config) -> Job:
         """Return the job of handling an entry."""
         child = entry.child
-        return cls(str(store), msgspec.to_builtins(config), child.name, str(child.path), entry.reason, child.stamp,
-                   child.mtime_ns, entry.fingerprint, child.listing, invocation())
+        return cls(
+            str(store),
+            msgspec.to_builtins(config),
+            child.name,
+            str(child.path),
+            entry.reason,
+            child.stamp,
+            child.mtime_ns,
+            entry.fingerprint,
+            child.listing,
+            invocation(),
+        )
 
     @property
     def entry(self) -> Entry:

@@ -133,8 +133,10 @@ class Lookout:
         if seen is not None and seen.stamp == child.stamp:
             pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_PATIENCE)
             memory = {**self._found.memory, child.name: replace(seen, lacking=reason, again=now + pause)}
-            children = (replace(one, state="waiting", reason=reason) if one.name == child.name else one
-                        for one in self._found.children)
+            children = (
+                replace(one, state="waiting", reason=reason) if one.name == child.name else one
+                for one in self._found.children
+            )
             self._found = Found(tuple(children), memory)
             self._journal = None
 
@@ -156,10 +158,14 @@ class Lookout:
             self._stirred = now
         if not changed and not self._judging_is_due(now, asked):
             return
-        known = {child.name: child for child in self._found.children
-                 if child.state not in _NOT_YET and child.link is None and child.name not in self._glance.stirred}
-        self._found = discover(self.path, self._config.watch, self._config.snapshot, now=now,
-                               memory=self._found.memory, known=known)
+        known = {
+            child.name: child
+            for child in self._found.children
+            if child.state not in _NOT_YET and child.link is None and child.name not in self._glance.stirred
+        }
+        self._found = discover(
+            self.path, self._config.watch, self._config.snapshot, now=now, memory=self._found.memory, known=known
+        )
         self._judged = now
         self._journal = None
 

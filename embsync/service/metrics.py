@@ -77,8 +77,12 @@ def _families(figures: Figures) -> Iterator[Family]:
 
 def _of_the_daemon(figures: Figures) -> Iterator[Family]:
     status = figures.status
-    yield ("embsync_snapshots_total", "counter", "Snapshots handled, by outcome, over the life of the store.",
-           [({"outcome": outcome}, figures.outcomes.get(outcome, 0)) for outcome in _OUTCOMES])
+    yield (
+        "embsync_snapshots_total",
+        "counter",
+        "Snapshots handled, by outcome, over the life of the store.",
+        [({"outcome": outcome}, figures.outcomes.get(outcome, 0)) for outcome in _OUTCOMES],
+    )
     for name, told in (
         ("embsync_worker_crashes_total", "Deaths of the process that handles snapshots, since the daemon started."),
         ("embsync_errors_total", "Attempts that failed for reasons that may pass, since the daemon started."),
@@ -87,27 +91,47 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         ("embsync_scans_total", "Looks at the watched directory, since the daemon started."),
     ):
         yield name, "counter", told, [({}, figures.counted.get(name, 0))]
-    yield ("embsync_watched_snapshots", "gauge", "Snapshots in the watched directory that are not taken, by state.",
-           [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN])
-    yield ("embsync_passed_over_snapshots", "gauge",
-           "Snapshots that are skipped or changed although they are younger than all that was published.",
-           [({}, float(figures.found.get("passed_over", 0)))])
-    yield ("embsync_daemon_state", "gauge", "1 for the state the daemon is in.",
-           [({"state": state}, float(state == status.state)) for state in _STATES])
+    yield (
+        "embsync_watched_snapshots",
+        "gauge",
+        "Snapshots in the watched directory that are not taken, by state.",
+        [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN],
+    )
+    yield (
+        "embsync_passed_over_snapshots",
+        "gauge",
+        "Snapshots that are skipped or changed although they are younger than all that was published.",
+        [({}, float(figures.found.get("passed_over", 0)))],
+    )
+    yield (
+        "embsync_daemon_state",
+        "gauge",
+        "1 for the state the daemon is in.",
+        [({"state": state}, float(state == status.state)) for state in _STATES],
+    )
     for name, told, value in (
         ("embsync_queue_snapshots", "Snapshots that wait to be handled.", float(len(status.queue))),
-        ("embsync_unpruned_versions", "Versions that are not to be kept and still there.",
-         float(figures.found.get("unpruned", 0))),
+        (
+            "embsync_unpruned_versions",
+            "Versions that are not to be kept and still there.",
+            float(figures.found.get("unpruned", 0)),
+        ),
         ("embsync_held", "1 while on hold.", float(status.held is not None)),
         ("embsync_store_damaged", "1 while something in the store is known to be damaged.", float(bool(status.damage))),
-        ("embsync_watch_root_present", "1 while the watched directory is there.",
-         float(status.watch.health != "missing")),
+        (
+            "embsync_watch_root_present",
+            "1 while the watched directory is there.",
+            float(status.watch.health != "missing"),
+        ),
         ("embsync_watch_events", "1 while events come besides rescans.", float(status.watch.health == "events")),
         ("embsync_last_scan_timestamp_seconds", "When the watched directory was last looked at.", figures.looked),
         ("embsync_start_timestamp_seconds", "When the daemon started.", figures.started),
         ("embsync_updated_timestamp_seconds", "When these figures were written.", figures.now),
-        ("embsync_retry_attempts", "Vain attempts on the snapshot that is being retried.",
-         float(status.retry.attempts if status.retry else 0)),
+        (
+            "embsync_retry_attempts",
+            "Vain attempts on the snapshot that is being retried.",
+            float(status.retry.attempts if status.retry else 0),
+        ),
     ):
         yield name, "gauge", told, [({}, value)]
 
@@ -125,18 +149,47 @@ def _of_the_version(manifest: Manifest) -> Iterator[Family]:
     drift = manifest.drift
     sides = [side for side in ("items", "users") if getattr(manifest, side) is not None]
     yield "embsync_current_version", "gauge", "Number of the current version.", [({}, float(manifest.version))]
-    yield ("embsync_current_version_timestamp_seconds", "gauge", "When the current version was made.",
-           [({}, _created(manifest))])
-    yield ("embsync_rows", "gauge", "Rows of the current version, by side and state.",
-           [({"side": side, "state": state}, float(getattr(getattr(manifest, side), state)))
-            for side in sides for state in ("live", "carried")])
-    yield ("embsync_stage_seconds", "gauge", "Wall seconds of the current version's run, by stage.",
-           [({"stage": stage}, value) for stage, value in msgspec.to_builtins(manifest.seconds).items()])
-    yield ("embsync_index_recall", "gauge", "Recall of the current version's index against exact search.",
-           [({}, manifest.index.recall_at_10)])
-    yield ("embsync_score_error", "gauge", "Relative error of all scores of the current version.",
-           [({}, manifest.preservation.score_error)])
+    yield (
+        "embsync_current_version_timestamp_seconds",
+        "gauge",
+        "When the current version was made.",
+        [({}, _created(manifest))],
+    )
+    yield (
+        "embsync_rows",
+        "gauge",
+        "Rows of the current version, by side and state.",
+        [
+            ({"side": side, "state": state}, float(getattr(getattr(manifest, side), state)))
+            for side in sides
+            for state in ("live", "carried")
+        ],
+    )
+    yield (
+        "embsync_stage_seconds",
+        "gauge",
+        "Wall seconds of the current version's run, by stage.",
+        [({"stage": stage}, value) for stage, value in msgspec.to_builtins(manifest.seconds).items()],
+    )
+    yield (
+        "embsync_index_recall",
+        "gauge",
+        "Recall of the current version's index against exact search.",
+        [({}, manifest.index.recall_at_10)],
+    )
+    yield (
+        "embsync_score_error",
+        "gauge",
+        "Relative error of all scores of the current version.",
+        [({}, manifest.preservation.score_error)],
+    )
     if drift is not None:
-        yield ("embsync_drift_cosine", "gauge", "Mean cosine of the ids in common with the parent version, by side.",
-               [({"side": side}, None if moved is None else moved.cosine)
-                for side, moved in (("items", drift.items), ("users", drift.users))])
+        yield (
+            "embsync_drift_cosine",
+            "gauge",
+            "Mean cosine of the ids in common with the parent version, by side.",
+            [
+                ({"side": side}, None if moved is None else moved.cosine)
+                for side, moved in (("items", drift.items), ("users", drift.users))
+            ],
+        )

@@ -14,8 +14,13 @@ _MOST_LINES = 20
 #: Names that say by themselves that they are no snapshots are not worth a line.
 _SPEAKING = (".", "_")
 
-_LEVELS = {"passed_over": logging.WARNING, "changed": logging.WARNING, "not_permitted": logging.WARNING,
-           "skipped": logging.INFO, "not_a_snapshot": logging.INFO}
+_LEVELS = {
+    "passed_over": logging.WARNING,
+    "changed": logging.WARNING,
+    "not_permitted": logging.WARNING,
+    "skipped": logging.INFO,
+    "not_a_snapshot": logging.INFO,
+}
 
 
 class Notices:

@@ -44,8 +44,13 @@ class Ownership:
         """Raise StoreLostError when the store is lost: what is there now is not this daemon's to write to."""
         if self.lost:
             found = "another one" if self._root.exists() else "nothing"
-            raise StoreLostError("the store was moved or replaced under its daemon", where=self._root, found=found,
-                                 expected="the one it was started on", hint="a new start takes what is there now")
+            raise StoreLostError(
+                "the store was moved or replaced under its daemon",
+                where=self._root,
+                found=found,
+                expected="the one it was started on",
+                hint="a new start takes what is there now",
+            )
 
     def _look(self) -> tuple[int, int]:
         status = os.stat(self._lock)  # noqa: PTH116
@@ -65,7 +70,11 @@ def only_daemon(store: Store) -> Iterator[Ownership]:
         try:
             stack.enter_context(exclusive(store.root / layout.DAEMON_LOCK, _LOCK_SECONDS, "the store's daemon"))
         except StoreBusy as busy:
-            raise StoreBusy("another daemon serves the store", where=store.root, found=busy.found,
-                            expected="one daemon a store",
-                            hint=command("status", purpose="to see what it does", store=store.root)) from None
+            raise StoreBusy(
+                "another daemon serves the store",
+                where=store.root,
+                found=busy.found,
+                expected="one daemon a store",
+                hint=command("status", purpose="to see what it does", store=store.root),
+            ) from None
         yield Ownership(store)

@@ -75,8 +75,16 @@ class Report:
             self._told = now.doing
             notify(f"STATUS={now.doing}")
         moment = time.monotonic()
-        key = (now.state, now.doing, now.held, now.last_error, now.on_publish, now.damage, now.lookout.looks,
-               now.lookout.health)
+        key = (
+            now.state,
+            now.doing,
+            now.held,
+            now.last_error,
+            now.on_publish,
+            now.damage,
+            now.lookout.looks,
+            now.lookout.health,
+        )
         moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
         if key == self._key and not moved:
             return False
@@ -91,10 +99,19 @@ class Report:
         wall = time.time()
         made = self._status(now, manifest, wall)
         status.write(self._store, made)
-        metrics.write(self._store, metrics.Figures(
-            made, manifest, self._outcomes, {**now.counted, "embsync_scans_total": now.lookout.looks},
-            _counts(now), wall,
-            now.lookout.looked, self._started))
+        metrics.write(
+            self._store,
+            metrics.Figures(
+                made,
+                manifest,
+                self._outcomes,
+                {**now.counted, "embsync_scans_total": now.lookout.looks},
+                _counts(now),
+                wall,
+                now.lookout.looked,
+                self._started,
+            ),
+        )
 
     def _read_journal(self) -> None:
         journal = journal_mark(self._store)
@@ -131,15 +148,32 @@ class Report:
     def _status(self, now: Now, manifest: Manifest | None, wall: float) -> Status:
         lookout = now.lookout
         return Status(
-            state=now.state, since=_at(self._since), started=_at(self._started), updated=_at(wall), doing=now.doing,
-            current=None if manifest is None else Current(manifest.version, manifest.snapshot.name, manifest.created,
-                                                          metrics.age(manifest, wall)),
-            queue=[entry.child.name for entry in lookout.queue], waiting=_waiting(lookout.entries),
-            snapshots=_seen(lookout.entries), order=lookout.order,
-            work=now.work, retry=now.retry, held=None if now.held is None else msgspec.to_builtins(now.held),
-            last_refusal=self._refusal, last_error=now.last_error, on_publish=now.on_publish,
-            watch=Watch(str(lookout.path), lookout.health.state, lookout.health.reason, lookout.health.armed,
-                        status.at(lookout.looked), _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0))),
+            state=now.state,
+            since=_at(self._since),
+            started=_at(self._started),
+            updated=_at(wall),
+            doing=now.doing,
+            current=None
+            if manifest is None
+            else Current(manifest.version, manifest.snapshot.name, manifest.created, metrics.age(manifest, wall)),
+            queue=[entry.child.name for entry in lookout.queue],
+            waiting=_waiting(lookout.entries),
+            snapshots=_seen(lookout.entries),
+            order=lookout.order,
+            work=now.work,
+            retry=now.retry,
+            held=None if now.held is None else msgspec.to_builtins(now.held),
+            last_refusal=self._refusal,
+            last_error=now.last_error,
+            on_publish=now.on_publish,
+            watch=Watch(
+                str(lookout.path),
+                lookout.health.state,
+                lookout.health.reason,
+                lookout.health.armed,
+                status.at(lookout.looked),
+                _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0)),
+            ),
             damage=[*([] if now.damage is None else [now.damage]), *self._damage],
         )
 
@@ -156,10 +190,14 @@ def _waiting(entries: list[Entry]) -> dict[str, str]:
 
 def _seen(entries: list[Entry]) -> dict[str, Seen]:
     """Return the newest of what is there, and what stands out of the rest."""
-    shown = [entry for place, entry in enumerate(reversed(entries))
-             if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}]
-    return {entry.child.name: Seen(entry.state, entry.reason, entry.younger)
-            for entry in reversed(shown[:_MOST_LISTED])}
+    shown = [
+        entry
+        for place, entry in enumerate(reversed(entries))
+        if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}
+    ]
+    return {
+        entry.child.name: Seen(entry.state, entry.reason, entry.younger) for entry in reversed(shown[:_MOST_LISTED])
+    }
 
 
 def _counts(now: Now) -> Counter[str]:

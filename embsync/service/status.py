@@ -141,6 +141,7 @@ def read(store: Store) -> dict[str, Any] | None:
         found: dict[str, Any] = msgspec.json.decode(data)
         msgspec.convert(found, Status)
     except MALFORMED as error:
-        raise StoreDamaged("damaged file", where=path, found=str(error)[:200],
-                           hint="a daemon that runs writes it anew within seconds") from None
+        raise StoreDamaged(
+            "damaged file", where=path, found=str(error)[:200], hint="a daemon that runs writes it anew within seconds"
+        ) from None
     return found

@@ -27,7 +27,11 @@ from watchdog.observers.api import BaseObserver
 
 #: Whatever completes a snapshot makes one of these. Reads make none, nor does each write of a long copy.
 _TELLING: list[type[FileSystemEvent]] = [
-    DirCreatedEvent, DirMovedEvent, FileClosedEvent, FileCreatedEvent, FileMovedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
 ]
 _JOIN_SECONDS = 2.0
 

@@ -55,18 +55,24 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
     try:
         manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
     except EmbsyncError as error:
-        return Outcome("crashed" if _out_of_memory(error) else _kind(error), str(error),
-                       of_snapshot=isinstance(error, SnapshotError), damaged=isinstance(error, StoreDamaged))
+        return Outcome(
+            "crashed" if _out_of_memory(error) else _kind(error),
+            str(error),
+            of_snapshot=isinstance(error, SnapshotError),
+            damaged=isinstance(error, StoreDamaged),
+        )
     except MemoryError as error:
         return Outcome("crashed", f"out of memory: {error}")
     except OSError as error:
-        return Outcome("crashed" if _out_of_memory(error) else "error",
-                       f"{error.filename or job.path}: {error.strerror or error}")
+        return Outcome(
+            "crashed" if _out_of_memory(error) else "error", f"{error.filename or job.path}: {error.strerror or error}"
+        )
     except Exception as error:
         return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
     unread = shortened(manifest.snapshot.unread)
-    return Outcome("published", f"not read: {unread}" if unread else "", version=manifest.version,
-                   seconds=manifest.seconds.total)
+    return Outcome(
+        "published", f"not read: {unread}" if unread else "", version=manifest.version, seconds=manifest.seconds.total
+    )
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
@@ -113,7 +119,7 @@ def _private_output() -> Callable[[Line], None]:
     def tell(line: Line) -> None:
         data = msgspec.json.encode(line) + b"\n"
         while data:
-            data = data[os.write(channel, data):]
+            data = data[os.write(channel, data) :]
 
     return tell
 

@@ -34,8 +34,10 @@ class _Process:
         self.lines = 0
         self.ended = False
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "embsync.service.work", str(os.getpid())], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, process_group=0,
+            [sys.executable, "-m", "embsync.service.work", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name="worker", daemon=True)
         self._reader.start()

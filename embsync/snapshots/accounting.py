@@ -58,8 +58,9 @@ class Missing:
 
     def refusal(self, place: Place) -> SnapshotError:
         """Return the refusal of the snapshot at ``place``."""
-        return SnapshotError("half of a snapshot", where=str(place), found=self.found, expected=self.expected,
-                             hint=self.hint)
+        return SnapshotError(
+            "half of a snapshot", where=str(place), found=self.found, expected=self.expected, hint=self.hint
+        )
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,11 @@ def _users_as_items(claim: Claim) -> Missing | None:
     users = sorted(name for name in claim.as_items if names.side_of(name) == USERS)
     if not users:
         return None
-    return Missing(f"{printable(users[0])}, which looks like users, where items are read",
-                   "items, and users in a place of their own",
-                   "name them items and users in one directory, or set snapshot.sides: items if this is the only side")
+    return Missing(
+        f"{printable(users[0])}, which looks like users, where items are read",
+        "items, and users in a place of their own",
+        "name them items and users in one directory, or set snapshot.sides: items if this is the only side",
+    )
 
 
 def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) -> Missing | None:
@@ -134,15 +137,20 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
         if says.role != "vectors":
             how = None
         instead = f"or set snapshot.sides: items if {says.side} are not to be published"
-        return Missing(f"{entry.shown}, which looks like {says.side} and is {what}", f"{says.side} as they are read",
-                       f"{how}; {instead}" if how else instead)
+        return Missing(
+            f"{entry.shown}, which looks like {says.side} and is {what}",
+            f"{says.side} as they are read",
+            f"{how}; {instead}" if how else instead,
+        )
     return None
 
 
 def _unfinished(entry: _Entry) -> Missing:
-    return Missing(f"{entry.shown}, which is being written or was left unfinished",
-                   printable(entry.says.name) if entry.says.name != entry.name else "a snapshot that is finished",
-                   "let the transfer end, or delete what is left of it")
+    return Missing(
+        f"{entry.shown}, which is being written or was left unfinished",
+        printable(entry.says.name) if entry.says.name != entry.name else "a snapshot that is finished",
+        "let the transfer end, or delete what is left of it",
+    )
 
 
 def _not_taken(place: Place, claim: Claim, marker: str) -> Iterator[_Entry]:

@@ -84,8 +84,12 @@ class StoredColumn:
 
     def __post_init__(self) -> None:
         if len(self.header.shape) != 1:
-            raise SnapshotError("not one value a row", where=str(self.stored), found=f"shape {self.header.shape}",
-                                expected="one dimension")
+            raise SnapshotError(
+                "not one value a row",
+                where=str(self.stored),
+                found=f"shape {self.header.shape}",
+                expected="one dimension",
+            )
 
     @property
     def count(self) -> int:
@@ -109,8 +113,9 @@ class StoredColumn:
         try:
             return np.empty(self.count, header.dtype)
         except MemoryError:
-            raise SnapshotError("more ids or weights than memory holds", where=str(self.stored),
-                                found=f"{header.data_bytes} bytes") from None
+            raise SnapshotError(
+                "more ids or weights than memory holds", where=str(self.stored), found=f"{header.data_bytes} bytes"
+            ) from None
 
     def __str__(self) -> str:
         return str(self.stored)
@@ -119,14 +124,20 @@ class StoredColumn:
 def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> None:
     """Refuse what is not a matrix of at least one row and column of float16, float32 or float64."""
     if dtype.kind != "f":
-        raise SnapshotError("vectors that are not floats", where=where, found=dtype.name,
-                            expected="float16, float32 or float64")
+        raise SnapshotError(
+            "vectors that are not floats", where=where, found=dtype.name, expected="float16, float32 or float64"
+        )
     if len(shape) != 2:
-        raise SnapshotError("vectors that are not a matrix", where=where, found=f"shape {shape}",
-                            expected="(rows, width)")
+        raise SnapshotError(
+            "vectors that are not a matrix", where=where, found=f"shape {shape}", expected="(rows, width)"
+        )
     if 0 in shape or shape[1] > MOST_WIDTH:
-        raise SnapshotError("no rows or an unusable width", where=where, found=f"shape {shape}",
-                            expected=f"at least one row and 1 to {MOST_WIDTH} columns")
+        raise SnapshotError(
+            "no rows or an unusable width",
+            where=where,
+            found=f"shape {shape}",
+            expected=f"at least one row and 1 to {MOST_WIDTH} columns",
+        )
 
 
 def native(array: Array) -> Array:
@@ -139,5 +150,9 @@ def native(array: Array) -> Array:
 
 def _require_same(before: ArrayHeader, now: ArrayHeader, where: str) -> None:
     if now != before:
-        raise SnapshotChanged("changed while it was read", where=where, found=f"{now.shape} of {now.dtype.str}",
-                              expected=f"{before.shape} of {before.dtype.str}, as when it was opened")
+        raise SnapshotChanged(
+            "changed while it was read",
+            where=where,
+            found=f"{now.shape} of {now.dtype.str}",
+            expected=f"{before.shape} of {before.dtype.str}, as when it was opened",
+        )

@@ -18,35 +18,171 @@ from embsync.snapshots.sides import ITEMS, USERS
 FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8"}
 IDS = frozenset({"integer", "string"})
 
-_VECTOR_NAMES = ("features", "embedding", "embeddings", "vector", "vectors", "factors", "emb", "vec", "latent",
-                 "latents")
+_VECTOR_NAMES = (
+    "features",
+    "embedding",
+    "embeddings",
+    "vector",
+    "vectors",
+    "factors",
+    "emb",
+    "vec",
+    "latent",
+    "latents",
+)
 _VECTOR_WORDS = frozenset(_VECTOR_NAMES) | {"embs", "vecs", "factor"}
 #: What a side's own rows are called; each also with ``id``, ``ids``, ``key``, ``uuid`` and ``code`` behind it.
 _SUBJECTS = {
-    ITEMS: ("item", "items", "product", "article", "movie", "film", "book", "song", "track", "video", "show",
-            "episode", "listing", "offer", "content", "document", "doc", "candidate", "post", "ad", "job", "game",
-            "recipe", "hotel", "place", "poi", "news"),
-    USERS: ("user", "users", "customer", "client", "member", "visitor", "account", "viewer", "listener", "query",
-            "reader", "player", "guest", "buyer", "subscriber"),
+    ITEMS: (
+        "item",
+        "items",
+        "product",
+        "article",
+        "movie",
+        "film",
+        "book",
+        "song",
+        "track",
+        "video",
+        "show",
+        "episode",
+        "listing",
+        "offer",
+        "content",
+        "document",
+        "doc",
+        "candidate",
+        "post",
+        "ad",
+        "job",
+        "game",
+        "recipe",
+        "hotel",
+        "place",
+        "poi",
+        "news",
+    ),
+    USERS: (
+        "user",
+        "users",
+        "customer",
+        "client",
+        "member",
+        "visitor",
+        "account",
+        "viewer",
+        "listener",
+        "query",
+        "reader",
+        "player",
+        "guest",
+        "buyer",
+        "subscriber",
+    ),
 }
-_OWN_NAMES = {ITEMS: frozenset({"sku", "asin", "isbn", "isbn10", "isbn13", "ean", "gtin", "upc", "iid"}),
-              USERS: frozenset({"uid", "cid", "visitorid"})}
+_OWN_NAMES = {
+    ITEMS: frozenset({"sku", "asin", "isbn", "isbn10", "isbn13", "ean", "gtin", "upc", "iid"}),
+    USERS: frozenset({"uid", "cid", "visitorid"}),
+}
 _ANY_NAMES = frozenset({"id", "ids", "uuid", "guid", "pk"})
 _ID_ENDS = ("id", "ids", "uuid", "guid", "key", "code", "token")
 #: Names that ids have where no better one is there: of words, graphs and the web.
-_LAST_NAMES = frozenset({"word", "words", "token", "tokens", "key", "keys", "uri", "url", "entity", "node", "term",
-                         "name", "label"})
+_LAST_NAMES = frozenset(
+    {"word", "words", "token", "tokens", "key", "keys", "uri", "url", "entity", "node", "term", "name", "label"}
+)
 #: Words of columns that stand beside ids, are numbers or text as well, and are none.
-_NEVER = frozenset({
-    "index", "level", "unnamed", "rank", "ranking", "popularity", "count", "counts", "freq", "frequency", "n",
-    "num", "number", "total", "timestamp", "ts", "time", "date", "datetime", "created", "updated", "modified", "at",
-    "day", "hour", "month", "year", "week", "score", "weight", "weights", "norm", "bias", "age", "price", "stock",
-    "quantity", "rating", "ratings", "cluster", "bucket", "partition", "shard", "fold", "split", "version", "ds",
-    "dt", "row", "rownum", "position", "offset", "dim", "dimension", "size", "length", "title", "text",
-    "description", "caption", "category", "categories", "genre", "genres", "brand", "lang", "language", "country",
-    "city", "source", "status", "type", "flag", "session", "run", "model", "batch", "job", "tenant", "store",
-    "shop", "seller", "author", "event", "order", "clicks", "views", "sales",
-})
+_NEVER = frozenset(
+    {
+        "index",
+        "level",
+        "unnamed",
+        "rank",
+        "ranking",
+        "popularity",
+        "count",
+        "counts",
+        "freq",
+        "frequency",
+        "n",
+        "num",
+        "number",
+        "total",
+        "timestamp",
+        "ts",
+        "time",
+        "date",
+        "datetime",
+        "created",
+        "updated",
+        "modified",
+        "at",
+        "day",
+        "hour",
+        "month",
+        "year",
+        "week",
+        "score",
+        "weight",
+        "weights",
+        "norm",
+        "bias",
+        "age",
+        "price",
+        "stock",
+        "quantity",
+        "rating",
+        "ratings",
+        "cluster",
+        "bucket",
+        "partition",
+        "shard",
+        "fold",
+        "split",
+        "version",
+        "ds",
+        "dt",
+        "row",
+        "rownum",
+        "position",
+        "offset",
+        "dim",
+        "dimension",
+        "size",
+        "length",
+        "title",
+        "text",
+        "description",
+        "caption",
+        "category",
+        "categories",
+        "genre",
+        "genres",
+        "brand",
+        "lang",
+        "language",
+        "country",
+        "city",
+        "source",
+        "status",
+        "type",
+        "flag",
+        "session",
+        "run",
+        "model",
+        "batch",
+        "job",
+        "tenant",
+        "store",
+        "shop",
+        "seller",
+        "author",
+        "event",
+        "order",
+        "clicks",
+        "views",
+        "sales",
+    }
+)
 _NO_VALUES = ("timestamp", "date", "time", "duration", "bool", "list", "large_list", "fixed_size_list", "map", "null")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
@@ -106,8 +242,11 @@ def _prefixed(side: str) -> set[str]:
 
 
 def _likely_vectors(columns: Columns) -> str | None:
-    likely = [name for name, kind in columns.kinds.items()
-              if kind.startswith("list") or not _VECTOR_WORDS.isdisjoint(_words(name))]
+    likely = [
+        name
+        for name, kind in columns.kinds.items()
+        if kind.startswith("list") or not _VECTOR_WORDS.isdisjoint(_words(name))
+    ]
     return _cast("vector", likely[0], columns) if likely else None
 
 
@@ -120,8 +259,9 @@ def _ids(side: str, columns: Columns, others: list[str], config: SnapshotConfig)
     strangers = [name for name in others if _is_of(name, USERS if side == ITEMS else ITEMS)]
     mine = [name for name in others if name not in strangers]
     strong = [name for name in mine if _folded(name) in _ANY_NAMES or _is_of(name, side)]
-    ended = [name for name in mine if _words(name) and _words(name)[-1] in _ID_ENDS
-             and _NEVER.isdisjoint(_words(name)[:-1])]
+    ended = [
+        name for name in mine if _words(name) and _words(name)[-1] in _ID_ENDS and _NEVER.isdisjoint(_words(name)[:-1])
+    ]
     last = [name for name in mine if _folded(name) in _LAST_NAMES]
     if config.row_number_ids:
         reject_ids(strong or ended or last, columns.where)
@@ -129,19 +269,31 @@ def _ids(side: str, columns: Columns, others: list[str], config: SnapshotConfig)
     rest = [name for name in mine if _may_be_ids(name, columns)]
     candidates = strong or ended or last or ([] if strangers else rest)
     if not candidates and strangers:
-        raise SnapshotError(f"ids of the other side among {side}", where=columns.where, found=columns.shown(strangers),
-                            expected=f"{side[:-1]}_id", hint=f"set snapshot.id_column: {strangers[0]} if it is right")
+        raise SnapshotError(
+            f"ids of the other side among {side}",
+            where=columns.where,
+            found=columns.shown(strangers),
+            expected=f"{side[:-1]}_id",
+            hint=f"set snapshot.id_column: {strangers[0]} if it is right",
+        )
     if not candidates:
-        raise _none("id", columns, "integers or strings in a column that is named as ids",
-                    "set snapshot.id_column, or snapshot.row_number_ids: true if row numbers are the ids")
+        raise _none(
+            "id",
+            columns,
+            "integers or strings in a column that is named as ids",
+            "set snapshot.id_column, or snapshot.row_number_ids: true if row numbers are the ids",
+        )
     return _one("id", candidates, columns, IDS, side)
 
 
 def _is_of(name: str, side: str) -> bool:
     folded = _folded(name)
     subjects = _SUBJECTS[side]
-    return folded in _OWN_NAMES[side] or folded in subjects[:2] or any(
-        folded == subject + end for subject in subjects for end in _ID_ENDS)
+    return (
+        folded in _OWN_NAMES[side]
+        or folded in subjects[:2]
+        or any(folded == subject + end for subject in subjects for end in _ID_ENDS)
+    )
 
 
 def _may_be_ids(name: str, columns: Columns) -> bool:
@@ -153,52 +305,75 @@ def _may_be_ids(name: str, columns: Columns) -> bool:
 
 def _one(what: str, candidates: list[str], columns: Columns, kinds: Iterable[str], side: str) -> str:
     if len(candidates) > 1:
-        raise SnapshotError(f"more than one column may be the {what}", where=columns.where,
-                            found=columns.shown(candidates), expected="one",
-                            hint=f"set snapshot.{what}_column: {candidates[0]}, or whichever it is (for both sides: "
-                                 f"{{items: …, users: …}})")
+        raise SnapshotError(
+            f"more than one column may be the {what}",
+            where=columns.where,
+            found=columns.shown(candidates),
+            expected="one",
+            hint=f"set snapshot.{what}_column: {candidates[0]}, or whichever it is (for both sides: "
+            f"{{items: …, users: …}})",
+        )
     return _usable(what, candidates[0], columns, kinds, side)
 
 
 def _usable(what: str, name: str, columns: Columns, kinds: Iterable[str], side: str) -> str:
     if name not in columns.kinds:
-        raise _none(what, columns, f"a column named {name}",
-                    f"snapshot.{what}_column may differ by side: {{items: …, users: …}}")
+        raise _none(
+            what,
+            columns,
+            f"a column named {name}",
+            f"snapshot.{what}_column may differ by side: {{items: …, users: …}}",
+        )
     if columns.kinds[name] not in kinds:
         expected = "integers or strings" if what == "id" else "a list of float16, float32 or float64"
-        raise SnapshotError(f"no {what} column: {name} is of an unusable type", where=columns.where,
-                            found=columns.shown([name]), expected=expected, hint=_cast(what, name, columns))
+        raise SnapshotError(
+            f"no {what} column: {name} is of an unusable type",
+            where=columns.where,
+            found=columns.shown([name]),
+            expected=expected,
+            hint=_cast(what, name, columns),
+        )
     return name
 
 
 def _cast(what: str, name: str, columns: Columns) -> str:
     """Return how a column is made usable where it is written."""
     kind, column = columns.types.get(name, columns.kinds[name]), f'df["{name}"]'
-    for starts, line in (_ID_CASTS if what == "id" else _VECTOR_CASTS):
+    for starts, line in _ID_CASTS if what == "id" else _VECTOR_CASTS:
         if kind.startswith(starts):
             return line.format(column=column, name=name)
     return f"cast {name} to " + ("int64 or string" if what == "id" else "a list of float32") + " where it is written"
 
 
 _ID_CASTS = (
-    (("double", "float", "halffloat", "decimal", "dictionary<values=double", "dictionary<values=float"),
-     'cast it where it is written: {column} = {column}.astype("int64") (pandas), CAST({name} AS BIGINT) (SQL)'),
-    (("fixed_size_binary[16]", "extension<arrow.uuid"),
-     "write it as text: {column} = {column}.map(lambda b: str(uuid.UUID(bytes=b)))"),
-    (("fixed_size_binary", "binary", "large_binary", "binary_view"),
-     'write it as text: {column} = {column}.str.decode("utf-8"), or {column}.map(bytes.hex)'),
+    (
+        ("double", "float", "halffloat", "decimal", "dictionary<values=double", "dictionary<values=float"),
+        'cast it where it is written: {column} = {column}.astype("int64") (pandas), CAST({name} AS BIGINT) (SQL)',
+    ),
+    (
+        ("fixed_size_binary[16]", "extension<arrow.uuid"),
+        "write it as text: {column} = {column}.map(lambda b: str(uuid.UUID(bytes=b)))",
+    ),
+    (
+        ("fixed_size_binary", "binary", "large_binary", "binary_view"),
+        'write it as text: {column} = {column}.str.decode("utf-8"), or {column}.map(bytes.hex)',
+    ),
     (("struct",), "write one field of it: SELECT {name}.id AS {name}"),
     (("list", "large_list", "fixed_size_list"), 'write one id a row: df = df.explode("{name}")'),
-    (("timestamp", "date", "time", "bool", "duration"), 'write it as text: {column} = {column}.astype(str)'),
+    (("timestamp", "date", "time", "bool", "duration"), "write it as text: {column} = {column}.astype(str)"),
 )
 _VECTOR_CASTS = (
     (("string", "large_string"), "write it as a list: {column} = {column}.map(json.loads)"),
     (("struct",), 'in Spark: df.withColumn("{name}", pyspark.ml.functions.vector_to_array("{name}", "float32"))'),
-    (("binary", "large_binary", "fixed_size_binary"),
-     'write it as a list: {column} = {column}.map(lambda b: numpy.frombuffer(b, "f4"))'),
-    (("list", "large_list", "fixed_size_list"),
-     'cast it where it is written: {column} = {column}.map(lambda v: numpy.asarray(v, "f4")) (pandas), '
-     "CAST({name} AS ARRAY<FLOAT>) (SQL)"),
+    (
+        ("binary", "large_binary", "fixed_size_binary"),
+        'write it as a list: {column} = {column}.map(lambda b: numpy.frombuffer(b, "f4"))',
+    ),
+    (
+        ("list", "large_list", "fixed_size_list"),
+        'cast it where it is written: {column} = {column}.map(lambda v: numpy.asarray(v, "f4")) (pandas), '
+        "CAST({name} AS ARRAY<FLOAT>) (SQL)",
+    ),
 )
 
 

@@ -59,9 +59,11 @@ class Look:
     @property
     def files(self) -> dict[str, os.stat_result]:
         """The regular files, but not those that a name marks as no data."""
-        return {name: status for name, status in self.entries.items()
-                if kind_of(status) == "file" and not any(part.startswith((".", "_")) for part in name.split("/"))}
-
+        return {
+            name: status
+            for name, status in self.entries.items()
+            if kind_of(status) == "file" and not any(part.startswith((".", "_")) for part in name.split("/"))
+        }
 
     def require_permission(self) -> None:
         """Open every file once; a marker vouches that they are whole, not that they may be read.
@@ -124,8 +126,11 @@ def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:
     marked = [""] if watch.marker in look.entries else _marked_sides(look, watch.marker)
     for prefix in marked:
         marker = look.entries[prefix + watch.marker]
-        late = [name for name, status in look.files.items()
-                if name.startswith(prefix) and status.st_ctime_ns > marker.st_ctime_ns and name != watch.marker]
+        late = [
+            name
+            for name, status in look.files.items()
+            if name.startswith(prefix) and status.st_ctime_ns > marker.st_ctime_ns and name != watch.marker
+        ]
         if late and look.quiet_seconds < watch.settle_seconds:
             # copied in the order of names, or overwritten in place: the marker was there before the data
             return Verdict("waiting", f"{_rest(look, watch)}, as {late[0]} is newer than the marker")

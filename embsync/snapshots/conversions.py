@@ -32,8 +32,10 @@ def _rule(pattern: str, what: str, line: str) -> _Rule:
 
 
 _GENSIM = re.compile(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf|cum_table)\.npy$")
-_GENSIM_LINE = ("in Python: import gensim; p = {}; m = gensim.utils.SaveLoad.load(p); "
-                "getattr(m, 'wv', m).save_word2vec_format(p + '.vec')")
+_GENSIM_LINE = (
+    "in Python: import gensim; p = {}; m = gensim.utils.SaveLoad.load(p); "
+    "getattr(m, 'wv', m).save_word2vec_format(p + '.vec')"
+)
 #: Numbered names of one beginning in the order of their numbers.
 _NUMBERED_ORDER = "key=lambda f: (len(f.name), f.name)"
 _RULES = (
@@ -43,56 +45,92 @@ _RULES = (
     _rule(r"\.(xz|lzma)$", "compressed", "xz -dk {sh}"),
     _rule(r"\.(tar|tgz)$", "an archive", "tar -xf {sh} -C {shdir}"),
     _rule(r"\.zip$", "an archive", "unzip {sh} -d {shdir}"),
-    _rule(r"^(vectors|tensors?)\.tsv$", "TSV of the embedding projector",
-          "in Python: import numpy as n; d = {dir}; n.save(d+'items', n.loadtxt(d+{name}, 'f4')); "
-          "n.save(d+'item_ids', open(d+'metadata.tsv').read().splitlines())"),
+    _rule(
+        r"^(vectors|tensors?)\.tsv$",
+        "TSV of the embedding projector",
+        "in Python: import numpy as n; d = {dir}; n.save(d+'items', n.loadtxt(d+{name}, 'f4')); "
+        "n.save(d+'item_ids', open(d+'metadata.tsv').read().splitlines())",
+    ),
     _rule(r"\.tsv$", "TSV", "tr '\\t' ' ' < {sh} > {shto}.vec if each line is an id and numbers"),
-    _rule(r"\.csv$", "CSV",
-          "in Python: import json, pandas; t = pandas.read_csv({py}); t['embedding'] = t['embedding'].map(json.loads); "
-          "t.to_parquet({parquet})"),
-    _rule(r"\.(jsonl|ndjson)$", "JSON lines",
-          "in Python: import pandas; pandas.read_json({py}, lines=True).to_parquet({parquet})"),
+    _rule(
+        r"\.csv$",
+        "CSV",
+        "in Python: import json, pandas; t = pandas.read_csv({py}); t['embedding'] = t['embedding'].map(json.loads); "
+        "t.to_parquet({parquet})",
+    ),
+    _rule(
+        r"\.(jsonl|ndjson)$",
+        "JSON lines",
+        "in Python: import pandas; pandas.read_json({py}, lines=True).to_parquet({parquet})",
+    ),
     _rule(r"\.json$", "JSON", "in Python: import pandas; pandas.read_json({py}).to_parquet({parquet})"),
-    _rule(r"\.(feather|arrow|ipc)$", "Arrow IPC (Feather)",
-          "in Python: import pyarrow.feather as f, pyarrow.parquet as p; "
-          "p.write_table(f.read_table({py}), {parquet})"),
+    _rule(
+        r"\.(feather|arrow|ipc)$",
+        "Arrow IPC (Feather)",
+        "in Python: import pyarrow.feather as f, pyarrow.parquet as p; p.write_table(f.read_table({py}), {parquet})",
+    ),
     _rule(r"\.orc$", "ORC", "in Python: import pandas; pandas.read_orc({py}).to_parquet({parquet})"),
     _rule(r"\.avro$", "Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({parquet})"),
-    _rule(_GENSIM.pattern,
-          "a matrix that gensim keeps beside its pickle",
-          _GENSIM_LINE.format("{model}")),
-    _rule(r"\.(model|kv|wordvectors|w2v|d2v)$", "a pickle, probably gensim's",
-          _GENSIM_LINE.format("{py}")),
-    _rule(r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$", "a PyTorch file, which is a pickle",
-          "in Python: import numpy, torch; m = torch.load({py}, map_location='cpu', weights_only=True); "
-          "numpy.save({dir} + 'items', m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
-          "ids in item_ids.npy"),
-    _rule(r"\.bin$", "binary, probably word2vec's",
-          "in Python: from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format({py}, binary=True)"
-          ".save_word2vec_format({vec})"),
-    _rule(r"\.(pkl|pickle|joblib|dill)$", "a pickle, which is never read",
-          "in Python: import numpy, pandas; m = pandas.read_pickle({py}); "
-          "numpy.savez({npz}, items=…, item_ids=…)"),
-    _rule(r"\.(h5|hdf5|hdf)$", "HDF5",
-          "in Python: import h5py, numpy; f = h5py.File({py}); numpy.savez({npz}, items=f['items'], "
-          "item_ids=f['item_ids']) with the names that list(f) gives"),
-    _rule(r"\.tfrecords?(-\d+-of-\d+)?$", "TFRecord",
-          "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported"),
-    _rule(r"\.lance$", "a Lance table",
-          "in Python: import lance, pyarrow.parquet as p; "
-          "p.write_table(lance.dataset({py}).to_table(), {parquet})"),
-    _rule(r"\.(faiss|index|ann|hnsw|usearch|voy)$", "an index, which has no ids to rely on",
-          "leave the vectors that it was built from: numpy.savez('day.npz', items=…, item_ids=…)"),
+    _rule(_GENSIM.pattern, "a matrix that gensim keeps beside its pickle", _GENSIM_LINE.format("{model}")),
+    _rule(r"\.(model|kv|wordvectors|w2v|d2v)$", "a pickle, probably gensim's", _GENSIM_LINE.format("{py}")),
+    _rule(
+        r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$",
+        "a PyTorch file, which is a pickle",
+        "in Python: import numpy, torch; m = torch.load({py}, map_location='cpu', weights_only=True); "
+        "numpy.save({dir} + 'items', m['item_embedding.weight'].numpy()) with the name of your tensor, and the "
+        "ids in item_ids.npy",
+    ),
+    _rule(
+        r"\.bin$",
+        "binary, probably word2vec's",
+        "in Python: from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format({py}, binary=True)"
+        ".save_word2vec_format({vec})",
+    ),
+    _rule(
+        r"\.(pkl|pickle|joblib|dill)$",
+        "a pickle, which is never read",
+        "in Python: import numpy, pandas; m = pandas.read_pickle({py}); numpy.savez({npz}, items=…, item_ids=…)",
+    ),
+    _rule(
+        r"\.(h5|hdf5|hdf)$",
+        "HDF5",
+        "in Python: import h5py, numpy; f = h5py.File({py}); numpy.savez({npz}, items=f['items'], "
+        "item_ids=f['item_ids']) with the names that list(f) gives",
+    ),
+    _rule(
+        r"\.tfrecords?(-\d+-of-\d+)?$",
+        "TFRecord",
+        "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported",
+    ),
+    _rule(
+        r"\.lance$",
+        "a Lance table",
+        "in Python: import lance, pyarrow.parquet as p; p.write_table(lance.dataset({py}).to_table(), {parquet})",
+    ),
+    _rule(
+        r"\.(faiss|index|ann|hnsw|usearch|voy)$",
+        "an index, which has no ids to rely on",
+        "leave the vectors that it was built from: numpy.savez('day.npz', items=…, item_ids=…)",
+    ),
     _rule(r"\.(glove|emb|embedding|embeddings|w2vec)$", "perhaps word2vec text", "mv {sh} {shto}.vec"),
-    _rule(r"\.(onnx|pb|keras|tflite|mat|rds|rdata|db|sqlite3?|duckdb|xlsx?)$", "of no format that is read",
-          "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported"),
-    _rule(r"[_-]?\d+\.npy$", "a numbered part of an array",
-          "in Python: import numpy as n, pathlib; d = pathlib.Path({dir}); n.save(d / 'items', n.concatenate("
-          "[n.load(f) for f in sorted(d.glob({parts}), " + _NUMBERED_ORDER + ")])), "
-          "and the ids in the same order in item_ids.npy"),
+    _rule(
+        r"\.(onnx|pb|keras|tflite|mat|rds|rdata|db|sqlite3?|duckdb|xlsx?)$",
+        "of no format that is read",
+        "write ids and vectors with numpy.savez('day.npz', items=…, item_ids=…) where the model is exported",
+    ),
+    _rule(
+        r"[_-]?\d+\.npy$",
+        "a numbered part of an array",
+        "in Python: import numpy as n, pathlib; d = pathlib.Path({dir}); n.save(d / 'items', n.concatenate("
+        "[n.load(f) for f in sorted(d.glob({parts}), " + _NUMBERED_ORDER + ")])), "
+        "and the ids in the same order in item_ids.npy",
+    ),
     _rule(r"\.npy$", "an array under another name", "mv {sh} {shdir}/items.npy, and the ids to item_ids.npy beside it"),
-    _rule(r"\.safetensors$", "safetensors under another name",
-          "mv {sh} {shdir}/items.safetensors, with tensors vectors and ids"),
+    _rule(
+        r"\.safetensors$",
+        "safetensors under another name",
+        "mv {sh} {shdir}/items.safetensors, with tensors vectors and ids",
+    ),
     _rule(r"\.parq(uet)?$|\.pq$", "parquet under another name", "mv {sh} {shdir}/items.parquet (or users.parquet)"),
 )
 _NUMBERED = re.compile(r"\d+\.npy$")
@@ -100,7 +138,8 @@ _PARTS_AND_TABLE = (
     "in Python: import numpy as n, pathlib, pyarrow.parquet as q; d = pathlib.Path({0!r}); s = lambda g: "
     "sorted(d.glob(g), " + _NUMBERED_ORDER + "); n.save(d / 'items', n.concatenate([n.load(f) for f in s({1!r})])); "
     "n.save(d / 'item_ids', [i for f in s({2!r}) for i in q.read_table(f)['image_path'].to_pylist()]) "
-    "with the name of your column of ids")
+    "with the name of your column of ids"
+)
 _PARQUET_MAGIC = b"PAR1"
 _PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
 #: Names looked at for one line.
@@ -157,14 +196,17 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
     folders = [name for name, kind in entries.items() if kind == "directory"]
     partitions = [name for name in folders if _PARTITION.match(name)]
     if partitions:
-        return (f"a partitioned table ({printable(partitions[0])}/ and so on); partitioned tables are not read",
-                "write it without partitionBy (pandas, pyarrow: without partition_cols), one directory of part files")
-    files = [name for name, kind in list(entries.items())[:_MOST]
-             if kind == "file" and not names.parse(name).harmless]
+        return (
+            f"a partitioned table ({printable(partitions[0])}/ and so on); partitioned tables are not read",
+            "write it without partitionBy (pandas, pyarrow: without partition_cols), one directory of part files",
+        )
+    files = [name for name, kind in list(entries.items())[:_MOST] if kind == "file" and not names.parse(name).harmless]
     bare = [name for name in files if "." not in name and _begins_with(place.child(name), _PARQUET_MAGIC)]
     if bare:
-        return (f"{printable(bare[0])}, parquet without its ending",
-                f"for f in {_shell(place)}/*; do mv \"$f\" \"$f.parquet\"; done")
+        return (
+            f"{printable(bare[0])}, parquet without its ending",
+            f'for f in {_shell(place)}/*; do mv "$f" "$f.parquet"; done',
+        )
     if (numbered := _numbered_parts(place, folders)) is not None:
         return numbered
     if folders and not files and not names.parse(place.name).side:
@@ -191,8 +233,10 @@ def _numbered_parts(place: Place, folders: list[str]) -> tuple[str, str] | None:
     if tables is None:
         found = conversion_of(place.child(arrays[0]).child(arrays[1]), "file")
         return None if found is None else (told, found[1])
-    return (f"{told}, and {printable(tables)}/ with parquet",
-            _PARTS_AND_TABLE.format(str(place), f"{arrays[0]}/*.npy", f"{tables}/*.parquet"))
+    return (
+        f"{told}, and {printable(tables)}/ with parquet",
+        _PARTS_AND_TABLE.format(str(place), f"{arrays[0]}/*.npy", f"{tables}/*.parquet"),
+    )
 
 
 def _paths(place: Place) -> dict[str, str]:
@@ -201,9 +245,17 @@ def _paths(place: Place) -> dict[str, str]:
     model = re.sub(r"(\.wv)?\.(vectors|syn1neg|syn1|vectors_\w+)\.npy$", "", str(path))
     parts = re.sub(r"\d+\.npy$", "", path.name) + "*.npy"
     to_other = {ending: repr(f"{to}.{ending}") for ending in ("parquet", "vec", "npz")}
-    return {"py": repr(str(path)), "name": repr(path.name), "dir": repr(f"{path.parent}/"), "parts": repr(parts),
-            "model": repr(model), "sh": quoted(str(path)), "shto": quoted(str(to)), "shdir": quoted(str(path.parent)),
-            **to_other}
+    return {
+        "py": repr(str(path)),
+        "name": repr(path.name),
+        "dir": repr(f"{path.parent}/"),
+        "parts": repr(parts),
+        "model": repr(model),
+        "sh": quoted(str(path)),
+        "shto": quoted(str(to)),
+        "shdir": quoted(str(path.parent)),
+        **to_other,
+    }
 
 
 def _shell(place: Place) -> str:

@@ -82,27 +82,38 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     """
     found = delta_sides(place)
     if ITEMS not in found:
-        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(p.name for p in found.values()),
-                            expected="items, a Delta table as well")
+        raise SnapshotError(
+            "half of a snapshot",
+            where=str(place),
+            found=", ".join(p.name for p in found.values()),
+            expected="items, a Delta table as well",
+        )
     versions = {side: _newest(table) for side, table in found.items()}
     if USERS in versions and config.sides != "items":
         _require_one_night(versions[ITEMS], versions[USERS], place)
     decoders = Decoders()
-    items, users = (_open_side(side, versions[side], decoders, config) if side in versions else None
-                    for side in (ITEMS, USERS))
+    items, users = (
+        _open_side(side, versions[side], decoders, config) if side in versions else None for side in (ITEMS, USERS)
+    )
     assert items is not None
     return items, users
 
 
 def _open_side(side: str, version: Version, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
-    return parquet.open_files(side, version.place, [_below(version.place, name) for name in version.files], decoders,
-                              config, ordered=False)
+    return parquet.open_files(
+        side, version.place, [_below(version.place, name) for name in version.files], decoders, config, ordered=False
+    )
 
 
 def _below(place: Place, name: str) -> Place:
     if name.startswith(("/", "..")) or "://" in name:
-        raise SnapshotError("a file outside the table", where=str(place), found=name[:200],
-                            expected="files below it", hint="a shallow clone: copy the table first")
+        raise SnapshotError(
+            "a file outside the table",
+            where=str(place),
+            found=name[:200],
+            expected="files below it",
+            hint="a shallow clone: copy the table first",
+        )
     for part in name.split("/"):
         place = place.child(part)
     return place
@@ -110,41 +121,70 @@ def _below(place: Place, name: str) -> Place:
 
 def _newest(place: Place) -> Version:
     if importlib.util.find_spec("deltalake") is None:
-        raise UsageError("a Delta table needs deltalake", where=str(place), expected="the extra 'delta'",
-                         hint="pip install 'embsync[delta]'")
+        raise UsageError(
+            "a Delta table needs deltalake",
+            where=str(place),
+            expected="the extra 'delta'",
+            hint="pip install 'embsync[delta]'",
+        )
     log = place.child("_delta_log").entries()
     links = [name for name, kind in log.items() if kind not in {"file", "directory"}]
     if links:
-        raise SnapshotError("will not be opened", where=f"{place}/_delta_log/{links[0]}", found="no regular file",
-                            expected="a log of regular files")
+        raise SnapshotError(
+            "will not be opened",
+            where=f"{place}/_delta_log/{links[0]}",
+            found="no regular file",
+            expected="a log of regular files",
+        )
     if not any(name.endswith((".json", ".parquet")) for name in log):
-        raise SnapshotIncomplete("a Delta table without a commit", where=str(place), found="an empty log",
-                                 expected="its first commit")
+        raise SnapshotIncomplete(
+            "a Delta table without a commit", where=str(place), found="an empty log", expected="its first commit"
+        )
     answer = _ask(place)
-    unread = [feature for feature, there in (("deletion vectors", answer["deleted"]),
-                                             (f"column mapping by {answer['mapping']}", answer["mapping"] != "none"))
-              if there]
+    unread = [
+        feature
+        for feature, there in (
+            ("deletion vectors", answer["deleted"]),
+            (f"column mapping by {answer['mapping']}", answer["mapping"] != "none"),
+        )
+        if there
+    ]
     if unread:
-        raise SnapshotError("a Delta table with features that are not read", where=str(place), found=", ".join(unread),
-                            expected="none of them",
-                            hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew")
-    return Version(place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]),
-                   answer["from_start"])
+        raise SnapshotError(
+            "a Delta table with features that are not read",
+            where=str(place),
+            found=", ".join(unread),
+            expected="none of them",
+            hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew",
+        )
+    return Version(
+        place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]), answer["from_start"]
+    )
 
 
 def _ask(place: Place) -> dict[str, Any]:
     request = json.dumps({"path": sys.path, "table": str(place)})
     try:
-        done = subprocess.run([sys.executable, "-I", str(_SCRIPT)], input=request.encode(), capture_output=True,
-                              timeout=_PATIENCE_SECONDS, check=False)
+        done = subprocess.run(
+            [sys.executable, "-I", str(_SCRIPT)],
+            input=request.encode(),
+            capture_output=True,
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise SnapshotChanged("reading the log stands still", where=str(place),
-                              found=f"nothing for {_PATIENCE_SECONDS} s") from None
+        raise SnapshotChanged(
+            "reading the log stands still", where=str(place), found=f"nothing for {_PATIENCE_SECONDS} s"
+        ) from None
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        raise SnapshotError("malformed Delta log", where=str(place), found=f"its reader ended with {done.returncode}",
-                            expected="a log that can be read") from None
+        raise SnapshotError(
+            "malformed Delta log",
+            where=str(place),
+            found=f"its reader ended with {done.returncode}",
+            expected="a log that can be read",
+        ) from None
     if "refused" in answer:
         raise SnapshotError("malformed Delta log", where=str(place), found=answer["refused"])
     return answer
@@ -160,13 +200,16 @@ def _require_one_night(items: Version, users: Version, place: Place) -> None:
     if paired:
         return
     (_, behind, other), (_, ahead, newest) = sorted(
-        (version.written, side, version) for side, version in ((ITEMS, items), (USERS, users)))
+        (version.written, side, version) for side, version in ((ITEMS, items), (USERS, users))
+    )
     raise SnapshotIncomplete(
-        "items and users are not known to be of one night", where=str(place),
+        "items and users are not known to be of one night",
+        where=str(place),
         found=f"{newest.commit} of {ahead}, which waits for one of {behind} after {other.commit}; {found}",
         expected="the same userMetadata in the newest commit of both, or pairs from version 0",
         hint='write both with one run\'s name: .option("userMetadata", RUN) in Spark, '
-             'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake')
+        'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake',
+    )
 
 
 def _in_step(items: Version, users: Version) -> bool:

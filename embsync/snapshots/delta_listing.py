@@ -46,8 +46,11 @@ def _commits(log: str, newest: int) -> dict[str, Any]:
 
     A commit that moves rows only says so (``dataChange``), as an OPTIMIZE does; a DELETE leaves the night as it is.
     """
-    names = sorted(name for name in os.listdir(log)  # noqa: PTH208 -- no more imports than needed
-                   if _COMMIT.fullmatch(name))[-_MOST_COMMITS:]
+    names = sorted(
+        name
+        for name in os.listdir(log)  # noqa: PTH208 -- no more imports than needed
+        if _COMMIT.fullmatch(name)
+    )[-_MOST_COMMITS:]
     commits = [_commit(f"{log}/{name}", int(name[:20])) for name in names if int(name[:20]) <= newest]
     return {"from_start": bool(names) and int(names[0][:20]) == 0, "commits": [one for one in commits if one["writes"]]}
 
@@ -62,8 +65,12 @@ def _commit(path: str, version: int) -> dict[str, Any]:
             added = action.get("add") or {}
             if added.get("dataChange"):
                 times.append(int(added.get("modificationTime") or 0))
-    return {"version": version, "writes": bool(times) and str(info.get("operation")).upper() != "DELETE",
-            "timestamp": int(info.get("timestamp") or max(times, default=0)), "userMetadata": info.get("userMetadata")}
+    return {
+        "version": version,
+        "writes": bool(times) and str(info.get("operation")).upper() != "DELETE",
+        "timestamp": int(info.get("timestamp") or max(times, default=0)),
+        "userMetadata": info.get("userMetadata"),
+    }
 
 
 def _path(uri: str) -> str:

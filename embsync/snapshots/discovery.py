@@ -26,8 +26,18 @@ State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
 Memory = Mapping[str, Seen]
 
 #: What file systems (ext4) and servers (Synology, QNAP, Windows) put beside the files they hold, often closed.
-_OF_THE_SYSTEM = frozenset({"lost+found", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot",
-                            "$RECYCLE.BIN", "System Volume Information"})
+_OF_THE_SYSTEM = frozenset(
+    {
+        "lost+found",
+        "@eaDir",
+        "@Recycle",
+        "@Recently-Snapshot",
+        "#recycle",
+        "#snapshot",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+    }
+)
 #: Endings that layouts know.
 _DATA = (".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt")
 #: Entries named in a reason.
@@ -117,11 +127,18 @@ def discover(
     root, shown = Place.at(watched), Path(watched).absolute()
     same, before = known or {}, memory or {}
     kinds = root.entries()
-    looks = [(same[name], before.get(name)) if name in same else
-             _look_at(root.child(name), shown / name, kind, watch, snapshot, now, memory)
-             for name, kind in kinds.items() if kind != "link"]
-    named = {child.name: child.state != "not_a_snapshot" for child, _ in looks
-             if child.name in kinds and _not_a_snapshot(child.name, kinds[child.name]) is None}
+    looks = [
+        (same[name], before.get(name))
+        if name in same
+        else _look_at(root.child(name), shown / name, kind, watch, snapshot, now, memory)
+        for name, kind in kinds.items()
+        if kind != "link"
+    ]
+    named = {
+        child.name: child.state != "not_a_snapshot"
+        for child, _ in looks
+        if child.name in kinds and _not_a_snapshot(child.name, kinds[child.name]) is None
+    }
     for name in (name for name, kind in kinds.items() if kind == "link"):
         target, why = followed(root, name, named)
         if target is None:
@@ -158,8 +175,16 @@ def _look_at(
     name = "/".join(place.parts)
 
     def child(state: State, reason: str) -> tuple[Child, Seen | None]:
-        return Child(printable(name), path, state, printable(reason), found.stamp or None, found.mtime_ns,
-                     found.listing or None, link), seen
+        return Child(
+            printable(name),
+            path,
+            state,
+            printable(reason),
+            found.stamp or None,
+            found.mtime_ns,
+            found.listing or None,
+            link,
+        ), seen
 
     if (why := _not_a_snapshot(link or name, kind)) is not None:
         return child("not_a_snapshot", why)

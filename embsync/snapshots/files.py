@@ -97,8 +97,12 @@ class Place:
             given.stat()  # the kernel follows 40 links; Python as many as it may nest calls
             root = given.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
-            raise NotFoundError("no such snapshot", where=str(given).replace("\0", "\\0"), found="no file or directory",
-                                hint="paths are taken from the working directory") from None
+            raise NotFoundError(
+                "no such snapshot",
+                where=str(given).replace("\0", "\\0"),
+                found="no file or directory",
+                hint="paths are taken from the working directory",
+            ) from None
         named = given.name if given.name not in {"", "..", root.name} else None
         return cls(root, given=named, tree=_tree_of(root) if inner_links else None)
 
@@ -122,8 +126,7 @@ class Place:
         try:
             kind = kind_of(os.fstat(descriptor))
             if kind != "file":
-                raise SnapshotError("will not be opened", where=str(self), found=f"a {kind}",
-                                    expected="a regular file")
+                raise SnapshotError("will not be opened", where=str(self), found=f"a {kind}", expected="a regular file")
         except BaseException:
             os.close(descriptor)
             raise
@@ -224,8 +227,12 @@ class FileBytes:
         while done < len(view):
             got = self._read_into(view[done:], offset + done)
             if got == 0:
-                raise SnapshotChanged("became shorter while it was read", where=self.where,
-                                      found=f"{offset + done} bytes", expected=f"at least {offset + len(view)}")
+                raise SnapshotChanged(
+                    "became shorter while it was read",
+                    where=self.where,
+                    found=f"{offset + done} bytes",
+                    expected=f"at least {offset + len(view)}",
+                )
             done += got
 
     def read(self, size: int, offset: int) -> bytes:
@@ -343,8 +350,9 @@ def _listing(where: str, descriptor: int) -> list[tuple[str, os.stat_result]]:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 if len(found) >= MOST_ENTRIES:
-                    raise SnapshotError("too many files in one directory", where=where,
-                                        expected=f"at most {MOST_ENTRIES}")
+                    raise SnapshotError(
+                        "too many files in one directory", where=where, expected=f"at most {MOST_ENTRIES}"
+                    )
                 with suppress(FileNotFoundError):  # gone since it was listed: as if it had never been
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
     except OSError as error:
@@ -360,9 +368,14 @@ def kind_of(status: os.stat_result) -> str:
 def unreadable(where: str, error: OSError) -> SnapshotError:
     """Return the refusal that an operating system error means: of the file, or of the moment."""
     if error.errno in {errno.EACCES, errno.EPERM}:
-        return NotPermitted("may not be read", where=where, found=error.strerror,
-                            expected="permission for the user that runs embsync")
+        return NotPermitted(
+            "may not be read", where=where, found=error.strerror, expected="permission for the user that runs embsync"
+        )
     if error.errno in _REFUSALS:
-        return SnapshotError("will not be opened", where=where, found=_REFUSALS[error.errno],
-                             expected="a regular file inside the snapshot")
+        return SnapshotError(
+            "will not be opened",
+            where=where,
+            found=_REFUSALS[error.errno],
+            expected="a regular file inside the snapshot",
+        )
     return SnapshotChanged("cannot be read now", where=where, found=error.strerror)

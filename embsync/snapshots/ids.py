@@ -19,12 +19,21 @@ def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
     if dtype.kind in "iu":
         return "integer"
     if dtype.kind not in "SU":
-        raise SnapshotError("ids of an unusable type", where=where, found=dtype.name, expected="integers or strings",
-                            hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)")
+        raise SnapshotError(
+            "ids of an unusable type",
+            where=where,
+            found=dtype.name,
+            expected="integers or strings",
+            hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)",
+        )
     characters = dtype.itemsize // (4 if dtype.kind == "U" else 1)
     if not 0 < characters <= LONGEST_ID:
-        raise SnapshotError("ids of an unusable length", where=where, found=f"{dtype.str}",
-                            expected=f"strings of 1 to {LONGEST_ID} bytes")
+        raise SnapshotError(
+            "ids of an unusable length",
+            where=where,
+            found=f"{dtype.str}",
+            expected=f"strings of 1 to {LONGEST_ID} bytes",
+        )
     return "string"
 
 
@@ -55,9 +64,12 @@ def joined(lengths: Array, text: bytes | memoryview, where: str) -> Array:
     """Return the strings that lie end to end in ``text`` as a (t,) ``S<n>`` array, not yet checked as ids."""
     longest = int(lengths.max(initial=1))
     if lengths.min(initial=1) < 1 or longest > LONGEST_ID:
-        raise SnapshotError("ids of an unusable length", where=where,
-                            found=f"strings of {int(lengths.min(initial=1))} to {longest} bytes",
-                            expected=f"1 to {LONGEST_ID} bytes")
+        raise SnapshotError(
+            "ids of an unusable length",
+            where=where,
+            found=f"strings of {int(lengths.min(initial=1))} to {longest} bytes",
+            expected=f"1 to {LONGEST_ID} bytes",
+        )
     table = np.zeros((len(lengths), longest), np.uint8)
     table[np.arange(longest) < lengths[:, None]] = np.frombuffer(text, np.uint8)
     _refuse_nul_ends(table, lengths, where)
@@ -72,8 +84,12 @@ def _refuse_nul_ends(table: Array, lengths: Array, where: str) -> None:
 
 def _integers(raw: Array, where: str) -> Array:
     if raw.dtype.kind == "u" and raw.dtype.itemsize == 8 and int(raw.max(initial=0)) > np.iinfo(np.int64).max:
-        raise SnapshotError("an id beyond 64-bit signed integers", where=where, found=int(raw.max()),
-                            expected=f"at most {np.iinfo(np.int64).max}")
+        raise SnapshotError(
+            "an id beyond 64-bit signed integers",
+            where=where,
+            found=int(raw.max()),
+            expected=f"at most {np.iinfo(np.int64).max}",
+        )
     return raw.astype(np.int64)
 
 
@@ -86,8 +102,9 @@ def _from_bytes(raw: Array, where: str) -> Array:
         filled = table != 0
         if not filled[:, 0].all() or (~filled[:, :-1] & filled[:, 1:]).any():
             row = start + int(np.argmax(~filled[:, 0] | (~filled[:, :-1] & filled[:, 1:]).any(axis=1)))
-            raise SnapshotError("an empty id or a NUL in an id", where=where, found=f"{bytes(ids[row])!r} in row {row}",
-                                expected="text")
+            raise SnapshotError(
+                "an empty id or a NUL in an id", where=where, found=f"{bytes(ids[row])!r} in row {row}", expected="text"
+            )
         longest = max(longest, int(filled.sum(axis=1).max()))
         if (table & 0x80).any():
             _require_utf8(part, start, where)
@@ -104,8 +121,9 @@ def _require_utf8(part: Array, start: int, where: str) -> None:
             try:
                 value.decode("utf-8")
             except UnicodeDecodeError:
-                raise SnapshotError("an id that is not UTF-8", where=where, found=f"{value[:60]!r} in row {row}",
-                                    expected="UTF-8") from None
+                raise SnapshotError(
+                    "an id that is not UTF-8", where=where, found=f"{value[:60]!r} in row {row}", expected="UTF-8"
+                ) from None
         raise
 
 
@@ -118,12 +136,20 @@ def _from_code_points(raw: Array, where: str) -> Array:
             parts.append(_from_bytes(part.astype(np.uint8).view(f"S{part.shape[1]}").reshape(-1), where))
             continue
         if (part > _LAST_CODE_POINT).any() or ((part >= 0xD800) & (part <= 0xDFFF)).any():
-            raise SnapshotError("an id that is not Unicode", where=where,
-                                found=f"a surrogate or a number above {_LAST_CODE_POINT:#x}", expected="text")
+            raise SnapshotError(
+                "an id that is not Unicode",
+                where=where,
+                found=f"a surrogate or a number above {_LAST_CODE_POINT:#x}",
+                expected="text",
+            )
         encoded = [text.encode() for text in part.view(f"U{part.shape[1]}").reshape(-1).tolist()]
         if max(map(len, encoded)) > LONGEST_ID:
-            raise SnapshotError("an id that is too long", where=where, found=f"{max(map(len, encoded))} bytes of UTF-8",
-                                expected=f"at most {LONGEST_ID}")
+            raise SnapshotError(
+                "an id that is too long",
+                where=where,
+                found=f"{max(map(len, encoded))} bytes of UTF-8",
+                expected=f"at most {LONGEST_ID}",
+            )
         parts.append(_from_bytes(np.array(encoded), where))
     return np.concatenate(parts)
 
@@ -135,5 +161,9 @@ def _require_unique(ids: Array, where: str) -> None:
         return
     values = np.unique(repeated)[:5].tolist()
     examples = ", ".join(value.decode() if isinstance(value, bytes) else str(value) for value in values)
-    raise SnapshotError("ids repeat", where=where, found=f"{len(repeated)} repeated rows, among them {examples}",
-                        expected="each id once")
+    raise SnapshotError(
+        "ids repeat",
+        where=where,
+        found=f"{len(repeated)} repeated rows, among them {examples}",
+        expected="each id once",
+    )

@@ -139,9 +139,13 @@ def _choose(place: Place, config: SnapshotConfig) -> Layout:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise SnapshotError("more than one layout fits", where=str(place),
-                            found=", ".join(layout.name for layout in fitting), expected="one",
-                            hint="set snapshot.layout")
+        raise SnapshotError(
+            "more than one layout fits",
+            where=str(place),
+            found=", ".join(layout.name for layout in fitting),
+            expected="one",
+            hint="set snapshot.layout",
+        )
     found, hint = seen(place)
     expected = None if hint else _EXPECTED
     if config.layout != "auto":

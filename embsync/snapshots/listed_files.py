@@ -61,14 +61,19 @@ def read_list(root: Place) -> FileList:
     try:
         listed = msgspec.json.decode(data, type=FileList)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotAList("no list of files", where=str(place), found=str(error)[:200],
-                       expected='{"files": [{"path": …, "bytes": …, "sha256": …}]}') from None
+        raise NotAList(
+            "no list of files",
+            where=str(place),
+            found=str(error)[:200],
+            expected='{"files": [{"path": …, "bytes": …, "sha256": …}]}',
+        ) from None
     paths = [entry.path for entry in listed.files]
     for path in paths:
         below(root, path)
     if len(set(paths)) != len(paths):
-        raise SnapshotError("a file is listed twice", where=str(place), found=f"{len(paths)} entries",
-                            expected=f"{len(set(paths))}")
+        raise SnapshotError(
+            "a file is listed twice", where=str(place), found=f"{len(paths)} entries", expected=f"{len(set(paths))}"
+        )
     return listed
 
 
@@ -79,8 +84,12 @@ def below(root: Place, path: str) -> Place:
         for part in path.split("/"):
             place = place.child(part)
     except SnapshotError:
-        raise SnapshotError("no path inside the snapshot", where=str(root.child(NAME)), found=repr(path[:120]),
-                            expected="paths relative to the snapshot") from None
+        raise SnapshotError(
+            "no path inside the snapshot",
+            where=str(root.child(NAME)),
+            found=repr(path[:120]),
+            expected="paths relative to the snapshot",
+        ) from None
     return place
 
 
@@ -130,8 +139,12 @@ def require_as_listed(path: str | Path, progress: Callable[[float], None]) -> No
             before += len(piece)
             progress(before / max(total, before))
         if digest.hexdigest() != entry.sha256:
-            raise NotAsListed("not as the manifest lists it", where=str(place), found=f"sha256 {digest.hexdigest()}",
-                              expected=entry.sha256)
+            raise NotAsListed(
+                "not as the manifest lists it",
+                where=str(place),
+                found=f"sha256 {digest.hexdigest()}",
+                expected=entry.sha256,
+            )
 
 
 def _pieces(place: Place) -> Iterator[bytes]:

@@ -18,8 +18,11 @@ USER_NAMES = (USERS, "user_ids", "user_weights")
 
 def found_sides(taken: Collection[str], config: SnapshotConfig) -> frozenset[str]:
     """Return the sides of which the arrays that a side needs are there."""
-    return frozenset(vectors for vectors, ids, _ in (ITEM_NAMES, USER_NAMES)
-                     if vectors in taken and (ids in taken or config.row_number_ids))
+    return frozenset(
+        vectors
+        for vectors, ids, _ in (ITEM_NAMES, USER_NAMES)
+        if vectors in taken and (ids in taken or config.row_number_ids)
+    )
 
 
 def open_named_sides(
@@ -39,8 +42,9 @@ def open_named_sides(
         stray = [name for name in parts if name in stored]
         if vectors not in stored and (stray or vectors == ITEMS):
             lost = f"{' and '.join(stray)} without {vectors}; " if stray else ""
-            raise SnapshotError("half of a snapshot", where=source, found=f"{lost}{', '.join(stored)}",
-                                expected=vectors)
+            raise SnapshotError(
+                "half of a snapshot", where=source, found=f"{lost}{', '.join(stored)}", expected=vectors
+            )
     likely = [name for name in others if names.parse(name).role == "ids"]
     if config.row_number_ids:
         reject_ids([str(stored[ids]) for _, ids, _ in (ITEM_NAMES, USER_NAMES) if ids in stored] + likely, source)
@@ -53,9 +57,13 @@ def open_named_sides(
 def reject_ids(found: Collection[str], source: str) -> None:
     """Refuse row numbers as ids where there are ids."""
     if found:
-        raise SnapshotError("row numbers are to be the ids, but there are ids", where=source,
-                            found=", ".join(sorted(found))[:200], expected="no ids with snapshot.row_number_ids: true",
-                            hint="set snapshot.row_number_ids: false")
+        raise SnapshotError(
+            "row numbers are to be the ids, but there are ids",
+            where=source,
+            found=", ".join(sorted(found))[:200],
+            expected="no ids with snapshot.row_number_ids: true",
+            hint="set snapshot.row_number_ids: false",
+        )
 
 
 def _reject_swapped_ids(headers: Mapping[str, ArrayHeader], source: str) -> None:
@@ -64,9 +72,12 @@ def _reject_swapped_ids(headers: Mapping[str, ArrayHeader], source: str) -> None
     if {items, users, item_ids, user_ids} <= rows.keys() and (
         rows[items] == rows[user_ids] != rows[users] == rows[item_ids]
     ):
-        raise SnapshotError("ids of the two sides are exchanged", where=source,
-                            found=f"{rows[item_ids]} {item_ids} and {rows[user_ids]} {user_ids}",
-                            expected=f"{rows[items]} and {rows[users]}, as there are {items} and {users}")
+        raise SnapshotError(
+            "ids of the two sides are exchanged",
+            where=source,
+            found=f"{rows[item_ids]} {item_ids} and {rows[user_ids]} {user_ids}",
+            expected=f"{rows[items]} and {rows[users]}, as there are {items} and {users}",
+        )
 
 
 def _open_side(
@@ -81,10 +92,15 @@ def _open_side(
     assert vectors is not None
     matrix = StoredMatrix(vectors, headers[parts[0]])
     if ids is None and not config.row_number_ids:
-        raise SnapshotError("vectors without ids", where=str(vectors), found=", ".join(sorted(likely))[:200] or None,
-                            expected=f"{parts[1]} beside {parts[0]}",
-                            hint=f"save the ids as {parts[1]}" if likely else
-                            "set snapshot.row_number_ids: true if row numbers are the ids")
+        raise SnapshotError(
+            "vectors without ids",
+            where=str(vectors),
+            found=", ".join(sorted(likely))[:200] or None,
+            expected=f"{parts[1]} beside {parts[0]}",
+            hint=f"save the ids as {parts[1]}"
+            if likely
+            else "set snapshot.row_number_ids: true if row numbers are the ids",
+        )
     return IdentifiedSide(
         side,
         str(vectors),

@@ -15,37 +15,138 @@ Role = Literal["vectors", "ids", "weights"]
 
 #: Words, lower case, that name a side when they stand alone in a name (``user_factors``, ``itemFactors``).
 _WORDS: dict[Side, frozenset[str]] = {
-    "users": frozenset({"usr", "uid", "uids", "customer", "customers", "client", "clients", "member", "members",
-                        "visitor", "visitors", "account", "accounts", "query", "queries", "viewer", "viewers"}),
-    "items": frozenset({"iid", "iids", "product", "products", "article", "articles", "movie", "movies", "track",
-                        "tracks", "song", "songs", "book", "books", "video", "videos", "sku", "skus", "asin", "asins",
-                        "candidate", "candidates"}),
+    "users": frozenset(
+        {
+            "usr",
+            "uid",
+            "uids",
+            "customer",
+            "customers",
+            "client",
+            "clients",
+            "member",
+            "members",
+            "visitor",
+            "visitors",
+            "account",
+            "accounts",
+            "query",
+            "queries",
+            "viewer",
+            "viewers",
+        }
+    ),
+    "items": frozenset(
+        {
+            "iid",
+            "iids",
+            "product",
+            "products",
+            "article",
+            "articles",
+            "movie",
+            "movies",
+            "track",
+            "tracks",
+            "song",
+            "songs",
+            "book",
+            "books",
+            "video",
+            "videos",
+            "sku",
+            "skus",
+            "asin",
+            "asins",
+            "candidate",
+            "candidates",
+        }
+    ),
 }
 #: Words that begin with one of these name a side, too: ``userfactors``, ``itemids``.
 _STEMS: dict[Side, str] = {"users": "user", "items": "item"}
-_ID_WORDS = frozenset({"id", "ids", "uid", "uids", "iid", "iids", "key", "keys", "map", "mapping", "mappings", "vocab",
-                       "vocabulary", "encoder", "index", "indices", "token", "tokens", "names", "2id", "id2", "labels"})
+_ID_WORDS = frozenset(
+    {
+        "id",
+        "ids",
+        "uid",
+        "uids",
+        "iid",
+        "iids",
+        "key",
+        "keys",
+        "map",
+        "mapping",
+        "mappings",
+        "vocab",
+        "vocabulary",
+        "encoder",
+        "index",
+        "indices",
+        "token",
+        "tokens",
+        "names",
+        "2id",
+        "id2",
+        "labels",
+    }
+)
 #: Words of files that are about a side and are not one: ``num_users.txt``, ``user_history.parquet``.
-_ABOUT = frozenset({"num", "count", "stats", "statistics", "info", "meta", "metadata", "schema", "history", "histories",
-                    "interactions", "events", "clicks", "ratings", "purchases", "sessions", "logs", "report", "metrics",
-                    "summary", "similar", "similarity", "neighbours", "neighbors", "recommendations", "recs"})
+_ABOUT = frozenset(
+    {
+        "num",
+        "count",
+        "stats",
+        "statistics",
+        "info",
+        "meta",
+        "metadata",
+        "schema",
+        "history",
+        "histories",
+        "interactions",
+        "events",
+        "clicks",
+        "ratings",
+        "purchases",
+        "sessions",
+        "logs",
+        "report",
+        "metrics",
+        "summary",
+        "similar",
+        "similarity",
+        "neighbours",
+        "neighbors",
+        "recommendations",
+        "recs",
+    }
+)
 _WEIGHT_WORDS = frozenset({"weight", "weights", "bias", "biases", "counts", "popularity"})
 
 #: Endings of files that hold data. What follows one, other than a compression, was added by whoever writes the file.
-_DATA = ("parquet|parq|pq|npy|npz|safetensors|vec|txt|csv|tsv|json|jsonl|ndjson|arrow|feather|ipc|orc|avro|h5|hdf5|pt|"
-         "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy")
+_DATA = (
+    "parquet|parq|pq|npy|npz|safetensors|vec|txt|csv|tsv|json|jsonl|ndjson|arrow|feather|ipc|orc|avro|h5|hdf5|pt|"
+    "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy"
+)
 _DATA_END = re.compile(rf"\.(?:{_DATA})$", re.IGNORECASE)
 _DATA_NAME = re.compile(rf"^(?P<whole>.+?(?:\.(?:{_DATA}))+)(?P<rest>[._~-].+|~|_)$", re.IGNORECASE)
 #: rsync, Hadoop, gsutil, rclone, aria2, browsers, WinSCP, Flink, Hugging Face, MinIO, editors, and ``mkstemp`` idioms.
 _UNFINISHED_END = re.compile(
     r"(?:\._COPYING_|_?\.gstmp|\.(?:part|partial|crdownload|opdownload|download|filepart|tmp|temp|inprogress|in-progress|"
     r"incomplete|pending|uploading|downloading|unfinished|writing|aria2|st|meta4|minio|lftp|swp|swx|bak~?)|~)"
-    r"(?:[._-]\w{1,40})?$", re.IGNORECASE)
-_UNFINISHED_START = re.compile(r"^(?:[.~#_]+(?:in\.|syncthing[.~]|tmp[._-]|goutputstream-)?|(?:tmp|temp)[._-])",
-                               re.IGNORECASE)
+    r"(?:[._-]\w{1,40})?$",
+    re.IGNORECASE,
+)
+_UNFINISHED_START = re.compile(
+    r"^(?:[.~#_]+(?:in\.|syncthing[.~]|tmp[._-]|goutputstream-)?|(?:tmp|temp)[._-])", re.IGNORECASE
+)
 _RSYNC = re.compile(r"^\.(?P<whole>.+)\.[A-Za-z0-9]{6}$")
-_UNFINISHED_DIRECTORY = re.compile(r"^(?:_temporary|\.~tmp~|\.rsync-(?:partial|tmp).*|\.spark-staging.*|"
-                                   r"\.hive-staging.*|_tmp.*|\.tmp.*|__magic.*|_incoming.*)$", re.IGNORECASE)
+_UNFINISHED_DIRECTORY = re.compile(
+    r"^(?:_temporary|\.~tmp~|\.rsync-(?:partial|tmp).*|\.spark-staging.*|"
+    r"\.hive-staging.*|_tmp.*|\.tmp.*|__magic.*|_incoming.*)$",
+    re.IGNORECASE,
+)
 _CONTROL = re.compile(r"^(?P<whole>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
 
 #: What writers, file systems and people leave beside data, and nobody takes for vectors.
@@ -58,7 +159,9 @@ _HARMLESS = re.compile(
     r"args\.json|hyperparameters\.json|training_args\..*|"
     r"(?:md5|sha1|sha256|sha512)sums?(?:\.txt)?|"
     r".*\.(?:crc|md5|sha1|sha256|sha512|asc|sig|log|md|rst|html?|png|jpe?g|svg|gif|pdf|ya?ml|toml|ini|cfg|py|sh|ipynb|"
-    r"sql|lock))$", re.IGNORECASE)
+    r"sql|lock))$",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|2(?=[a-z]*id)", re.ASCII)
 
 
@@ -101,8 +204,10 @@ def parse(name: str) -> Named:
     side = side_of(whole)
     words = set(_words(whole.partition(".")[0]))
     role: Role | None = None if side is None else "vectors"
-    if words & _ID_WORDS or any(word.endswith(("ids", "id")) and word[:-1] not in words and len(word) > 3
-                                and word.startswith(("user", "item")) for word in words):
+    if words & _ID_WORDS or any(
+        word.endswith(("ids", "id")) and word[:-1] not in words and len(word) > 3 and word.startswith(("user", "item"))
+        for word in words
+    ):
         role = "ids"
     elif side is not None and words & _WEIGHT_WORDS:
         role = "weights"
@@ -116,8 +221,9 @@ def side_of(name: str) -> Side | None:
     words = _words(name)
     if not _ABOUT.isdisjoint(words):
         return None
-    sides: list[Side] = [side for side in _WORDS
-                         if any(word in _WORDS[side] or word.startswith(_STEMS[side]) for word in words)]
+    sides: list[Side] = [
+        side for side in _WORDS if any(word in _WORDS[side] or word.startswith(_STEMS[side]) for word in words)
+    ]
     return sides[0] if len(sides) == 1 else None
 
 

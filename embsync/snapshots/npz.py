@@ -47,8 +47,18 @@ _PIECE = 1024**2
 _MOST_INFLATION = 1032
 _ENCRYPTED = 0x1
 
-_ILL_FORMED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError,
-               struct.error, LookupError, OSError)
+_ILL_FORMED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    LookupError,
+    OSError,
+)
 
 
 def recognise(place: Place) -> bool:
@@ -86,12 +96,18 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     members = _members(archive)
     found: dict[str, Stored] = {**_find(archive, members)}
     if not found:
-        raise SnapshotError("no arrays of a snapshot", where=str(archive), found=", ".join(members)[:200],
-                            expected=EXPECTS)
+        raise SnapshotError(
+            "no arrays of a snapshot", where=str(archive), found=", ".join(members)[:200], expected=EXPECTS
+        )
     for name, file in _beside(place).items():
         if name in found:
-            raise SnapshotError(f"more than one {name}", where=str(place), found=f"{found[name]} and {file}",
-                                expected="one", hint=f"delete {file.place.name}, or save the archive without it")
+            raise SnapshotError(
+                f"more than one {name}",
+                where=str(place),
+                found=f"{found[name]} and {file}",
+                expected="one",
+                hint=f"delete {file.place.name}, or save the archive without it",
+            )
         found[name] = file
     return open_named_sides(found, str(archive), config, _strangers(place, members))
 
@@ -187,8 +203,7 @@ class _Stream:
             if self._read >= self._size:
                 self._stream.read(1)  # at its end the stream compares the checksum
         if not piece:
-            raise SnapshotError("ends early", where=self._where, found=f"{self._read} bytes",
-                                expected=f"{self._size}")
+            raise SnapshotError("ends early", where=self._where, found=f"{self._read} bytes", expected=f"{self._size}")
         return piece
 
 
@@ -205,8 +220,12 @@ class _ShortReads:
     def read(self, size: int = -1) -> bytes:
         data = b"" if size > _LONGEST_READ else self._file.read(_LONGEST_READ + 1 if size < 0 else size)
         if size > _LONGEST_READ or len(data) > _LONGEST_READ:
-            raise SnapshotError("ill-formed archive", where=self._where, found=f"a directory of {size} bytes",
-                                expected=f"at most {_LONGEST_READ}")
+            raise SnapshotError(
+                "ill-formed archive",
+                where=self._where,
+                found=f"a directory of {size} bytes",
+                expected=f"at most {_LONGEST_READ}",
+            )
         return data
 
 
@@ -232,15 +251,22 @@ def _beside(place: Place) -> dict[str, NpyFile]:
     if place.kind() == "file":
         return {}
     entries = place.entries()
-    return {name: NpyFile(place.child(f"{name}.npy")) for vectors, *parts in (ITEM_NAMES, USER_NAMES) for name in parts
-            if f"{name}.npy" in entries and f"{vectors}.npy" not in entries}
+    return {
+        name: NpyFile(place.child(f"{name}.npy"))
+        for vectors, *parts in (ITEM_NAMES, USER_NAMES)
+        for name in parts
+        if f"{name}.npy" in entries and f"{vectors}.npy" not in entries
+    }
 
 
 def _strangers(place: Place, members: dict[str, str]) -> list[str]:
     """Return the names of members, and of what lies beside the archive, that this layout does not know."""
     inside = [name for name in members if name not in {*ITEM_NAMES, *USER_NAMES, *_IMPLICIT.values()}]
-    return inside + (ids_beside(place) if place.kind() == "file" else [name for name in place.entries()
-                     if name.removesuffix(".npy") not in {*ITEM_NAMES, *USER_NAMES}])
+    return inside + (
+        ids_beside(place)
+        if place.kind() == "file"
+        else [name for name in place.entries() if name.removesuffix(".npy") not in {*ITEM_NAMES, *USER_NAMES}]
+    )
 
 
 def _archives(place: Place) -> list[str]:
@@ -252,8 +278,12 @@ def _members(archive: Place) -> dict[str, str]:
     with archive.open() as file, _refusing(where), zipfile.ZipFile(_ShortReads(file, where)) as packed:
         names = packed.namelist()
     if len(set(names)) != len(names):
-        raise SnapshotError("member names repeat", where=where, found=f"{len(names) - len(set(names))} repeated",
-                            expected="each name once")
+        raise SnapshotError(
+            "member names repeat",
+            where=where,
+            found=f"{len(names) - len(set(names))} repeated",
+            expected="each name once",
+        )
     return {name.removesuffix(".npy"): name for name in names}
 
 
@@ -261,13 +291,20 @@ def _judge(info: zipfile.ZipInfo, archive_bytes: int, where: str) -> None:
     if info.flag_bits & _ENCRYPTED:
         raise SnapshotError("an encrypted member", where=where, expected="a plain one")
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise SnapshotError("unknown compression", where=where, found=f"method {info.compress_type}",
-                            expected="stored or deflated, as NumPy writes")
+        raise SnapshotError(
+            "unknown compression",
+            where=where,
+            found=f"method {info.compress_type}",
+            expected="stored or deflated, as NumPy writes",
+        )
     most = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _MOST_INFLATION)
     if info.compress_size > archive_bytes or info.file_size > most:
-        raise SnapshotError("a member of impossible size", where=where,
-                            found=f"{info.file_size} bytes from {info.compress_size} in a file of {archive_bytes}",
-                            expected=f"at most {most}")
+        raise SnapshotError(
+            "a member of impossible size",
+            where=where,
+            found=f"{info.file_size} bytes from {info.compress_size} in a file of {archive_bytes}",
+            expected=f"at most {most}",
+        )
 
 
 @contextmanager

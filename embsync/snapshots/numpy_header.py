@@ -75,31 +75,52 @@ def parse_header(data: bytes, size: int, where: str) -> ArrayHeader:
     if not data.startswith(_MAGIC) or len(data) < 12:
         raise SnapshotError("not a .npy file", where=where, found=repr(data[:8]), expected=repr(_MAGIC))
     if (data[6], data[7]) not in {(1, 0), (2, 0), (3, 0)}:
-        raise SnapshotError("unknown .npy version", where=where, found=f"{data[6]}.{data[7]}",
-                            expected="1.0, 2.0 or 3.0")
+        raise SnapshotError(
+            "unknown .npy version", where=where, found=f"{data[6]}.{data[7]}", expected="1.0, 2.0 or 3.0"
+        )
     start = 10 if data[6] == 1 else 12
     end = start + int.from_bytes(data[8:start], "little")
     if end > min(len(data), size):
-        raise SnapshotError("ill-formed .npy header", where=where, found=f"a header of {end - start} bytes",
-                            expected=f"at most {min(len(data), size) - start}")
+        raise SnapshotError(
+            "ill-formed .npy header",
+            where=where,
+            found=f"a header of {end - start} bytes",
+            expected=f"at most {min(len(data), size) - start}",
+        )
     header = _interpret(_parse(data[start:end].decode("latin-1"), where), end, where)
     if header.offset + header.data_bytes != size:
-        raise SnapshotError("the size does not match the header", where=where, found=f"{size} bytes",
-                            expected=f"{header.offset + header.data_bytes} for {header.shape} of {header.dtype.str}")
+        raise SnapshotError(
+            "the size does not match the header",
+            where=where,
+            found=f"{size} bytes",
+            expected=f"{header.offset + header.data_bytes} for {header.shape} of {header.dtype.str}",
+        )
     return header
 
 
 def _interpret(fields: dict[str, object], offset: int, where: str) -> ArrayHeader:
     if set(fields) != {"descr", "fortran_order", "shape"}:
-        raise SnapshotError("ill-formed .npy header", where=where, found=f"keys {sorted(fields)}",
-                            expected="descr, fortran_order, shape")
+        raise SnapshotError(
+            "ill-formed .npy header",
+            where=where,
+            found=f"keys {sorted(fields)}",
+            expected="descr, fortran_order, shape",
+        )
     descr, order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if not isinstance(descr, str) or not isinstance(order, bool) or not isinstance(shape, tuple):
-        raise SnapshotError("ill-formed .npy header", where=where, found=f"{fields}"[:120],
-                            expected="a type, True or False, and a shape")
+        raise SnapshotError(
+            "ill-formed .npy header",
+            where=where,
+            found=f"{fields}"[:120],
+            expected="a type, True or False, and a shape",
+        )
     if any(extent >= _LARGEST_EXTENT for extent in shape):
-        raise SnapshotError("ill-formed .npy header", where=where, found=f"shape {shape}",
-                            expected=f"less than {_LARGEST_EXTENT} each way")
+        raise SnapshotError(
+            "ill-formed .npy header",
+            where=where,
+            found=f"shape {shape}",
+            expected=f"less than {_LARGEST_EXTENT} each way",
+        )
     return ArrayHeader(_dtype(descr, where), shape, order, offset)
 
 
@@ -107,14 +128,22 @@ def _dtype(descr: str, where: str) -> np.dtype[Any]:
     match = _TYPE.fullmatch(descr)
     if match is None:
         found = "an array of Python objects, which only pickle reads" if "O" in descr else repr(descr[:40])
-        raise SnapshotError("not numbers or strings", where=where, found=found,
-                            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>",
-                            hint=_CASTS.get(descr.lstrip("<>|=")[:1], "save ids as ids.astype(str)"))
+        raise SnapshotError(
+            "not numbers or strings",
+            where=where,
+            found=found,
+            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>",
+            hint=_CASTS.get(descr.lstrip("<>|=")[:1], "save ids as ids.astype(str)"),
+        )
     order, kind, size = match[1], match[2], int(match[3])
     known = size in _SIZES[kind] if kind in _SIZES else True
     if not known or (order == "|") != (kind == "S" or (kind in "iu" and size == 1)):
-        raise SnapshotError("unknown number type", where=where, found=repr(descr),
-                            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>")
+        raise SnapshotError(
+            "unknown number type",
+            where=where,
+            found=repr(descr),
+            expected="floats of 2, 4 or 8 bytes, integers, S<n> or U<n>",
+        )
     return np.dtype(descr)
 
 
@@ -135,8 +164,12 @@ def _parse(text: str, where: str) -> dict[str, object]:
     except (IndexError, ValueError):
         tokens = [("mark", "?")]
     if tokens:
-        raise SnapshotError("ill-formed .npy header", where=where, found=repr(text[:80]),
-                            expected="{'descr': …, 'fortran_order': …, 'shape': …}")
+        raise SnapshotError(
+            "ill-formed .npy header",
+            where=where,
+            found=repr(text[:80]),
+            expected="{'descr': …, 'fortran_order': …, 'shape': …}",
+        )
     return fields
 
 
@@ -147,8 +180,12 @@ def _tokens(text: str, where: str) -> list[Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise SnapshotError("ill-formed .npy header", where=where, found=repr(text[position : position + 40]),
-                                expected="strings, numbers, True, False and punctuation")
+            raise SnapshotError(
+                "ill-formed .npy header",
+                where=where,
+                found=repr(text[position : position + 40]),
+                expected="strings, numbers, True, False and punctuation",
+            )
         single, double, truth, number, mark = match.groups()
         kinds = (("text", single), ("text", double), ("truth", truth), ("number", number), ("mark", mark))
         tokens.extend((kind, value) for kind, value in kinds if value is not None)

@@ -56,8 +56,12 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     decoders = Decoders()
     found = {ITEMS: place} if place.kind() == "file" else _find_sides(place)
     if ITEMS not in found:
-        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(p.name for p in found.values()),
-                            expected="items or itemFactors")
+        raise SnapshotError(
+            "half of a snapshot",
+            where=str(place),
+            found=", ".join(p.name for p in found.values()),
+            expected="items or itemFactors",
+        )
     items = _open_side(ITEMS, found[ITEMS], decoders, config)
     return items, _open_side(USERS, found[USERS], decoders, config) if USERS in found else None
 
@@ -98,8 +102,13 @@ class ParquetColumn:
     def read(self) -> Array:
         """Return the values in the order of the files."""
         numbers = "weights" if self.kind == "weights" else f"{self.kind}s"
-        wanted = {"column": self.name, "as": numbers, "batch": _COLUMN_BATCH, "longest": LONGEST_ID,
-                  "slot_bytes": _COLUMN_BATCH * (LONGEST_ID + 4)}
+        wanted = {
+            "column": self.name,
+            "as": numbers,
+            "batch": _COLUMN_BATCH,
+            "longest": LONGEST_ID,
+            "slot_bytes": _COLUMN_BATCH * (LONGEST_ID + 4),
+        }
         values = []
         with self.decoders.one() as decoder, shared_memory(str(self)) as memory:
             for part in self.parts:
@@ -155,8 +164,12 @@ def _find_sides(place: Place) -> dict[str, Place]:
         found = [place.child(name) for stem in names for name in (stem, stem + _SUFFIX) if name in entries]
         found = [child for child in found if child.name.endswith(_SUFFIX) or _holds_parts(child, entries[child.name])]
         if len(found) > 1:
-            raise SnapshotError(f"more than one place for {side}", where=str(place),
-                                found=", ".join(child.name for child in found), expected="one")
+            raise SnapshotError(
+                f"more than one place for {side}",
+                where=str(place),
+                found=", ".join(child.name for child in found),
+                expected="one",
+            )
         sides.update((side, child) for child in found)
     others = [name for name in entries if not name.endswith(_SUFFIX) and side_of(name) is not None]
     if not sides and not others and any(name.endswith(_SUFFIX) for name in entries):
@@ -174,8 +187,12 @@ def _part_files(place: Place) -> list[Place]:
     entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
     folders = [name for name, kind in entries.items() if kind == "directory"]
     if folders:
-        raise SnapshotError("a directory among part files", where=str(place), found=", ".join(folders[:5]),
-                            expected="part files only; partitioned tables are not read")
+        raise SnapshotError(
+            "a directory among part files",
+            where=str(place),
+            found=", ".join(folders[:5]),
+            expected="part files only; partitioned tables are not read",
+        )
     return [place.child(name) for name in sorted(entries, key=natural_key) if name.endswith(_SUFFIX)]
 
 
@@ -190,20 +207,33 @@ def open_files(
     parts = tuple(_describe(file, decoders) for file in files)
     filled = [part for part in parts if part.rows]
     if not filled:
-        raise SnapshotError("no rows", where=str(place), found=f"{len(parts)} files without rows",
-                            expected="at least one row")
+        raise SnapshotError(
+            "no rows", where=str(place), found=f"{len(parts)} files without rows", expected="at least one row"
+        )
     chosen = choose(side, Columns(str(filled[0].place), filled[0].columns, filled[0].types), config)
     for part in filled[1:]:
         for name in filter(None, chosen):
             if part.columns.get(name) != filled[0].columns[name]:
-                raise SnapshotError(f"column {name} differs among part files", where=str(part.place),
-                                    found=part.columns.get(name, "no such column"),
-                                    expected=f"{filled[0].columns[name]}, as in {filled[0].place.name}")
+                raise SnapshotError(
+                    f"column {name} differs among part files",
+                    where=str(part.place),
+                    found=part.columns.get(name, "no such column"),
+                    expected=f"{filled[0].columns[name]}, as in {filled[0].place.name}",
+                )
     vectors = _rows(place, tuple(filled), chosen[0], decoders)
-    columns = [None if name is None else ParquetColumn(str(place), tuple(filled), name, kind, decoders)
-               for name, kind in ((chosen[1], filled[0].columns.get(chosen[1] or "", "")), (chosen[2], "weights"))]
-    return IdentifiedSide(side, str(place), vectors, columns[0], columns[1],
-                          stored_bytes=vectors.count * (vectors.width * vectors.dtype.itemsize + 8), ordered=ordered)
+    columns = [
+        None if name is None else ParquetColumn(str(place), tuple(filled), name, kind, decoders)
+        for name, kind in ((chosen[1], filled[0].columns.get(chosen[1] or "", "")), (chosen[2], "weights"))
+    ]
+    return IdentifiedSide(
+        side,
+        str(place),
+        vectors,
+        columns[0],
+        columns[1],
+        stored_bytes=vectors.count * (vectors.width * vectors.dtype.itemsize + 8),
+        ordered=ordered,
+    )
 
 
 def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders) -> ParquetRows:
@@ -219,7 +249,15 @@ def _describe(place: Place, decoders: Decoders) -> Part:
         answer: Message = decoder.ask(str(place), "describe", {}, file.fileno())
     names = [name for name, _, _ in answer["columns"]]
     if len(set(names)) != len(names) or not 0 <= answer["rows"] < 2**62:
-        raise SnapshotError("column names repeat or the number of rows is absurd", where=str(place),
-                            found=f"{answer['rows']} rows, columns {', '.join(names)[:200]}", expected="each name once")
-    return Part(place, answer["rows"], {name: kind for name, kind, _ in answer["columns"]},
-                {name: full for name, _, full in answer["columns"]})
+        raise SnapshotError(
+            "column names repeat or the number of rows is absurd",
+            where=str(place),
+            found=f"{answer['rows']} rows, columns {', '.join(names)[:200]}",
+            expected="each name once",
+        )
+    return Part(
+        place,
+        answer["rows"],
+        {name: kind for name, kind, _ in answer["columns"]},
+        {name: full for name, _, full in answer["columns"]},
+    )

@@ -51,8 +51,11 @@ class Refused(Exception):
 
     def __init__(self, what: str, found: object = None, expected: object = None) -> None:
         super().__init__(what)
-        self.message: Message = {"refused": what, "found": None if found is None else str(found)[:300],
-                                 "expected": None if expected is None else str(expected)[:300]}
+        self.message: Message = {
+            "refused": what,
+            "found": None if found is None else str(found)[:300],
+            "expected": None if expected is None else str(expected)[:300],
+        }
 
 
 def limit_step() -> None:
@@ -114,8 +117,9 @@ class Decoder:
         # a path under /proc/self/fd is the handle again, and lets pyarrow read without Python in between
         with (
             self._pa.OSFile(f"/proc/self/fd/{handles[0]}") as source,
-            self._pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER,
-                                 page_checksum_verification=True) as file,
+            self._pq.ParquetFile(
+                source, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True
+            ) as file,
         ):
             if verb == "describe":
                 self._send({"rows": file.metadata.num_rows, "columns": self._columns(file)})
@@ -204,8 +208,11 @@ class Decoder:
                     slots.append(self._next_free())
                     owed -= 1
                 some = min(len(batch) - taken, step - filled)
-                self._write_at(memory, slots[0] * wanted["slot_bytes"] + filled * row_bytes,
-                               numbers[taken * row_bytes : (taken + some) * row_bytes])
+                self._write_at(
+                    memory,
+                    slots[0] * wanted["slot_bytes"] + filled * row_bytes,
+                    numbers[taken * row_bytes : (taken + some) * row_bytes],
+                )
                 taken, filled = taken + some, filled + some
                 if filled == step:
                     self._send({"slot": slots.pop(0), "rows": step})
@@ -249,8 +256,11 @@ class Decoder:
         lengths = offsets[1:] - offsets[:-1]
         if len(lengths) and (lengths.min() < 1 or lengths.max() > wanted["longest"]):
             row = int(((lengths < 1) | (lengths > wanted["longest"])).argmax())
-            raise Refused("an id of an unusable length", f"{lengths[row]} bytes in row {start + row}",
-                          f"1 to {wanted['longest']} bytes")
+            raise Refused(
+                "an id of an unusable length",
+                f"{lengths[row]} bytes in row {start + row}",
+                f"1 to {wanted['longest']} bytes",
+            )
         return [lengths.astype("<i4"), memoryview(texts.buffers()[2])[int(offsets[0]) : int(offsets[-1])]]
 
     def _cast(self, batch: Any, kind: Any, start: int) -> Any:

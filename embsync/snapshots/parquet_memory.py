@@ -154,5 +154,6 @@ def _require_same(head: Message, expected: Message, where: str) -> None:
 
 
 def _other_rows(where: str, found: object, expected: Message) -> SnapshotError:
-    return SnapshotError("malformed parquet", where=where, found=f"{found} rows",
-                         expected=f"{expected['rows']}, as its footer says")
+    return SnapshotError(
+        "malformed parquet", where=where, found=f"{found} rows", expected=f"{expected['rows']}, as its footer says"
+    )

@@ -49,13 +49,19 @@ class Decoder:
             pyarrow is not installed, or does not load.
         """
         if importlib.util.find_spec("pyarrow") is None:
-            raise UsageError("parquet needs pyarrow", expected="the extra 'parquet'",
-                             hint="pip install 'embsync[parquet]'")
+            raise UsageError(
+                "parquet needs pyarrow", expected="the extra 'parquet'", hint="pip install 'embsync[parquet]'"
+            )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         with theirs:
-            process = subprocess.Popen([sys.executable, "-I", str(_SCRIPT)], stdin=theirs.fileno(), env=environment,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(_SCRIPT)],
+                stdin=theirs.fileno(),
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         started = cls(process, ours)
         try:
             ours.settimeout(_START_SECONDS)
@@ -95,8 +101,9 @@ class Decoder:
         try:
             data = self._channel.recv(_LONGEST_MESSAGE)
         except TimeoutError:
-            raise SnapshotChanged("reading stands still", where=where,
-                                  found=f"nothing for {_PATIENCE_SECONDS} s") from None
+            raise SnapshotChanged(
+                "reading stands still", where=where, found=f"nothing for {_PATIENCE_SECONDS} s"
+            ) from None
         except OSError:
             data = b""
         if not data:

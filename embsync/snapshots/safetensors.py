@@ -33,8 +33,19 @@ _VECTORS, _IDS, _WEIGHTS = "vectors", "ids", "weights"
 
 #: A handful of tensors take some hundred bytes; a whole model's header takes a megabyte.
 _LONGEST_HEADER = 4 * 1024**2
-_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
-          "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8"}
+_TYPES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I8": "i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+}
 
 
 def recognise(place: Place) -> bool:
@@ -81,8 +92,9 @@ class Tensor:
             content = FileBytes(file, str(self.place))
             headers = read_headers(content, file_size(file))
             if self.name not in headers:
-                raise SnapshotError("no such tensor", where=str(self.place), found=", ".join(headers)[:200],
-                                    expected=self.name)
+                raise SnapshotError(
+                    "no such tensor", where=str(self.place), found=", ".join(headers)[:200], expected=self.name
+                )
             yield _as_ids(headers[self.name], str(self)) if self.name == _IDS else headers[self.name], content
 
 
@@ -97,20 +109,29 @@ def read_headers(content: FileBytes, size: int) -> dict[str, ArrayHeader]:
     start = content.read(8, 0)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-        raise SnapshotError("not a safetensors file", where=content.where, found=f"a header of {length} bytes",
-                            expected=f"2 to {min(_LONGEST_HEADER, max(size - 8, 2))}")
+        raise SnapshotError(
+            "not a safetensors file",
+            where=content.where,
+            found=f"a header of {length} bytes",
+            expected=f"2 to {min(_LONGEST_HEADER, max(size - 8, 2))}",
+        )
     fields = _parse(content.read(length, 8), content.where)
     fields.pop("__metadata__", None)
     tensors = {name: _header(name, value, 8 + length, content.where) for name, value in fields.items()}
     position = 8 + length
     for tensor in sorted(tensors.values(), key=lambda header: (header.offset, header.data_bytes)):
         if tensor.offset != position:
-            raise SnapshotError("ill-formed safetensors header", where=content.where,
-                                found=f"a tensor at byte {tensor.offset}", expected=f"byte {position}, without gap")
+            raise SnapshotError(
+                "ill-formed safetensors header",
+                where=content.where,
+                found=f"a tensor at byte {tensor.offset}",
+                expected=f"byte {position}, without gap",
+            )
         position += tensor.data_bytes
     if position != size:
-        raise SnapshotError("the size does not match the header", where=content.where, found=f"{size} bytes",
-                            expected=f"{position}")
+        raise SnapshotError(
+            "the size does not match the header", where=content.where, found=f"{size} bytes", expected=f"{position}"
+        )
     return tensors
 
 
@@ -118,11 +139,13 @@ def _parse(data: bytes, where: str) -> dict[str, object]:
     try:
         fields = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise SnapshotError("ill-formed safetensors header", where=where, found=str(error)[:200],
-                            expected="JSON") from error
+        raise SnapshotError(
+            "ill-formed safetensors header", where=where, found=str(error)[:200], expected="JSON"
+        ) from error
     if not isinstance(fields, dict):
-        raise SnapshotError("ill-formed safetensors header", where=where, found=type(fields).__name__,
-                            expected="names and tensors")
+        raise SnapshotError(
+            "ill-formed safetensors header", where=where, found=type(fields).__name__, expected="names and tensors"
+        )
     return fields
 
 
@@ -138,21 +161,28 @@ def _no_constant(name: str) -> object:
 
 def _header(name: str, value: object, base: int, where: str) -> ArrayHeader:
     match value:
-        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [first, last], **others} if (
-            not others and all(type(number) is int and 0 <= number < 2**62 for number in (*shape, first, last))
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [first, last], **others} if not others and all(
+            type(number) is int and 0 <= number < 2**62 for number in (*shape, first, last)
         ):
             pass
         case _:
-            raise SnapshotError("ill-formed safetensors header", where=where, found=f"{name!r}: {value!r}"[:200],
-                                expected="dtype, shape and data_offsets")
+            raise SnapshotError(
+                "ill-formed safetensors header",
+                where=where,
+                found=f"{name!r}: {value!r}"[:200],
+                expected="dtype, shape and data_offsets",
+            )
     dtype: np.dtype[Any] | None = np.dtype(_TYPES[kind]) if kind in _TYPES else None
     if dtype is None and name not in {_VECTORS, _IDS, _WEIGHTS}:
         # a tensor this layout does not use: its bytes count, its type does not matter
         return ArrayHeader(np.dtype("u1"), (last - first,), False, base + first)
     if dtype is None or last - first != math.prod(shape) * dtype.itemsize:
-        raise SnapshotError("a tensor of unusable type or size", where=where,
-                            found=f"{name!r}: {kind} {shape} in {last - first} bytes",
-                            expected=f"one of {', '.join(_TYPES)}, in the bytes of its shape")
+        raise SnapshotError(
+            "a tensor of unusable type or size",
+            where=where,
+            found=f"{name!r}: {kind} {shape} in {last - first} bytes",
+            expected=f"one of {', '.join(_TYPES)}, in the bytes of its shape",
+        )
     return ArrayHeader(dtype, tuple(shape), False, base + first)
 
 
@@ -161,8 +191,12 @@ def _as_ids(header: ArrayHeader, where: str) -> ArrayHeader:
         return header
     rows, longest = header.shape
     if header.dtype != np.uint8 or not 1 <= longest <= LONGEST_ID:
-        raise SnapshotError("ids of an unusable type", where=where, found=f"{header.dtype.name} {header.shape}",
-                            expected=f"one integer a row, or U8 of shape (rows, 1 to {LONGEST_ID})")
+        raise SnapshotError(
+            "ids of an unusable type",
+            where=where,
+            found=f"{header.dtype.name} {header.shape}",
+            expected=f"one integer a row, or U8 of shape (rows, 1 to {LONGEST_ID})",
+        )
     return ArrayHeader(np.dtype(f"S{longest}"), (rows,), False, header.offset)
 
 
@@ -172,8 +206,13 @@ def _open_side(side: str, place: Place, config: SnapshotConfig) -> IdentifiedSid
     if _VECTORS not in headers:
         raise SnapshotError("no vectors", where=str(place), found=", ".join(headers)[:200], expected=_VECTORS)
     if _IDS not in headers and not config.row_number_ids:
-        raise SnapshotError("vectors without ids", where=str(place), found=", ".join(headers)[:200], expected=_IDS,
-                            hint="set snapshot.row_number_ids: true if row numbers are the ids")
+        raise SnapshotError(
+            "vectors without ids",
+            where=str(place),
+            found=", ".join(headers)[:200],
+            expected=_IDS,
+            hint="set snapshot.row_number_ids: true if row numbers are the ids",
+        )
     if config.row_number_ids:
         reject_ids([name for name in headers if name == _IDS or names.parse(name).role == "ids"], str(place))
     columns = {}
@@ -183,8 +222,14 @@ def _open_side(side: str, place: Place, config: SnapshotConfig) -> IdentifiedSid
             header = _as_ids(headers[name], str(tensor)) if name == _IDS else headers[name]
             columns[name] = StoredColumn(tensor, header)
     vectors = Tensor(place, _VECTORS)
-    return IdentifiedSide(side, str(place), StoredMatrix(vectors, headers[_VECTORS]), columns.get(_IDS),
-                          columns.get(_WEIGHTS), stored_bytes=_used_bytes(headers))
+    return IdentifiedSide(
+        side,
+        str(place),
+        StoredMatrix(vectors, headers[_VECTORS]),
+        columns.get(_IDS),
+        columns.get(_WEIGHTS),
+        stored_bytes=_used_bytes(headers),
+    )
 
 
 def _used_bytes(headers: dict[str, ArrayHeader]) -> int:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _NUMBER = re.compile(r"[0-9]+")
-_DATE = re.compile(r"(?<![0-9])(?:"
-                   r"(?P<y>(?:19|20)[0-9]{2})(?P<m>[01][0-9])(?P<d>[0-3][0-9])(?P<time>(?:[0-9]{2}){1,3})?"
-                   r"|(?P<y2>(?:19|20)[0-9]{2})(?P<sep>[-_.])(?P<m2>[01]?[0-9])(?P=sep)(?P<d2>[0-3]?[0-9])"
-                   r")(?![0-9])")
+_DATE = re.compile(
+    r"(?<![0-9])(?:"
+    r"(?P<y>(?:19|20)[0-9]{2})(?P<m>[01][0-9])(?P<d>[0-3][0-9])(?P<time>(?:[0-9]{2}){1,3})?"
+    r"|(?P<y2>(?:19|20)[0-9]{2})(?P<sep>[-_.])(?P<m2>[01]?[0-9])(?P=sep)(?P<d2>[0-3]?[0-9])"
+    r")(?![0-9])"
+)
 #: What follows a date as long as it is a time of day or a number of the run: no part of a hash.
 _AFTER_A_DATE = re.compile(r"[-_.:T ]*([0-9]+)(?![0-9A-Za-z])|[-_.:T ]*([0-9]+)(?=T)")
 #: Days a date may lie ahead of the moment in which it is read: a model of tomorrow is trained today, in any time zone.
@@ -21,8 +23,20 @@ _AHEAD = dt.timedelta(days=2)
 #: Numbers that no int64 holds count nothing.
 _LONGEST_NUMBER = 18
 
-_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-           "november", "december")
+_MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _WORDS = "|".join([*(f"{word[:3]}(?:{word[3:]})?" for word in (*_MONTHS, *_DAYS)), "sept", "tues", "thurs?"])
 _CALENDAR_WORD = re.compile(rf"(?<![a-z])(?:{_WORDS})(?![a-z])", re.IGNORECASE)
@@ -85,7 +99,7 @@ def _dated(name: str, seen: float) -> Position | None:
             continue
         if date.timestamp() - seen <= _AHEAD.total_seconds():
             times = (int(found["time"]),) if found["time"] else tuple(_after(name, found.end()))
-            return Position(f"{name[:found.start()]}DATE", (year, month, day, *times), dated=True)
+            return Position(f"{name[: found.start()]}DATE", (year, month, day, *times), dated=True)
     return None
 
 
@@ -140,8 +154,10 @@ def _by_calendar(members: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     for earlier in _EARLIER:
         for zone in (dt.UTC, None):
             moments = [dt.datetime.fromtimestamp(time / 1e9, zone) - earlier for _, time in members]
-            if any(all(_says(numbers, moment.strftime(form)) for numbers, moment in zip(named, moments, strict=True))
-                   for form in _CALENDARS):
+            if any(
+                all(_says(numbers, moment.strftime(form)) for numbers, moment in zip(named, moments, strict=True))
+                for form in _CALENDARS
+            ):
                 return True
     return False
 
@@ -151,13 +167,14 @@ def _without_constants(named: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     columns = [set(column) for column in zip(*named, strict=True)]
     if any(len(column) == 1 and column <= set(_YEARS) for column in columns):
         return named
-    return [tuple(number for number, column in zip(numbers, columns, strict=True) if len(column) > 1)
-            for numbers in named]
+    return [
+        tuple(number for number, column in zip(numbers, columns, strict=True) if len(column) > 1) for numbers in named
+    ]
 
 
 def _says(numbers: tuple[int, ...], text: str) -> bool:
     """Return whether numbers are those of a calendar's text: in one (``1125``), or in parts of two digits."""
-    return numbers in {(int(text),), tuple(int(text[at:at + 2]) for at in range(0, len(text), 2))}
+    return numbers in {(int(text),), tuple(int(text[at : at + 2]) for at in range(0, len(text), 2))}
 
 
 def _longest_rise(times: Sequence[int]) -> int:
@@ -165,5 +182,5 @@ def _longest_rise(times: Sequence[int]) -> int:
     ends: list[int] = []  # of the shortest possible rise of each length, its last time
     for time in times:
         place = bisect_right(ends, time)
-        ends[place:place + 1] = [time]
+        ends[place : place + 1] = [time]
     return len(ends)

@@ -72,11 +72,19 @@ class IdentifiedSide:
         self.id_kind = "integer" if ids is None else id_kind(ids.dtype, str(ids))
         for column, what in ((ids, "ids"), (weights, "weights")):
             if column is not None and column.count != vectors.count:
-                raise SnapshotError(f"{what} and vectors differ in number", where=str(column),
-                                    found=f"{column.count} {what}", expected=f"{vectors.count}, as in {source}")
+                raise SnapshotError(
+                    f"{what} and vectors differ in number",
+                    where=str(column),
+                    found=f"{column.count} {what}",
+                    expected=f"{vectors.count}, as in {source}",
+                )
         if weights is not None and weights.dtype.kind not in "fiu":
-            raise SnapshotError("weights that are not numbers", where=str(weights), found=weights.dtype.name,
-                                expected="floats or integers")
+            raise SnapshotError(
+                "weights that are not numbers",
+                where=str(weights),
+                found=weights.dtype.name,
+                expected="floats or integers",
+            )
 
     @property
     def count(self) -> int:
@@ -100,8 +108,9 @@ class IdentifiedSide:
             return rows
         ids = canonical(self._ids.read(), str(self._ids))
         if len(ids) != self.count:
-            raise SnapshotChanged("changed while it was read", where=str(self._ids), found=f"{len(ids)} ids",
-                                  expected=f"{self.count}")
+            raise SnapshotChanged(
+                "changed while it was read", where=str(self._ids), found=f"{len(ids)} ids", expected=f"{self.count}"
+            )
         return ids
 
     def weights(self) -> Float64 | None:
@@ -112,8 +121,12 @@ class IdentifiedSide:
         wrong = ~(np.isfinite(weights) & (weights >= 0))
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise SnapshotError("a weight that is no weight", where=str(self._weights),
-                                found=f"{weights[row]} in row {row}", expected="finite numbers, none negative")
+            raise SnapshotError(
+                "a weight that is no weight",
+                where=str(self._weights),
+                found=f"{weights[row]} in row {row}",
+                expected="finite numbers, none negative",
+            )
         weights.setflags(write=False)
         return weights
 
@@ -122,13 +135,26 @@ def require_agreement(items: IdentifiedSide, users: IdentifiedSide | None, max_b
     """Refuse sides that cannot belong to one model, or say they hold more than ``max_bytes`` together."""
     total = items.stored_bytes + (0 if users is None else users.stored_bytes)
     if total > max_bytes:
-        raise SnapshotError("larger than snapshot.max_bytes", where=items.source, found=f"{total} bytes on all sides",
-                            expected=f"at most {max_bytes}", hint="raise snapshot.max_bytes if this is right")
+        raise SnapshotError(
+            "larger than snapshot.max_bytes",
+            where=items.source,
+            found=f"{total} bytes on all sides",
+            expected=f"at most {max_bytes}",
+            hint="raise snapshot.max_bytes if this is right",
+        )
     if users is None:
         return
     if users.width != items.width:
-        raise SnapshotError("items and users differ in width", where=users.source, found=f"width {users.width}",
-                            expected=f"{items.width}, as in {items.source}")
+        raise SnapshotError(
+            "items and users differ in width",
+            where=users.source,
+            found=f"width {users.width}",
+            expected=f"{items.width}, as in {items.source}",
+        )
     if users.id_kind != items.id_kind:
-        raise SnapshotError("items and users differ in the type of their ids", where=users.source,
-                            found=f"{users.id_kind} ids", expected=f"{items.id_kind} ids, as in {items.source}")
+        raise SnapshotError(
+            "items and users differ in the type of their ids",
+            where=users.source,
+            found=f"{users.id_kind} ids",
+            expected=f"{items.id_kind} ids, as in {items.source}",
+        )

@@ -14,18 +14,27 @@ from embsync.snapshots.files import Place
 from embsync.snapshots.sides import ITEMS, USERS
 
 _EXPORT = "write the rows of one version of it to part files of their own"
-_DELTA = "in Python: import deltalake, pyarrow.parquet as p; p.write_table(deltalake.DeltaTable({path!r})" \
-         ".to_pyarrow_table(), 'items.parquet') (or users.parquet)"
+_DELTA = (
+    "in Python: import deltalake, pyarrow.parquet as p; p.write_table(deltalake.DeltaTable({path!r})"
+    ".to_pyarrow_table(), 'items.parquet') (or users.parquet)"
+)
 _DELTA_LOG = "_delta_log"
 #: Directories of a side.
 SIDE_NAMES = {ITEMS: ("items", "itemFactors"), USERS: ("users", "userFactors")}
 _FORMATS = (
     (_DELTA_LOG, "a Delta table", _DELTA),
     (".hoodie", "a Hudi table", f'{_EXPORT}: spark.read.format("hudi").load({{path!r}}).write.parquet("items")'),
-    ("_spark_metadata", "the sink of a Spark stream",
-     f'{_EXPORT}: spark.read.parquet({{path!r}}).write.parquet("items")'),
-    ("_versions", "a Lance table", "in Python: import lance, pyarrow.parquet as p; p.write_table("
-                                   "lance.dataset({path!r}).to_table(), 'items.parquet')"),
+    (
+        "_spark_metadata",
+        "the sink of a Spark stream",
+        f'{_EXPORT}: spark.read.parquet({{path!r}}).write.parquet("items")',
+    ),
+    (
+        "_versions",
+        "a Lance table",
+        "in Python: import lance, pyarrow.parquet as p; p.write_table("
+        "lance.dataset({path!r}).to_table(), 'items.parquet')",
+    ),
 )
 _ICEBERG = f'{_EXPORT}: spark.read.format("iceberg").load({{path!r}}).write.parquet("items")'
 _ICEBERG_END = ".metadata.json"
@@ -38,8 +47,12 @@ def delta_sides(place: Place) -> dict[str, Place]:
     entries = place.entries()
     if _DELTA_LOG in entries:
         return {ITEMS: place}
-    return {side: place.child(name) for side, names in SIDE_NAMES.items() for name in names
-            if entries.get(name) == "directory" and _DELTA_LOG in place.child(name).entries()}
+    return {
+        side: place.child(name)
+        for side, names in SIDE_NAMES.items()
+        for name in names
+        if entries.get(name) == "directory" and _DELTA_LOG in place.child(name).entries()
+    }
 
 
 def reject_tables(place: Place) -> None:
@@ -73,8 +86,13 @@ def _holders(path: Path) -> Iterator[Path]:
 
 def _reject(found: tuple[str, str] | None, path: Path) -> None:
     if found is not None:
-        raise SnapshotError("a table, whose files are not its rows", where=path, found=found[0],
-                            expected="part files without a table's log", hint=found[1].format(path=str(path)))
+        raise SnapshotError(
+            "a table, whose files are not its rows",
+            where=path,
+            found=found[0],
+            expected="part files without a table's log",
+            hint=found[1].format(path=str(path)),
+        )
 
 
 def _format_of(place: Place) -> tuple[str, str] | None:

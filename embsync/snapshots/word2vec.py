@@ -66,8 +66,12 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
     if place.kind() != "file":
         files = _text_files(place)
         if len(files) != 1:
-            raise SnapshotError("not one text file of vectors", where=str(place),
-                                found=", ".join(file.name for file in files) or "none", expected="one")
+            raise SnapshotError(
+                "not one text file of vectors",
+                where=str(place),
+                found=", ".join(file.name for file in files) or "none",
+                expected="one",
+            )
         place = files[0]
     if config.row_number_ids:
         reject_ids(["the first word of each line"], str(place))
@@ -77,8 +81,12 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
         size = file_size(file)
     # a row is an id, and a space and a digit for each number
     if rows.count * (1 + 2 * rows.width) > size:
-        raise SnapshotError("the size does not match the header", where=str(place), found=f"{size} bytes",
-                            expected=f"room for {rows.count} rows of {rows.width} numbers")
+        raise SnapshotError(
+            "the size does not match the header",
+            where=str(place),
+            found=f"{size} bytes",
+            expected=f"room for {rows.count} rows of {rows.width} numbers",
+        )
     bytes_ = max(size, rows.count * rows.width * 4)
     return IdentifiedSide(ITEMS, str(place), rows, TextIds(rows), None, stored_bytes=bytes_), None
 
@@ -123,9 +131,12 @@ class TextRows:
             if not word or row > self.count or numbers.count(b" ") != self.width - 1:
                 if (blanks := _blanks_in(line, self.width)) is not None:
                     raise _with_blanks(blanks, self.place, row - 1)
-                raise SnapshotError("ill-formed row", where=str(self.place),
-                                    found=f"{line[:60]!r} with {len(line.split())} fields in row {row - 1}",
-                                    expected=f"{self.count} rows of an id and {self.width} numbers, one space between")
+                raise SnapshotError(
+                    "ill-formed row",
+                    where=str(self.place),
+                    found=f"{line[:60]!r} with {len(line.split())} fields in row {row - 1}",
+                    expected=f"{self.count} rows of an id and {self.width} numbers, one space between",
+                )
             yield word, numbers
         if row != self.count:
             raise SnapshotError("fewer rows than announced", where=str(self.place), found=row, expected=self.count)
@@ -134,11 +145,19 @@ class TextRows:
         try:
             block = np.loadtxt(io.BytesIO(b"\n".join(numbers)), np.float32, comments=None, delimiter=" ", ndmin=2)
         except (ValueError, OverflowError) as error:
-            raise SnapshotError("something that is no number", where=str(self.place),
-                                found=f"{error} (counted from row {start})", expected="numbers") from None
+            raise SnapshotError(
+                "something that is no number",
+                where=str(self.place),
+                found=f"{error} (counted from row {start})",
+                expected="numbers",
+            ) from None
         if block.shape != (len(numbers), self.width):
-            raise SnapshotError("ill-formed rows", where=str(self.place), found=f"shape {block.shape} from row {start}",
-                                expected=f"{(len(numbers), self.width)}")
+            raise SnapshotError(
+                "ill-formed rows",
+                where=str(self.place),
+                found=f"shape {block.shape} from row {start}",
+                expected=f"{(len(numbers), self.width)}",
+            )
         return block
 
 
@@ -167,9 +186,12 @@ class TextIds:
         parts = []
         while words := [word for word, _ in islice(rows, _IDS_AT_ONCE)]:
             if max(map(len, words)) > LONGEST_ID or any(b"\0" in word for word in words):
-                raise SnapshotError("an id that is too long or holds a NUL", where=str(self),
-                                    found=repr(max(words, key=len)[:60]),
-                                    expected=f"text of at most {LONGEST_ID} bytes")
+                raise SnapshotError(
+                    "an id that is too long or holds a NUL",
+                    where=str(self),
+                    found=repr(max(words, key=len)[:60]),
+                    expected=f"text of at most {LONGEST_ID} bytes",
+                )
             parts.append(np.array(words))
         return np.concatenate(parts)
 
@@ -198,12 +220,20 @@ def _read_head(place: Place) -> TextHead:
             return TextHead(width, count)
         if (word := _blanks_in(second, width)) is not None:
             raise _with_blanks(word, place, 0)
-        raise SnapshotError("the first line does not fit the second", where=str(place), found=f"{first[:60]!r}",
-                            expected=f"'count width', with width {len(next_fields) - 1} as in the second line")
+        raise SnapshotError(
+            "the first line does not fit the second",
+            where=str(place),
+            found=f"{first[:60]!r}",
+            expected=f"'count width', with width {len(next_fields) - 1} as in the second line",
+        )
     if len(fields) > 2 and all(map(_is_number, fields[1:])) and len(next_fields) in {len(fields), 1}:
         return TextHead(len(fields) - 1, None)
-    raise SnapshotError("not a text file of vectors", where=str(place), found=f"{first[:60]!r}",
-                        expected="'count width', or an id and at least two numbers")
+    raise SnapshotError(
+        "not a text file of vectors",
+        where=str(place),
+        found=f"{first[:60]!r}",
+        expected="'count width', or an id and at least two numbers",
+    )
 
 
 def _blanks_in(line: bytes, width: int) -> bytes | None:
@@ -214,9 +244,13 @@ def _blanks_in(line: bytes, width: int) -> bytes | None:
 
 def _with_blanks(word: bytes, place: Place, row: int) -> SnapshotError:
     found = f"{word[:60].decode(errors='replace')!r} in row {row}"
-    return SnapshotError("an id with blanks", where=str(place), found=found,
-                         expected="ids without blanks, as blanks part the numbers",
-                         hint="write another character in their place, such as id.replace(' ', '_')")
+    return SnapshotError(
+        "an id with blanks",
+        where=str(place),
+        found=found,
+        expected="ids without blanks, as blanks part the numbers",
+        hint="write another character in their place, such as id.replace(' ', '_')",
+    )
 
 
 def _is_number(text: bytes) -> bool:
@@ -241,8 +275,12 @@ def _lines(place: Place) -> Iterator[bytes]:
             position += len(piece)
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _LONGEST_LINE:
-                raise SnapshotError("a line that is too long", where=str(place), found=f"{len(rest)} bytes or more",
-                                    expected=f"at most {_LONGEST_LINE}")
+                raise SnapshotError(
+                    "a line that is too long",
+                    where=str(place),
+                    found=f"{len(rest)} bytes or more",
+                    expected=f"at most {_LONGEST_LINE}",
+                )
             for line in lines:
                 yield line.rstrip(b" \r")
         if rest:

@@ -65,11 +65,14 @@ def storage_errors(where: str | Path) -> Iterator[None]:
     except OSError as error:
         place = error.filename or where
         if error.errno in FULL:
-            raise OutOfSpace("no space left in the store", where=place,
-                             hint=command("prune", purpose="free space, or lower store.keep_versions and prune")
-                             ) from error
-        raise StoreError("the store cannot be read or written", where=place,
-                         found=error.strerror or str(error)) from error
+            raise OutOfSpace(
+                "no space left in the store",
+                where=place,
+                hint=command("prune", purpose="free space, or lower store.keep_versions and prune"),
+            ) from error
+        raise StoreError(
+            "the store cannot be read or written", where=place, found=error.strerror or str(error)
+        ) from error
 
 
 @contextlib.contextmanager
@@ -80,8 +83,12 @@ def taking_effect(effect: str, took_effect: Callable[[], bool], where: Path) -> 
     except OSError as error:
         if not took_effect():
             raise
-        raise StoreError(f"{effect}, but a crash may undo it", where=where, found=error.strerror or str(error),
-                         hint="look after the disk, then do it again") from error
+        raise StoreError(
+            f"{effect}, but a crash may undo it",
+            where=where,
+            found=error.strerror or str(error),
+            hint="look after the disk, then do it again",
+        ) from error
 
 
 def sync_directory(path: Path) -> None:
@@ -124,8 +131,13 @@ class ArrayFile:
         with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
             os.posix_fallocate(file.fileno(), 0, self._bytes)
             if (size := os.fstat(file.fileno()).st_size) != self._bytes:
-                raise StoreError("the space that was reserved is not there", where=path, found=f"{size} bytes",
-                                 expected=f"{self._bytes} bytes", hint="the disk or its driver is faulty")
+                raise StoreError(
+                    "the space that was reserved is not there",
+                    where=path,
+                    found=f"{size} bytes",
+                    expected=f"{self._bytes} bytes",
+                    hint="the disk or its driver is faulty",
+                )
             mapped = mmap.mmap(file.fileno(), self._bytes)
         mapped[: len(header)] = header
         self._header = header
@@ -158,9 +170,13 @@ class ArrayFile:
                 rows += len(part)
             size = file.tell()
         if header != self._header or size != self._bytes or total != self._sum:
-            raise StoreError("what was written does not read back", where=self._path, found=f"{size} bytes",
-                             expected=f"{self._bytes} bytes with the header and rows that were put",
-                             hint="the disk or its driver is faulty")
+            raise StoreError(
+                "what was written does not read back",
+                where=self._path,
+                found=f"{size} bytes",
+                expected=f"{self._bytes} bytes with the header and rows that were put",
+                hint="the disk or its driver is faulty",
+            )
         return FileEntry(str(self._path.relative_to(root)), size, digest.hexdigest())
 
 
@@ -210,8 +226,13 @@ class Staging:
             os.fsync(file.fileno())
         size, found = hash_file(path, drop_cache=True)
         if found != digest.hexdigest():
-            raise StoreError("what was written does not read back", where=path, found=f"sha256 {found}",
-                             expected=digest.hexdigest(), hint="the disk or its driver is faulty")
+            raise StoreError(
+                "what was written does not read back",
+                where=path,
+                found=f"sha256 {found}",
+                expected=digest.hexdigest(),
+                hint="the disk or its driver is faulty",
+            )
         self._entries.append(FileEntry(name, size, found))
 
     def seal(self) -> list[FileEntry]:
@@ -386,14 +407,18 @@ def _take_back(descriptor: int, end: int, path: Path, error: BaseException) -> N
         if left != end:
             raise OSError(errno.EIO, f"{left} bytes after it was cut back to {end}", str(path))
     except OSError as second:
-        raise NotTakenBack("a line could neither be written nor taken back", where=path,
-                           found=f"{error}, then {second}", hint="look after the disk") from error
+        raise NotTakenBack(
+            "a line could neither be written nor taken back",
+            where=path,
+            found=f"{error}, then {second}",
+            hint="look after the disk",
+        ) from error
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(descriptor, rest):]
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _require_contents(descriptor: int, start: int, data: bytes, path: Path) -> None:

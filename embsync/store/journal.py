@@ -100,8 +100,12 @@ class Journal:
             with storage_errors(self._path):
                 self.append(event)
         except StoreError as error:
-            raise NotJournaled(f"{effect}, but the journal could not be written", where=error.where, found=error.found
-                               or error.what, hint="the history will not tell; see to the store's disk") from error
+            raise NotJournaled(
+                f"{effect}, but the journal could not be written",
+                where=error.where,
+                found=error.found or error.what,
+                hint="the history will not tell; see to the store's disk",
+            ) from error
 
     def events(self) -> Iterator[Event]:
         """Yield the events in order; a damaged line is passed over, see :meth:`damaged`."""

@@ -93,8 +93,11 @@ def is_marked(version: Path) -> bool:
 def directory_numbers(versions: Path) -> list[int]:
     """Return the numbers of all directories of versions, published or not, ascending."""
     with storage_errors(versions), os.scandir(versions) as entries:
-        return sorted(int(entry.name) for entry in entries
-                      if _VERSION_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False))
+        return sorted(
+            int(entry.name)
+            for entry in entries
+            if _VERSION_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        )
 
 
 def side_file(side: str, what: str) -> str:
@@ -145,26 +148,47 @@ def named_number(root: Path) -> int | None:
     except FileNotFoundError:
         if (root / VERSIONS).is_dir():
             return None
-        raise NotFoundError("no store here", where=root,
-                            hint=command("sync", "--help", purpose="is the path right? to make one", store=root)
-                            ) from None
+        raise NotFoundError(
+            "no store here",
+            where=root,
+            hint=command("sync", "--help", purpose="is the path right? to make one", store=root),
+        ) from None
     except OSError as error:
-        raise StoreDamaged("'current' is not a link", where=root / CURRENT, found=error.strerror,
-                           expected="a link to versions/NNNNNN", hint=_relink(root)) from error
+        raise StoreDamaged(
+            "'current' is not a link",
+            where=root / CURRENT,
+            found=error.strerror,
+            expected="a link to versions/NNNNNN",
+            hint=_relink(root),
+        ) from error
     if not _VERSION_NAME.fullmatch(target.name) or not _is_versions(root, target.parent):
-        raise StoreDamaged("'current' does not name a version", where=root / CURRENT, found=str(target),
-                           expected="versions/NNNNNN", hint=_relink(root))
+        raise StoreDamaged(
+            "'current' does not name a version",
+            where=root / CURRENT,
+            found=str(target),
+            expected="versions/NNNNNN",
+            hint=_relink(root),
+        )
     return int(target.name)
 
 
 def _lost(root: Path, named: int | None) -> StoreDamaged:
     if named is None:
         numbers = ", ".join(map(str, version_numbers(root / VERSIONS)))
-        return StoreDamaged("'current' is missing: no version is current any more", where=root / CURRENT,
-                            found=f"no link beside versions {numbers}", expected="a link to one of them",
-                            hint=_relink(root))
-    return StoreDamaged("'current' names a version that is not there", where=root / CURRENT, found=version_name(named),
-                        expected=f"a directory in {root / VERSIONS}", hint=_relink(root))
+        return StoreDamaged(
+            "'current' is missing: no version is current any more",
+            where=root / CURRENT,
+            found=f"no link beside versions {numbers}",
+            expected="a link to one of them",
+            hint=_relink(root),
+        )
+    return StoreDamaged(
+        "'current' names a version that is not there",
+        where=root / CURRENT,
+        found=version_name(named),
+        expected=f"a directory in {root / VERSIONS}",
+        hint=_relink(root),
+    )
 
 
 def _relink(root: Path) -> str:
@@ -174,8 +198,9 @@ def _relink(root: Path) -> str:
     described: list[int] = []
     try:
         folders = {number: root / VERSIONS / version_name(number) for number in directory_numbers(root / VERSIONS)}
-        described = [number for number, folder in folders.items()
-                     if (folder / MANIFEST).is_file() and not is_marked(folder)]
+        described = [
+            number for number, folder in folders.items() if (folder / MANIFEST).is_file() and not is_marked(folder)
+        ]
     except StoreError as error:
         return f"{root / VERSIONS} cannot be listed ({error.found}): mount it or put it back before anything else"
     if described:
@@ -218,8 +243,9 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
         fits = fits and all(size in (None, found) for size, found in zip(shape, array.shape, strict=False))
         found = f"{array.dtype.str} of shape {array.shape}"
     except Exception as error:  # NumPy parses the header as Python: what it raises for a damaged one is open
-        raise StoreDamaged("damaged or missing file", where=path, found=str(error)[:200], expected=expected,
-                           hint=_VERIFY) from error
+        raise StoreDamaged(
+            "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_VERIFY
+        ) from error
     if not fits or not (array.dtype.str in types or ("S" in types and array.dtype.kind == "S" and array.itemsize)):
         raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_VERIFY)
     return array

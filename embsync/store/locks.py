@@ -45,9 +45,13 @@ def _acquire(descriptor: int, path: Path, wait: float, what: str) -> None:
             if time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 continue
-            raise StoreBusy(f"{what} is locked", where=path, found=f"{_holder(descriptor)} holding it",
-                            expected=f"the lock within {wait:g} s", hint="try again, or wait longer with --wait"
-                            ) from None
+            raise StoreBusy(
+                f"{what} is locked",
+                where=path,
+                found=f"{_holder(descriptor)} holding it",
+                expected=f"the lock within {wait:g} s",
+                hint="try again, or wait longer with --wait",
+            ) from None
         else:
             return
 

@@ -218,10 +218,13 @@ def _require_hash(folder: Path, data: bytes, line: bytes) -> None:
     match = _HASH_LINE.fullmatch(line)
     expected = None if match is None else match[1].decode()
     if hashlib.sha256(data).hexdigest() != expected:
-        raise StoreDamaged("damaged manifest", where=folder / layout.MANIFEST,
-                           found=f"sha256 {hashlib.sha256(data).hexdigest()}",
-                           expected=f"{expected or 'another line'}, as in {layout.MANIFEST_HASH}",
-                           hint=damage_hint(folder))
+        raise StoreDamaged(
+            "damaged manifest",
+            where=folder / layout.MANIFEST,
+            found=f"sha256 {hashlib.sha256(data).hexdigest()}",
+            expected=f"{expected or 'another line'}, as in {layout.MANIFEST_HASH}",
+            hint=damage_hint(folder),
+        )
 
 
 def decode(data: bytes, path: Path) -> Manifest:
@@ -237,8 +240,13 @@ def decode(data: bytes, path: Path) -> Manifest:
     try:
         head: Any = msgspec.json.decode(data)
         if isinstance(head, dict) and isinstance(head.get("format"), int) and head["format"] != FORMAT:
-            raise StoreError("store of another format", where=path, found=f"format {head['format']}",
-                             expected=f"format {FORMAT}", hint="use the embsync release that wrote it")
+            raise StoreError(
+                "store of another format",
+                where=path,
+                found=f"format {head['format']}",
+                expected=f"format {FORMAT}",
+                hint="use the embsync release that wrote it",
+            )
         manifest = msgspec.convert(head, Manifest)
         problem = _problem(manifest, path.parent.name)
     except MALFORMED as error:

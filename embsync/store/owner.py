@@ -61,8 +61,9 @@ def act_as(root: Path, owner: int) -> None:
         We are not root.
     """
     if os.geteuid() != _ROOT:
-        raise UsageError("only root can act as another user", where=root, found=name_of(os.geteuid()),
-                         expected=name_of(owner))
+        raise UsageError(
+            "only root can act as another user", where=root, found=name_of(os.geteuid()), expected=name_of(owner)
+        )
     try:
         user = pwd.getpwuid(owner)
     except KeyError:
@@ -83,5 +84,10 @@ def act_as(root: Path, owner: int) -> None:
 
 def reject_stranger(root: Path, owner: int, hint: Hint) -> None:
     """Raise UsageError: the present user is not the one who may change the store."""
-    raise UsageError("the store is another user's", where=root, found=name_of(os.geteuid()),
-                     expected=f"its owner, as by sudo -u {name_of(owner)}; or root with --as-owner", hint=hint)
+    raise UsageError(
+        "the store is another user's",
+        where=root,
+        found=name_of(os.geteuid()),
+        expected=f"its owner, as by sudo -u {name_of(owner)}; or root with --as-owner",
+        hint=hint,
+    )

@@ -77,8 +77,7 @@ def read_struct(path: Path, kind: type[_Struct], longest: int = 2**20) -> _Struc
     try:
         return msgspec.json.decode(data, type=kind)
     except MALFORMED as error:
-        raise StoreDamaged("damaged file", where=path, found=str(error)[:200],
-                           hint="it may be removed") from None
+        raise StoreDamaged("damaged file", where=path, found=str(error)[:200], hint="it may be removed") from None
 
 
 def damage_hint(folder: Path) -> Command:

@@ -75,8 +75,13 @@ class Store:
             return
         with storage_errors(self.root):
             if self.root.is_dir() and any(self.root.iterdir()):
-                raise StoreError("the directory is not a store", where=self.root, found="other files",
-                                 expected="an empty directory or a store", hint="name another directory")
+                raise StoreError(
+                    "the directory is not a store",
+                    where=self.root,
+                    found="other files",
+                    expected="an empty directory or a store",
+                    hint="name another directory",
+                )
             make_root(self.root)
             with contextlib.suppress(FileExistsError):  # by somebody else, this moment
                 make_directory(self.versions)
@@ -163,10 +168,13 @@ class Store:
             free = os.statvfs(self.versions)
         available, needed = free.f_bavail * free.f_frsize, needed_bytes + _RESERVE_BYTES
         if available < needed:
-            raise OutOfSpace("too little space for a version", where=self.root, found=f"{available:,} bytes free",
-                             expected=f"{needed:,} bytes",
-                             hint=command("prune", purpose="free space, or lower store.keep_versions and prune",
-                                          store=self.root))
+            raise OutOfSpace(
+                "too little space for a version",
+                where=self.root,
+                found=f"{available:,} bytes free",
+                expected=f"{needed:,} bytes",
+                hint=command("prune", purpose="free space, or lower store.keep_versions and prune", store=self.root),
+            )
 
     def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
         """Make a sealed staging directory the current version; the lock must be held.
@@ -210,9 +218,12 @@ class Store:
                 raise self._unfinished(number, second) from error
 
     def _unfinished(self, number: int, error: Exception) -> StoreError:
-        return NotJournaled(f"version {number} is current, but its publishing could not be ended", where=self.root,
-                            found=str(error), hint=command("prune", store=self.root, purpose="any command that "
-                                                               "changes the store ends it, such as"))
+        return NotJournaled(
+            f"version {number} is current, but its publishing could not be ended",
+            where=self.root,
+            found=str(error),
+            hint=command("prune", store=self.root, purpose="any command that changes the store ends it, such as"),
+        )
 
     def _point_to(self, number: int) -> None:
         """Switch ``current`` to a version."""
@@ -265,9 +276,17 @@ class Store:
             else:
                 return other
         if damage:
-            raise StoreDamaged("no older version is whole", where=self.root, found="; ".join(damage)[:300],
-                               hint=command("status", store=self.root, purpose="rollback N takes any whole version, "
-                                            "accept SNAPSHOT --new-space begins anew; to see the versions"))
+            raise StoreDamaged(
+                "no older version is whole",
+                where=self.root,
+                found="; ".join(damage)[:300],
+                hint=command(
+                    "status",
+                    store=self.root,
+                    purpose="rollback N takes any whole version, "
+                    "accept SNAPSHOT --new-space begins anew; to see the versions",
+                ),
+            )
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
 
     def _older(self, number: int) -> list[int]:
@@ -284,8 +303,12 @@ class Store:
     def _require_whole(self, number: int) -> None:
         damaged = self.damaged_files(number)
         if damaged:
-            raise StoreDamaged(f"version {number} is damaged", where=self.path(number), found=", ".join(damaged[:3]),
-                               hint="roll back to another version")
+            raise StoreDamaged(
+                f"version {number} is damaged",
+                where=self.path(number),
+                found=", ".join(damaged[:3]),
+                hint="roll back to another version",
+            )
 
     def prune(self, keep: int) -> tuple[list[int], list[int]]:
         """Delete all but the ``keep`` highest numbers and the current version; the lock must be held.
@@ -316,8 +339,9 @@ class Store:
         """Return what prune would delete and has not: in use by a reader, or another user's to delete."""
         with storage_errors(self.versions):
             current = self.current()
-            return [layout.version_name(number) for number in self.numbers()[:-keep] if number != current] \
-                + leftovers(self.versions)
+            return [layout.version_name(number) for number in self.numbers()[:-keep] if number != current] + leftovers(
+                self.versions
+            )
 
     def _tell_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:
         """Journal what was pruned, then delete it; on a full disk the other way round, as deleting makes room."""
@@ -357,10 +381,16 @@ class Store:
 
     def damage(self) -> list[StoreDamaged]:
         """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order."""
-        found = [StoreDamaged("damaged line", where=f"{self.root / layout.JOURNAL}:{line.number}",
-                              found=line.problem, expected="a line as it was written",
-                              hint="it can be deleted while no command and no daemon runs")
-                 for line in self.journal.damaged()]
+        found = [
+            StoreDamaged(
+                "damaged line",
+                where=f"{self.root / layout.JOURNAL}:{line.number}",
+                found=line.problem,
+                expected="a line as it was written",
+                hint="it can be deleted while no command and no daemon runs",
+            )
+            for line in self.journal.damaged()
+        ]
         for record in (partial(read_decided, self.root), self._read_current):
             try:
                 record()
@@ -403,17 +433,27 @@ class Store:
     def _told_by_manifest(self, number: int) -> Event:
         manifest = self.manifest(number)
         snapshot: dict[str, str | None] = {
-            "name": manifest.snapshot.name, "fingerprint": manifest.snapshot.fingerprint,
+            "name": manifest.snapshot.name,
+            "fingerprint": manifest.snapshot.fingerprint,
             "mtime_ns": manifest.snapshot.mtime_ns,
         }
-        return Event(event="published", version=number, parent=manifest.parent, snapshot=snapshot,
-                     space_id=manifest.space_id, recovered=True)
+        return Event(
+            event="published",
+            version=number,
+            parent=manifest.parent,
+            snapshot=snapshot,
+            space_id=manifest.space_id,
+            recovered=True,
+        )
 
     def _sweep(self) -> None:
         """Remove what dead processes left, and journal what they pruned."""
         told = {event.version for event in self.journal.events() if event.event == "pruned"}
-        untold = [Event(event="pruned", version=number, recovered=True)
-                  for number in retired_numbers(self.versions) if number not in told]
+        untold = [
+            Event(event="pruned", version=number, recovered=True)
+            for number in retired_numbers(self.versions)
+            if number not in told
+        ]
         self._tell_pruned(untold, lambda: sweep(self.root, self.versions))
 
     def _recover(self) -> None:

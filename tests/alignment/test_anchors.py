@@ -18,8 +18,15 @@ def _run(nights: list[Night], policy: Policy, **options: float) -> list[Stabiliz
     found: list[Stabilized] = []
     anchors: Anchors | None = None
     for made in nights:
-        result = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
-                                   anchors=anchors, policy=policy, **options)
+        result = embsync.stabilize(
+            made.items,
+            made.users,
+            item_ids=made.item_ids,
+            user_ids=made.user_ids,
+            anchors=anchors,
+            policy=policy,
+            **options,
+        )
         found.append(result)
         anchors = result.anchors
     return found
@@ -38,8 +45,9 @@ def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[i
     return model
 
 
-@pytest.mark.parametrize(("policy", "share"), [
-    ("two_time_scales", 0.02), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)])
+@pytest.mark.parametrize(
+    ("policy", "share"), [("two_time_scales", 0.02), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)]
+)
 def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
     """The newest vector weighs 0.02, 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
     nights = [night(number, churn=0.1) for number in range(4)]
@@ -67,12 +75,22 @@ def test_two_time_scales_fit_to_a_blend_of_the_last_rows_and_the_slow_average() 
             np.testing.assert_allclose(vector, last[id_], atol=1e-6)
     made, before = nights[3], found[2].anchors
     for share in (0.4, 0.8):
-        sides = [AnchorSide(side.ids, (share * side.recent + (1 - share) * side.vectors).astype(np.float32), side.rate)
-                 for side in (before.items, before.users) if side is not None and side.recent is not None]
-        blended = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
-                                    anchors=Anchors(*sides), policy="previous")
-        two = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=before,
-                                parent_share=share)
+        sides = [
+            AnchorSide(side.ids, (share * side.recent + (1 - share) * side.vectors).astype(np.float32), side.rate)
+            for side in (before.items, before.users)
+            if side is not None and side.recent is not None
+        ]
+        blended = embsync.stabilize(
+            made.items,
+            made.users,
+            item_ids=made.item_ids,
+            user_ids=made.user_ids,
+            anchors=Anchors(*sides),
+            policy="previous",
+        )
+        two = embsync.stabilize(
+            made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=before, parent_share=share
+        )
         np.testing.assert_allclose(two.items, blended.items, atol=1e-5)
 
 
@@ -142,8 +160,9 @@ def test_a_sampled_side_weighs_as_much_as_a_whole_one() -> None:
     assert mine.users is not None
     # The users' anchors are mirrored, and stand for more rows than the items' or for fewer.
     for rate, sign in ((0.05, -1.0), (0.2, 1.0)):
-        lying = Anchors(AnchorSide(mine.items.ids, mine.items.vectors, 0.1),
-                        AnchorSide(mine.users.ids, -mine.users.vectors, rate))
+        lying = Anchors(
+            AnchorSide(mine.items.ids, mine.items.vectors, 0.1), AnchorSide(mine.users.ids, -mine.users.vectors, rate)
+        )
         found = embsync.stabilize(T, W, anchors=lying)
         np.testing.assert_allclose(found.items, sign * first.items, atol=1e-3)
 

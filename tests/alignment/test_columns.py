@@ -27,9 +27,10 @@ def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dime
     random = np.random.default_rng(2)
     other = random.standard_normal((ROWS, rows.shape[1])) if users is None else users
     positions = np.arange(ROWS)
-    sides = [SideInput(ArrayRows(side.astype(np.float32)),
-                       Pairing(positions, to.astype(np.float32), fold_of(positions)))
-             for side, to in ((rows, anchors), (other, np.pad(other, ((0, 0), (0, dimension - other.shape[1])))))]
+    sides = [
+        SideInput(ArrayRows(side.astype(np.float32)), Pairing(positions, to.astype(np.float32), fold_of(positions)))
+        for side, to in ((rows, anchors), (other, np.pad(other, ((0, 0), (0, dimension - other.shape[1])))))
+    ]
     found = fit(*sides, dimension=dimension, standardized=False).items.columns
     assert found is not None
     return found
@@ -53,11 +54,17 @@ def test_healthy_columns_are_explained() -> None:
     assert found.scale == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize("change", [
-    np.flip, lambda column: np.roll(column, 1), np.random.default_rng(4).permutation,
-    lambda column: column.mean() + np.random.default_rng(4).standard_normal(len(column)),
-    lambda column: np.resize(column[:50], len(column)),
-], ids=["reversed", "one row off", "shuffled", "noise", "repeated block"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.flip,
+        lambda column: np.roll(column, 1),
+        np.random.default_rng(4).permutation,
+        lambda column: column.mean() + np.random.default_rng(4).standard_normal(len(column)),
+        lambda column: np.resize(column[:50], len(column)),
+    ],
+    ids=["reversed", "one row off", "shuffled", "noise", "repeated block"],
+)
 def test_a_column_of_other_ids_is_not_explained(change: Callable[[Float64], Float64]) -> None:
     """Also where a common part would make every cosine high."""
     assert abs(_columns(_with(_noisy(_model()), change), _model()).fit) < 0.04
@@ -80,7 +87,8 @@ def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
 def test_a_column_of_another_scale_stands_out(by: float) -> None:
     """By its factor against the median column."""
     assert _columns(_with(_noisy(_model()), lambda column: by * column), _model()).scale == pytest.approx(
-        abs(by), rel=0.2)
+        abs(by), rel=0.2
+    )
 
 
 def test_a_constant_or_weightless_column_is_not_judged() -> None:
@@ -94,7 +102,11 @@ def test_a_constant_or_weightless_column_is_not_judged() -> None:
 def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
     """As many of the worst as there are new directions; a column more is not."""
     old = np.pad(_model(6), ((0, 0), (0, 2)))
-    grown = np.hstack([_model(6) + 0.3 * np.random.default_rng(3).standard_normal((ROWS, 6)),
-                       np.random.default_rng(7).standard_normal((ROWS, 2))])
+    grown = np.hstack(
+        [
+            _model(6) + 0.3 * np.random.default_rng(3).standard_normal((ROWS, 6)),
+            np.random.default_rng(7).standard_normal((ROWS, 2)),
+        ]
+    )
     assert _columns(grown, old).fit > 0.8
     assert _columns(_with(grown, np.flip), old).fit < 0.04

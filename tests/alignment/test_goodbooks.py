@@ -30,8 +30,15 @@ def _rolling(*, standardize: bool = True) -> list[tuple[Night, Stabilized]]:
     anchors = None
     for number in DAYS:
         made = read_day(number)
-        result = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
-                                   anchors=anchors, policy="previous", standardize=standardize)
+        result = embsync.stabilize(
+            made.items,
+            made.users,
+            item_ids=made.item_ids,
+            user_ids=made.user_ids,
+            anchors=anchors,
+            policy="previous",
+            standardize=standardize,
+        )
         found.append((made, result))
         # The README rolls over ids of both days alone: anchors of absent ids do not wait for their return.
         present = [np.isin(side.ids, ids) for side, ids in ((result.anchors.items, made.item_ids),)]

@@ -130,8 +130,9 @@ def test_any_change_of_basis_that_keeps_the_scores_is_undone(pair: Pair, seed: i
     random = np.random.default_rng(seed)
     C = rotation(pair.width, seed) * np.exp(random.uniform(-1, 1, pair.width))
     first = embsync.stabilize(pair.items, pair.users)
-    second = embsync.stabilize(pair.items.astype(np.float64) @ C, pair.users.astype(np.float64) @ np.linalg.inv(C).T,
-                               anchors=first.anchors)
+    second = embsync.stabilize(
+        pair.items.astype(np.float64) @ C, pair.users.astype(np.float64) @ np.linalg.inv(C).T, anchors=first.anchors
+    )
     assert relative(second.items, first.items) < 1e-5
 
 
@@ -275,8 +276,9 @@ def test_axes_the_anchors_leave_open_keep_the_standardized_order_and_sign(pair: 
     energy = np.linalg.norm(new, axis=0)
     assert (np.diff(energy) <= 1e-5 * energy[0]).all()
     first, second = random.permutation(len(wide_items)), random.permutation(len(wide_users))
-    again = embsync.stabilize(wide_items[first], wide_users[second], item_ids=first, user_ids=second,
-                              anchors=narrow.anchors)
+    again = embsync.stabilize(
+        wide_items[first], wide_users[second], item_ids=first, user_ids=second, anchors=narrow.anchors
+    )
     gaps = np.diff(found.transform.singular_values) / found.transform.singular_values[0]
     if np.abs(gaps).min(initial=1.0) > 1e-2:  # equal energies have no order
         assert relative(again.items, found.items[first]) < 1e-5
@@ -306,8 +308,9 @@ def test_the_fit_does_not_flatter_wrong_ids(count: int) -> None:
     T, W = _shuffled(count, 1)
     first = embsync.stabilize(T, W)
     random = np.random.default_rng(2)
-    wrong = embsync.stabilize(T, W, item_ids=random.permutation(count), user_ids=random.permutation(count),
-                              anchors=first.anchors)
+    wrong = embsync.stabilize(
+        T, W, item_ids=random.permutation(count), user_ids=random.permutation(count), anchors=first.anchors
+    )
     assert wrong.fit_items is not None
     assert wrong.fit_users is not None
     assert wrong.fit_items.cosine == pytest.approx(0.0, abs=0.08)

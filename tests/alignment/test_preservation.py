@@ -113,7 +113,8 @@ def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
     T, W = pair.items * scale, pair.users * scale
     found = embsync.stabilize(T, W)
     assert found.users is not None
-    dense = score_error((found.items.astype(float) / scale, found.users.astype(float) / scale),
-                        (pair.items, pair.users))
+    dense = score_error(
+        (found.items.astype(float) / scale, found.users.astype(float) / scale), (pair.items, pair.users)
+    )
     assert found.preservation.score_error == pytest.approx(dense, rel=2e-2)
     assert certify(T, W, found.items, found.users, found.transform) == pytest.approx(dense, rel=2e-2)

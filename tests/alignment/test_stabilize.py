@@ -53,8 +53,17 @@ def test_the_type_of_ids_must_match_the_anchors() -> None:
         embsync.stabilize(T, W, item_ids=np.array([f"i{n}" for n in range(240)]), anchors=first.anchors)
 
 
-@pytest.mark.parametrize("options", [{"dimension": 0}, {"dimension": -1}, {"policy": "nope"}, {"weight": 2.0},
-                                     {"item_weights": np.full(240, np.nan)}, {"item_weights": np.full(240, -1.0)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dimension": 0},
+        {"dimension": -1},
+        {"policy": "nope"},
+        {"weight": 2.0},
+        {"item_weights": np.full(240, np.nan)},
+        {"item_weights": np.full(240, -1.0)},
+    ],
+)
 def test_wrong_options_are_named_errors(options: dict[str, Any]) -> None:
     """Nonsense is refused as embsync's own error, not as whatever NumPy makes of it, and never taken silently."""
     first = embsync.stabilize(T, W)
@@ -133,8 +142,9 @@ def test_a_side_too_small_to_be_judged_has_no_figures() -> None:
 def test_items_of_one_run_with_users_of_another_disagree() -> None:
     """Each side fits its anchors alone, and the two rotations have nothing to do with each other."""
     anchors = embsync.stabilize(*night(0, churn=0.0).both).anchors
-    mixed = embsync.stabilize(T @ rotation(8, 1).astype(np.float32), W @ rotation(8, 3).astype(np.float32),
-                              anchors=anchors)
+    mixed = embsync.stabilize(
+        T @ rotation(8, 1).astype(np.float32), W @ rotation(8, 3).astype(np.float32), anchors=anchors
+    )
     assert mixed.rotation_disagreement is not None
     assert mixed.rotation_disagreement > 0.7
 

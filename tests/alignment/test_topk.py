@@ -29,9 +29,7 @@ def _brute(queries: Array, vectors: Array, k: int, metric: Metric) -> tuple[Arra
 
 
 @law
-@given(
-    st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1)
-)
+@given(st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_equals_brute_force_whatever_the_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
     """Small whole numbers, so that scores are exact and full of ties: equal scores by ascending row."""
     random = np.random.default_rng(seed)

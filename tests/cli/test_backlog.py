@@ -65,8 +65,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 TOUCHES: dict[str, Callable[[Path], object]] = {
     "touched": lambda day: (day / "items.npy").touch(),
-    "copied over itself": lambda day: shutil.copy2(shutil.copy2(day / "items.npy", day.parent / ".aside"),
-                                                   day / "items.npy"),
+    "copied over itself": lambda day: shutil.copy2(
+        shutil.copy2(day / "items.npy", day.parent / ".aside"), day / "items.npy"
+    ),
     "marked again": lambda day: (day / "_SUCCESS").unlink(),
     "a note added": lambda day: (day / "notes.md").write_text("about this run"),
 }

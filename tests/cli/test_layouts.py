@@ -69,8 +69,9 @@ def rows_of(vectors: np.ndarray, ids: np.ndarray, names: tuple[str, str]) -> obj
 def parquet_files(path: Path) -> Path:
     path.mkdir()
     for side, vectors, ids in SIDES:
-        pq.write_table(rows_of(vectors, ids, ("item_id" if side == "items" else "user_id", "embedding")),
-                       path / f"{side}.parquet")
+        pq.write_table(
+            rows_of(vectors, ids, ("item_id" if side == "items" else "user_id", "embedding")), path / f"{side}.parquet"
+        )
     return path
 
 

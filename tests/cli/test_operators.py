@@ -34,8 +34,9 @@ def made() -> Iterator[Path]:
         write_npy(directory / "a bad one", night(4).shuffled_item_ids())
         nights = [str(directory / f"watch it/day={number}") for number in (0, 1)]
         assert run(["sync", *nights, "--store", str(directory / "the store")]) == 0
-        (directory / "embsync.yaml").write_text(f"store: {{path: {directory}/the store}}\n"
-                                                "watch: {path: 'watch it', settle_seconds: 0}\n")
+        (directory / "embsync.yaml").write_text(
+            f"store: {{path: {directory}/the store}}\nwatch: {{path: 'watch it', settle_seconds: 0}}\n"
+        )
         yield directory
 
 
@@ -54,8 +55,11 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
     found = {}
     for path in (root, *sorted(root.rglob("*"))):
         status = path.lstat()
-        found[str(path)] = (status.st_mode, status.st_mtime_ns,
-                            path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
+        found[str(path)] = (
+            status.st_mode,
+            status.st_mtime_ns,
+            path.read_bytes() if path.is_file() and not path.is_symlink() else b"",
+        )
     return found
 
 
@@ -73,10 +77,12 @@ _BY_FILE_VARIABLE = ({"EMBSYNC_CONFIG": "embsync.yaml"}, [])
 _BY_BOTH = ({"EMBSYNC_CONFIG": "embsync.yaml", "EMBSYNC_STORE": "the store"}, [])
 
 
-@pytest.mark.parametrize(("variables", "options"),
-                         [_BY_OPTION, _BY_FILE, _BY_VARIABLE, _BY_FILE_VARIABLE, _BY_BOTH])
+@pytest.mark.parametrize(("variables", "options"), [_BY_OPTION, _BY_FILE, _BY_VARIABLE, _BY_FILE_VARIABLE, _BY_BOTH])
 def test_a_refusal_names_a_command_that_publishes_as_printed(
-    place: Path, variables: dict[str, str], options: list[str], monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    variables: dict[str, str],
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """However the store was named, pasted into another shell, where no variable is set, it means the same store."""
@@ -145,11 +151,10 @@ def test_an_argument_that_begins_with_a_dash_is_no_option_in_a_hint(
     assert run(printed(capfd.readouterr().err)) == 0
 
 
-@pytest.mark.parametrize("name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b",
-                                  "über  `id`"])
-def test_a_command_is_exact_whatever_a_path_holds(
-    place: Path, name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b", "über  `id`"]
+)
+def test_a_command_is_exact_whatever_a_path_holds(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """One line that a terminal shows as it is, and that a shell reads as the very path."""
     write_npy(place / name, night(2, items=100))
     shutil.copytree(place / "the store", place / f"{name} store", symlinks=True)
@@ -177,8 +182,12 @@ def read_by_a_shell(line: str) -> list[str]:
 
 #: Arguments of every command, so that it would do something.
 _ARGUMENTS = {
-    "accept": ["watch it/day=2", "--new-space"], "widen": ["16"], "search": ["--item", "1000"],
-    "lookup": ["items", "1000"], "transform": ["items", "watch it/day=0/items.npy"], "fold-in": ["1000"],
+    "accept": ["watch it/day=2", "--new-space"],
+    "widen": ["16"],
+    "search": ["--item", "1000"],
+    "lookup": ["items", "1000"],
+    "transform": ["items", "watch it/day=0/items.npy"],
+    "fold-in": ["1000"],
     "sync": ["watch it/day=2"],
 }
 
@@ -197,8 +206,19 @@ def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("arguments", [["rollback"], ["prune"], ["hold"], ["resume"], ["widen", "12"], ["run"],
-                                       ["sync", "watch it/day=2"], ["accept", "watch it/day=2", "--new-space"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rollback"],
+        ["prune"],
+        ["hold"],
+        ["resume"],
+        ["widen", "12"],
+        ["run"],
+        ["sync", "watch it/day=2"],
+        ["accept", "watch it/day=2", "--new-space"],
+    ],
+)
 def test_another_user_than_the_owner_is_stopped(
     place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,8 +263,14 @@ def _give(root: Path) -> None:
 
 def _process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([sys.executable, "-m", "embsync", *arguments], cwd=place, env=variables, capture_output=True,
-                          text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "embsync", *arguments],
+        cwd=place,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_file_is_found_by_option_variable_or_system_in_this_order(
@@ -304,7 +330,11 @@ def test_a_variable_names_the_store(
     ],
 )
 def test_a_bad_variable_is_blamed_by_its_name(
-    place: Path, name: str, value: str, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    name: str,
+    value: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Not the file, which is right; what is unknown names the nearest variable."""
@@ -349,10 +379,16 @@ def test_check_config_prints_a_file_that_says_the_same(
     assert yaml.safe_load(capfd.readouterr().out) == yaml.safe_load(first)
 
 
-@pytest.mark.parametrize(("given", "nearest"), [
-    ("sttaus", "status"), ("sycn", "sync"), ("check_config", "check-config"), ("roll-back", "rollback"),
-    ("serv", "serve"),
-])
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("sttaus", "status"),
+        ("sycn", "sync"),
+        ("check_config", "check-config"),
+        ("roll-back", "rollback"),
+        ("serv", "serve"),
+    ],
+)
 def test_a_mistyped_command_names_the_nearest(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit 2 and one line."""
     assert run([given]) == 2
@@ -362,10 +398,16 @@ def test_a_mistyped_command_names_the_nearest(given: str, nearest: str, capfd: p
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "nearest"), [
-    (["sync", "--sotre", "x"], "--store"), (["rollback", "--hodl"], "--hold"), (["prune", "--keeep", "3"], "--keep"),
-    (["accept", "x", "--newspace"], "--new-space"), (["search", "--usr", "3"], "--user"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["sync", "--sotre", "x"], "--store"),
+        (["rollback", "--hodl"], "--hold"),
+        (["prune", "--keeep", "3"], "--keep"),
+        (["accept", "x", "--newspace"], "--new-space"),
+        (["search", "--usr", "3"], "--user"),
+    ],
+)
 def test_a_mistyped_option_names_the_nearest(
     arguments: list[str], nearest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,8 +422,11 @@ def test_a_mistyped_option_names_the_nearest(
 def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The same verdict and exit code as the run itself, and no file, lock, directory or time of change."""
     before = tree(place)
-    for snapshot, code, words in (("watch it/day=2", 0, "would be published as version 3, beside version 2"),
-                                  ("a bad one", 4, "would be refused"), ("nowhere", 6, "rejected")):
+    for snapshot, code, words in (
+        ("watch it/day=2", 0, "would be published as version 3, beside version 2"),
+        ("a bad one", 4, "would be refused"),
+        ("nowhere", 6, "rejected"),
+    ):
         capfd.readouterr()
         assert run(["sync", option, snapshot, "--store", "the store"]) == code
         told = capfd.readouterr()

@@ -89,8 +89,13 @@ def ill_formed(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], what: str) -
         case "widths":
             users = users[:, :-1]
         case "strings":
-            return save(folder, items=items, users=users, item_ids=np.array([f"i{i}" for i in ids]),
-                        user_ids=np.array([f"u{i}" for i in range(len(users))]))
+            return save(
+                folder,
+                items=items,
+                users=users,
+                item_ids=np.array([f"i{i}" for i in ids]),
+                user_ids=np.array([f"u{i}" for i in range(len(users))]),
+            )
         case "no_users":
             return save(folder, items=items)
         case "truncated":
@@ -122,7 +127,11 @@ def ill_formed(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], what: str) -
     ],
 )
 def test_an_ill_formed_snapshot_gets_one_line_exit_3_and_an_untouched_store(
-    what: str, words: list[str], tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path,
+    what: str,
+    words: list[str],
+    tmp_path: Path,
+    rows: tuple[np.ndarray, np.ndarray],
+    store: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Bad input is named with file, finding and expectation, and the store is exactly as before, journal included."""
@@ -221,8 +230,13 @@ def test_the_rest_goes_on_after_a_refusal_and_the_first_failure_is_the_exit_code
     ],
 )
 def test_wrong_usage_is_exit_2_before_any_work(
-    arguments: list[str], environment: dict[str, str], words: list[str], good: Path, store: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    environment: dict[str, str],
+    words: list[str],
+    good: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Options, configuration and factory strings are judged first, with a hint where there is one."""
     before = state(store)
@@ -281,8 +295,17 @@ def test_too_little_space_is_exit_5_before_anything_is_written(
     assert state(store) == before
 
 
-@pytest.mark.parametrize("command", [["show", "99"], ["rollback", "99"], ["verify", "99"], ["search", "-u", "99999"],
-                                     ["lookup", "users", "99999"], ["search", "-u", "1", "--version", "99"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "99"],
+        ["rollback", "99"],
+        ["verify", "99"],
+        ["search", "-u", "99999"],
+        ["lookup", "users", "99999"],
+        ["search", "-u", "1", "--version", "99"],
+    ],
+)
 def test_what_is_not_there_is_exit_6(command: list[str], store: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Unknown versions and ids are told apart from damage."""
     capfd.readouterr()
@@ -301,8 +324,19 @@ def test_commands_on_no_store_are_exit_6(command: str, tmp_path: Path, capfd: py
 
 @pytest.mark.parametrize(
     "command",
-    [["status"], ["history"], ["show"], ["verify"], ["check-config"], ["version"], ["search", "-u", "1"],
-     ["search", "-i", "1", "-k", "3"], ["lookup", "users", "1", "2"], ["prune"], ["widen", "12"]],
+    [
+        ["status"],
+        ["history"],
+        ["show"],
+        ["verify"],
+        ["check-config"],
+        ["version"],
+        ["search", "-u", "1"],
+        ["search", "-i", "1", "-k", "3"],
+        ["lookup", "users", "1", "2"],
+        ["prune"],
+        ["widen", "12"],
+    ],
 )
 def test_every_command_prints_one_json_document(
     command: list[str], store: Path, capfd: pytest.CaptureFixture[str]
@@ -376,7 +410,9 @@ def test_two_commands_at_once_both_publish(good: Path, store: Path) -> None:
 
 
 def test_the_backlog_is_synced_and_every_entry_named(
-    tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    rows: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Without paths, sync takes the watched directory; ill-formed ones are journaled and not taken again."""
@@ -408,12 +444,19 @@ def test_the_backlog_is_synced_and_every_entry_named(
 def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path, reached: str) -> None:
     """SIGKILL while a version is being made, however far: current is whole, and the next command sweeps."""
     rng = np.random.default_rng(4)
-    large = save(tmp_path / "large", items=rng.standard_normal((20_000, WIDTH)).astype("f4"),
-                 users=rng.standard_normal((500, WIDTH)).astype("f4"))
+    large = save(
+        tmp_path / "large",
+        items=rng.standard_normal((20_000, WIDTH)).astype("f4"),
+        users=rng.standard_normal((500, WIDTH)).astype("f4"),
+    )
     before = (store / "current").readlink()
     command = [sys.executable, "-m", "embsync", "accept", str(large), "--new-space", "--store", str(store)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          env={**os.environ, "EMBSYNC_INDEX__FACTORY": "HNSW32"}) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "EMBSYNC_INDEX__FACTORY": "HNSW32"},
+    ) as process:
         eventually(lambda: process.poll() is not None or list((store / "versions").glob(f".staging-*/{reached}")))
         process.kill()
     assert process.returncode == -signal.SIGKILL, "it was done before"
@@ -424,13 +467,21 @@ def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path,
     assert (store / "current").readlink() == before
 
 
-@pytest.mark.parametrize(("items", "users", "sentence"), [
-    (0, 100, "100 all-zero user rows"), (1, 0, "1 all-zero item row"),
-    (2, 1, "2 all-zero item rows and 1 all-zero user row"),
-])
+@pytest.mark.parametrize(
+    ("items", "users", "sentence"),
+    [
+        (0, 100, "100 all-zero user rows"),
+        (1, 0, "1 all-zero item row"),
+        (2, 1, "2 all-zero item rows and 1 all-zero user row"),
+    ],
+)
 def test_all_zero_rows_are_said_once_and_counted(
-    tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str],
-    items: int, users: int, sentence: str,
+    tmp_path: Path,
+    rows: tuple[np.ndarray, np.ndarray],
+    capfd: pytest.CaptureFixture[str],
+    items: int,
+    users: int,
+    sentence: str,
 ) -> None:
     """By ``sync`` and by ``status``; the share that is compared with a limit says the same and is not repeated."""
     first, second = (array.copy() for array in rows)

@@ -19,7 +19,10 @@ from embsync.store import Store
 @pytest.mark.parametrize("error", [ValueError("two\nlines"), KeyError("x"), TypeError("x"), ZeroDivisionError()])
 @pytest.mark.parametrize("command", [["history"], ["prune"], ["rollback", "1"]])
 def test_an_unexpected_error_is_one_line_and_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
     command: list[str],
 ) -> None:
     """It names the error and ``--debug``, which raises it where it is."""
@@ -71,7 +74,7 @@ def test_log_level_is_the_least_that_is_written(level: str, capfd: pytest.Captur
         for name in LEVELS:
             logs.log(getattr(logging, name.upper()), f"event-{name}", reason="r")
         lines = capfd.readouterr().err.splitlines()
-        expected = LEVELS[LEVELS.index(level):]
+        expected = LEVELS[LEVELS.index(level) :]
         if form == "json":
             assert [json.loads(line)["level"] for line in lines] == list(expected)
         else:

@@ -17,7 +17,7 @@ TOLERANCE = 0.03
 def table() -> list[list[str]]:
     """Return the cells of the README's table of figures, without its header."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = text[text.index("<!-- figures"):].split("\n\n")[0].splitlines()[3:]
+    rows = text[text.index("<!-- figures") :].split("\n\n")[0].splitlines()[3:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
@@ -25,9 +25,11 @@ def test_the_table_has_the_figures_of_the_demo(told: Story) -> None:
     """Raw and stable, row by row."""
     cosine, overlap, classifier, retrained, error = table()
     last, near = told.nights[-1], told.stale[0]
-    expected = ((cosine, last.item_cosine_raw, last.item_cosine),
-                (classifier, last.auc_raw, last.auc_stable),
-                (retrained, last.auc_retrained, last.auc_retrained))
+    expected = (
+        (cosine, last.item_cosine_raw, last.item_cosine),
+        (classifier, last.auc_raw, last.auc_stable),
+        (retrained, last.auc_retrained, last.auc_retrained),
+    )
     for row, raw, stable in expected:
         assert [float(cell) for cell in row[1:3]] == pytest.approx([raw, stable], abs=TOLERANCE)
     shares = [float(cell.removesuffix(" %")) / 100 for cell in overlap[1:3]]
@@ -40,5 +42,6 @@ def test_the_picture_has_the_figures_of_the_demo(told: Story) -> None:
     picture = (ROOT / "docs" / "demo.svg").read_text(encoding="utf-8")
     nights = [told.nights[0], told.nights[1], told.nights[-1]]
     shown = [float(figure) for figure in re.findall(r"AUC ([\d.]+)", picture)]
-    assert shown == pytest.approx([night.auc_raw for night in nights] + [night.auc_stable for night in nights],
-                                  abs=TOLERANCE)
+    assert shown == pytest.approx(
+        [night.auc_raw for night in nights] + [night.auc_stable for night in nights], abs=TOLERANCE
+    )

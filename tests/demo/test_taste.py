@@ -26,7 +26,7 @@ def test_likes_follow_tastes_and_popularity(small: World) -> None:
     assert affinity[liked].mean() > affinity[~liked].mean() + 0.2
     likes = np.asarray(night.likes.sum(axis=0))
     assert np.corrcoef(known.log_popularity[night.items], np.log(likes))[0, 1] > 0.4
-    assert np.sort(likes)[-len(likes) // 10:].sum() > 0.2 * likes.sum()
+    assert np.sort(likes)[-len(likes) // 10 :].sum() > 0.2 * likes.sum()
 
 
 def test_a_night_has_no_rows_of_absent_users_and_no_rare_items(small: World) -> None:

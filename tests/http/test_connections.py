@@ -63,11 +63,16 @@ def figure(server: Server, name: str) -> float:
 
 @pytest.mark.parametrize(
     ("options", "unix", "descriptors"),
-    [(("--max-connections", "40"), False, 0), (("--max-connections", "40", "--workers", "2"), False, 0),
-     (("--max-connections", "40"), True, 0), ((), False, 256)],
+    [
+        (("--max-connections", "40"), False, 0),
+        (("--max-connections", "40", "--workers", "2"), False, 0),
+        (("--max-connections", "40"), True, 0),
+        ((), False, 256),
+    ],
 )
-def test_half_a_head_a_thousand_times_stops_nothing(root: Path, tmp_path: Path, options: tuple[str, ...], unix: bool,
-                                                    descriptors: int) -> None:
+def test_half_a_head_a_thousand_times_stops_nothing(
+    root: Path, tmp_path: Path, options: tuple[str, ...], unix: bool, descriptors: int
+) -> None:
     """More than there may be, or than there are descriptors: others are answered at once, and the log stays short."""
     under = ("prlimit", f"--nofile={descriptors}:{descriptors}") if descriptors else ()
     listen = f"unix:{tmp_path}/s" if unix else "127.0.0.1:0"
@@ -80,7 +85,7 @@ def test_half_a_head_a_thousand_times_stops_nothing(root: Path, tmp_path: Path, 
                 assert server.ask("/healthz").status == 200
                 assert server.ask("/v1/search", {"users": [2000]}).status == 200
                 assert time.monotonic() - began < 5
-        assert figure(server, "embsync_http_connections_closed_total{reason=\"evicted\"}") > 100
+        assert figure(server, 'embsync_http_connections_closed_total{reason="evicted"}') > 100
         for plug in plugs:
             plug.close()
     lines = (root.parent / "serve.log").read_text().splitlines()
@@ -133,12 +138,12 @@ def test_a_body_nobody_reads_is_not_waited_for(server: Server) -> None:
 
 def test_answers_nobody_takes_are_dropped(server: Server) -> None:
     """Ten thousand requests in a row, not one answer read."""
-    before = figure(server, "embsync_http_connections_closed_total{reason=\"request\"}")
+    before = figure(server, 'embsync_http_connections_closed_total{reason="request"}')
     plug = server.plug()
     plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plug.setblocking(False)
     sent, end = 0, time.monotonic() + 10
-    while figure(server, "embsync_http_connections_closed_total{reason=\"request\"}") == before:
+    while figure(server, 'embsync_http_connections_closed_total{reason="request"}') == before:
         assert time.monotonic() < end
         try:
             sent += plug.send((b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n") * 1000)
@@ -149,13 +154,21 @@ def test_answers_nobody_takes_are_dropped(server: Server) -> None:
     assert sent > 0
 
 
-@pytest.mark.parametrize("sent", [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
-    HEAD + b"Content-Length: -1\r\n\r\n",
-    HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
-    HEAD + b"X: " + b"x" * 40_000 + b"\r\n\r\n", HEAD + b"X: y\r\n" * 5_000, HEAD + b"Host: other\r\n\r\n",
-    HEAD + b" folded: \x00\r\n\r\n",
-])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        HEAD + b"X: " + b"x" * 40_000 + b"\r\n\r\n",
+        HEAD + b"X: y\r\n" * 5_000,
+        HEAD + b"Host: other\r\n\r\n",
+        HEAD + b" folded: \x00\r\n\r\n",
+    ],
+)
 def test_what_is_not_http_is_refused_as_all_is(server: Server, sent: bytes) -> None:
     """A 4xx or 501 in JSON, with the version, and the connection is closed."""
     plug = server.plug()

@@ -50,8 +50,11 @@ def put(path: Path, data: bytes) -> None:
 
 
 WAYS: dict[str, Callable[[Path], None]] = {
-    "a bit": flipped, "empty": lambda path: put(path, b""), "half": lambda path: put(path, path.read_bytes()[:-9]),
-    "nonsense": lambda path: put(path, b'{"version": 1e999, "\xff'), "gone": Path.unlink,
+    "a bit": flipped,
+    "empty": lambda path: put(path, b""),
+    "half": lambda path: put(path, path.read_bytes()[:-9]),
+    "nonsense": lambda path: put(path, b'{"version": 1e999, "\xff'),
+    "gone": Path.unlink,
 }
 
 

@@ -16,14 +16,76 @@ from support.quick import quick_directory
 from support.stores import sync
 
 PATHS = ["search", "lookup", "transform", "fold_in", "movement"]
-PIECES = [b"\r\n", b"\n", b"\0", b":", b" ", b"\t", b"chunked", b"Content-Length: 1\r\n", b"%00", b"..", b"\xff",
-          b"HTTP/1.0", b"Host: localhost\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
-          b"99999999999999999999"]
-VALUES = [0, -1, 1, 1e308, 2**63, 2**64, -2**63, "", "a", "\0", "\ud800", None, True, [], {}, [[]], [1, "a"],
-          [[1.5] * 6], 10**30, [2000], [[2000]], "items", "users", "stable", "snapshot", {"efSearch": 10**12},
-          [[1e39] * 6]]
-KEYS = ["vectors", "users", "items", "k", "space", "snapshot_version", "allowed", "blocked", "parameters", "space_id",
-        "side", "ids", "missing", "max_age", "inverse", "version", "weights", "method", "regularization", "id", "other"]
+PIECES = [
+    b"\r\n",
+    b"\n",
+    b"\0",
+    b":",
+    b" ",
+    b"\t",
+    b"chunked",
+    b"Content-Length: 1\r\n",
+    b"%00",
+    b"..",
+    b"\xff",
+    b"HTTP/1.0",
+    b"Host: localhost\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"99999999999999999999",
+]
+VALUES = [
+    0,
+    -1,
+    1,
+    1e308,
+    2**63,
+    2**64,
+    -(2**63),
+    "",
+    "a",
+    "\0",
+    "\ud800",
+    None,
+    True,
+    [],
+    {},
+    [[]],
+    [1, "a"],
+    [[1.5] * 6],
+    10**30,
+    [2000],
+    [[2000]],
+    "items",
+    "users",
+    "stable",
+    "snapshot",
+    {"efSearch": 10**12},
+    [[1e39] * 6],
+]
+KEYS = [
+    "vectors",
+    "users",
+    "items",
+    "k",
+    "space",
+    "snapshot_version",
+    "allowed",
+    "blocked",
+    "parameters",
+    "space_id",
+    "side",
+    "ids",
+    "missing",
+    "max_age",
+    "inverse",
+    "version",
+    "weights",
+    "method",
+    "regularization",
+    "id",
+    "other",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +116,15 @@ def spoilt(text: bytes, chance: random.Random) -> bytes:
     """Return bytes with a few of them changed, doubled, cut or put in."""
     for _ in range(chance.randrange(1, 4)):
         place = chance.randrange(len(text) + 1)
-        text = chance.choice([
-            text[:place] + chance.choice(PIECES) + text[place:], text[:place] + text[place + chance.randrange(8) :],
-            text[:place] + chance.randbytes(1) + text[place + 1 :], text[:place], text[:place] + text[place // 2 :]])
+        text = chance.choice(
+            [
+                text[:place] + chance.choice(PIECES) + text[place:],
+                text[:place] + text[place + chance.randrange(8) :],
+                text[:place] + chance.randbytes(1) + text[place + 1 :],
+                text[:place],
+                text[:place] + text[place // 2 :],
+            ]
+        )
     return text
 
 
@@ -82,8 +150,12 @@ def test_no_head_is_too_strange(server: Server, count: int) -> None:
     chance = random.Random(12)
     for number in range(count):
         path = chance.choice([b"/healthz", b"/v1/version", b"/", b"/metrics", b"/openapi.json", b"/v1/search?k=3"])
-        head = (chance.choice([b"GET ", b"POST ", b"HEAD ", b"PUT "]) + path + b" HTTP/1.1\r\nHost: localhost\r\n"
-                + b"Accept: application/x-npy\r\nContent-Length: 2\r\nAuthorization: Bearer x\r\n\r\n{}")
+        head = (
+            chance.choice([b"GET ", b"POST ", b"HEAD ", b"PUT "])
+            + path
+            + b" HTTP/1.1\r\nHost: localhost\r\n"
+            + b"Accept: application/x-npy\r\nContent-Length: 2\r\nAuthorization: Bearer x\r\n\r\n{}"
+        )
         request = spoilt(head, chance)
         assert not [status for status in sent(server, request) if status >= 500 and status != 501], (number, request)
 

@@ -96,8 +96,7 @@ class Load(threading.Thread):
 
 @pytest.mark.parametrize("switches", [8, pytest.param(100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int,
-                                                                       switches: int) -> None:
+def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int, switches: int) -> None:
     """Published, pruned and rolled back as fast as can be, while four connections ask without a pause."""
     import embsync
 
@@ -172,8 +171,10 @@ def test_a_damaged_map_of_a_kept_version_maps_nothing(root: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with serving(root) as server:
-        for path, asked in (("transform", {"side": "users", "version": 1}),
-                            ("search", {"space": "snapshot", "snapshot_version": 1})):
+        for path, asked in (
+            ("transform", {"side": "users", "version": 1}),
+            ("search", {"space": "snapshot", "snapshot_version": 1}),
+        ):
             answer = server.ask(f"/v1/{path}", {"vectors": [[1] * 6], **asked})
             assert (answer.status, answer.version) == (503, 2)
             assert "transform/users.npy" in answer.plain["where"]
@@ -212,8 +213,9 @@ def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
     """It came before the server listened to signals: exit code 0 all the same."""
     sync(root, night(0, **SIZES), "n0")
     _, _, _, _, _, *arguments = command(root, "--listen", "127.0.0.1:0")
-    done = subprocess.run([sys.executable, "-c", _TOO_EARLY, *arguments], capture_output=True, check=False, timeout=20,
-                          env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", _TOO_EARLY, *arguments], capture_output=True, check=False, timeout=20, env=environment()
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -69,8 +69,10 @@ def taken(server: Server) -> float:
 def request(body: dict[str, Any], path: str = "/v1/search") -> bytes:
     """Return a request as it is sent."""
     plain = json.dumps(body).encode()
-    return (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(plain)}\r\n\r\n").encode() + plain
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(plain)}\r\n\r\n"
+    ).encode() + plain
 
 
 def test_the_product_is_limited(server: Server, users: list[int]) -> None:
@@ -103,11 +105,16 @@ def test_blocks_are_put_together_in_order(server: Server, users: list[int]) -> N
     np.testing.assert_array_equal(effort["id"], array["id"][:130])
 
 
-@pytest.mark.parametrize("body", [
-    b"[" + b"[]," * 1_000_000 + b"[]]", b'{"vectors":[' + b"[]," * 1_000_000 + b"[]]}",
-    b'{"parameters":[' + b'{"a":0},' * 400_000 + b"{}]}", b'{"users":[' + b"1," * 4_000_000 + b"1]}",
-    b'{"users":[' + b'"",' * 3_000_000 + b'""]}',
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"[]," * 1_000_000 + b"[]]",
+        b'{"vectors":[' + b"[]," * 1_000_000 + b"[]]}",
+        b'{"parameters":[' + b'{"a":0},' * 400_000 + b"{}]}",
+        b'{"users":[' + b"1," * 4_000_000 + b"1]}",
+        b'{"users":[' + b'"",' * 3_000_000 + b'""]}',
+    ],
+)
 def test_a_body_that_would_fill_the_memory_is_not_decoded(server: Server, body: bytes) -> None:
     """A few bytes of text are a hundred as objects: refused as too much, or as wrong, and the memory is not taken."""
     before = anonymous_memory(server.process.pid)
@@ -119,10 +126,13 @@ def test_a_body_that_would_fill_the_memory_is_not_decoded(server: Server, body: 
 def test_everything_at_once_stays_within_the_memory(server: Server, users: list[int]) -> None:
     """The largest questions of every kind from 24 clients; small ones are answered meanwhile, and all is given back."""
     before = most = anonymous_memory(server.process.pid)
-    large = [("search", {"users": users, "k": 100}), ("search", {"users": users[:1000], "k": 1000}),
-             ("lookup", {"side": "users", "ids": users}),
-             ("transform", {"side": "users", "vectors": [[0.123456789] * 8] * 10_000}),
-             ("fold_in", {"side": "users", "ids": [[one] for one in range(10_000)], "missing": "mean"})]
+    large = [
+        ("search", {"users": users, "k": 100}),
+        ("search", {"users": users[:1000], "k": 1000}),
+        ("lookup", {"side": "users", "ids": users}),
+        ("transform", {"side": "users", "vectors": [[0.123456789] * 8] * 10_000}),
+        ("fold_in", {"side": "users", "ids": [[one] for one in range(10_000)], "missing": "mean"}),
+    ]
     statuses: list[int] = []
     stop = threading.Event()
 

@@ -58,8 +58,9 @@ def root() -> Iterator[Path]:
 
 def column(page: Page, body: str, place: int) -> list[str]:
     """Return the texts of one column of a table."""
-    found: list[str] = page.value(f"[...document.querySelectorAll('#{body} tr')].map(it => "
-                                  f"it.children[{place}].textContent)")
+    found: list[str] = page.value(
+        f"[...document.querySelectorAll('#{body} tr')].map(it => it.children[{place}].textContent)"
+    )
     return found
 
 
@@ -71,8 +72,10 @@ def point(root: Path, number: int) -> None:
 
 def heading(page: Page, text: str) -> None:
     """Wait until an answer has this heading."""
-    page.until(f"document.getElementById('found').textContent.startsWith({text!r})"
-               " && !document.getElementById('answer').hidden")
+    page.until(
+        f"document.getElementById('found').textContent.startsWith({text!r})"
+        " && !document.getElementById('answer').hidden"
+    )
 
 
 def test_somebody_types_an_id_and_clicks_from_neighbour_to_neighbour(
@@ -131,7 +134,8 @@ def test_it_fits_a_telephone_and_can_be_read_in_the_dark(page: Page, server: Ser
     heading(page, "Neighbours of item book-1070")
     page.value("document.getElementById('proof').open = true")
     assert page.value("document.documentElement.scrollWidth") == 360
-    assert page.value("""(() => {
+    assert (
+        page.value("""(() => {
         const shine = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(part => part / 255)
             .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b + .05; };
@@ -139,7 +143,9 @@ def test_it_fits_a_telephone_and_can_be_read_in_the_dark(page: Page, server: Ser
             if (own !== "rgba(0, 0, 0, 0)") return own; } };
         return Math.min(...[...document.querySelectorAll("h1 span, dt, dd, th, td, label span, a, button, summary")]
             .map(it => [shine(getComputedStyle(it).color), shine(behind(it))])
-            .map(([one, two]) => Math.max(one, two) / Math.min(one, two))); })()""") > 4.5
+            .map(([one, two]) => Math.max(one, two) / Math.min(one, two))); })()""")
+        > 4.5
+    )
 
 
 def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -> None:
@@ -170,8 +176,10 @@ def test_a_token_is_asked_for_and_ids_are_exact(page: Page, root: Path, tmp_path
     with serving(root, "--token-file", str(tmp_path / "token"), ready=True) as server:
         page.open(f"{server.where}/#users/2035")
         page.until("!document.getElementById('token').hidden")
-        for secret, outcome in (("wrong", "document.getElementById('error').textContent === 'This is not the token.'"),
-                                ("sesame", "!document.getElementById('answer').hidden")):
+        for secret, outcome in (
+            ("wrong", "document.getElementById('error').textContent === 'This is not the token.'"),
+            ("sesame", "!document.getElementById('answer').hidden"),
+        ):
             page.click("#secret")
             page.value("secret, document.getElementById('secret').select()")
             page.type(secret)

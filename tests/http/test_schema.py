@@ -20,8 +20,10 @@ import embsync
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 #: A width or an id that only the store knows cannot be described: a request that fits the schema may be refused.
-CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
-          "response_schema_conformance,negative_data_rejection,unsupported_method,ignored_auth")
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "response_schema_conformance,negative_data_rejection,unsupported_method,ignored_auth"
+)
 
 
 def _integers(number: int) -> Night:
@@ -32,8 +34,10 @@ def _strings(number: int) -> Night:
     return night(number, **SIZES).named()
 
 
-@pytest.fixture(scope="module", params=[pytest.param(_integers, id="integers"),
-                                        pytest.param(_strings, id="strings", marks=pytest.mark.fuzz)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(_integers, id="integers"), pytest.param(_strings, id="strings", marks=pytest.mark.fuzz)],
+)
 def root(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Three nights with churn, of either kind of id."""
     with quick_directory() as directory:
@@ -56,10 +60,18 @@ def narrowed(document: dict[str, Any], root: Path) -> dict[str, Any]:
         items, users = (version.side(name).names(np.arange(6)).tolist() for name in ("items", "users"))
         kept, space = {"enum": reader.numbers()}, {"enum": [version.space_id]}
     either = _list({"enum": [*items, *users]})
-    known = {"users": _list({"enum": users}), "items": _list({"enum": items}), "allowed": either, "blocked": either,
-             "vectors": _list({"type": "array", "minItems": 4, "maxItems": 4,
-                               "items": {"type": "number", "minimum": -9, "maximum": 9}}),
-             "space_id": space, "version": kept, "snapshot_version": kept}
+    known = {
+        "users": _list({"enum": users}),
+        "items": _list({"enum": items}),
+        "allowed": either,
+        "blocked": either,
+        "vectors": _list(
+            {"type": "array", "minItems": 4, "maxItems": 4, "items": {"type": "number", "minimum": -9, "maximum": 9}}
+        ),
+        "space_id": space,
+        "version": kept,
+        "snapshot_version": kept,
+    }
     schemas = document["components"]["schemas"]
     for name, ids in (("LookupRequest", either), ("FoldInRequest", _list(either))):
         schemas[name]["properties"]["ids"] = ids
@@ -86,8 +98,25 @@ def _with_one(schema: dict[str, Any], way: str, ways: tuple[str, ...]) -> dict[s
 
 def tried(server: Server, document: Path, examples: int, *more: str) -> str:
     """Run schemathesis; return what it said."""
-    command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", server.where, "--max-examples",
-               str(examples), "--seed", "1", "--phases", "coverage,fuzzing", "--warnings", "off", "--no-color", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        str(document),
+        "--url",
+        server.where,
+        "--max-examples",
+        str(examples),
+        "--seed",
+        "1",
+        "--phases",
+        "coverage,fuzzing",
+        "--warnings",
+        "off",
+        "--no-color",
+        *more,
+    ]
     done = subprocess.run(command, cwd=document.parent, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     return done.stdout

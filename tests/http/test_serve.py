@@ -66,8 +66,9 @@ def test_search_answers_as_the_reader_does(server: Server, version: Version) -> 
     hits = server.ask("/v1/search?k=5", vectors, Accept=NPY)
     assert hits.array["id"].tolist() == ids.tolist()
     np.testing.assert_array_equal(hits.array["score"], scores)
-    assert server.ask("/v1/search", {"items": items, "k": 4}).plain["ids"] == version.search_by_item(
-        items, 4)[0].tolist()
+    assert (
+        server.ask("/v1/search", {"items": items, "k": 4}).plain["ids"] == version.search_by_item(items, 4)[0].tolist()
+    )
     filtered = server.ask("/v1/search", {"users": users, "k": 5, "blocked": ids[0].tolist()})
     assert filtered.plain["ids"] == version.search_by_user(users, 5, blocked=ids[0])[0].tolist()
     raw = night(0, **SIZES).both[1][:3]
@@ -156,8 +157,9 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
         ("nothing", {}, 404, None),
     ],
 )
-def test_what_is_wrong_is_a_clear_answer(server: Server, path: str, body: Any, status: int | None,
-                                         where: str | None) -> None:
+def test_what_is_wrong_is_a_clear_answer(
+    server: Server, path: str, body: Any, status: int | None, where: str | None
+) -> None:
     """A 4xx that names the field, with what was found; the server goes on."""
     answer = server.ask(f"/v1/{path}", body, Content_Type="application/json")
     assert answer.status == status if status else 400 <= answer.status < 500
@@ -184,10 +186,20 @@ def test_a_wrong_field_is_shown_beside_what_was_expected(server: Server, body: A
     assert (plain["where"], plain["found"], plain["expected"]) == said
 
 
-@pytest.mark.parametrize(("accept", "as_array"), [
-    (NPY, True), (f"{NPY};q=0.9", True), (f"{NPY}; charset=binary", True), (f"text/html, {NPY}", True),
-    (f"{NPY}, */*;q=0.1", True), (NPY.upper(), True), ("application/json", False), ("*/*", False), ("text/html", False),
-])
+@pytest.mark.parametrize(
+    ("accept", "as_array"),
+    [
+        (NPY, True),
+        (f"{NPY};q=0.9", True),
+        (f"{NPY}; charset=binary", True),
+        (f"text/html, {NPY}", True),
+        (f"{NPY}, */*;q=0.1", True),
+        (NPY.upper(), True),
+        ("application/json", False),
+        ("*/*", False),
+        ("text/html", False),
+    ],
+)
 def test_an_array_is_answered_to_whoever_names_it(
     server: Server, version: Version, accept: str, as_array: bool
 ) -> None:
@@ -222,11 +234,20 @@ def test_arrays_are_read_without_trust(server: Server) -> None:
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
         return b"\x93NUMPY\x01\x00v\x00" + header.ljust(117).encode() + b"\n"
 
-    for body in (b"", b"\x93NUMPY", b"PK\x03\x04", forged("(1000000000, 1000000)"), forged("(True, 6)") + bytes(24),
-                 forged("(4611686018427387904, 0)"), forged("()") + bytes(4)):
+    for body in (
+        b"",
+        b"\x93NUMPY",
+        b"PK\x03\x04",
+        forged("(1000000000, 1000000)"),
+        forged("(True, 6)") + bytes(24),
+        forged("(4611686018427387904, 0)"),
+        forged("()") + bytes(4),
+    ):
         assert server.ask("/v1/search", body, Content_Type=NPY).status == 400
-    assert server.ask("/v1/search", np.asfortranarray(np.arange(12).reshape(2, 6)), Accept=NPY).body == server.ask(
-        "/v1/search", np.arange(12).reshape(2, 6), Accept=NPY).body
+    assert (
+        server.ask("/v1/search", np.asfortranarray(np.arange(12).reshape(2, 6)), Accept=NPY).body
+        == server.ask("/v1/search", np.arange(12).reshape(2, 6), Accept=NPY).body
+    )
     assert server.ask("/v1/search", good.astype("U3")).status == 400
     assert server.ask("/v1/search", good[:, :5]).status == 422
     assert server.ask("/v1/search", good * np.nan).status == 422
@@ -281,6 +302,7 @@ def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first\n")
     with serving(root, "--token-file", str(file)) as server:
+
         def status(token: str) -> int:
             return server.ask("/v1/version", Authorization=f"Bearer {token}").status
 
@@ -321,8 +343,9 @@ def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Pat
     path = tmp_path / "s"
     with contextlib.ExitStack() as first:
         first.enter_context(serving(root, listen=f"unix:{path}", ready=False))
-        refused = subprocess.run(command(root, "--listen", f"unix:{path}"), capture_output=True, check=False, text=True,
-                                 env=environment())
+        refused = subprocess.run(
+            command(root, "--listen", f"unix:{path}"), capture_output=True, check=False, text=True, env=environment()
+        )
         assert (refused.returncode, "another server listens here" in refused.stderr) == (2, True)
         path.unlink()
         with serving(root, listen=f"unix:{path}", ready=False), socket.socket(socket.AF_UNIX) as client:

@@ -29,16 +29,35 @@ def test_settings_are_the_section_and_the_store() -> None:
 
 @pytest.mark.parametrize(
     ("listen", "host", "port"),
-    [("127.0.0.1:8980", "127.0.0.1", 8980), ("[::1]:0", "::1", 0), ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
-     ("a-host.example:65535", "a-host.example", 65535)],
+    [
+        ("127.0.0.1:8980", "127.0.0.1", 8980),
+        ("[::1]:0", "::1", 0),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
+        ("a-host.example:65535", "a-host.example", 65535),
+    ],
 )
 def test_an_address_is_a_host_and_a_port(listen: str, host: str, port: int) -> None:
     """An IPv6 address stands in brackets."""
     assert address(listen) == (host, port)
 
 
-@pytest.mark.parametrize("listen", ["", "8980", ":8980", "[::1]", "::1:80", "http://127.0.0.1:80", "localhost:http",
-                                    "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1: 80", "127.0.0.1:٣", "a b:80"])
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "",
+        "8980",
+        ":8980",
+        "[::1]",
+        "::1:80",
+        "http://127.0.0.1:80",
+        "localhost:http",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "127.0.0.1: 80",
+        "127.0.0.1:٣",
+        "a b:80",
+    ],
+)
 def test_what_is_no_address_is_refused(listen: str) -> None:
     """And shown as it was given, quotes and all."""
     with pytest.raises(UsageError, match="not an address to listen on; found '"):
@@ -47,19 +66,34 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "own"),
-    [("localhost", True), ("LocalHost:8980", True), ("127.0.0.1:1", True), ("127.8.8.8", True), ("[::1]:80", True),
-     ("evil.example", False), ("localhost.evil.example", False), ("evil.example:80:80", False),
-     ("evil.example:", False), ("evil.example/", False), ("localhost/healthz?", False),
-     ("evil.example@localhost", False), ("[::1", False), ("[2001:db8::1]", False),
-     ("0.0.0.0", False), ("ü", False), ("", False)],
+    [
+        ("localhost", True),
+        ("LocalHost:8980", True),
+        ("127.0.0.1:1", True),
+        ("127.8.8.8", True),
+        ("[::1]:80", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("evil.example:80:80", False),
+        ("evil.example:", False),
+        ("evil.example/", False),
+        ("localhost/healthz?", False),
+        ("evil.example@localhost", False),
+        ("[::1", False),
+        ("[2001:db8::1]", False),
+        ("0.0.0.0", False),
+        ("ü", False),
+        ("", False),
+    ],
 )
 def test_only_names_of_this_machine_are_taken_for_it(host: str, own: bool) -> None:
     """What cannot be understood is not taken for this machine."""
     assert names_this_machine(host) is own
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80",
-                                    "[::ffff:192.0.2.1]:80"])
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80", "[::ffff:192.0.2.1]:80"]
+)
 def test_beyond_this_machine_a_token_is_needed(listen: str, tmp_path: Path) -> None:
     """Whatever the family; with one it may listen."""
     with pytest.raises(UsageError, match="without a token"):
@@ -95,9 +129,7 @@ def test_what_is_no_file_holds_no_token(tmp_path: Path) -> None:
             require_servable(settings(token_file=str(tmp_path / name)))
 
 
-def test_a_token_that_everybody_can_read_is_pointed_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_token_that_everybody_can_read_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A secret mounted by others may have to be so: said, not refused."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
@@ -115,16 +147,29 @@ def test_a_token_that_everybody_can_read_is_pointed_out(
 def test_a_socket_needs_a_place(tmp_path: Path) -> None:
     """A path that is not too long, in a directory that is there, where nothing else is."""
     (tmp_path / "file").touch()
-    for path, message in ((tmp_path / ("x" * 200), "too long for a socket's path"), (tmp_path / "file", "a file"),
-                          (tmp_path, "a directory"), (tmp_path / "no/s.sock", "no such directory")):
+    for path, message in (
+        (tmp_path / ("x" * 200), "too long for a socket's path"),
+        (tmp_path / "file", "a file"),
+        (tmp_path, "a directory"),
+        (tmp_path / "no/s.sock", "no such directory"),
+    ):
         with pytest.raises(UsageError, match=message):
             require_servable(settings(listen=f"unix:{path}"))
     require_servable(settings(listen=f"unix:{tmp_path}/s.sock"))
 
 
-@pytest.mark.parametrize("options", [["--listen", "unix:"], ["--listen", "nowhere"], ["--token-file", "/nonexistent"],
-                                     ["--max-k", "0"], ["--max-body", "much"], ["--workers", "0"],
-                                     ["--max-seconds", "nan"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--listen", "unix:"],
+        ["--listen", "nowhere"],
+        ["--token-file", "/nonexistent"],
+        ["--max-k", "0"],
+        ["--max-body", "much"],
+        ["--workers", "0"],
+        ["--max-seconds", "nan"],
+    ],
+)
 def test_each_is_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line, before anything listens."""
     assert run(["serve", *options]) == 2

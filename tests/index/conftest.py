@@ -128,8 +128,10 @@ def index_of() -> Callable[..., Built]:
 @pytest.fixture
 def same() -> Callable[..., tuple[Side, np.ndarray]]:
     """A night in which nothing happens."""
+
     def pass_night(side: Side) -> tuple[Side, np.ndarray]:
         row_map = np.full(side.ids.size, -1, np.int64)
         row_map[side.live] = side.live
         return replace(side), row_map
+
     return pass_night

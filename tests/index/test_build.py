@@ -15,9 +15,25 @@ from embsync.index.live import live_vectors
 from embsync.index.truth import exact_neighbours
 
 COMPOSITES = [
-    "Flat", "HNSW32", "HNSW32_SQ8", "HNSW32_SQfp16", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF64_HNSW32,Flat",
-    "OPQ4_8,IVF8,PQ4x4", "PCA8,Flat", "PCA8,HNSW16,RFlat", "Flat,RFlat", "IVF16,PQ4x4,RFlat", "IDMap,Flat",
-    "IDMap2,HNSW16", "SQ8", "L2norm,Flat", "IVF16,PQ8x4fs", "NSG16",
+    "Flat",
+    "HNSW32",
+    "HNSW32_SQ8",
+    "HNSW32_SQfp16",
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "IVF16,PQ8x4",
+    "IVF64_HNSW32,Flat",
+    "OPQ4_8,IVF8,PQ4x4",
+    "PCA8,Flat",
+    "PCA8,HNSW16,RFlat",
+    "Flat,RFlat",
+    "IVF16,PQ4x4,RFlat",
+    "IDMap,Flat",
+    "IDMap2,HNSW16",
+    "SQ8",
+    "L2norm,Flat",
+    "IVF16,PQ8x4fs",
+    "NSG16",
 ]
 
 
@@ -47,9 +63,11 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, metric)
     built = index_of(side, config)
     truth = exact_neighbours(live_vectors(side.vectors, side.live, metric), side.queries, 10, metric)
     searcher = Searcher(built.index, built.labels, metric, built.report.search)
+
     def recall(search):
         rows, _ = searcher.search(side.queries, 10, search)
         return np.mean([np.isin(a, b).mean() for a, b in zip(rows, truth, strict=True)])
+
     assert recall(built.report.search) == pytest.approx(built.report.recall_at_10, abs=1e-9)
     assert built.report.recall_at_10 >= 0.95
     for name, least in (("efSearch", 10), ("nprobe", 1)):
@@ -118,9 +136,11 @@ def test_an_error_of_the_writer_comes_back(side, index_of):
     """A full disk stops the writing at once, with the writer's own error."""
     built = index_of(side, IndexConfig(factory="Flat"))
     calls = []
+
     def full(chunk):
         calls.append(len(chunk))
         raise OSError(28, "No space left on device")
+
     with pytest.raises(OSError, match="No space left"):
         built.write(full)
     assert len(calls) == 1
@@ -137,11 +157,27 @@ def test_writing_is_streamed(make, index_of):
 
 @pytest.mark.parametrize(
     ("factory", "metric", "width"),
-    [("Bogus", "l2", 16), ("", "l2", 16), ("IVF16,PQ5", "l2", 16), ("HNSW32_PQ4", "inner_product", 16),
-     ("LSH", "l2", 16), ("PCA64,Flat", "l2", 16), ("IVF,Flat", "l2", 16), ("Flat,Bogus", "cosine", 16),
-     ("ITQ16,LSHt", "inner_product", 16), ("NSG0", "l2", 16), ("HNSW0", "l2", 16), ("HNSW1", "l2", 16),
-     ("IVF0,Flat", "l2", 16), ("IVF16_HNSW0,Flat", "l2", 16), ("PCA0,Flat", "l2", 16), ("OPQ5,Flat", "l2", 16),
-     ("IDMap,IDMap,Flat", "l2", 16), ("PCA8,IDMap,Flat", "l2", 16), ("MinMaxFP16,Flat", "l2", 16)],
+    [
+        ("Bogus", "l2", 16),
+        ("", "l2", 16),
+        ("IVF16,PQ5", "l2", 16),
+        ("HNSW32_PQ4", "inner_product", 16),
+        ("LSH", "l2", 16),
+        ("PCA64,Flat", "l2", 16),
+        ("IVF,Flat", "l2", 16),
+        ("Flat,Bogus", "cosine", 16),
+        ("ITQ16,LSHt", "inner_product", 16),
+        ("NSG0", "l2", 16),
+        ("HNSW0", "l2", 16),
+        ("HNSW1", "l2", 16),
+        ("IVF0,Flat", "l2", 16),
+        ("IVF16_HNSW0,Flat", "l2", 16),
+        ("PCA0,Flat", "l2", 16),
+        ("OPQ5,Flat", "l2", 16),
+        ("IDMap,IDMap,Flat", "l2", 16),
+        ("PCA8,IDMap,Flat", "l2", 16),
+        ("MinMaxFP16,Flat", "l2", 16),
+    ],
 )
 def test_rejected_factory_strings(factory, metric, width):
     """A string FAISS rejects, or whose index cannot serve the metric, is a configuration error before any work."""
@@ -154,9 +190,23 @@ def test_rejected_factory_strings(factory, metric, width):
 
 @pytest.mark.parametrize(
     ("factory", "least"),
-    [("Flat", 1), ("HNSW32", 1), ("SQ8", 1), ("IVF300,Flat", 300), ("IVF16,PQ4", 256), ("PQ4x4fs", 16),
-     ("HNSW8_PQ4x5", 32), ("PCA8,IVF300,PQ4x4", 300), ("OPQ4,PQ4x4", 256), ("Flat,Refine(PQ4x5)", 32),
-     ("IVF16,RQ2x6", 64), ("PRQ2x2x4", 16), ("IMI2x4,Flat", 16), ("NSG16", 256), ("NSG150", 300)],
+    [
+        ("Flat", 1),
+        ("HNSW32", 1),
+        ("SQ8", 1),
+        ("IVF300,Flat", 300),
+        ("IVF16,PQ4", 256),
+        ("PQ4x4fs", 16),
+        ("HNSW8_PQ4x5", 32),
+        ("PCA8,IVF300,PQ4x4", 300),
+        ("OPQ4,PQ4x4", 256),
+        ("Flat,Refine(PQ4x5)", 32),
+        ("IVF16,RQ2x6", 64),
+        ("PRQ2x2x4", 16),
+        ("IMI2x4,Flat", 16),
+        ("NSG16", 256),
+        ("NSG150", 300),
+    ],
 )
 def test_the_least_rows_are_known_without_training(make, index_of, factory, least):
     """The rows a factory needs at least are enough to build it, and one fewer is refused before any work."""
@@ -207,8 +257,18 @@ def test_the_report_is_the_manifests_object(side, index_of):
     built = index_of(side, IndexConfig(factory="HNSW16"))
     assert isinstance(built, Built)
     plain = msgspec.to_builtins(built.report)
-    assert list(plain)[:10] == ["factory", "metric", "action", "reason", "recall_at_10", "target_recall", "search",
-                                "labels", "dead", "faiss"]
+    assert list(plain)[:10] == [
+        "factory",
+        "metric",
+        "action",
+        "reason",
+        "recall_at_10",
+        "target_recall",
+        "search",
+        "labels",
+        "dead",
+        "faiss",
+    ]
     assert plain["build"] == {"efConstruction": 80, "keep_max_size_level0": 1}
     assert msgspec.convert(plain, IndexReport) == built.report
     old = {key: plain[key] for key in list(plain)[:10]}

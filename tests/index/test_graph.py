@@ -120,8 +120,9 @@ def test_ten_real_nights():
     with faiss_threads(1):
         for day in (1, 2, 3, 4, 5, 4, 3, 2, 1, 2, 3):
             night = read_day(day)
-            stable = embsync.stabilize(night.items, night.users, item_ids=night.item_ids, user_ids=night.user_ids,
-                                       anchors=anchors)
+            stable = embsync.stabilize(
+                night.items, night.users, item_ids=night.item_ids, user_ids=night.user_ids, anchors=anchors
+            )
             anchors = stable.anchors
             live = live_vectors(np.array(stable.items), np.arange(len(night.items)), "inner_product")
             if index is None:

@@ -15,8 +15,19 @@ from embsync.index.live import live_vectors
 from embsync.index.truth import exact_neighbours
 
 ROTATABLE = [
-    "Flat", "HNSW32", "HNSW32_SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF32_HNSW32,Flat",
-    "PCA12,HNSW16,RFlat", "Flat,RFlat", "IDMap,Flat", "IDMap2,HNSW16", "OPQ4_16,IVF8,PQ4x4,RFlat", "SQ8",
+    "Flat",
+    "HNSW32",
+    "HNSW32_SQ8",
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "IVF16,PQ8x4",
+    "IVF32_HNSW32,Flat",
+    "PCA12,HNSW16,RFlat",
+    "Flat,RFlat",
+    "IDMap,Flat",
+    "IDMap2,HNSW16",
+    "OPQ4_16,IVF8,PQ4x4,RFlat",
+    "SQ8",
 ]
 LAX = {"target_recall": 0.5, "max_search_cost_growth": 100.0}
 
@@ -88,10 +99,12 @@ def test_ids_leave_and_come_back(side, night, index_of, shelf, factory):
     config = IndexConfig(factory=factory, metric="l2", **LAX)
     built = index_of(side, config)
     away = side.ids[side.live[:5]]
+
     def self_search(side, built, ids):
         searcher = Searcher(built.index, built.labels, "l2", built.report.search)
         rows = np.searchsorted(side.ids, ids)
         return rows, searcher.search(side.vectors[rows], 1, {n: 200 for n in built.report.search if n == "efSearch"})[0]
+
     row_map = np.full(side.ids.size, -1, np.int64)
     absent = replace(side, live=side.live[5:])
     row_map[absent.live] = absent.live
@@ -134,8 +147,11 @@ def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
     assert "dead" in rebuilt.report.reason
     assert rebuilt.report.dead == 0
     np.testing.assert_array_equal(rebuilt.labels, side.live)
-    kept = index_of(side, IndexConfig(factory="HNSW16", compact_dead_fraction=0.1, refresh="rotate", **LAX),
-                    shelf.parent(built, row_map))
+    kept = index_of(
+        side,
+        IndexConfig(factory="HNSW16", compact_dead_fraction=0.1, refresh="rotate", **LAX),
+        shelf.parent(built, row_map),
+    )
     assert kept.report.action == "rotated"
 
 
@@ -264,9 +280,11 @@ def test_a_well_hashed_file_that_is_no_index(side, same, index_of, shelf):
 
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
-    [(IndexConfig(factory="Flat"), IndexConfig(factory="HNSW16"), "factory changed from Flat to HNSW16"),
-     (IndexConfig(factory="Flat"), IndexConfig(factory="Flat", metric="l2"), "metric changed"),
-     (IndexConfig(factory="NSG16"), IndexConfig(factory="NSG16"), "IndexNSGFlat cannot be rotated")],
+    [
+        (IndexConfig(factory="Flat"), IndexConfig(factory="HNSW16"), "factory changed from Flat to HNSW16"),
+        (IndexConfig(factory="Flat"), IndexConfig(factory="Flat", metric="l2"), "metric changed"),
+        (IndexConfig(factory="NSG16"), IndexConfig(factory="NSG16"), "IndexNSGFlat cannot be rotated"),
+    ],
 )
 def test_what_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
     """Another factory, another metric, an index that cannot move: rebuilt, and the report says why."""

@@ -51,9 +51,14 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    metric=st.sampled_from(["inner_product", "l2"]), k=st.integers(1, 40), queries=st.integers(1, 30),
-    seed=st.integers(0, 2**16), values=st.integers(1, 3), rows=st.integers(1, 300),
-    factory=st.sampled_from(["Flat", "IDMap,Flat"]), filtered=st.booleans(),
+    metric=st.sampled_from(["inner_product", "l2"]),
+    k=st.integers(1, 40),
+    queries=st.integers(1, 30),
+    seed=st.integers(0, 2**16),
+    values=st.integers(1, 3),
+    rows=st.integers(1, 300),
+    factory=st.sampled_from(["Flat", "IDMap,Flat"]),
+    filtered=st.booleans(),
 )
 def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory, filtered):
     """With whole numbers, where scores tie all the time, results are those of brute force, row by row."""
@@ -109,9 +114,11 @@ def test_parameters_override_the_manifest(side, index_of):
     built = index_of(side, IndexConfig(factory="HNSW8", target_recall=0.5))
     searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
     exact, _ = brute_force(side.vectors, side.live, side.queries, 10, "inner_product")
+
     def found(parameters):
         rows, _ = searcher.search(side.queries, 10, parameters)
         return sum(np.isin(a, b).sum() for a, b in zip(rows, exact, strict=True))
+
     assert found({"efSearch": 400}) >= found({"efSearch": 10})
     with pytest.raises(UsageError, match="efSearch"):
         searcher.search(side.queries, 10, {"nprobe": 3})

@@ -88,6 +88,7 @@ def _column(column: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
         made = rows.copy()
         made[:, column] = change(rows[:, column])
         return made
+
     return changed
 
 
@@ -95,6 +96,7 @@ def _some(share: float, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def changed(rows: Any) -> Any:
         chosen = np.random.default_rng(3).permutation(len(rows)) < round(share * len(rows))
         return np.where(chosen[:, None], change(rows), rows)
+
     return changed
 
 
@@ -121,45 +123,115 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
     ("live_users", "refuse", lambda: _only(night(1, churn=0.0), users=75), {}),
     ("common", "warn", lambda: _new_items(100), {}),
     ("common", "refuse", lambda: _new_items(15), {}),
-    *((f"{name}_{side}", outcome, lambda noise=noise: night(1, noise=noise, churn=0.0), {})
-      for name, noises in NOISY.items() for outcome, noise in noises.items() for side in ("items", "users")),
-    *((f"share_below_half_{side}", "warn", lambda side=side: _wrong(night(1), side, 0.08), {})
-      for side in ("items", "users")),
-    *((f"lost_{side}", outcome, lambda side=side, share=share: _wrong(night(1), side, share), {})
-      for side, outcome, share in (("items", "warn", 0.02), ("items", "refuse", 0.05), ("users", "warn", 0.08),
-                                   ("users", "refuse", 0.15))),
-    *((f"coverage_{side}", outcome, lambda side=side, share=share: _renamed(night(1, churn=0.0), side, share), {})
-      for outcome, share in (("warn", 0.6), ("refuse", 0.75)) for side in ("items", "users")),
-    *((f"zero_rows_{side}", outcome, lambda side=side, share=share: _changed(
-        night(1), side, _some(share, np.zeros_like)), {})
-      for outcome, share in (("warn", 0.008), ("refuse", 0.02)) for side in ("items", "users")),
-    *((f"saturation_{side}", outcome, lambda side=side, to=to: _changed(
-        night(1), side, lambda rows: np.clip(rows, -to, to)), {})
-      for outcome, to in (("warn", 2.9), ("refuse", 2.2)) for side in ("items", "users")),
-    *((f"zero_values_{side}", outcome, lambda side=side, below=below: _changed(
-        night(1), side, lambda rows: np.where(np.abs(rows) < below, 0.0, rows)), {})
-      for outcome, below in (("warn", 0.15), ("refuse", 0.5)) for side in ("items", "users")),
-    *((f"magnitude_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
-      for outcome, by in (("warn", 1e-10), ("refuse", 1e-14)) for side in ("items", "users")),
+    *(
+        (f"{name}_{side}", outcome, lambda noise=noise: night(1, noise=noise, churn=0.0), {})
+        for name, noises in NOISY.items()
+        for outcome, noise in noises.items()
+        for side in ("items", "users")
+    ),
+    *(
+        (f"share_below_half_{side}", "warn", lambda side=side: _wrong(night(1), side, 0.08), {})
+        for side in ("items", "users")
+    ),
+    *(
+        (f"lost_{side}", outcome, lambda side=side, share=share: _wrong(night(1), side, share), {})
+        for side, outcome, share in (
+            ("items", "warn", 0.02),
+            ("items", "refuse", 0.05),
+            ("users", "warn", 0.08),
+            ("users", "refuse", 0.15),
+        )
+    ),
+    *(
+        (f"coverage_{side}", outcome, lambda side=side, share=share: _renamed(night(1, churn=0.0), side, share), {})
+        for outcome, share in (("warn", 0.6), ("refuse", 0.75))
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"zero_rows_{side}",
+            outcome,
+            lambda side=side, share=share: _changed(night(1), side, _some(share, np.zeros_like)),
+            {},
+        )
+        for outcome, share in (("warn", 0.008), ("refuse", 0.02))
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"saturation_{side}",
+            outcome,
+            lambda side=side, to=to: _changed(night(1), side, lambda rows: np.clip(rows, -to, to)),
+            {},
+        )
+        for outcome, to in (("warn", 2.9), ("refuse", 2.2))
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"zero_values_{side}",
+            outcome,
+            lambda side=side, below=below: _changed(
+                night(1), side, lambda rows: np.where(np.abs(rows) < below, 0.0, rows)
+            ),
+            {},
+        )
+        for outcome, below in (("warn", 0.15), ("refuse", 0.5))
+        for side in ("items", "users")
+    ),
+    *(
+        (f"magnitude_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
+        for outcome, by in (("warn", 1e-10), ("refuse", 1e-14))
+        for side in ("items", "users")
+    ),
     # The side with less energy along the flipped axis is the one that shows it, whichever was flipped.
-    *((f"axis_agreement_{side}", outcome, lambda column=column: _changed(
-        night(1), "items", _column(column, np.negative)), {f"checks__axis_agreement_{side}__refuse": refuse})
-      for side, column in (("items", 7), ("users", 3))
-      for outcome, refuse in (("refuse", -0.15), ("warn", -1.0))),
-    *((f"column_fit_{side}", outcome, lambda side=side: _changed(night(1), side, _column(
-        3, np.random.default_rng(6).permutation)), {f"checks__column_fit_{side}__refuse": refuse})
-      for side in ("items", "users") for outcome, refuse in (("refuse", 0.05), ("warn", -1.0))),
-    *((f"column_scale_{side}", "warn", lambda side=side: _changed(
-        night(1), side, _column(3, lambda column: column * np.float32(10))), {}) for side in ("items", "users")),
-    *((f"norm_outliers_{side}", outcome, lambda side=side, share=share: _changed(
-        night(1), side, _some(share, lambda rows: rows * np.float32(5))), {})
-      for outcome, share in (("warn", 0.02), ("refuse", 0.08)) for side in ("items", "users")),
+    *(
+        (
+            f"axis_agreement_{side}",
+            outcome,
+            lambda column=column: _changed(night(1), "items", _column(column, np.negative)),
+            {f"checks__axis_agreement_{side}__refuse": refuse},
+        )
+        for side, column in (("items", 7), ("users", 3))
+        for outcome, refuse in (("refuse", -0.15), ("warn", -1.0))
+    ),
+    *(
+        (
+            f"column_fit_{side}",
+            outcome,
+            lambda side=side: _changed(night(1), side, _column(3, np.random.default_rng(6).permutation)),
+            {f"checks__column_fit_{side}__refuse": refuse},
+        )
+        for side in ("items", "users")
+        for outcome, refuse in (("refuse", 0.05), ("warn", -1.0))
+    ),
+    *(
+        (
+            f"column_scale_{side}",
+            "warn",
+            lambda side=side: _changed(night(1), side, _column(3, lambda column: column * np.float32(10))),
+            {},
+        )
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"norm_outliers_{side}",
+            outcome,
+            lambda side=side, share=share: _changed(night(1), side, _some(share, lambda rows: rows * np.float32(5))),
+            {},
+        )
+        for outcome, share in (("warn", 0.02), ("refuse", 0.08))
+        for side in ("items", "users")
+    ),
     *((f"unchanged_{side}", "warn", lambda side=side: _untouched(side, 0.2), {}) for side in ("items", "users")),
     ("rotation_disagreement", "refuse", _mixed, {}),
     ("rotation_disagreement", "warn", lambda: night(1, noise=3.0, churn=0.0), {}),
-    *((f"norm_ratio_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
-      for outcome, by in (("warn", 2.4), ("warn", 0.4), ("refuse", 3.5), ("refuse", 0.3))
-      for side in ("items", "users")),
+    *(
+        (f"norm_ratio_{side}", outcome, lambda by=by: night(1).with_vectors(lambda rows: rows * np.float32(by)), {})
+        for outcome, by in (("warn", 2.4), ("warn", 0.4), ("refuse", 3.5), ("refuse", 0.3))
+        for side in ("items", "users")
+    ),
     ("same_snapshot", "warn", lambda: night(0), {}),
     ("rank", "warn", lambda: _unzipped(night(1), 7), {}),
     ("rank", "refuse", lambda: replace(night(1), users=np.zeros((160, 8), np.float32)), {}),
@@ -172,8 +244,14 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
     ("rows_items", "refuse", lambda: _only(night(1), items=7), {}),
     ("rows_users", "warn", lambda: _only(night(1), users=30), {}),
     ("rows_users", "refuse", lambda: _only(night(1), users=7), {}),
-    ("finite", "warn", lambda: night(1).with_vectors(lambda rows: np.where(np.arange(len(rows))[:, None], rows, 0.0)
-                                                     .astype(np.float32)), {}),
+    (
+        "finite",
+        "warn",
+        lambda: night(1).with_vectors(
+            lambda rows: np.where(np.arange(len(rows))[:, None], rows, 0.0).astype(np.float32)
+        ),
+        {},
+    ),
 ]
 
 
@@ -193,9 +271,16 @@ def test_a_check_warns_and_refuses(
 def test_every_check_is_shown() -> None:
     """No check of the table goes without a case of each outcome it can have."""
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
-    only_one = {"same_snapshot": "warn", "truncation_loss": "refuse",
-                "share_below_half_items": "warn", "share_below_half_users": "warn", "unchanged_items": "warn",
-                "unchanged_users": "warn", "column_scale_items": "warn", "column_scale_users": "warn"}
+    only_one = {
+        "same_snapshot": "warn",
+        "truncation_loss": "refuse",
+        "share_below_half_items": "warn",
+        "share_below_half_users": "warn",
+        "unchanged_items": "warn",
+        "unchanged_users": "warn",
+        "column_scale_items": "warn",
+        "column_scale_users": "warn",
+    }
     for name in DEFAULT_LIMITS:
         for outcome in ("warn", "refuse"):
             assert (name, outcome) in shown or only_one.get(name, outcome) != outcome, (name, outcome)
@@ -212,8 +297,11 @@ def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
     """Only what the snapshot itself lets be judged."""
     with quick_directory() as directory:
         found = _checks(directory / "S", night(0))
-    alone = {f"{name}_{side}" for name in ("rows", "zero_rows", "saturation", "zero_values", "magnitude")
-             for side in ("items", "users")}
+    alone = {
+        f"{name}_{side}"
+        for name in ("rows", "zero_rows", "saturation", "zero_values", "magnitude")
+        for side in ("items", "users")
+    }
     assert set(found) == {"finite", "unique_ids", "widths", "score_error", "truncation_loss", "rank", "recall", *alone}
 
 
@@ -224,8 +312,16 @@ def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
         sync(directory / "S", _only(night(0, churn=0.0), users=31), "n0")
         found = _checks(directory / "S", _only(night(1, churn=0.0), users=31))
     assert "refuse" not in {record.outcome for record in found.values()}
-    for name in ("cosine_users", "cosine_margin_users", "share_below_half_users", "lost_users", "axis_agreement_users",
-                 "column_fit_users", "column_scale_users", "rotation_disagreement"):
+    for name in (
+        "cosine_users",
+        "cosine_margin_users",
+        "share_below_half_users",
+        "lost_users",
+        "axis_agreement_users",
+        "column_fit_users",
+        "column_scale_users",
+        "rotation_disagreement",
+    ):
         assert (found[name].value, found[name].outcome) == (None, "warn"), name
     assert found["cosine_items"].outcome == "pass"
 
@@ -253,9 +349,12 @@ def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) 
 
 def test_cohorts_in_turn_are_known_again(root: Path) -> None:
     """Users who are carried count as known: one half trains on even nights, the other on odd ones."""
-    halves = [replace(made, users=made.users[kept], user_ids=made.user_ids[kept])  # type: ignore[index]
-              for made, kept in ((night(number, churn=0.0), night(number, churn=0.0).user_ids % 2 == number % 2)
-                                 for number in range(4))]
+    halves = [
+        replace(made, users=made.users[kept], user_ids=made.user_ids[kept])  # type: ignore[index]
+        for made, kept in (
+            (night(number, churn=0.0), night(number, churn=0.0).user_ids % 2 == number % 2) for number in range(4)
+        )
+    ]
     del root
     with quick_directory() as directory:
         sync(directory / "S", halves[0], "n0")
@@ -278,13 +377,15 @@ def test_as_many_zero_rows_as_the_night_before_only_warn(root: Path) -> None:
 @pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
 def test_what_cannot_be_measured_is_never_passed(root: Path, by: float) -> None:
     """Underflow leaves cosines and norms without a value: those checks refuse, and the file says null."""
-    refused = {name for name, record in _checks(
-        root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32))).items() if record.outcome == "refuse"}
+    refused = {
+        name
+        for name, record in _checks(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32))).items()
+        if record.outcome == "refuse"
+    }
     assert {"magnitude_items", "magnitude_users"} <= refused
     accepted = tuple(sorted(refused))
     with pytest.raises(CheckRefusedError) as raised:
-        sync(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32)), "again",
-             accepted=accepted)
+        sync(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32)), "again", accepted=accepted)
     unmeasured = {record.name: record.outcome for record in raised.value.records if record.value is None}
     assert all(outcome == "refuse" or DEFAULT_LIMITS[name][1] is None for name, outcome in unmeasured.items())
 
@@ -294,8 +395,13 @@ def test_a_truncation_that_was_allowed_is_published(root: Path) -> None:
     made = night(1)
     assert made.users is not None
     random = np.random.default_rng(5)
-    wide = replace(made, **{name: np.column_stack([rows, 0.3 * random.standard_normal(len(rows))]).astype(np.float32)
-                            for name, rows in (("items", made.items), ("users", made.users))})
+    wide = replace(
+        made,
+        **{
+            name: np.column_stack([rows, 0.3 * random.standard_normal(len(rows))]).astype(np.float32)
+            for name, rows in (("items", made.items), ("users", made.users))
+        },
+    )
     manifest = sync(root, wide, "wide", configured(space__max_truncation_loss=0.1))
     assert 0 < manifest.alignment.truncation_loss < 0.1
     assert manifest.preservation.score_error == pytest.approx(manifest.alignment.truncation_loss, rel=1e-3)

@@ -143,10 +143,12 @@ def test_dead_labels_lead_to_nobody(world: World) -> None:
     ids, _ = world.version.search(world.version.items.lookup(gone, "mean"), 240, parameters={"efSearch": 400})
     assert set(ids.ravel().tolist()) == set(NIGHTS[3].item_ids.tolist())
     found, _ = world.version.search(world.version.users.lookup(NIGHTS[3].user_ids), 10)  # type: ignore[union-attr, arg-type]
-    exact = _top(*(array for array in (_by_id(NIGHTS[3], "users", NIGHTS[3].user_ids), NIGHTS[3].items)),
-                 NIGHTS[3].item_ids)
+    exact = _top(
+        *(array for array in (_by_id(NIGHTS[3], "users", NIGHTS[3].user_ids), NIGHTS[3].items)), NIGHTS[3].item_ids
+    )
     assert world.manifest.index.recall_at_10 == pytest.approx(
-        _shared(exact, [set(row.tolist()) for row in found]), abs=0.01)
+        _shared(exact, [set(row.tolist()) for row in found]), abs=0.01
+    )
 
 
 def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> None:
@@ -200,12 +202,17 @@ def test_anchors_are_as_many_as_configured(root: Path) -> None:
         assert 30 < fit.common <= 50
 
 
-@pytest.mark.parametrize(("options", "share"), [
-    ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.3}, 0.3),
-    ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.8}, 0.8),
-    ({"space__anchors__policy": "previous"}, 1.0), ({"space__anchors__policy": "first"}, 0.0),
-    ({"space__anchors__slow_weight": 0.2}, 0.2), ({"space__anchors__slow_weight": 0.6}, 0.6),
-])
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.3}, 0.3),
+        ({"space__anchors__policy": "moving_average", "space__anchors__weight": 0.8}, 0.8),
+        ({"space__anchors__policy": "previous"}, 1.0),
+        ({"space__anchors__policy": "first"}, 0.0),
+        ({"space__anchors__slow_weight": 0.2}, 0.2),
+        ({"space__anchors__slow_weight": 0.6}, 0.6),
+    ],
+)
 def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, object], share: float) -> None:
     """``space.anchors.weight`` of the new vector and the rest of the old anchor, for ids that are live; others rest."""
     config = configured(**options)
@@ -230,8 +237,15 @@ def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, obj
 def test_the_reference_is_the_configured_mixture_of_last_night_and_long_ago(root: Path) -> None:
     """``space.anchors.parent_share``: all of it is the policy ``previous``, none of it a moving average."""
     found = []
-    for number, options in enumerate(({"policy": "previous"}, {"parent_share": 1.0}, {"parent_share": 0.0},
-                                      {"policy": "moving_average", "weight": 0.2}, {"parent_share": 0.5})):
+    for number, options in enumerate(
+        (
+            {"policy": "previous"},
+            {"parent_share": 1.0},
+            {"parent_share": 0.0},
+            {"policy": "moving_average", "weight": 0.2},
+            {"parent_share": 0.5},
+        )
+    ):
         place = root.parent / f"S{number}"
         chosen = {f"space__anchors__{name}": value for name, value in {"slow_weight": 0.2, **options}.items()}
         for made in range(4):
@@ -357,13 +371,17 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-@pytest.mark.parametrize(("made", "options"), [
-    (night(0, items=20_000, users=500, width=16), {"index__factory": "Flat"}),
-    (night(0, items=500, users=20_000, width=16), {"index__factory": "Flat"}),
-    (night(0, items=9_000, users=9_000, width=8), {"index__factory": "HNSW8"}),
-    (night(0, items=9_000, users=9_000, width=4).named(), {"index__factory": "Flat"}),
-    (night(0, items=9_000, users=9_000, width=4), {"index__factory": "Flat", "space__dimension": 60}),
-], ids=["items", "users", "graph", "long ids", "wide space"])
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        (night(0, items=20_000, users=500, width=16), {"index__factory": "Flat"}),
+        (night(0, items=500, users=20_000, width=16), {"index__factory": "Flat"}),
+        (night(0, items=9_000, users=9_000, width=8), {"index__factory": "HNSW8"}),
+        (night(0, items=9_000, users=9_000, width=4).named(), {"index__factory": "Flat"}),
+        (night(0, items=9_000, users=9_000, width=4), {"index__factory": "Flat", "space__dimension": 60}),
+    ],
+    ids=["items", "users", "graph", "long ids", "wide space"],
+)
 def test_the_estimate_is_no_less_than_a_version_takes(
     root: Path, needed: list[int], made: Night, options: dict[str, object]
 ) -> None:
@@ -377,8 +395,13 @@ def test_the_estimate_is_no_less_than_a_version_takes(
 @pytest.mark.parametrize("options", [{"index__refresh": "rotate"}, {"index__compact_dead_fraction": 0.8}])
 def test_the_estimate_covers_dead_labels(root: Path, needed: list[int], options: dict[str, object]) -> None:
     """As many as the configuration lets a graph keep: they take the room of living ones."""
-    config = configured(index__factory="HNSW16", index__target_recall=0.3, index__max_search_cost_growth=100.0,
-                        store__carry_forward_versions=0, **options)
+    config = configured(
+        index__factory="HNSW16",
+        index__target_recall=0.3,
+        index__max_search_cost_growth=100.0,
+        store__carry_forward_versions=0,
+        **options,
+    )
     for number in range(4):
         manifest = sync(root, night(number, items=3000, users=60, width=4, churn=0.45), f"n{number}", config)
         assert _bytes(manifest) <= needed[-1]
@@ -389,11 +412,10 @@ def _half(made: Night) -> Night:
     """Return a night with every other row, so that as many are carried."""
     assert made.users is not None
     assert made.user_ids is not None
-    return replace(made, items=made.items[::2], item_ids=made.item_ids[::2], users=made.users[::2],
-                   user_ids=made.user_ids[::2])
+    return replace(
+        made, items=made.items[::2], item_ids=made.item_ids[::2], users=made.users[::2], user_ids=made.user_ids[::2]
+    )
 
 
 def _bytes(manifest: Manifest) -> int:
     return sum(entry.bytes for entry in manifest.files)
-
-

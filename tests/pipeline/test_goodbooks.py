@@ -31,8 +31,12 @@ SIDES = {
     5: ((-0.0257, 0.8568, 1.4300, 0.4939), (0.2445, 0.8874, 1.2113, 0.4714)),
 }
 #: Overlap of the model, of a stale user stabilized, and raw; items and users common to both days.
-OVERLAPS = {2: (0.7249, 0.7151, 0.0606), 3: (0.7224, 0.7173, 0.0421), 4: (0.7220, 0.7057, 0.0362),
-            5: (0.7215, 0.7164, 0.0439)}
+OVERLAPS = {
+    2: (0.7249, 0.7151, 0.0606),
+    3: (0.7224, 0.7173, 0.0421),
+    4: (0.7220, 0.7057, 0.0362),
+    5: (0.7215, 0.7164, 0.0439),
+}
 COMMON = {2: (6456, 2303), 3: (6550, 2229), 4: (6615, 2281), 5: (6689, 2314)}
 
 
@@ -103,8 +107,10 @@ def test_every_kept_version_verifies_and_its_raw_vectors_come_back(rolling: tupl
             assert found.score_error == pytest.approx(manifests[number].preservation.score_error, rel=0.01)
             made = read_day(number)
             assert version.users is not None
-            for raw, back in ((made.items, version.transform.items_inverse(version.items.lookup(made.item_ids))),
-                              (made.users, version.transform.users_inverse(version.users.lookup(made.user_ids)))):
+            for raw, back in (
+                (made.items, version.transform.items_inverse(version.items.lookup(made.item_ids))),
+                (made.users, version.transform.users_inverse(version.users.lookup(made.user_ids))),
+            ):
                 assert np.linalg.norm(back - raw) < 1e-5 * np.linalg.norm(raw)
 
 

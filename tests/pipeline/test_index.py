@@ -35,13 +35,21 @@ def _publish(root: Path, made: Night, name: str) -> dict[str, object]:
     """Publish a night with a graph index; return the manifest's ``index``."""
     path = write_npy(root.parent / name, made)
     manifest = process(Store(root), Request(path), GRAPH)
-    return {"action": manifest.index.action, "reason": manifest.index.reason, "dead": manifest.index.dead,
-            "recall": manifest.index.recall_at_10}
+    return {
+        "action": manifest.index.action,
+        "reason": manifest.index.reason,
+        "dead": manifest.index.dead,
+        "recall": manifest.index.recall_at_10,
+    }
 
 
 def _history(root: Path) -> list[dict[str, object]]:
-    told = subprocess.run([sys.executable, "-m", "embsync", "history", "--store", str(root), "--json"],
-                          capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-m", "embsync", "history", "--store", str(root), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return list(json.loads(told.stdout))
 
 
@@ -59,7 +67,8 @@ def test_an_index_is_built_moved_and_kept_and_history_says_why(root: Path) -> No
         assert np.isin(ids, nights[1].item_ids).all()
     published = [event for event in _history(root) if event["event"] == "published"]
     assert [(event["action"], event["reason"]) for event in published] == [
-        (one["action"], one["reason"]) for one in told]
+        (one["action"], one["reason"]) for one in told
+    ]
 
 
 @pytest.mark.parametrize("file", [layout.INDEX, layout.INDEX_ROWS])
@@ -112,8 +121,9 @@ def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path, facto
     command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
     for _ in range(2):
         before = snapshot_of(root) if root.exists() else None
-        failed = subprocess.run(command, capture_output=True, text=True, check=False,
-                                env={"EMBSYNC_INDEX__FACTORY": factory})
+        failed = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={"EMBSYNC_INDEX__FACTORY": factory}
+        )
         assert failed.returncode == 2
         assert factory in failed.stderr
         assert failed.stderr.count("\n") == 1
@@ -151,8 +161,13 @@ def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:
     sync(root, night(0, items=3000, users=200), "n0")
     before = snapshot_of(root)
     path = write_npy(root.parent / "n1", night(1, items=3000, users=200))
-    failed = subprocess.run([sys.executable, __file__, str(root), str(path)], capture_output=True, text=True,
-                            check=False, env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})
+    failed = subprocess.run(
+        [sys.executable, __file__, str(root), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+    )
     assert "out of memory" in failed.stdout, failed.stderr
     assert failed.returncode == 5
     assert snapshot_of(root) == before

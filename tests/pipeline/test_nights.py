@@ -151,8 +151,11 @@ def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) 
         if kind == "duplicate":
             made = made.with_vectors(lambda rows: np.column_stack([rows, rows[:, 0]]))
         else:  # as a bias: constant on the users' side, and one column of the items' is another's copy
-            made = replace(made, items=np.column_stack([made.items, made.items[:, 1]]),
-                           users=np.column_stack([made.users, np.ones(len(made.users), np.float32)]))
+            made = replace(
+                made,
+                items=np.column_stack([made.items, made.items[:, 1]]),
+                users=np.column_stack([made.users, np.ones(len(made.users), np.float32)]),
+            )
         manifest = sync(root, made, f"n{number}")
         assert manifest.alignment.rank == 7
         assert manifest.preservation.score_error < 1e-6
@@ -348,7 +351,11 @@ def test_a_refused_night_among_good_ones_leaves_no_trace_but_in_the_journal(root
     sync(root, night(2), "n2")
     events = list(Store(root).journal.events())
     assert [(event.event, event.version) for event in events] == [
-        ("published", 1), ("published", 2), ("refused", None), ("published", 3)]
+        ("published", 1),
+        ("published", 2),
+        ("refused", None),
+        ("published", 3),
+    ]
     assert events[2].snapshot is not None
     assert events[2].snapshot["name"] == "bad"
     assert events[2].snapshot["fingerprint"]

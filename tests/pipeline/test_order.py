@@ -40,9 +40,12 @@ class World:
         self.store = Store(root / "store")
         self.store.create()
         self.watch.mkdir()
-        self.config: Config = configured(watch__path=str(self.watch), store__path=str(self.store.root),
-                                         watch__settle_seconds=0,
-                                         **{f"watch__{key}": value for key, value in watch.items()})
+        self.config: Config = configured(
+            watch__path=str(self.watch),
+            store__path=str(self.store.root),
+            watch__settle_seconds=0,
+            **{f"watch__{key}": value for key, value in watch.items()},
+        )
         self._contents = 0
 
     def write(self, name: str, when: float) -> Path:
@@ -74,8 +77,9 @@ class World:
 
     def journal(self, path: Path, outcome: str = "published", **changes: str | None) -> None:
         """Write down that a snapshot was handled."""
-        snapshot = snapshot_event(path.name, path, hashlib.sha256((path / "items.npy").read_bytes()).hexdigest(),
-                                  signature(path))
+        snapshot = snapshot_event(
+            path.name, path, hashlib.sha256((path / "items.npy").read_bytes()).hexdigest(), signature(path)
+        )
         for key, value in changes.items():
             snapshot[key] = value
         version = self.store.next_number() if outcome == "published" else None
@@ -118,9 +122,11 @@ SUFFIXES = random.Random(5)
 NAMES: dict[str, Callable[[int, dt.datetime], str]] = {
     "airflow scheduled": form("scheduled__%Y-%m-%dT%H:%M:%S+00:00"),
     "airflow scheduled, then by hand": lambda night, when: when.strftime(
-        f"{'manual' if night in {2, 3, 7} else 'scheduled'}__%Y-%m-%dT%H:%M:%S+00:00"),
-    "airflow, scheduled for the day before": lambda night, when: (
-        when - dt.timedelta(days=night % 3 != 1)).strftime(f"{'manual' if night % 3 == 1 else 'scheduled'}__%Y-%m-%d"),
+        f"{'manual' if night in {2, 3, 7} else 'scheduled'}__%Y-%m-%dT%H:%M:%S+00:00"
+    ),
+    "airflow, scheduled for the day before": lambda night, when: (when - dt.timedelta(days=night % 3 != 1)).strftime(
+        f"{'manual' if night % 3 == 1 else 'scheduled'}__%Y-%m-%d"
+    ),
     "mlflow": hexes(32, 1),
     "mlflow models": lambda night, when: f"m-{hexes(32, 2)(night, when)}",
     "git shas": hexes(7, 3),
@@ -174,7 +180,8 @@ def test_every_night_is_published_without_configuration(root: Path, names: str, 
 
 
 @pytest.mark.parametrize(
-    "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"])
+    "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"]
+)
 def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) -> None:
     """A backfill is shown as changed and younger, with what publishes it, and the next night goes on as ever."""
     named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
@@ -416,8 +423,9 @@ def test_what_a_command_decided_is_kept(root: Path) -> None:
     settings = root / "c.yaml"
     settings.write_text(f"watch: {{path: {watch}, settle_seconds: 0}}\nstore: {{path: {store}}}\n")
     for _ in range(2):
-        told = subprocess.run([sys.executable, "-m", "embsync", "sync", "-c", str(settings)], capture_output=True,
-                              text=True, check=False)
+        told = subprocess.run(
+            [sys.executable, "-m", "embsync", "sync", "-c", str(settings)], capture_output=True, text=True, check=False
+        )
         assert told.returncode == 0, told.stderr
     assert "nothing new" in told.stdout
     assert Store(store).manifest(1).snapshot.name == "day=3"

@@ -142,9 +142,7 @@ def test_numbers_that_no_publisher_wrote_are_damage_and_no_refusal(
     assert [entry.child.name for entry in waiting(root, directory)] == ["day=5"]
 
 
-def test_nothing_is_switched_before_all_is_hashed(
-    root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_switched_before_all_is_hashed(root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far hashing is behind the work."""
     hashing, real = threading.Event(), parent.verify
 

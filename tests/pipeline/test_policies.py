@@ -65,8 +65,9 @@ def test_the_pipeline_is_the_arrays_api(root: Path) -> None:
     for number in range(4):
         _publish(root, number)
         made = night(number)
-        found = embsync.stabilize(made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids,
-                                  anchors=anchors)
+        found = embsync.stabilize(
+            made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=anchors
+        )
         anchors = found.anchors
     rows = _rows(root)
     for id_, vector in zip(made.item_ids.tolist(), found.items, strict=True):

@@ -78,8 +78,11 @@ def test_the_mean_is_the_mean_of_unit_vectors(version: Version) -> None:
     rows = version.items.lookup(ids).astype(np.float64)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(version.users.fold_in(ids, method="mean"), units.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(version.users.fold_in([*ids, ids[0]], method="mean"),
-                               version.users.fold_in(ids, [2, 1, 1], method="mean"), atol=1e-6)
+    np.testing.assert_allclose(
+        version.users.fold_in([*ids, ids[0]], method="mean"),
+        version.users.fold_in(ids, [2, 1, 1], method="mean"),
+        atol=1e-6,
+    )
     np.testing.assert_allclose(version.users.fold_in([*ids, ids[0]]), version.users.fold_in(ids, [2, 1, 1]), atol=1e-6)
 
 
@@ -131,8 +134,9 @@ def test_a_batch_is_the_same_one_by_one(version: Version) -> None:
 
 @pytest.mark.parametrize("regularization", [5e-324, 1e-20, 1.0, 1e300])
 @pytest.mark.parametrize("largest", [1.0, 1e18, 1e308])
-def test_the_farthest_weights_and_regularizations_have_an_answer(version: Version, regularization: float,
-                                                                 largest: float) -> None:
+def test_the_farthest_weights_and_regularizations_have_an_answer(
+    version: Version, regularization: float, largest: float
+) -> None:
     """Singular and ill-conditioned systems, ids twice: finite, and the ridge's limit, least squares of minimal norm."""
     assert version.users is not None
     ids = version.items.ids[[0, 0, 1, 2]].tolist()
@@ -163,8 +167,9 @@ def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
     with pytest.raises(NotFoundError, match="unknown items ids; found -9"):
         version.users.fold_in([*known, -9])
     for missing in ("nan", "mean"):
-        np.testing.assert_allclose(version.users.fold_in([*known, -9], [1, 1, 5], missing=missing),
-                                   version.users.fold_in(known), atol=1e-7)
+        np.testing.assert_allclose(
+            version.users.fold_in([*known, -9], [1, 1, 5], missing=missing), version.users.fold_in(known), atol=1e-7
+        )
     assert np.isnan(version.users.fold_in([[-9], known], missing="nan")[0]).all()
     np.testing.assert_array_equal(version.users.fold_in([-9], missing="mean"), version.users.mean)
 

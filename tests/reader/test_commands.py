@@ -59,8 +59,9 @@ def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_pat
     raw = night(2, **SIZES).both[1]
     np.save(tmp_path / "raw.npy", raw)
     answer = told("search", "-v", tmp_path / "raw.npy", "--space", "snapshot", "-k", 2)
-    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == version.search(
-        raw, 2, space="snapshot")[0].tolist()
+    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == version.search(raw, 2, space="snapshot")[
+        0
+    ].tolist()
 
 
 def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_path: Path) -> None:
@@ -131,15 +132,27 @@ def test_vectors_of_any_float_are_taken(told: Any, version: Version, tmp_path: P
 def spoilt(tmp_path: Path) -> dict[str, Path]:
     """Leave files that are not vectors of the store's width."""
     rows = np.ones((3, SIZES["width"]), np.float32)
-    arrays = {"wide": np.ones((2, 5)), "nan": np.where(np.arange(6) == 4, np.nan, rows), "text": np.array(["a"]),
-              "cube": rows[None], "scalar": np.float32(1), "truth": rows > 0, "large": np.full((1, 6), 1e39)}
+    arrays = {
+        "wide": np.ones((2, 5)),
+        "nan": np.where(np.arange(6) == 4, np.nan, rows),
+        "text": np.array(["a"]),
+        "cube": rows[None],
+        "scalar": np.float32(1),
+        "truth": rows > 0,
+        "large": np.full((1, 6), 1e39),
+    }
     for name, array in arrays.items():
         np.save(tmp_path / name, array)
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "archive.npz", rows)
     whole = (tmp_path / "cube.npy").read_bytes()
-    for name, data in {"empty": b"", "junk": b"not numpy", "cut": whole[:-3], "tail": whole + b"x",
-                       "forged": whole.replace(b"(1, 3, 6), ", b"(4000000000")}.items():
+    for name, data in {
+        "empty": b"",
+        "junk": b"not numpy",
+        "cut": whole[:-3],
+        "tail": whole + b"x",
+        "forged": whole.replace(b"(1, 3, 6), ", b"(4000000000"),
+    }.items():
         (tmp_path / f"{name}.npy").write_bytes(data)
     (tmp_path / "directory.npy").mkdir()
     os.mkfifo(tmp_path / "pipe.npy")
@@ -149,8 +162,11 @@ def spoilt(tmp_path: Path) -> dict[str, Path]:
 def test_a_file_that_is_no_vectors_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and one line, whichever command reads it; a file that is not there is exit code 6."""
     for name, path in spoilt(tmp_path).items():
-        for command in (["search", "-v", str(path)], ["transform", "users", str(path)], ["lookup", "items", "-f",
-                        str(path)]):
+        for command in (
+            ["search", "-v", str(path)],
+            ["transform", "users", str(path)],
+            ["lookup", "items", "-f", str(path)],
+        ):
             assert run([*command, "--store", str(root)]) == 2, (name, command)
             told = capsys.readouterr()
             assert (told.out, len(told.err.splitlines())) == ("", 1)
@@ -161,11 +177,19 @@ def test_a_file_that_is_no_vectors_is_named(root: Path, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["lookup", "items"], ["lookup", "items", "1000", "-f", "ids.npy"], ["fold-in"],
-     ["search", "-u", "2000", "--space", "snapshot"], ["search", "-u", "2000", "-k", "0"], ["search"],
-     ["search", "-u", "1", "-i", "2"], ["search", "-u", "2000", "-p", "efSearch"],
-     ["search", "-u", "2000", "-p", "efSearch=5"], ["fold-in", "1000", "-w", "1", "-w", "2"],
-     ["lookup", "items", "1000", "-o", "/nonexistent/x.npy", "-m", "nan"]],
+    [
+        ["lookup", "items"],
+        ["lookup", "items", "1000", "-f", "ids.npy"],
+        ["fold-in"],
+        ["search", "-u", "2000", "--space", "snapshot"],
+        ["search", "-u", "2000", "-k", "0"],
+        ["search"],
+        ["search", "-u", "1", "-i", "2"],
+        ["search", "-u", "2000", "-p", "efSearch"],
+        ["search", "-u", "2000", "-p", "efSearch=5"],
+        ["fold-in", "1000", "-w", "1", "-w", "2"],
+        ["lookup", "items", "1000", "-o", "/nonexistent/x.npy", "-m", "nan"],
+    ],
 )
 def test_what_makes_no_sense_is_a_usage_error(root: Path, arguments: list[str], capsys: Any) -> None:
     """Exit code 2 (6 for an unknown id) and one line."""
@@ -194,11 +218,16 @@ def test_ids_forge_nothing_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureF
     vectors = tmp_path / "v.npy"
     np.save(vectors, made.items[:1])
     commands: list[list[object]] = [
-        ["lookup", "items", *FORGED], ["lookup", "items", "never\x1b[1m\nseen", "--missing", "nan"],
-        ["lookup", "items", "never\x1b[1m\nseen"], ["lookup", "users", *(f"{name} u" for name in FORGED)],
+        ["lookup", "items", *FORGED],
+        ["lookup", "items", "never\x1b[1m\nseen", "--missing", "nan"],
+        ["lookup", "items", "never\x1b[1m\nseen"],
+        ["lookup", "users", *(f"{name} u" for name in FORGED)],
         ["search", "-k", 20, *(part for name in FORGED for part in ("--item", name))],
-        ["search", "-k", 20, "--user", f"{FORGED[0]} u"], ["search", "-v", vectors, "-o", tmp_path / "o\x1b[2J\n.npy"],
-        ["search", "--item", "never\x1b[1m\nseen"], ["fold-in", *FORGED], ["fold-in", "never\x1b[1m\nseen"],
+        ["search", "-k", 20, "--user", f"{FORGED[0]} u"],
+        ["search", "-v", vectors, "-o", tmp_path / "o\x1b[2J\n.npy"],
+        ["search", "--item", "never\x1b[1m\nseen"],
+        ["fold-in", *FORGED],
+        ["fold-in", "never\x1b[1m\nseen"],
         ["search", "--user", f"{FORGED[0]} u", "--allow", FORGED[1], "-p", "ef\x1b[2J=1"],
     ]
     for command in commands:

@@ -25,8 +25,12 @@ def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
     with quick_directory() as directory:
         for number in range(3):
             made = night(number, **SIZES)
-            sync(directory / "S", made.named() if request.param == "strings" else made, f"n{number}",
-                 configured(index__factory=factory))
+            sync(
+                directory / "S",
+                made.named() if request.param == "strings" else made,
+                f"n{number}",
+                configured(index__factory=factory),
+            )
         with embsync.open(directory / "S") as opened:
             yield opened
 
@@ -70,8 +74,10 @@ def test_k_beyond_what_is_let_through_is_cut(version: Version) -> None:
     """A billion neighbours of a few hundred items are a few hundred."""
     queries = np.asarray(version.items.vectors[:2])
     assert version.search(queries, 10**9)[0].shape == (2, 300)
-    assert version.search(queries, 10**9, blocked=version.items.names(np.arange(len(version.items.ids)))
-                          )[0].shape == (2, 0)
+    assert version.search(queries, 10**9, blocked=version.items.names(np.arange(len(version.items.ids))))[0].shape == (
+        2,
+        0,
+    )
 
 
 def test_search_by_user_is_search_with_its_vector(version: Version) -> None:

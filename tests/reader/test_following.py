@@ -122,7 +122,8 @@ def test_a_callback_that_raises_ends_nothing(root: Path, caplog: pytest.LogCaptu
         assert follower.error is not None
         assert reader.current.number == 2
         assert [record.getMessage() for record in caplog.records] == [
-            "the version served before goes on being served: no"]
+            "the version served before goes on being served: no"
+        ]
         sync(root, night(2, **SIZES), "n2")
         eventually(lambda: reader.current.number == 3 and follower.health.healthy)
 
@@ -216,6 +217,7 @@ def test_no_descriptor_is_left_after_many_switches(root: Path) -> None:
     stop, failures = threading.Event(), list[BaseException]()
 
     with embsync.open(root) as reader:
+
         def read() -> None:
             try:
                 while not stop.is_set():
@@ -306,8 +308,13 @@ def test_a_version_whose_repair_shows_nowhere_is_taken_after_a_while(
         if len(hashed) < 3:
             raise StoreError("damaged version", where=version.path / "items/vectors.npy")
 
-    with Follower(root, lambda version: served.append(version.number) or version.close(), interval=0.001,  # type: ignore[func-returns-value]
-                  on_error=lambda _: None, verify=verify).start() as follower:
+    with Follower(
+        root,
+        lambda version: served.append(version.number) or version.close(),
+        interval=0.001,  # type: ignore[func-returns-value]
+        on_error=lambda _: None,
+        verify=verify,
+    ).start() as follower:
         eventually(lambda: hashed)
         wait_looks(follower, 10)
         eventually(lambda: served)

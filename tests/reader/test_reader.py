@@ -198,8 +198,13 @@ def test_a_version_says_what_it_is_and_cannot_be_written(version: Version) -> No
     assert version.manifest["space_id"] == version.space_id
     assert version.lineage.tolist() == [1, 2, 3]
     assert version.users is not None
-    for array in (version.items.ids, version.items.vectors, version.items.last_seen, version.users.vectors,
-                  version.index_rows):
+    for array in (
+        version.items.ids,
+        version.items.vectors,
+        version.items.last_seen,
+        version.users.vectors,
+        version.index_rows,
+    ):
         assert isinstance(array, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[1]
@@ -356,8 +361,9 @@ def test_one_side_has_no_users() -> None:
             with pytest.raises(UsageError, match="no such side"):
                 version.side("persons")  # type: ignore[arg-type]
             ids, _ = version.search(version.items.lookup([item_name(1000)]), k=1)
-            np.testing.assert_allclose(version.transform.items_inverse(version.transform.items(made.items)),
-                                       made.items, atol=1e-5)
+            np.testing.assert_allclose(
+                version.transform.items_inverse(version.transform.items(made.items)), made.items, atol=1e-5
+            )
             assert ids.shape == (1, 1)
 
 
@@ -413,8 +419,15 @@ def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> Non
 
 def test_a_consumer_pulls_in_neither_the_watcher_nor_the_service() -> None:
     """Importing the package for reading stays light."""
-    code = ("import sys, embsync; heavy = {'watchdog', 'click', 'rich', 'embsync.pipeline', 'embsync.cli'}; "
-            "print(sorted(heavy & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": str(Path(embsync.__file__).parents[1])})
+    code = (
+        "import sys, embsync; heavy = {'watchdog', 'click', 'rich', 'embsync.pipeline', 'embsync.cli'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(embsync.__file__).parents[1])},
+    )
     assert done.stdout.strip() == "[]"

@@ -118,16 +118,28 @@ def test_what_was_refused_is_hashed_again_after_a_while(root: Path, monkeypatch:
         whole = file.read_bytes()
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         errors: list[Exception] = []
-        followed = follower.Follower(root, lambda version: setattr(reader, "current", version), serving=reader.current,
-                                     on_error=errors.append, interval=0.01, verify=counted)
+        followed = follower.Follower(
+            root,
+            lambda version: setattr(reader, "current", version),
+            serving=reader.current,
+            on_error=errors.append,
+            interval=0.01,
+            verify=counted,
+        )
         followed.start()
         eventually(lambda: errors)
         eventually(lambda end=looks[0] + 20: looks[0] > end)
         assert hashed == [1]
         followed.stop()
         monkeypatch.setattr(follower, "_TRY_AGAIN", 0.05)
-        followed = follower.Follower(root, lambda version: setattr(reader, "current", version), serving=reader.current,
-                                     on_error=errors.append, interval=0.01, verify=counted)
+        followed = follower.Follower(
+            root,
+            lambda version: setattr(reader, "current", version),
+            serving=reader.current,
+            on_error=errors.append,
+            interval=0.01,
+            verify=counted,
+        )
         followed.start()
         eventually(lambda: hashed[0] >= 4)
         file.write_bytes(whole)

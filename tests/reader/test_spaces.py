@@ -67,9 +67,7 @@ def test_a_version_that_goes_between_link_and_pin_is_no_error(
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3])
-def test_what_a_graph_misses_among_allowed_items_is_filled_in(
-    monkeypatch: pytest.MonkeyPatch, share: float
-) -> None:
+def test_what_a_graph_misses_among_allowed_items_is_filled_in(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """With the least effort a graph gives up among items it must skip; the answer has no holes, and is exact there."""
     monkeypatch.setattr(search, "_SCANNED", 10)
     with quick_directory() as directory:

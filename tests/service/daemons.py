@@ -24,14 +24,28 @@ from embsync.store.journal import Event
 RESCAN = 0.4
 
 #: Everything a store may hold when its daemon is not at work.
-AT_REST = {"versions", "current", "journal.jsonl", "lock", "daemon.lock", "status.json", "metrics.prom",
-           "on_publish.json", "order.json"}
+AT_REST = {
+    "versions",
+    "current",
+    "journal.jsonl",
+    "lock",
+    "daemon.lock",
+    "status.json",
+    "metrics.prom",
+    "on_publish.json",
+    "order.json",
+}
 
 
 def environment(**more: str) -> dict[str, str]:
     """Return an environment in which the package under test is found and one thread is used."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        **more,
+    }
 
 
 class Place:
@@ -63,8 +77,9 @@ class Place:
     def daemon(self, stderr: IO[bytes] | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a daemon; on leaving it is told to stop, and killed if it does not."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*self.command, "run", "-c", str(self.file)], stderr=stderr or log,
-                                            env=environment(**variables))
+            self.process = subprocess.Popen(
+                [*self.command, "run", "-c", str(self.file)], stderr=stderr or log, env=environment(**variables)
+            )
         try:
             yield self.process
         finally:
@@ -79,8 +94,14 @@ class Place:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration."""
-        return subprocess.run([*self.command, *arguments, "-c", str(self.file)], capture_output=True, text=True,
-                              check=False, timeout=200, env=environment())
+        return subprocess.run(
+            [*self.command, *arguments, "-c", str(self.file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+            env=environment(),
+        )
 
     def drop(self, number: int, made: Night | None = None, *, marker: bool = True) -> Path:
         """Leave a snapshot, and its marker last."""

@@ -70,8 +70,10 @@ class Machine:
         for unit in UNITS.glob("*.service"):
             shutil.copy(unit, self._units)
         launcher = place / "embsync"
-        launcher.write_text(f"#!/bin/sh\nPYTHONPATH='{os.pathsep.join(_package_path())}' OMP_NUM_THREADS=1 "
-                            f"OPENBLAS_NUM_THREADS=1 exec {sys.executable} -m embsync \"$@\"\n")
+        launcher.write_text(
+            f"#!/bin/sh\nPYTHONPATH='{os.pathsep.join(_package_path())}' OMP_NUM_THREADS=1 "
+            f'OPENBLAS_NUM_THREADS=1 exec {sys.executable} -m embsync "$@"\n'
+        )
         launcher.chmod(0o755)
         self.log = place / "systemd.log"
         self._boot: subprocess.Popen[bytes] | None = None
@@ -82,11 +84,30 @@ class Machine:
         """Boot; on leaving, the whole namespace dies."""
         with self.log.open("wb") as log:
             self._boot = subprocess.Popen(
-                ["unshare", "--pid", "--mount", "--cgroup", "--net", "--ipc", "--uts", "--fork", "--kill-child",
-                 "--mount-proc", "sh", "-c", _BOOT, "boot", str(self._place), str(UNITS),
-                 " ".join(map(str, _closed_directories()))],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**environment(), "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)})
+                [
+                    "unshare",
+                    "--pid",
+                    "--mount",
+                    "--cgroup",
+                    "--net",
+                    "--ipc",
+                    "--uts",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    "sh",
+                    "-c",
+                    _BOOT,
+                    "boot",
+                    str(self._place),
+                    str(UNITS),
+                    " ".join(map(str, _closed_directories())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment(), "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)},
+            )
         try:
             self._wait_until_booted(self._boot)
             yield self
@@ -107,8 +128,13 @@ class Machine:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command inside; return what it prints."""
-        told = subprocess.run(["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "--", *command], capture_output=True,
-                              text=True, check=False, timeout=60)
+        told = subprocess.run(
+            ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "--", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert not check or told.returncode == 0, told.stderr
         return told.stdout.strip()
 

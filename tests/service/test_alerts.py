@@ -14,7 +14,8 @@ from daemons import Place, eventually
 
 RULES = Path(__file__).resolve().parents[2] / "systemd" / "alerts.yml"
 ALERTS: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]}
+    rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+}
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
 
@@ -77,14 +78,16 @@ def test_an_alert_fires(tmp_path: Path, alert: str) -> None:
     firing = f'ALERTS{{alertname="{alert}",alertstate="firing",severity="{severity}"{labels}}}'
     test = {
         "rule_files": [str(RULES)],
-        "tests": [{
-            "interval": "1m",
-            "input_series": [{"series": name, "values": values} for name, values in series.items()],
-            "promql_expr_test": [
-                {"expr": asked, "eval_time": "0m"},
-                {"expr": asked, "eval_time": f"{minutes}m", "exp_samples": [{"labels": firing, "value": 1}]},
-            ],
-        }],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {"expr": asked, "eval_time": "0m"},
+                    {"expr": asked, "eval_time": f"{minutes}m", "exp_samples": [{"labels": firing, "value": 1}]},
+                ],
+            }
+        ],
     }
     file = tmp_path / "test.yml"
     file.write_text(yaml.safe_dump(test))

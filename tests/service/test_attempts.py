@@ -162,8 +162,12 @@ class Watched:
     def __init__(self, root: Path) -> None:
         self.path = root.parent / "watch"
         self.path.mkdir()
-        self.options: dict[str, Any] = {"watch__path": str(self.path), "store__path": str(root),
-                                        "watch__backlog": "every", "watch__complete": "marker"}
+        self.options: dict[str, Any] = {
+            "watch__path": str(self.path),
+            "store__path": str(root),
+            "watch__backlog": "every",
+            "watch__complete": "marker",
+        }
         for number in (1, 2):
             (write_npy(self.path / f"day={number}", night(number, items=60, users=50, width=4)) / "_SUCCESS").touch()
         self.daemon = Daemon(self._load)
@@ -185,8 +189,11 @@ class Watched:
 
     def aside(self) -> list[str]:
         """Return who was set aside."""
-        return [(event.snapshot or {})["name"] or "" for event in self.store.journal.events()
-                if event.event == "failed" and "set aside" in (event.reason or "")]
+        return [
+            (event.snapshot or {})["name"] or ""
+            for event in self.store.journal.events()
+            if event.event == "failed" and "set aside" in (event.reason or "")
+        ]
 
 
 @pytest.fixture
@@ -197,10 +204,15 @@ def watched(root: Path) -> Iterator[Watched]:
     found.daemon._lookout.close()
 
 
-@pytest.mark.parametrize(("outcome", "times"), [
-    ({"kind": "crashed"}, 3), ({"kind": "crashed", "of_snapshot": True}, 3),
-    ({"kind": "error", "of_snapshot": True}, 10), ({"kind": "error"}, None),
-])
+@pytest.mark.parametrize(
+    ("outcome", "times"),
+    [
+        ({"kind": "crashed"}, 3),
+        ({"kind": "crashed", "of_snapshot": True}, 3),
+        ({"kind": "error", "of_snapshot": True}, 10),
+        ({"kind": "error"}, None),
+    ],
+)
 def test_the_next_gets_its_turn_when_one_is_set_aside(
     watched: Watched, outcome: dict[str, Any], times: int | None
 ) -> None:
@@ -266,17 +278,22 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
     assert watched.daemon._attempts.of(one).errors == 5
 
 
-def test_a_reload_with_another_store_changes_nothing_at_all(
-    watched: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     """``store.path`` needs a restart: nothing else of that file is followed either, and the error says so."""
     watched.look()
     before = watched.daemon._config, watched.daemon._lookout
     other = watched.path.parent / "other"
     other.mkdir()
     for path in (str(watched.store.root) + "2", str(watched.store.root.parent / "elsewhere" / "S")):
-        watched.options |= {"store__path": path, "watch__path": str(other), "threads": 2, "log__level": "error",
-                            "watch__rescan_seconds": 1.0, "store__keep_versions": 1, "store__on_publish": "true"}
+        watched.options |= {
+            "store__path": path,
+            "watch__path": str(other),
+            "threads": 2,
+            "log__level": "error",
+            "watch__rescan_seconds": 1.0,
+            "store__keep_versions": 1,
+            "store__on_publish": "true",
+        }
         watched.daemon._reload()
         assert (watched.daemon._config, watched.daemon._lookout) == before
         told = vars(caplog.records[-1])["embsync_fields"]["reason"]

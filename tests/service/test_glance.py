@@ -46,8 +46,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a file goes": lambda day: (day / "users.npy").unlink(),
     "a file grows": lambda day: append(day / "items.npy"),
     "a file is overwritten and its times put back": lambda day: overwrite(day / "items.npy"),
-    "a file is replaced": lambda day: shutil.copy2(day / "items.npy", day / ".new") and (day / ".new").rename(
-        day / "items.npy"),
+    "a file is replaced": lambda day: (
+        shutil.copy2(day / "items.npy", day / ".new") and (day / ".new").rename(day / "items.npy")
+    ),
     "a file appears deep down": lambda day: (day / "deep" / "part").touch(),
     "a child appears": lambda day: (day.parent / "day=2").mkdir(),
     "a child goes": shutil.rmtree,

@@ -50,7 +50,8 @@ def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(pla
     told = place.run("sync", *paths)
     assert told.returncode == 0
     assert told.stderr.splitlines() == [
-        f"embsync: version {number} is published; warning: store.on_publish ended with 3" for number in (1, 2)]
+        f"embsync: version {number} is published; warning: store.on_publish ended with 3" for number in (1, 2)
+    ]
     assert assert_whole(place.store.root) == 2
 
 
@@ -58,8 +59,11 @@ def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(pla
 def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Place, number: signal.Signals) -> None:
     """At least once for what is current, however the daemon ended; once it has ended, not at every start."""
     here = place.file.parent
-    place.configure(store={"on_publish": f"echo $$ > {here}/pid; test -e {here}/open || sleep 60; "
-                                         f"echo $EMBSYNC_VERSION >> {here}/said"})
+    place.configure(
+        store={
+            "on_publish": f"echo $$ > {here}/pid; test -e {here}/open || sleep 60; echo $EMBSYNC_VERSION >> {here}/said"
+        }
+    )
     place.drop(1)
     with place.daemon() as process:
         eventually(lambda: STATUS_WHILE_RUNNING in place.status().get("doing", ""))

@@ -58,8 +58,10 @@ def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
     folder = place.drop(1, marker=False)
     with (folder / "items.npy").open("r+b") as file:
         file.truncate(1000 * 2**30)  # of holes: ten minutes of hashing, and a test's patience is less
-    files = [{"path": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
-             for path in (folder / "items.npy", *folder.glob("[!i]*.npy"), folder / "item_ids.npy")]
+    files = [
+        {"path": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
+        for path in (folder / "items.npy", *folder.glob("[!i]*.npy"), folder / "item_ids.npy")
+    ]
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
     with place.daemon() as process:
         eventually(lambda: (place.status().get("work") or {}).get("stage") == "comparing")

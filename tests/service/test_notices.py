@@ -58,8 +58,9 @@ def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
         leave(place, "a", 2)
         reason = eventually(lambda: place.logged("passed_over"))[0]["reason"]
         command = reason.rpartition("to publish it: ")[2]
-        told = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/",
-                              env=environment())
+        told = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/", env=environment()
+        )
         assert told.returncode == 0, (command, told.stderr)
     assert place.published() == ["b", "a"]
 

@@ -17,9 +17,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _OPERATIONS = REPOSITORY / "docs/operations.md"
 #: What this machine trusts, and where it lies there: the package of certificates writes its own over the first.
 _TRUSTED, _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt", "/root/authorities.crt"
-_VARIABLES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
-              "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "PIP_CERT": _AUTHORITIES,
-              "REQUESTS_CA_BUNDLE": _AUTHORITIES, "SSL_CERT_FILE": _AUTHORITIES, "OMP_NUM_THREADS": "1"}
+_VARIABLES = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "PIP_CERT": _AUTHORITIES,
+    "REQUESTS_CA_BUNDLE": _AUTHORITIES,
+    "SSL_CERT_FILE": _AUTHORITIES,
+    "OMP_NUM_THREADS": "1",
+}
 #: Names a directory that debootstrap has filled; one is made where it is not set.
 _BASE = os.environ.get("DEBIAN_BASE")
 
@@ -41,8 +48,13 @@ class Debian:
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
         """Run lines of a shell in the checkout; the first that fails ends them."""
         lines = f"mount -t proc proc /proc && cd /root/embsync && set -ex\n{script}"
-        return subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot", self.root, "/bin/sh",
-                               "-c", lines], env=_VARIABLES, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot", self.root, "/bin/sh", "-c", lines],
+            env=_VARIABLES,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +68,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
     elif shutil.which("debootstrap") is None:
         pytest.skip("no debootstrap")
     else:
-        made = subprocess.run(["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", root],
-                              capture_output=True, text=True, check=False)
+        made = subprocess.run(
+            ["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", root],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if made.returncode:
             pytest.skip(f"no Debian to be had: {made.stdout.strip()[-200:]}")
     shutil.copyfile(_TRUSTED, root / _AUTHORITIES[1:])
@@ -83,8 +99,10 @@ def test_the_installation_works_word_by_word(debian: Debian) -> None:
     assert "configuration file: /etc/embsync/embsync.yaml (found)" in told.stdout
     for line in start.splitlines():  # no manager runs here; what it is told is judged by systemd-analyze
         assert line.startswith(("systemctl ", "sudo -u embsync embsync status")), line
-    units = debian.run("systemd-analyze verify /etc/systemd/system/embsync.service "
-                       "/etc/systemd/system/embsync@books.service /etc/systemd/system/embsync-serve@books.service")
+    units = debian.run(
+        "systemd-analyze verify /etc/systemd/system/embsync.service "
+        "/etc/systemd/system/embsync@books.service /etc/systemd/system/embsync-serve@books.service"
+    )
     assert units.returncode == 0, units.stderr
     write_npy(debian.root / "srv/models/recommender/day=1", night(0))
     (debian.root / "srv/models/recommender/day=1/_SUCCESS").touch()
@@ -93,9 +111,14 @@ def test_the_installation_works_word_by_word(debian: Debian) -> None:
     daemon = debian.run(f"cd /var/lib/embsync; sudo -u embsync timeout -s TERM 20 {command} || [ $? -eq 124 ]")
     assert daemon.returncode == 0, daemon.stderr
     assert '"event":"published"' in daemon.stderr.replace(" ", ""), daemon.stderr
-    for typed, code in (("sudo -u embsync embsync status", 0), ("embsync rollback", 2), ("embsync sync --check", 0),
-                        ("embsync hold --as-owner", 0), ("sudo -u embsync embsync resume", 0),
-                        ("sudo -u embsync embsync verify", 0)):
+    for typed, code in (
+        ("sudo -u embsync embsync status", 0),
+        ("embsync rollback", 2),
+        ("embsync sync --check", 0),
+        ("embsync hold --as-owner", 0),
+        ("sudo -u embsync embsync resume", 0),
+        ("sudo -u embsync embsync verify", 0),
+    ):
         told = debian.run(typed)
         assert told.returncode == code, told.stderr
     assert debian.run("find /var/lib/embsync -not -user embsync").stdout == ""

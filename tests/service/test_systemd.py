@@ -46,9 +46,21 @@ class Model:
         self.watch = machine.within(WATCH.format(name))
         self.store = machine.within(STORE.format(name))
         self.watch.mkdir()
-        machine.within(f"/etc/embsync/{name}.yaml").write_text(json.dumps({
-            "watch": {"path": WATCH.format(name), "complete": "marker", "backlog": "every", "rescan_seconds": 0.5},
-            "store": {"path": STORE.format(name)}, "index": {"factory": "Flat"}, "threads": 1}))
+        machine.within(f"/etc/embsync/{name}.yaml").write_text(
+            json.dumps(
+                {
+                    "watch": {
+                        "path": WATCH.format(name),
+                        "complete": "marker",
+                        "backlog": "every",
+                        "rescan_seconds": 0.5,
+                    },
+                    "store": {"path": STORE.format(name)},
+                    "index": {"factory": "Flat"},
+                    "threads": 1,
+                }
+            )
+        )
 
     def drop(self, number: int, **size: int) -> None:
         """Leave a snapshot as a training job would: the files are root's, readable by all."""

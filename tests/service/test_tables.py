@@ -28,8 +28,9 @@ def tended(path: Path) -> None:
     table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
 
 
-@pytest.mark.parametrize(("sides", "runs"), [(("items", "users"), (None, None)),
-                                             (("users", "items"), ("run 1", "run 2"))])
+@pytest.mark.parametrize(
+    ("sides", "runs"), [(("items", "users"), (None, None)), (("users", "items"), ("run 1", "run 2"))]
+)
 def test_a_table_waits_for_the_commit_of_the_other(
     root: Path, sides: tuple[str, str], runs: tuple[str | None, str | None]
 ) -> None:

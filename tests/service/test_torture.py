@@ -55,7 +55,7 @@ def test_a_long_life_stays_slim(root: Path, count: int) -> None:
             eventually(lambda name=f"day={number}": place.published()[-1:] == [name], 60)
             measured.append(_size(process.pid))
         place.wait_state("idle")
-    early, late = np.median(measured[2:count // 4 + 3], axis=0), np.median(measured[-max(count // 4, 2):], axis=0)
+    early, late = np.median(measured[2 : count // 4 + 3], axis=0), np.median(measured[-max(count // 4, 2) :], axis=0)
     memory, descriptors, threads = late - early
     assert memory < 12_000
     assert abs(descriptors) <= 3

@@ -27,8 +27,12 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_unit_is_closed_down(name: str) -> None:
     """Its exposure is at most 1.5 of 10."""
-    told = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
-                          capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", told)
     assert found is not None
     assert float(found[1]) <= 1.5
@@ -41,8 +45,12 @@ def test_a_unit_verifies_without_a_word(tmp_path: Path, name: str) -> None:
     for unit in SERVICES:
         text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
         (tmp_path / unit.replace("@.", "@one.")).write_text(text)
-    told = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / name.replace("@.", "@one."))],
-                          capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name.replace("@.", "@one."))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert told.stderr == ""
     assert told.returncode == 0
 
@@ -51,8 +59,9 @@ def test_a_unit_verifies_without_a_word(tmp_path: Path, name: str) -> None:
 def test_the_user_is_made(tmp_path: Path) -> None:
     """The sysusers file makes the user that the units name."""
     (tmp_path / "etc").mkdir()
-    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "embsync.sysusers")], check=True,
-                   capture_output=True)
+    subprocess.run(
+        ["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "embsync.sysusers")], check=True, capture_output=True
+    )
     assert re.search(r"^embsync:", (tmp_path / "etc" / "passwd").read_text(), re.MULTILINE)
 
 
@@ -157,8 +166,9 @@ def test_metrics_follow_the_conventions(place: Place) -> None:
     families = list(parser.text_string_to_metric_families(text))
     samples = [sample for family in families for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} <= {"outcome", "state", "side", "stage"}
-    assert all(sample.name.endswith("_total") for family in families if family.type == "counter"
-               for sample in family.samples)
+    assert all(
+        sample.name.endswith("_total") for family in families if family.type == "counter" for sample in family.samples
+    )
     assert {sample.value for sample in samples if sample.labels == {"outcome": "published"}} == {1.0}
 
 

@@ -76,9 +76,14 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         place.wait_for(1)
 
 
-@pytest.mark.parametrize(("how", "reason"), [
-    ("a file", "Not a directory"), ("closed", "Permission denied"), ("a circle", "Too many levels of symbolic links"),
-])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("a file", "Not a directory"),
+        ("closed", "Permission denied"),
+        ("a circle", "Too many levels of symbolic links"),
+    ],
+)
 def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
     """The kernel would watch a file as well; it is missing, and logged once, until one can be listed."""
     place.command = obeying_permissions(place.command)
@@ -209,9 +214,14 @@ def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
 
 def test_a_handler_that_raised_is_replaced(place: Place) -> None:
     """Its exception ends the thread that hands on events; that is seen, and the watch armed again."""
-    place.command = [place.command[0], "-c", FAULTY.format(
-        "import embsync.service.watcher as w; real = w._Nudge.on_any_event; once = [True];"
-        "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);")]
+    place.command = [
+        place.command[0],
+        "-c",
+        FAULTY.format(
+            "import embsync.service.watcher as w; real = w._Nudge.on_any_event; once = [True];"
+            "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
+        ),
+    ]
     with place.daemon():
         eventually(lambda: place.status().get("watch", {}).get("armed") == 1)
         (place.watch / "anything").mkdir()
@@ -242,9 +252,14 @@ def test_a_limit_reached_below_the_root_is_no_matter(place: Place) -> None:
 
 def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
     """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
-    place.command = [place.command[0], "-c", FAULTY.format(
-        "from watchdog.observers.api import BaseObserver;"
-        "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));")]
+    place.command = [
+        place.command[0],
+        "-c",
+        FAULTY.format(
+            "from watchdog.observers.api import BaseObserver;"
+            "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));"
+        ),
+    ]
     with place.daemon():
         watch = eventually(lambda: place.status().get("watch"))
         assert (watch["health"], watch["reason"]) == ("rescan", "inotify watch limit reached")
@@ -317,8 +332,15 @@ def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
 
 def list_files(folder: Path, **changes: object) -> None:
     """List a snapshot's files in its manifest.json, written last and as a whole."""
-    files = [{"path": file.name, "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-              **changes} for file in sorted(folder.glob("*.npy"))]
+    files = [
+        {
+            "path": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            **changes,
+        }
+        for file in sorted(folder.glob("*.npy"))
+    ]
     (folder / "manifest.json.tmp").write_text(json.dumps({"files": files}))
     (folder / "manifest.json.tmp").rename(folder / "manifest.json")
 

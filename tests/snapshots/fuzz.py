@@ -46,8 +46,11 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
     small = made.model(items=40, users=20, width=4)
     if name == "npy":
         fortran = made.Model(np.asfortranarray(small.items), small.item_ids, small.users.astype(">f8"), small.user_ids)
-        return [made.write_npy(folder / "a", small), made.write_npy(folder / "b", small.named()),
-                made.write_npy(folder / "c", fortran)]
+        return [
+            made.write_npy(folder / "a", small),
+            made.write_npy(folder / "b", small.named()),
+            made.write_npy(folder / "c", fortran),
+        ]
     if name == "npz":
         return [made.write_npz(folder / "a.npz", small), made.write_npz(folder / "b.npz", small.named(), deflate=True)]
     if name == "word2vec":
@@ -70,10 +73,13 @@ def good_parquet(folder: Path, small: made.Model) -> list[Path]:
 
     delta = {"use_dictionary": False, "column_encoding": {"id": "DELTA_LENGTH_BYTE_ARRAY"}, "compression": "none"}
     split = {"use_dictionary": False, "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
-    return [write_parquet(folder / "a", small), write_parquet(folder / "b", small.named(), **delta),
-            write_parquet(folder / "c", small.named(), "large", compression="zstd", data_page_version="2.0"),
-            write_parquet(folder / "d", small, "fixed", compression="gzip", row_group_size=7, store_schema=False),
-            write_parquet(folder / "e", small.typed("f8"), compression="brotli", **split)]
+    return [
+        write_parquet(folder / "a", small),
+        write_parquet(folder / "b", small.named(), **delta),
+        write_parquet(folder / "c", small.named(), "large", compression="zstd", data_page_version="2.0"),
+        write_parquet(folder / "d", small, "fixed", compression="gzip", row_group_size=7, store_schema=False),
+        write_parquet(folder / "e", small.typed("f8"), compression="brotli", **split),
+    ]
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -205,8 +211,14 @@ def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         slowest = max(slowest, time.monotonic() - started)
     peak = max(own_peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return {"format": name, "files": files, **outcomes, "slowest_seconds": round(slowest, 2), "peak_mib": peak // 1024,
-            "failures": list(itertools.islice(failures, 5))}
+    return {
+        "format": name,
+        "files": files,
+        **outcomes,
+        "slowest_seconds": round(slowest, 2),
+        "peak_mib": peak // 1024,
+        "failures": list(itertools.islice(failures, 5)),
+    }
 
 
 def own_peak() -> int:

@@ -31,8 +31,11 @@ class Model:
 
     def named(self) -> Model:
         """Return the model with strings for ids, some of them not ASCII."""
-        return replace(self, item_ids=np.array([f"müsli-{number}" for number in self.item_ids]),
-                       user_ids=np.array([f"u{number}" for number in self.user_ids]))
+        return replace(
+            self,
+            item_ids=np.array([f"müsli-{number}" for number in self.item_ids]),
+            user_ids=np.array([f"u{number}" for number in self.user_ids]),
+        )
 
 
 def model(items: int = 300, users: int = 200, width: int = 8, seed: int = 7) -> Model:

@@ -24,16 +24,51 @@ UUID = ("other", "fixed_size_binary[16]")
 
 def chosen(config: SnapshotConfig = CONFIG, side: str = "items", **columns: tuple[str, str]) -> tuple[str, str | None]:
     """Return vectors and ids among columns of (kind, type)."""
-    table = Columns("t.parquet", {name: kind for name, (kind, _) in columns.items()},
-                    {name: full for name, (_, full) in columns.items()})
+    table = Columns(
+        "t.parquet",
+        {name: kind for name, (kind, _) in columns.items()},
+        {name: full for name, (_, full) in columns.items()},
+    )
     return choose(side, table, config)[:2]
 
 
-@pytest.mark.parametrize("name", ["id", "item_id", "itemId", "ITEM_ID", "itemid", "item", "asin", "sku", "product_id",
-                                  "movieId", "track_uuid", "isbn", "key", "token", "word", "uri", "url", "node_id"])
-@pytest.mark.parametrize("kind", [FLOAT, DECIMAL, UUID, ("other", "struct<id: int64>"),
-                                  ("float", "dictionary<values=double, indices=int32"), ("other", "timestamp[us]"),
-                                  ("other", "binary"), ("list other", "list<element: int64>"), ("other", "bool")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id",
+        "item_id",
+        "itemId",
+        "ITEM_ID",
+        "itemid",
+        "item",
+        "asin",
+        "sku",
+        "product_id",
+        "movieId",
+        "track_uuid",
+        "isbn",
+        "key",
+        "token",
+        "word",
+        "uri",
+        "url",
+        "node_id",
+    ],
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FLOAT,
+        DECIMAL,
+        UUID,
+        ("other", "struct<id: int64>"),
+        ("float", "dictionary<values=double, indices=int32"),
+        ("other", "timestamp[us]"),
+        ("other", "binary"),
+        ("list other", "list<element: int64>"),
+        ("other", "bool"),
+    ],
+)
 def test_a_named_id_of_an_unusable_type_is_refused(name: str, kind: tuple[str, str]) -> None:
     """The refusal names the column and how to cast it; the integers beside it are not taken."""
     for other in ("popularity_rank", "__index_level_0__", "count", "timestamp", "stock", "shelf"):
@@ -43,8 +78,9 @@ def test_a_named_id_of_an_unusable_type_is_refused(name: str, kind: tuple[str, s
         assert chosen(**{name: INT, other: INT, "embedding": FLOATS}) == ("embedding", name)
 
 
-@pytest.mark.parametrize("names", [("id", "item_id"), ("item_id", "product_id"), ("sku", "asin"), ("movieId", "id"),
-                                   ("colour", "shape")])
+@pytest.mark.parametrize(
+    "names", [("id", "item_id"), ("item_id", "product_id"), ("sku", "asin"), ("movieId", "id"), ("colour", "shape")]
+)
 @pytest.mark.parametrize("second", [INT, TEXT, FLOAT])
 def test_two_candidates_are_a_question(names: tuple[str, str], second: tuple[str, str]) -> None:
     """It names both and the key that decides; the key is obeyed."""
@@ -57,26 +93,45 @@ def test_two_candidates_are_a_question(names: tuple[str, str], second: tuple[str
     assert chosen(SnapshotConfig(id_column=names[0]), **columns)[1] == names[0]
 
 
-@pytest.mark.parametrize(("columns", "ids"), [
-    ({"item_id": INT, "user_id": INT}, "item_id"),
-    ({"item_id": INT, "url": TEXT, "title": TEXT, "price": FLOAT}, "item_id"),
-    ({"movie": INT, "rank": INT}, "movie"),
-    ({"shelfmark": TEXT}, "shelfmark"),
-    ({"item_id": INT, "event_timestamp": ("other", "timestamp[s]"), "created": ("other", "timestamp[s]"), "stock": INT},
-     "item_id"),
-    ({"track_id": TEXT, "category_id": INT, "session_id": INT}, "track_id"),
-    ({"word": TEXT, "count": INT}, "word"),
-    ({"shelfmark": INT, "bias": FLOAT}, "shelfmark"),
-])
+@pytest.mark.parametrize(
+    ("columns", "ids"),
+    [
+        ({"item_id": INT, "user_id": INT}, "item_id"),
+        ({"item_id": INT, "url": TEXT, "title": TEXT, "price": FLOAT}, "item_id"),
+        ({"movie": INT, "rank": INT}, "movie"),
+        ({"shelfmark": TEXT}, "shelfmark"),
+        (
+            {
+                "item_id": INT,
+                "event_timestamp": ("other", "timestamp[s]"),
+                "created": ("other", "timestamp[s]"),
+                "stock": INT,
+            },
+            "item_id",
+        ),
+        ({"track_id": TEXT, "category_id": INT, "session_id": INT}, "track_id"),
+        ({"word": TEXT, "count": INT}, "word"),
+        ({"shelfmark": INT, "bias": FLOAT}, "shelfmark"),
+    ],
+)
 def test_what_names_decide_is_taken(columns: dict[str, Any], ids: str) -> None:
     """Names of ids win; what stands beside ids is passed over; a lone unknown column is the ids."""
     assert chosen(embedding=FLOATS, **columns)[1] == ids
 
 
-@pytest.mark.parametrize("columns", [
-    {"popularity_rank": INT}, {"__index_level_0__": INT}, {"count": INT, "title": TEXT}, {"user_id": INT},
-    {"timestamp": INT}, {"category_id": INT}, {"userId": INT, "rank": INT}, {},
-])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"popularity_rank": INT},
+        {"__index_level_0__": INT},
+        {"count": INT, "title": TEXT},
+        {"user_id": INT},
+        {"timestamp": INT},
+        {"category_id": INT},
+        {"userId": INT, "rank": INT},
+        {},
+    ],
+)
 def test_no_column_of_ids_is_a_refusal(columns: dict[str, Any]) -> None:
     """Also where a single integer column would be left, and where the ids are the other side's."""
     with pytest.raises(SnapshotError, match=r"no id column|ids of the other side"):
@@ -89,22 +144,34 @@ def test_ids_of_the_other_side_are_named() -> None:
         chosen(side="users", item_id=INT, embedding=FLOATS)
 
 
-@pytest.mark.parametrize("columns", [
-    {"embedding": FLOATS, "features": FLOATS}, {"embedding": FLOATS, "image_embedding": FLOATS},
-    {"a": FLOATS, "b": FLOATS}, {"item_embedding": FLOATS, "vector": ("list other", "list<element: int8>")},
-    {"content_vec": FLOATS, "text_vec": FLOATS}, {"embedding": TEXT, "item_factors": FLOATS},
-])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"embedding": FLOATS, "features": FLOATS},
+        {"embedding": FLOATS, "image_embedding": FLOATS},
+        {"a": FLOATS, "b": FLOATS},
+        {"item_embedding": FLOATS, "vector": ("list other", "list<element: int8>")},
+        {"content_vec": FLOATS, "text_vec": FLOATS},
+        {"embedding": TEXT, "item_factors": FLOATS},
+    ],
+)
 def test_two_columns_of_vectors_are_a_question(columns: dict[str, Any]) -> None:
     """Both are named, with the key."""
     with pytest.raises(SnapshotError, match=r"more than one column may be the vector.*snapshot\.vector_column"):
         chosen(item_id=INT, **columns)
 
 
-@pytest.mark.parametrize(("kind", "hint"), [
-    (TEXT, "json.loads"), (("list other", "list<element: int8>"), "FLOAT"),
-    (("other", "struct<type: int8>"), "vector_to_array"),
-    (("other", "binary"), "frombuffer"), (("list other", "list<element: decimal128(1"), "CAST"), (FLOAT, "float32"),
-])
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        (TEXT, "json.loads"),
+        (("list other", "list<element: int8>"), "FLOAT"),
+        (("other", "struct<type: int8>"), "vector_to_array"),
+        (("other", "binary"), "frombuffer"),
+        (("list other", "list<element: decimal128(1"), "CAST"),
+        (FLOAT, "float32"),
+    ],
+)
 def test_named_vectors_of_an_unusable_type_are_refused(kind: tuple[str, str], hint: str) -> None:
     """Another list beside them is not taken, and the refusal says how to cast."""
     for beside in ({}, {"history": FLOATS}):
@@ -225,10 +292,16 @@ def test_ids_inside_and_beside_an_archive_are_a_question(tmp_path: Path) -> None
         open_snapshot(path, CONFIG)
 
 
-@pytest.mark.parametrize(("ids", "hint"), [
-    (np.arange(30).astype("f8"), "astype"), (np.array([f"i{k}" for k in range(30)], object), r"ids\.astype\(str\)"),
-    (np.arange(30).astype("datetime64[s]"), "astype"), (np.zeros(30, "V16"), "uuid"), (np.zeros(30, bool), "integers"),
-])
+@pytest.mark.parametrize(
+    ("ids", "hint"),
+    [
+        (np.arange(30).astype("f8"), "astype"),
+        (np.array([f"i{k}" for k in range(30)], object), r"ids\.astype\(str\)"),
+        (np.arange(30).astype("datetime64[s]"), "astype"),
+        (np.zeros(30, "V16"), "uuid"),
+        (np.zeros(30, bool), "integers"),
+    ],
+)
 def test_id_arrays_of_an_unusable_type_say_the_cure(tmp_path: Path, ids: Any, hint: str) -> None:
     """One line each."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=ids)

@@ -104,8 +104,13 @@ def test_the_digest_of_rows_knows_ids_numbers_and_weights_but_no_order() -> None
     assert whole == of(rows[order], ids[order], weights[order], 7)
     flipped = rows.copy()
     flipped.view(np.uint32)[4, 1] ^= 1
-    others = {of(rows, ids[order], weights), of(flipped, ids, weights), of(rows, ids, weights[order]),
-              of(rows, ids, None), of(rows[:49], ids[:49], weights[:49])}
+    others = {
+        of(rows, ids[order], weights),
+        of(flipped, ids, weights),
+        of(rows, ids, weights[order]),
+        of(rows, ids, None),
+        of(rows[:49], ids[:49], weights[:49]),
+    }
     assert len(others | {whole}) == 6
 
 
@@ -184,8 +189,11 @@ def test_a_log_that_lies_is_refused(tmp_path: Path, damage: str) -> None:
         log.rename(tmp_path / "log")
         log.symlink_to(tmp_path / "log")
     else:
-        log.write_text({"text": "garbage", "empty": ""}.get(damage) if damage in {"text", "empty"}
-                       else text.replace(data.name, names[damage]))
+        log.write_text(
+            {"text": "garbage", "empty": ""}.get(damage)
+            if damage in {"text", "empty"}
+            else text.replace(data.name, names[damage])
+        )
     with pytest.raises(SnapshotError, match="items"):
         open_snapshot(path, CONFIG)
 
@@ -215,15 +223,26 @@ def inline_vector(*rows: int) -> dict[str, Any]:
 def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector: str, feature: bool) -> None:
     """A whole one, one whose file is lost and garbage, also where the protocol lacks the feature they need."""
     path = snapshot(tmp_path)
-    made = {"inline": inline_vector(3, 7),
-            "lost": {"storageType": "u", "pathOrInlineDv": "vBn[lx{q8@P<9BNH/isA", "offset": 1, "sizeInBytes": 36,
-                     "cardinality": 2},
-            "malformed": {**inline_vector(3, 7), "pathOrInlineDv": "00000"}}[vector]
+    made = {
+        "inline": inline_vector(3, 7),
+        "lost": {
+            "storageType": "u",
+            "pathOrInlineDv": "vBn[lx{q8@P<9BNH/isA",
+            "offset": 1,
+            "sizeInBytes": 36,
+            "cardinality": 2,
+        },
+        "malformed": {**inline_vector(3, 7), "pathOrInlineDv": "00000"},
+    }[vector]
 
     def change(action: dict[str, Any]) -> None:
         if "protocol" in action and feature:
-            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7,
-                                  "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+            action["protocol"] = {
+                "minReaderVersion": 3,
+                "minWriterVersion": 7,
+                "readerFeatures": ["deletionVectors"],
+                "writerFeatures": ["deletionVectors"],
+            }
         if "add" in action:
             action["add"]["deletionVector"] = made
 
@@ -238,8 +257,12 @@ def test_a_table_that_may_have_deletion_vectors_and_has_none_is_read(tmp_path: P
 
     def change(action: dict[str, Any]) -> None:
         if "protocol" in action:
-            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7,
-                                  "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+            action["protocol"] = {
+                "minReaderVersion": 3,
+                "minWriterVersion": 7,
+                "readerFeatures": ["deletionVectors"],
+                "writerFeatures": ["deletionVectors"],
+            }
         if "metaData" in action:
             action["metaData"]["configuration"]["delta.enableDeletionVectors"] = "true"
 
@@ -258,11 +281,15 @@ def test_column_mapping_is_refused_by_name(tmp_path: Path, mode: str) -> None:
         if "metaData" in action:
             schema = json.loads(action["metaData"]["schemaString"])
             for number, field in enumerate(schema["fields"], 1):
-                field["metadata"] = {"delta.columnMapping.id": number,
-                                     "delta.columnMapping.physicalName": f"col-{number}"}
+                field["metadata"] = {
+                    "delta.columnMapping.id": number,
+                    "delta.columnMapping.physicalName": f"col-{number}",
+                }
             action["metaData"]["schemaString"] = json.dumps(schema)
-            action["metaData"]["configuration"] = {"delta.columnMapping.mode": mode,
-                                                   "delta.columnMapping.maxColumnId": "3"}
+            action["metaData"]["configuration"] = {
+                "delta.columnMapping.mode": mode,
+                "delta.columnMapping.maxColumnId": "3",
+            }
 
     relogged(path / "users", change)
     with pytest.raises(SnapshotError, match=rf"users: .*features that are not read; found column mapping by {mode};"):

@@ -46,9 +46,15 @@ def states(children: dict[str, Child]) -> dict[str, tuple[str, str]]:
 
 def write_manifest(folder: Path, **changes: object) -> None:
     """List the files of a snapshot in its manifest.json."""
-    files = [{"path": str(file.relative_to(folder)), "bytes": file.stat().st_size,
-              "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-             for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [
+        {
+            "path": str(file.relative_to(folder)),
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
     files[0] |= changes
     (folder / "manifest.json").write_text(json.dumps({"files": files, "made_by": "a test"}))
 
@@ -104,18 +110,21 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
     assert once(tmp_path)["day=1"].stamp == stamp(tmp_path / "day=1")
 
 
-@pytest.mark.parametrize(("name", "arrays", "state"), [
-    ("eval/metrics.npz", {"recall": np.ones(9), "loss": np.float64(1), "epoch": np.arange(9)}, "not_a_snapshot"),
-    ("metrics.npz", {"loss": np.ones(3)}, "not_a_snapshot"),
-    ("eval/history.npz", {"num_users": np.int64(5), "auc": np.ones(4)}, "not_a_snapshot"),
-    ("day=2/model.npz", {"item_factors": np.ones((9, 4)), "user_factors": np.ones((9, 4))}, "ready"),
-    ("day=2/model.npz", {"arr_0": np.ones((9, 4)), "arr_1": np.arange(9)}, "ready"),
-    ("day=2/model.npz", {"P": np.ones((9, 4)), "Q": np.ones((9, 4))}, "ready"),
-    ("day=2/model.npz", {"embeddings": np.ones(36), "names": np.arange(9)}, "ready"),
-    ("day=2/model.npz", {"item_ids": np.arange(9)}, "ready"),
-    ("items.npz", {"x": np.ones(3)}, "ready"),
-    ("day=2/items.npz", {"x": np.ones(3)}, "ready"),
-])
+@pytest.mark.parametrize(
+    ("name", "arrays", "state"),
+    [
+        ("eval/metrics.npz", {"recall": np.ones(9), "loss": np.float64(1), "epoch": np.arange(9)}, "not_a_snapshot"),
+        ("metrics.npz", {"loss": np.ones(3)}, "not_a_snapshot"),
+        ("eval/history.npz", {"num_users": np.int64(5), "auc": np.ones(4)}, "not_a_snapshot"),
+        ("day=2/model.npz", {"item_factors": np.ones((9, 4)), "user_factors": np.ones((9, 4))}, "ready"),
+        ("day=2/model.npz", {"arr_0": np.ones((9, 4)), "arr_1": np.arange(9)}, "ready"),
+        ("day=2/model.npz", {"P": np.ones((9, 4)), "Q": np.ones((9, 4))}, "ready"),
+        ("day=2/model.npz", {"embeddings": np.ones(36), "names": np.arange(9)}, "ready"),
+        ("day=2/model.npz", {"item_ids": np.arange(9)}, "ready"),
+        ("items.npz", {"x": np.ones(3)}, "ready"),
+        ("day=2/items.npz", {"x": np.ones(3)}, "ready"),
+    ],
+)
 def test_an_archive_without_anything_of_a_side_is_no_snapshot(
     tmp_path: Path, name: str, arrays: dict[str, np.ndarray], state: str
 ) -> None:
@@ -169,8 +178,13 @@ def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path)
     watch = WatchConfig(settle_seconds=1000)
     write_npy(tmp_path / "root", model())
     (tmp_path / "root" / "_SUCCESS").touch()
-    for name, marked in (("spark", ("metadata", "userFactors", "itemFactors")), ("half", ("metadata", "userFactors")),
-                         ("sides", ("items", "users")), ("one", ("items",)), ("unmarked", ())):
+    for name, marked in (
+        ("spark", ("metadata", "userFactors", "itemFactors")),
+        ("half", ("metadata", "userFactors")),
+        ("sides", ("items", "users")),
+        ("one", ("items",)),
+        ("unmarked", ()),
+    ):
         for side in {"items", "users"} if name in {"sides", "unmarked"} else marked:
             (tmp_path / name / side).mkdir(parents=True)
             (tmp_path / name / side / "part-0.parquet").touch()
@@ -178,9 +192,12 @@ def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path)
             (tmp_path / name / side / "_SUCCESS").touch()
     waiting = ("waiting", "1000 more seconds without a change")
     assert states(once(tmp_path, watch)) == {
-        "root": ("ready", "marker"), "spark": ("ready", "marker"), "sides": ("ready", "marker"),
+        "root": ("ready", "marker"),
+        "spark": ("ready", "marker"),
+        "sides": ("ready", "marker"),
         "one": ("waiting", "1000 more seconds without a change, as users may follow the marked items"),
-        "half": waiting, "unmarked": waiting,
+        "half": waiting,
+        "unmarked": waiting,
     }
     assert once(tmp_path, watch, later=1001)["one"].reason == "marker"
     only = once(tmp_path, WatchConfig(complete="marker", settle_seconds=0))
@@ -258,17 +275,18 @@ def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
     assert once(tmp_path, WatchConfig(complete="manifest"))["day=1"].state == "ready"
 
 
-@pytest.mark.parametrize(("changes", "state", "message"), [
-    ({"bytes": 10**9}, "waiting", "item_ids.npy: 2528 of 1000000000 bytes"),
-    ({"path": "more.npy"}, "waiting", "more.npy: nothing of 2528 bytes"),
-    ({"path": "../day=2/items.npy"}, "not_a_snapshot", "no path inside the snapshot; found '../day=2/items.npy'"),
-    ({"path": "/etc/passwd"}, "not_a_snapshot", "no path inside the snapshot; found '/etc/passwd'"),
-    ({"path": "./item_ids.npy"}, "not_a_snapshot", "no path inside the snapshot"),
-    ({"path": "items.npy"}, "not_a_snapshot", "listed twice"),
-])
-def test_a_manifest_that_does_not_agree(
-    tmp_path: Path, changes: dict[str, object], state: str, message: str
-) -> None:
+@pytest.mark.parametrize(
+    ("changes", "state", "message"),
+    [
+        ({"bytes": 10**9}, "waiting", "item_ids.npy: 2528 of 1000000000 bytes"),
+        ({"path": "more.npy"}, "waiting", "more.npy: nothing of 2528 bytes"),
+        ({"path": "../day=2/items.npy"}, "not_a_snapshot", "no path inside the snapshot; found '../day=2/items.npy'"),
+        ({"path": "/etc/passwd"}, "not_a_snapshot", "no path inside the snapshot; found '/etc/passwd'"),
+        ({"path": "./item_ids.npy"}, "not_a_snapshot", "no path inside the snapshot"),
+        ({"path": "items.npy"}, "not_a_snapshot", "listed twice"),
+    ],
+)
+def test_a_manifest_that_does_not_agree(tmp_path: Path, changes: dict[str, object], state: str, message: str) -> None:
     """Less or other than listed is waited for; a name outside the snapshot is never looked at."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path, **changes)

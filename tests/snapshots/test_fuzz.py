@@ -21,8 +21,12 @@ def run(name: str, files: int, folder: Path) -> dict[str, object]:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     if name == "safetensors":
         pytest.importorskip("safetensors", reason="safetensors is not installed")
-    done = subprocess.run([sys.executable, str(SCRIPT), name, str(files), str(SEED), str(folder)],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), name, str(files), str(SEED), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

@@ -19,13 +19,40 @@ AT_ONCE = WatchConfig(settle_seconds=0)
 
 #: Entries beside whole items that say users are missing.
 LOOKS_LIKE_USERS = (
-    ".users.parquet.aB3xY9", "users.parquet._COPYING_", "users.parquet.6eF7b5Da", "users.parquet.c1d2.partial",
-    "users.parquet_.gstmp", "users.npy.part", "users.npz.crdownload", "users.parquet.download", ".users.npy.Xy12zQ",
-    "users.safetensors.filepart", ".in.users.npy.", "users.npy.tmp", "users.npy.tmp.12345", ".syncthing.users.npy.tmp",
-    "tmp-users.npy", "users.parquet.inprogress", "users.npy.incomplete", "_users.npy", ".users", "users.npy~",
-    "users.csv", "users.tsv", "users.vec.gz", "users.feather", "user_factors.parquet", "userFactors.parquet.lock~",
-    "UserEmbeddings.h5", "user_embedding.pt", "users.pkl", "users-00000-of-00004.npy", "customers.csv", "users.lance",
-    "user_factors.npy", "users.txt",
+    ".users.parquet.aB3xY9",
+    "users.parquet._COPYING_",
+    "users.parquet.6eF7b5Da",
+    "users.parquet.c1d2.partial",
+    "users.parquet_.gstmp",
+    "users.npy.part",
+    "users.npz.crdownload",
+    "users.parquet.download",
+    ".users.npy.Xy12zQ",
+    "users.safetensors.filepart",
+    ".in.users.npy.",
+    "users.npy.tmp",
+    "users.npy.tmp.12345",
+    ".syncthing.users.npy.tmp",
+    "tmp-users.npy",
+    "users.parquet.inprogress",
+    "users.npy.incomplete",
+    "_users.npy",
+    ".users",
+    "users.npy~",
+    "users.csv",
+    "users.tsv",
+    "users.vec.gz",
+    "users.feather",
+    "user_factors.parquet",
+    "userFactors.parquet.lock~",
+    "UserEmbeddings.h5",
+    "user_embedding.pt",
+    "users.pkl",
+    "users-00000-of-00004.npy",
+    "customers.csv",
+    "users.lance",
+    "user_factors.npy",
+    "users.txt",
 )
 
 
@@ -76,11 +103,30 @@ def test_the_key_that_says_items_alone_is_obeyed(tmp_path: Path, name: str) -> N
     assert (opened.users, opened.unread) == (None, (name,))
 
 
-@pytest.mark.parametrize("name", [
-    "_SUCCESS", "manifest.json", "README.md", "readme", ".items.npy.crc", "_metadata", "_common_metadata", ".DS_Store",
-    "meta.yaml", "LICENSE", "train.log", "users_histogram.png", "SHA256SUMS", "config.json", "_committed_123", "@eaDir",
-    "requirements.txt", "MLmodel", "items.npy.sha256",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_SUCCESS",
+        "manifest.json",
+        "README.md",
+        "readme",
+        ".items.npy.crc",
+        "_metadata",
+        "_common_metadata",
+        ".DS_Store",
+        "meta.yaml",
+        "LICENSE",
+        "train.log",
+        "users_histogram.png",
+        "SHA256SUMS",
+        "config.json",
+        "_committed_123",
+        "@eaDir",
+        "requirements.txt",
+        "MLmodel",
+        "items.npy.sha256",
+    ],
+)
 def test_harmless_entries_are_not_even_named(tmp_path: Path, name: str) -> None:
     """What writers, file systems and people leave beside data is silence."""
     path = items_only(tmp_path / "w" / "s")
@@ -90,8 +136,17 @@ def test_harmless_entries_are_not_even_named(tmp_path: Path, name: str) -> None:
     assert state(tmp_path / "w")[0] == "ready"
 
 
-@pytest.mark.parametrize("name", ["notes.xyz", "interactions.parquet2", "num_users.txt", "user_history.csv",
-                                  "user_item_matrix.csv", "popularity.npy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.xyz",
+        "interactions.parquet2",
+        "num_users.txt",
+        "user_history.csv",
+        "user_item_matrix.csv",
+        "popularity.npy",
+    ],
+)
 def test_what_is_unknown_is_named_and_stops_nothing(tmp_path: Path, name: str) -> None:
     """An entry that looks like no side is a warning."""
     path = items_only(tmp_path / "w" / "s")
@@ -198,9 +253,16 @@ def test_partitioned_users_are_not_dropped(tmp_path: Path) -> None:
         open_snapshot(tmp_path / "w" / "s", SnapshotConfig())
 
 
-@pytest.mark.parametrize("name", [".part-00001.parquet.aB3xY9", "part-00001.parquet._COPYING_",
-                                  "part-00001.parquet.6eF7b5Da", "part-00001.parquet_.gstmp",
-                                  "part-00001.parquet.partial"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".part-00001.parquet.aB3xY9",
+        "part-00001.parquet._COPYING_",
+        "part-00001.parquet.6eF7b5Da",
+        "part-00001.parquet_.gstmp",
+        "part-00001.parquet.partial",
+    ],
+)
 def test_a_part_file_under_way_makes_its_side_half(tmp_path: Path, name: str) -> None:
     """Half of the users is as bad as none; once the part has its name, what is left of the transfer is a warning."""
     made = model()
@@ -229,17 +291,20 @@ def test_users_are_never_read_as_items(tmp_path: Path) -> None:
             open_snapshot(path, SnapshotConfig(row_number_ids=path.suffix == ".npy"))
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("part-00000-abc-c000.snappy.parquet", Named("part-00000-abc-c000.snappy.parquet")),
-    ("users.tar.gz", Named("users.tar.gz", "users", "vectors")),
-    ("users.v2.parquet", Named("users.v2.parquet", "users", "vectors")),
-    ("users_2026-01-01.parquet", Named("users_2026-01-01.parquet", "users", "vectors")),
-    ("item2id.json", Named("item2id.json", "items", "ids")),
-    ("user_item_matrix.npz", Named("user_item_matrix.npz")),
-    ("ids.npy", Named("ids.npy", None, "ids")),
-    (".hidden", Named("hidden")),
-    ("model.npz", Named("model.npz")),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("part-00000-abc-c000.snappy.parquet", Named("part-00000-abc-c000.snappy.parquet")),
+        ("users.tar.gz", Named("users.tar.gz", "users", "vectors")),
+        ("users.v2.parquet", Named("users.v2.parquet", "users", "vectors")),
+        ("users_2026-01-01.parquet", Named("users_2026-01-01.parquet", "users", "vectors")),
+        ("item2id.json", Named("item2id.json", "items", "ids")),
+        ("user_item_matrix.npz", Named("user_item_matrix.npz")),
+        ("ids.npy", Named("ids.npy", None, "ids")),
+        (".hidden", Named("hidden")),
+        ("model.npz", Named("model.npz")),
+    ],
+)
 def test_what_names_say(name: str, said: Named) -> None:
     """Names that only look as if something had been added to them are finished."""
     assert parse(name) == said

@@ -39,10 +39,15 @@ def test_the_same_data_has_the_same_fingerprint_in_every_layout(tmp_path: Path, 
     made = model(items=9000, width=128)
     made = made.named() if named else made
     swapped = Model(np.asfortranarray(made.items.astype(">f4")), made.item_ids, made.users, made.user_ids)
-    paths = [write_npy(tmp_path / "npy", made), write_npy(tmp_path / "swapped", swapped),
-             write_npz(tmp_path / "m.npz", made), write_npz(tmp_path / "d.npz", made, deflate=True),
-             write_parquet(tmp_path / "parquet", made, row_group_size=777),
-             write_parquet(tmp_path / "fixed", made, "fixed"), write_safetensors(tmp_path / "safetensors", made)]
+    paths = [
+        write_npy(tmp_path / "npy", made),
+        write_npy(tmp_path / "swapped", swapped),
+        write_npz(tmp_path / "m.npz", made),
+        write_npz(tmp_path / "d.npz", made, deflate=True),
+        write_parquet(tmp_path / "parquet", made, row_group_size=777),
+        write_parquet(tmp_path / "fixed", made, "fixed"),
+        write_safetensors(tmp_path / "safetensors", made),
+    ]
     opened = [open_snapshot(path, CONFIG) for path in paths]
     assert len({tuple(digests(snapshot)) for snapshot in opened}) == 1
     sizes = {tuple(len(block) for _, block in snapshot.items.blocks()) for snapshot in opened}
@@ -78,11 +83,13 @@ CHANGES: dict[str, Callable[[Model], Model]] = {
     "an id": lambda made: replace(made, item_ids=np.where(np.arange(300) == 7, 10**9, made.item_ids)),
     "an id of the other side": lambda made: replace(made, user_ids=made.user_ids[::-1]),
     "the order of the rows": lambda made: replace(made, items=made.items[::-1], item_ids=made.item_ids[::-1]),
-    "ids as strings": lambda made: replace(made, item_ids=made.item_ids.astype("U"),
-                                           user_ids=made.user_ids.astype("U")),
+    "ids as strings": lambda made: replace(
+        made, item_ids=made.item_ids.astype("U"), user_ids=made.user_ids.astype("U")
+    ),
     "the type of the numbers": lambda made: made.typed("f8"),
-    "a row more": lambda made: replace(made, items=np.vstack([made.items, made.items[:1]]),
-                                       item_ids=np.append(made.item_ids, 10**9)),
+    "a row more": lambda made: replace(
+        made, items=np.vstack([made.items, made.items[:1]]), item_ids=np.append(made.item_ids, 10**9)
+    ),
     "the sides exchanged": lambda made: Model(made.users, made.user_ids, made.items, made.item_ids),
 }
 
@@ -92,8 +99,10 @@ def test_whatever_a_snapshot_says_is_in_its_fingerprint(tmp_path: Path) -> None:
     base = model()
     base.items[0, 0] = 0.0
     made = {"": base, **{name: change(base) for name, change in CHANGES.items()}}
-    found = {name: combined(digests(open_snapshot(write_npy(tmp_path / f"s{number}", one), CONFIG)))
-             for number, (name, one) in enumerate(made.items())}
+    found = {
+        name: combined(digests(open_snapshot(write_npy(tmp_path / f"s{number}", one), CONFIG)))
+        for number, (name, one) in enumerate(made.items())
+    }
     assert len(set(found.values())) == len(found)
     one_side = write_npz(tmp_path / "one.npz", base)
     with np.load(one_side) as arrays:

@@ -30,20 +30,37 @@ def refusal(path: Path) -> SnapshotError:
     return refused.value
 
 
-@pytest.mark.parametrize(("name", "seen", "hint"), [
-    ("model.pth", "PyTorch", "torch.load"), ("model.pt", "PyTorch", "torch.load"),
-    ("pytorch_model.bin", "PyTorch", "torch"), ("model.pkl", "pickle", "numpy"), ("items.csv", "CSV", "read_csv"),
-    ("items.tsv", "TSV", "tr "), ("items.feather", "Arrow", "feather"), ("x.arrow", "Arrow", "feather"),
-    ("w2v.model", "gensim", "save_word2vec_format"), ("w2v.kv", "gensim", "save_word2vec_format"),
-    ("w2v.bin", "word2vec", "binary=True"), ("items.vec.gz", "compressed", "gunzip"),
-    ("items.vec.zst", "compressed", "zstd"), ("items.lance", "Lance", "lance.dataset"),
-    ("items.h5", "HDF5", "h5py"), ("items.tfrecord", "TFRecord", "numpy.savez"),
-    ("items.faiss", "index", "vectors"), ("items.jsonl", "JSON", "read_json"),
-    ("model.wv.vectors.npy", "gensim", "save_word2vec_format"),
-    ("model.syn1neg.npy", "gensim", "save_word2vec_format"), ("embeddings.npy", "another name", "item_ids"),
-    ("img_emb_0.npy", "numbered", "concatenate"), ("day.zip", "archive", "unzip"), ("items.orc", "ORC", "read_orc"),
-    ("items.avro", "Avro", "polars"), ("model.safetensors", "another name", "items.safeten"),
-])
+@pytest.mark.parametrize(
+    ("name", "seen", "hint"),
+    [
+        ("model.pth", "PyTorch", "torch.load"),
+        ("model.pt", "PyTorch", "torch.load"),
+        ("pytorch_model.bin", "PyTorch", "torch"),
+        ("model.pkl", "pickle", "numpy"),
+        ("items.csv", "CSV", "read_csv"),
+        ("items.tsv", "TSV", "tr "),
+        ("items.feather", "Arrow", "feather"),
+        ("x.arrow", "Arrow", "feather"),
+        ("w2v.model", "gensim", "save_word2vec_format"),
+        ("w2v.kv", "gensim", "save_word2vec_format"),
+        ("w2v.bin", "word2vec", "binary=True"),
+        ("items.vec.gz", "compressed", "gunzip"),
+        ("items.vec.zst", "compressed", "zstd"),
+        ("items.lance", "Lance", "lance.dataset"),
+        ("items.h5", "HDF5", "h5py"),
+        ("items.tfrecord", "TFRecord", "numpy.savez"),
+        ("items.faiss", "index", "vectors"),
+        ("items.jsonl", "JSON", "read_json"),
+        ("model.wv.vectors.npy", "gensim", "save_word2vec_format"),
+        ("model.syn1neg.npy", "gensim", "save_word2vec_format"),
+        ("embeddings.npy", "another name", "item_ids"),
+        ("img_emb_0.npy", "numbered", "concatenate"),
+        ("day.zip", "archive", "unzip"),
+        ("items.orc", "ORC", "read_orc"),
+        ("items.avro", "Avro", "polars"),
+        ("model.safetensors", "another name", "items.safeten"),
+    ],
+)
 def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: str, hint: str) -> None:
     """Alone in a directory, by the name of the file; the 700 characters of all layouts are gone."""
     (tmp_path / name).write_bytes(b"\x00")
@@ -113,13 +130,15 @@ def parts_and_table(path: Path) -> Path:
         (path / folder).mkdir()
     for number in range(12):
         np.save(path / f"img_emb/img_emb_{number}.npy", ROWS[number : number + 1])
-        pyarrow.parquet.write_table(pa.table({"image_path": [f"/img/{number}.jpg"]}),
-                                    path / f"metadata/metadata_{number}.parquet")
+        pyarrow.parquet.write_table(
+            pa.table({"image_path": [f"/img/{number}.jpg"]}), path / f"metadata/metadata_{number}.parquet"
+        )
     return path
 
 
-@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, zipped, binary, keyed_vectors,
-                                   parts_and_table])
+@pytest.mark.parametrize(
+    "write", [feather, projector, starspace, numbered, zipped, binary, keyed_vectors, parts_and_table]
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
@@ -138,8 +157,20 @@ def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path],
     assert [re.sub(r"\D", "", str(id_)) for id_ in items.ids().tolist()] == [str(number) for number in range(12)]
 
 
-@pytest.mark.parametrize("name", ["vectors.tsv", "w2v.model", "w2v.kv", "w2v.model.vectors.npy", "w2v.bin", "items.csv",
-                                  "items.feather", "model.pkl", "items.h5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vectors.tsv",
+        "w2v.model",
+        "w2v.kv",
+        "w2v.model.vectors.npy",
+        "w2v.bin",
+        "items.csv",
+        "items.feather",
+        "model.pkl",
+        "items.h5",
+    ],
+)
 def test_a_line_fits_two_rows_of_a_terminal(tmp_path: Path, name: str) -> None:
     """Beside the paths: the one it is about and the one that the message begins with."""
     (tmp_path / name).write_bytes(b"\x00")
@@ -181,8 +212,9 @@ def test_matrices_of_gensim_are_never_taken_by_themselves(tmp_path: Path, kind: 
 @pytest.mark.parametrize("row", [0, 3, 11])
 def test_blanks_in_ids_of_text_are_named(tmp_path: Path, row: int) -> None:
     """Also in the first row, where the header fits nothing then."""
-    lines = [f"{'the matrix' if number == row else number} {line}".replace("\t", " ")
-             for number, line in enumerate(LINES)]
+    lines = [
+        f"{'the matrix' if number == row else number} {line}".replace("\t", " ") for number, line in enumerate(LINES)
+    ]
     (tmp_path / "day=1.vec").write_text("\n".join(["12 4", *lines]) + "\n")
     with pytest.raises(SnapshotError, match=f"an id with blanks; found 'the matrix' in row {row}"):
         open_snapshot(tmp_path / "day=1.vec", CONFIG).items.ids()

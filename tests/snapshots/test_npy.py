@@ -25,8 +25,9 @@ CONFIG = SnapshotConfig()
 def test_every_float_type_and_order_is_read_exactly(tmp_path: Path, dtype: str, order: str) -> None:
     """Little and big endian, C and Fortran order: the same native rows come out."""
     made = model().typed(dtype)
-    made = type(made)(np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order),
-                      made.user_ids)
+    made = type(made)(
+        np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order), made.user_ids
+    )
     assert_reads(open_snapshot(write_npy(tmp_path / "s", made), CONFIG), made)
 
 
@@ -115,8 +116,10 @@ WRONG_ARRAYS = {
     "complex": ({"items": np.ones((3, 2), np.complex64)}, "numbers or strings"),
     "two-dimensional ids": ({"item_ids": np.ones((3, 1), np.int64)}, "one dimension"),
     "widths differ": ({"users": np.ones((3, 5), np.float32), "user_ids": np.arange(3)}, "found width 5; expected 2"),
-    "id types differ": ({"users": np.ones((3, 2), np.float32), "user_ids": np.array(["a", "b", "c"])},
-                        "found string ids; expected integer"),
+    "id types differ": (
+        {"users": np.ones((3, 2), np.float32), "user_ids": np.array(["a", "b", "c"])},
+        "found string ids; expected integer",
+    ),
     "users without ids": ({"users": np.ones((3, 2), np.float32)}, "user_ids"),
     "ids without users": ({"user_ids": np.arange(3)}, "expected users"),
     "unsigned id too big": ({"item_ids": np.array([1, 2, 2**63], np.uint64)}, "9223372036854775808"),
@@ -186,11 +189,14 @@ def test_forged_headers_are_refused_before_anything_is_allocated(tmp_path: Path,
 
 
 @pytest.mark.parametrize("version", [b"\x01\x00", b"\x02\x00", b"\x03\x00"])
-@pytest.mark.parametrize("header", [
-    GOOD_HEADER + "      \n",
-    '{"descr": "<f4", "fortran_order": False, "shape": (3, 2)}',
-    "{'shape': (3L, 2L), 'fortran_order': False, 'descr': '<f4'}\n",
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        GOOD_HEADER + "      \n",
+        '{"descr": "<f4", "fortran_order": False, "shape": (3, 2)}',
+        "{'shape': (3L, 2L), 'fortran_order': False, 'descr': '<f4'}\n",
+    ],
+)
 def test_headers_of_other_writers_are_read(tmp_path: Path, header: str, version: bytes) -> None:
     """Versions 1 to 3, other quotes, key order, padding and the long integers of Python 2 are all the same header."""
     (tmp_path / "items.npy").write_bytes(_npy(header, version=version))

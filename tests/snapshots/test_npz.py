@@ -28,8 +28,9 @@ def test_every_type_order_and_compression_is_read_exactly(
 ) -> None:
     """The same rows as in plain npy files come out of an archive."""
     made = model().typed(dtype)
-    made = type(made)(np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order),
-                      made.user_ids)
+    made = type(made)(
+        np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order), made.user_ids
+    )
     assert_reads(open_snapshot(write_npz(tmp_path / "m.npz", made, deflate=deflate), CONFIG), made)
 
 
@@ -93,8 +94,10 @@ IDS = _npy(np.arange(50))
 
 def test_member_names_are_never_paths(tmp_path: Path) -> None:
     """Members named outside the archive are ignored, and nothing appears on disk."""
-    path = _archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("item_ids.npy", IDS), ("../../evil.npy", ITEMS),
-                                         ("/etc/evil.npy", ITEMS)])
+    path = _archive(
+        tmp_path / "m.npz",
+        [("items.npy", ITEMS), ("item_ids.npy", IDS), ("../../evil.npy", ITEMS), ("/etc/evil.npy", ITEMS)],
+    )
     read(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.npz"]
 
@@ -123,13 +126,16 @@ def _patched(path: Path, offset: int, value: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("offset", "value", "message"), [
-    (8, b"\x01\x00", "encrypted"),
-    (24, struct.pack("<I", 2**32 - 2), "impossible size"),
-    (20, struct.pack("<I", 2**31), "impossible size"),
-    (16, b"\0\0\0\0", "CRC"),
-    (42, struct.pack("<I", 5), "ill-formed archive"),
-])
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [
+        (8, b"\x01\x00", "encrypted"),
+        (24, struct.pack("<I", 2**32 - 2), "impossible size"),
+        (20, struct.pack("<I", 2**31), "impossible size"),
+        (16, b"\0\0\0\0", "CRC"),
+        (42, struct.pack("<I", 5), "ill-formed archive"),
+    ],
+)
 def test_forged_directories_of_archives_are_refused(tmp_path: Path, offset: int, value: bytes, message: str) -> None:
     """Encryption, impossible sizes, a wrong checksum and a wrong position each end as a refusal."""
     path = _patched(_archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("item_ids.npy", IDS)]), offset, value)

@@ -60,11 +60,16 @@ def test_every_list_type_is_read_exactly(tmp_path: Path, kind: str, dtype: str) 
     assert_reads(open_snapshot(write(tmp_path / "s", made, kind), CONFIG), made)
 
 
-@pytest.mark.parametrize("options", [
-    {"row_group_size": 7}, {"compression": "zstd"}, {"compression": "none", "use_dictionary": False},
-    {"data_page_version": "2.0", "data_page_size": 100},
-    {"column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}, "use_dictionary": False},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"row_group_size": 7},
+        {"compression": "zstd"},
+        {"compression": "none", "use_dictionary": False},
+        {"data_page_version": "2.0", "data_page_size": 100},
+        {"column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}, "use_dictionary": False},
+    ],
+)
 def test_every_packaging_is_read_exactly(tmp_path: Path, options: dict[str, object]) -> None:
     """Row groups, pages, codecs and encodings are the writer's own business."""
     made = model().named()
@@ -89,10 +94,16 @@ def test_part_files_of_any_size_come_in_natural_order_and_agreed_blocks(tmp_path
     np.testing.assert_array_equal(side.ids(), made.item_ids)
 
 
-@pytest.mark.parametrize(("names", "config"), [
-    (("id", "features"), {}), (("key", "embedding"), {}), (("item_id", "embedding"), {}), (("id", "v"), {}),
-    (("weird", "odd"), {"id_column": "weird", "vector_column": "odd"}),
-])
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (("id", "features"), {}),
+        (("key", "embedding"), {}),
+        (("item_id", "embedding"), {}),
+        (("id", "v"), {}),
+        (("weird", "odd"), {"id_column": "weird", "vector_column": "odd"}),
+    ],
+)
 def test_columns_are_found_by_name_and_type(tmp_path: Path, names: tuple[str, str], config: dict[str, str]) -> None:
     """Spark's and autofaiss's names, the only column of its type, or the configured ones."""
     made = model()
@@ -128,10 +139,16 @@ def test_weights_come_from_the_configured_column(tmp_path: Path) -> None:
         open_snapshot(tmp_path, SnapshotConfig(weight_column="features"))
 
 
-@pytest.mark.parametrize("column", [
-    pa.array([3, 1, 2], pa.int16()), pa.array([3, 1, 2], pa.uint64()), pa.array(["ü", "b", "c"], pa.large_string()),
-    pa.array(["ü", "b", "c"]).dictionary_encode(), pa.array(["ü", "b", "c"], pa.string_view()),
-])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([3, 1, 2], pa.int16()),
+        pa.array([3, 1, 2], pa.uint64()),
+        pa.array(["ü", "b", "c"], pa.large_string()),
+        pa.array(["ü", "b", "c"]).dictionary_encode(),
+        pa.array(["ü", "b", "c"], pa.string_view()),
+    ],
+)
 def test_ids_of_every_integer_and_string_type_are_read(tmp_path: Path, column: object) -> None:
     """Also pandas' categories."""
     try:
@@ -241,9 +258,15 @@ def absurd_parquet(values: int) -> bytes:
     """
     sink = pa.BufferOutputStream()
     ids = [f"n{number}" for number in range(300)]
-    pq.write_table(pa.table({"v": lists(np.ones((300, 2), np.float32)), "id": ids}), sink, use_dictionary=False,
-                   compression="none", column_encoding={"id": "DELTA_LENGTH_BYTE_ARRAY"}, write_statistics=False,
-                   store_schema=False)
+    pq.write_table(
+        pa.table({"v": lists(np.ones((300, 2), np.float32)), "id": ids}),
+        sink,
+        use_dictionary=False,
+        compression="none",
+        column_encoding={"id": "DELTA_LENGTH_BYTE_ARRAY"},
+        write_statistics=False,
+        store_schema=False,
+    )
     data = sink.getvalue().to_pybytes()
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     size = pq.read_metadata(pa.BufferReader(data)).row_group(0).column(1).total_compressed_size
@@ -261,8 +284,12 @@ def absurd_parquet(values: int) -> bytes:
     tail = data[footer:]
     more = len(start) + len(body) - size
     assert tail.count(b"\x16" + _varint(2 * size)) == 2
-    return data[: header.start()] + start + body + tail.replace(b"\x16" + _varint(2 * size),
-                                                               b"\x16" + _varint(2 * (size + more)))
+    return (
+        data[: header.start()]
+        + start
+        + body
+        + tail.replace(b"\x16" + _varint(2 * size), b"\x16" + _varint(2 * (size + more)))
+    )
 
 
 #: In a process of its own, whose decoder has the peak of nobody else's children in its figure.
@@ -291,8 +318,11 @@ def test_a_file_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
 def test_a_decoder_that_dies_is_a_refusal_and_the_next_one_works(tmp_path: Path) -> None:
     """A crash refuses the file that was being read; a decoder killed from outside is only a moment's trouble."""
     path = write(tmp_path / "s", model())
-    for number, kind, transient in ((signal.SIGSEGV, SnapshotError, False), (signal.SIGXCPU, SnapshotError, False),
-                                    (signal.SIGKILL, SnapshotChanged, True)):
+    for number, kind, transient in (
+        (signal.SIGSEGV, SnapshotError, False),
+        (signal.SIGXCPU, SnapshotError, False),
+        (signal.SIGKILL, SnapshotChanged, True),
+    ):
         items = open_snapshot(path, CONFIG).items
         for process in _decoders():
             os.kill(process, number)
@@ -341,9 +371,11 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_reading_never_imports_pyarrow_here(tmp_path: Path) -> None:
     """No parser of parquet is loaded into the process that reads a snapshot."""
     path = write(tmp_path / "s", model())
-    code = ("import sys; from embsync.snapshots import open_snapshot; from embsync.config import SnapshotConfig; "
-            f"s = open_snapshot({str(path)!r}, SnapshotConfig()); s.items.ids(); list(s.items.blocks()); "
-            "assert 'pyarrow' not in sys.modules")
+    code = (
+        "import sys; from embsync.snapshots import open_snapshot; from embsync.config import SnapshotConfig; "
+        f"s = open_snapshot({str(path)!r}, SnapshotConfig()); s.items.ids(); list(s.items.blocks()); "
+        "assert 'pyarrow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
@@ -381,12 +413,12 @@ def test_two_passes_may_run_at_once(tmp_path: Path) -> None:
     made = model(items=5000, users=5000, width=128)
     opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
     assert opened.users is not None
-    for (start, a), (_, b), (_, c) in zip(opened.items.blocks(), opened.users.blocks(), opened.items.blocks(),
-                                          strict=True):
+    for (start, a), (_, b), (_, c) in zip(
+        opened.items.blocks(), opened.users.blocks(), opened.items.blocks(), strict=True
+    ):
         np.testing.assert_array_equal(a, made.items[start : start + len(a)])
         np.testing.assert_array_equal(b, made.users[start : start + len(b)])
         np.testing.assert_array_equal(c, a)
-
 
 
 def _decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *changes: tuple[str, str]) -> None:
@@ -404,8 +436,13 @@ _SHORT = ("STEP_SECONDS = 6", "STEP_SECONDS = 0")
 _SPIN = "        while True:\n            pass\n"
 
 
-@pytest.mark.parametrize("where", ["    def _columns(self, file: Any) -> list[tuple[str, str, str]]:\n",
-                                   "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "    def _columns(self, file: Any) -> list[tuple[str, str, str]]:\n",
+        "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n",
+    ],
+)
 def test_a_parser_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Its processor time is limited for the footer as for each batch; that is a refusal of the file."""
     path = write(tmp_path / "s", model())
@@ -421,8 +458,10 @@ def test_many_batches_may_take_longer_together_than_one_may(tmp_path: Path, monk
     made = model(items=40 * block_rows(64), users=10, width=64)
     write(tmp_path / "s", made)
     where = "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n"
-    burn = ("        import time\n        end = time.process_time() + 0.2\n"
-            "        while time.process_time() < end:\n            pass\n")
+    burn = (
+        "        import time\n        end = time.process_time() + 0.2\n"
+        "        while time.process_time() < end:\n            pass\n"
+    )
     _decoder_with(monkeypatch, tmp_path / "script", ("STEP_SECONDS = 6", "STEP_SECONDS = 2"), (where, where + burn))
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path / "s", CONFIG).items), made.items)
 
@@ -435,8 +474,10 @@ def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
     for _ in opened.items.blocks():
         for process in _decoders():
             limits = Path(f"/proc/{process}/limits").read_text()
-            seconds, memory = (re.search(rf"Max {name} +(\S+)", limits).group(1)  # type: ignore[union-attr]
-                               for name in ("cpu time", "address space"))
+            seconds, memory = (
+                re.search(rf"Max {name} +(\S+)", limits).group(1)  # type: ignore[union-attr]
+                for name in ("cpu time", "address space")
+            )
             assert (seconds, memory) != ("unlimited", "unlimited")
             found.append((int(seconds), int(memory)))
     assert found
@@ -455,10 +496,15 @@ def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -
         np.testing.assert_array_equal(vectors(items), made.items)
 
 
-@pytest.mark.parametrize("options", [
-    {"compression": "none", "use_dictionary": False}, {"compression": "none", "data_page_version": "2.0"},
-    {"compression": "zstd"}, {"compression": "snappy", "data_page_size": 200, "use_dictionary": False},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "none", "use_dictionary": False},
+        {"compression": "none", "data_page_version": "2.0"},
+        {"compression": "zstd"},
+        {"compression": "snappy", "data_page_size": 200, "use_dictionary": False},
+    ],
+)
 @pytest.mark.parametrize("column", [0, 1])
 def test_a_page_that_is_not_as_its_checksum_says_is_refused(
     tmp_path: Path, options: dict[str, object], column: int
@@ -469,8 +515,12 @@ def test_a_page_that_is_not_as_its_checksum_says_is_refused(
     read(path.parent, CONFIG)
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(column)
     data = bytearray(path.read_bytes())
-    data[chunk.data_page_offset + chunk.total_compressed_size - (chunk.data_page_offset - (
-        chunk.dictionary_page_offset or chunk.data_page_offset)) - 9] ^= 4
+    data[
+        chunk.data_page_offset
+        + chunk.total_compressed_size
+        - (chunk.data_page_offset - (chunk.dictionary_page_offset or chunk.data_page_offset))
+        - 9
+    ] ^= 4
     path.write_bytes(data)
     with pytest.raises(SnapshotError, match=r"items\.parquet.*(CRC|checksum|crc)"):
         read(path.parent, CONFIG)

@@ -28,8 +28,11 @@ def write(path: Path, made: Model) -> Path:
     """Leave the model as the library writes it."""
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     path.mkdir(exist_ok=True)
-    numpy.save_file({"vectors": made.items, "ids": padded(made.item_ids)}, path / "items.safetensors",
-                    metadata={"made": "by a test"})
+    numpy.save_file(
+        {"vectors": made.items, "ids": padded(made.item_ids)},
+        path / "items.safetensors",
+        metadata={"made": "by a test"},
+    )
     numpy.save_file({"vectors": made.users, "ids": padded(made.user_ids)}, path / "users.safetensors")
     return path
 

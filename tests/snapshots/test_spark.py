@@ -24,12 +24,19 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
     from pyspark.ml.recommendation import ALS
     from pyspark.sql import SparkSession
 
-    spark = (SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-             .config("spark.driver.memory", "1g").config("spark.sql.shuffle.partitions", "3").getOrCreate())
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "1g")
+        .config("spark.sql.shuffle.partitions", "3")
+        .getOrCreate()
+    )
     try:
         random = np.random.default_rng(5)
-        plays = [(int(user), int(item), float(1 + (user * item) % 5))
-                 for user, item in zip(random.integers(0, 40, 400), random.integers(0, 60, 400), strict=True)]
+        plays = [
+            (int(user), int(item), float(1 + (user * item) % 5))
+            for user, item in zip(random.integers(0, 40, 400), random.integers(0, 60, 400), strict=True)
+        ]
         table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
         trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=4, numUserBlocks=4).fit(table)
         trained.write().overwrite().save(str(tmp_path / "als"))

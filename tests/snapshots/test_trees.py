@@ -47,8 +47,10 @@ def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels
     write_npy(place / "day=2", model())
     (place / "day=2/_SUCCESS").touch()
     found = look(place)
-    assert found["day=1"] == ("not_a_snapshot", f"{place}/day=1: too many directories in one another; "
-                              f"expected at most {files.DEEPEST}")
+    assert found["day=1"] == (
+        "not_a_snapshot",
+        f"{place}/day=1: too many directories in one another; expected at most {files.DEEPEST}",
+    )
     assert found["day=2"][0] == "ready"
     glance = Glance()
     for _ in range(3):
@@ -195,8 +197,9 @@ def test_links_in_a_chain(place: Path, links: int) -> None:
     assert files.real_path(link) in (str(link), str(target))
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"files":' * 100_000,
-                                  '{"files": [{"path": "' + "../" * 5000 + '"}]}'])
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"files":' * 100_000, '{"files": [{"path": "' + "../" * 5000 + '"}]}']
+)
 def test_a_manifest_nested_deeply_is_no_manifest(place: Path, text: str) -> None:
     """The snapshot is judged as if it had none."""
     write_npy(place / "day=1", model())
@@ -219,8 +222,20 @@ def test_a_header_nested_deeply_is_ill_formed(place: Path) -> None:
             open_snapshot(place / name, SnapshotConfig())
 
 
-@pytest.mark.parametrize("text", ["[" * 1500, "{a: " * 1500, "- " * 1500, "a: 2026-13-45", "a: " + "1" * 5000,
-                                  "checks: &a {x: *a}", "store: {path: &x [*x]}", "\0", "a: !!python/name:os.system"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1500,
+        "{a: " * 1500,
+        "- " * 1500,
+        "a: 2026-13-45",
+        "a: " + "1" * 5000,
+        "checks: &a {x: *a}",
+        "store: {path: &x [*x]}",
+        "\0",
+        "a: !!python/name:os.system",
+    ],
+)
 def test_a_configuration_nested_deeply_is_no_configuration(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:

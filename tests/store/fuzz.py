@@ -40,9 +40,9 @@ from embsync.store.durable import replace_file
 
 RECORDS = {
     layout.STATUS: b'{"format":1,"pid":7,"state":"idle","since":"2026-11-25T02:00:00Z",'
-                   b'"started":"2026-11-25T02:00:00Z","updated":"2026-11-25T02:00:00Z","doing":"watching","current":null,"queue":["day=4"],"waiting":{},'
-                   b'"work":null,"retry":null,"held":null,"last_refusal":null,"last_error":null,"on_publish":null,'
-                   b'"watch":{"path":"w","health":"events","reason":"","armed":1,"last_scan":null,"next_scan":null}}',
+    b'"started":"2026-11-25T02:00:00Z","updated":"2026-11-25T02:00:00Z","doing":"watching","current":null,"queue":["day=4"],"waiting":{},'
+    b'"work":null,"retry":null,"held":null,"last_refusal":null,"last_error":null,"on_publish":null,'
+    b'"watch":{"path":"w","health":"events","reason":"","armed":1,"last_scan":null,"next_scan":null}}',
     HOLD: b'{"time":"2026-11-25T02:00:00Z","reason":"looked at"}',
     ATTEMPT: b'{"name":"day=4","stamp":"00ff","crashes":1,"lost":2,"unreadable":0,"errors":3}',
     TOLD: b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}',
@@ -173,8 +173,14 @@ def fuzz(kind: str, files: int, seed: int, folder: Path) -> dict[str, object]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             made.restore()
         slowest = max(slowest, time.monotonic() - started)
-    return {"kind": kind, "files": files, **outcomes, "slowest_seconds": round(slowest, 2),
-            "peak_mib": own_peak() // 1024, "failures": failures[:5]}
+    return {
+        "kind": kind,
+        "files": files,
+        **outcomes,
+        "slowest_seconds": round(slowest, 2),
+        "peak_mib": own_peak() // 1024,
+        "failures": failures[:5],
+    }
 
 
 if __name__ == "__main__":

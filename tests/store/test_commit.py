@@ -56,8 +56,14 @@ def _next(store: Path) -> int:
     return process(Store(store), Request(store.parent / "n2"), configured()).version
 
 
-def _failing(monkeypatch: pytest.MonkeyPatch, name: str, when: Callable[[str], bool], times: int = 10**6,
-             after: bool = False, error: BaseException | None = None) -> list[str]:
+def _failing(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    when: Callable[[str], bool],
+    times: int = 10**6,
+    after: bool = False,
+    error: BaseException | None = None,
+) -> list[str]:
     """Make ``os.<name>`` fail, before or after it did its work, where its arguments satisfy ``when``."""
     real: Callable[..., Any] = getattr(os, name)
     failed: list[str] = []
@@ -102,24 +108,55 @@ def _goes_on(store: Path) -> None:
 LONG = pytest.mark.torture
 
 
-@pytest.mark.parametrize(("error", "times"), [
-    (None, 1), (None, 10**6), (KeyboardInterrupt(), 1), pytest.param(None, 2, marks=LONG),
-    pytest.param(KeyboardInterrupt(), 10**6, marks=LONG), pytest.param(MemoryError(), 1, marks=LONG)])
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (None, 1),
+        (None, 10**6),
+        (KeyboardInterrupt(), 1),
+        pytest.param(None, 2, marks=LONG),
+        pytest.param(KeyboardInterrupt(), 10**6, marks=LONG),
+        pytest.param(MemoryError(), 1, marks=LONG),
+    ],
+)
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(("name", "where"), [
-    ("replace", "/current"), ("fsync", "/S"), ("symlink", "*/.current-"), ("write", "/journal.jsonl"),
-    ("fsync", "/journal.jsonl"), ("ftruncate", "/journal.jsonl"), ("fdatasync", "/journal.jsonl"),
-    ("rename", "/000003"), ("fsync", "/000003"), ("unlink", "/publishing.json"), ("close", "*/S/")])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("replace", "/current"),
+        ("fsync", "/S"),
+        ("symlink", "*/.current-"),
+        ("write", "/journal.jsonl"),
+        ("fsync", "/journal.jsonl"),
+        ("ftruncate", "/journal.jsonl"),
+        ("fdatasync", "/journal.jsonl"),
+        ("rename", "/000003"),
+        ("fsync", "/000003"),
+        ("unlink", "/publishing.json"),
+        ("close", "*/S/"),
+    ],
+)
 def test_any_error_around_the_switch_leaves_old_or_new(
-    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str, times: int, after: bool,
-    error: BaseException | None
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    where: str,
+    times: int,
+    after: bool,
+    error: BaseException | None,
 ) -> None:
     """One, two or all calls of a kind fail, before or after they worked: the old version is served, or the new one."""
     with monkeypatch.context() as patch:
         if name in {"ftruncate", "fdatasync"}:  # reached only once a line could not be written
             _failing(patch, "fsync", lambda what: what.endswith("/journal.jsonl"), 1)
-        _failing(patch, name, lambda what: where[1:] in what if where[0] == "*" else what.endswith(where), times,
-                 after or name == "close", error if name != "close" else None)  # Linux closes in any case
+        _failing(
+            patch,
+            name,
+            lambda what: where[1:] in what if where[0] == "*" else what.endswith(where),
+            times,
+            after or name == "close",
+            error if name != "close" else None,
+        )  # Linux closes in any case
         try:
             published = _next(store)
         except (StoreError, KeyboardInterrupt, MemoryError):
@@ -144,8 +181,11 @@ def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch:
             real(*arguments, **options)
 
         patch.setattr(os, "symlink", once)
-        with pytest.raises(StoreError, match=r"version 3 is current, but its publishing could not be ended.*embsync "
-                                             r"prune --store"):
+        with pytest.raises(
+            StoreError,
+            match=r"version 3 is current, but its publishing could not be ended.*embsync "
+            r"prune --store",
+        ):
             _next(store)
     assert assert_whole(store) == 3
     assert run(["prune", "--store", str(store)]) == 0
@@ -235,13 +275,37 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command with system calls injected; skip where tracing is not allowed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
-                   "OPENBLAS_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     only = [] if path is None else ["-P", str(path)]
     done = subprocess.run(
-        ["strace", "-f", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}", *only, "-e", f"inject={inject}",
-         sys.executable, "-m", "embsync", *command, "--store", str(store)],
-        env=environment, capture_output=True, text=True, check=False, timeout=60)
+        [
+            "strace",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            f"trace={inject.partition(':')[0]}",
+            *only,
+            "-e",
+            f"inject={inject}",
+            sys.executable,
+            "-m",
+            "embsync",
+            *command,
+            "--store",
+            str(store),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     if "ptrace" in done.stderr:
         pytest.skip("tracing is not allowed here")
     return done
@@ -277,8 +341,9 @@ def test_a_night_whose_line_could_not_be_written_is_tried_again(store: Path, cal
 
 @pytest.mark.parametrize("calls", [["write"], ["fsync"], ["close"], ["lseek"], ["fstat"], ["pread"]])
 @pytest.mark.parametrize("new", [False, True])
-def test_a_line_is_there_or_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str],
-                                      new: bool) -> None:
+def test_a_line_is_there_or_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], new: bool
+) -> None:
     """Each call fails, first and every time: after an error the file is as it was, without one the line is in it."""
     path = tmp_path / "lines"
     if not new:
@@ -424,7 +489,8 @@ def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch
         pass
     events = [event for event in Store(store).journal.events() if event.version == 4]
     assert [(event.event, event.reason, event.recovered) for event in events] == [
-        ("widened", "6 to 7 dimensions", True)]
+        ("widened", "6 to 7 dimensions", True)
+    ]
     _goes_on(store)
 
 
@@ -478,8 +544,18 @@ def _copied(store: Path) -> None:
     shutil.copytree(store / "versions/000002", store / "current")
 
 
-COMMANDS = [["status"], ["verify"], ["rollback", "9"], ["rollback"], ["sync", "SNAPSHOT"], ["widen", "6"], ["prune"],
-            ["search", "--user", "2000"], ["lookup", "users", "2000"], ["show"]]
+COMMANDS = [
+    ["status"],
+    ["verify"],
+    ["rollback", "9"],
+    ["rollback"],
+    ["sync", "SNAPSHOT"],
+    ["widen", "6"],
+    ["prune"],
+    ["search", "--user", "2000"],
+    ["lookup", "users", "2000"],
+    ["show"],
+]
 
 
 @pytest.mark.parametrize("broken", [_dangling, _missing, _pruned_by_hand, _file, _copied])

@@ -22,12 +22,28 @@ from embsync.service.hook import TOLD, untold
 from embsync.store import Store, layout
 from embsync.store.journal import Event, Journal
 
-COMMANDS = (["status"], ["history"], ["show"], ["verify"], ["lookup", "items", "2000"], ["hold"], ["resume"],
-            ["prune", "--keep", "9"], ["rollback"])
+COMMANDS = (
+    ["status"],
+    ["history"],
+    ["show"],
+    ["verify"],
+    ["lookup", "items", "2000"],
+    ["hold"],
+    ["resume"],
+    ["prune", "--keep", "9"],
+    ["rollback"],
+)
 NONSENSE = {
-    "empty": b"", "NUL": b"\0" * 64, "half": b'{"format": 1, "ver', "no UTF-8": b'{"time": "\xff\xfe"}', "list": b"[]",
-    "deep": b"[" * 100_000, "deep object": b'{"a":' * 50_000, "number": b'{"version": 1e999, "pid": -1}',
-    "types": b'{"event": 3, "version": "x", "time": [], "name": null}', "large": b" " * (1 << 21) + b"{",
+    "empty": b"",
+    "NUL": b"\0" * 64,
+    "half": b'{"format": 1, "ver',
+    "no UTF-8": b'{"time": "\xff\xfe"}',
+    "list": b"[]",
+    "deep": b"[" * 100_000,
+    "deep object": b'{"a":' * 50_000,
+    "number": b'{"version": 1e999, "pid": -1}',
+    "types": b'{"event": 3, "version": "x", "time": [], "name": null}',
+    "large": b" " * (1 << 21) + b"{",
 }
 
 
@@ -58,9 +74,22 @@ def said(capfd: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
     return code, printed.out + printed.err
 
 
-RECORDS = (layout.JOURNAL, layout.STATUS, layout.ORDER, HOLD, ATTEMPT, TOLD, layout.LOCK, layout.DAEMON_LOCK,
-           "versions/000003/manifest.json", "versions/000003/manifest.sha256", "versions/000003/lineage.npy",
-           "versions/000003/items/ids.npy", "versions/000003/transform/items.npy", "versions/000003/index_rows.npy")
+RECORDS = (
+    layout.JOURNAL,
+    layout.STATUS,
+    layout.ORDER,
+    HOLD,
+    ATTEMPT,
+    TOLD,
+    layout.LOCK,
+    layout.DAEMON_LOCK,
+    "versions/000003/manifest.json",
+    "versions/000003/manifest.sha256",
+    "versions/000003/lineage.npy",
+    "versions/000003/items/ids.npy",
+    "versions/000003/transform/items.npy",
+    "versions/000003/index_rows.npy",
+)
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -71,15 +100,27 @@ def test_no_command_meets_what_it_did_not_expect(
     for turn, (what, data) in enumerate(NONSENSE.items()):
         copy(directory / "S", root)
         replace(root / name, data)
-        for command in (*COMMANDS, *COMMANDS)[turn :: 4][:3]:  # each file meets each command, in turn
+        for command in (*COMMANDS, *COMMANDS)[turn::4][:3]:  # each file meets each command, in turn
             code, printed = said(capfd, *command, "--store", str(root))
             assert code in (0, 5, 6), (what, command, printed)
             assert "unexpected" not in printed
 
 
 @pytest.mark.parametrize("kind", ["directory", "FIFO", "link to nothing", "link in a circle"])
-@pytest.mark.parametrize("name", [layout.JOURNAL, layout.STATUS, layout.ORDER, HOLD, ATTEMPT, TOLD,
-                                  "versions/000003/manifest.json", "versions/000003/lineage.npy", "versions/000003"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        layout.JOURNAL,
+        layout.STATUS,
+        layout.ORDER,
+        HOLD,
+        ATTEMPT,
+        TOLD,
+        "versions/000003/manifest.json",
+        "versions/000003/lineage.npy",
+        "versions/000003",
+    ],
+)
 def test_something_else_in_the_place_of_a_file(
     root: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
@@ -97,8 +138,21 @@ def test_something_else_in_the_place_of_a_file(
         assert code in (0, 5, 6), (command, printed)
 
 
-@pytest.mark.parametrize("target", ["versions/000009", "versions/0", "elsewhere", "versions/000003/items", "current",
-                                    "versions/" + "9" * 200, "versions/../versions", "/etc", "versions/00000\n3", "."])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "versions/000009",
+        "versions/0",
+        "elsewhere",
+        "versions/000003/items",
+        "current",
+        "versions/" + "9" * 200,
+        "versions/../versions",
+        "/etc",
+        "versions/00000\n3",
+        ".",
+    ],
+)
 def test_a_damaged_link_is_named_and_rollback_mends_it(
     root: Path, capfd: pytest.CaptureFixture[str], target: str
 ) -> None:
@@ -147,10 +201,25 @@ def test_every_changed_byte_of_a_manifest_is_seen(root: Path, number: int) -> No
 
 
 MANIFEST_LIES = [
-    ("created", "2026-13-45T99:99:99Z"), ("created", ""), ("created", "2026-11-25"), ("version", 4), ("version", -1),
-    ("version", 10**30), ("dimension", 0), ("dimension", "4"), ("parent", 0), ("files", []), ("items", None),
-    ("users", None), ("format", "1"), ("format", None), ("snapshot", {"name": 3}), ("index", {}), ("checks", {}),
-    ("seconds", {"total": "x"}), ("space_id", None),
+    ("created", "2026-13-45T99:99:99Z"),
+    ("created", ""),
+    ("created", "2026-11-25"),
+    ("version", 4),
+    ("version", -1),
+    ("version", 10**30),
+    ("dimension", 0),
+    ("dimension", "4"),
+    ("parent", 0),
+    ("files", []),
+    ("items", None),
+    ("users", None),
+    ("format", "1"),
+    ("format", None),
+    ("snapshot", {"name": 3}),
+    ("index", {}),
+    ("checks", {}),
+    ("seconds", {"total": "x"}),
+    ("space_id", None),
 ]
 
 
@@ -168,8 +237,16 @@ def test_a_manifest_of_an_earlier_release_is_judged_by_what_it_says(root: Path, 
         embsync.open(root)
 
 
-@pytest.mark.parametrize("change", [{"path": "../../../etc/passwd"}, {"path": "/etc/passwd"}, {"bytes": -1},
-                                    {"sha256": "x"}, {"path": "items/ids.npy\n"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "../../../etc/passwd"},
+        {"path": "/etc/passwd"},
+        {"bytes": -1},
+        {"sha256": "x"},
+        {"path": "items/ids.npy\n"},
+    ],
+)
 def test_a_manifest_lists_the_files_of_a_version_and_no_others(root: Path, change: dict[str, object]) -> None:
     """Paths stay inside, sizes are sizes, hashes are hashes."""
     folder = root / "versions/000003"
@@ -194,8 +271,12 @@ def test_a_store_of_a_later_format_is_not_read(root: Path) -> None:
 
 
 HEADERS = {
-    "another type": ("<f4", "<i4"), "another order": ("False", "True "), "another shape": ("(60, 4)", "(4, 60)"),
-    "no shape": ("(60, 4)", "(240,)"), "too large": ("(60, 4)", "(99,9999)"), "a program": ("'<f4'", "f(4) "),
+    "another type": ("<f4", "<i4"),
+    "another order": ("False", "True "),
+    "another shape": ("(60, 4)", "(4, 60)"),
+    "no shape": ("(60, 4)", "(240,)"),
+    "too large": ("(60, 4)", "(99,9999)"),
+    "a program": ("'<f4'", "f(4) "),
 }
 
 
@@ -226,8 +307,9 @@ def test_a_damaged_line_is_said_wherever_people_look(root: Path, capfd: pytest.C
     assert "journal.jsonl:2" in json.loads(capfd.readouterr().out)["damage"][0]
 
 
-def test_a_damaged_order_is_said_wherever_people_look(root: Path, directory: Path,
-                                                      capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_order_is_said_wherever_people_look(
+    root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """By status, history, verify and by whoever decides anew; nothing handled is new."""
     path = root / layout.ORDER
     settings = directory / "order.yaml"
@@ -235,8 +317,13 @@ def test_a_damaged_order_is_said_wherever_people_look(root: Path, directory: Pat
     others = {"another order": b'{"order": "none"}', "series": b'{"order": "auto", "series": 1}'}
     for what, data in {**NONSENSE, **others}.items():
         replace(path, data)
-        for command in (["status"], ["history"], ["verify"], ["sync", "--check", "--config", str(settings)],
-                        ["sync", "--config", str(settings)]):
+        for command in (
+            ["status"],
+            ["history"],
+            ["verify"],
+            ["sync", "--check", "--config", str(settings)],
+            ["sync", "--config", str(settings)],
+        ):
             store = [] if command[0] == "sync" else ["--store", str(root)]
             assert f"{path}: damaged file" in said(capfd, *command, *store)[1], (what, command)
         assert [error.where for error in Store(root).damage()] == [str(path)]
@@ -246,10 +333,15 @@ def test_a_damaged_order_is_said_wherever_people_look(root: Path, directory: Pat
 
 
 LINES = {
-    "half": lambda line: line[: len(line) // 2], "gone": lambda _: b"", "NUL": lambda line: b"\0" * len(line),
-    "number": lambda line: line.replace(b'"version":', b'"version":1e400,"x":'), "deep": lambda _: b"[" * 100_000,
-    "type": lambda line: line.replace(b'"event":"', b'"event":["'), "huge": lambda line: line * 20_000,
-    "first byte": lambda line: b"\x7b\x7b" + line[1:], "name": lambda line: line.replace(b"day=", b"dax="),
+    "half": lambda line: line[: len(line) // 2],
+    "gone": lambda _: b"",
+    "NUL": lambda line: b"\0" * len(line),
+    "number": lambda line: line.replace(b'"version":', b'"version":1e400,"x":'),
+    "deep": lambda _: b"[" * 100_000,
+    "type": lambda line: line.replace(b'"event":"', b'"event":["'),
+    "huge": lambda line: line * 20_000,
+    "first byte": lambda line: b"\x7b\x7b" + line[1:],
+    "name": lambda line: line.replace(b"day=", b"dax="),
     "version": lambda line: line.replace(b'"version":', b'"version":7'),
     "time": lambda line: line.replace(b'"mtime_ns":"', b'"mtime_ns":"x'),
 }

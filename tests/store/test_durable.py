@@ -38,10 +38,17 @@ def store() -> Iterator[Path]:
 # crashes
 
 
-@pytest.mark.parametrize(("scenario", "outcomes", "step", "least"), [
-    ("publish", {2, 3}, 12, 20), ("rollback", {2, 1}, 4, 6),
-    *(pytest.param(*one, marks=pytest.mark.torture)
-      for one in (("publish", {2, 3}, 1, 100), ("rollback", {2, 1}, 1, 6), ("widen", {2, 3}, 1, 40)))])
+@pytest.mark.parametrize(
+    ("scenario", "outcomes", "step", "least"),
+    [
+        ("publish", {2, 3}, 12, 20),
+        ("rollback", {2, 1}, 4, 6),
+        *(
+            pytest.param(*one, marks=pytest.mark.torture)
+            for one in (("publish", {2, 3}, 1, 100), ("rollback", {2, 1}, 1, 6), ("widen", {2, 3}, 1, 40))
+        ),
+    ],
+)
 def test_killed_before_any_call_the_store_is_whole_and_old_or_new(
     scenario: str, outcomes: set[int], step: int, least: int
 ) -> None:
@@ -49,11 +56,22 @@ def test_killed_before_any_call_the_store_is_whole_and_old_or_new(
 
     Nothing but final files is left after the next command, and the journal knows the version that is served.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
-                   "OPENBLAS_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     with quick_directory() as directory:
-        command = [sys.executable, "-W", "error", Path(__file__).with_name("crash_points.py"), scenario, directory,
-                   str(step)]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            Path(__file__).with_name("crash_points.py"),
+            scenario,
+            directory,
+            str(step),
+        ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     crashes = [json.loads(line) for line in done.stdout.splitlines()]
@@ -189,7 +207,7 @@ def test_a_call_that_fails_changes_nothing(store: Path, monkeypatch: pytest.Monk
             break
         assert failure.exit_code == 5
         assert not isinstance(failure, OutOfSpace)
-        later = calls[at + 1:].count(calls[at])  # another thread may have begun on another file meanwhile
+        later = calls[at + 1 :].count(calls[at])  # another thread may have begun on another file meanwhile
         assert later <= 1, "a failed call was tried again"
         assert _without_journal(store) == before, f"{name} number {at}"
         at += 1
@@ -268,8 +286,17 @@ def test_an_error_after_the_switch_is_no_failed_publish(store: Path, monkeypatch
         assert Store(store).current() == 2
 
 
-FILES = ["items/vectors.npy", "users/ids.npy", "items/last_seen.npy", "anchors/users.npy", "start/item_ids.npy",
-         "transform/items.npy", "index.faiss", "index_rows.npy", "lineage.npy"]
+FILES = [
+    "items/vectors.npy",
+    "users/ids.npy",
+    "items/last_seen.npy",
+    "anchors/users.npy",
+    "start/item_ids.npy",
+    "transform/items.npy",
+    "index.faiss",
+    "index_rows.npy",
+    "lineage.npy",
+]
 
 
 @pytest.mark.parametrize("name", FILES)

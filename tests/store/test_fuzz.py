@@ -18,8 +18,12 @@ SEED = 20261125
 def judge(kinds: str, files: int) -> str:
     """Fuzz kinds of files in a process of its own and assert that nothing but answers and refusals happened."""
     with quick_directory() as folder:
-        done = subprocess.run([sys.executable, str(SCRIPT), kinds, str(files), str(SEED), str(folder)],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), kinds, str(files), str(SEED), str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == len(kinds.split(","))
     for line in done.stdout.splitlines():

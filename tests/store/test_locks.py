@@ -30,8 +30,10 @@ def test_a_lock_held_elsewhere_names_its_holder(tmp_path: Path) -> None:
         assert next_line(holder) == "held"
         assert is_held(lock)
         began = time.monotonic()
-        with pytest.raises(StoreBusy, match=rf"the store is locked; found process {holder.pid} holding it") as raised, \
-                exclusive(lock, 0.3, "the store"):
+        with (
+            pytest.raises(StoreBusy, match=rf"the store is locked; found process {holder.pid} holding it") as raised,
+            exclusive(lock, 0.3, "the store"),
+        ):
             pytest.fail("two holders")
         assert time.monotonic() - began >= 0.3
         assert raised.value.exit_code == 5

@@ -280,7 +280,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert side.vectors.tobytes() == b"".join(rows[id_].vector for id_ in ids)
         counts = record.items
         assert (counts.rows, counts.live, counts.carried) == (
-            len(version.items.ids), int(version.items.live.sum()), int((~version.items.live).sum()))
+            len(version.items.ids),
+            int(version.items.live.sum()),
+            int((~version.items.live).sum()),
+        )
 
     # the model's side
 
@@ -293,8 +296,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert made.users is not None
         assert made.user_ids is not None
         random = np.random.default_rng((seed, 7))
-        here, there = (np.sort(random.permutation(len(rows))[: round((1 - absent) * len(rows))])
-                       for rows in (made.items, made.users))
+        here, there = (
+            np.sort(random.permutation(len(rows))[: round((1 - absent) * len(rows))])
+            for rows in (made.items, made.users)
+        )
         return Night(made.items[here], made.item_ids[here], made.users[there], made.user_ids[there])
 
     def _publish(self, made: Night, **request: Any) -> None:
@@ -314,8 +319,11 @@ class StoreMachine(RuleBasedStateMachine):
             for name, raw, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
                 assert raw is not None
                 assert ids is not None
-                carried = {} if parent is None else {
-                    id_: row for id_, row in parent.rows[name].items() if parent.age(row) + 1 <= CARRY}
+                carried = (
+                    {}
+                    if parent is None
+                    else {id_: row for id_, row in parent.rows[name].items() if parent.age(row) + 1 <= CARRY}
+                )
                 side = opened.side("items" if name == "items" else "users")
                 live = {id_: Row(number, side.lookup([id_])[0].tobytes()) for id_ in ids.tolist()}
                 model.rows[name] = carried | live

@@ -192,15 +192,26 @@ def _without_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embsync.store.journal.append_line", full)
 
 
-@pytest.mark.parametrize(("command", "effect", "took"), [
-    (["rollback", "1"], "rolled back from version 2 to version 1", lambda root: Store(root).current() == 1),
-    (["hold"], "on hold", lambda root: (root / "hold").exists()),
-    (["resume"], "resumed", lambda root: not (root / "hold").exists()),
-    (["rollback", "1", "--hold"], "rolled back from version 2 to version 1",
-     lambda root: (root / "hold").exists() and Store(root).current() == 1)])
+@pytest.mark.parametrize(
+    ("command", "effect", "took"),
+    [
+        (["rollback", "1"], "rolled back from version 2 to version 1", lambda root: Store(root).current() == 1),
+        (["hold"], "on hold", lambda root: (root / "hold").exists()),
+        (["resume"], "resumed", lambda root: not (root / "hold").exists()),
+        (
+            ["rollback", "1", "--hold"],
+            "rolled back from version 2 to version 1",
+            lambda root: (root / "hold").exists() and Store(root).current() == 1,
+        ),
+    ],
+)
 def test_what_took_effect_says_so_although_the_journal_does_not(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], effect: str,
-    took: Callable[[Path], bool]
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    effect: str,
+    took: Callable[[Path], bool],
 ) -> None:
     """Exit 5, and both in the line: the effect, which is real, and the journal."""
     root = place / "S"
@@ -253,8 +264,9 @@ def test_a_pruning_that_a_crash_cut_short_is_journaled_by_the_next_command(place
     assert told == [(1, True)]
 
 
-@pytest.mark.parametrize("name", ["day=1\nrefused   day=9", "day=1\x1b[2K\x1b[1Aforged",
-                                  "day=1\r\x9b31m\u2028x\u202egnp"])
+@pytest.mark.parametrize(
+    "name", ["day=1\nrefused   day=9", "day=1\x1b[2K\x1b[1Aforged", "day=1\r\x9b31m\u2028x\u202egnp"]
+)
 def test_a_name_forges_nothing(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Line breaks, terminal escapes and signs that turn text around are shown as escapes: one line a thing."""
     root = place / "S"

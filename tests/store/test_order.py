@@ -75,8 +75,9 @@ def root() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("how", ["publish", "widen"])
-def test_everything_of_a_version_is_synced_before_it_is_moved(root: Path, monkeypatch: pytest.MonkeyPatch,
-                                                              how: str) -> None:
+def test_everything_of_a_version_is_synced_before_it_is_moved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """Each file the manifest names, the manifest, each directory after its last file; then the move, then the link."""
     seen = Recorder(monkeypatch)
     if how == "publish":
@@ -91,8 +92,11 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(root: Path, monkey
     for name in names:
         assert seen.last("fsync", f"{staging}/{name}", moved) > seen.place("create", f"{staging}/{name}"), name
     for folder in {staging, *(f"{staging}/{Path(name).parent}" for name in names if "/" in name)}:
-        created = [place for place, (call, path) in enumerate(seen.calls[:moved])
-                   if call in {"create", "mkdir", "replace"} and str(Path(path).parent) == folder]
+        created = [
+            place
+            for place, (call, path) in enumerate(seen.calls[:moved])
+            if call in {"create", "mkdir", "replace"} and str(Path(path).parent) == folder
+        ]
         assert seen.last("fsync", folder, moved) > max(created), folder
     in_place = seen.place("fsync", versions, moved)
     switched = seen.place("replace", root / "current", moved)
@@ -102,26 +106,34 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(root: Path, monkey
     assert seen.place("unlink", version / "publishing.json") > journaled
 
 
-def test_a_pruned_version_is_out_of_sight_for_good_before_a_file_of_it_goes(root: Path,
-                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pruned_version_is_out_of_sight_for_good_before_a_file_of_it_goes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ``current`` names is on the disk, the version's name is gone from it, the journal tells: then deletion."""
     seen = Recorder(monkeypatch)
     with Store(root).locked():
         Store(root).prune(1)
     retired = next(place for place, (call, path) in enumerate(seen.calls) if call == "rename" and ".pruned-" in path)
-    deleted = next(place for place, (call, path) in enumerate(seen.calls)
-                   if call in {"unlink", "rmdir"} and ".pruned-" in path)
+    deleted = next(
+        place for place, (call, path) in enumerate(seen.calls) if call in {"unlink", "rmdir"} and ".pruned-" in path
+    )
     current = seen.place("fsync", root)
     durable_rename = seen.place("fsync", root / "versions", retired)
     journaled = seen.place("fsync", root / "journal.jsonl", retired)
     assert current < retired < durable_rename < journaled < deleted
 
 
-@pytest.mark.parametrize(("work", "name"), [
-    (lambda root: hold(Store(root)), "hold"), (lambda root: note(Store(root), 2, None), "on_publish.json"),
-    (lambda root: replace_file(root / "status.json", b"{}"), "status.json")])
-def test_a_small_file_is_synced_before_and_after_its_rename(root: Path, monkeypatch: pytest.MonkeyPatch,
-                                                            work: Callable[[Path], object], name: str) -> None:
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        (lambda root: hold(Store(root)), "hold"),
+        (lambda root: note(Store(root), 2, None), "on_publish.json"),
+        (lambda root: replace_file(root / "status.json", b"{}"), "status.json"),
+    ],
+)
+def test_a_small_file_is_synced_before_and_after_its_rename(
+    root: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object], name: str
+) -> None:
     """Its contents before it has its name, its name before anybody is told."""
     seen = Recorder(monkeypatch)
     work(root)
@@ -131,8 +143,9 @@ def test_a_small_file_is_synced_before_and_after_its_rename(root: Path, monkeypa
     assert synced[0] < replaced < seen.place("fsync", root, replaced)
 
 
-def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(root: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The link, or that the hold is gone, and then the line."""
     hold(Store(root))
     seen = Recorder(monkeypatch)
@@ -183,8 +196,9 @@ def test_rows_in_each_others_places_do_not_read_back(tmp_path: Path, first: int,
 
 
 @pytest.mark.parametrize("moment", ["open", "flock"])
-def test_a_sweep_never_takes_what_its_maker_goes_on_to_use(root: Path, monkeypatch: pytest.MonkeyPatch,
-                                                           moment: str) -> None:
+def test_a_sweep_never_takes_what_its_maker_goes_on_to_use(
+    root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     """Whether it comes right after a directory was made, or right before it is locked: the maker makes another."""
     versions = root / "versions"
     owner = os if moment == "open" else fcntl
@@ -232,9 +246,11 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\x00", b"[]", b'{"time": 3}'])
-def test_a_hold_that_comes_while_work_goes_on_keeps_it_back(root: Path, monkeypatch: pytest.MonkeyPatch,
-                                                            content: bytes | None) -> None:
+def test_a_hold_that_comes_while_work_goes_on_keeps_it_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
     """It is looked at under the lock, in the moment of publishing; whatever the file says, it holds."""
+
     def late(stage: str, _: float) -> None:
         if stage == "publishing" and not (root / "hold").exists():
             (root / "hold").write_bytes(b'{"time":"2026-01-01T00:00:00Z"}' if content is None else content)

@@ -160,8 +160,9 @@ def test_a_version_is_out_of_sight_on_the_disk_before_anything_of_it_is_deleted(
         assert store.prune(1)[0] == [1, 2]
     for number in (1, 2):
         name = layout.version_name(number)
-        retired = next(place for place, call in enumerate(found.calls)
-                       if call.name == "rename" and call.path.endswith(name))
+        retired = next(
+            place for place, call in enumerate(found.calls) if call.name == "rename" and call.path.endswith(name)
+        )
         assert found.synced(_inode(root), -1, retired), "what current names was not synced"
         deleted = found.first("unlink", after=retired)
         assert found.synced(versions, retired, deleted), "deleted before its new name was synced"

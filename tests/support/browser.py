@@ -58,8 +58,9 @@ class Page:
 
     def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
         """Change the size of the window and the colours the person prefers."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def value(self, expression: str) -> Any:
@@ -92,8 +93,14 @@ class Page:
         """Press and release a key: a letter, or Enter or Tab."""
         code, text = _KEYS.get(key, (ord(key[0].upper()), key))
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
-                      **({"text": text} if kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                **({"text": text} if kind == "keyDown" else {}),
+            )
 
     def picture(self, path: Path) -> None:
         """Save the whole page as a PNG file."""
@@ -137,11 +144,26 @@ def browsing(profile: Path) -> Iterator[Page]:
     """Run a browser with a profile of its own until it is left."""
     assert BROWSER is not None
     (their_commands, commands), (answers, their_answers) = os.pipe(), os.pipe()
-    arguments = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                 f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-    with (profile.parent / "browser.log").open("wb") as log, subprocess.Popen(
-            ["sh", "-c", _START, "sh", str(their_commands), str(their_answers), *arguments], stdout=log, stderr=log,
-            pass_fds=(their_commands, their_answers)) as process:
+    arguments = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        f"--user-data-dir={profile}",
+        "--remote-debugging-pipe",
+        "about:blank",
+    ]
+    with (
+        (profile.parent / "browser.log").open("wb") as log,
+        subprocess.Popen(
+            ["sh", "-c", _START, "sh", str(their_commands), str(their_answers), *arguments],
+            stdout=log,
+            stderr=log,
+            pass_fds=(their_commands, their_answers),
+        ) as process,
+    ):
         os.close(their_commands)
         os.close(their_answers)
         page = Page(commands, answers)

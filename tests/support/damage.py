@@ -90,4 +90,3 @@ def copy(source: Path, target: Path) -> Path:
 
     shutil.copytree(source, target, symlinks=True, copy_function=link_or_copy)
     return target
-

@@ -54,7 +54,12 @@ def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
     for name, arguments in (("embsync", ["-m", "embsync"]), ("python", [])):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {" ".join(arguments)} "$@"\n')
         (programs / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    return subprocess.run(["sh", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True,
-                          check=False, timeout=60)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    }
+    return subprocess.run(
+        ["sh", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )

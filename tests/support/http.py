@@ -77,8 +77,9 @@ class Server:
         parts = urlsplit(self.where)
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
 
-    def ask(self, path: str, body: Any = None, *, connection: http.client.HTTPConnection | None = None,
-            **headers: str) -> Answer:
+    def ask(
+        self, path: str, body: Any = None, *, connection: http.client.HTTPConnection | None = None, **headers: str
+    ) -> Answer:
         """GET, or POST plain values, bytes or an array."""
         sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if isinstance(body, np.ndarray):
@@ -105,18 +106,25 @@ def command(root: Path, *options: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return the environment of a server."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 @contextlib.contextmanager
-def serving(root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0",
-            under: tuple[str, ...] = ()) -> Iterator[Server]:
+def serving(
+    root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0", under: tuple[str, ...] = ()
+) -> Iterator[Server]:
     """Run ``embsync serve`` on a port of its choice until it is left; ``under``: by such as prlimit."""
     arguments = [*under, *command(root, "--listen", listen, "--interval", "0.02", *options)]
     log = root.parent / "serve.log"
-    with log.open("w") as errors, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True,
-                                                   env=environment()) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()) as process,
+    ):
         try:
             assert process.stdout is not None
             said = "".join(iter(process.stdout.readline, "}\n"))

@@ -44,8 +44,9 @@ def pairs(draw: st.DrawFn, *, full_rank: bool = False, dtypes: tuple[str, ...] =
     dtype = draw(st.sampled_from(dtypes))
     least = 2 * width + 3 if full_rank else 1
     items, users = (draw(st.integers(least, 70)) for _ in range(2))
-    kind = "full" if full_rank or width == 1 else draw(
-        st.sampled_from(("full", "duplicate", "constant", "zero", "mixed")))
+    kind = (
+        "full" if full_rank or width == 1 else draw(st.sampled_from(("full", "duplicate", "constant", "zero", "mixed")))
+    )
     random = np.random.default_rng(seed)
     T, W = random.standard_normal((items, width)), random.standard_normal((users, width))
     T *= draw(st.sampled_from((1.0, 1e-3, 40.0)))

@@ -106,8 +106,12 @@ def night(
         sides.append((taste + noise * random.standard_normal(taste.shape), (7 * index + 1000 * (side + 1))))
     turn = rotation(width, number + 1) if turned else np.eye(width)
     (item_rows, item_ids), (user_rows, user_ids) = sides
-    return Night((item_rows @ turn).astype(np.float32), item_ids.astype(np.int64),
-                 (user_rows @ turn).astype(np.float32), user_ids.astype(np.int64))
+    return Night(
+        (item_rows @ turn).astype(np.float32),
+        item_ids.astype(np.int64),
+        (user_rows @ turn).astype(np.float32),
+        user_ids.astype(np.int64),
+    )
 
 
 def _tastes(seed: int, side: int, count: int, width: int) -> Array:

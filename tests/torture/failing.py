@@ -22,9 +22,18 @@ _FAIL, _SHORT, _LIE = range(3)
 _EVER = 10**9
 #: How, with which error, and how many calls in a row.
 WAYS = (
-    (_FAIL, errno.EIO, 1), (_FAIL, errno.ENOSPC, 1), (_FAIL, errno.EIO, 3), (_FAIL, errno.ENOSPC, _EVER),
-    (_FAIL, errno.EIO, _EVER), (_FAIL, errno.EDQUOT, 2), (_FAIL, errno.EINTR, 1), (_FAIL, errno.ENOMEM, 1),
-    (_SHORT, errno.EIO, 1), (_SHORT, errno.EINTR, 1), (_SHORT, errno.ENOSPC, 3), (_LIE, 0, 1),
+    (_FAIL, errno.EIO, 1),
+    (_FAIL, errno.ENOSPC, 1),
+    (_FAIL, errno.EIO, 3),
+    (_FAIL, errno.ENOSPC, _EVER),
+    (_FAIL, errno.EIO, _EVER),
+    (_FAIL, errno.EDQUOT, 2),
+    (_FAIL, errno.EINTR, 1),
+    (_FAIL, errno.ENOMEM, 1),
+    (_SHORT, errno.EIO, 1),
+    (_SHORT, errno.EINTR, 1),
+    (_SHORT, errno.ENOSPC, 3),
+    (_LIE, 0, 1),
 )
 _SHIM = "EMBSYNC_TEST_SHIM"
 
@@ -75,8 +84,12 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
     """Try points and leave the tally."""
     shim = load_shim(directory)
     tally, chance, bench = Tally("failing"), random.Random(seed), Bench(directory)
-    points = [(scenario, place, way) for scenario in SCENARIOS.values()
-              for place in range(count(bench, shim, scenario)) for way in WAYS]
+    points = [
+        (scenario, place, way)
+        for scenario in SCENARIOS.values()
+        for place in range(count(bench, shim, scenario))
+        for way in WAYS
+    ]
     chosen = points * (most // len(points)) + chance.sample(points, most % len(points))
     for turn, (scenario, place, way) in enumerate(chosen):
         code = strike(bench, shim, scenario, place, way)

@@ -107,7 +107,7 @@ def check(bench: Bench, tally: Tally, point: str, told: list[int]) -> None:
     known = [event.version for event in store.journal.events() if event.event in moves]
     if told[-1] not in known:
         tally.harm("lost", f"{point}: version {told[-1]} was acknowledged")
-    elif store.current() not in known[len(known) - 1 - known[::-1].index(told[-1]):]:
+    elif store.current() not in known[len(known) - 1 - known[::-1].index(told[-1]) :]:
         tally.harm("lost", f"{point}: {told[-1]} was acknowledged, {store.current()} is current")
 
 

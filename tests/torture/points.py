@@ -19,8 +19,22 @@ from typing import Any
 from torture.report import Tally
 from torture.scenarios import SCENARIOS, Bench, Scenario, examine, forked
 
-CALLS = ("open", "mkdir", "posix_fallocate", "write", "fsync", "fdatasync", "ftruncate", "close", "rename", "replace",
-         "symlink", "unlink", "rmdir", "chmod")
+CALLS = (
+    "open",
+    "mkdir",
+    "posix_fallocate",
+    "write",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "close",
+    "rename",
+    "replace",
+    "symlink",
+    "unlink",
+    "rmdir",
+    "chmod",
+)
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 _STORE = f"embsync{os.sep}"
 
@@ -90,9 +104,13 @@ def strike(bench: Bench, scenario: Scenario, point: int, over: bool, number: sig
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
     """Try points and leave the tally."""
     tally, chance, bench = Tally("points"), random.Random(seed), Bench(directory)
-    points = [(scenario, place, name, over, number)
-              for scenario in SCENARIOS.values() for place, name in enumerate(count(bench, scenario))
-              for over in (False, True) for number in SIGNALS]
+    points = [
+        (scenario, place, name, over, number)
+        for scenario in SCENARIOS.values()
+        for place, name in enumerate(count(bench, scenario))
+        for over in (False, True)
+        for number in SIGNALS
+    ]
     chosen = points * (most // len(points)) + chance.sample(points, most % len(points))
     for turn, (scenario, place, name, over, number) in enumerate(chosen):
         code = strike(bench, scenario, place, over, number)

@@ -50,8 +50,16 @@ def _prune(root: Path) -> None:
 def _work(root: Path) -> None:
     """Do what the daemon's process does with one job."""
     path = root.parent / "night-2"
-    job = Job(store=str(root), config=_plain(), name=path.name, path=str(path), reason="", stamp=None, mtime_ns=0,
-              fingerprint=None)
+    job = Job(
+        store=str(root),
+        config=_plain(),
+        name=path.name,
+        path=str(path),
+        reason="",
+        stamp=None,
+        mtime_ns=0,
+        fingerprint=None,
+    )
     outcome = work.run(job, lambda _: None)
     if outcome.kind in {"error", "crashed", "held"}:  # held: where the hold cannot be read
         raise OSError(outcome.what)
@@ -68,22 +76,25 @@ def _recover(root: Path) -> None:
         pass
 
 
-SCENARIOS = {scenario.name: scenario for scenario in (
-    Scenario("first publish", "empty", lambda root: _publish(root, 0), frozenset({None, 1})),
-    Scenario("publish", "two", _publish, frozenset({2, 3})),
-    Scenario("accept", "two", lambda root: _publish(root, accepted=("cosine_items",)), frozenset({2, 3})),
-    Scenario("new space", "two", lambda root: _publish(root, new_space=True), frozenset({2, 3})),
-    Scenario("widen", "two", lambda root: widen(Store(root), 6, CONFIG), frozenset({2, 3})),
-    Scenario("worker", "two", _work, frozenset({2, 3})),
-    Scenario("rollback", "two", lambda root: Store(root).rollback(1), frozenset({2, 1})),
-    Scenario("prune", "two", _prune, frozenset({2})),
-    Scenario("hold", "two", lambda root: hold(Store(root)), frozenset({2})),
-    Scenario("resume", "held", lambda root: resume(Store(root)), frozenset({2})),
-    Scenario("on_publish", "two", lambda root: note(Store(root), 2, None), frozenset({2})),
-    Scenario("recover switched", "switched", _recover, frozenset({3})),
-    Scenario("recover moved", "moved", _recover, frozenset({2})),
-    Scenario("recover pruned", "pruned", _recover, frozenset({2})),
-)}
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("first publish", "empty", lambda root: _publish(root, 0), frozenset({None, 1})),
+        Scenario("publish", "two", _publish, frozenset({2, 3})),
+        Scenario("accept", "two", lambda root: _publish(root, accepted=("cosine_items",)), frozenset({2, 3})),
+        Scenario("new space", "two", lambda root: _publish(root, new_space=True), frozenset({2, 3})),
+        Scenario("widen", "two", lambda root: widen(Store(root), 6, CONFIG), frozenset({2, 3})),
+        Scenario("worker", "two", _work, frozenset({2, 3})),
+        Scenario("rollback", "two", lambda root: Store(root).rollback(1), frozenset({2, 1})),
+        Scenario("prune", "two", _prune, frozenset({2})),
+        Scenario("hold", "two", lambda root: hold(Store(root)), frozenset({2})),
+        Scenario("resume", "held", lambda root: resume(Store(root)), frozenset({2})),
+        Scenario("on_publish", "two", lambda root: note(Store(root), 2, None), frozenset({2})),
+        Scenario("recover switched", "switched", _recover, frozenset({3})),
+        Scenario("recover moved", "moved", _recover, frozenset({2})),
+        Scenario("recover pruned", "pruned", _recover, frozenset({2})),
+    )
+}
 
 
 class Bench:
@@ -212,7 +223,7 @@ def _compared(bench: Bench, scenario: Scenario, current: int | None, *, done: bo
     events = list(store.journal.events())
     base = bench.directory / f"base-{scenario.base}"
     before = list(Store(base).journal.events()) if base.is_dir() else []
-    if events[:len(before)] != before or store.journal.damaged():
+    if events[: len(before)] != before or store.journal.damaged():
         harms.append(("lost", f"{scenario.name}: lines of the journal"))
     published = [event.version for event in events if event.event in {"published", "widened"}]
     pruned = {event.version for event in events if event.event == "pruned"}
@@ -220,8 +231,12 @@ def _compared(bench: Bench, scenario: Scenario, current: int | None, *, done: bo
         harms.append(("phantom", f"{scenario.name}: journaled twice: {published}"))
     if set(published) - pruned != set(store.numbers()):
         harms.append(("phantom", f"{scenario.name}: journaled {published}, pruned {pruned}, there {store.numbers()}"))
-    if done and len(scenario.current) > 1 and current == min(scenario.current - {None, 1}, default=None) \
-            and scenario.name not in {"rollback"}:
+    if (
+        done
+        and len(scenario.current) > 1
+        and current == min(scenario.current - {None, 1}, default=None)
+        and scenario.name not in {"rollback"}
+    ):
         harms.append(("lost", f"{scenario.name}: done, and version {current} is current"))
     if done and scenario.name == "rollback" and current != 1:
         harms.append(("lost", "rollback: done, and not rolled back"))

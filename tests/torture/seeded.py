@@ -88,8 +88,10 @@ class Mistake:
             ast.parse(text.replace(self.old, self.new))
         except SyntaxError as error:
             return f"{self.path}: no Python any more: {error}"
-        return next((f"no such test: {test}" for test in self.tests if not _there(root, test)),
-                    None if self.tests else "no test is named")
+        return next(
+            (f"no such test: {test}" for test in self.tests if not _there(root, test)),
+            None if self.tests else "no test is named",
+        )
 
 
 def _there(root: Path, test: str) -> bool:
@@ -103,8 +105,11 @@ def _there(root: Path, test: str) -> bool:
 
 def mistakes() -> list[Mistake]:
     """Return all of them, as the tables have them."""
-    rows = [{**row, "tests": tuple(row["tests"])} for table in sorted(_TABLES.glob("*.toml"))
-            for row in tomllib.loads(table.read_text())["mistake"]]
+    rows = [
+        {**row, "tests": tuple(row["tests"])}
+        for table in sorted(_TABLES.glob("*.toml"))
+        for row in tomllib.loads(table.read_text())["mistake"]
+    ]
     return [Mistake(**row) for row in rows]
 
 
@@ -133,8 +138,13 @@ def copied() -> Iterator[Path]:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONSAFEPATH": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 @cache
@@ -142,20 +152,37 @@ def require_copy_first() -> None:
     """Raise unless a copy's package wins over an installed one, whatever the working directory."""
     with copied() as root:
         for place in (root, Path("/")):
-            found = subprocess.run([sys.executable, "-c", "import embsync; print(embsync.__file__)"], cwd=place,
-                                   text=True, env=_environment(root), capture_output=True, check=True).stdout.strip()
+            found = subprocess.run(
+                [sys.executable, "-c", "import embsync; print(embsync.__file__)"],
+                cwd=place,
+                text=True,
+                env=_environment(root),
+                capture_output=True,
+                check=True,
+            ).stdout.strip()
             if Path(found) != root / "embsync" / "__init__.py":
                 raise SystemExit(f"{found} is imported instead of the copy in {root}")
 
 
 def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False, limit: float = 400.0) -> tuple[int, str]:
     """Run tests against a copy, in their short form or that of ``make torture``; return exit code and last words."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "--no-header", "--tb=line",
-               *(f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "anyio")),  # half of the time
-               *(["-m", "torture"] if torture else []), *dict.fromkeys(f"tests/{test}" for test in tests)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n0",
+        "--no-header",
+        "--tb=line",
+        *(f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "anyio")),  # half of the time
+        *(["-m", "torture"] if torture else []),
+        *dict.fromkeys(f"tests/{test}" for test in tests),
+    ]
     try:
-        done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False,
-                              timeout=limit)
+        done = subprocess.run(
+            command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False, timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return 1, f"no end within {limit:g} s"
     return done.returncode, "\n".join((done.stdout + done.stderr).strip().splitlines()[-6:])
@@ -196,8 +223,11 @@ def sound(chosen: Iterable[Mistake]) -> str | None:
 
 def table(rows: Iterable[Mistake]) -> str:
     """Return the documentation's page."""
-    lines = [f"| {row.name} | `{row.file}` | {', '.join(f'`{test}`' for test in row.tests)}"
-             f"{' *(torture)*' if row.torture else ''} |" for row in rows]
+    lines = [
+        f"| {row.name} | `{row.file}` | {', '.join(f'`{test}`' for test in row.tests)}"
+        f"{' *(torture)*' if row.torture else ''} |"
+        for row in rows
+    ]
     head = [f"{len(lines)} mistakes.", "", "| what goes wrong | in | noticed by |", "| --- | --- | --- |"]
     return "\n".join([_HEAD, *head, *lines, ""])
 

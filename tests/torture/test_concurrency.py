@@ -40,8 +40,10 @@ def place() -> Iterator[Path]:
     """A store, snapshots for its writers, a watched directory and a configuration."""
     with quick_directory() as directory:
         (directory / "watched").mkdir()
-        settings = {"watch": {"path": str(directory / "watched"), "rescan_seconds": 1, "complete": "marker"},
-                    "store": {"path": str(directory / "S"), "keep_versions": 3}}
+        settings = {
+            "watch": {"path": str(directory / "watched"), "rescan_seconds": 1, "complete": "marker"},
+            "store": {"path": str(directory / "S"), "keep_versions": 3},
+        }
         (directory / "embsync.yaml").write_text(yaml.safe_dump(settings))
         for number in range(5):
             write_npy(directory / f"snapshots/n{number}", night(number, **SIZES))
@@ -65,9 +67,13 @@ class Crowd:
 
     def command(self, *arguments: str) -> None:
         """Run a command as a person would, to its end."""
-        done = subprocess.run([sys.executable, "-m", "embsync", *arguments, "--config",
-                               str(self.place / "embsync.yaml")], capture_output=True, text=True, check=False,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, "-m", "embsync", *arguments, "--config", str(self.place / "embsync.yaml")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
         if done.returncode not in ALLOWED or "Traceback" in done.stderr:
             self.harm("unmendable", f"{arguments}: {done.returncode} {done.stderr[-500:]}")
         self.did[arguments[0] if done.returncode == 0 else f"{arguments[0]} in vain"] += 1
@@ -142,8 +148,10 @@ class Crowd:
 def acknowledged(root: Path) -> tuple[set[int], set[int]]:
     """Return the versions that the journal says were published, and those it says were pruned."""
     events = list(Store(root).journal.events())
-    return ({event.version or 0 for event in events if event.event in ("published", "widened")},
-            {event.version or 0 for event in events if event.event == "pruned"})
+    return (
+        {event.version or 0 for event in events if event.event in ("published", "widened")},
+        {event.version or 0 for event in events if event.event == "pruned"},
+    )
 
 
 @pytest.mark.timeout(SECONDS + 300)
@@ -154,12 +162,25 @@ def test_everybody_at_once(place: Path, seconds: float) -> None:
     with tally("concurrency", least=int(3 * seconds)) as made, contextlib.ExitStack() as stack:
         crowd = Crowd(place, made)
         log = stack.enter_context((place / "run.log").open("w"))
-        daemon = stack.enter_context(subprocess.Popen(
-            [sys.executable, "-m", "embsync", "run", "--config", str(place / "embsync.yaml")], stdout=log, stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}))
+        daemon = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "embsync", "run", "--config", str(place / "embsync.yaml")],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        )
         stack.callback(daemon.kill)
-        deeds = [crowd.write, crowd.write, crowd.drop, crowd.change, crowd.widen, crowd.ask, crowd.refresh,
-                 crowd.follow]
+        deeds = [
+            crowd.write,
+            crowd.write,
+            crowd.drop,
+            crowd.change,
+            crowd.widen,
+            crowd.ask,
+            crowd.refresh,
+            crowd.follow,
+        ]
         threads = [threading.Thread(target=crowd.keep_on, args=(deed, seed)) for seed, deed in enumerate(deeds)]
         for thread in threads:
             thread.start()

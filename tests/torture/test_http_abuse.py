@@ -101,20 +101,46 @@ class Abuse:
 
     def forged(self, chance: random.Random) -> None:
         """Names, lengths and encodings that lie."""
-        lines = [b"Host: evil.example", b"Host: a, b", b"Content-Length: 18446744073709551616", b"Content-Length: 5",
-                 b"Content-Length: 0x10", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked, gzip",
-                 b"Expect: 100-continue", b"Upgrade: websocket", b"Connection: upgrade", b"Accept: application/x-npy",
-                 b"Content-Type: application/x-npy", b"Content-Encoding: gzip"]
+        lines = [
+            b"Host: evil.example",
+            b"Host: a, b",
+            b"Content-Length: 18446744073709551616",
+            b"Content-Length: 5",
+            b"Content-Length: 0x10",
+            b"Transfer-Encoding: chunked",
+            b"Transfer-Encoding: chunked, gzip",
+            b"Expect: 100-continue",
+            b"Upgrade: websocket",
+            b"Connection: upgrade",
+            b"Accept: application/x-npy",
+            b"Content-Type: application/x-npy",
+            b"Content-Encoding: gzip",
+        ]
         for _ in range(50):
-            target = chance.choice([b"GET /healthz", b"POST /v1/search", b"POST /v1/lookup", b"HEAD /", b"CONNECT a:1",
-                                    b"OPTIONS *", b"GET http://evil.example/", b"GET /" + b"a" * 5000])
+            target = chance.choice(
+                [
+                    b"GET /healthz",
+                    b"POST /v1/search",
+                    b"POST /v1/lookup",
+                    b"HEAD /",
+                    b"CONNECT a:1",
+                    b"OPTIONS *",
+                    b"GET http://evil.example/",
+                    b"GET /" + b"a" * 5000,
+                ]
+            )
             some = chance.sample(lines, chance.randrange(5))
             self.heard(self.plug(b"\r\n".join([target + b" HTTP/1.1", *some, b"", b"0\r\n\r\n"])))
 
     def products(self, chance: random.Random) -> None:
         """The largest that is allowed, and more, and gone before it is answered."""
-        for asked in (self.large(), self.large(k=1000, queries=1000), self.large(k=1000),
-                      posted(b'{"users":[' + b"[]," * 100_000 + b"[]]}"), posted(b"[" * 100_000)):
+        for asked in (
+            self.large(),
+            self.large(k=1000, queries=1000),
+            self.large(k=1000),
+            posted(b'{"users":[' + b"[]," * 100_000 + b"[]]}"),
+            posted(b"[" * 100_000),
+        ):
             with self.plug(asked) as plug:
                 if chance.random() < 0.5:
                     self.heard(plug)
@@ -175,8 +201,10 @@ class Abuse:
 
 def posted(body: bytes) -> bytes:
     """Return a request as it is sent."""
-    return (b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(body)) + body
+    return (
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    ) + body
 
 
 def descriptors(process: int) -> int:
@@ -194,16 +222,33 @@ def settled(true: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 def abused(root: Path, seconds: float, made: Tally) -> None:
     """Run every attack at once for so long."""
-    with serving(root, "--max-connections", "400", "--max-seconds", "3", "--max-memory", "128 MiB",
-                 under=("prlimit", "--nofile=1024:1024")) as server:
+    with serving(
+        root,
+        "--max-connections",
+        "400",
+        "--max-seconds",
+        "3",
+        "--max-memory",
+        "128 MiB",
+        under=("prlimit", "--nofile=1024:1024"),
+    ) as server:
         process = server.process.pid
         server.ask("/v1/search", {"users": [2000]})
         abuse = Abuse(server, [2000 + place for place in range(60)])
-        abuse.users = [one for one in abuse.users
-                       if server.ask("/v1/lookup", {"side": "users", "ids": [one]}).status == 200]
+        abuse.users = [
+            one for one in abuse.users if server.ask("/v1/lookup", {"side": "users", "ids": [one]}).status == 200
+        ]
         before, most = (anonymous_memory(process), descriptors(process)), 0
-        attacks = [abuse.half_heads, abuse.slow_bodies, abuse.slow_readers, abuse.garbage, abuse.floods, abuse.forged,
-                   abuse.products, abuse.storm]
+        attacks = [
+            abuse.half_heads,
+            abuse.slow_bodies,
+            abuse.slow_readers,
+            abuse.garbage,
+            abuse.floods,
+            abuse.forged,
+            abuse.products,
+            abuse.storm,
+        ]
         threads = [threading.Thread(target=abuse.keep_on, args=(attack, seed)) for seed, attack in enumerate(attacks)]
         threads.append(threading.Thread(target=abuse.probe))
         for thread in threads:

@@ -17,8 +17,12 @@ LONG = [pytest.mark.torture, pytest.mark.timeout(7200)]
 
 
 def _run(program: str, attack: str, most: int, seed: int = 20) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1",
-                   "OPENBLAS_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     with quick_directory() as directory, tally(attack, most) as counted:
         output = directory / "tally.json"
         (directory / "at").mkdir()

@@ -12,8 +12,9 @@ import pytest
 from torture.report import main, tally
 
 
-def test_a_run_reports_a_line_and_fails_on_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_a_line_and_fails_on_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Harm fails the run after it was written down; runs of one attack are added up in the table."""
     report = tmp_path / "report.jsonl"
     monkeypatch.setattr("torture.report._REPORT", str(report))

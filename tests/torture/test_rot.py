@@ -36,6 +36,7 @@ from embsync.store.durable import replace_file
 
 FLIPS = 10_000
 
+
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
     """A watched directory whose fifth night waits, and a store with every file it may hold."""
@@ -46,10 +47,26 @@ def directory() -> Iterator[Path]:
         replace_file(root / "attempt.json", b'{"name":"day=5","stamp":null,"crashes":1}')
         replace_file(root / "on_publish.json", b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}')
         problem = Problem("2026-11-25T02:00:00Z", "something")
-        write(Store(root), Status(
-            state="idle", since="2026-11-25T02:00:00Z", started="2026-11-25T02:00:00Z", updated="2026-11-25T02:00:00Z",
-            doing="watching", current=None, queue=[], waiting={}, work=None, retry=None, held=None, last_refusal=None,
-            last_error=problem, on_publish=None, watch=Watch("watch", "events", "", 1, None, None)))
+        write(
+            Store(root),
+            Status(
+                state="idle",
+                since="2026-11-25T02:00:00Z",
+                started="2026-11-25T02:00:00Z",
+                updated="2026-11-25T02:00:00Z",
+                doing="watching",
+                current=None,
+                queue=[],
+                waiting={},
+                work=None,
+                retry=None,
+                held=None,
+                last_refusal=None,
+                last_error=problem,
+                on_publish=None,
+                watch=Watch("watch", "events", "", 1, None, None),
+            ),
+        )
         yield place
 
 
@@ -73,8 +90,11 @@ def points(root: Path, flips: int) -> Iterator[tuple[Path, int, int]]:
 def published(root: Path) -> dict[str, bytes]:
     """Return all a version serves that its damaged parent may have changed."""
     with open_version(root) as version:
-        return {entry.path: (version.path / entry.path).read_bytes() for entry in version.record.files
-                if entry.path not in (layout.INDEX, layout.INDEX_ROWS)}
+        return {
+            entry.path: (version.path / entry.path).read_bytes()
+            for entry in version.record.files
+            if entry.path not in (layout.INDEX, layout.INDEX_ROWS)
+        }
 
 
 class Harm(Exception):
@@ -248,7 +268,7 @@ def linked(root: Path, directory: Path) -> str:
 def test_rot_in_short(directory: Path) -> None:
     """A bit of one file in three."""
     with tally("bit rot", least=20) as made:
-        rot(directory, list(points(directory / "S", 1))[:: 3], made)
+        rot(directory, list(points(directory / "S", 1))[::3], made)
 
 
 @pytest.mark.torture
