@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
+from embsync.rows import block_rows
 from embsync.snapshots import open_snapshot
 
 WIDTH = 128

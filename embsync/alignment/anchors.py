@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import as_slice, block_rows
-from embsync.alignment.sampling import positions_in, sample
 from embsync.dtypes import Array, Float32, Int64
+from embsync.ids import positions_in, sample
+from embsync.rows import as_slice, block_rows
 
 Policy = Literal["two_time_scales", "moving_average", "previous", "first"]
 

@@ -11,16 +11,16 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
-from embsync.alignment.blocks import ArrayRows, worker_count
 from embsync.alignment.drift import Fit, FitMeter
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Preservation, Residual, map_error, score_error
-from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
 from embsync.alignment.topk import RunningTopK, agreement
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
+from embsync.ids import fold_of, positions_in, sample
+from embsync.rows import ArrayRows, worker_count
 
 _Value = TypeVar("_Value")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import as_slice
 from embsync.alignment.gram import Pairing
-from embsync.alignment.sampling import FOLDS
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
+from embsync.ids import FOLDS
+from embsync.rows import as_slice
 
 MOVED_MOST = 10
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from embsync.alignment import lapack
 from embsync.alignment.anchors import ReferenceRows
-from embsync.alignment.blocks import Rows, map_blocks
-from embsync.alignment.sampling import FOLDS
 from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
+from embsync.ids import FOLDS
+from embsync.rows import Rows, map_blocks
 
 #: Condition number of a side up to which its Gram matrix is trusted. Relative error of the smallest direction
 #: is eps * condition**2: 2e-4 of it at 1e6, and Cholesky fails near 1e8.

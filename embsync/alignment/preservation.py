@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import ArrayRows, Rows, map_blocks
 from embsync.alignment.gram import sum_side
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64
+from embsync.rows import ArrayRows, Rows, map_blocks
 
 
 class Sliced(Protocol):

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import Rows, map_blocks
 from embsync.alignment.columns import Columns, judge_columns
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
-from embsync.alignment.sampling import FOLDS
 from embsync.alignment.standardize import Standardization, keep_products, standardize
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
+from embsync.ids import FOLDS
+from embsync.rows import Rows, map_blocks
 
 #: Called by worker threads with ``(start, raw block, stable block)``.
 Observer = Callable[[int, Array, Float32], None]

@@ -17,9 +17,9 @@ import numpy as np
 import scipy
 
 import embsync
+from embsync.cli.daemon import daemon_lines, daemon_now
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, say, table, warn
-from embsync.cli.service import daemon_lines, daemon_now
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import Command, command

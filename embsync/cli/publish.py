@@ -14,6 +14,8 @@ from embsync.cli.dry_run import check_each, look, tell_backlog
 from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
+from embsync.daemon.hold import hold, resume
+from embsync.daemon.hook import run_on_publish
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import command
 from embsync.pipeline import Request, UnchangedError
@@ -21,8 +23,6 @@ from embsync.pipeline.backlog import Entry, handle
 from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
-from embsync.service.hold import hold, resume
-from embsync.service.hook import run_on_publish
 from embsync.snapshots import shortened
 from embsync.store.journal import NotJournaled
 from embsync.store.layout import version_name

@@ -35,8 +35,8 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, **options
     """
     given = context(config_file, store, as_json, log__format="json" if as_json else None, **options)
     try:
-        from embsync.http.server import serve as run  # noqa: PLC0415  (an extra)
-        from embsync.http.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
+        from embsync.server.server import serve as run  # noqa: PLC0415  (an extra)
+        from embsync.server.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(
             "serving needs more packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"

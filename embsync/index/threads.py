@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
-from embsync.alignment.blocks import worker_count
 from embsync.index.library import faiss
+from embsync.rows import worker_count
 
 
 @contextmanager

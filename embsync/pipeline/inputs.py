@@ -9,18 +9,18 @@ from typing import cast, get_args
 import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
-from embsync.alignment.blocks import row_numbers
 from embsync.alignment.gram import Pairing
-from embsync.alignment.sampling import fold_of, positions_in, sample
 from embsync.alignment.stabilize import SideInput
 from embsync.alignment.transform import SideName
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError, UsageError
+from embsync.ids import fold_of, positions_in, sample
 from embsync.invocation import command
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side as VersionSide
+from embsync.rows import row_numbers
 from embsync.snapshots import FingerprintedRows, Side, Snapshot
 from embsync.store.rows import ParentRows, RowPlan, plan
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.arrays import TOP_K
-from embsync.alignment.blocks import ArrayRows, map_blocks
-from embsync.alignment.sampling import sample
 from embsync.alignment.stabilize import Alignment
 from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
 from embsync.alignment.transform import Transform
 from embsync.config import IndexConfig
 from embsync.dtypes import Array, Float32, Float64, Int64
+from embsync.ids import sample
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
+from embsync.rows import ArrayRows, map_blocks
 
 
 @dataclass(frozen=True)

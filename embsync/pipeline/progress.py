@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from embsync.alignment.blocks import Rows
 from embsync.dtypes import Array
+from embsync.rows import Rows
 
 #: Called with the stage and the share of it that is done, 0 to 1.
 Progress = Callable[[str, float], None]

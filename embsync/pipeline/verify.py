@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync.alignment.blocks import as_slice
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
-from embsync.alignment.sampling import positions_in
 from embsync.alignment.transform import SideName
 from embsync.checks import SCORE_ERROR_LIMITS
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
 from embsync.errors import EmbsyncError
+from embsync.ids import positions_in
 from embsync.reader import Version
+from embsync.rows import as_slice
 from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot
 from embsync.store import Store
 

@@ -8,16 +8,16 @@ import time
 import msgspec
 import numpy as np
 
-from embsync.alignment.blocks import block_rows
-from embsync.alignment.sampling import sample
 from embsync.alignment.transform import SideName
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreError, UsageError
+from embsync.ids import sample
 from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
 from embsync.pipeline import record
 from embsync.pipeline.parent import ParentCheck
 from embsync.reader import Version, open_version
+from embsync.rows import block_rows
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event

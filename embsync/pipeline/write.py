@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.anchors import advance, choose
-from embsync.alignment.blocks import as_slice, block_rows
 from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean, row_cosines
 from embsync.alignment.preservation import Residual
-from embsync.alignment.sampling import positions_in, sample
 from embsync.alignment.stabilize import Alignment, Observer, SideFit, judged_alone, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
+from embsync.ids import positions_in, sample
 from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.rows import as_slice, block_rows
 from embsync.store import layout
 from embsync.store.durable import ArrayFile, Staging
 

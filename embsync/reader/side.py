@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embsync.alignment.blocks import block_rows
-from embsync.alignment.sampling import positions_in
 from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
+from embsync.ids import positions_in
 from embsync.invocation import command
 from embsync.reader.cold_start import FoldIn, Method, folded
 from embsync.reader.signposts import Signposts
+from embsync.rows import block_rows
 from embsync.store.rows import ages
 
 Missing = Literal["raise", "nan", "mean"]

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import block_rows
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots.numpy_header import ArrayHeader
 
 #: Far beyond any embedding; it bounds the memory of a block, which has at least 64 rows.
@@ -37,7 +37,7 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A (count, width) matrix of floats in a file, as :class:`~embsync.alignment.blocks.Rows`."""
+    """A (count, width) matrix of floats in a file, as :class:`~embsync.rows.Rows`."""
 
     stored: Stored
     header: ArrayHeader

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.columns import FLOATS, Columns, choose
@@ -131,7 +131,7 @@ class ParquetColumn:
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """The vectors of all files of a side, as :class:`~embsync.alignment.blocks.Rows`."""
+    """The vectors of all files of a side, as :class:`~embsync.rows.Rows`."""
 
     source: str
     parts: tuple[Part, ...]

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Rows
 from embsync.dtypes import Array, Float64
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import Rows
 from embsync.snapshots.ids import canonical, id_kind
 
 ITEMS, USERS = "items", "users"

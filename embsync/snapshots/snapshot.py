@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from embsync.alignment.blocks import Rows
 from embsync.dtypes import Array, Float64
+from embsync.rows import Rows
 from embsync.snapshots.row_digest import RowDigest
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size
@@ -93,7 +93,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
 
 @dataclass(frozen=True)
 class TextRows:
-    """The vectors of a text file, as :class:`~embsync.alignment.blocks.Rows`."""
+    """The vectors of a text file, as :class:`~embsync.rows.Rows`."""
 
     place: Place
     head: TextHead

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.blocks import row_numbers
-from embsync.alignment.sampling import positions_in
 from embsync.dtypes import Array, Int64, RowNumbers
+from embsync.ids import positions_in
+from embsync.rows import row_numbers
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from support.nights import rotation
 
-from embsync.alignment.blocks import ArrayRows
 from embsync.alignment.columns import Columns
 from embsync.alignment.gram import Pairing
-from embsync.alignment.sampling import fold_of
 from embsync.alignment.stabilize import SideInput, fit
 from embsync.dtypes import Float64
+from embsync.ids import fold_of
+from embsync.rows import ArrayRows
 
 ROWS, WIDTH = 600, 8
 

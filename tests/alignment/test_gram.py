@@ -10,10 +10,10 @@ from support.laws import law
 from support.nights import rotation
 
 import embsync
-from embsync.alignment.blocks import ArrayRows, as_slice, block_rows, map_blocks
 from embsync.alignment.gram import GRAM_CONDITION, Pairing, sum_side, triangular_factor
-from embsync.alignment.sampling import fold_of
 from embsync.errors import SnapshotError
+from embsync.ids import fold_of
+from embsync.rows import ArrayRows, as_slice, block_rows, map_blocks
 
 WIDTH = 64
 ROWS = 2 * block_rows(WIDTH) + 100  # two whole blocks and a short one

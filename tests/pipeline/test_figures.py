@@ -13,7 +13,7 @@ from support.quick import quick_directory
 from support.stores import sync
 
 import embsync
-from embsync.alignment import blocks
+from embsync import rows
 from embsync.errors import SnapshotChanged
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
@@ -290,13 +290,13 @@ def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> N
 def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """``threads``: in both passes over both sides, the neighbours in the parent, ``widen`` and ``verify``."""
     asked: list[int] = []
-    real = blocks.worker_count
+    real = rows.worker_count
 
     def noted(setting: int) -> int:
         asked.append(setting)
         return real(setting)
 
-    monkeypatch.setattr(blocks, "worker_count", noted)
+    monkeypatch.setattr(rows, "worker_count", noted)
     config = configured(threads=threads)
     counts = []
     for number in range(2):

@@ -15,8 +15,8 @@ from support.quick import quick_directory
 from support.stores import running, sync
 
 import embsync
-from embsync.alignment.sampling import positions_in
 from embsync.errors import NotFoundError, StoreError, UsageError
+from embsync.ids import positions_in
 from embsync.reader import StoreReader, Version
 from embsync.reader.side import Side
 from embsync.reader.signposts import Signposts
@@ -371,7 +371,7 @@ LOOP = """
 import sys, time
 import numpy as np
 import embsync
-from embsync.alignment.sampling import positions_in
+from embsync.ids import positions_in
 reads, seen = 0, set()
 reader = embsync.open(sys.argv[1])
 print("ready", flush=True)

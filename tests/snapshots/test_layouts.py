@@ -11,9 +11,9 @@ import pytest
 from snapshots.made import Model, model, vectors, write_npy, write_npz
 from snapshots.test_safetensors import write as write_safetensors
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots import FingerprintedRows, Snapshot, combined, open_snapshot
 
 CONFIG = SnapshotConfig()

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots.made import ROW_NUMBERS, assert_reads, model, read, utf8, vectors, write_npy
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots import open_snapshot, stamp
 
 CONFIG = SnapshotConfig()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from snapshots.made import ROW_NUMBERS, assert_reads, model, read, vectors, write_npz
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots import open_snapshot
 
 CONFIG = SnapshotConfig()

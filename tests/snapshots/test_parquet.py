@@ -16,9 +16,9 @@ import pytest
 from snapshots.made import ROW_NUMBERS, Array, Model, assert_reads, model, read, vectors
 from support.stores import next_line, running
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.rows import block_rows
 from embsync.snapshots import open_snapshot, parquet_memory, parquet_process
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")

@@ -15,8 +15,8 @@ from support.trees import chain, deep
 
 from embsync.cli.main import run
 from embsync.config import SnapshotConfig, WatchConfig
+from embsync.daemon.glance import Glance
 from embsync.errors import EmbsyncError, NotFoundError, SnapshotError
-from embsync.service.glance import Glance
 from embsync.snapshots import discover, files, open_snapshot, stamp
 from embsync.store import durable
 from embsync.store.durable import remove_tree
@@ -94,7 +94,7 @@ def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
 
 def test_a_huge_child_is_no_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit it is said, flat or in directories; here the limit is lowered to 500."""
-    for module in (files, __import__("embsync.service.glance", fromlist=["x"])):
+    for module in (files, __import__("embsync.daemon.glance", fromlist=["x"])):
         monkeypatch.setattr(module, "MOST_ENTRIES", 500)
     (place / "flat").mkdir()
     for number in range(501):

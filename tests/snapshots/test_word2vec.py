@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots.made import Array, model, read, vectors
 
-from embsync.alignment.blocks import block_rows
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
 from embsync.snapshots import open_snapshot
 
 CONFIG = SnapshotConfig()

@@ -28,13 +28,13 @@ from snapshots.fuzz import MEMORY, SECONDS, TooLong, _too_long, damaged, own_pea
 from support.damage import build, config_of, copy
 
 from embsync.cli.main import run
+from embsync.daemon import status
+from embsync.daemon.attempts import ATTEMPT, Attempts
+from embsync.daemon.hold import HOLD, held
+from embsync.daemon.hook import TOLD, untold
 from embsync.errors import EmbsyncError
 from embsync.pipeline.backlog import survey
 from embsync.reader import open_version
-from embsync.service import status
-from embsync.service.attempts import ATTEMPT, Attempts
-from embsync.service.hold import HOLD, held
-from embsync.service.hook import TOLD, untold
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
 

@@ -14,11 +14,11 @@ from support.quick import quick_directory
 
 import embsync
 from embsync.cli.main import run
+from embsync.daemon import status
+from embsync.daemon.attempts import ATTEMPT, Attempts
+from embsync.daemon.hold import HOLD, held
+from embsync.daemon.hook import TOLD, untold
 from embsync.errors import EmbsyncError, StoreDamaged, StoreError
-from embsync.service import status
-from embsync.service.attempts import ATTEMPT, Attempts
-from embsync.service.hold import HOLD, held
-from embsync.service.hook import TOLD, untold
 from embsync.store import Store, layout
 from embsync.store.journal import Event, Journal
 

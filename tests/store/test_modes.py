@@ -15,9 +15,9 @@ from support.nights import night, write_npy
 from support.stores import assert_whole, running, sync
 
 from embsync.cli.main import run
+from embsync.daemon import status
+from embsync.daemon.hold import hold
 from embsync.errors import StoreError
-from embsync.service import status
-from embsync.service.hold import hold
 from embsync.store import Store
 from embsync.store.locks import exclusive, is_held
 from embsync.store.owner import owner_to_be

@@ -15,11 +15,11 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
+from embsync.daemon.hold import HeldError, HoldableStore, hold, resume
+from embsync.daemon.hook import note
 from embsync.errors import StoreError
 from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
-from embsync.service.hold import HeldError, HoldableStore, hold, resume
-from embsync.service.hook import note
 from embsync.store import Store, durable
 from embsync.store.durable import ArrayFile, Staging, replace_file
 

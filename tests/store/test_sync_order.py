@@ -17,9 +17,9 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
+from embsync.daemon.hold import HOLD, hold, resume
 from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
-from embsync.service.hold import HOLD, hold, resume
 from embsync.store import Store, layout
 
 SIZES = {"items": 60, "users": 50, "width": 4}

@@ -13,13 +13,13 @@ from support.nights import configured, night, write_npy
 from support.stores import assert_whole
 from torture.report import Tally
 
+from embsync.daemon import work
+from embsync.daemon.hold import hold, resume
+from embsync.daemon.hook import note
+from embsync.daemon.job import Job
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
-from embsync.service import work
-from embsync.service.hold import hold, resume
-from embsync.service.hook import note
-from embsync.service.job import Job
 from embsync.store import Store, layout
 
 SIZES = {"items": 40, "users": 36, "width": 4}

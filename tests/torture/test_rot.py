@@ -23,14 +23,14 @@ from torture.report import Tally, tally
 
 import embsync
 from embsync.cli.main import run
+from embsync.daemon.hold import hold
+from embsync.daemon.report import Problem
+from embsync.daemon.status import Status, Watch, write
 from embsync.errors import EmbsyncError, StoreError
 from embsync.pipeline.backlog import handle
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.reader.whole import verify
-from embsync.service.hold import hold
-from embsync.service.report import Problem
-from embsync.service.status import Status, Watch, write
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
 

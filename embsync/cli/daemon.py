@@ -1,0 +1,114 @@
+"""Commands of the daemon: run it, have it hold, have it go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embsync.cli.factory import try_factory
+from embsync.cli.options import changing, context, locking, shared
+from embsync.cli.output import print_json, say
+from embsync.config import Config
+from embsync.daemon import status
+from embsync.daemon.daemon import Daemon
+from embsync.daemon.hold import hold as put_on_hold
+from embsync.daemon.hold import resume as let_go_on
+from embsync.environment import find
+from embsync.invocation import command, invocation, set_invocation
+from embsync.store import Store
+
+
+@click.command()
+@shared
+@changing
+def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
+    """Watch the configured directory and publish every snapshot that appears, until told to stop.
+
+    SIGTERM and SIGINT stop within seconds, SIGHUP reads the configuration again, SIGUSR1 looks now.
+    """
+
+    def configuration() -> Config:
+        given = context(config_file, store, as_json, log__format="json" if as_json else None)
+        set_invocation(invocation().absolute())  # its log and its status are read in another directory
+        try_factory(given)
+        return given.config
+
+    return Daemon(configuration, file=str(find(config_file, store))).run()
+
+
+@click.command()
+@click.option("--reason", help="Why; shown by status.")
+@shared
+@locking
+def hold(reason: str | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Make the daemon publish nothing until `embsync resume`; what is served stays."""
+    given = context(config_file, store, as_json, wait)
+    changed = put_on_hold(given.store, reason)
+    if as_json:
+        print_json({"held": True, "changed": changed})
+    else:
+        say(
+            f"on hold{': the daemon publishes nothing' if changed else ' already'}; "
+            f"{command('resume', purpose='to go on')}"
+        )
+
+
+@click.command()
+@shared
+@locking
+def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Let the daemon publish again."""
+    given = context(config_file, store, as_json, wait)
+    changed = let_go_on(given.store)
+    if as_json:
+        print_json({"held": False, "changed": changed})
+    else:
+        say("resumed" if changed else "was not on hold")
+
+
+def daemon_now(store: Store) -> dict[str, Any] | None:
+    """Return what the store's daemon said last, and whether it runs; None when there never was one.
+
+    Raises
+    ------
+    StoreError
+        What it said cannot be read.
+    """
+    found = status.read(store)
+    return None if found is None else {**found, "running": status.is_running(store)}
+
+
+def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the same for people."""
+    if found is None:
+        return
+    if found["running"]:
+        yield f"daemon    {found['state']} since {found['since']}, process {found['pid']}: {found['doing']}"
+        watch = found["watch"]
+        how = f" ({watch['reason']})" if watch["reason"] else ""
+        yield f"watch     {watch['path']}: {watch['health']}{how}; next scan {watch['next_scan']}"
+        if found.get("order"):
+            yield f"order     {found['order']}"
+    else:
+        yield f"daemon    not running; it was {found['state']} at {found['updated']}"
+    if found["queue"]:
+        yield f"queue     {', '.join(found['queue'])}"
+    if found["retry"]:
+        yield f"retry     {found['retry']['snapshot']}, {found['retry']['attempts']} in vain"
+    if found["held"]:
+        yield f"held      since {found['held']['time']}" + _because(found["held"]["reason"])
+    if found["last_error"]:
+        snapshot = found["last_error"]["snapshot"]
+        yield (
+            f"error     {found['last_error']['time']}{f' {snapshot}' if snapshot else ''}"
+            f"{_because(found['last_error']['what'])}"
+        )
+    if found["on_publish"]:
+        yield f"hook      {found['on_publish']}"
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""

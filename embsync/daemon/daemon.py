@@ -1,0 +1,432 @@
+"""The daemon: one loop, one sleep, and everything that may take long or die in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from embsync import logs
+from embsync.config import Config
+from embsync.daemon import hook
+from embsync.daemon.attempts import Attempts, Vain
+from embsync.daemon.hold import Hold, held
+from embsync.daemon.job import Job, Outcome
+from embsync.daemon.lookout import Lookout, store_mark
+from embsync.daemon.notices import Notices
+from embsync.daemon.notify import notify, reloading, watchdog_seconds
+from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
+from embsync.daemon.problems import Problems
+from embsync.daemon.report import Now, Report
+from embsync.daemon.signals import Requests, noted
+from embsync.daemon.status import Retry, State, Work
+from embsync.daemon.worker import Worker
+from embsync.errors import EmbsyncError, UsageError
+from embsync.logs import log
+from embsync.pipeline.backlog import Entry, set_aside
+from embsync.store import Store
+from embsync.store.durable import storage_errors
+
+#: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
+_TICK_SECONDS = 1.0
+_SHORTEST_PAUSE = 0.01
+#: After a stop the store's lock is waited for no longer than this, to sweep what the ended work left.
+_SWEEP_SECONDS = 3.0
+
+
+class Daemon:
+    """Publishes what appears in ``watch.path``, until it is told to stop.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the configuration; called again on SIGHUP.
+    file : str
+        Which file it is from, for the log.
+    """
+
+    def __init__(self, load: Callable[[], Config], file: str = "none") -> None:
+        self._load = load
+        self._file = file
+        self._config = _watching(load())
+        self._store = Store(self._config.store.path)
+        self._requests = Requests()
+        self._worker = Worker(self._requests.wake.set)
+        self._hook = hook.Hook()
+        self._untold = True
+        self._attempts = Attempts(self._store.root)
+        self._lookout = Lookout(self._config, self._store, self._requests)
+        self._report = Report(self._store)
+        self._watchdog = watchdog_seconds()
+        self._entry: Entry | None = None
+        self._held: Hold | None = None
+        self._problems = Problems()
+        self._notices = Notices()
+        self._damage: tuple[str, tuple[object, ...]] | None = None
+        self._on_publish: str | None = None
+        self._ownership: Ownership | None = None
+        self._unpruned: list[str] = []
+        self._counted: Counter[str] = Counter()
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code.
+
+        Raises
+        ------
+        StoreBusy
+            Another daemon serves the store.
+        StoreError
+            There is something else in the store's place, it cannot be written, or it was replaced meanwhile.
+        """
+        logs.configure(self._config.log)
+        self._store.create()
+        with only_daemon(self._store) as self._ownership, noted(self._requests, self._end_at_once):
+            try:
+                self.startup()
+                self.main_loop()
+            except StoreLostError as error:
+                log(logging.ERROR, "store_lost", reason=str(error))
+                raise
+            finally:
+                self.shutdown()
+        return 0
+
+    def startup(self) -> None:
+        """Clear what a dead daemon left, and get ready."""
+        self._sweep()
+        self._tick(lambda _: self._attempts.load())
+        self._tick(self._see_unpruned)
+        self._worker.warm()
+        log(
+            logging.INFO,
+            "started",
+            store=str(self._store.root),
+            watch=self._config.watch.path,
+            config=self._file,
+            pid=os.getpid(),
+        )
+        self._tick(self._check_watch, "watch")
+        self._requests.look_now()
+        self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")
+        notify("READY=1")
+
+    def main_loop(self) -> None:
+        """Turn until told to stop."""
+        while not self._requests.stop:
+            self._requests.wake.clear()
+            self.on_tick()
+            self._requests.wake.wait(self._pause())
+
+    def on_tick(self) -> None:
+        """Do what is due; nothing here takes long."""
+        assert self._ownership is not None
+        self._ownership.require()
+        if self._requests.take_reload():
+            self._reload()
+        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair):
+            self._tick(duty)
+        for duty in (self._check_watch, self._look):
+            self._tick(duty, "watch")
+        for duty in (self._start_hook, self._begin):
+            self._tick(duty)
+        self._tick(self._tell_state, "status")
+        self._ping(time.monotonic())
+
+    def shutdown(self) -> None:
+        """End what runs, clear what it left, and say so."""
+        notify("STOPPING=1", "STATUS=stopping")
+        self._hook.kill()
+        at_work = self._worker.job is not None
+        self._worker.kill()
+        self._lookout.close()
+        if self._ownership is not None and not self._ownership.lost:
+            self._leave_clean(at_work)
+        log(logging.INFO, "stopped", work_ended=at_work)
+
+    def _leave_clean(self, at_work: bool) -> None:
+        if self._entry is not None:
+            entry = self._entry
+            self._tick(lambda _: self._attempts.told(entry))
+        if at_work:
+            self._sweep()
+        self._tick(lambda _: self._tell("stopped", "stopped"), "status")
+
+    def _tick(self, work: Callable[[float], None], source: str = "work") -> None:
+        """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
+        try:
+            with storage_errors(self._store.root):
+                work(time.monotonic())
+        except EmbsyncError as error:
+            self._problems.note(source, str(error), event="error")
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        pause = min(_TICK_SECONDS, self._lookout.due_in(now), (self._watchdog or math.inf) / 2)
+        if self._lookout.queue and self._at_rest and self._held is None:
+            pause = min(pause, self._attempts.not_before - now)
+        return max(pause, _SHORTEST_PAUSE)
+
+    @property
+    def _at_rest(self) -> bool:
+        return self._worker.job is None and not self._hook.running
+
+    def _check_watch(self, now: float) -> None:
+        before = self._lookout.told
+        self._lookout.check(now)
+        health = self._lookout.told = self._lookout.health
+        quiet = before is None and health.state == "events"  # at the start, as it should be
+        if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
+            level = logging.INFO if health.state == "events" else logging.WARNING
+            log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._lookout.path))
+
+    def _look(self, now: float) -> None:
+        if self._lookout.due_in(now) > 0.0:
+            return
+        self._lookout.look(now)
+        self._problems.over("watch")
+        if self._lookout.health.state != "missing":
+            self._notices.tell(self._lookout.entries, self._lookout.order)
+        snapshot = self._problems.snapshot("work")
+        gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._lookout.entries)
+        if snapshot is not None and (gone or self._lookout.last_published > self._problems.since("work")):
+            self._problems.over("work")
+
+    def _see_hold(self, _now: float) -> None:
+        before, self._held = self._held, held(self._store.root)
+        if (before is None) != (self._held is None):
+            log(logging.INFO, "held" if self._held else "resumed", reason=self._held.reason if self._held else None)
+            self._requests.look_now()
+        if self._held is not None and self._entry is not None:
+            self._give_up(self._entry)
+
+    def _see_repair(self, _now: float) -> None:
+        """Try again at once what met damage, when the store has changed since: a rollback, a link made anew."""
+        if self._damage is not None and store_mark(self._store) != self._damage[1]:
+            self._damage = None
+            self._attempts.not_before = 0.0
+
+    def _give_up(self, entry: Entry) -> None:
+        """End the work without blaming the snapshot."""
+        self._worker.kill()
+        self._entry = None
+        self._attempts.told(entry)
+        self._sweep()
+        self._worker.warm()
+        log(logging.INFO, "work_ended", snapshot=entry.child.name, reason="on hold")
+
+    def _begin(self, now: float) -> None:
+        """Start on the next snapshot, when nothing speaks against it."""
+        if not self._lookout.queue or self._held is not None or not self._at_rest or self._requests.stop:
+            return
+        self._lookout.refresh()
+        entry = self._attempts.choose(self._lookout.queue, now)
+        if entry is None:
+            return
+        gone = self._attempts.of(entry).exhausted
+        if gone is not None:
+            self._set_aside(entry, gone)
+            return
+        try:
+            self._attempts.begin(entry)
+        except EmbsyncError:
+            self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, "errors")
+            raise
+        self._worker.begin(Job.of(self._store.root, entry, self._config), now)
+        self._entry = entry
+        log(logging.INFO, "begun", snapshot=entry.child.name, reason=entry.reason)
+
+    def _hear_worker(self, now: float) -> None:
+        outcome = self._worker.poll(now)
+        if outcome is None:
+            return
+        entry, self._entry = self._entry, None
+        assert entry is not None
+        self._requests.look_now()
+        self._untold = True
+        try:
+            self._settle(entry, outcome, now)
+        finally:
+            self._worker.warm()
+
+    def _settle(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """Act on how work ended."""
+        fields = {
+            "snapshot": entry.child.name,
+            "version": outcome.version,
+            "seconds": outcome.seconds,
+            "reason": outcome.what or None,
+        }
+        self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
+        if outcome.kind in {"error", "crashed"}:
+            self._in_vain(entry, outcome, now)
+            return
+        told = outcome.kind in {"refused", "failed"} or (outcome.kind == "published" and outcome.what)
+        level = logging.WARNING if told else logging.INFO
+        log(level, outcome.kind, **fields)
+        if outcome.kind == "failed":
+            self._problems.note("work", outcome.what, snapshot=entry.child.name)
+        if outcome.kind in {"published", "unchanged"}:
+            self._problems.over("work")
+            self._see_unpruned(now)
+        if outcome.kind == "held":
+            self._attempts.told(entry)
+            return
+        if outcome.kind == "incomplete":
+            self._lookout.put_off(entry.child, outcome.what, now)
+        self._attempts.forget()
+        self._lookout.look(now)
+
+    def _see_unpruned(self, _now: float) -> None:
+        """Say what of old versions is still there: it takes room, and holds nothing up."""
+        before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
+        if self._unpruned and self._unpruned != before:
+            log(
+                logging.WARNING,
+                "not_pruned",
+                count=len(self._unpruned),
+                path=str(self._store.versions),
+                reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}",
+            )
+
+    def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        crashed = outcome.kind == "crashed"
+        why: Vain = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
+        self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
+        attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
+        self._problems.note("work", outcome.what, snapshot=entry.child.name)
+        log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
+        self._sweep()  # also ends a publish that could neither be ended nor taken back, before it is tried again
+        if attempt.exhausted is not None:
+            self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
+        else:
+            self._attempts.told(entry)
+
+    def _set_aside(self, entry: Entry, reason: str) -> None:
+        set_aside(self._store, entry, f"set aside: {reason}")
+        self._attempts.forget()
+        self._problems.note("work", f"set aside: {reason}", snapshot=entry.child.name)
+        self._counted["embsync_set_aside_total"] += 1
+        log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
+        self._requests.look_now()
+
+    def _start_hook(self, now: float) -> None:
+        """Run the command for the current version, if it has not ended for it yet."""
+        command = self._config.store.on_publish
+        if not self._untold or not self._at_rest or self._requests.stop:
+            return
+        version = None if command is None else hook.untold(self._store)
+        self._untold = False
+        if command is not None and version is not None:
+            failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
+            self._hook_ended(failed)
+
+    def _hear_hook(self, now: float) -> None:
+        self._hook_ended(self._hook.poll(now))
+
+    def _hook_ended(self, how: str | None) -> None:
+        if how is None:
+            return
+        self._on_publish = f"version {self._hook.version}: {how or 'well'}"
+        if how:
+            self._counted["embsync_on_publish_failures_total"] += 1
+            self._problems.note("on_publish", how)
+        else:
+            self._problems.over("on_publish")
+        log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
+        hook.note(self._store, self._hook.version, how or None)
+
+    def _reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing."""
+        reloading()
+        try:
+            fresh = _watching(self._load())
+            if os.path.abspath(fresh.store.path) != str(self._store.root):  # noqa: PTH100
+                raise UsageError(
+                    "store.path changed",
+                    found=fresh.store.path,
+                    expected=str(self._store.root),
+                    hint="restart the daemon to serve another store",
+                )
+        except EmbsyncError as error:
+            self._problems.note("reload", str(error), event="reload_failed")
+        else:
+            self._problems.over("reload")
+            self._adopt(fresh)
+            log(logging.INFO, "reloaded")
+        notify("READY=1")
+
+    def _adopt(self, fresh: Config) -> None:
+        logs.configure(fresh.log)
+        if (fresh.watch, fresh.snapshot) != (self._config.watch, self._config.snapshot):
+            self._lookout.close()
+            self._lookout = Lookout(fresh, self._store, self._requests)
+        self._config = fresh
+        self._untold = True
+        self._attempts.not_before = 0.0
+        self._requests.look_now()
+
+    def _state(self, now: float) -> tuple[State, str]:
+        job, queue = self._worker.job, self._lookout.queue
+        if job is not None:
+            step = self._worker.step
+            return "working", f"working on {job.name}" + (f": {step.stage}" if step else "")
+        if self._held is not None:
+            return "held", f"on hold since {self._held.time}; {len(queue)} in the queue"
+        if self._lookout.health.state == "missing":
+            return "blind", f"{self._lookout.path}: {self._lookout.health.reason}"
+        if self._hook.running:
+            return "working", f"store.on_publish for version {self._hook.version}"
+        if queue and not self._attempts.due(queue[0], now):
+            return "retrying", f"trying {queue[0].child.name} again"
+        return "idle", f"watching {self._lookout.path}"
+
+    def _tell_state(self, now: float) -> None:
+        self._tell(*self._state(now))
+
+    def _tell(self, state: State, doing: str) -> None:
+        now, queue, job, step = time.monotonic(), self._lookout.queue, self._worker.job, self._worker.step
+        retry, vain = None, self._attempts.of(queue[0]).vain if queue else 0
+        if vain:
+            retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
+        work = None
+        if job is not None:
+            work = Work(job.name, step.stage if step else None, step.share if step else None)
+        said = Now(
+            state,
+            doing,
+            self._lookout,
+            self._held,
+            work,
+            retry,
+            self._problems.latest,
+            self._on_publish,
+            self._damage and self._damage[0],
+            self._counted,
+            len(self._unpruned),
+        )
+        if self._report.tell(said):
+            self._problems.over("status")
+
+    def _ping(self, now: float) -> None:
+        """Tell the service manager that there is progress, while there is."""
+        working = self._worker.job is not None  # a hook ends by its own limit, and the loop turns meanwhile
+        if self._watchdog is not None and (not working or now - self._worker.progressed < self._watchdog / 2):
+            notify("WATCHDOG=1")
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
+            pass  # whoever takes the lock sweeps first
+
+    def _end_at_once(self) -> None:
+        self._hook.kill()
+        self._worker.kill()
+
+
+def _watching(config: Config) -> Config:
+    if config.watch.path is None:
+        raise UsageError("nothing to watch", found="no watch.path", hint="set watch.path in the configuration")
+    return config

@@ -1,0 +1,195 @@
+"""What lies in the watched directory and what of it is next, kept from look to look."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from embsync.config import Config
+from embsync.daemon.glance import Glance
+from embsync.daemon.signals import Requests
+from embsync.daemon.watcher import Health, Watcher
+from embsync.errors import EmbsyncError
+from embsync.logs import log
+from embsync.pipeline.backlog import Entry, survey
+from embsync.snapshots import Child, Found, discover
+from embsync.snapshots.files import real_path
+from embsync.store import Store, layout
+
+#: Between looks that events ask for: this, and twice what the last look cost, so that a storm of events never takes
+#: more than a third of a core and a marker is still seen well within a second.
+_BREATH_SECONDS = 0.05
+_BREATH_PER_COST = 2.0
+#: What nobody touches any more but was never finished is judged ever more rarely; an event or a change ends that.
+_PATIENCE = 0.1
+_LONGEST_PATIENCE = 600.0
+_NOT_YET = ("waiting", "not_permitted")
+
+
+class Lookout:
+    """The watched directory as the daemon knows it.
+
+    Attributes
+    ----------
+    path : Path
+    health : Health
+    told : Health or None
+        What was said of it last, kept by who says it.
+    entries : list of Entry
+        Every child as of the last look.
+    queue : list of Entry
+        Those to be handled, in order.
+    order : str or None
+        What comes after what, in words; None before the first look.
+    last_published : float
+        Wall clock of the last publish from this directory.
+    looked : float or None
+        Wall clock of the last look.
+    """
+
+    def __init__(self, config: Config, store: Store, requests: Requests) -> None:
+        assert config.watch.path is not None
+        self._config = config
+        self._store = store
+        self._requests = requests
+        self.path = Path(config.watch.path)
+        self._watcher = Watcher(self.path, requests.look_now, config.watch.rescan_seconds)
+        self._glance = Glance()
+        self._found = Found((), {})
+        self._journal: tuple[int, ...] | None = None
+        self._judged = 0.0
+        self._stirred = 0.0
+        self._not_before = 0.0
+        self.rescan_at = 0.0
+        self.health = Health("missing", "not looked at yet")
+        self.told: Health | None = None
+        self.entries: list[Entry] = []
+        self.queue: list[Entry] = []
+        self.order: str | None = None
+        self.last_published = 0.0
+        self.looked: float | None = None
+        self.looks = 0
+
+    def check(self, now: float) -> None:
+        """Check that the watch is not blind."""
+        before = self.health
+        self.health = self._watcher.check(now)
+        if before.state == "missing" and self.health.state != "missing":
+            self._requests.look_now()
+
+    def due_in(self, now: float) -> float:
+        """Return the seconds until the next look is due."""
+        wanted = self.rescan_at - now
+        if self._requests.wants_look:
+            wanted = min(wanted, self._not_before - now)
+        return max(wanted, 0.0)
+
+    def look(self, now: float) -> None:
+        """Look at the directory, and at the journal, as far as anything changed.
+
+        Raises
+        ------
+        EmbsyncError
+            The watched directory or the store cannot be read.
+        """
+        asked = self._requests.wants_look
+        self._requests.take_look()
+        begin = time.monotonic()
+        self.rescan_at = now + self._config.watch.rescan_seconds
+        try:
+            self._discover(now, asked)
+            self.refresh()
+            self.looked = time.time()
+            self.looks += 1
+        except EmbsyncError:
+            self._glance.forget()
+            self.entries, self.queue, self._journal = [], [], None  # what is not known to be so is not acted upon
+            raise
+        finally:
+            cost = time.monotonic() - begin
+            self._not_before = time.monotonic() + _BREATH_SECONDS + _BREATH_PER_COST * cost
+
+    def refresh(self) -> None:
+        """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
+        journal = journal_mark(self._store)
+        if journal != self._journal:
+            found = survey(self._store, self._config, self._found)
+            found.order.keep(self._store)
+            if found.order.damage is not None:
+                log(logging.ERROR, "damaged", reason=str(found.order.damage))
+            self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
+            self.last_published = found.order.last_published
+            self._journal = journal
+
+    def put_off(self, child: Child, reason: str, now: float) -> None:
+        """Wait for a snapshot that showed to be incomplete when it was read, for as long again as it was quiet.
+
+        Another stamp ends that at once. Reading it all again and again would leave no time for others.
+        """
+        seen = self._found.memory.get(child.name)
+        if seen is not None and seen.stamp == child.stamp:
+            pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_PATIENCE)
+            memory = {**self._found.memory, child.name: replace(seen, lacking=reason, again=now + pause)}
+            children = (
+                replace(one, state="waiting", reason=reason) if one.name == child.name else one
+                for one in self._found.children
+            )
+            self._found = Found(tuple(children), memory)
+            self._journal = None
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watcher.close()
+
+    def _discover(self, now: float, asked: bool) -> None:
+        try:
+            changed = self._glance.changed(real_path(self.path), time.time_ns())
+        except OSError as error:
+            self._glance.forget()
+            self._found = Found((), {})
+            self._journal = None
+            if self.health.state != "missing":
+                self.health = Health("missing", error.strerror or str(error), self.health.armed)
+            return
+        if changed:
+            self._stirred = now
+        if not changed and not self._judging_is_due(now, asked):
+            return
+        known = {
+            child.name: child
+            for child in self._found.children
+            if child.state not in _NOT_YET and child.link is None and child.name not in self._glance.stirred
+        }
+        self._found = discover(
+            self.path, self._config.watch, self._config.snapshot, now=now, memory=self._found.memory, known=known
+        )
+        self._judged = now
+        self._journal = None
+
+    def _judging_is_due(self, now: float, asked: bool) -> bool:
+        """Return whether what waits is to be judged although nothing changed: time passes, and writers let go."""
+        if not any(child.state in _NOT_YET for child in self._found.children):
+            return False
+        patience = min(_PATIENCE * (now - self._stirred), _LONGEST_PATIENCE)
+        return asked or now - self._judged >= patience
+
+
+def journal_mark(store: Store) -> tuple[int, ...]:
+    """Return what changes whenever the journal does."""
+    try:
+        status = os.stat(store.root / layout.JOURNAL)  # noqa: PTH116
+    except FileNotFoundError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def store_mark(store: Store) -> tuple[object, ...]:
+    """Return what changes whenever a command changes the store, or a hand the link ``current``."""
+    try:
+        target = os.readlink(store.root / layout.CURRENT)  # noqa: PTH115
+    except OSError:
+        target = None
+    return (journal_mark(store), target)

@@ -1,0 +1,195 @@
+"""``metrics.prom``: figures for the node exporter's textfile collector."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from embsync.daemon.status import Status
+from embsync.store import Store
+from embsync.store.durable import replace_file, storage_errors
+from embsync.store.manifest import Manifest
+
+METRICS = "metrics.prom"
+
+_OUTCOMES = ("published", "refused", "failed", "unchanged")
+#: States of snapshots that are there and not taken.
+_NOT_TAKEN = ("waiting", "not_permitted", "skipped", "changed")
+_STATES = ("starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is exported.
+
+    Attributes
+    ----------
+    outcomes : mapping
+        Events of the journal by kind; they outlive the daemon.
+    counted : mapping
+        Counters since the daemon's start, by metric name.
+    found : mapping
+        Snapshots in the watched directory by state, those passed over as ``passed_over``, and versions that are not to
+        be kept and still there as ``unpruned``.
+    """
+
+    status: Status
+    manifest: Manifest | None
+    outcomes: Mapping[str, int]
+    counted: Mapping[str, int]
+    found: Mapping[str, int]
+    now: float
+    looked: float | None
+    started: float
+
+
+def write(store: Store, figures: Figures) -> None:
+    """Replace the file."""
+    with storage_errors(store.root):
+        replace_file(store.root / METRICS, render(figures).encode())
+
+
+def render(figures: Figures) -> str:
+    """Return the figures in Prometheus's text format."""
+    lines: list[str] = []
+    for name, kind, told, samples in _families(figures):
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+        lines += [f"{name}{_labels(labels)} {value:.10g}" for labels, value in samples if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+Samples = list[tuple[dict[str, str], float | None]]
+Family = tuple[str, str, str, Samples]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
+
+
+def _families(figures: Figures) -> Iterator[Family]:
+    yield from _of_the_daemon(figures)
+    if figures.manifest is not None:
+        yield from _of_the_version(figures.manifest)
+
+
+def _of_the_daemon(figures: Figures) -> Iterator[Family]:
+    status = figures.status
+    yield (
+        "embsync_snapshots_total",
+        "counter",
+        "Snapshots handled, by outcome, over the life of the store.",
+        [({"outcome": outcome}, figures.outcomes.get(outcome, 0)) for outcome in _OUTCOMES],
+    )
+    for name, told in (
+        ("embsync_worker_crashes_total", "Deaths of the process that handles snapshots, since the daemon started."),
+        ("embsync_errors_total", "Attempts that failed for reasons that may pass, since the daemon started."),
+        ("embsync_on_publish_failures_total", "Failures of store.on_publish, since the daemon started."),
+        ("embsync_set_aside_total", "Snapshots set aside because trying again was in vain, since the daemon started."),
+        ("embsync_scans_total", "Looks at the watched directory, since the daemon started."),
+    ):
+        yield name, "counter", told, [({}, figures.counted.get(name, 0))]
+    yield (
+        "embsync_watched_snapshots",
+        "gauge",
+        "Snapshots in the watched directory that are not taken, by state.",
+        [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN],
+    )
+    yield (
+        "embsync_passed_over_snapshots",
+        "gauge",
+        "Snapshots that are skipped or changed although they are younger than all that was published.",
+        [({}, float(figures.found.get("passed_over", 0)))],
+    )
+    yield (
+        "embsync_daemon_state",
+        "gauge",
+        "1 for the state the daemon is in.",
+        [({"state": state}, float(state == status.state)) for state in _STATES],
+    )
+    for name, told, value in (
+        ("embsync_queue_snapshots", "Snapshots that wait to be handled.", float(len(status.queue))),
+        (
+            "embsync_unpruned_versions",
+            "Versions that are not to be kept and still there.",
+            float(figures.found.get("unpruned", 0)),
+        ),
+        ("embsync_held", "1 while on hold.", float(status.held is not None)),
+        ("embsync_store_damaged", "1 while something in the store is known to be damaged.", float(bool(status.damage))),
+        (
+            "embsync_watch_root_present",
+            "1 while the watched directory is there.",
+            float(status.watch.health != "missing"),
+        ),
+        ("embsync_watch_events", "1 while events come besides rescans.", float(status.watch.health == "events")),
+        ("embsync_last_scan_timestamp_seconds", "When the watched directory was last looked at.", figures.looked),
+        ("embsync_start_timestamp_seconds", "When the daemon started.", figures.started),
+        ("embsync_updated_timestamp_seconds", "When these figures were written.", figures.now),
+        (
+            "embsync_retry_attempts",
+            "Vain attempts on the snapshot that is being retried.",
+            float(status.retry.attempts if status.retry else 0),
+        ),
+    ):
+        yield name, "gauge", told, [({}, value)]
+
+
+def age(manifest: Manifest, now: float) -> float:
+    """Return how many seconds ago a version was made."""
+    return round(max(now - _created(manifest), 0.0), 1)
+
+
+def _created(manifest: Manifest) -> float:
+    return dt.datetime.fromisoformat(manifest.created).timestamp()
+
+
+def _of_the_version(manifest: Manifest) -> Iterator[Family]:
+    drift = manifest.drift
+    sides = [side for side in ("items", "users") if getattr(manifest, side) is not None]
+    yield "embsync_current_version", "gauge", "Number of the current version.", [({}, float(manifest.version))]
+    yield (
+        "embsync_current_version_timestamp_seconds",
+        "gauge",
+        "When the current version was made.",
+        [({}, _created(manifest))],
+    )
+    yield (
+        "embsync_rows",
+        "gauge",
+        "Rows of the current version, by side and state.",
+        [
+            ({"side": side, "state": state}, float(getattr(getattr(manifest, side), state)))
+            for side in sides
+            for state in ("live", "carried")
+        ],
+    )
+    yield (
+        "embsync_stage_seconds",
+        "gauge",
+        "Wall seconds of the current version's run, by stage.",
+        [({"stage": stage}, value) for stage, value in msgspec.to_builtins(manifest.seconds).items()],
+    )
+    yield (
+        "embsync_index_recall",
+        "gauge",
+        "Recall of the current version's index against exact search.",
+        [({}, manifest.index.recall_at_10)],
+    )
+    yield (
+        "embsync_score_error",
+        "gauge",
+        "Relative error of all scores of the current version.",
+        [({}, manifest.preservation.score_error)],
+    )
+    if drift is not None:
+        yield (
+            "embsync_drift_cosine",
+            "gauge",
+            "Mean cosine of the ids in common with the parent version, by side.",
+            [
+                ({"side": side}, None if moved is None else moved.cosine)
+                for side, moved in (("items", drift.items), ("users", drift.users))
+            ],
+        )

@@ -1,0 +1,54 @@
+"""What goes wrong, by where it does, until it is over."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+from embsync.daemon.status import Problem, at
+from embsync.logs import log
+
+_RANDOM_NAME = re.compile(r"-[0-9a-f]{8}\b")
+
+
+class Problems:
+    """At most one problem for each source: a duty of the loop, a reload, the hook, or the work on snapshots."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Problem] = {}
+        self._since: dict[str, float] = {}
+
+    @property
+    def latest(self) -> Problem | None:
+        """The newest that is not over."""
+        return max(self._open.values(), key=lambda one: one.time, default=None)
+
+    def snapshot(self, source: str) -> str | None:
+        """Return the snapshot that a source's problem is about."""
+        found = self._open.get(source)
+        return None if found is None else found.snapshot
+
+    def since(self, source: str) -> float:
+        """Return when a source's problem was met last, by the wall clock; infinite when there is none."""
+        return self._since.get(source, float("inf"))
+
+    def note(self, source: str, what: str, *, snapshot: str | None = None, event: str | None = None) -> None:
+        """Keep a problem in sight; with an ``event`` it is logged, unless it is the one that is open already."""
+        before = self._open.get(source)
+        if event is not None and (before is None or _without_random_names(before.what) != _without_random_names(what)):
+            log(logging.ERROR, event, reason=what)
+        self._since[source] = time.time()
+        told = at(self._since[source])
+        assert told is not None
+        self._open[source] = Problem(told, what, snapshot)
+
+    def over(self, *sources: str) -> None:
+        """Forget what is solved."""
+        for source in sources:
+            self._open.pop(source, None)
+            self._since.pop(source, None)
+
+
+def _without_random_names(what: str) -> str:
+    return _RANDOM_NAME.sub("", what)

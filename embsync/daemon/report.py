@@ -1,0 +1,207 @@
+"""What the daemon tells of itself: status.json, metrics.prom and the service manager's status line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import msgspec
+
+from embsync.daemon import metrics, status
+from embsync.daemon.hold import Hold
+from embsync.daemon.lookout import Lookout, journal_mark
+from embsync.daemon.notify import notify
+from embsync.daemon.status import Current, Problem, Retry, Seen, State, Status, Watch, Work
+from embsync.errors import EmbsyncError
+from embsync.logs import log
+from embsync.pipeline.backlog import Entry
+from embsync.store import Store
+from embsync.store.manifest import Manifest
+
+#: While work goes on, the file follows its progress so often.
+_PROGRESS_SECONDS = 1.0
+#: Snapshots listed in the file, which is written at each rescan: the newest, and with others that stand out so many.
+_MOST_SEEN, _MOST_LISTED = 100, 1_000
+
+
+@dataclass
+class Now:
+    """What the daemon knows at this moment."""
+
+    state: State
+    doing: str
+    lookout: Lookout
+    held: Hold | None = None
+    work: Work | None = None
+    retry: Retry | None = None
+    last_error: Problem | None = None
+    on_publish: str | None = None
+    damage: str | None = None
+    counted: Counter[str] = field(default_factory=Counter)
+    unpruned: int = 0
+
+
+class Report:
+    """Writes when something is new, and no more often than a disk should be asked to sync."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._started = self._since = time.time()
+        self._state: State | None = None
+        self._key: object = None
+        self._written = 0.0
+        self._manifest: Manifest | None = None
+        self._told = ""
+        self._journal: tuple[int, ...] | None = None
+        self._outcomes: Counter[str] = Counter()
+        self._refusal: Problem | None = None
+        self._damage: list[str] = []
+        self._inspected: object = None
+
+    def tell(self, now: Now) -> bool:
+        """Write what changed; return whether anything was written.
+
+        Raises
+        ------
+        EmbsyncError
+            The store cannot be read or written.
+        """
+        if now.state != self._state:
+            self._state, self._since = now.state, time.time()
+        if now.doing != self._told:
+            self._told = now.doing
+            notify(f"STATUS={now.doing}")
+        moment = time.monotonic()
+        key = (
+            now.state,
+            now.doing,
+            now.held,
+            now.last_error,
+            now.on_publish,
+            now.damage,
+            now.lookout.looks,
+            now.lookout.health,
+        )
+        moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
+        if key == self._key and not moved:
+            return False
+        self._key, self._written = key, moment  # a disk that is full is asked again at the next look, not at once
+        self._write(now)
+        return True
+
+    def _write(self, now: Now) -> None:
+        self._look_for_damage(now.lookout.looks)
+        self._read_journal()
+        manifest = self._current()
+        wall = time.time()
+        made = self._status(now, manifest, wall)
+        status.write(self._store, made)
+        metrics.write(
+            self._store,
+            metrics.Figures(
+                made,
+                manifest,
+                self._outcomes,
+                {**now.counted, "embsync_scans_total": now.lookout.looks},
+                _counts(now),
+                wall,
+                now.lookout.looked,
+                self._started,
+            ),
+        )
+
+    def _read_journal(self) -> None:
+        journal = journal_mark(self._store)
+        if journal == self._journal:
+            return
+        self._journal, self._outcomes = journal, Counter()
+        for event in self._store.journal.events():
+            self._outcomes[event.event] += 1
+            if event.event == "refused":
+                self._refusal = Problem(event.time, event.reason or "", (event.snapshot or {}).get("name"))
+            elif event.event == "published" and self._refusal is not None and self._refusal.over is None:
+                self._refusal = msgspec.structs.replace(self._refusal, over=event.time)
+
+    def _look_for_damage(self, looks: int) -> None:
+        """Look after the store's own records as often as after the watched directory; log what is damaged, once."""
+        state = (looks, journal_mark(self._store))
+        if state == self._inspected:
+            return
+        self._inspected = state
+        before, self._damage = self._damage, [str(error) for error in self._store.damage()]
+        for what in self._damage:
+            if what not in before:
+                log(logging.ERROR, "damaged", reason=what)
+
+    def _current(self) -> Manifest | None:
+        """Return the current version's manifest; None also where it cannot be read, which is just when people look."""
+        with contextlib.suppress(EmbsyncError):
+            number = self._store.current()
+            if number is not None and (self._manifest is None or self._manifest.version != number):
+                self._manifest = self._store.manifest(number)
+            return None if number is None else self._manifest
+        return None
+
+    def _status(self, now: Now, manifest: Manifest | None, wall: float) -> Status:
+        lookout = now.lookout
+        return Status(
+            state=now.state,
+            since=_at(self._since),
+            started=_at(self._started),
+            updated=_at(wall),
+            doing=now.doing,
+            current=None
+            if manifest is None
+            else Current(manifest.version, manifest.snapshot.name, manifest.created, metrics.age(manifest, wall)),
+            queue=[entry.child.name for entry in lookout.queue],
+            waiting=_waiting(lookout.entries),
+            snapshots=_seen(lookout.entries),
+            order=lookout.order,
+            work=now.work,
+            retry=now.retry,
+            held=None if now.held is None else msgspec.to_builtins(now.held),
+            last_refusal=self._refusal,
+            last_error=now.last_error,
+            on_publish=now.on_publish,
+            watch=Watch(
+                str(lookout.path),
+                lookout.health.state,
+                lookout.health.reason,
+                lookout.health.armed,
+                status.at(lookout.looked),
+                _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0)),
+            ),
+            damage=[*([] if now.damage is None else [now.damage]), *self._damage],
+        )
+
+
+def _at(seconds: float) -> str:
+    told = status.at(seconds)
+    assert told is not None
+    return told
+
+
+def _waiting(entries: list[Entry]) -> dict[str, str]:
+    return {entry.child.name: entry.reason for entry in entries if entry.state in {"waiting", "not_permitted"}}
+
+
+def _seen(entries: list[Entry]) -> dict[str, Seen]:
+    """Return the newest of what is there, and what stands out of the rest."""
+    shown = [
+        entry
+        for place, entry in enumerate(reversed(entries))
+        if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}
+    ]
+    return {
+        entry.child.name: Seen(entry.state, entry.reason, entry.younger) for entry in reversed(shown[:_MOST_LISTED])
+    }
+
+
+def _counts(now: Now) -> Counter[str]:
+    found: Counter[str] = Counter(entry.state for entry in now.lookout.entries)
+    found["passed_over"] = sum(entry.younger for entry in now.lookout.entries)
+    found["unpruned"] = now.unpruned
+    return found

@@ -1,0 +1,147 @@
+"""The process that does the daemon's heavy work: it reads one job, runs the pipeline, tells how it ended, and ends.
+
+It is a process of its own so that it can be ended at any moment, and so that a crash inside a parser or a lack of
+memory takes nothing else along. It is started before there is work, because loading what it needs takes half a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from embsync.alignment import lapack
+from embsync.config import Config
+from embsync.daemon.hold import HeldError, HoldableStore
+from embsync.daemon.job import Job, Kind, Line, Outcome, Ready, Step
+from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
+from embsync.invocation import set_invocation
+from embsync.pipeline import CheckRefusedError, UnchangedError
+from embsync.pipeline.backlog import handle
+from embsync.snapshots import shortened
+
+_PR_SET_PDEATHSIG = 1
+#: Steps of one stage told a second; each wakes the daemon.
+_STEP_SECONDS = 0.5
+
+
+def main(parent: int) -> None:
+    """Serve one job from standard input."""
+    tell = _private_output()
+    _die_with(parent)
+    faulthandler.enable()
+    _be_first_to_go()
+    _take_buffers()
+    tell(Ready())
+    line = sys.stdin.buffer.readline()
+    if line:
+        tell(run(msgspec.json.decode(line, type=Job), tell))
+
+
+def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
+    """Handle the job's entry and return how it ended."""
+    config = msgspec.convert(job.config, Config)
+    set_invocation(job.invocation)
+    try:
+        manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
+    except EmbsyncError as error:
+        return Outcome(
+            "crashed" if _out_of_memory(error) else _kind(error),
+            str(error),
+            of_snapshot=isinstance(error, SnapshotError),
+            damaged=isinstance(error, StoreDamaged),
+        )
+    except MemoryError as error:
+        return Outcome("crashed", f"out of memory: {error}")
+    except OSError as error:
+        return Outcome(
+            "crashed" if _out_of_memory(error) else "error", f"{error.filename or job.path}: {error.strerror or error}"
+        )
+    except Exception as error:
+        return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
+    unread = shortened(manifest.snapshot.unread)
+    return Outcome(
+        "published", f"not read: {unread}" if unread else "", version=manifest.version, seconds=manifest.seconds.total
+    )
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Return whether it came from a lack of memory, which counts as a death: elsewhere the kernel would have killed."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _kind(error: EmbsyncError) -> Kind:
+    if isinstance(error, HeldError):
+        return "held"
+    if isinstance(error, UnchangedError):
+        return "unchanged"
+    if isinstance(error, SnapshotIncomplete):
+        return "incomplete"
+    if isinstance(error, CheckRefusedError):
+        return "refused"
+    return "failed" if isinstance(error, SnapshotError) and not error.transient else "error"
+
+
+class _Steps:
+    """Tells each new stage, and the same stage now and then."""
+
+    def __init__(self, tell: Callable[[Line], None]) -> None:
+        self._tell = tell
+        self._stage = ""
+        self._told = 0.0
+
+    def __call__(self, stage: str, share: float) -> None:
+        now = time.monotonic()
+        if stage != self._stage or now - self._told >= _STEP_SECONDS:
+            self._stage, self._told = stage, now
+            self._tell(Step(stage, round(share, 3)))
+
+
+def _private_output() -> Callable[[Line], None]:
+    """Keep standard output for the daemon; what a library prints goes to standard error."""
+    channel = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(line: Line) -> None:
+        data = msgspec.json.encode(line) + b"\n"
+        while data:
+            data = data[os.write(channel, data) :]
+
+    return tell
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the daemon dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _be_first_to_go() -> None:
+    """Ask the kernel to end this process rather than another when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _take_buffers() -> None:
+    """Have NumPy's and SciPy's BLAS take their buffers now: one that is refused memory for them tries for ever."""
+    matrix = np.eye(64)
+    lapack.cholesky(matrix @ matrix)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,170 @@
+"""The daemon's side of its heavy work: a process that waits warm, takes one job, and can be ended at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from embsync.daemon.job import Job, Line, Outcome, Ready, Step
+
+_DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+#: Without a sign of progress for so long, work is ended as if it had crashed. A sign is a line it tells, or time on a
+#: processor: an index build tells nothing for minutes, but it computes.
+STALL_SECONDS = 240.0
+
+
+class _Process:
+    """One process, and what it has told so far."""
+
+    def __init__(self, nudge: Callable[[], None]) -> None:
+        self._nudge = nudge
+        self.ready = False
+        self.step: Step | None = None
+        self.outcome: Outcome | None = None
+        self.lines = 0
+        self.ended = False
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "embsync.daemon.work", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._read, name="worker", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.child.stdout is not None
+        with self.child.stdout as lines:
+            for text in lines:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._take(_DECODER.decode(text))
+                self.lines += 1
+        self.ended = True
+        self._nudge()
+
+    def _take(self, line: Line) -> None:
+        if isinstance(line, Step):
+            self.step = line
+        elif isinstance(line, Ready):
+            self.ready = True
+        else:
+            self.outcome = line
+
+    def give(self, job: Job) -> None:
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died before it got work; that is seen as any other death
+            self.child.stdin.write(msgspec.json.encode(job) + b"\n")
+            self.child.stdin.flush()
+
+    def processor_ticks(self) -> int:
+        """Return the processor time used so far, in the kernel's ticks."""
+        try:
+            fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0
+        return int(fields[11]) + int(fields[12])
+
+    def close(self) -> int:
+        """End it and everything it started; return its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        code = self.child.wait()
+        self._reader.join()
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.close()
+        return code
+
+
+class Worker:
+    """At most one job at a time, each in a fresh process.
+
+    Parameters
+    ----------
+    nudge : callable
+        Called from a thread when a job ended.
+    stall_seconds : float
+        Work that makes no progress for so long is ended.
+    """
+
+    def __init__(self, nudge: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:
+        self._nudge = nudge
+        self._stall_seconds = stall_seconds
+        self._process: _Process | None = None
+        self._job: Job | None = None
+        self._sign: tuple[int, int] = (0, 0)
+        self.progressed = time.monotonic()
+
+    @property
+    def job(self) -> Job | None:
+        """What is being worked on."""
+        return self._job
+
+    @property
+    def step(self) -> Step | None:
+        """Where the work is."""
+        return None if self._process is None or self._job is None else self._process.step
+
+    @property
+    def pid(self) -> int | None:
+        """The process that works or waits."""
+        return None if self._process is None else self._process.child.pid
+
+    def warm(self) -> None:
+        """Have a process ready for the next job."""
+        if self._process is not None and self._process.ended and self._job is None:
+            self.kill()
+        if self._process is None:
+            self._process = _Process(self._nudge)
+
+    def begin(self, job: Job, now: float) -> None:
+        """Start a job; there must be none."""
+        assert self._job is None
+        self.warm()
+        assert self._process is not None
+        self._process.give(job)
+        self._job = job
+        self.progressed = now
+
+    def poll(self, now: float) -> Outcome | None:
+        """Return how the job ended, None while it runs or when there is none."""
+        if self._job is None or self._process is None:
+            return None
+        self._look_for_progress(now)
+        stalled = now - self.progressed > self._stall_seconds
+        if not self._process.ended and not stalled:
+            return None
+        outcome = self._process.outcome
+        code = self.kill()
+        if stalled:
+            return Outcome("crashed", f"made no progress for {self._stall_seconds:g} s")
+        return outcome or Outcome("crashed", _death(code))
+
+    def kill(self) -> int:
+        """End the process at once, with whatever it is doing; return its exit code."""
+        process, self._process, self._job = self._process, None, None
+        return 0 if process is None else process.close()
+
+    def _look_for_progress(self, now: float) -> None:
+        assert self._process is not None
+        sign = (self._process.lines, self._process.processor_ticks())
+        if sign != self._sign:
+            self._sign, self.progressed = sign, now
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"ended with {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"

@@ -1,0 +1,79 @@
+"""Arrays in ``application/x-npy``: read without trusting the header, written without a copy of the numbers' text."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import numpy as np
+
+from embsync.dtypes import Array
+from embsync.errors import SnapshotError
+from embsync.server.messages import Malformed
+from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
+
+NPY = "application/x-npy"
+#: What is sent at once.
+Piece = bytes | memoryview
+#: Bytes of a piece of an answer, so large that sending costs little beside them.
+_PIECE = 1 << 18
+#: Numbers that are Python objects at once, about 2 MB.
+_NUMBERS = 1 << 16
+
+
+def npy_pieces(array: Array) -> deque[Piece]:
+    """Return an array as a ``.npy`` file, in pieces to be sent."""
+    whole = np.ascontiguousarray(array)
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(whole))
+    numbers = memoryview(whole.reshape(-1).view(np.uint8).data) if whole.size else memoryview(b"")
+    pieces = [numbers[start : start + _PIECE] for start in range(0, len(numbers), _PIECE)]
+    return deque([buffer.getvalue(), *pieces])
+
+
+def json_rows(array: Array) -> bytes:
+    """Return the rows of a matrix in JSON, without the brackets around them: few at a time become Python objects."""
+    step = max(1, _NUMBERS // max(1, array.shape[1]))
+    return b",".join(
+        msgspec.json.encode(array[start : start + step].tolist())[1:-1] for start in range(0, len(array), step)
+    )
+
+
+def json_pieces(head: Mapping[str, object], columns: Mapping[str, Iterable[bytes]]) -> deque[Piece]:
+    """Return an object in JSON, in pieces to be sent: ``head``, and lists whose elements are given as JSON."""
+    pieces, pending = deque[Piece](), [msgspec.json.encode(head)[:-1]]
+    for name, parts in columns.items():
+        pending.append(b',"%s":[' % name.encode())
+        for place, part in enumerate(parts):
+            pending += [b","] * (place > 0) + [part]
+            if sum(map(len, pending)) > _PIECE:
+                pieces.append(b"".join(pending))
+                pending.clear()
+        pending.append(b"]")
+    pieces.append(b"".join([*pending, b"}"]))
+    return pieces
+
+
+def from_npy(body: bytes) -> Array:
+    """Return the numbers of a ``.npy`` file.
+
+    Raises
+    ------
+    Malformed
+        Another format, another type than numbers, or more or fewer bytes than the header says.
+    """
+    try:
+        header = parse_header(body[:LONGEST_HEADER], len(body), "body")
+    except SnapshotError as error:
+        raise Malformed(error.what, where="body", found=error.found, expected=error.expected) from None
+    if header.dtype.kind not in "fiu" or len(header.shape) not in (1, 2):
+        raise Malformed(
+            "not vectors",
+            where="body",
+            found=f"{header.dtype}, shape {header.shape}",
+            expected="numbers, one vector or a matrix of them",
+        )
+    flat: Array = np.frombuffer(body, header.dtype, offset=header.offset)
+    return flat.reshape(header.shape, order="F" if header.fortran_order else "C")

@@ -1,0 +1,272 @@
+"""Connections of one worker: how many there may be, how long each may take, and who makes room for a new one.
+
+uvicorn has a deadline for idle connections alone. Here a connection that waits for its client (for a head, for the
+rest of a body nobody reads, for its answer to be taken) has a deadline, and is the first to go where room is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import h11
+import msgspec
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from embsync.logs import log
+from embsync.server.metrics import Metrics
+from embsync.server.settings import Limits
+
+#: Descriptors for the process itself: its standard streams and sockets, files of versions being opened, and
+#: connections accepted but not yet counted (up to three batches of them).
+_RESERVED = 192
+#: Connections accepted before those that are there are heard again.
+_BATCH = 32
+#: Bytes looked at before a head of more than uvicorn's limit, 16 KiB, is refused.
+_SLICE = 16 << 10
+#: Bytes a second in which an answer has to be taken, beyond the time that is given to every request.
+_RATE = 1 << 20
+#: Seconds for a client to notice that it was answered before its body was complete, or that its connection is closed.
+_LEFTOVER_SECONDS = 2.0
+#: Seconds between two lines of the log about connections that were closed.
+_LOG_SECONDS = 60.0
+#: Where the application leaves the size of an answer, in the scope of its request.
+ANSWER_BYTES = "embsync.answer_bytes"
+
+
+def fitting(wanted: int) -> int:
+    """Raise the limit of descriptors as far as ``wanted`` connections need it; return how many of them fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED
+    if soft < needed:
+        with contextlib.suppress(OSError, ValueError):  # a system call filter may forbid it
+            soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fits = min(wanted, max(soft - _RESERVED, soft // 4, 1))
+    if fits < wanted:
+        log(
+            logging.WARNING,
+            "connections_limited",
+            connections=fits,
+            wanted=wanted,
+            descriptors=soft,
+            hint=f"LimitNOFILE={needed} or ulimit -n {needed}",
+        )
+    return fits
+
+
+def accepted_at_once(connections: int) -> int:
+    """Return how many connections are accepted before those that are there are heard again."""
+    return max(1, min(_BATCH, connections // 8))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a connection does: ``head``, ``request``, ``leftover``, ``idle``, ``closing``, ``over``; and the request."""
+
+    name: str
+    cycle: Any = None
+
+
+class Connections:
+    """The limits of a worker's connections, and those that wait for their client, the longest waiting first.
+
+    Parameters
+    ----------
+    limits : Limits
+    metrics : Metrics
+    mark : callable
+        Returns what ``X-Embsync-Version`` says now.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics, mark: Callable[[], str]) -> None:
+        self.most = fitting(limits.connections)
+        self.seconds = limits.seconds
+        self.idle_seconds = limits.idle_seconds
+        self.mark = mark
+        self.waiting: dict[BoundedProtocol, None] = {}
+        self._metrics = metrics
+        self._told = -_LOG_SECONDS
+        self._untold: dict[str, int] = {}
+
+    def make_room(self, new: BoundedProtocol) -> bool:
+        """Close whoever has waited longest where there is one connection too many; return whether there is room."""
+        self.counted(new.connections)
+        if len(new.connections) <= self.most:
+            return True
+        oldest = next(iter(self.waiting), None)
+        if oldest is None:
+            return False
+        oldest.give_up("evicted")
+        return True
+
+    def counted(self, connections: set[Any]) -> None:
+        """Show how many connections there are."""
+        self._metrics.connections.set(len(connections))
+
+    def closed(self, reason: str) -> None:
+        """Count a connection that was closed by the server, and say so, once a minute at most."""
+        self._metrics.closed.labels(reason).inc()
+        self._untold[reason] = self._untold.get(reason, 0) + 1
+        now = time.monotonic()
+        if now - self._told >= _LOG_SECONDS:
+            log(logging.WARNING, "connections_closed", **self._untold)
+            self._told, self._untold = now, {}
+
+
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 on one connection, every phase of which has a deadline."""
+
+    def __init__(self, bounds: Connections, **given: Any) -> None:
+        super().__init__(**given)
+        self._bounds = bounds
+        self._phase = Phase("over")
+        self._since = 0.0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head, or refuse."""
+        super().connection_made(transport)
+        room = self._bounds.make_room(self)
+        self._enter(Phase("head"))
+        if not room:
+            self._bounds.closed("refused")
+            self._refuse(503, "too many connections", f"at most {self._bounds.most}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._leave()
+        super().connection_lost(exc)
+        self._bounds.counted(self.connections)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        for start in range(0, len(data), _SLICE):  # else a head of any length would do, if it comes at once
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + _SLICE])
+
+    def handle_events(self) -> None:
+        """Go on, and see what this connection waits for now."""
+        super().handle_events()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; uvicorn's own clock, which any byte stops, is not used."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Note that the client has not taken what was sent."""
+        super().pause_writing()
+        self._bounds.waiting[self] = None
+
+    def resume_writing(self) -> None:
+        """Note that the client takes what is sent."""
+        super().resume_writing()
+        if self._phase.name == "request":
+            self._bounds.waiting.pop(self, None)
+        self._watch()
+
+    def shutdown(self) -> None:
+        """Close when what is under way is answered."""
+        with contextlib.suppress(h11.LocalProtocolError):
+            super().shutdown()
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, unless it comes after a request that is being answered."""
+        self._bounds.closed("malformed")
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(400, "not a request in HTTP/1.1", None)
+        else:
+            self._close()
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection with what is still to be sent."""
+        self._bounds.closed(reason)
+        self._leave()
+        self.transport.abort()
+
+    def _watch(self) -> None:
+        """Enter the phase that the connection is in, if it is another one."""
+        if self._phase.name != "over" and (now := self._now()) != self._phase:
+            self._enter(now)
+
+    def _now(self) -> Phase:
+        theirs, cycle = self.conn.their_state, self.cycle
+        if self.transport.is_closing():
+            return Phase("closing")
+        if cycle is None or (theirs is h11.IDLE and not self.flow.write_paused):
+            begun = cycle is None or self.conn.trailing_data[0]
+            return Phase("head" if begun else "idle", cycle)
+        if theirs is h11.SEND_BODY and cycle.response_complete:
+            return Phase("leftover", cycle)
+        return Phase("request", cycle)
+
+    def _enter(self, phase: Phase) -> None:
+        self._leave()
+        self._phase, self._since = phase, self.loop.time()
+        if phase.name != "request" or self.flow.write_paused:
+            self._bounds.waiting[self] = None
+        self._deadline = self.loop.call_later(self._seconds(), self._late)
+
+    def _leave(self) -> None:
+        self._bounds.waiting.pop(self, None)
+        self._phase = Phase("over")
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _seconds(self) -> float:
+        """Return what the phase may take; a request: its body, its answer, and for the client to take that."""
+        if self._phase.name == "request":
+            return 3 * self._bounds.seconds + float(self._phase.cycle.scope.get(ANSWER_BYTES, 0)) / _RATE
+        return {"idle": self._bounds.idle_seconds, "leftover": _LEFTOVER_SECONDS}.get(
+            self._phase.name, self._bounds.seconds
+        )
+
+    def _late(self) -> None:
+        """End what took too long; the size of an answer, and so its time, may be known by now."""
+        name, end = self._phase.name, self._since + self._seconds()
+        if self.loop.time() < end - 0.001:
+            self._deadline = self.loop.call_at(end, self._late)
+        elif name == "idle":
+            self._close()
+        elif name == "head" and self.conn.trailing_data[0]:
+            self._bounds.closed(name)
+            self._refuse(408, "the head did not arrive in time", f"within {self._bounds.seconds:g} s")
+        else:
+            self.give_up(name)
+
+    def _refuse(self, status: int, what: str, expected: str | None) -> None:
+        """Answer in place of the application, and close."""
+        failure = {"error": "Refused", "what": what, "where": None, "found": None, "expected": expected, "hint": None}
+        body = msgspec.json.encode(failure)
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+            ("X-Embsync-Version", self._bounds.mark()),
+            *([("Retry-After", "1")] if status == 503 else []),
+        ]
+        head = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
+        with contextlib.suppress(h11.LocalProtocolError):
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self._close()
+
+    def _close(self) -> None:
+        if self.cycle is not None:  # whoever still works on its last request answers nobody
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+        self._watch()

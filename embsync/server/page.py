@@ -1,0 +1,26 @@
+"""``/``: a page for people; one file, no build step, nothing from another host."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+
+HTML = files("embsync.server").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def _hashes(tag: str) -> str:
+    """Return the sources that allow exactly the page's own scripts or styles."""
+    parts = re.findall(rf"<{tag}>(.*?)</{tag}>", HTML, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts)
+
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
+    f"script-src {_hashes('script')}; style-src {_hashes('style')}; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}

@@ -1,0 +1,296 @@
+"""Listening: the socket, the signals, and the workers that share it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import gc
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+
+from embsync.errors import UsageError
+from embsync.logs import log
+from embsync.server.app import Application
+from embsync.server.connections import BoundedProtocol, accepted_at_once
+from embsync.server.metrics import SHARED, forget
+from embsync.server.settings import Settings, address, require_servable, threads_each
+from embsync.server.work import share_arenas
+
+#: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
+#: systemd/.
+_LAST_SECONDS = 10.0
+_BACKLOG = 1024
+#: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
+#: a second to die.
+_DEATHS, _DEATHS_SECONDS = 10, 60.0
+#: Seconds for which the thread that opens a new version may keep the interpreter from those who answer.
+_SWITCH_INTERVAL = 0.0005
+#: When an event was last written of which there may be too many.
+_LOGGED: dict[str, float] = {}
+
+
+def serve(settings: Settings, listening: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; requests under way are answered first.
+
+    Parameters
+    ----------
+    settings : Settings
+    listening : callable
+        Told the address once connections are taken: with port 0, the port that was found.
+
+    Returns
+    -------
+    int
+        0 after a stop that was asked for, 1 after a worker could not be kept alive.
+
+    Raises
+    ------
+    UsageError
+        An address that cannot be listened on, no token where one is needed, or an unreadable token file.
+    """
+    require_servable(settings)
+    bound = _bind(settings.listen)
+    where = bound.getsockname()
+    place = _place(where)
+    try:
+        listening(_name(where))
+        if settings.workers == 1:
+            return work(settings, bound)
+        return _oversee(settings, bound)
+    finally:
+        if place is not None and _place(where) == place:  # and not the one of a server that came after
+            with contextlib.suppress(OSError):
+                Path(where).unlink()
+        bound.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which takes few connections at a time and ends in time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; asyncio takes as many connections at once as the queue is long, so the queue is made long again."""
+        asyncio.get_running_loop().set_exception_handler(_unexpected)
+        await super().startup(sockets)
+        for bound in sockets or []:
+            bound.listen(_BACKLOG)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is under way; what is not over in time is dropped, and so is a thread that does not end."""
+        last = self.config.timeout_graceful_shutdown or 0
+        end = threading.Timer(last + 2.5, os._exit, (0,))
+        end.daemon = True
+        end.start()
+        asyncio.get_running_loop().call_later(last - 0.5, self._drop)
+        await super().shutdown(sockets)
+
+    def _drop(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _outlive_hangup() -> None:
+    """Go on after SIGHUP, which daemons take as a wish to reload, unless it says that the terminal is gone."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        signal.signal(
+            signal.SIGHUP,
+            lambda *_: _log_seldom(
+                "not_reloaded", hint="versions and the token are followed anyway; anything else needs a restart"
+            ),
+        )
+
+
+def _last_seconds(settings: Settings) -> int:
+    """Return for how long requests under way are answered after SIGTERM."""
+    return math.ceil(min(settings.limits.seconds, _LAST_SECONDS))
+
+
+def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out the traceback where a connection cannot be taken: there may be a thousand a second."""
+    error = context.get("exception")
+    if not isinstance(error, OSError):
+        loop.default_exception_handler(context)
+    elif error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        _log_seldom("cannot_accept", reason=error.strerror)
+
+
+def _log_seldom(event: str, **fields: Any) -> None:
+    now = time.monotonic()
+    if now - _LOGGED.get(event, -60.0) >= 60:
+        _LOGGED[event] = now
+        log(logging.ERROR, event, **fields)
+
+
+def work(settings: Settings, bound: socket.socket) -> int:
+    """Answer on a socket, in this process."""
+    application = Application(settings, leaving=lambda: server.should_exit)
+    bounds = application.connections
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else anybody writes a line with each malformed request
+    config = uvicorn.Config(
+        application.asgi(),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=cast(Any, partial(BoundedProtocol, bounds)),
+        ws="none",
+        loop="asyncio",
+        timeout_graceful_shutdown=_last_seconds(settings),
+        backlog=accepted_at_once(bounds.most),
+        h11_max_incomplete_event_size=16 << 10,
+    )
+    server = _Server(config)
+    share_arenas()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.freeze()  # what imports left is never looked at again: 20 to 35 ms of a full collection, with nobody answered
+
+    def leave(*_: object) -> None:
+        # Nothing else notes a signal before uvicorn listens to them; raised again afterwards it changes nothing.
+        server.should_exit = True
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    _outlive_hangup()
+    try:
+        server.run(sockets=[bound])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _oversee(settings: Settings, bound: socket.socket) -> int:
+    """Keep the workers alive until a signal, then stop them all."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _outlive_hangup()
+    with _figures_directory() as figures:
+        workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
+        deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)
+        while not (stop.wait(0.2) or _too_often(deaths)):
+            for place, worker in enumerate(workers):
+                if worker.poll() is not None:
+                    log(logging.ERROR, "worker_died", worker=worker.pid, status=worker.returncode)
+                    deaths.append(time.monotonic())
+                    forget(worker.pid, figures)
+                    workers[place] = _start(settings, bound, figures)
+        end = time.monotonic() + _last_seconds(settings) + 3
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            try:
+                worker.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+    return 0 if stop.is_set() else 1
+
+
+@contextlib.contextmanager
+def _figures_directory() -> Iterator[str]:
+    """Make what workers share; a lock says that it is in use to those who clean ``/tmp`` by age, as systemd does."""
+    with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
+        descriptor = os.open(figures, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield figures
+        finally:
+            os.close(descriptor)
+
+
+def _too_often(deaths: deque[float]) -> bool:
+    """Tell whether workers die as fast as they are replaced; one now and then, over months, is replaced for ever."""
+    return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_SECONDS
+
+
+def _start(settings: Settings, bound: socket.socket, figures: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, SHARED: figures}
+    environment.setdefault("OMP_NUM_THREADS", str(threads_each(settings.workers)))
+    command = [
+        sys.executable,
+        "-m",
+        "embsync.server.worker",
+        str(bound.fileno()),
+        msgspec.json.encode(settings).decode(),
+    ]
+    return subprocess.Popen(command, env=environment, pass_fds=[bound.fileno()])
+
+
+def _bind(listen: str) -> socket.socket:
+    try:
+        return _bind_unix(Path(listen.removeprefix("unix:"))) if listen.startswith("unix:") else _bind_tcp(listen)
+    except OSError as error:
+        hint = "is another server listening there?" if error.errno == errno.EADDRINUSE else None
+        raise UsageError("cannot listen", where=listen, found=error.strerror or str(error), hint=hint) from error
+
+
+def _bind_tcp(listen: str) -> socket.socket:
+    host, port = address(listen)
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+        bound.listen(_BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Listen on a Unix socket for owner and group; one that a dead server left is replaced."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as other:
+            other.setblocking(False)  # a full queue would be waited for
+            # Full or not ours to write is not dead.
+            if (answer := other.connect_ex(str(path))) != errno.ECONNREFUSED:
+                raise UsageError(
+                    "another server listens here", where=path, found=os.strerror(answer) if answer else None
+                )
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        bound.bind(str(path))
+        bound.listen(_BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    return bound
+
+
+def _name(where: Any) -> str:
+    if isinstance(where, str):
+        return f"unix:{where}"
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    return f"http://{host}:{where[1]}"
+
+
+def _place(where: Any) -> tuple[int, int] | None:
+    """Return device and inode of a Unix socket, None where there is none."""
+    if isinstance(where, str):
+        with contextlib.suppress(OSError):
+            status = Path(where).stat()
+            return status.st_dev, status.st_ino
+    return None

@@ -1,0 +1,98 @@
+"""The version a server answers from: followed, verified before each switch, absent before the first."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from embsync.logs import log
+from embsync.reader import Follower, Version, open_version
+from embsync.reader.opening import require_space
+from embsync.reader.whole import verify
+from embsync.server.metrics import SHARED, Metrics
+from embsync.server.once import Once
+from embsync.server.replies import State
+from embsync.server.settings import Settings
+from embsync.store import layout
+
+#: Seconds for the follower to notice that it is over; beyond them it ends with the process.
+_LAST_LOOK = 1.0
+_MAPS = "transform/"
+
+
+class Serving:
+    """Holds the version that is served; one assignment switches."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.root = Path(settings.store).absolute()
+        self.current: Version | None = None
+        self._space_id = settings.space_id
+        self._metrics = metrics
+        self._maps: set[tuple[int, object]] = set()  # of which versions they are whole
+        self._follower = Follower(
+            self.root,
+            self._switch,
+            space_id=settings.space_id,
+            on_error=self._failed,
+            interval=settings.rescan_seconds,
+            verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify,
+        )
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._follower.start()
+
+    def looked(self) -> bool:
+        """Tell whether the first look is over: a version is served, was refused, or is not there yet."""
+        return self._follower.looked.is_set()
+
+    def stop(self) -> None:
+        """Stop following, whatever is being verified; requests still being answered keep their version."""
+        self._follower.stop(_LAST_LOOK)
+
+    def kept(self, number: int) -> Version:
+        """Pin a kept version of the space that is served; its maps are hashed the first time."""
+        version = open_version(self.root, number)
+        try:
+            require_space(version, self._space_id)
+            if (number, version.identity) not in self._maps:
+                verify(version, below=_MAPS)
+                self._maps.add((number, version.identity))
+        except BaseException:
+            version.close()
+            raise
+        return version
+
+    def numbers(self) -> list[int]:
+        """Return the kept versions, without a newest one that is still being verified, or was refused."""
+        health = self._follower.health
+        return [
+            number
+            for number in layout.version_numbers(self.root / layout.VERSIONS)
+            if number == health.serving or number != health.newest
+        ]
+
+    def state(self) -> State:
+        """Return what the server says about its health."""
+        health = self._follower.health
+        if health.newest is not None:
+            self._metrics.newest.set(health.newest)
+        return {
+            "ready": self.current is not None,
+            "following": health.alive,
+            "serving": health.serving,
+            "newest": health.newest,
+            "error": None if health.error is None else str(health.error),
+            "seconds_since_look": round(health.checked, 3),
+        }
+
+    def _switch(self, version: Version) -> None:
+        version.leave_to_collection()  # the last request that holds it unpins it
+        self.current = version
+        self._metrics.version.set(version.number)
+        log(logging.INFO, "serving", version=version.number)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.refusals.inc()
+        log(logging.ERROR, "not_served", reason=str(error))

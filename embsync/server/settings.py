@@ -1,0 +1,126 @@
+"""What ``embsync serve`` is told, and what it refuses to do."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+from pathlib import Path
+
+import msgspec
+
+from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
+from embsync.errors import UsageError
+from embsync.server.token import read_token
+from embsync.snapshots.files import kind_of
+
+Limits = LimitsConfig
+
+_UNIX = "unix:"
+#: What the kernel has room for in a socket's address, less the byte that ends it.
+_LONGEST_SOCKET = 107
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+class Settings(ServeConfig, frozen=True, kw_only=True):
+    """A server: what the configuration says of it, and where the store is."""
+
+    store: str
+    log: LogConfig = LogConfig()
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Return what a configuration says of the server."""
+        return cls(store=config.store.path, log=config.log, **msgspec.structs.asdict(config.serve))
+
+
+def address(listen: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    Raises
+    ------
+    UsageError
+    """
+    match = _ADDRESS.fullmatch(listen)
+    if match is None or int(match[3]) > 65535:
+        raise UsageError(
+            "not an address to listen on", found=repr(listen), expected="HOST:PORT, [IPV6]:PORT or unix:/path"
+        )
+    return match[1] or match[2], int(match[3])
+
+
+def require_servable(settings: Settings) -> None:
+    """Refuse what could never be listened on, and a token file that would let nobody in.
+
+    Raises
+    ------
+    UsageError
+    """
+    require_token_beyond_loopback(settings)
+    if settings.listen.startswith(_UNIX):
+        _require_place(Path(settings.listen.removeprefix(_UNIX)))
+    if settings.token_file is not None:
+        read_token(Path(settings.token_file))
+
+
+def _require_place(path: Path) -> None:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise UsageError(
+            "too long for a socket's path",
+            where=path,
+            found=f"{len(os.fsencode(path))} bytes",
+            expected=f"at most {_LONGEST_SOCKET}",
+        )
+    if path.exists() and not path.is_socket():
+        raise UsageError(
+            "no place for a socket", where=path, found=f"a {kind_of(path.stat())}", expected="nothing there yet"
+        )
+    if not path.parent.is_dir():
+        raise UsageError("no place for a socket", where=path, found="no such directory", hint=f"mkdir {path.parent}")
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Tell whether every user of this machine may read a file."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
+
+
+def require_token_beyond_loopback(settings: Settings) -> None:
+    """Refuse to serve other machines without a token.
+
+    Raises
+    ------
+    UsageError
+    """
+    if settings.listen.startswith(_UNIX):
+        return
+    host, _ = address(settings.listen)
+    if settings.token_file is None and not is_loopback(host):
+        raise UsageError(
+            "refusing to listen beyond this machine without a token",
+            found=settings.listen,
+            expected="--token-file FILE",
+            hint="or listen on 127.0.0.1 or unix:/path",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def names_this_machine(host: str) -> bool:
+    """Tell whether a ``Host`` header, with or without a port, is a name of this machine alone."""
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback((match[1] or match[2]).lower())
+
+
+def threads_each(workers: int) -> int:
+    """Return the OpenMP threads a worker may use."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)

@@ -1,0 +1,307 @@
+"""How often a snapshot is tried, when its turn passes to the next, and what ends the count."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+
+from embsync.config import Config
+from embsync.daemon.attempts import ATTEMPT, Attempts, Vain
+from embsync.daemon.daemon import Daemon
+from embsync.daemon.job import Kind, Outcome
+from embsync.pipeline.backlog import Entry
+from embsync.snapshots import Child
+from embsync.store import Store
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A directory for a store."""
+    with quick_directory() as directory:
+        Store(directory / "S").create()
+        yield directory / "S"
+
+
+def entry(name: str = "day=1", stamp: str = "a") -> Entry:
+    """Return a snapshot that waits for its turn."""
+    return Entry(Child(name, Path(name), "ready", "marker", stamp, 0), "next", "marker")
+
+
+def tried(attempts: Attempts, one: Entry, why: Vain, times: int) -> None:
+    """Begin and fail so often."""
+    for _ in range(times):
+        attempts.begin(one)
+        attempts.in_vain(one, 0.0, 1.0, why)
+        attempts.told(one)
+
+
+# the count
+
+
+@pytest.mark.parametrize(("why", "most"), [("crashes", 3), ("unreadable", 10), ("errors", None)])
+def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: Vain, most: int | None) -> None:
+    """Three deaths of its process, ten times unreadable; trouble that is not its own never, however often."""
+    attempts = Attempts(root)
+    if most is None:
+        tried(attempts, entry(), why, 200)
+        assert attempts.of(entry()).exhausted is None
+        return
+    tried(attempts, entry(), why, most - 1)
+    assert attempts.of(entry()).exhausted is None
+    tried(attempts, entry(), why, 1)
+    assert str(most) in (attempts.of(entry()).exhausted or "")
+
+
+def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> None:
+    """Nobody lives to tell of them: what was begun and never ended is counted when the next daemon starts."""
+    for died in range(30):
+        attempts = Attempts(root)
+        attempts.load()
+        assert attempts.of(entry()).exhausted is None, died
+        attempts.begin(entry())
+    attempts = Attempts(root)
+    attempts.load()
+    assert "30" in (attempts.of(entry()).exhausted or "")
+
+
+@pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
+def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: Vain) -> None:
+    """An attempt whose end was told is no death of the daemon, nor is an orderly stop in the middle of one."""
+    for _ in range(40):
+        attempts = Attempts(root)
+        attempts.load()
+        attempts.begin(entry())
+        attempts.told(entry())
+    assert not (root / ATTEMPT).exists()
+    tried(attempts, entry(), why, 2)
+    again = Attempts(root)
+    again.load()
+    assert (again.of(entry()).lost, again.of(entry()).vain) == (0, 2)
+
+
+@pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
+@pytest.mark.parametrize("other", [entry(stamp="b"), entry("day=2")], ids=["contents", "name"])
+def test_what_is_new_begins_anew(root: Path, why: Vain, other: Entry) -> None:
+    """Other contents, or another snapshot, inherit neither attempts nor pause, in this daemon nor in the next."""
+    attempts = Attempts(root)
+    tried(attempts, entry(), why, 2)
+    for memory in (attempts, Attempts(root)):
+        memory.load()
+        assert (memory.of(other).vain, memory.of(other).exhausted) == (0, None)
+        assert memory.due(other, 0.0)
+    assert not attempts.due(entry(), 0.0)
+    tried(attempts, other, why, 1)
+    assert attempts.of(other).vain == 1
+
+
+def test_success_ends_the_count(root: Path) -> None:
+    """What failed twice and was handled then has a clean record, whenever it comes again, and nothing waits."""
+    attempts = Attempts(root)
+    tried(attempts, entry(), "crashes", 2)
+    attempts.forget()
+    assert attempts.due(entry(), 0.0)
+    for memory in (attempts, Attempts(root)):
+        memory.load()
+        assert memory.of(entry()).vain == 0
+    tried(attempts, entry(), "crashes", 2)
+    assert attempts.of(entry()).exhausted is None
+
+
+def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
+    """1, 2, 4 … rescans; where a rescan itself takes longer, one."""
+    attempts = Attempts(root)
+    pauses = []
+    for _ in range(12):
+        attempts.in_vain(entry(), 100.0, 2.0, "errors")
+        pauses.append(attempts.not_before - 100.0)
+    assert pauses == [min(2.0 * 2**tries, 600.0) for tries in range(12)]
+    attempts.forget()
+    for _ in range(3):
+        attempts.in_vain(entry(), 0.0, 5000.0, "errors")
+        assert attempts.not_before == 5000.0
+
+
+# whose turn it is
+
+
+def test_after_ten_errors_the_one_behind_has_its_turn_once(root: Path) -> None:
+    """Right after each attempt, while the first pauses; the first stays first."""
+    attempts = Attempts(root)
+    queue = [entry(), entry("day=2"), entry("day=3")]
+    for errors in range(1, 15):
+        attempts.not_before = 0.0
+        assert attempts.choose(queue, 0.0) is queue[0]
+        tried(attempts, queue[0], "errors", 1)
+        assert attempts.choose(queue, 0.0) is (queue[1] if errors >= 10 else None)
+        assert attempts.choose(queue[:1], 0.0) is None
+    assert attempts.choose([], 0.0) is None
+
+
+@pytest.mark.parametrize("why", ["crashes", "unreadable"])
+def test_nobody_passes_a_snapshot_that_will_be_set_aside(root: Path, why: Vain) -> None:
+    """It is given up after a few attempts, and then the next has its turn."""
+    attempts = Attempts(root)
+    queue = [entry(), entry("day=2")]
+    tried(attempts, queue[0], why, 2)
+    assert attempts.choose(queue, 0.0) is None
+    assert attempts.choose(queue, 1e9) is queue[0]
+
+
+# the daemon
+
+
+class Watched:
+    """A daemon that is not started, on a real directory and a real store."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root.parent / "watch"
+        self.path.mkdir()
+        self.options: dict[str, Any] = {
+            "watch__path": str(self.path),
+            "store__path": str(root),
+            "watch__backlog": "every",
+            "watch__complete": "marker",
+        }
+        for number in (1, 2):
+            (write_npy(self.path / f"day={number}", night(number, items=60, users=50, width=4)) / "_SUCCESS").touch()
+        self.daemon = Daemon(self._load)
+        self.store = Store(root)
+
+    def _load(self) -> Config:
+        return configured(**self.options)
+
+    def look(self) -> list[str]:
+        """Look at the directory; return who waits."""
+        self.daemon._lookout.look(0.0)
+        return [one.child.name for one in self.daemon._lookout.queue]
+
+    def end(self, kind: Kind, **options: Any) -> None:
+        """Let the work on the first in the queue end."""
+        one = self.daemon._lookout.queue[0]
+        self.daemon._attempts.begin(one)
+        self.daemon._settle(one, Outcome(kind, "something", **options), 0.0)
+
+    def aside(self) -> list[str]:
+        """Return who was set aside."""
+        return [
+            (event.snapshot or {})["name"] or ""
+            for event in self.store.journal.events()
+            if event.event == "failed" and "set aside" in (event.reason or "")
+        ]
+
+
+@pytest.fixture
+def watched(root: Path) -> Iterator[Watched]:
+    """Two snapshots that wait."""
+    found = Watched(root)
+    yield found
+    found.daemon._lookout.close()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "times"),
+    [
+        ({"kind": "crashed"}, 3),
+        ({"kind": "crashed", "of_snapshot": True}, 3),
+        ({"kind": "error", "of_snapshot": True}, 10),
+        ({"kind": "error"}, None),
+    ],
+)
+def test_the_next_gets_its_turn_when_one_is_set_aside(
+    watched: Watched, outcome: dict[str, Any], times: int | None
+) -> None:
+    """A process that dies, a snapshot that cannot be read: journaled once, and not taken again until it changes."""
+    assert watched.look() == ["day=1", "day=2"]
+    for attempt in range(1, (times or 40) + 1):
+        assert watched.aside() == []
+        watched.end(**outcome)
+        assert watched.look() == (["day=2"] if attempt == times else ["day=1", "day=2"])
+    assert watched.aside() == (["day=1"] if times else [])
+    assert (watched.store.root / ATTEMPT).exists() == (times is None)
+    if times:
+        (watched.path / "day=1" / "more").touch()
+        (watched.path / "day=1" / "_SUCCESS").touch()
+        assert sorted(watched.look()) == ["day=1", "day=2"]
+
+
+def test_what_took_the_daemon_along_thirty_times_is_set_aside_by_the_next(watched: Watched) -> None:
+    """Without another attempt."""
+    watched.look()
+    for _ in range(30):
+        watched.daemon._attempts.load()
+        watched.daemon._attempts.begin(watched.daemon._lookout.queue[0])
+    watched.daemon._attempts.load()
+    watched.daemon._begin(0.0)
+    assert watched.aside() == ["day=1"]
+    assert watched.look() == ["day=2"]
+    assert watched.daemon._worker.job is None
+
+
+@pytest.mark.parametrize("kind", ["published", "refused", "failed", "unchanged"])
+def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> None:
+    """Two deaths, then an end of any kind: nothing is remembered, on disk or in memory."""
+    watched.look()
+    for _ in range(2):
+        watched.end("crashed")
+    one = watched.daemon._lookout.queue[0]
+    assert watched.daemon._attempts.of(one).vain == 2
+    watched.end(kind)
+    assert watched.daemon._attempts.of(one).vain == 0
+    assert watched.daemon._attempts.due(one, 0.0)
+    assert not (watched.store.root / ATTEMPT).exists()
+
+
+def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
+    """It is swept when the death is heard of, not when something is published at last."""
+    watched.look()
+    for number in range(2):
+        (watched.store.versions / f".staging-1-{number:08x}").mkdir()
+        watched.end("crashed")
+        assert list(watched.store.versions.iterdir()) == []
+
+
+def test_a_reload_tries_again_at_once(watched: Watched) -> None:
+    """Whoever mended the configuration does not wait for the pause to end; attempts stay counted."""
+    watched.look()
+    for _ in range(5):
+        watched.end("error")
+    one = watched.daemon._lookout.queue[0]
+    assert watched.daemon._attempts.choose([one], 1.0) is None
+    watched.daemon._reload()
+    assert watched.daemon._attempts.choose([one], 0.0) is one
+    assert watched.daemon._attempts.of(one).errors == 5
+
+
+def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """``store.path`` needs a restart: nothing else of that file is followed either, and the error says so."""
+    watched.look()
+    before = watched.daemon._config, watched.daemon._lookout
+    other = watched.path.parent / "other"
+    other.mkdir()
+    for path in (str(watched.store.root) + "2", str(watched.store.root.parent / "elsewhere" / "S")):
+        watched.options |= {
+            "store__path": path,
+            "watch__path": str(other),
+            "threads": 2,
+            "log__level": "error",
+            "watch__rescan_seconds": 1.0,
+            "store__keep_versions": 1,
+            "store__on_publish": "true",
+        }
+        watched.daemon._reload()
+        assert (watched.daemon._config, watched.daemon._lookout) == before
+        told = vars(caplog.records[-1])["embsync_fields"]["reason"]
+        assert caplog.records[-1].getMessage() == "reload_failed"
+        assert "restart" in told
+        assert path in told
+    assert watched.look() == ["day=1", "day=2"]
+    assert list(other.iterdir()) == []
+    watched.options |= {"store__path": os.path.relpath(watched.store.root)}
+    watched.daemon._reload()
+    assert watched.daemon._config.watch.path == str(other)

@@ -1,0 +1,126 @@
+"""A store with something damaged in it, and its daemon: it lives, says what is damaged, and the night waits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from daemons import Place, eventually
+from support.damage import flip
+from support.stores import assert_whole
+
+from embsync.daemon.attempts import ATTEMPT
+from embsync.daemon.hook import TOLD
+from embsync.store import layout
+
+
+def metric(place: Place, name: str) -> float:
+    """Return a figure of metrics.prom."""
+    lines = (place.store.root / "metrics.prom").read_text().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
+    """Log, status and metrics say so; the snapshot is blamed for nothing, and published once a command mended it."""
+    with place.daemon():
+        for number in (1, 2):
+            place.drop(number)
+            place.wait_for(number)
+        path = place.store.root / "versions/000002/anchors/users.npy"
+        flip(path, -2, 6)
+        place.drop(3)
+        waiting = place.wait_state("retrying")
+        assert waiting["retry"]["snapshot"] == "day=3"
+        assert str(path) in waiting["damage"][0]
+        assert f"embsync rollback 1 --config {place.file}" in waiting["last_error"]["what"]
+        assert str(path) in place.logged("error")[0]["reason"]
+        assert eventually(lambda: metric(place, "embsync_store_damaged")) == 1.0
+        assert str(path) in place.run("status").stdout
+        assert place.events("refused", "failed") == []
+        assert place.run("rollback", "1").returncode == 0
+        place.wait_for(3)
+        assert place.wait_state("idle")["damage"] == []
+        assert metric(place, "embsync_store_damaged") == 0.0
+    assert assert_whole(place.store.root) == 3
+    assert place.store.manifest(3).parent == 1
+
+
+def start_with_a_damaged(place: Place, *names: str) -> None:
+    """Publish a version, damage files, start another daemon and leave the next night."""
+    place.configure(store={"on_publish": "true"})
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        eventually((place.store.root / TOLD).exists)
+    for name in names:
+        path = place.store.root / name
+        path.unlink(missing_ok=True)
+        if name == layout.CURRENT:
+            path.symlink_to("versions/00000l")
+        else:
+            path.write_bytes(b'{"event":"published","version":1e999,"created":"\xff')
+    place.drop(2)
+
+
+def logged_of(place: Place, name: str) -> list[str]:
+    """Return the reasons in the log that name a file."""
+    lines = [json.loads(line) for line in place.log.read_text().splitlines() if line.startswith("{")]
+    return [line["reason"] for line in lines if f"/{name}:" in (line.get("reason") or "")]
+
+
+def test_the_daemon_survives_its_damaged_records(place: Place) -> None:
+    """It says which, writes them anew, and publishes the night; the line that the journal lost makes nothing new."""
+    names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, TOLD)
+    start_with_a_damaged(place, *names)
+    with place.daemon() as process:
+        place.wait_for(2)
+        assert eventually(lambda: all(logged_of(place, name) for name in (layout.JOURNAL, layout.ORDER, ATTEMPT, TOLD)))
+        assert place.wait_state("idle")["damage"] == [logged_of(place, layout.JOURNAL)[0]]
+        assert process.poll() is None
+    assert place.process is not None
+    assert place.process.returncode == 0
+    assert place.store.numbers() == [1, 2]
+
+
+_LESS_LIKELY = [pytest.param(name, marks=pytest.mark.torture) for name in (layout.CURRENT, layout.MANIFEST_HASH)]
+
+
+@pytest.mark.parametrize("name", [layout.MANIFEST, *_LESS_LIKELY])
+def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> None:
+    """The daemon starts and goes on living, says what is damaged, and blames no snapshot."""
+    start_with_a_damaged(place, name if name == layout.CURRENT else f"versions/000001/{name}")
+    with place.daemon() as process:
+        place.wait_state("retrying")
+        assert eventually(lambda: place.logged("damaged"))
+        assert place.status()["damage"]
+        assert metric(place, "embsync_store_damaged") == 1.0
+        assert process.poll() is None
+        assert place.events("failed", "refused") == []
+        if name == layout.CURRENT:
+            assert place.run("rollback").returncode == 0
+            place.wait_for(2)
+    assert place.process is not None
+    assert place.process.returncode == 0
+
+
+def test_a_link_that_leads_nowhere_stops_nothing_and_is_mended_by_hand(place: Place) -> None:
+    """Beneath the running daemon: told; the night waits, and is published then."""
+    current = place.store.root / layout.CURRENT
+    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
+    with place.daemon() as process:
+        place.drop(1)
+        place.wait_for(1)
+        current.unlink()
+        current.symlink_to("versions/000009")
+        place.drop(2)
+        waiting = place.wait_state("retrying")
+        assert str(current) in waiting["last_error"]["what"]
+        assert "000009" in waiting["damage"][0]
+        assert place.logged("damaged")
+        assert process.poll() is None
+        current.unlink()
+        current.symlink_to("versions/000001")
+        place.wait_for(2, seconds=60.0)
+        assert place.wait_state("idle")["damage"] == []
+    assert place.events("failed", "refused") == []
+    assert assert_whole(place.store.root) == 2

@@ -1,0 +1,41 @@
+"""``hold`` counts in the moment of publishing, however long before the work was begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import assert_whole, sync
+
+from embsync.daemon.hold import HeldError, HoldableStore, hold, resume
+from embsync.pipeline import Request, process
+from embsync.store import Store
+
+SIZES = {"items": 60, "users": 50, "width": 4}
+
+
+@pytest.mark.parametrize("stage", ["reading", "writing", "indexing", "publishing"])
+@pytest.mark.parametrize("how", ["the command", "a file that says nothing"])
+def test_what_is_held_while_it_is_made_is_not_published(stage: str, how: str) -> None:
+    """At each stage of the work; resumed, the same snapshot is published."""
+    with quick_directory() as directory:
+        root = directory / "S"
+        sync(root, night(0, **SIZES), "n0")
+        path = write_npy(directory / "n1", night(1, **SIZES))
+
+        def meanwhile(at: str, _: float) -> None:
+            if at == stage:
+                if how == "the command":
+                    hold(Store(root), "wait")
+                else:
+                    (Path(root) / "hold").touch()
+
+        with pytest.raises(HeldError) as held:
+            process(HoldableStore(root), Request(path), configured(), meanwhile)
+        assert held.value.transient
+        assert assert_whole(root) == 1
+        assert [event.event for event in Store(root).journal.events() if event.event != "held"] == ["published"]
+        assert resume(Store(root))
+        assert process(HoldableStore(root), Request(path), configured()).version == 2

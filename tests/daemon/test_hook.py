@@ -1,0 +1,99 @@
+"""``store.on_publish``: run after every publish, whoever publishes, at least once, for a limited time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from daemons import PATIENCE, Place, eventually, running
+from support.nights import night, write_npy
+from support.stores import assert_whole
+
+from embsync.daemon.hook import note, run_on_publish, untold
+
+STATUS_WHILE_RUNNING = "store.on_publish for version"
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_it_started(place: Place) -> None:
+    """The limit holds for what the shell started too; that it did not end well is noted, and not run again."""
+    publish(place, 1)
+    started = place.file.parent / "started"
+    told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
+    assert told == "store.on_publish took longer than 0.5 s and was ended"
+    eventually(lambda: not running(int(started.read_text())))
+    assert untold(place.store) is None
+
+
+def test_every_command_that_publishes_runs_it(place: Place) -> None:
+    """sync, accept and widen tell version and path; with --json the standard output stays one document."""
+    said = place.file.parent / "said"
+    place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" | tee -a {said}'})
+    paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
+    shuffled = write_npy(place.file.parent / "day=3", night(3).shuffled_item_ids())
+    assert place.run("sync", *paths).returncode == 0
+    refused = place.run("sync", str(shuffled))
+    assert refused.returncode == 4
+    accepted = place.run("accept", str(shuffled), "--new-space", "--json")
+    assert json.loads(accepted.stdout)["results"][0]["on_publish"] is None
+    assert json.loads(place.run("widen", "12", "--json").stdout)["on_publish"] is None
+    assert place.run("rollback").returncode == 0
+    expected = [f"{number} {place.store.path(number)}" for number in (2, 3, 4)]  # the first is pruned by now
+    assert said.read_text().splitlines()[1:] == expected
+
+
+def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(place: Place) -> None:
+    """What was published stays; the next snapshot has its turn."""
+    place.configure(store={"on_publish": "exit 3"})
+    paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
+    told = place.run("sync", *paths)
+    assert told.returncode == 0
+    assert told.stderr.splitlines() == [
+        f"embsync: version {number} is published; warning: store.on_publish ended with 3" for number in (1, 2)
+    ]
+    assert assert_whole(place.store.root) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])
+def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Place, number: signal.Signals) -> None:
+    """At least once for what is current, however the daemon ended; once it has ended, not at every start."""
+    here = place.file.parent
+    place.configure(
+        store={
+            "on_publish": f"echo $$ > {here}/pid; test -e {here}/open || sleep 60; echo $EMBSYNC_VERSION >> {here}/said"
+        }
+    )
+    place.drop(1)
+    with place.daemon() as process:
+        eventually(lambda: STATUS_WHILE_RUNNING in place.status().get("doing", ""))
+        process.send_signal(number)
+        process.wait(PATIENCE)
+    if number == signal.SIGKILL:  # a service manager would end it
+        os.killpg(int((here / "pid").read_text()), signal.SIGKILL)
+    assert untold(place.store) == 1
+    (here / "open").touch()
+    for _ in range(2):
+        with place.daemon():
+            eventually(lambda: (here / "said").exists() and place.status()["state"] == "idle")
+            place.send(signal.SIGUSR1)
+            place.wait_looks()
+    assert (here / "said").read_text() == "1\n"
+    place.assert_at_rest()
+
+
+def test_going_back_is_no_publish(place: Place) -> None:
+    """After a rollback the current version was told of long ago."""
+    publish(place, 1)
+    assert untold(place.store) == 1
+    note(place.store, 1, None)
+    publish(place, 2)
+    assert untold(place.store) == 2
+    note(place.store, 2, "failed, which is an end too")
+    place.store.rollback(1)
+    assert untold(place.store) is None
+
+
+def publish(place: Place, number: int) -> None:
+    """Publish a night by hand."""
+    assert place.run("sync", str(write_npy(place.file.parent / f"day={number}", night(number)))).returncode == 0

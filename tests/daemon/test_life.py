@@ -1,0 +1,287 @@
+"""Signals, crashes, retries, holds: real processes and real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from daemons import PATIENCE, Place, eventually, running
+from support.nights import Night, night
+from support.stores import assert_whole
+
+from embsync.daemon.hold import hold, resume
+
+
+def big(number: int) -> Night:
+    """A night whose index takes seconds to build."""
+    return night(number, items=40_000, users=2_000, width=32)
+
+
+def test_a_second_daemon_is_told_who_holds_the_store(place: Place) -> None:
+    """One store has one daemon; the other ends with exit code 5."""
+    with place.daemon() as process:
+        place.wait_state("idle")
+        second = place.run("run")
+        assert second.returncode == 5
+        assert f"process {process.pid}" in second.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, number: signal.Signals) -> None:
+    """The work is ended, nothing of it is left, and the snapshot is pending for the next daemon."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        place.wait_state("working")
+        eventually(lambda: (place.status()["work"] or {}).get("stage") == "indexing")
+        worker = place.worker()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+    assert worker is not None
+    assert not running(worker)
+    assert place.published() == []
+    assert list(place.store.versions.iterdir()) == []
+    assert place.status()["state"] == "stopped"
+    place.assert_at_rest()
+
+
+def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
+    """Comparing a manifest's hashes is work like any other: it is shown, and a stop ends it."""
+    place = Place(root, complete="manifest")
+    folder = place.drop(1, marker=False)
+    with (folder / "items.npy").open("r+b") as file:
+        file.truncate(1000 * 2**30)  # of holes: ten minutes of hashing, and a test's patience is less
+    files = [
+        {"path": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
+        for path in (folder / "items.npy", *folder.glob("[!i]*.npy"), folder / "item_ids.npy")
+    ]
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    with place.daemon() as process:
+        eventually(lambda: (place.status().get("work") or {}).get("stage") == "comparing")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_second_signal_ends_at_once(place: Place) -> None:
+    """Even while the first is being obeyed; the work goes along."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        worker = place.at_work()
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) in {0, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+        eventually(lambda: not running(worker))
+
+
+def test_the_work_dies_with_the_daemon(place: Place) -> None:
+    """Kill -9 leaves no process behind, although it has nothing to tell for minutes; the next daemon sweeps it away."""
+    place.configure(index={"factory": "HNSW64"})
+    folder = place.drop(1, night(1, items=150_000, users=200, width=32))
+    with place.daemon() as process:
+        worker = place.at_work()
+        eventually(lambda: (place.status()["work"] or {}).get("stage") == "indexing")
+        process.kill()
+        process.wait()
+        try:
+            eventually(lambda: not running(worker), 15)  # by itself it would end when the index is built
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    shutil.rmtree(folder)
+    place.configure(index={"factory": "Flat"})
+    place.drop(2)
+    with place.daemon():
+        place.wait_for(2)
+    place.assert_at_rest()
+
+
+def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place: Place) -> None:
+    """It is journaled as failed, and the next one gets its turn."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon():
+        for times in range(1, 4):
+            os.kill(place.at_work(times), signal.SIGKILL)
+            eventually(lambda times=times: len(place.logged("crashed")) == times)
+        failed = eventually(lambda: place.events("failed"))
+        assert "set aside" in (failed[0].reason or "")
+        assert "SIGKILL" in (failed[0].reason or "")
+        place.configure(index={"factory": "Flat"})
+        place.send(signal.SIGHUP)
+        place.drop(2)
+        place.wait_for(2)
+    assert place.published() == ["day=2"]
+    assert len(place.logged("crashed")) == 3
+
+
+def test_an_error_that_may_pass_is_tried_again_with_growing_pauses(place: Place) -> None:
+    """A file that cannot be read now is visible as a retry; once it can be read, it is published."""
+    folder = place.drop(1)
+    shutil.rmtree(folder)
+    held = place.store.root.parent / "elsewhere"
+    with place.daemon():
+        place.wait_state("idle")
+        place.store.versions.rename(held)  # the store is broken for a while
+        place.store.versions.touch()
+        place.drop(1)
+        status = place.wait_state("retrying")
+        assert status["retry"]["snapshot"] == folder.name
+        eventually(lambda: (place.status()["retry"] or {}).get("attempts", 0) >= 2)
+        assert place.status()["last_error"]["what"]
+        place.store.versions.unlink()
+        held.rename(place.store.versions)
+        place.wait_for(1)
+        eventually(lambda: place.status()["state"] == "idle")
+
+
+def test_ill_formed_and_refused_are_recorded_once(place: Place) -> None:
+    """What only a new snapshot mends is journaled and not taken again; the rest goes on."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        (place.drop(2, marker=False) / "items.npy").write_bytes(b"no array")
+        (place.watch / "day=2" / "_SUCCESS").touch()
+        eventually(lambda: place.events("failed"))
+        place.drop(3, night(3).shuffled_item_ids())
+        eventually(lambda: place.events("refused"))
+        place.drop(4)
+        place.wait_for(4)
+        place.send(signal.SIGUSR1)
+        place.wait_looks(3)
+    assert [event.event for event in place.events()] == ["published", "failed", "refused", "published"]
+    assert place.status()["last_refusal"]["snapshot"] == "day=3"
+
+
+def test_sighup_reads_the_configuration_again(root: Path) -> None:
+    """A good file is followed at once; a bad one changes nothing and is shown."""
+    place = Place(root, rescan_seconds=60.0)
+    with place.daemon():
+        place.wait_state("idle")
+        place.file.write_text("watch: {path: watch, rescan: 1}")
+        place.send(signal.SIGHUP)
+        assert "did you mean" in eventually(lambda: place.status()["last_error"])["what"]
+        other = root / "other"
+        place.watch.rename(other)
+        place.watch = other
+        place.configure(watch={"path": "other"})
+        place.send(signal.SIGHUP)
+        eventually(lambda: place.logged("reloaded"))
+        place.drop(1)
+        place.wait_for(1)
+    assert len(place.logged("reload_failed")) == 1
+
+
+def test_a_factory_that_faiss_rejects_is_known_at_the_start(place: Place) -> None:
+    """Before the first night: exit 2 and one line. A reload that brings one changes nothing, and says so."""
+    place.drop(1)
+    for factory, width in (("HNWS32", None), ("PQ5", 24)):
+        place.configure(index={"factory": factory}, space={"dimension": width})
+        told = place.run("run")
+        assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+        assert f"'{factory}'" in told.stderr
+        assert not place.store.root.exists()
+    place.configure(index={"factory": "Flat"}, space={"dimension": None})
+    with place.daemon():
+        place.wait_for(1)
+        width = place.store.manifest(1).dimension
+        place.configure(index={"factory": f"PQ{width + 1}"})
+        place.send(signal.SIGHUP)
+        assert f"at width {width}" in eventually(lambda: place.status()["last_error"])["what"]
+        place.drop(2)
+        place.wait_for(2)
+    assert place.store.manifest(2).index.factory == "Flat"
+
+
+def test_sigusr1_looks_now(place: Place) -> None:
+    """Where no event comes and the rescan is far away, a signal finds the snapshot."""
+    place.configure(watch={"rescan_seconds": 86_400.0})
+    with place.daemon():
+        place.wait_state("idle")
+        for _ in range(2):
+            looks = place.looks()
+            place.send(signal.SIGUSR1)
+            eventually(lambda looks=looks: place.looks() > looks)
+
+
+def test_a_hold_keeps_everything_back_until_resume(place: Place) -> None:
+    """Held, the daemon looks and queues but publishes nothing; the journal tells both."""
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        assert hold(place.store, "moving house")
+        place.drop(2)
+        status = eventually(lambda: (found := place.status())["state"] == "held" and found["queue"] and found)
+        assert status["held"]["reason"] == "moving house"
+        assert not hold(place.store)
+        assert place.published() == ["day=1"]
+        assert resume(place.store)
+        place.wait_for(2)
+    assert [event.event for event in place.events()] == ["published", "held", "resumed", "published"]
+
+
+def test_a_hold_stops_work_that_was_begun_before(place: Place) -> None:
+    """The last moment counts: what was already being made is not published."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon():
+        place.at_work()
+        assert json.loads(place.run("hold", "--json").stdout)["changed"]
+        eventually(lambda: place.logged("held"))
+        eventually(lambda: place.status()["state"] == "held")
+        assert place.published() == []
+
+
+def test_a_rollback_by_hand_is_for_good(place: Place) -> None:
+    """The snapshot behind the version that was left is not taken again; with --hold nothing is."""
+    place.drop(1)
+    place.drop(2)
+    with place.daemon():
+        place.wait_for(1, 2)
+        assert place.run("rollback", "--hold").returncode == 0
+        place.drop(3)
+        eventually(lambda: place.status()["queue"] == ["day=3"])
+        assert place.store.current() == 1
+        resume(place.store)
+        place.wait_for(3)
+        eventually(lambda: place.status()["current"]["version"] == 3)
+    assert place.store.manifest(3).parent == 1
+    assert place.published() == ["day=1", "day=2", "day=3"]
+
+
+def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
+    """It is told version and path; its failure is seen and undoes nothing."""
+    note = place.watch.parent / "note"
+    place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" >> {note}; exit 3'})
+    place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        eventually(lambda: "ended with 3" in (place.status()["on_publish"] or ""))
+    assert note.read_text() == f"1 {place.store.path(1)}\n"
+    assert "embsync_on_publish_failures_total 1" in (place.store.root / "metrics.prom").read_text()
+    assert assert_whole(place.store.root) == 1
+
+
+def test_log_lines_are_for_eyes_on_a_terminal_and_for_programs_elsewhere(place: Place) -> None:
+    """One line an event in both forms; --json and log.format decide otherwise."""
+    place.drop(1)
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123
+        with open(theirs, "wb") as stderr, place.daemon(stderr):  # noqa: PTH123
+            eventually(lambda: (found := place.status()).get("current") and found["state"] == "idle")
+        lines = terminal.read(65536).decode().splitlines()
+    told = [line.split() for line in lines]
+    assert [line[2] for line in told] == ["started", "order", "begun", "published", "stopped"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line[0]) and line[1] == "info" for line in told)
+    assert "snapshot=day=1" in told[2]
+    place.configure(log={"format": "text"})
+    with place.daemon():
+        place.wait_state("idle")
+    assert "  info     started " in place.log.read_text()

@@ -1,0 +1,229 @@
+"""A full disk, too little memory, a store that goes away: real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from daemons import PATIENCE, RESCAN, Place, eventually, memory_group, mounted
+from support.nights import night
+from support.stores import assert_whole
+
+from embsync.daemon.job import Job
+from embsync.daemon.worker import Worker
+from embsync.store import Store
+
+
+def test_a_full_disk_is_waited_out(place: Place) -> None:
+    """Tried again with growing pauses and seen to be; nothing is harmed, not even by a disk without one free byte."""
+    disk = place.file.parent / "disk"
+    disk.mkdir()
+    filler = disk / "filler"
+    place.configure(store={"path": "disk/store"})
+    place.store = Store(disk / "store", wait=20.0)
+    place.drop(1)
+    with mounted(disk, "24m"):
+        with place.daemon() as process:
+            place.wait_for(1)
+            fill(filler, leave=2 << 20)
+            place.drop(2)
+            eventually(lambda: len(place.logged("error")) >= 3)
+            status = place.wait_state("retrying")
+            assert status["retry"]["snapshot"] == "day=2"
+            assert "space" in status["last_error"]["what"]
+            fill(filler, leave=0)
+            failed = len(place.logged("error"))
+            eventually(lambda: len(place.logged("error")) > failed)
+            assert process.poll() is None
+            assert assert_whole(place.store.root) == 1
+            filler.unlink()
+            place.wait_for(2)
+            assert place.wait_state("idle")["retry"] is None
+        gaps = [later - earlier for earlier, later in pairwise(map(seconds, place.logged("error")[:3]))]
+        assert all(gap >= RESCAN * 2**tries for tries, gap in enumerate(gaps))
+        assert assert_whole(place.store.root) == 2
+        place.assert_at_rest()
+
+
+def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
+    """The kernel ends the work, not the daemon; after three deaths the next snapshot has its turn."""
+    with memory_group(200 << 20) as group:
+        place.command = ["sh", "-c", f'echo $$ > {group} && exec "$@"', "sh", *place.command]
+        with place.daemon():
+            assert_set_aside(place)
+    assert all("SIGKILL" in line["reason"] for line in place.logged("crashed"))
+
+
+@pytest.mark.torture
+def test_a_snapshot_that_is_refused_memory_is_set_aside(place: Place) -> None:
+    """The same where memory is refused rather than taken back: an error in the work counts as a death."""
+    with place.daemon(), limited_workers(place, 160_000):
+        assert_set_aside(place)
+    assert all("memory" in line["reason"] for line in place.logged("crashed"))
+
+
+@contextlib.contextmanager
+def limited_workers(place: Place, more: int) -> Iterator[None]:
+    """Give each process that works so many KiB of addresses more than the first one has while it waits."""
+    first = int(eventually(place.worker))
+    sizes = [0, -1]
+    while sizes[-1] != sizes[-2]:  # it has loaded what it needs
+        time.sleep(0.3)
+        sizes.append(int(field(first, "VmSize").split()[0]))
+    limit = (sizes[-1] + more) << 10
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen: set[int | None] = {None}
+        while not ended.wait(0.002):
+            worker = place.worker()
+            if worker not in seen:
+                seen.add(worker)
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(int(worker or 0), resource.RLIMIT_AS, (limit, limit))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        time.sleep(0.1)
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def assert_set_aside(place: Place) -> None:
+    """Leave a snapshot whose rows alone are too large and see the next one published by the same daemon."""
+    place.drop(1, night(1, items=200_000, users=2_000, width=128))
+    failed = eventually(lambda: place.events("failed"), 250)
+    assert "set aside" in (failed[0].reason or "")
+    place.drop(2)
+    place.wait_for(2)
+    assert place.process is not None
+    assert place.process.poll() is None
+    assert len(place.logged("crashed")) == 3
+    assert place.published() == ["day=2"]
+
+
+_LESS_LIKELY = [pytest.param(how, marks=pytest.mark.torture) for how in ("renamed", "lock deleted")]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", *_LESS_LIKELY])
+def test_a_store_that_goes_away_ends_the_daemon(place: Place, how: str) -> None:
+    """It says so and ends with 5, so that a new start takes what is there; it writes nothing to another's store."""
+    place.drop(1)
+    other = place.file.parent / "other"
+    with place.daemon() as process:
+        place.wait_for(1)
+        place.wait_state("idle")
+        if how == "deleted":
+            eventually(lambda: deleted(place.store.root))
+        elif how == "lock deleted":
+            (place.store.root / "daemon.lock").unlink()
+        else:
+            place.store.root.rename(other)
+        if how == "replaced":
+            place.store.root.mkdir()
+        assert process.wait(PATIENCE) == 5
+    assert len(place.logged("store_lost")) == 1
+    assert "moved or replaced under its daemon" in place.log.read_text().splitlines()[-1]
+    if how == "replaced":
+        assert list(place.store.root.iterdir()) == []
+    if how == "renamed":
+        other.rename(place.store.root)
+        with place.daemon():
+            place.drop(2)
+            place.wait_for(2)
+
+
+def test_a_store_in_trouble_keeps_its_queue(place: Place) -> None:
+    """With backlog every nothing is set aside for what is not its own doing; mended, all are published in turn."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        aside = place.file.parent / "aside"
+        place.store.versions.rename(aside)
+        place.store.versions.touch()
+        for number in (2, 3):
+            place.drop(number)
+        place.wait_state("retrying")
+        eventually(lambda: (place.status()["retry"] or {}).get("attempts", 0) >= 2)
+        assert place.status()["queue"] == ["day=2", "day=3"]
+        place.store.versions.unlink()
+        aside.rename(place.store.versions)
+        place.wait_for(2, 3)
+    assert place.published() == ["day=1", "day=2", "day=3"]
+    assert place.events("failed") == []
+
+
+@pytest.mark.torture
+def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None:
+    """After ten tries in vain the next one is tried right after; published, it leaves the first behind."""
+    disk = root / "disk"
+    disk.mkdir()
+    place = Place(root, rescan_seconds=0.005)
+    place.configure(store={"path": "disk/store"})
+    place.store = Store(disk / "store", wait=20.0)
+    place.drop(1, night(1, items=20_000, users=2_000, width=32))
+    place.drop(2)
+    with mounted(disk, "8m"), place.daemon():
+        place.wait_for(2)
+        assert len(place.logged("error")) >= 10
+        eventually(lambda: place.status()["state"] == "idle")
+        assert place.status()["retry"] is None
+        assert place.published() == ["day=2"]
+
+
+def test_work_that_stands_still_is_ended(place: Place) -> None:
+    """A process that is alive but does nothing any more is taken for dead when its time is up."""
+    place.store.create()
+    folder = place.drop(1, night(1, items=40_000, users=2_000, width=32))
+    place.configure(index={"factory": "HNSW32"})
+    job = Job(str(place.store.root), place.settings, "day=1", str(folder), "marker", None, 0, None)
+    worker = Worker(lambda: None, stall_seconds=0.5)
+    worker.begin(job, time.monotonic())
+    try:
+        eventually(lambda: worker.poll(time.monotonic()) is None and worker.step)
+        pid = worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        outcome = eventually(lambda: worker.poll(time.monotonic()))
+        assert (outcome.kind, outcome.what) == ("crashed", "made no progress for 0.5 s")
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        worker.kill()
+
+
+def deleted(root: Path) -> bool:
+    """Delete a directory into which somebody may be writing; return whether it is gone."""
+    shutil.rmtree(root, ignore_errors=True)
+    return not root.exists()
+
+
+def fill(path: Path, leave: int) -> None:
+    """Take all room of a file system but so many bytes."""
+    free = os.statvfs(path.parent)
+    size = path.stat().st_size if path.exists() else 0
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size + free.f_bavail * free.f_frsize - leave)
+
+
+def seconds(line: dict[str, str]) -> float:
+    """Return when a line was logged."""
+    minutes, rest = line["time"].rstrip("Z").split(":")[1:]
+    return int(minutes) * 60 + float(rest)
+
+
+def field(process: int, name: str) -> str:
+    """Return a field of a process's status."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines)[name].strip()

@@ -1,0 +1,152 @@
+"""The watch on one directory: armed again wherever it went blind, with the kernel's own events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.waiting import eventually
+from watchdog.observers.api import BaseObserver
+
+from embsync.daemon.watcher import Watcher
+
+
+class Watch:
+    """A watcher, and whether it was nudged since the last time it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.nudged = threading.Event()
+        self.watcher = Watcher(path, self.nudged.set, retry_seconds=10.0)
+
+    def armed(self, now: float = 0.0) -> int:
+        """Check; return how often it was armed."""
+        return self.watcher.check(now).armed
+
+    def assert_sees(self, folder: Path | None = None) -> None:
+        """Assert that something new in the directory is told."""
+        self.nudged.clear()
+        ((folder or self.path) / f"new-{len(list((folder or self.path).iterdir()))}").mkdir()
+        assert self.nudged.wait(60)
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    """A directory that is watched."""
+    (tmp_path / "watch").mkdir()
+    found = Watch(tmp_path / "watch")
+    health = found.watcher.check(0.0)
+    if health.state != "events":
+        pytest.skip(f"no events here: {health.reason}")
+    yield found
+    found.watcher.close()
+
+
+def _renamed(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+
+
+def _replaced(path: Path) -> None:
+    path.with_name("fresh").mkdir()
+    path.rmdir()
+    path.with_name("fresh").rename(path)
+
+
+def _linked(path: Path) -> None:
+    path.with_name("other").mkdir()
+    path.rename(path.with_name("aside"))
+    path.symlink_to("other")
+
+
+@pytest.mark.parametrize("replace", [_renamed, _replaced, _linked])
+def test_another_directory_in_the_roots_place_is_armed_again(watch: Watch, replace: Callable[[Path], None]) -> None:
+    """What happens in the new one is told from the next check on; a root that stays is armed once."""
+    assert [watch.armed() for _ in range(3)] == [1, 1, 1]
+    watch.assert_sees()
+    for child in watch.path.iterdir():
+        child.rmdir()
+    replace(watch.path)
+    assert watch.armed() == 2
+    watch.assert_sees()
+    assert watch.armed() == 2
+
+
+def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
+    """A nudge that comes is the new directory's."""
+    aside = watch.path.with_name("aside")
+    _renamed(watch.path)
+    watch.armed()
+    emitters = list(watch.watcher._observer.emitters)  # type: ignore[union-attr]
+    assert len(emitters) == 1
+    (aside / "stray").mkdir()
+    watch.assert_sees()
+
+
+def test_a_root_that_is_gone_is_missing_and_armed_when_it_comes(watch: Watch) -> None:
+    """And no thread is left behind for what is not there."""
+    watch.path.rmdir()
+    health = watch.watcher.check(0.0)
+    assert (health.state, health.armed) == ("missing", 1)
+    assert watch.watcher._observer is None
+    watch.path.mkdir()
+    assert watch.armed() == 2
+    watch.assert_sees()
+
+
+def _dead_emitter(observer: Any) -> None:
+    for emitter in observer.emitters:
+        emitter.queue_events = _fail
+
+
+def _dead_dispatcher(observer: Any) -> None:
+    observer.dispatch_events = _fail
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("as a bug in a library would")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("kill", [_dead_emitter, _dead_dispatcher])
+def test_a_thread_that_died_is_replaced(watch: Watch, kill: Callable[[Any], None]) -> None:
+    """Be it the one that reads the kernel's events or the one that hands them on: nothing would be told any more."""
+    observer: Any = watch.watcher._observer
+    threads = [observer, *observer.emitters]
+    kill(observer)
+    (watch.path / "wake").mkdir()
+    (watch.path / "wake too").mkdir()
+    eventually(lambda: not all(thread.is_alive() for thread in threads))
+    assert watch.armed() == 2
+    watch.assert_sees()
+
+
+def test_what_the_kernel_refuses_is_asked_for_again_after_a_pause(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rescans alone meanwhile, with the reason; another root is tried at once."""
+    real = BaseObserver.start
+    asked: list[int] = []
+
+    def refuse(self: BaseObserver) -> None:
+        asked.append(1)
+        raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr(BaseObserver, "start", refuse)
+    _renamed(watch.path)
+    for now in (0.0, 5.0, 9.0):
+        health = watch.watcher.check(now)
+        assert (health.state, health.reason) == ("rescan", "inotify watch limit reached")
+    assert len(asked) == 1
+    watch.watcher.check(11.0)
+    assert len(asked) == 2
+    watch.path.rmdir()
+    watch.path.symlink_to("aside")
+    watch.watcher.check(12.0)
+    assert len(asked) == 3
+    monkeypatch.setattr(BaseObserver, "start", real)
+    assert watch.watcher.check(25.0).state == "events"
+    watch.assert_sees()

@@ -1,0 +1,380 @@
+"""Every way a watch goes blind, and the daemon finding the next snapshot anyway."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemons import RESCAN, Place, eventually, mounted, obeying_permissions
+from support.nights import night
+from support.trees import deep
+from support.waiting import next_tick
+
+from embsync.store.durable import remove_tree
+
+#: The daemon with a fault that cannot be made from outside.
+FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"
+
+
+def test_an_event_is_enough_for_a_snapshot_to_be_handled(root: Path) -> None:
+    """The next rescan is a day away when the files come, and when the marker comes."""
+    place = Place(root, rescan_seconds=86_400.0)
+    with place.daemon():
+        place.wait_state("idle")
+        eventually(lambda: place.status()["watch"]["health"] == "events")
+        folder = place.drop(1, marker=False)
+        eventually(lambda: place.status()["waiting"] == {"day=1": "the marker _SUCCESS"})
+        (folder / "_SUCCESS").touch()
+        place.wait_for(1)
+
+
+def test_what_is_there_at_the_start_is_taken_in_order(place: Place) -> None:
+    """A backlog is handled in turn, in natural order, and what is never complete waits, with its reason."""
+    for number in (10, 9, 2):
+        place.drop(number)
+    place.drop(11, marker=False)
+    with place.daemon():
+        place.wait_for(2, 9, 10)
+        status = eventually(lambda: (found := place.status())["state"] == "idle" and found)
+    assert place.published() == ["day=2", "day=9", "day=10"]
+    assert status["waiting"] == {"day=11": "the marker _SUCCESS"}
+    place.assert_at_rest()
+
+
+@pytest.mark.parametrize("order", ["name", "mtime"])
+def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str) -> None:
+    """What was handled stays the mark behind which nothing is taken: deleting a bad night publishes no night before."""
+    place = Place(root, backlog="newest", order=order)
+    for number in (1, 2, 3):
+        place.drop(number)
+    with place.daemon():
+        place.wait_for(3)
+        place.wait_state("idle")
+        shutil.rmtree(place.watch / "day=3")
+        place.wait_looks()
+        place.drop(4)
+        place.wait_for(4)
+    assert place.published() == ["day=3", "day=4"]
+
+
+def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
+    """A daemon without its directory says that it is blind, and sees it when it comes."""
+    place.remove_root()
+    with place.daemon():
+        assert place.wait_state("blind")["watch"]["health"] == "missing"
+        place.watch.mkdir()
+        place.drop(1)
+        place.wait_for(1)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("a file", "Not a directory"),
+        ("closed", "Permission denied"),
+        ("a circle", "Too many levels of symbolic links"),
+    ],
+)
+def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
+    """The kernel would watch a file as well; it is missing, and logged once, until one can be listed."""
+    place.command = obeying_permissions(place.command)
+    with place.daemon():
+        place.wait_state("idle")
+        if how == "closed":
+            place.watch.chmod(0)
+        else:
+            place.remove_root()
+            if how == "a file":
+                place.watch.write_text("not a directory")
+            else:
+                place.watch.symlink_to(place.watch.name)
+        eventually(lambda: place.status()["watch"]["reason"] == reason)
+        place.wait_looks(4)
+        assert place.status()["state"] == "blind"
+        if how == "closed":
+            place.watch.chmod(0o755)
+        else:
+            place.watch.unlink()
+            place.watch.mkdir()
+        place.drop(1)
+        place.wait_for(1)
+    assert sum(line["reason"] == reason for line in place.logged("watch")) == 1
+
+
+def test_a_snapshot_that_may_not_be_read_is_waited_for(place: Place) -> None:
+    """It is in sight with the reason, not passed over as no snapshot; what libraries warn of is a JSON line as well."""
+    place.command = obeying_permissions(place.command)
+    folder = place.drop(1)
+    folder.chmod(0)
+    place.drop(2, marker=False).chmod(0)
+    with place.daemon():
+        eventually(lambda: "Permission denied" in place.status().get("waiting", {}).get("day=1", ""))
+        folder.chmod(0o755)
+        place.wait_for(1)
+    assert all(line.startswith("{") for line in place.log.read_text().splitlines())
+
+
+def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
+    """The watch is armed again on the new directory, whose snapshots are found."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.remove_root()
+        place.wait_state("blind")
+        place.watch.mkdir()
+        eventually(lambda: place.status()["watch"]["armed"] == 2)
+        place.drop(2)
+        place.wait_for(2)
+
+
+def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
+    """What goes on in the directory that was moved away is not looked at."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.replace_root("aside")
+        shutil.copytree(place.watch.parent / "aside" / "day=1", place.watch.parent / "aside" / "day=7")
+        place.drop(2)
+        place.wait_for(2)
+        assert "day=7" not in place.published()
+
+
+def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
+    """A link is followed to where it leads now."""
+    for name in ("one", "two"):
+        (place.watch.parent / name).mkdir()
+    place.watch.rmdir()
+    place.watch.symlink_to("one")
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.watch.unlink()
+        place.watch.symlink_to("two")
+        place.drop(2)
+        place.wait_for(2)
+
+
+def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
+    """Another file system in the root's place is another root; when it goes, the old one is there again."""
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        with mounted(place.watch, "16m"):
+            place.drop(2)
+            place.wait_for(2)
+        place.drop(3)
+        place.wait_for(3)
+
+
+def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
+    """More events than the kernel keeps, of which it drops the rest: what came among them is found."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    litter = place.watch / "litter"
+    litter.mkdir()
+    with place.daemon():
+        place.drop(1)
+        place.wait_for(1)
+        place.send(signal.SIGSTOP)  # nobody reads the queue
+        for number in range(limit + 1):  # each is closed after writing: an event at least
+            (litter / str(number % 100)).write_bytes(b"x")
+        shutil.rmtree(litter)
+        place.drop(2)
+        place.send(signal.SIGCONT)
+        place.wait_for(2)
+        place.drop(3)
+        place.wait_for(3)
+
+
+def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
+    """Bytes that are not UTF-8, as a snapshot's name or inside one that waits: shown as escapes; the rest goes on."""
+    stray = Path(os.fsdecode(b"\xff\xfe"))
+    with place.daemon() as process:
+        (place.watch / stray).mkdir()
+        folder = place.drop(1, marker=False)
+        (folder / "_SUCCESS").touch()
+        next_tick(folder / "_SUCCESS")
+        (folder / stray).write_bytes(b"newer than the marker")
+        eventually(lambda: "\\udcff" in place.status().get("waiting", {}).get("day=1", ""))
+        place.drop(2)
+        place.wait_for(2)
+        assert process.poll() is None
+        shown = json.loads(place.run("status", "--json").stdout)["snapshots"]
+        assert ("\\udcff\\udcfe", "not_a_snapshot") in {(entry["name"], entry["state"]) for entry in shown}
+    assert place.run("sync", str(place.watch / stray)).returncode == 3
+
+
+def test_a_handler_that_raised_is_replaced(place: Place) -> None:
+    """Its exception ends the thread that hands on events; that is seen, and the watch armed again."""
+    place.command = [
+        place.command[0],
+        "-c",
+        FAULTY.format(
+            "import embsync.daemon.watcher as w; real = w._Nudge.on_any_event; once = [True];"
+            "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
+        ),
+    ]
+    with place.daemon():
+        eventually(lambda: place.status().get("watch", {}).get("armed") == 1)
+        (place.watch / "anything").mkdir()
+        eventually(lambda: place.status()["watch"]["armed"] == 2)
+        place.drop(1)
+        place.wait_for(1)
+        assert place.status()["watch"]["health"] == "events"
+    assert "ZeroDivisionError" in place.log.read_text()
+
+
+def test_a_limit_reached_below_the_root_is_no_matter(place: Place) -> None:
+    """The kernel watches three directories and no more: what is completed in others is found by the rescan."""
+    few = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    allowed = ["unshare", "--user", "--map-root-user", "sh", "-c", few, "sh"]
+    if subprocess.run([*allowed, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no namespace of users with a limit of its own can be made here")
+    for number in range(5):
+        place.drop(number, marker=False)
+    place.command = [*allowed, *place.command]
+    with place.daemon():
+        place.wait_state("idle")
+        for number in range(5):
+            (place.watch / f"day={number}" / "_SUCCESS").touch()
+            place.wait_for(number)
+        place.drop(5)
+        place.wait_for(5)
+
+
+def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
+    """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
+    place.command = [
+        place.command[0],
+        "-c",
+        FAULTY.format(
+            "from watchdog.observers.api import BaseObserver;"
+            "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));"
+        ),
+    ]
+    with place.daemon():
+        watch = eventually(lambda: place.status().get("watch"))
+        assert (watch["health"], watch["reason"]) == ("rescan", "inotify watch limit reached")
+        place.drop(1)
+        place.wait_for(1)
+
+
+def test_a_burst_of_files_is_one_thing_to_look_at(place: Place) -> None:
+    """Twelve thousand files overflow the kernel's queue; the snapshot among them is published all the same."""
+    place.drop(1)
+    with place.daemon() as process:
+        place.wait_for(1)
+        litter = place.watch / "_litter"
+        litter.mkdir()
+        for number in range(12_000):
+            (litter / str(number)).touch()
+        place.drop(2)
+        place.wait_for(2)
+        place.wait_state("idle")
+        used, begin, looks = processor_seconds(process.pid), time.monotonic(), place.looks()
+        place.wait_looks(5)
+        assert processor_seconds(process.pid) - used < 0.25 * (time.monotonic() - begin)
+        assert place.looks() - looks <= 2 + (time.monotonic() - begin) / RESCAN  # none for an event that is over
+
+
+def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
+    """A file of full size with an old time is not complete while somebody holds it open for writing."""
+    place = Place(root, complete="settled", settle_seconds=0.3)
+    made = night(1)
+    folder = place.drop(1, made, marker=False)
+    items = np.load(folder / "items.npy")
+    (folder / "items.npy").unlink()
+    mapped = np.lib.format.open_memmap(folder / "items.npy", "w+", items.dtype, items.shape)
+    with place.daemon():
+        eventually(lambda: "closed by whoever writes it" in place.status().get("waiting", {}).get("day=1", ""))
+        mapped[:] = items
+        mapped.flush()
+        assert place.published() == []
+        del mapped
+        place.wait_for(1)
+
+
+def test_contents_other_than_listed_are_waited_for(root: Path) -> None:
+    """Sizes agree and hashes do not: it waits and says so, the next has its turn, and mended it is published."""
+    place = Place(root, complete="auto")
+    folder = place.drop(2, marker=False)
+    list_files(folder, sha256="0" * 64)
+    begin = time.monotonic()
+    with place.daemon():
+        eventually(lambda: "not as the manifest lists it" in place.status().get("waiting", {}).get("day=2", ""))
+        list_files(place.drop(1, marker=False))
+        place.wait_for(1)
+        place.wait_looks()
+        assert place.published() == ["day=1"]
+        list_files(folder)
+        place.wait_for(2)
+    # each wait is as long as all before it together, and at least a rescan
+    assert len(place.logged("incomplete")) <= 2 + math.log2(max((time.monotonic() - begin) / RESCAN, 1.0))
+
+
+def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
+    """Other numbers in a file of the same name and size are found, without one name having changed."""
+    place = Place(root, settle_seconds=0.5)
+    folder = place.drop(1)
+    with place.daemon():
+        place.wait_for(1)
+        overwrite(folder / "items.npy")
+        eventually(lambda: len(place.published()) == 2)
+
+
+def list_files(folder: Path, **changes: object) -> None:
+    """List a snapshot's files in its manifest.json, written last and as a whole."""
+    files = [
+        {
+            "path": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            **changes,
+        }
+        for file in sorted(folder.glob("*.npy"))
+    ]
+    (folder / "manifest.json.tmp").write_text(json.dumps({"files": files}))
+    (folder / "manifest.json.tmp").rename(folder / "manifest.json")
+
+
+def overwrite(path: Path) -> None:
+    """Write another number at the end of a file, in place."""
+    with path.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(np.float32(0.5).tobytes())
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process, without its children."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_trees_deeper_than_anything_can_follow_end_nothing(place: Place) -> None:
+    """One is there at the start, one is moved in later; the snapshots beside them are published by the same daemon."""
+    deep(place.watch / "bottomless", 1200)
+    place.drop(1)
+    try:
+        with place.daemon() as process:
+            place.wait_for(1)
+            assert "too deep" in place.status()["watch"]["reason"] or place.status()["watch"]["health"] == "events"
+            deep(place.file.parent / "elsewhere", 3000).rename(place.watch / "abyss")
+            place.drop(2)
+            place.wait_for(2)
+            assert process.poll() is None
+            assert place.events("failed", "refused") == []
+        assert place.process is not None
+        assert place.process.returncode == 0
+        told = place.run("status", "--json").stdout
+        assert "too many directories in one another" in told
+    finally:
+        for name in ("bottomless", "abyss"):
+            remove_tree(place.watch / name)

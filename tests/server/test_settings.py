@@ -1,0 +1,177 @@
+"""What a server refuses to begin with: addresses nobody could listen on, tokens nobody could send."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from embsync.cli.main import run
+from embsync.config import Config, load
+from embsync.errors import UsageError
+from embsync.server.settings import Settings, address, is_open_to_all, names_this_machine, require_servable
+
+
+def settings(**serve: object) -> Settings:
+    """Return settings with some keys of the section ``serve``."""
+    return Settings.of(load(environment={}, options={f"serve.{key}": value for key, value in serve.items()}))
+
+
+def test_settings_are_the_section_and_the_store() -> None:
+    """Nothing is written twice: each default is the configuration's."""
+    made = Settings.of(Config())
+    assert made.store == Config().store.path
+    assert made.limits is Config().serve.limits
+    require_servable(made)
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "port"),
+    [
+        ("127.0.0.1:8980", "127.0.0.1", 8980),
+        ("[::1]:0", "::1", 0),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
+        ("a-host.example:65535", "a-host.example", 65535),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(listen: str, host: str, port: int) -> None:
+    """An IPv6 address stands in brackets."""
+    assert address(listen) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "",
+        "8980",
+        ":8980",
+        "[::1]",
+        "::1:80",
+        "http://127.0.0.1:80",
+        "localhost:http",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "127.0.0.1: 80",
+        "127.0.0.1:٣",
+        "a b:80",
+    ],
+)
+def test_what_is_no_address_is_refused(listen: str) -> None:
+    """And shown as it was given, quotes and all."""
+    with pytest.raises(UsageError, match="not an address to listen on; found '"):
+        require_servable(settings(listen=listen))
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("localhost", True),
+        ("LocalHost:8980", True),
+        ("127.0.0.1:1", True),
+        ("127.8.8.8", True),
+        ("[::1]:80", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("evil.example:80:80", False),
+        ("evil.example:", False),
+        ("evil.example/", False),
+        ("localhost/healthz?", False),
+        ("evil.example@localhost", False),
+        ("[::1", False),
+        ("[2001:db8::1]", False),
+        ("0.0.0.0", False),
+        ("ü", False),
+        ("", False),
+    ],
+)
+def test_only_names_of_this_machine_are_taken_for_it(host: str, own: bool) -> None:
+    """What cannot be understood is not taken for this machine."""
+    assert names_this_machine(host) is own
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80", "[::ffff:192.0.2.1]:80"]
+)
+def test_beyond_this_machine_a_token_is_needed(listen: str, tmp_path: Path) -> None:
+    """Whatever the family; with one it may listen."""
+    with pytest.raises(UsageError, match="without a token"):
+        require_servable(settings(listen=listen))
+    (tmp_path / "token").write_text("sesame\n")
+    require_servable(settings(listen=listen, token_file=str(tmp_path / "token")))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no token; found an empty file"),
+        (b" \n", "no token; found an empty file"),
+        (b"two words", "not a token that a header can carry; found 9 bytes, not shown"),
+        (b"two\nlines", "not a token that a header can carry"),
+        ("schlüssel".encode(), "not a token that a header can carry"),
+        (b"x" * 5000, "not a token that a header can carry"),
+    ],
+)
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """What it holds is never shown."""
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        require_servable(settings(token_file=str(tmp_path / "token")))
+
+
+def test_what_is_no_file_holds_no_token(tmp_path: Path) -> None:
+    """Nothing, a directory, a pipe that nobody writes, a link to nowhere."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, found in (("none", "No such file"), (".", "a directory"), ("pipe", "a FIFO"), ("link", "No such file")):
+        with pytest.raises(UsageError, match=f"no token; found {found}"):
+            require_servable(settings(token_file=str(tmp_path / name)))
+
+
+def test_a_token_that_everybody_can_read_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A secret mounted by others may have to be so: said, not refused."""
+    token = tmp_path / "token"
+    token.write_text("sesame\n")
+    token.chmod(0o640)
+    assert not is_open_to_all(token)
+    token.chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert run(["serve", "--listen", where, "--token-file", str(token), "--store", str(tmp_path / "S")]) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "every user of this machine can read the token" in warning
+    assert "cannot listen; found Address already in use" in error
+
+
+def test_a_socket_needs_a_place(tmp_path: Path) -> None:
+    """A path that is not too long, in a directory that is there, where nothing else is."""
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / ("x" * 200), "too long for a socket's path"),
+        (tmp_path / "file", "a file"),
+        (tmp_path, "a directory"),
+        (tmp_path / "no/s.sock", "no such directory"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            require_servable(settings(listen=f"unix:{path}"))
+    require_servable(settings(listen=f"unix:{tmp_path}/s.sock"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--listen", "unix:"],
+        ["--listen", "nowhere"],
+        ["--token-file", "/nonexistent"],
+        ["--max-k", "0"],
+        ["--max-body", "much"],
+        ["--workers", "0"],
+        ["--max-seconds", "nan"],
+    ],
+)
+def test_each_is_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """From the command line, before anything listens."""
+    assert run(["serve", *options]) == 2
+    told = capsys.readouterr()
+    assert (told.out, len(told.err.splitlines())) == ("", 1)
