@@ -27,7 +27,7 @@ _MODULES = {
     "publish": ("sync", "accept", "rollback", "prune", "widen"),
     "query": ("search", "lookup", "transform", "fold-in"),
     "serve": ("serve",),
-    "service": ("run", "hold", "resume"),
+    "daemon": ("run", "hold", "resume"),
 }
 #: The module of each command.
 COMMANDS = {command: module for module, commands in _MODULES.items() for command in commands}
