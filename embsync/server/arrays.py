@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
-from embsync.server.messages import Malformed
+from embsync.server.errors import Malformed
 from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
 
 NPY = "application/x-npy"

@@ -30,9 +30,9 @@ from embsync.errors import UsageError
 from embsync.logs import log
 from embsync.server.app import Application
 from embsync.server.connections import BoundedProtocol, accepted_at_once
+from embsync.server.memory import share_arenas
 from embsync.server.metrics import SHARED, forget
 from embsync.server.settings import Settings, address, require_servable, threads_each
-from embsync.server.work import share_arenas
 
 #: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
 #: systemd/.

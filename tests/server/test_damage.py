@@ -17,7 +17,7 @@ from support.stores import sync
 from support.waiting import eventually
 
 from embsync.server.metrics import Metrics
-from embsync.server.serving import Serving
+from embsync.server.served_version import ServedVersion
 from embsync.server.settings import Settings
 from embsync.store import layout
 
@@ -72,10 +72,10 @@ def test_it_starts_on_any_damaged_file_and_serves_once_it_is_repaired(
         WAYS[way](path)
         harmless = path.parent == root or (path.name == layout.MANIFEST_HASH and way == "gone")
         caplog.clear()
-        served = Serving(Settings(store=str(root), rescan_seconds=0.01), Metrics())
+        served = ServedVersion(Settings(store=str(root), rescan_seconds=0.01), Metrics())
         served.start()
         try:
-            eventually(served.looked)
+            eventually(served.has_looked)
             state = served.state()
             assert state["ready"] is harmless, (path, state)
             told = [record for record in caplog.records if record.getMessage() == "not_served"]

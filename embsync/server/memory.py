@@ -1,4 +1,4 @@
-"""Work under way: the memory that all requests of a worker share, and whether anybody still waits for an answer."""
+"""The memory that all requests of a worker share: each reserves its part, and ends early where it is cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 from prometheus_client import Gauge
 
-from embsync.server.messages import Invalid, Refused
+from embsync.server.errors import Invalid, Refused
 
 #: So much of every request is never refused: small requests are answered beside whatever large ones there are.
 SMALL = 1 << 20
@@ -26,7 +26,7 @@ def share_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-class Memory:
+class MemoryBudget:
     """What the requests of a worker may take together, by estimate.
 
     Parameters
@@ -36,24 +36,24 @@ class Memory:
     large : int
         Requests beyond :data:`SMALL` that may be worked on, or wait to be, at once.
     gauge : Gauge
-        Shows what is taken.
+        Shows what is reserved.
     """
 
     def __init__(self, limit: int, large: int, gauge: Gauge) -> None:
         self.limit = limit
         self._large = large
         self._gauge = gauge
-        self._taken = self._working = 0
+        self._reserved = self._working = 0
         self._trimming = False
         self._changed = threading.Condition()
 
-    def take(self, more: int, wait: float) -> bool:
-        """Take bytes, if need be when others have given theirs back; return whether there were as many."""
+    def reserve(self, more: int, wait: float) -> bool:
+        """Reserve bytes, waiting for others to release theirs; return whether there were as many."""
         with self._changed:
-            there = self._changed.wait_for(lambda: self._taken + more <= self.limit, wait)
+            there = self._changed.wait_for(lambda: self._reserved + more <= self.limit, wait)
             if there:
-                self._taken += more
-                self._gauge.set(self._taken)
+                self._reserved += more
+                self._gauge.set(self._reserved)
             return there
 
     def begin_large(self) -> bool:
@@ -64,12 +64,12 @@ class Memory:
             self._working += 1
             return True
 
-    def give_back(self, size: int, *, large: bool) -> None:
-        """Return what a request took."""
+    def release(self, size: int, *, large: bool) -> None:
+        """Give back what a request reserved."""
         with self._changed:
-            self._taken -= size
+            self._reserved -= size
             self._working -= large
-            self._gauge.set(self._taken)
+            self._gauge.set(self._reserved)
             self._changed.notify_all()
             trim = large and not self._working and not self._trimming
             self._trimming |= trim
@@ -86,79 +86,80 @@ class Memory:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-class Work:
-    """One request's share of the memory."""
+class Reservation:
+    """What one request has reserved of the budget, and whether it was cancelled."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._size = self._taken = 0
-        self._large = self._given_up = self._closed = False
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._size = self._reserved = 0
+        self._large = self._cancelled = self._released = False
         self._lock = threading.Lock()
 
     def receive(self, more: int) -> None:
-        """Take what has arrived; nothing is waited for.
+        """Reserve what has arrived; nothing is waited for.
 
         Raises
         ------
         Refused
-            503, the memory is taken.
+            503, the memory is reserved by others.
         """
         self._grow(more, 0.0)
 
-    def take(self, more: int, what: str) -> None:
-        """Take what is about to be made, waiting a second for others.
+    def reserve(self, more: int, what: str) -> None:
+        """Reserve what is about to be made, waiting a second for others.
 
         Raises
         ------
         Invalid
             More than there ever is.
         Refused
-            503, the memory is taken, or nobody waits any more.
+            503, the memory is reserved by others, or the request was cancelled.
         """
-        if self._size + more - SMALL > self._memory.limit:
+        if self._size + more - SMALL > self._budget.limit:
             raise Invalid(
                 "more than a request may take",
                 where="$",
-                expected=f"at most {self._memory.limit} bytes",
+                expected=f"at most {self._budget.limit} bytes",
                 found=f"about {self._size + more} bytes for {what}",
                 hint="ask for less at once",
             )
         if self._size + more > SMALL and not self._large:
-            self._large = self._memory.begin_large()
+            self._large = self._budget.begin_large()
             if not self._large:
                 raise _too_much()
         self._grow(more, _WAIT)
 
-    def go_on(self) -> None:
-        """Stop here where nobody waits any more.
+    def raise_if_cancelled(self) -> None:
+        """Stop where nobody waits for the answer any more.
 
         Raises
         ------
         Refused
+            503, the request was cancelled.
         """
-        if self._given_up:
-            raise Refused(503, "given up")
+        if self._cancelled:
+            raise Refused(503, "cancelled")
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Have the work end soon."""
-        self._given_up = True
+        self._cancelled = True
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Give everything back; a second time nothing happens."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._memory.give_back(self._taken, large=self._large)
+            if not self._released:
+                self._released = True
+                self._budget.release(self._reserved, large=self._large)
 
     def _grow(self, more: int, wait: float) -> None:
-        wanted = max(0, self._size + more - SMALL) - self._taken
+        wanted = max(0, self._size + more - SMALL) - self._reserved
         end = time.monotonic() + wait
-        while wanted > 0 and not self._memory.take(wanted, min(0.1, wait)):
-            self.go_on()
+        while wanted > 0 and not self._budget.reserve(wanted, min(0.1, wait)):
+            self.raise_if_cancelled()
             if time.monotonic() >= end:
                 raise _too_much()
         self._size += more
-        self._taken += max(0, wanted)
+        self._reserved += max(0, wanted)
 
 
 def _too_much() -> Refused:

@@ -1,4 +1,4 @@
-"""Workers share the work of hashing: the first to see a new version hashes it, the others take its word."""
+"""Verification shared by workers: the first to see a new version hashes it, the others rely on that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOK_AGAIN = 0.02
 _PRIORITY = 10
 
 
-class Once:
+class SharedVerification:
     """Verifies versions for all workers of one server.
 
     The version found whole last stands in a file, with inode, size and times of all its files: a file touched since
@@ -34,7 +34,7 @@ class Once:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._note = directory / "whole-version"
+        self._record_path = directory / "whole-version"
 
     def __call__(self, version: Version, stopped: Callable[[], bool]) -> None:
         """Return when some worker has found the version whole and this one has opened it.
@@ -45,32 +45,32 @@ class Once:
             It is damaged.
         Stopped
         """
-        with self._note.open("a+") as note:
-            _wait_for(note, stopped)
-            seen = _identity(version)
-            note.seek(0)
-            if note.read() != seen:
-                _behind_others(verify, version, stopped)
-                note.truncate(0)
-                note.write(seen)
-        _behind_others(version.open_files)
+        with self._record_path.open("a+") as record:
+            _lock(record, stopped)
+            identity = _identity(version)
+            record.seek(0)
+            if record.read() != identity:
+                _at_low_priority(verify, version, stopped)
+                record.truncate(0)
+                record.write(identity)
+        _at_low_priority(version.open_files)
 
 
-def _behind_others(work: Callable[..., None], *arguments: object) -> None:
+def _at_low_priority(work: Callable[..., None], *arguments: object) -> None:
     """Do work in a thread that gives way to all who answer; a priority once lowered cannot be raised again."""
-    with ThreadPoolExecutor(1, "embsync-behind", _give_way) as thread:
+    with ThreadPoolExecutor(1, "embsync-verify", _lower_priority) as thread:
         thread.submit(work, *arguments).result()
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     with contextlib.suppress(OSError):  # a service manager may forbid it: the work is done all the same
         os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
-def _wait_for(note: IO[str], stopped: Callable[[], bool]) -> None:
+def _lock(record: IO[str], stopped: Callable[[], bool]) -> None:
     while True:
         try:
-            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if stopped():
                 raise Stopped from None

@@ -11,9 +11,9 @@ from embsync.reader import Follower, Version, open_version
 from embsync.reader.opening import require_space
 from embsync.reader.whole import verify
 from embsync.server.metrics import SHARED, Metrics
-from embsync.server.once import Once
-from embsync.server.replies import State
+from embsync.server.schema import ServerState
 from embsync.server.settings import Settings
+from embsync.server.shared_verification import SharedVerification
 from embsync.store import layout
 
 #: Seconds for the follower to notice that it is over; beyond them it ends with the process.
@@ -21,29 +21,29 @@ _LAST_LOOK = 1.0
 _MAPS = "transform/"
 
 
-class Serving:
-    """Holds the version that is served; one assignment switches."""
+class ServedVersion:
+    """Follows the store and holds the version that is served; one assignment switches."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.root = Path(settings.store).absolute()
         self.current: Version | None = None
         self._space_id = settings.space_id
         self._metrics = metrics
-        self._maps: set[tuple[int, object]] = set()  # of which versions they are whole
+        self._verified_maps: set[tuple[int, object]] = set()  # whose transform/ files were hashed
         self._follower = Follower(
             self.root,
             self._switch,
             space_id=settings.space_id,
             on_error=self._failed,
             interval=settings.rescan_seconds,
-            verify=Once(Path(os.environ[SHARED])) if SHARED in os.environ else verify,
+            verify=SharedVerification(Path(os.environ[SHARED])) if SHARED in os.environ else verify,
         )
 
     def start(self) -> None:
         """Begin to follow."""
         self._follower.start()
 
-    def looked(self) -> bool:
+    def has_looked(self) -> bool:
         """Tell whether the first look is over: a version is served, was refused, or is not there yet."""
         return self._follower.looked.is_set()
 
@@ -51,20 +51,20 @@ class Serving:
         """Stop following, whatever is being verified; requests still being answered keep their version."""
         self._follower.stop(_LAST_LOOK)
 
-    def kept(self, number: int) -> Version:
+    def open_kept(self, number: int) -> Version:
         """Pin a kept version of the space that is served; its maps are hashed the first time."""
         version = open_version(self.root, number)
         try:
             require_space(version, self._space_id)
-            if (number, version.identity) not in self._maps:
+            if (number, version.identity) not in self._verified_maps:
                 verify(version, below=_MAPS)
-                self._maps.add((number, version.identity))
+                self._verified_maps.add((number, version.identity))
         except BaseException:
             version.close()
             raise
         return version
 
-    def numbers(self) -> list[int]:
+    def kept_versions(self) -> list[int]:
         """Return the kept versions, without a newest one that is still being verified, or was refused."""
         health = self._follower.health
         return [
@@ -73,7 +73,7 @@ class Serving:
             if number == health.serving or number != health.newest
         ]
 
-    def state(self) -> State:
+    def state(self) -> ServerState:
         """Return what the server says about its health."""
         health = self._follower.health
         if health.newest is not None:

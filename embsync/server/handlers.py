@@ -1,0 +1,322 @@
+"""What each endpoint answers, from one pinned version: requests in, JSON or arrays out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from embsync.dtypes import Array
+from embsync.reader import ForeignSpace, Version
+from embsync.reader.search import stable_queries
+from embsync.server.arrays import NPY, Piece, json_pieces, json_rows, npy_pieces
+from embsync.server.errors import Invalid
+from embsync.server.memory import Reservation
+from embsync.server.schema import (
+    FoldInRequest,
+    LookupRequest,
+    MovementReply,
+    MovementRequest,
+    MovementStep,
+    Reply,
+    Rows,
+    SearchRequest,
+    TransformRequest,
+)
+from embsync.server.settings import Limits
+
+JSON = "application/json"
+#: Queries searched between two looks whether the request was cancelled; the second where the effort is the client's
+#: choice: each may look at the whole index.
+_QUERIES, _COSTLY_QUERIES = 1024, 64
+#: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
+_FILTERED_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent: pieces, which are let go as they are sent, and their media type."""
+
+    pieces: deque[Piece]
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler works with.
+
+    Attributes
+    ----------
+    version : Version
+        Everything in an answer comes from it, so no answer mixes two.
+    limits : Limits
+    open_kept : callable
+        Opens another kept version by number, for raw vectors of its snapshot and for how an id moved.
+    kept_versions : callable
+        Returns the numbers of the kept versions.
+    memory : Reservation
+        Is asked for memory before it is taken, and between blocks whether the request was cancelled.
+    as_array : bool
+        Whether the client takes ``.npy``.
+    """
+
+    version: Version
+    limits: Limits
+    open_kept: Callable[[int], Version]
+    kept_versions: Callable[[], list[int]]
+    memory: Reservation
+    as_array: bool
+
+    def head(self) -> Reply:
+        """Return what every answer begins with."""
+        return {"version": self.version.number, "space_id": self.version.space_id}
+
+    def require_space(self, wanted: str | None) -> None:
+        """Refuse a request for another space."""
+        if wanted is not None and wanted != self.version.space_id:
+            raise ForeignSpace(
+                "another space is served", where="$.space_id", found=self.version.space_id, expected=wanted
+            )
+
+    def require_at_most(self, limit: int, asked: int, where: str) -> None:
+        """Refuse more than a request may ask for."""
+        if asked > limit:
+            raise Invalid("more than a request may ask for", where=where, found=asked, expected=f"at most {limit}")
+
+    def checked_ids(self, ids: list[int | str], where: str) -> Any:
+        """Return ids of one kind, as many as a request may name."""
+        self.require_at_most(self.limits.batch, len(ids), where)
+        for place, one in enumerate(ids):
+            if type(one) is not type(ids[0]):
+                raise Invalid(
+                    "ids of two kinds",
+                    where=f"{where}[{place}]",
+                    found=type(one).__name__,
+                    expected=f"{type(ids[0]).__name__}, as the first",
+                )
+            if isinstance(one, str) and "\0" in one:  # NumPy drops it, and another id would be found
+                raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
+        return ids
+
+    def reserve_vectors(self, rows: int) -> None:
+        """Reserve memory for vectors to be answered: as numbers, and as text of 19 digits where it is JSON."""
+        self.memory.reserve(rows * self.version.record.dimension * (8 if self.as_array else 32), f"{rows} vectors")
+
+    @contextlib.contextmanager
+    def snapshot_version(self, number: int | None) -> Iterator[Version | None]:
+        """Open the version whose snapshot raw vectors are from; None: the one that is served."""
+        if number is None or number == self.version.number:
+            yield None
+            return
+        with self.open_kept(number) as source:
+            if source.space_id != self.version.space_id:
+                raise ForeignSpace(
+                    "the version lives in another space",
+                    where=f"version {number}",
+                    found=source.space_id,
+                    expected=self.version.space_id,
+                )
+            yield source
+
+
+def search(context: Context, request: SearchRequest) -> Answer:
+    """Return ids and scores of the nearest live items."""
+    context.require_space(request.space_id)
+    context.require_at_most(context.limits.neighbours, request.k, "$.k")
+    kind, value = _queries_given(request)
+    context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
+    if len(value) * request.k > context.limits.hits:
+        raise Invalid(
+            "more than a request may ask for",
+            where="$.k",
+            found=f"{len(value)} queries x {request.k}",
+            expected=f"at most {context.limits.hits} hits",
+            hint="ask for fewer neighbours, or in parts",
+        )
+    version = context.version
+    id_bytes = version.items.ids.dtype.itemsize  # text takes four times that as NumPy's, and once as JSON
+    k = min(request.k, version.record.items.live)
+    each = 2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60
+    context.memory.reserve(len(value) * k * each, f"{len(value) * k} hits")
+    found = _search_in_blocks(context, request, kind, value)
+    if context.as_array:
+        return Answer(npy_pieces(_hits(list(found))), NPY)
+    ids, scores = [], []
+    for block in found:
+        ids.append(json_rows(block[0]))
+        scores.append(json_rows(block[1]))
+    return Answer(json_pieces(context.head(), {"ids": ids, "scores": scores}), JSON)
+
+
+def _queries_given(request: SearchRequest) -> tuple[str, Any]:
+    """Return which of the three kinds of queries a request has, and the queries."""
+    kinds = {"vectors": request.vectors, "users": request.users, "items": request.items}
+    given = {kind: value for kind, value in kinds.items() if value is not None}
+    if len(given) != 1:
+        raise Invalid(
+            "one query is needed",
+            where="$",
+            found=", ".join(given) or "none",
+            expected="exactly one of vectors, users, items",
+        )
+    return next(iter(given.items()))
+
+
+def _search_in_blocks(context: Context, request: SearchRequest, kind: str, value: Any) -> Iterator[tuple[Array, Array]]:
+    """Yield ids and scores of one block of queries after the other."""
+    filters: dict[str, Any] = {
+        "allowed": None if request.allowed is None else context.checked_ids(request.allowed, "$.allowed"),
+        "blocked": None if request.blocked is None else context.checked_ids(request.blocked, "$.blocked"),
+        "parameters": request.parameters,
+    }
+    _require_consistent_space(request, kind)
+    version = context.version
+    if request.allowed is not None or request.blocked is not None:
+        context.memory.reserve(len(version.items.ids) * _FILTERED_BYTES, "a filter over all items")
+    if kind == "items":
+        queries: Any = context.checked_ids(value, "$.items")
+        version.items.lookup(queries)  # unknown ones are refused before any work
+    elif kind == "users":
+        queries = version.side("users").lookup(context.checked_ids(value, "$.users"))
+    else:
+        vectors = _matrix(value, "$.vectors")
+        context.memory.reserve(12 * vectors.size, "the queries")
+        with context.snapshot_version(request.snapshot_version) as source:
+            queries = stable_queries(version, vectors, request.space, source)
+    search_block = version.search_by_item if kind == "items" else version.search
+    step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
+    for start in range(0, max(1, len(queries)), step):
+        context.memory.raise_if_cancelled()
+        yield search_block(queries[start : start + step], request.k, **filters)
+
+
+def _require_consistent_space(request: SearchRequest, kind: str) -> None:
+    if request.snapshot_version is not None and request.space != "snapshot":
+        raise Invalid(
+            "a snapshot, but queries in the stable space",
+            where="$.snapshot_version",
+            found=request.snapshot_version,
+            expected="space snapshot beside it",
+        )
+    if request.space != "stable" and kind != "vectors":
+        raise Invalid(
+            "a space says where vectors live", where="$.space", found=f"{request.space} and {kind}", expected="vectors"
+        )
+
+
+def lookup(context: Context, request: LookupRequest) -> Answer:
+    """Return vectors, the age of each and the version it is from."""
+    context.require_space(request.space_id)
+    ids = context.checked_ids(request.ids, "$.ids")
+    side = context.version.side(request.side)
+    context.reserve_vectors(len(ids))
+    vectors = side.lookup(ids, request.missing, max_age=request.max_age)
+    if context.as_array:
+        return _vectors(context, vectors)
+    known = side.rows(ids) >= 0
+    there: Any = [one for one, is_known in zip(ids, known, strict=True) if is_known]
+    ages, origins = iter(side.age(there).tolist()), iter(side.origin(there).tolist())
+    return _vectors(
+        context,
+        vectors,
+        ages=[next(ages) if one else None for one in known],
+        versions=[next(origins) if one else None for one in known],
+    )
+
+
+def transform(context: Context, request: TransformRequest) -> Answer:
+    """Return raw vectors in the space, or stable ones in a snapshot's raw basis."""
+    context.require_space(request.space_id)
+    vectors = _matrix(request.vectors, "$.vectors")
+    context.require_at_most(context.limits.batch, len(vectors), "$.vectors")
+    context.memory.reserve(8 * vectors.size, "the vectors")
+    context.reserve_vectors(len(vectors))
+    context.version.side(request.side)
+    with context.snapshot_version(request.version) as source:
+        maps = (source or context.version).transform
+        chosen = {
+            ("items", False): maps.items,
+            ("users", False): maps.users,
+            ("items", True): maps.items_inverse,
+            ("users", True): maps.users_inverse,
+        }
+        return _vectors(context, chosen[request.side, request.inverse](vectors))
+
+
+def fold_in(context: Context, request: FoldInRequest) -> Answer:
+    """Return vectors for users or items that were never trained."""
+    context.require_space(request.space_id)
+    if not request.ids:
+        raise Invalid("nothing to fold in", where="$.ids", found="no lists", expected="at least one")
+    context.require_at_most(context.limits.batch, sum(max(1, len(one)) for one in request.ids), "$.ids")
+    lists = [context.checked_ids(one, f"$.ids[{place}]") for place, one in enumerate(request.ids)]
+    width = context.version.record.dimension
+    context.memory.reserve(24 * width * sum(map(len, lists)), "the vectors of what is folded in")
+    context.reserve_vectors(len(lists))
+    vectors = context.version.side(request.side).fold_in(
+        lists,
+        request.weights,
+        method=request.method,
+        missing=request.missing,
+        regularization=request.regularization,
+        between=context.memory.raise_if_cancelled,
+    )
+    return _vectors(context, vectors)
+
+
+def movement(context: Context, request: MovementRequest) -> Answer:
+    """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
+    ids = context.checked_ids([request.id], "$.id")
+    now = context.version.side(request.side).lookup(ids)[0]
+    steps: list[MovementStep] = []
+    for number in context.kept_versions():
+        context.memory.raise_if_cancelled()
+        with contextlib.suppress(Exception), context.open_kept(number) as version:
+            side = version.side(request.side)
+            if version.space_id != context.version.space_id or side.rows(ids)[0] < 0:
+                continue
+            then = side.lookup(ids)[0]
+            length = float(np.linalg.norm(then))
+            shared = min(len(now), len(then))
+            product = float(now[:shared] @ then[:shared])
+            cosine = product / max(length * float(np.linalg.norm(now)), 1e-30)
+            steps.append({"version": number, "cosine": cosine, "norm": length, "age": int(side.age(ids)[0])})
+    reply: MovementReply = {**context.head(), "id": request.id, "side": request.side, "steps": steps}
+    return Answer(deque([msgspec.json.encode(reply)]), JSON)
+
+
+def _vectors(context: Context, rows: Array, **beside: list[int | None]) -> Answer:
+    """Return vectors, and in JSON what is beside them."""
+    if context.as_array:
+        return Answer(npy_pieces(rows), NPY)
+    parts = (json_rows(rows[start : start + _QUERIES]) for start in range(0, len(rows), _QUERIES))
+    columns = {name: [msgspec.json.encode(values)[1:-1]] for name, values in beside.items()}
+    return Answer(json_pieces(context.head(), {"vectors": parts, **columns}), JSON)
+
+
+def _matrix(rows: Rows | Array, where: str) -> Array:
+    if isinstance(rows, np.ndarray):
+        return rows if rows.ndim == 2 else rows[None, :]
+    for place, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise Invalid(
+                "rows of different lengths",
+                where=f"{where}[{place}]",
+                found=f"{len(row)} numbers",
+                expected=f"{len(rows[0])} numbers",
+            )
+    if not rows:
+        raise Invalid("no vectors", where=where, found="none", expected="at least one")
+    return np.array(rows, np.float64)
+
+
+def _hits(found: list[tuple[Array, Array]]) -> Array:
+    ids = np.concatenate([one for one, _ in found])
+    hits = np.empty(ids.shape, [("id", ids.dtype), ("score", np.float32)])
+    hits["id"], hits["score"] = ids, np.concatenate([scores for _, scores in found])
+    return hits

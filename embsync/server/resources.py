@@ -1,0 +1,76 @@
+"""What is only read: the manifest, health, metrics, the OpenAPI document, the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from embsync.reader import Version
+from embsync.server import page
+from embsync.server.errors import Refused
+from embsync.server.handlers import JSON
+from embsync.server.metrics import Metrics
+from embsync.server.responses import json_response, version_header
+from embsync.server.served_version import ServedVersion
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker tells about itself: the version it serves, its metrics, its OpenAPI document."""
+
+    served: ServedVersion
+    metrics: Metrics
+    document: dict[str, Any]
+
+    def version(self) -> Version:
+        """Return the version served now.
+
+        Raises
+        ------
+        Refused
+            503, there is none yet.
+        """
+        if self.served.current is None:
+            raise Refused(
+                503,
+                "no version yet",
+                where=self.served.root,
+                hint="a first snapshot has to be published where the store is",
+            )
+        return self.served.current
+
+
+def manifest(worker: Worker) -> Response:
+    """Return the manifest, byte for byte."""
+    version = worker.version()
+    return Response(version.manifest_bytes, media_type=JSON, headers=version_header(version))
+
+
+def health(worker: Worker) -> Response:
+    """Return the state; 503 where the store is not followed any more."""
+    state = worker.served.state()
+    return json_response(state, 200 if state["following"] else 503)
+
+
+def readiness(worker: Worker) -> Response:
+    """Return the state; 503 before there is a version."""
+    state = worker.served.state()
+    return json_response(state, 200 if state["ready"] else 503)
+
+
+def metrics(worker: Worker) -> Response:
+    """Return the metrics in Prometheus' exposition format."""
+    worker.served.state()  # looks up the newest version
+    return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def openapi(worker: Worker) -> Response:
+    """Return the OpenAPI document."""
+    return json_response(worker.document)
+
+
+def home(_: Worker) -> Response:
+    """Return the page for people."""
+    return Response(page.HTML, media_type="text/html; charset=utf-8", headers=page.HEADERS)

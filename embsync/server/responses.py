@@ -1,0 +1,55 @@
+"""Responses: JSON, errors, and answers that are sent piece by piece."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from embsync.errors import EmbsyncError
+from embsync.reader import Version
+from embsync.server.connections import ANSWER_BYTES
+from embsync.server.errors import http_status
+from embsync.server.handlers import JSON, Answer
+from embsync.server.memory import Reservation
+
+VERSION_HEADER = "X-Embsync-Version"
+_ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+
+
+def version_header(version: Version | None) -> dict[str, str]:
+    """Return the header that says which version an answer is from."""
+    return {VERSION_HEADER: "none" if version is None else str(version.number)}
+
+
+def json_response(plain: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return plain values as JSON."""
+    return Response(msgspec.json.encode(plain), status, headers, JSON)
+
+
+def error_response(error: EmbsyncError) -> Response:
+    """Return an error as JSON, with its status."""
+    status = http_status(error)
+    plain = {key: value for key, value in error.as_dict().items() if key != "exit_code"}
+    return json_response(plain, status, _ERROR_HEADERS.get(status))
+
+
+class PiecesResponse(Response):
+    """An answer sent piece by piece: each is let go once it is sent, and the reserved memory with the last."""
+
+    def __init__(self, answer: Answer, version: Version, memory: Reservation) -> None:
+        self._pieces, self._memory = answer.pieces, memory
+        self._size = sum(map(len, answer.pieces))
+        headers = {"Content-Length": str(self._size), **version_header(version)}
+        super().__init__(None, 200, headers, answer.media_type)
+
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+        """Send it."""
+        scope[ANSWER_BYTES] = self._size
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            while self._pieces:
+                piece = self._pieces.popleft()
+                await send({"type": "http.response.body", "body": piece, "more_body": bool(self._pieces)})
+        finally:
+            self._memory.release()

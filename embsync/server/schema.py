@@ -1,0 +1,140 @@
+"""Types of requests and answers in JSON: requests are decoded by them, and the OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypedDict
+
+import msgspec
+
+Id = int | str
+Ids = list[int | str]
+Rows = list[list[float]]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+SideName = Literal["items", "users"]
+Missing = Literal["raise", "nan", "mean"]
+#: Numbers that are not finite are null in JSON.
+Number = float | None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every request has in common: unknown fields are refused."""
+
+
+class SearchRequest(Request, frozen=True):
+    """Exactly one of ``vectors``, ``users`` and ``items`` asks."""
+
+    vectors: Rows | None = None
+    users: Ids | None = None
+    items: Ids | None = None
+    k: Positive = 10
+    space: Literal["stable", "snapshot"] = "stable"
+    snapshot_version: Positive | None = None
+    allowed: Ids | None = None
+    blocked: Ids | None = None
+    parameters: dict[str, Positive] | None = None
+    space_id: str | None = None
+
+
+class LookupRequest(Request, frozen=True):
+    """Stable vectors by id."""
+
+    side: SideName
+    ids: Ids
+    missing: Missing = "raise"
+    max_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    space_id: str | None = None
+
+
+class TransformRequest(Request, frozen=True):
+    """Raw vectors of a version's snapshot into the space, or back."""
+
+    side: SideName
+    vectors: Rows = []
+    inverse: bool = False
+    version: Positive | None = None
+    space_id: str | None = None
+
+
+class FoldInRequest(Request, frozen=True):
+    """Vectors for ``side`` from lists of ids of the other side."""
+
+    ids: list[Ids]
+    side: SideName = "users"
+    weights: Rows | None = None
+    method: Literal["ridge", "mean", "nearest"] = "ridge"
+    regularization: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    missing: Missing = "raise"
+    space_id: str | None = None
+
+
+class MovementRequest(Request, frozen=True):
+    """How an id moved over the kept versions."""
+
+    side: SideName
+    id: Id
+
+
+class Reply(TypedDict):
+    """Every answer is of one version."""
+
+    version: int
+    space_id: str
+
+
+class SearchReply(Reply):
+    """A line a query, best first; id -1 or "" and a score of null where the index found fewer."""
+
+    ids: list[list[Id]]
+    scores: list[list[Number]]
+
+
+class VectorsReply(Reply):
+    """A row a vector."""
+
+    vectors: list[list[Number]]
+
+
+class LookupReply(VectorsReply):
+    """Vectors of ids; age and origin of an unknown id are null."""
+
+    ages: list[int | None]
+    versions: list[int | None]
+
+
+class MovementStep(TypedDict):
+    """An id in one kept version: its cosine to its vector now."""
+
+    version: int
+    cosine: float
+    norm: float
+    age: int
+
+
+class MovementReply(Reply):
+    """An id over the kept versions, oldest first."""
+
+    id: Id
+    side: SideName
+    steps: list[MovementStep]
+
+
+class ServerState(TypedDict):
+    """What a server says about its health; ``newest`` is what the store says is current."""
+
+    ready: bool
+    following: bool
+    serving: int | None
+    newest: int | None
+    error: str | None
+    seconds_since_look: float
+
+
+class ErrorReply(TypedDict):
+    """What is wrong, the path of the field, what stands there, what would be right, and what to do."""
+
+    error: str
+    what: str
+    where: str | None
+    found: str | None
+    expected: str | None
+    hint: str | None
