@@ -29,7 +29,7 @@ import embsync
 from embsync.config import load
 from embsync.pipeline import Request, process
 from embsync.reader import Side, Version, follower
-from embsync.reader.whole import verify
+from embsync.reader.verification import verify
 from embsync.store import Store
 
 WIDTH, BATCH, BATCHES = 128, 10_000, 200

@@ -27,15 +27,15 @@ from embsync.config import IndexConfig, load
 from embsync.index import Built, Previous, Searcher, refresh
 from embsync.index.build import build
 from embsync.index.gate import RecallGate, Verdict
+from embsync.index.ground_truth import exact_neighbours
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors, live_vectors
 from embsync.index.rotate import grow, has_graph, move, rotate
 from embsync.index.structure import search_parameters
 from embsync.index.threads import faiss_threads
-from embsync.index.truth import exact_neighbours
+from embsync.manifest import Manifest
 from embsync.pipeline import Request, process
 from embsync.store import Store
-from embsync.store.manifest import Manifest
 
 METRIC = "inner_product"
 TARGET = 0.95

@@ -15,12 +15,12 @@ from embsync.alignment.drift import Fit, FitMeter
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Preservation, Residual, map_error, score_error
 from embsync.alignment.stabilize import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
-from embsync.alignment.topk import RunningTopK, agreement
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
 from embsync.ids import fold_of, positions_in, sample
 from embsync.rows import ArrayRows, worker_count
+from embsync.similarity import RunningTopK, agreement
 
 _Value = TypeVar("_Value")
 

@@ -11,6 +11,7 @@ from embsync.alignment.gram import Pairing
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
 from embsync.ids import FOLDS
 from embsync.rows import as_slice
+from embsync.similarity import row_cosines
 
 MOVED_MOST = 10
 
@@ -64,15 +65,6 @@ class Drift:
     norm_outliers: float | None = None
     unchanged: float | None = None
     moved_most: tuple[tuple[int, float], ...] = ()
-
-
-def row_cosines(left: Array, right: Array) -> Float64:
-    """Return the cosine of each pair of rows, NaN where a row is zero."""
-    dot = np.einsum("ij,ij->i", left, right).astype(np.float64)
-    norms = np.sqrt(np.einsum("ij,ij->i", left, left).astype(np.float64) * np.einsum("ij,ij->i", right, right))
-    cosines = np.full(len(dot), np.nan)
-    np.divide(dot, norms, out=cosines, where=norms > 0)
-    return cosines
 
 
 def mean(values: Array) -> float | None:

@@ -12,9 +12,9 @@ from embsync.cli.output import number, print_json, say, table, warn
 from embsync.cli.progress import progress_bar
 from embsync.errors import EmbsyncError
 from embsync.invocation import command
+from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline import CheckRefusedError, Request
 from embsync.pipeline.backlog import Survey, survey
-from embsync.store.manifest import CheckRecord, Manifest
 
 
 def look(given: Context) -> Survey:

@@ -23,6 +23,7 @@ from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import Command, command
+from embsync.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
 from embsync.pipeline.backlog import Entry, survey
 from embsync.pipeline.checks import remarks
 from embsync.pipeline.verify import verify as verify_version
@@ -30,7 +31,6 @@ from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.journal import Event
 from embsync.store.locks import is_held
-from embsync.store.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
 
 
 @click.command()

@@ -18,6 +18,7 @@ from embsync.daemon.hold import hold, resume
 from embsync.daemon.hook import run_on_publish
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import command
+from embsync.manifest import Manifest
 from embsync.pipeline import Request, UnchangedError
 from embsync.pipeline.backlog import Entry, handle
 from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
@@ -26,7 +27,6 @@ from embsync.pipeline.widen import widen as widen_store
 from embsync.snapshots import shortened
 from embsync.store.journal import NotJournaled
 from embsync.store.layout import version_name
-from embsync.store.manifest import Manifest
 
 Work = Callable[[Progress], Manifest]
 

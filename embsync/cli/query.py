@@ -19,8 +19,8 @@ from embsync.errors import UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.cold_start import Method
 from embsync.reader.side import Missing
+from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
-from embsync.reader.whole import verify
 
 _SHOWN_NUMBERS = 6
 _SIDE = click.Choice(["items", "users"])

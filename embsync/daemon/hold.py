@@ -9,11 +9,11 @@ import msgspec
 
 from embsync.errors import StoreError
 from embsync.invocation import command
+from embsync.manifest import Manifest
 from embsync.store import Store
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import Staging, remove_file, replace_file, storage_errors, taking_effect
 from embsync.store.journal import Event, now
-from embsync.store.manifest import Manifest
 from embsync.store.records import read_struct
 
 HOLD = "hold"

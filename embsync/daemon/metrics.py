@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from embsync.daemon.status import Status
+from embsync.manifest import Manifest
 from embsync.store import Store
 from embsync.store.durable import replace_file, storage_errors
-from embsync.store.manifest import Manifest
 
 METRICS = "metrics.prom"
 

@@ -17,9 +17,9 @@ from embsync.daemon.notify import notify
 from embsync.daemon.status import Current, Problem, Retry, Seen, State, Status, Watch, Work
 from embsync.errors import EmbsyncError
 from embsync.logs import log
+from embsync.manifest import Manifest
 from embsync.pipeline.backlog import Entry
 from embsync.store import Store
-from embsync.store.manifest import Manifest
 
 #: While work goes on, the file follows its progress so often.
 _PROGRESS_SECONDS = 1.0

@@ -18,13 +18,13 @@ from embsync.demo.measure import Embeddings, GenreClassifier
 from embsync.demo.stale import Example, StaleFigures
 from embsync.dtypes import Array
 from embsync.errors import UsageError
+from embsync.manifest import Manifest
 from embsync.pipeline import Request, process
 from embsync.pipeline.progress import Progress, silent
 from embsync.reader import StoreReader
 from embsync.reader import open as open_store
 from embsync.store import Store
 from embsync.store.durable import storage_errors
-from embsync.store.manifest import Manifest
 
 SEED = 2025
 #: Share of the items the genre classifier is trained on; it is judged on the others.

@@ -3,12 +3,11 @@
 from embsync.index.factory import check_factory, check_spelling, estimate_bytes
 from embsync.index.files import reject_damage
 from embsync.index.refresh import refresh
-from embsync.index.report import Built, IndexReport, Previous
+from embsync.index.report import Built, Previous
 from embsync.index.searcher import Searcher
 
 __all__ = [
     "Built",
-    "IndexReport",
     "Previous",
     "Searcher",
     "check_factory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from embsync.errors import StoreError
 from embsync.index.library import faiss
 from embsync.invocation import command
+from embsync.manifest import hash_file
 
 #: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
 CHUNK_BYTES = 1 << 20
@@ -86,8 +86,7 @@ def reject_damage(path: Path, sha256: str) -> None:
     try:
         if not path.is_file():
             raise StoreError("the index is missing", where=path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        _, found = hash_file(path)
     except OSError as error:
         raise StoreError("the index cannot be read", where=path, found=error.strerror) from error
     if found != sha256:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from embsync.dtypes import Float32, Int64
+from embsync.index.ground_truth import exact_scores
 from embsync.index.live import LiveVectors
 from embsync.index.searcher import Searcher
 from embsync.index.structure import Tunable, completed, effort, tunables
-from embsync.index.truth import exact_scores
+from embsync.similarity import Metric
 
 #: Without queries nothing can be measured: these are FAISS's own habits, on the generous side.
 _UNMEASURED = {"efSearch": 64, "nprobe": 16, "k_factor_rf": 4}
@@ -47,7 +48,7 @@ class RecallGate:
     live: LiveVectors
     queries: Float32
     truth: Int64
-    metric: str
+    metric: Metric
     target: float
 
     def judge(self, index: Any, labels: Int64, most: float = math.inf) -> Verdict:

@@ -9,6 +9,7 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
+from embsync.similarity import unit_rows
 
 #: Bytes of one block: small beside any index, large enough that a call into FAISS costs nothing.
 BLOCK_BYTES = 8 << 20
@@ -96,10 +97,3 @@ def live_vectors(vectors: Float32, rows: Int64, metric: str) -> LiveVectors:
             expected=f"one or more positions below {vectors.shape[0]}",
         )
     return LiveVectors(vectors, rows, metric == "cosine")
-
-
-def unit_rows(block: Float32) -> Float32:
-    """Return a copy with rows of length one; zero rows stay zero."""
-    norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
-    norms[norms == 0.0] = 1.0
-    return np.ascontiguousarray(block / norms[:, None], dtype=np.float32)

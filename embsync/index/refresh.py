@@ -17,13 +17,14 @@ from embsync.index.build import build
 from embsync.index.factory import densify, resolve_factory
 from embsync.index.files import faiss_sentence, read_index, reject_damage, reject_newer_faiss
 from embsync.index.gate import RecallGate, Verdict
+from embsync.index.ground_truth import exact_neighbours
 from embsync.index.library import faiss
 from embsync.index.live import LiveVectors, live_vectors
-from embsync.index.report import Action, Built, IndexReport, Previous
+from embsync.index.report import Built, Previous
 from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
 from embsync.index.structure import effort, is_exact
 from embsync.index.threads import faiss_threads
-from embsync.index.truth import exact_neighbours
+from embsync.manifest import Action, IndexReport
 
 
 def refresh(

@@ -1,69 +1,16 @@
-"""What the index package hands over: the manifest's ``index`` object, the parent's index, and the finished one."""
+"""What the index package hands over: the finished index, and what it needs of the parent's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from embsync.dtypes import Float32, Int64
 from embsync.errors import StoreError
 from embsync.index.files import stream_index
-
-Action = Literal["rebuilt", "rotated", "reused"]
-
-
-class IndexReport(msgspec.Struct, frozen=True):
-    """The manifest's ``index`` object.
-
-    Parameters
-    ----------
-    factory : str
-        FAISS index_factory string the index was made from; never ``auto``.
-    metric : str
-        ``inner_product``, ``cosine`` or ``l2``.
-    action : str
-        ``rebuilt``, ``rotated`` or ``reused``.
-    reason : str
-        Why this action, for people.
-    recall_at_10 : float or None
-        Share of the exact best ``recall_at`` that the index returns with ``search``; the key keeps its name
-        whatever ``recall_at`` is. None without queries.
-    target_recall : float
-        The configured target.
-    search : dict
-        Cheapest search parameters that reach the target, or that come within a hundredth of the best recall
-        when nothing reaches it. Empty for an exact index.
-    labels : int
-        Vectors in the FAISS index.
-    dead : int
-        Those of them that belong to no live row.
-    faiss : str
-        The FAISS version that wrote the index.
-    build : dict
-        Build parameters that a factory string cannot say (``efConstruction``, ``keep_max_size_level0``).
-    rebuilt_search : dict
-        ``search`` as it was after the last rebuild: what ``max_search_cost_growth`` is measured against.
-    rotations : int
-        Versions since the last rebuild.
-    """
-
-    factory: str
-    metric: str
-    action: str
-    reason: str
-    recall_at_10: float | None
-    target_recall: float
-    search: dict[str, int]
-    labels: int
-    dead: int
-    faiss: str
-    build: dict[str, int] = {}
-    rebuilt_search: dict[str, int] = {}
-    rotations: int = 0
+from embsync.manifest import IndexReport
 
 
 @dataclass(frozen=True)

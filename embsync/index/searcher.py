@@ -14,10 +14,10 @@ from embsync.errors import StoreError, UsageError
 from embsync.index.factory import metric_of
 from embsync.index.files import read_index, reject_newer_faiss
 from embsync.index.library import faiss
-from embsync.index.live import unit_rows
-from embsync.index.report import IndexReport
 from embsync.index.structure import is_exact, layers, search_parameters
 from embsync.invocation import command
+from embsync.manifest import IndexReport
+from embsync.similarity import unit_rows
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
 _ROUNDING = 1e-6

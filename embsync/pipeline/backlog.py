@@ -11,6 +11,7 @@ from typing import Literal
 from embsync.config import Config
 from embsync.errors import SnapshotError
 from embsync.invocation import command
+from embsync.manifest import Manifest
 from embsync.pipeline import record
 from embsync.pipeline.handled import Handled, history_of
 from embsync.pipeline.order import Order, order_of
@@ -19,7 +20,6 @@ from embsync.pipeline.run import Request, UnchangedError, process
 from embsync.snapshots import Child, Found, Signature, discover, require_as_listed
 from embsync.store import Store
 from embsync.store.journal import DamagedLine, Event
-from embsync.store.manifest import Manifest
 
 State = Literal[
     "published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed", "not_a_snapshot"

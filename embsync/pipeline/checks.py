@@ -12,8 +12,8 @@ from embsync.checks import CHECKS, Kind, Limit, Relative
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import Hint, RefusedError, UsageError
 from embsync.invocation import Command, command
+from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
-from embsync.store.manifest import CheckRecord, Manifest
 
 #: Violations of these never come this far: they make a snapshot ill-formed and cannot be accepted.
 WELL_FORMED = tuple(name for name, check in CHECKS.items() if not check.acceptable)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embsync.checks import CHECKS, SIDES
-from embsync.store.manifest import CheckRecord
+from embsync.manifest import CheckRecord
 
 #: Mean cosine above that of wrong partners up to which a side is at chance: 0.00 to 0.04 for shuffled rows of the kinds
 #: of models in benchmarks/guards.py, 0.28 and more for healthy ones.

@@ -8,7 +8,6 @@ import numpy as np
 
 from embsync.alignment.arrays import TOP_K
 from embsync.alignment.stabilize import Alignment
-from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
 from embsync.alignment.transform import Transform
 from embsync.config import IndexConfig
 from embsync.dtypes import Array, Float32, Float64, Int64
@@ -16,6 +15,7 @@ from embsync.ids import sample
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
 from embsync.rows import ArrayRows, map_blocks
+from embsync.similarity import Metric, RunningTopK, TopK, agreement, overlap
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from types import TracebackType
 
 from embsync.errors import EmbsyncError, StoreDamaged
 from embsync.invocation import Command, command, quoted
+from embsync.manifest import Stopped
 from embsync.reader import Version
-from embsync.reader.whole import Stopped, verify
+from embsync.reader.verification import verify
 from embsync.store import Store, layout
 
 #: Hashed before they are loaded: where they are damaged, the index is built anew.

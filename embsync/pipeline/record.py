@@ -14,16 +14,10 @@ from embsync.alignment.stabilize import Alignment, SideFit, judged_alone
 from embsync.alignment.transform import SideName
 from embsync.alignment.values import examine
 from embsync.config import Config
-from embsync.index import IndexReport
-from embsync.pipeline.checks import Measured
-from embsync.pipeline.inputs import Inputs, SideRun
-from embsync.pipeline.neighbours import Neighbours
-from embsync.pipeline.write import WrittenSide
-from embsync.reader import Version
-from embsync.snapshots import Signature, combined
-from embsync.store.manifest import (
+from embsync.manifest import (
     AlignmentRecord,
     DriftRecord,
+    IndexReport,
     Moved,
     PreservationRecord,
     RowCounts,
@@ -31,6 +25,12 @@ from embsync.store.manifest import (
     SideFitRecord,
     SnapshotRecord,
 )
+from embsync.pipeline.checks import Measured
+from embsync.pipeline.inputs import Inputs, SideRun
+from embsync.pipeline.neighbours import Neighbours
+from embsync.pipeline.write import WrittenSide
+from embsync.reader import Version
+from embsync.snapshots import Signature, combined
 
 
 def fingerprint(inputs: Inputs) -> str:

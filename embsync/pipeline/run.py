@@ -19,7 +19,19 @@ from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config, IndexConfig
 from embsync.dtypes import Float32, Int64
 from embsync.errors import EmbsyncError, OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
-from embsync.index import IndexReport, Previous, check_factory, estimate_bytes, refresh, reject_damage
+from embsync.index import Previous, check_factory, estimate_bytes, refresh, reject_damage
+from embsync.manifest import (
+    FORMAT,
+    AlignmentRecord,
+    CheckRecord,
+    DriftRecord,
+    IndexReport,
+    Manifest,
+    PreservationRecord,
+    RowCounts,
+    Seconds,
+    SnapshotRecord,
+)
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
 from embsync.pipeline.inputs import Inputs, gather, live_rows
@@ -32,17 +44,6 @@ from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
-from embsync.store.manifest import (
-    FORMAT,
-    AlignmentRecord,
-    CheckRecord,
-    DriftRecord,
-    Manifest,
-    PreservationRecord,
-    RowCounts,
-    Seconds,
-    SnapshotRecord,
-)
 
 #: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
 _OPTIMISTIC_RUNS = 3

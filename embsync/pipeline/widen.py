@@ -13,7 +13,8 @@ from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.ids import sample
-from embsync.index import IndexReport, check_factory, estimate_bytes, refresh
+from embsync.index import check_factory, estimate_bytes, refresh
+from embsync.manifest import IndexReport, Manifest, RowCounts, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.parent import ParentCheck
 from embsync.reader import Version, open_version
@@ -21,7 +22,6 @@ from embsync.rows import block_rows
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
-from embsync.store.manifest import Manifest, RowCounts, Seconds
 
 
 def widen(store: Store, dimension: int, config: Config) -> Manifest:

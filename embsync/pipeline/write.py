@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.anchors import advance, choose
-from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean, row_cosines
+from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean
 from embsync.alignment.preservation import Residual
 from embsync.alignment.stabilize import Alignment, Observer, SideFit, judged_alone, transform_rows
 from embsync.config import Config
@@ -17,6 +17,7 @@ from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.rows import as_slice, block_rows
+from embsync.similarity import row_cosines
 from embsync.store import layout
 from embsync.store.durable import ArrayFile, Staging
 

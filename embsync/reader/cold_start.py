@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from embsync.alignment.topk import RunningTopK
 from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import NotFoundError, UsageError
 from embsync.rows import block_rows
+from embsync.similarity import RunningTopK
 
 if TYPE_CHECKING:
     from embsync.reader.side import Ids, Side

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embsync.errors import EmbsyncError, NotFoundError
+from embsync.manifest import Stopped
 from embsync.reader.opening import open_version, require_space
+from embsync.reader.verification import verify
 from embsync.reader.version import Version, identity
-from embsync.reader.whole import Stopped, verify
 from embsync.store import layout
 
 OnError = Callable[[Exception], None]

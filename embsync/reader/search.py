@@ -11,6 +11,7 @@ import numpy as np
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
 from embsync.reader.side import Ids
+from embsync.similarity import RunningTopK
 
 if TYPE_CHECKING:
     from embsync.reader.version import Version
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 #: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
-#: Candidates whose vectors are held at once: 32,768 x 128 are 16 MiB.
-_HELD = 1 << 15
-#: Scores held at once while scanning, 16 MiB.
-_BLOCK = 4 << 20
+#: Candidates whose vectors are held at once, 4 MiB at 128 dimensions, as are the scores of at most 512 queries, 16 MiB.
+_HELD = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -163,58 +162,9 @@ def scan(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Floa
 
     Vectors of a few candidates at a time are in memory, however many there are.
     """
-    k = min(query.k, len(candidates))
-    rows = np.empty((len(query.vectors), 0), np.int64)
-    scores = np.empty((len(query.vectors), 0), np.float32)
+    best = RunningTopK(query.vectors, min(query.k, len(candidates)), version.record.index.metric)
     for first in range(0, len(candidates), _HELD):
         part = candidates[first : first + _HELD]
-        best, their_scores = _scan_few(version, query, part)
-        rows, scores = _merged((rows, scores), (best, their_scores), k)
-    return rows, scores
-
-
-def _merged(one: tuple[Int64, Float32], other: tuple[Int64, Float32], k: int) -> tuple[Int64, Float32]:
-    """Return the best ``k`` of two lists for each query; of equal scores those of the first come first."""
-    scores = np.concatenate([one[1], other[1]], axis=1)
-    if not one[1].shape[1]:
-        return other
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    rows = np.concatenate([one[0], other[0]], axis=1)
-    return np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
-
-
-def _scan_few(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Float32]:
-    """Return what :func:`scan` does, of so few candidates that their vectors are held at once."""
-    k = min(query.k, len(candidates))
-    rows = np.empty((len(query.vectors), k), np.int64)
-    scores = np.empty((len(query.vectors), k), np.float32)
-    vectors = np.asarray(version.items.vectors[candidates])
-    step = max(1, _BLOCK // len(candidates))
-    for start in range(0, len(rows), step):
-        block = _scores(query.vectors[start : start + step], vectors, version.record.index.metric)
-        for place, line in enumerate(block, start):
-            best = _best(line, k)
-            rows[place], scores[place] = candidates[best], line[best]
-    return rows, scores
-
-
-def _scores(queries: Float32, vectors: Float32, metric: str) -> Float32:
-    if metric == "cosine":
-        queries, vectors = _units(queries), _units(vectors)
-    products: Float32 = queries @ vectors.T
-    if metric != "l2":
-        return products
-    squares = (vectors**2).sum(axis=1) + (queries**2).sum(axis=1)[:, None]
-    return np.asarray(np.minimum(2 * products - squares, 0), np.float32)
-
-
-def _units(rows: Float32) -> Float32:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norms > 0, norms, 1), np.float32)
-
-
-def _best(scores: Float32, k: int) -> Int64:
-    """Return the places of the best ``k``, equal scores in ascending order of place."""
-    least = np.partition(scores, len(scores) - k)[len(scores) - k]
-    places = np.flatnonzero(scores >= least)
-    return places[np.argsort(-scores[places], kind="stable")[:k]]
+        best.observe(part, version.items.vectors[part])
+    found = best.result()
+    return found.rows, found.scores.astype(np.float32)

@@ -10,10 +10,10 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from embsync.manifest import Stopped
 from embsync.reader.follower import Follower, OnError
 from embsync.reader.opening import ForeignSpace, open_version, require_space
 from embsync.reader.version import Version, identity
-from embsync.reader.whole import Stopped
 from embsync.store import layout
 
 __all__ = ["ForeignSpace", "StoreReader", "open", "open_version"]

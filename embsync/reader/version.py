@@ -19,12 +19,13 @@ from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.index import Searcher
+from embsync.manifest import RowCounts, mismatch
 from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
 from embsync.reader.side import Ids, Side
 from embsync.store import layout
 from embsync.store.durable import close
-from embsync.store.manifest import RowCounts, read
-from embsync.store.records import damage_hint
+from embsync.store.records import damage_hint, damaged_file
+from embsync.store.version_manifest import read
 
 _INTEGER, _FLOAT32, _FLOAT64, _IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
 SpaceName = Literal["stable", "snapshot"]
@@ -321,22 +322,9 @@ class Version:
 
     def _check_sizes(self, unchecked: Sequence[str]) -> None:
         for entry in self.record.files:
-            if entry.path in unchecked:
-                continue
-            try:
-                size = (self.path / entry.path).stat().st_size
-            except OSError as error:
-                raise StoreDamaged(
-                    "damaged version", where=self.path / entry.path, found=error.strerror, hint=damage_hint(self.path)
-                ) from error
-            if size != entry.bytes:
-                raise StoreDamaged(
-                    "damaged version",
-                    where=self.path / entry.path,
-                    found=f"{size} bytes",
-                    expected=f"{entry.bytes} bytes",
-                    hint=damage_hint(self.path),
-                )
+            wrong = None if entry.path in unchecked else mismatch(self.path, entry, hashed=False)
+            if wrong is not None:
+                raise damaged_file(self.path, entry, wrong)
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from embsync.manifest import Stopped
 from embsync.reader import Version
-from embsync.reader.whole import Stopped, verify
+from embsync.reader.verification import verify
 from embsync.store import layout
 
 _LOOK_AGAIN = 0.02

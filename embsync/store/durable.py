@@ -23,14 +23,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import OutOfSpace, StoreError
 from embsync.invocation import command
+from embsync.manifest import FileEntry, forget_pages, hash_file
 from embsync.store.modes import correct_file, create_file, make_directory, open_to_readers
 
 STAGING_PREFIX = ".staging-"
@@ -43,14 +43,6 @@ _READ_BYTES = 4 * 2**20
 _SEALED_AT_ONCE = 2
 #: What the operating system says of a disk without room.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class FileEntry(msgspec.Struct, frozen=True):
-    """One file of a version: path relative to it, size and sha256."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 class NotTakenBack(StoreError):
@@ -159,7 +151,7 @@ class ArrayFile:
         step = max(_READ_BYTES // max(self._row_bytes, 1), 1) * self._row_bytes
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
-            _drop_cache(file)
+            forget_pages(file)
             header = file.read(len(self._header))
             digest = hashlib.sha256(header)
             while chunk := file.read(step or _READ_BYTES):
@@ -533,20 +525,6 @@ def sweep(root: Path, versions: Path) -> list[str]:
     return removed
 
 
-def hash_file(path: Path, *, drop_cache: bool = False) -> tuple[int, str]:
-    """Return the size and hexadecimal sha256 of a file, read from the disk itself where the kernel lets us."""
-    with open(path, "rb", opener=_never_waiting) as file:
-        if drop_cache:
-            _drop_cache(file)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
-
-
-def _never_waiting(path: str, flags: int) -> int:
-    """Open a file; a FIFO in its place would wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 @contextlib.contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
     """Hold the lock of something whose maker is dead; False when he lives, or has finished with it."""
@@ -564,11 +542,6 @@ def _claimed(path: Path) -> Iterator[bool]:
             yield True  # with the lock held, or its maker would lock and use what is being removed
     finally:
         close(descriptor)
-
-
-def _drop_cache(file: IO[bytes]) -> None:
-    with contextlib.suppress(OSError):  # advice only: tmpfs and network file systems may not take it
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

@@ -33,9 +33,6 @@ SINGULAR_VALUES = "transform/singular_values.npy"
 #: current was never published.
 PUBLISHING = "publishing.json"
 
-#: Similarities an index can have.
-METRICS = ("inner_product", "cosine", "l2")
-
 _VERSION_NAME = re.compile(r"[0-9]{6,18}")
 _VERIFY = command("verify", purpose="to see what else is damaged")
 

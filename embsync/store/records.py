@@ -11,6 +11,7 @@ import msgspec
 
 from embsync.errors import StoreDamaged, StoreError
 from embsync.invocation import Command, command
+from embsync.manifest import FileEntry, Mismatch
 from embsync.store import layout
 from embsync.store.durable import storage_errors
 
@@ -90,3 +91,14 @@ def damage_hint(folder: Path) -> Command:
     if current is not None and folder.name == layout.version_name(current):
         return command("rollback", purpose="to go back to the last whole version", store=root)
     return command("status", purpose="to see the other versions", store=root)
+
+
+def damaged_file(folder: Path, entry: FileEntry, wrong: Mismatch) -> StoreDamaged:
+    """Return the error of a version's file that is not as its manifest says."""
+    return StoreDamaged(
+        "damaged version",
+        where=folder / entry.path,
+        found=wrong.found,
+        expected=wrong.expected,
+        hint=damage_hint(folder),
+    )

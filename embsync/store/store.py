@@ -13,6 +13,7 @@ import msgspec
 
 from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError
 from embsync.invocation import command
+from embsync.manifest import Manifest, encode, mismatch
 from embsync.store import layout
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import (
@@ -20,7 +21,6 @@ from embsync.store.durable import (
     NotTakenBack,
     Staging,
     delete,
-    hash_file,
     leftovers,
     make_root,
     remove_file,
@@ -37,10 +37,10 @@ from embsync.store.durable import (
 )
 from embsync.store.journal import Event, Journal, NotJournaled
 from embsync.store.locks import exclusive
-from embsync.store.manifest import Manifest, decode, encode, hash_line, read
 from embsync.store.modes import make_directory
 from embsync.store.order import read_decided
 from embsync.store.records import read_struct
+from embsync.store.version_manifest import decode, hash_line, read
 
 #: Room kept free beyond what a version needs, for the journal and the file system's own tables.
 _RESERVE_BYTES = 4 * 2**20
@@ -366,17 +366,9 @@ class Store:
         folder = self.path(number)
         problems = []
         for entry in self.manifest(number).files:
-            if path not in (None, entry.path):
-                continue
-            try:
-                size, digest = hash_file(folder / entry.path)
-            except OSError as error:
-                problems.append(f"{entry.path}: {error.strerror}")
-                continue
-            if size != entry.bytes:
-                problems.append(f"{entry.path}: {size} bytes, expected {entry.bytes}")
-            elif digest != entry.sha256:
-                problems.append(f"{entry.path}: sha256 {digest[:12]}…, expected {entry.sha256[:12]}…")
+            if path in (None, entry.path) and (wrong := mismatch(folder, entry)) is not None:
+                expected = "" if wrong.expected is None else f", expected {wrong.expected}"
+                problems.append(f"{entry.path}: {wrong.found}{expected}")
         return problems
 
     def damage(self) -> list[StoreDamaged]:

@@ -11,7 +11,7 @@ from support.nights import Array, Night
 
 import embsync
 from embsync.alignment.arrays import Stabilized
-from embsync.alignment.topk import RunningTopK, overlap
+from embsync.similarity import RunningTopK, overlap
 
 pytestmark = needs_goodbooks
 

@@ -8,11 +8,12 @@ import pytest
 
 from embsync.config import IndexConfig
 from embsync.errors import UsageError
-from embsync.index import Built, IndexReport, Searcher, check_factory, estimate_bytes, refresh
+from embsync.index import Built, Searcher, check_factory, estimate_bytes, refresh
 from embsync.index.factory import resolve_factory
 from embsync.index.gate import RecallGate
+from embsync.index.ground_truth import exact_neighbours
 from embsync.index.live import live_vectors
-from embsync.index.truth import exact_neighbours
+from embsync.manifest import IndexReport
 
 COMPOSITES = [
     "Flat",

@@ -11,8 +11,8 @@ import pytest
 from embsync.config import IndexConfig
 from embsync.errors import StoreError
 from embsync.index import Searcher
+from embsync.index.ground_truth import exact_neighbours
 from embsync.index.live import live_vectors
-from embsync.index.truth import exact_neighbours
 
 ROTATABLE = [
     "Flat",

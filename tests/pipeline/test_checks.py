@@ -15,10 +15,10 @@ from support.stores import assert_at_rest, snapshot_of, sync
 
 from embsync.config import DEFAULT_LIMITS
 from embsync.errors import SnapshotError, UsageError
+from embsync.manifest import CheckRecord
 from embsync.pipeline import CheckRefusedError
 from embsync.pipeline.checks import Measured, judge, reject_unknown
 from embsync.store import Store
-from embsync.store.manifest import CheckRecord
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from support.stores import sync
 import embsync
 from embsync import rows
 from embsync.errors import SnapshotChanged
+from embsync.manifest import Manifest
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
 from embsync.store import Store
 from embsync.store.durable import Staging
-from embsync.store.manifest import Manifest
 
 NIGHTS = [night(number, churn=0.15) for number in range(4)]
 

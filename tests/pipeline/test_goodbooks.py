@@ -15,11 +15,11 @@ from support.stores import assert_at_rest, snapshot_of
 
 import embsync
 from embsync.config import Config, load
+from embsync.manifest import Manifest
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify
 from embsync.reader import open_version
 from embsync.store import Store
-from embsync.store.manifest import Manifest
 
 pytestmark = needs_goodbooks
 

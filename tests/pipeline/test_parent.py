@@ -21,12 +21,13 @@ from support.stores import assert_at_rest, assert_whole
 
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
+from embsync.manifest import FileEntry
 from embsync.pipeline import Request, parent, process
 from embsync.pipeline.backlog import handle
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, layout
-from embsync.store.durable import FileEntry, Staging
+from embsync.store.durable import Staging
 
 CARRIED = sorted(layout.version_files(two_sided=True) - {layout.INDEX, layout.INDEX_ROWS})
 

@@ -12,7 +12,7 @@ from support.quick import quick_directory
 from support.stores import sync
 
 import embsync
-from embsync.store.manifest import Manifest
+from embsync.manifest import Manifest
 
 
 @pytest.fixture

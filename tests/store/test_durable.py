@@ -20,6 +20,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 from embsync.errors import OutOfSpace, StoreError
+from embsync.manifest import hash_file
 from embsync.pipeline import Request, process
 from embsync.store import Store, durable
 from embsync.store.durable import ArrayFile, Staging, append_line, replace_file, switch_link
@@ -305,20 +306,21 @@ def test_a_disk_that_lies_is_caught(store: Path, monkeypatch: pytest.MonkeyPatch
     """One bit that reads back otherwise than it was written, in any file: never published."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
-    real = durable._drop_cache
+    real = os.posix_fadvise
     lied: list[str] = []
 
-    def lying(file: Any) -> None:
-        if str(file.name).endswith(name):
-            with Path(file.name).open("rb+") as same:
-                same.seek(int(where * os.fstat(file.fileno()).st_size))
+    def lying(descriptor: int, *advice: Any) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if str(path).endswith(name):
+            with path.open("rb+") as same:
+                same.seek(int(where * os.fstat(descriptor).st_size))
                 byte = same.read(1)[0]
                 same.seek(-1, 1)
                 same.write(bytes([byte ^ 4]))
             lied.append(name)
-        real(file)
+        real(descriptor, *advice)
 
-    monkeypatch.setattr(durable, "_drop_cache", lying)
+    monkeypatch.setattr(os, "posix_fadvise", lying)
     with pytest.raises(StoreError, match="does not read back"):
         process(Store(store), Request(path), configured())
     assert lied
@@ -344,7 +346,7 @@ def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(staging.path / "c.npy"), array[:, ::2])
         np.testing.assert_array_equal(np.load(staging.path / "d.npy"), [b"x", b"yz"])
         for name, entry in entries.items():
-            assert durable.hash_file(staging.path / name) == (entry.bytes, entry.sha256)
+            assert hash_file(staging.path / name) == (entry.bytes, entry.sha256)
         assert list(entries) == ["a/b.npy", "c.npy", "d.npy"]
 
 

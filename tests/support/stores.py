@@ -17,9 +17,9 @@ from support.nights import Night, configured, write_npy
 import embsync
 from embsync.config import Config
 from embsync.errors import EmbsyncError
+from embsync.manifest import Manifest
 from embsync.pipeline import Request, process
 from embsync.store import Store
-from embsync.store.manifest import Manifest
 
 #: Everything a store may hold at rest.
 AT_REST = {"versions", "current", "journal.jsonl", "lock"}

@@ -30,7 +30,7 @@ from embsync.errors import EmbsyncError, StoreError
 from embsync.pipeline.backlog import handle
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
-from embsync.reader.whole import verify
+from embsync.reader.verification import verify
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
 

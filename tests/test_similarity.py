@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.laws import law
 from support.nights import Array
 
-from embsync.alignment.topk import Metric, RunningTopK, TopK, agreement, overlap
+from embsync.similarity import Metric, RunningTopK, TopK, agreement, overlap
 
 METRICS: tuple[Metric, ...] = ("inner_product", "cosine", "l2")
 

@@ -1,0 +1,37 @@
+"""Whether a version is whole: every file hashed against the manifest before anybody is served from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from embsync.manifest import mismatch
+from embsync.reader.version import Version
+from embsync.store.records import damaged_file
+
+
+def verify(
+    version: Version, stopped: Callable[[], bool] = lambda: False, *, below: str = "", without: Collection[str] = ()
+) -> None:
+    """Hash every file of a version, or those below one of its directories.
+
+    Parameters
+    ----------
+    version : Version
+    stopped : callable
+        Asked every few milliseconds; True ends the work.
+    below : str
+        Such as ``transform/``.
+    without : collection of str
+        Files that are not hashed.
+
+    Raises
+    ------
+    StoreDamaged
+        A file is missing, or its size or hash is not what the manifest says.
+    Stopped
+    """
+    for entry in version.record.files:
+        if entry.path.startswith(below) and entry.path not in without:
+            wrong = mismatch(version.path, entry, stopped)
+            if wrong is not None:
+                raise damaged_file(version.path, entry, wrong)

@@ -1,0 +1,115 @@
+"""Reading a version's manifest: bytes of which any may have changed since they were written."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from embsync.errors import StoreDamaged, StoreError
+from embsync.manifest import FORMAT, IndexReport, Manifest
+from embsync.store import layout
+from embsync.store.records import MALFORMED, damage_hint, read_record
+
+#: Far beyond the manifest of any version, which has about twenty files.
+_LONGEST = 16 * 1024**2
+_HASH_LINE = re.compile(rb"([0-9a-f]{64}) [ *]manifest\.json\n?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def hash_line(data: bytes) -> bytes:
+    """Return what ``manifest.sha256`` says of a manifest, in the form of sha256sum."""
+    return f"{hashlib.sha256(data).hexdigest()}  {layout.MANIFEST}\n".encode()
+
+
+def read(folder: Path) -> tuple[bytes, Manifest]:
+    """Return the manifest of a version's directory, as bytes and parsed.
+
+    Raises
+    ------
+    StoreDamaged
+        It is missing, is not as ``manifest.sha256`` says, or is not a manifest of this version.
+    StoreError
+        It is of another format.
+    """
+    path = folder / layout.MANIFEST
+    data = read_record(path, _LONGEST)
+    if data is None:
+        raise StoreDamaged("damaged version", where=path, found="no such file", hint=damage_hint(folder))
+    line = read_record(folder / layout.MANIFEST_HASH, _LONGEST)
+    if line is not None:  # versions of earlier releases have none
+        _require_hash(folder, data, line)
+    return data, decode(data, path)
+
+
+def _require_hash(folder: Path, data: bytes, line: bytes) -> None:
+    match = _HASH_LINE.fullmatch(line)
+    expected = None if match is None else match[1].decode()
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise StoreDamaged(
+            "damaged manifest",
+            where=folder / layout.MANIFEST,
+            found=f"sha256 {hashlib.sha256(data).hexdigest()}",
+            expected=f"{expected or 'another line'}, as in {layout.MANIFEST_HASH}",
+            hint=damage_hint(folder),
+        )
+
+
+def decode(data: bytes, path: Path) -> Manifest:
+    """Parse and judge a manifest, which stands in ``path``.
+
+    Raises
+    ------
+    StoreDamaged
+        Not JSON, or not a manifest of the version whose directory it is in.
+    StoreError
+        Of another format.
+    """
+    try:
+        head: Any = msgspec.json.decode(data)
+        if isinstance(head, dict) and isinstance(head.get("format"), int) and head["format"] != FORMAT:
+            raise StoreError(
+                "store of another format",
+                where=path,
+                found=f"format {head['format']}",
+                expected=f"format {FORMAT}",
+                hint="use the embsync release that wrote it",
+            )
+        manifest = msgspec.convert(head, Manifest)
+        problem = _problem(manifest, path.parent.name)
+    except MALFORMED as error:
+        problem = str(error)
+    if problem is not None:
+        raise StoreDamaged("damaged manifest", where=path, found=problem[:200], hint=damage_hint(path.parent))
+    return manifest
+
+
+def _problem(manifest: Manifest, folder: str) -> str | None:
+    """Return what no publisher would have written although every field has its type, None where there is nothing."""
+    if layout.is_version_name(folder) and int(folder) != manifest.version:
+        return f"version {manifest.version} in directory {folder}"
+    dt.datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)  # ValueError
+    paths = [entry.path for entry in manifest.files]
+    needed = layout.version_files(two_sided=manifest.users is not None)
+    if not needed <= set(paths) or len(set(paths)) != len(paths):
+        return "files that are not those of a version"
+    if any(".." in path or path.startswith("/") or not path.isprintable() for path in paths):
+        return "a path that leads out of the version"
+    if any(entry.bytes < 0 or not _SHA256.fullmatch(entry.sha256) for entry in manifest.files):
+        return "a file without size and sha256"
+    if (manifest.users is None) != (manifest.alignment.users is None):
+        return "one side here and two sides there"
+    return _index_problem(manifest.index)
+
+
+def _index_problem(index: IndexReport) -> str | None:
+    efforts = (*index.search.values(), *index.rebuilt_search.values(), *index.build.values())
+    if index.labels < 0 or index.dead < 0 or index.rotations < 0:
+        return "an index of no known kind"
+    if not all(0 <= effort < 2**31 for effort in efforts):
+        return "search parameters out of range"
+    return None

@@ -1,0 +1,50 @@
+"""A manifest that an earlier release wrote is read as it is, and would be written again to the last byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embsync.manifest import FileEntry, Manifest, Stopped, encode, mismatch
+
+WRITTEN = sorted((Path(__file__).parent / "manifests").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_a_manifest_decodes_and_encodes_again_byte_for_byte(path: Path) -> None:
+    data = path.read_bytes()
+    assert encode(msgspec.json.decode(data, type=Manifest)) == data
+
+
+def test_manifests_of_every_kind_are_kept() -> None:
+    """First, aligned, one-sided, with an overridden refusal, widened, of a new space; exact and approximate indexes."""
+    kept = [msgspec.json.decode(path.read_bytes(), type=Manifest) for path in WRITTEN]
+    assert {manifest.users is None for manifest in kept} == {True, False}
+    assert {manifest.drift is None for manifest in kept} == {True, False}
+    assert {manifest.parent is None for manifest in kept} == {True, False}
+    assert {manifest.index.factory for manifest in kept} == {"Flat", "HNSW32"}
+    assert {manifest.alignment.policy for manifest in kept} == {"two_time_scales", "moving_average"}
+    assert any(check.accepted for manifest in kept for check in manifest.checks)
+    assert any(manifest.dimension > manifest.snapshot.width for manifest in kept)
+
+
+def test_a_file_is_compared_with_its_entry(tmp_path: Path) -> None:
+    """Missing, of another size, of other contents; by size alone the last one passes."""
+    path = tmp_path / "ids.npy"
+    entry = FileEntry("ids.npy", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    missing = mismatch(tmp_path, entry)
+    assert missing is not None
+    assert missing.expected is None
+    path.write_bytes(b"abc")
+    assert mismatch(tmp_path, entry) is None
+    path.write_bytes(b"abd")
+    other = mismatch(tmp_path, entry)
+    assert other is not None
+    assert other.expected == "ba7816bf8f01…"
+    assert mismatch(tmp_path, entry, hashed=False) is None
+    path.write_bytes(b"abcd")
+    assert str(mismatch(tmp_path, entry, hashed=False)) == str(mismatch(tmp_path, entry))
+    with pytest.raises(Stopped):
+        mismatch(tmp_path, entry, lambda: True)
