@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from embsync.manifest import Manifest
 from embsync.server import handlers, resources
 from embsync.server.handlers import Answer
 from embsync.server.schema import (
@@ -23,7 +24,6 @@ from embsync.server.schema import (
     TransformRequest,
     VectorsReply,
 )
-from embsync.store.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from embsync.manifest import Manifest
 from embsync.server.arrays import NPY
 from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource
 from embsync.server.schema import ErrorReply, ServerState
