@@ -1,19 +1,24 @@
-"""What is configured on the machine has no say in any test."""
+"""What is configured on the machine has no say in any test, and what is not installed skips those that need it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from embsync.environment import ENVIRONMENT_PREFIX, FILE_VARIABLE
-from embsync.invocation import Invocation, set_invocation
+# One thread a process, also in those that tests start: pytest has a worker for each core already. The libraries of
+# NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_configuration_of_the_machine() -> Iterator[None]:
     """No file is looked for, here and in every process that a test starts, and no variable of the caller counts."""
+    from embsync.environment import ENVIRONMENT_PREFIX, FILE_VARIABLE
+
     before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(ENVIRONMENT_PREFIX)}
     os.environ[FILE_VARIABLE] = ""
     yield
@@ -25,4 +30,14 @@ def _no_configuration_of_the_machine() -> Iterator[None]:
 def _no_invocation() -> Iterator[None]:
     """Commands are printed as by a library until a test runs a command line."""
     yield
+    from embsync.invocation import Invocation, set_invocation
+
     set_invocation(Invocation())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a module of the extra ``test-services`` that is not installed."""
+    for marker in item.iter_markers("services"):
+        missing = [name for name in marker.args if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"{', '.join(missing)} not installed (extra 'test-services')")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.safetensors import save_file
 from threadpoolctl import threadpool_limits
 
 import embsync
@@ -15,7 +16,6 @@ from embsync.cli.main import run
 
 pa = pytest.importorskip("pyarrow", reason="needs the parquet extra")
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the parquet extra")
-save_safetensors = pytest.importorskip("safetensors.numpy", reason="needs the safetensors extra").save_file
 
 RNG = np.random.default_rng(5)
 ITEMS, USERS = RNG.standard_normal((300, 8)).astype("f4"), RNG.standard_normal((200, 8)).astype("f4")
@@ -95,7 +95,7 @@ def spark_names(path: Path) -> Path:
 def safetensors(path: Path) -> Path:
     path.mkdir()
     for side, vectors, ids in SIDES:
-        save_safetensors({"vectors": vectors, "ids": ids}, path / f"{side}.safetensors")
+        save_file({"vectors": vectors, "ids": ids}, path / f"{side}.safetensors")
     return path
 
 
@@ -137,9 +137,10 @@ def test_other_orders_and_types_differ_by_rounding_only(
             assert np.abs(a - b).max() <= 1e-6 * np.abs(b).max()
 
 
+@pytest.mark.services("implicit")
 def test_a_saved_implicit_model_is_synced_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model saved by implicit has factors without ids; row numbers are the ids where the configuration says so."""
-    als = pytest.importorskip("implicit.cpu.als", reason="needs implicit", exc_type=ImportError)
+    from implicit.cpu import als
     from scipy.sparse import random as random_matrix
 
     with threadpool_limits(1, "blas"):

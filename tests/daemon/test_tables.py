@@ -9,21 +9,30 @@ import pytest
 from daemons import Place, eventually
 from support.nights import night
 
-deltalake: Any = pytest.importorskip("deltalake", reason="deltalake is not installed")
-pa: Any = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pytestmark = pytest.mark.services("deltalake")
 
 
 def commit(path: Path, number: int, run: str | None = None) -> None:
     """Overwrite one side's table with a night's rows."""
+    import deltalake
+    import pyarrow as pa
+
     made = night(number).arrays()
     table = pa.table({"id": made[f"{path.name[:-1]}_ids"], "embedding": list(made[path.name])})
     named = None if run is None else deltalake.CommitProperties(custom_metadata={"userMetadata": run})
     deltalake.write_deltalake(str(path), table, mode="overwrite", commit_properties=named)
 
 
+def opened(path: Path) -> Any:
+    """Open a table with its library."""
+    from deltalake import DeltaTable
+
+    return DeltaTable(str(path))
+
+
 def tended(path: Path) -> None:
     """Do what a housekeeping job does to a table between two nights."""
-    table = deltalake.DeltaTable(str(path))
+    table = opened(path)
     table.optimize.compact()
     table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
 
@@ -63,7 +72,7 @@ def test_housekeeping_between_nights_publishes_nothing(root: Path) -> None:
     with place.daemon():
         eventually(lambda: place.published() == ["model"])
         for side in ("items", "users"):
-            table = deltalake.DeltaTable(str(place.watch / "model" / side))
+            table = opened(place.watch / "model" / side)
             table.optimize.z_order(["id"])
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
         eventually(lambda: place.events("unchanged"))

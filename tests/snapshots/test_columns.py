@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.safetensors import save_file
 
 from embsync.config import SideColumns, SnapshotConfig, load
 from embsync.errors import SnapshotError
@@ -311,7 +312,6 @@ def test_id_arrays_of_an_unusable_type_say_the_cure(tmp_path: Path, ids: Any, hi
 
 def test_safetensors_and_text_have_ids_that_row_numbers_do_not_replace(tmp_path: Path) -> None:
     """Under their own name or one that looks like it."""
-    save_file = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed").save_file
     save_file({"vectors": ITEMS, "ids": np.arange(30)}, tmp_path / "items.safetensors")
     save_file({"vectors": ITEMS, "item_ids": np.arange(30)}, tmp_path / "other.safetensors")
     (tmp_path / "words.vec").write_text("2 2\na 1 2\nb 3 4\n")

@@ -18,13 +18,16 @@ from embsync.errors import SnapshotChanged, SnapshotError, UsageError
 from embsync.snapshots import FingerprintedRows, Side, discover, open_snapshot
 from embsync.snapshots.row_digest import RowDigest
 
+pytestmark = pytest.mark.services("deltalake")
+
 CONFIG = SnapshotConfig()
 
 
 def write(path: Path, rows: int = 60, seed: int = 1, run: str | None = None, **options: Any) -> None:
     """Overwrite a table, as a nightly job does."""
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    deltalake = pytest.importorskip("deltalake", reason="deltalake is not installed")
+    import deltalake
+    import pyarrow as pa
+
     vectors = np.random.default_rng(seed).standard_normal((rows, 4)).astype(np.float32)
     shelves = [f"s {row % 2}" for row in range(rows)]
     table = pa.table({"id": np.arange(rows), "embedding": list(vectors), "shelf": shelves})
@@ -50,7 +53,9 @@ def digest(side: Side | None) -> str:
 
 def table(path: Path) -> Any:
     """Open a table with its library."""
-    return pytest.importorskip("deltalake", reason="deltalake is not installed").DeltaTable(str(path))
+    from deltalake import DeltaTable
+
+    return DeltaTable(str(path))
 
 
 def test_deleted_rows_do_not_come_back(tmp_path: Path) -> None:

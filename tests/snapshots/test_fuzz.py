@@ -19,8 +19,6 @@ def run(name: str, files: int, folder: Path) -> dict[str, object]:
     """Fuzz a format in a process of its own and return its counts."""
     if name == "parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    if name == "safetensors":
-        pytest.importorskip("safetensors", reason="safetensors is not installed")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), name, str(files), str(SEED), str(folder)],
         capture_output=True,

@@ -108,14 +108,18 @@ def zipped(path: Path) -> Path:
 
 
 def binary(path: Path) -> Path:
-    keyed = pytest.importorskip("gensim.models", reason="gensim is not installed").KeyedVectors(4)
+    from gensim.models import KeyedVectors
+
+    keyed = KeyedVectors(4)
     keyed.add_vectors([f"i{number}" for number in range(12)], ROWS)
     keyed.save_word2vec_format(str(path / "items.bin"), binary=True)
     return path
 
 
 def keyed_vectors(path: Path) -> Path:
-    keyed = pytest.importorskip("gensim.models", reason="gensim is not installed").KeyedVectors(4)
+    from gensim.models import KeyedVectors
+
+    keyed = KeyedVectors(4)
     keyed.add_vectors([f"i{number}" for number in range(12)], ROWS)
     keyed.save(str(path / "w2v.kv"), separately=["vectors"])
     return path
@@ -136,9 +140,10 @@ def parts_and_table(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "write", [feather, projector, starspace, numbered, zipped, binary, keyed_vectors, parts_and_table]
-)
+SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for write in (binary, keyed_vectors)]
+
+
+@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, zipped, *SAVED_BY_GENSIM, parts_and_table])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:

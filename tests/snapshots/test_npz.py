@@ -55,9 +55,10 @@ def test_an_archive_in_a_directory_of_its_own_is_found(tmp_path: Path) -> None:
         open_snapshot(tmp_path, CONFIG)
 
 
+@pytest.mark.services("implicit")
 def test_a_model_saved_by_implicit_is_read(tmp_path: Path) -> None:
     """A real model, saved by the real library: row numbers are its ids, and only on request."""
-    als = pytest.importorskip("implicit.als", reason="implicit is not installed")
+    from implicit import als
     from scipy.sparse import random as random_sparse
     from threadpoolctl import threadpool_limits
 

@@ -1,4 +1,4 @@
-"""Layout safetensors: files of the real library read exactly; headers that lie refused."""
+"""Layout safetensors: files read exactly; headers that lie refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from snapshots.made import ROW_NUMBERS, Array, Model, assert_reads, model, read, utf8, vectors
+from support.safetensors import save_file
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError
@@ -25,16 +26,32 @@ def padded(ids: Array) -> Array:
 
 
 def write(path: Path, made: Model) -> Path:
-    """Leave the model as the library writes it."""
-    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    """Leave the model as its library writes it."""
     path.mkdir(exist_ok=True)
-    numpy.save_file(
+    save_file(
         {"vectors": made.items, "ids": padded(made.item_ids)},
         path / "items.safetensors",
         metadata={"made": "by a test"},
     )
-    numpy.save_file({"vectors": made.users, "ids": padded(made.user_ids)}, path / "users.safetensors")
+    save_file({"vectors": made.users, "ids": padded(made.user_ids)}, path / "users.safetensors")
     return path
+
+
+@pytest.mark.services("safetensors")
+@pytest.mark.parametrize("named", [False, True])
+def test_files_of_the_library_are_read_exactly(tmp_path: Path, named: bool) -> None:
+    """And are as long as the files of the other tests."""
+    import safetensors.numpy
+
+    made = model().named() if named else model()
+    for side, rows, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
+        tensors = {"vectors": rows, "ids": padded(ids)}
+        safetensors.numpy.save_file(tensors, tmp_path / f"{side}.safetensors")
+        save_file({name: tensors[name] for name in sorted(tensors)}, tmp_path / "ours")
+        ours, theirs = ((tmp_path / name).stat().st_size for name in ("ours", f"{side}.safetensors"))
+        assert ours == theirs
+    (tmp_path / "ours").unlink()
+    assert_reads(open_snapshot(tmp_path, CONFIG), made)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
@@ -48,10 +65,9 @@ def test_every_float_type_and_kind_of_id_is_read_exactly(tmp_path: Path, dtype: 
 
 def test_one_file_is_a_side_of_items(tmp_path: Path) -> None:
     """Without ids, row numbers serve on request; weights and tensors of other kinds may lie beside the vectors."""
-    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     matrix = np.ones((3, 2), np.float32)
     path = tmp_path / "vectors.safetensors"
-    numpy.save_file({"vectors": matrix, "weights": np.arange(3.0), "other": np.ones(5, bool)}, path)
+    save_file({"vectors": matrix, "weights": np.arange(3.0), "other": np.ones(5, bool)}, path)
     with pytest.raises(SnapshotError, match="row_number_ids"):
         open_snapshot(path, CONFIG)
     side = open_snapshot(path, ROW_NUMBERS).items

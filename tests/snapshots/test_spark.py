@@ -12,8 +12,8 @@ from snapshots.made import vectors
 from embsync.config import SnapshotConfig
 from embsync.snapshots import open_snapshot
 
-pytest.importorskip("pyspark", reason="pyspark is not installed (extra 'spark')")
 pytestmark = [
+    pytest.mark.services("pyspark"),
     pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),
     pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
 ]

@@ -25,13 +25,15 @@ def text(names: list[str], matrix: Array, *, header: bool = True, ending: str = 
     return "".join(line + ending for line in lines).encode()
 
 
+@pytest.mark.services("gensim")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["vectors.txt", "model.vec"])
 def test_vectors_saved_by_gensim_are_read(tmp_path: Path, name: str) -> None:
     """A real model, written by the real library."""
-    gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
+    import gensim.models
+
     sentences = [["müsli", "milk", "tea"], ["milk", "tea", "bread"], ["bread", "müsli"]] * 20
-    trained = gensim.Word2Vec(sentences, vector_size=12, min_count=1, seed=1, workers=1)
+    trained = gensim.models.Word2Vec(sentences, vector_size=12, min_count=1, seed=1, workers=1)
     trained.wv.save_word2vec_format(str(tmp_path / name))
     for path in (tmp_path, tmp_path / name):
         opened = open_snapshot(path, CONFIG)
