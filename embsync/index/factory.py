@@ -12,12 +12,12 @@ from embsync.index.library import faiss
 from embsync.index.structure import layers, least_rows, parts, transforms
 
 AUTO = "auto"
-#: Up to here ``auto`` scans everything. Measured in docs/decisions/0020-index-factories.md.
+#: Up to here ``auto`` scans everything. Measured in docs/decisions/0004-index-factories.md.
 FLAT_ROWS = 5_000
-#: Beyond here ``auto`` leaves graphs. Measured in docs/decisions/0020-index-factories.md.
+#: Beyond here ``auto`` leaves graphs. Measured in docs/decisions/0004-index-factories.md.
 HNSW_ROWS = 5_000_000
 
-#: A graph that ages well, and what it costs: docs/decisions/0021-dense-graphs.md.
+#: A graph that ages well, and what it costs: docs/decisions/0005-dense-graphs.md.
 EF_CONSTRUCTION = 80
 
 #: To have a string read where the width is not known: one that many numbers divide.

@@ -2,7 +2,7 @@
 
 The log is read by ``deltalake``, in a process of its own under limits; it names the files of the version, and these are
 read as all parquet is. Two tables are one snapshot only where their newest data is of one night: see
-``docs/decisions/0060-delta-tables.md``.
+``docs/decisions/0011-delta-tables.md``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from embsync.snapshots.files import Place
 
-#: Of links inside a snapshot; why is in docs/decisions/0061-links.md.
+#: Of links inside a snapshot; why is in docs/decisions/0012-links.md.
 FOLLOWED_NOWHERE = "links inside a snapshot are never followed: cp -rL FROM TO makes files of them"
 
 

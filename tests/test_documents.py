@@ -1,0 +1,57 @@
+"""The documents that belong to the repository: links, numbers of decisions, and what a contributor is told to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.documents import ROOT, Document
+
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+CONTRIBUTING = Document("CONTRIBUTING.md")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_somewhere(name: str) -> None:
+    """Links into the repository name files that exist."""
+    assert Document(name).dead_links() == []
+
+
+def test_decisions_are_numbered_from_one() -> None:
+    """Without gaps, and the heading has the number of the file."""
+    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(path.name[:4]) for path in files] == list(range(1, len(files) + 1))
+    assert all(path.read_text(encoding="utf-8").startswith(f"# {path.name[:4]}: ") for path in files)
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every line that a contributor is told to type."""
+    return [shlex.split(line) for block in CONTRIBUTING.blocks("sh") for line in block.splitlines()]
+
+
+def test_a_contributors_commands_can_be_run() -> None:
+    """Programs come with Python or the extra ``test``, extras exist, and paths are there."""
+    installed = {re.split(r"[>=\[]", wanted)[0] for wanted in PROJECT["project"]["optional-dependencies"]["test"]}
+    programs = {"lint-imports": "import-linter"}
+    for program, *arguments in commands():
+        assert program in {"python3", ".", "python", "pip"} or programs.get(program, program) in installed
+        assert program == "." or shutil.which(program) or (Path(sys.executable).parent / program).exists()
+        for extra in re.findall(r"\[([a-z-]+)\]", " ".join(arguments)):
+            assert extra in PROJECT["project"]["optional-dependencies"]
+        for path in (word for word in arguments if re.match(r"(tests|docs)/", word)):
+            assert (ROOT / path).exists()
+
+
+def test_a_contributor_checks_what_ci_checks() -> None:
+    """The lines that judge a change are those of ``.ci/run`` and of ``make lint``."""
+    judged = [line for line in map(" ".join, commands()) if re.match(r"ruff check|mypy|lint-imports", line)]
+    assert len(judged) == 3
+    for place in (".ci/run", "Makefile"):
+        lines = [line.strip() for line in (ROOT / place).read_text(encoding="utf-8").splitlines()]
+        assert [line for line in lines if line in judged] == judged
