@@ -14,11 +14,11 @@ from embsync.cli.output import print_json, say
 from embsync.config import Config
 from embsync.daemon import status
 from embsync.daemon.daemon import Daemon
-from embsync.daemon.hold import hold as put_on_hold
-from embsync.daemon.hold import resume as let_go_on
 from embsync.environment import find
 from embsync.invocation import command, invocation, set_invocation
 from embsync.store import Store
+from embsync.store.hold import hold as put_on_hold
+from embsync.store.hold import resume as let_go_on
 
 
 @click.command()

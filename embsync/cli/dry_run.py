@@ -14,7 +14,7 @@ from embsync.errors import EmbsyncError
 from embsync.invocation import command
 from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline import CheckRefusedError, Request
-from embsync.pipeline.backlog import Survey, survey
+from embsync.watching.backlog import Survey, survey
 
 
 def look(given: Context) -> Survey:

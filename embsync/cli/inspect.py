@@ -24,13 +24,13 @@ from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import Command, command
 from embsync.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
-from embsync.pipeline.backlog import Entry, survey
 from embsync.pipeline.checks import remarks
 from embsync.pipeline.verify import verify as verify_version
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.journal import Event
 from embsync.store.locks import is_held
+from embsync.watching.backlog import Entry, survey
 
 
 @click.command()

@@ -14,19 +14,20 @@ from embsync.cli.dry_run import check_each, look, tell_backlog
 from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
-from embsync.daemon.hold import hold, resume
-from embsync.daemon.hook import run_on_publish
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import command
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, UnchangedError
-from embsync.pipeline.backlog import Entry, handle
 from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
+from embsync.pipeline.entry import publish_entry
+from embsync.pipeline.on_publish import run_on_publish
 from embsync.pipeline.progress import Progress
 from embsync.pipeline.widen import widen as widen_store
 from embsync.snapshots import shortened
+from embsync.store.hold import hold, resume
 from embsync.store.journal import NotJournaled
 from embsync.store.layout import version_name
+from embsync.watching.backlog import Entry
 
 Work = Callable[[Progress], Manifest]
 
@@ -186,7 +187,7 @@ def _processing(request: Request, given: Context) -> Work:
 
 
 def _handling(entry: Entry, given: Context) -> Work:
-    return lambda progress: handle(given.store, entry, given.config, progress)
+    return lambda progress: publish_entry(given.store, entry, given.config, progress)
 
 
 def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:

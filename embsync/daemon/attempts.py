@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from embsync.pipeline.backlog import Entry
 from embsync.store.durable import replace_file, storage_errors
 from embsync.store.records import read_struct
+from embsync.watching.backlog import Entry
 
 ATTEMPT = "attempt.json"
 

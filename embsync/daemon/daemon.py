@@ -12,11 +12,8 @@ from collections.abc import Callable
 
 from embsync import logs
 from embsync.config import Config
-from embsync.daemon import hook
 from embsync.daemon.attempts import Attempts, Vain
-from embsync.daemon.hold import Hold, held
 from embsync.daemon.job import Job, Outcome
-from embsync.daemon.lookout import Lookout, store_mark
 from embsync.daemon.notices import Notices
 from embsync.daemon.notify import notify, reloading, watchdog_seconds
 from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
@@ -27,9 +24,12 @@ from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
 from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log
-from embsync.pipeline.backlog import Entry, set_aside
+from embsync.pipeline import on_publish
 from embsync.store import Store
 from embsync.store.durable import storage_errors
+from embsync.store.hold import Hold, held
+from embsync.watching.backlog import Entry, set_aside
+from embsync.watching.scanner import Scanner, store_mark
 
 #: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
 _TICK_SECONDS = 1.0
@@ -56,10 +56,10 @@ class Daemon:
         self._store = Store(self._config.store.path)
         self._requests = Requests()
         self._worker = Worker(self._requests.wake.set)
-        self._hook = hook.Hook()
+        self._hook = on_publish.Hook()
         self._untold = True
         self._attempts = Attempts(self._store.root)
-        self._lookout = Lookout(self._config, self._store, self._requests)
+        self._scanner = Scanner(self._config, self._store, self._requests.wake.set)
         self._report = Report(self._store)
         self._watchdog = watchdog_seconds()
         self._entry: Entry | None = None
@@ -110,7 +110,7 @@ class Daemon:
             pid=os.getpid(),
         )
         self._tick(self._check_watch, "watch")
-        self._requests.look_now()
+        self._scanner.request()
         self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")
         notify("READY=1")
 
@@ -127,6 +127,8 @@ class Daemon:
         self._ownership.require()
         if self._requests.take_reload():
             self._reload()
+        if self._requests.take_scan():
+            self._scanner.request()
         for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair):
             self._tick(duty)
         for duty in (self._check_watch, self._look):
@@ -142,7 +144,7 @@ class Daemon:
         self._hook.kill()
         at_work = self._worker.job is not None
         self._worker.kill()
-        self._lookout.close()
+        self._scanner.close()
         if self._ownership is not None and not self._ownership.lost:
             self._leave_clean(at_work)
         log(logging.INFO, "stopped", work_ended=at_work)
@@ -165,8 +167,8 @@ class Daemon:
 
     def _pause(self) -> float:
         now = time.monotonic()
-        pause = min(_TICK_SECONDS, self._lookout.due_in(now), (self._watchdog or math.inf) / 2)
-        if self._lookout.queue and self._at_rest and self._held is None:
+        pause = min(_TICK_SECONDS, self._scanner.due_in(now), (self._watchdog or math.inf) / 2)
+        if self._scanner.queue and self._at_rest and self._held is None:
             pause = min(pause, self._attempts.not_before - now)
         return max(pause, _SHORTEST_PAUSE)
 
@@ -175,31 +177,31 @@ class Daemon:
         return self._worker.job is None and not self._hook.running
 
     def _check_watch(self, now: float) -> None:
-        before = self._lookout.told
-        self._lookout.check(now)
-        health = self._lookout.told = self._lookout.health
+        before = self._scanner.told
+        self._scanner.check(now)
+        health = self._scanner.told = self._scanner.health
         quiet = before is None and health.state == "events"  # at the start, as it should be
         if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
             level = logging.INFO if health.state == "events" else logging.WARNING
-            log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._lookout.path))
+            log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._scanner.path))
 
     def _look(self, now: float) -> None:
-        if self._lookout.due_in(now) > 0.0:
+        if self._scanner.due_in(now) > 0.0:
             return
-        self._lookout.look(now)
+        self._scanner.scan(now)
         self._problems.over("watch")
-        if self._lookout.health.state != "missing":
-            self._notices.tell(self._lookout.entries, self._lookout.order)
+        if self._scanner.health.state != "missing":
+            self._notices.tell(self._scanner.entries, self._scanner.order)
         snapshot = self._problems.snapshot("work")
-        gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._lookout.entries)
-        if snapshot is not None and (gone or self._lookout.last_published > self._problems.since("work")):
+        gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._scanner.entries)
+        if snapshot is not None and (gone or self._scanner.last_published > self._problems.since("work")):
             self._problems.over("work")
 
     def _see_hold(self, _now: float) -> None:
         before, self._held = self._held, held(self._store.root)
         if (before is None) != (self._held is None):
             log(logging.INFO, "held" if self._held else "resumed", reason=self._held.reason if self._held else None)
-            self._requests.look_now()
+            self._scanner.request()
         if self._held is not None and self._entry is not None:
             self._give_up(self._entry)
 
@@ -220,10 +222,10 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         """Start on the next snapshot, when nothing speaks against it."""
-        if not self._lookout.queue or self._held is not None or not self._at_rest or self._requests.stop:
+        if not self._scanner.queue or self._held is not None or not self._at_rest or self._requests.stop:
             return
-        self._lookout.refresh()
-        entry = self._attempts.choose(self._lookout.queue, now)
+        self._scanner.refresh()
+        entry = self._attempts.choose(self._scanner.queue, now)
         if entry is None:
             return
         gone = self._attempts.of(entry).exhausted
@@ -245,7 +247,7 @@ class Daemon:
             return
         entry, self._entry = self._entry, None
         assert entry is not None
-        self._requests.look_now()
+        self._scanner.request()
         self._untold = True
         try:
             self._settle(entry, outcome, now)
@@ -276,9 +278,9 @@ class Daemon:
             self._attempts.told(entry)
             return
         if outcome.kind == "incomplete":
-            self._lookout.put_off(entry.child, outcome.what, now)
+            self._scanner.put_off(entry.child, outcome.what, now)
         self._attempts.forget()
-        self._lookout.look(now)
+        self._scanner.scan(now)
 
     def _see_unpruned(self, _now: float) -> None:
         """Say what of old versions is still there: it takes room, and holds nothing up."""
@@ -311,14 +313,14 @@ class Daemon:
         self._problems.note("work", f"set aside: {reason}", snapshot=entry.child.name)
         self._counted["embsync_set_aside_total"] += 1
         log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
-        self._requests.look_now()
+        self._scanner.request()
 
     def _start_hook(self, now: float) -> None:
         """Run the command for the current version, if it has not ended for it yet."""
         command = self._config.store.on_publish
         if not self._untold or not self._at_rest or self._requests.stop:
             return
-        version = None if command is None else hook.untold(self._store)
+        version = None if command is None else on_publish.untold(self._store)
         self._untold = False
         if command is not None and version is not None:
             failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
@@ -337,7 +339,7 @@ class Daemon:
         else:
             self._problems.over("on_publish")
         log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
-        hook.note(self._store, self._hook.version, how or None)
+        on_publish.note(self._store, self._hook.version, how or None)
 
     def _reload(self) -> None:
         """Read the configuration again; a bad one changes nothing."""
@@ -362,33 +364,33 @@ class Daemon:
     def _adopt(self, fresh: Config) -> None:
         logs.configure(fresh.log)
         if (fresh.watch, fresh.snapshot) != (self._config.watch, self._config.snapshot):
-            self._lookout.close()
-            self._lookout = Lookout(fresh, self._store, self._requests)
+            self._scanner.close()
+            self._scanner = Scanner(fresh, self._store, self._requests.wake.set)
         self._config = fresh
         self._untold = True
         self._attempts.not_before = 0.0
-        self._requests.look_now()
+        self._scanner.request()
 
     def _state(self, now: float) -> tuple[State, str]:
-        job, queue = self._worker.job, self._lookout.queue
+        job, queue = self._worker.job, self._scanner.queue
         if job is not None:
             step = self._worker.step
             return "working", f"working on {job.name}" + (f": {step.stage}" if step else "")
         if self._held is not None:
             return "held", f"on hold since {self._held.time}; {len(queue)} in the queue"
-        if self._lookout.health.state == "missing":
-            return "blind", f"{self._lookout.path}: {self._lookout.health.reason}"
+        if self._scanner.health.state == "missing":
+            return "blind", f"{self._scanner.path}: {self._scanner.health.reason}"
         if self._hook.running:
             return "working", f"store.on_publish for version {self._hook.version}"
         if queue and not self._attempts.due(queue[0], now):
             return "retrying", f"trying {queue[0].child.name} again"
-        return "idle", f"watching {self._lookout.path}"
+        return "idle", f"watching {self._scanner.path}"
 
     def _tell_state(self, now: float) -> None:
         self._tell(*self._state(now))
 
     def _tell(self, state: State, doing: str) -> None:
-        now, queue, job, step = time.monotonic(), self._lookout.queue, self._worker.job, self._worker.step
+        now, queue, job, step = time.monotonic(), self._scanner.queue, self._worker.job, self._worker.step
         retry, vain = None, self._attempts.of(queue[0]).vain if queue else 0
         if vain:
             retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
@@ -398,7 +400,7 @@ class Daemon:
         said = Now(
             state,
             doing,
-            self._lookout,
+            self._scanner,
             self._held,
             work,
             retry,

@@ -9,8 +9,8 @@ import msgspec
 
 from embsync.config import Config
 from embsync.invocation import Invocation, invocation
-from embsync.pipeline.backlog import Entry
-from embsync.snapshots import Child
+from embsync.watching.backlog import Entry
+from embsync.watching.discovery import Child
 
 Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplete", "error", "crashed"]
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from embsync.logs import log
-from embsync.pipeline.backlog import Entry
+from embsync.watching.backlog import Entry
 
 #: Of one kind and one look; a line for all others follows. At the start there may be thousands of old snapshots.
 _MOST_LINES = 20

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embsync.daemon import metrics, status
-from embsync.daemon.hold import Hold
-from embsync.daemon.lookout import Lookout, journal_mark
 from embsync.daemon.notify import notify
 from embsync.daemon.status import Current, Problem, Retry, Seen, State, Status, Watch, Work
 from embsync.errors import EmbsyncError
 from embsync.logs import log
 from embsync.manifest import Manifest
-from embsync.pipeline.backlog import Entry
 from embsync.store import Store
+from embsync.store.hold import Hold
+from embsync.watching.backlog import Entry
+from embsync.watching.scanner import Scanner, journal_mark
 
 #: While work goes on, the file follows its progress so often.
 _PROGRESS_SECONDS = 1.0
@@ -33,7 +33,7 @@ class Now:
 
     state: State
     doing: str
-    lookout: Lookout
+    scanner: Scanner
     held: Hold | None = None
     work: Work | None = None
     retry: Retry | None = None
@@ -82,8 +82,8 @@ class Report:
             now.last_error,
             now.on_publish,
             now.damage,
-            now.lookout.looks,
-            now.lookout.health,
+            now.scanner.scans,
+            now.scanner.health,
         )
         moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
         if key == self._key and not moved:
@@ -93,7 +93,7 @@ class Report:
         return True
 
     def _write(self, now: Now) -> None:
-        self._look_for_damage(now.lookout.looks)
+        self._look_for_damage(now.scanner.scans)
         self._read_journal()
         manifest = self._current()
         wall = time.time()
@@ -105,10 +105,10 @@ class Report:
                 made,
                 manifest,
                 self._outcomes,
-                {**now.counted, "embsync_scans_total": now.lookout.looks},
+                {**now.counted, "embsync_scans_total": now.scanner.scans},
                 _counts(now),
                 wall,
-                now.lookout.looked,
+                now.scanner.scanned,
                 self._started,
             ),
         )
@@ -146,7 +146,7 @@ class Report:
         return None
 
     def _status(self, now: Now, manifest: Manifest | None, wall: float) -> Status:
-        lookout = now.lookout
+        scanner = now.scanner
         return Status(
             state=now.state,
             since=_at(self._since),
@@ -156,10 +156,10 @@ class Report:
             current=None
             if manifest is None
             else Current(manifest.version, manifest.snapshot.name, manifest.created, metrics.age(manifest, wall)),
-            queue=[entry.child.name for entry in lookout.queue],
-            waiting=_waiting(lookout.entries),
-            snapshots=_seen(lookout.entries),
-            order=lookout.order,
+            queue=[entry.child.name for entry in scanner.queue],
+            waiting=_waiting(scanner.entries),
+            snapshots=_seen(scanner.entries),
+            order=scanner.order,
             work=now.work,
             retry=now.retry,
             held=None if now.held is None else msgspec.to_builtins(now.held),
@@ -167,12 +167,12 @@ class Report:
             last_error=now.last_error,
             on_publish=now.on_publish,
             watch=Watch(
-                str(lookout.path),
-                lookout.health.state,
-                lookout.health.reason,
-                lookout.health.armed,
-                status.at(lookout.looked),
-                _at(wall + max(lookout.rescan_at - time.monotonic(), 0.0)),
+                str(scanner.path),
+                scanner.health.state,
+                scanner.health.reason,
+                scanner.health.armed,
+                status.at(scanner.scanned),
+                _at(wall + max(scanner.rescan_at - time.monotonic(), 0.0)),
             ),
             damage=[*([] if now.damage is None else [now.damage]), *self._damage],
         )
@@ -201,7 +201,7 @@ def _seen(entries: list[Entry]) -> dict[str, Seen]:
 
 
 def _counts(now: Now) -> Counter[str]:
-    found: Counter[str] = Counter(entry.state for entry in now.lookout.entries)
-    found["passed_over"] = sum(entry.younger for entry in now.lookout.entries)
+    found: Counter[str] = Counter(entry.state for entry in now.scanner.entries)
+    found["passed_over"] = sum(entry.younger for entry in now.scanner.entries)
     found["unpruned"] = now.unpruned
     return found

@@ -27,28 +27,19 @@ class Requests:
         self.wake = threading.Event()
         self.stop = False
         self._reload = False
-        self._look = False
+        self._scan = False
 
     def note(self, number: int) -> None:
         """Set the flag a signal stands for."""
         self.stop = self.stop or number in _STOPS
         self._reload = self._reload or number == signal.SIGHUP
-        self._look = self._look or number == signal.SIGUSR1
+        self._scan = self._scan or number == signal.SIGUSR1
         self.wake.set()
 
-    def look_now(self) -> None:
-        """Ask for a look at the watched directory; many askings are one."""
-        self._look = True
-        self.wake.set()
-
-    @property
-    def wants_look(self) -> bool:
-        """Whether a look was asked for and not yet taken."""
-        return self._look
-
-    def take_look(self) -> None:
-        """Take the asking; whatever is asked from now on is a new one."""
-        self._look = False
+    def take_scan(self) -> bool:
+        """Return whether SIGUSR1 came since the last call."""
+        wanted, self._scan = self._scan, False
+        return wanted
 
     def take_reload(self) -> bool:
         """Return whether SIGHUP came since the last call."""

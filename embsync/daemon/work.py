@@ -22,13 +22,13 @@ import numpy as np
 
 from embsync.alignment import lapack
 from embsync.config import Config
-from embsync.daemon.hold import HeldError, HoldableStore
 from embsync.daemon.job import Job, Kind, Line, Outcome, Ready, Step
 from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
 from embsync.invocation import set_invocation
 from embsync.pipeline import CheckRefusedError, UnchangedError
-from embsync.pipeline.backlog import handle
+from embsync.pipeline.entry import publish_entry
 from embsync.snapshots import shortened
+from embsync.store.hold import HeldError, HoldableStore
 
 _PR_SET_PDEATHSIG = 1
 #: Steps of one stage told a second; each wakes the daemon.
@@ -53,7 +53,7 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
     config = msgspec.convert(job.config, Config)
     set_invocation(job.invocation)
     try:
-        manifest = handle(HoldableStore(job.store), job.entry, config, _Steps(tell))
+        manifest = publish_entry(HoldableStore(job.store), job.entry, config, _Steps(tell))
     except EmbsyncError as error:
         return Outcome(
             "crashed" if _out_of_memory(error) else _kind(error),

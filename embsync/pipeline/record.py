@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from math import inf, nan
-from pathlib import Path
 
 import numpy as np
 
@@ -54,18 +53,6 @@ def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> Snapsh
         unread=list(snapshot.unread),
         mtime_ns=str(signature.mtime_ns),
     )
-
-
-def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:
-    """Return the journal's ``snapshot``; ``path`` is absolute."""
-    return {
-        "name": name,
-        "path": str(path),
-        "fingerprint": print_,
-        "stamp": signature.stamp or None,
-        "listing": signature.listing or None,
-        "mtime_ns": str(signature.mtime_ns),
-    }
 
 
 def row_counts(run: SideRun, sums: SideSums) -> RowCounts:

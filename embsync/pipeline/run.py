@@ -44,6 +44,7 @@ from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
 from embsync.store.journal import Event
+from embsync.watching.history import snapshot_event
 
 #: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
 _OPTIMISTIC_RUNS = 3
@@ -380,7 +381,7 @@ class _Run:
 
     def _snapshot_event(self) -> dict[str, str | None]:
         path = self._request.path.absolute()
-        return record.snapshot_event(path.name, path, self._fingerprint, self._signature)
+        return snapshot_event(path.name, path, self._fingerprint, self._signature)
 
     def _reject_change(self, inputs: Inputs) -> None:
         if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._signature.stamp:

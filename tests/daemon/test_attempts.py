@@ -15,9 +15,9 @@ from embsync.config import Config
 from embsync.daemon.attempts import ATTEMPT, Attempts, Vain
 from embsync.daemon.daemon import Daemon
 from embsync.daemon.job import Kind, Outcome
-from embsync.pipeline.backlog import Entry
-from embsync.snapshots import Child
 from embsync.store import Store
+from embsync.watching.backlog import Entry
+from embsync.watching.discovery import Child
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ class Watched:
 
     def look(self) -> list[str]:
         """Look at the directory; return who waits."""
-        self.daemon._lookout.look(0.0)
-        return [one.child.name for one in self.daemon._lookout.queue]
+        self.daemon._scanner.scan(0.0)
+        return [one.child.name for one in self.daemon._scanner.queue]
 
     def end(self, kind: Kind, **options: Any) -> None:
         """Let the work on the first in the queue end."""
-        one = self.daemon._lookout.queue[0]
+        one = self.daemon._scanner.queue[0]
         self.daemon._attempts.begin(one)
         self.daemon._settle(one, Outcome(kind, "something", **options), 0.0)
 
@@ -201,7 +201,7 @@ def watched(root: Path) -> Iterator[Watched]:
     """Two snapshots that wait."""
     found = Watched(root)
     yield found
-    found.daemon._lookout.close()
+    found.daemon._scanner.close()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_took_the_daemon_along_thirty_times_is_set_aside_by_the_next(watche
     watched.look()
     for _ in range(30):
         watched.daemon._attempts.load()
-        watched.daemon._attempts.begin(watched.daemon._lookout.queue[0])
+        watched.daemon._attempts.begin(watched.daemon._scanner.queue[0])
     watched.daemon._attempts.load()
     watched.daemon._begin(0.0)
     assert watched.aside() == ["day=1"]
@@ -249,7 +249,7 @@ def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> 
     watched.look()
     for _ in range(2):
         watched.end("crashed")
-    one = watched.daemon._lookout.queue[0]
+    one = watched.daemon._scanner.queue[0]
     assert watched.daemon._attempts.of(one).vain == 2
     watched.end(kind)
     assert watched.daemon._attempts.of(one).vain == 0
@@ -271,7 +271,7 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
     watched.look()
     for _ in range(5):
         watched.end("error")
-    one = watched.daemon._lookout.queue[0]
+    one = watched.daemon._scanner.queue[0]
     assert watched.daemon._attempts.choose([one], 1.0) is None
     watched.daemon._reload()
     assert watched.daemon._attempts.choose([one], 0.0) is one
@@ -281,7 +281,7 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
 def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     """``store.path`` needs a restart: nothing else of that file is followed either, and the error says so."""
     watched.look()
-    before = watched.daemon._config, watched.daemon._lookout
+    before = watched.daemon._config, watched.daemon._scanner
     other = watched.path.parent / "other"
     other.mkdir()
     for path in (str(watched.store.root) + "2", str(watched.store.root.parent / "elsewhere" / "S")):
@@ -295,7 +295,7 @@ def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, ca
             "store__on_publish": "true",
         }
         watched.daemon._reload()
-        assert (watched.daemon._config, watched.daemon._lookout) == before
+        assert (watched.daemon._config, watched.daemon._scanner) == before
         told = vars(caplog.records[-1])["embsync_fields"]["reason"]
         assert caplog.records[-1].getMessage() == "reload_failed"
         assert "restart" in told

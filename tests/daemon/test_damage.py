@@ -10,7 +10,7 @@ from support.damage import flip
 from support.stores import assert_whole
 
 from embsync.daemon.attempts import ATTEMPT
-from embsync.daemon.hook import TOLD
+from embsync.pipeline.on_publish import TOLD
 from embsync.store import layout
 
 

@@ -16,7 +16,7 @@ from daemons import PATIENCE, Place, eventually, running
 from support.nights import Night, night
 from support.stores import assert_whole
 
-from embsync.daemon.hold import hold, resume
+from embsync.store.hold import hold, resume
 
 
 def big(number: int) -> Night:

@@ -218,7 +218,7 @@ def test_a_handler_that_raised_is_replaced(place: Place) -> None:
         place.command[0],
         "-c",
         FAULTY.format(
-            "import embsync.daemon.watcher as w; real = w._Nudge.on_any_event; once = [True];"
+            "import embsync.watching.events as w; real = w._Nudge.on_any_event; once = [True];"
             "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
         ),
     ]

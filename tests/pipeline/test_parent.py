@@ -23,7 +23,7 @@ from embsync.cli.main import run
 from embsync.errors import StoreDamaged
 from embsync.manifest import FileEntry
 from embsync.pipeline import Request, parent, process
-from embsync.pipeline.backlog import handle
+from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, layout
@@ -64,7 +64,7 @@ def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path,
     before = (root / layout.JOURNAL).read_bytes()
     (entry,) = waiting(root, directory)
     with pytest.raises(StoreDamaged) as caught:
-        handle(Store(root), entry, config_of(directory))
+        publish_entry(Store(root), entry, config_of(directory))
     assert (caught.value.exit_code, caught.value.where) == (5, str(path))
     assert "version 3 is damaged" in str(caught.value)
     assert (root / layout.JOURNAL).read_bytes() == before
@@ -80,10 +80,10 @@ def test_the_command_that_the_message_names_mends_the_store(root: Path, director
     flip(root / "versions/000002/items/vectors.npy", 200)
     (entry,) = waiting(root, directory)
     with pytest.raises(StoreDamaged) as caught:
-        handle(Store(root), entry, config_of(directory))
+        publish_entry(Store(root), entry, config_of(directory))
     assert caught.value.hint == f"embsync rollback 1 --store {root}"
     assert as_printed(caught.value.hint) == 0
-    assert handle(Store(root), entry, config_of(directory)).parent == 1
+    assert publish_entry(Store(root), entry, config_of(directory)).parent == 1
     assert_whole(root)
 
 
@@ -93,11 +93,11 @@ def test_an_older_versions_copy_mends_a_file_that_stays_the_same(root: Path, dir
     flip(path, 200)
     (entry,) = waiting(root, directory)
     with pytest.raises(StoreDamaged) as caught:
-        handle(Store(root), entry, config_of(directory))
+        publish_entry(Store(root), entry, config_of(directory))
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("cp --remove-destination ")
     assert as_printed(caught.value.hint) == 0
-    assert handle(Store(root), entry, config_of(directory)).parent == 3
+    assert publish_entry(Store(root), entry, config_of(directory)).parent == 3
     assert_at_rest(root)
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
-from embsync.snapshots import FingerprintedRows, Side, discover, open_snapshot
+from embsync.snapshots import FingerprintedRows, Side, open_snapshot
 from embsync.snapshots.row_digest import RowDigest
+from embsync.watching.discovery import discover
 
 pytestmark = pytest.mark.services("deltalake")
 

@@ -12,8 +12,9 @@ from snapshots.made import Model, model, write_npy
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots import discover, open_snapshot
+from embsync.snapshots import open_snapshot
 from embsync.snapshots.names import Named, parse
+from embsync.watching.discovery import discover
 
 AT_ONCE = WatchConfig(settle_seconds=0)
 

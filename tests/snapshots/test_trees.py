@@ -15,11 +15,12 @@ from support.trees import chain, deep
 
 from embsync.cli.main import run
 from embsync.config import SnapshotConfig, WatchConfig
-from embsync.daemon.glance import Glance
 from embsync.errors import EmbsyncError, NotFoundError, SnapshotError
-from embsync.snapshots import discover, files, open_snapshot, stamp
+from embsync.snapshots import files, open_snapshot, stamp
 from embsync.store import durable
 from embsync.store.durable import remove_tree
+from embsync.watching.discovery import discover
+from embsync.watching.stat_cache import StatCache
 
 DEEP = [(9, "d"), (1200, "d"), (5000, "d"), (100, "n" * 255), (300, "n" * 255)]
 
@@ -42,7 +43,7 @@ def look(watched: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels: int, name: str) -> None:
-    """The look says so with the limit, and sees the snapshot beside it; so does the glance, again and again."""
+    """The look says so with the limit, and sees the snapshot beside it; so does the cache, again and again."""
     deep(place / "day=1", levels, name)
     write_npy(place / "day=2", model())
     (place / "day=2/_SUCCESS").touch()
@@ -52,11 +53,11 @@ def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels
         f"{place}/day=1: too many directories in one another; expected at most {files.DEEPEST}",
     )
     assert found["day=2"][0] == "ready"
-    glance = Glance()
+    cache = StatCache()
     for _ in range(3):
-        assert glance.changed(str(place), time.time_ns() + 10**10)
-        assert "day=1" in glance.stirred
-    assert "day=2" not in glance.stirred
+        assert cache.changed(str(place), time.time_ns() + 10**10)
+        assert "day=1" in cache.changed_names
+    assert "day=2" not in cache.changed_names
 
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
@@ -94,7 +95,7 @@ def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
 
 def test_a_huge_child_is_no_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit it is said, flat or in directories; here the limit is lowered to 500."""
-    for module in (files, __import__("embsync.daemon.glance", fromlist=["x"])):
+    for module in (files, __import__("embsync.watching.stat_cache", fromlist=["x"])):
         monkeypatch.setattr(module, "MOST_ENTRIES", 500)
     (place / "flat").mkdir()
     for number in range(501):
@@ -110,10 +111,10 @@ def test_a_huge_child_is_no_snapshot(place: Path, monkeypatch: pytest.MonkeyPatc
     assert "too many files" in found["folders"][1]
     assert "expected at most 500" in found["flat"][1]
     assert "too many" not in found["small"][1]
-    glance = Glance()
+    cache = StatCache()
     for _ in range(3):
-        glance.changed(str(place), time.time_ns() + 10**10)
-    assert glance.stirred == {"flat", "folders"}
+        cache.changed(str(place), time.time_ns() + 10**10)
+    assert cache.changed_names == {"flat", "folders"}
 
 
 @pytest.mark.fuzz
@@ -125,7 +126,7 @@ def test_a_hundred_thousand_files_are_looked_at_within_seconds(place: Path) -> N
     for too_many in (False, True):
         began = time.monotonic()
         assert ("too many files" in look(place)["day=1"][1]) == too_many
-        Glance().changed(str(place), time.time_ns())
+        StatCache().changed(str(place), time.time_ns())
         assert time.monotonic() - began < 30
         (place / "day=1/one").touch()
         (place / "day=1/two").touch()

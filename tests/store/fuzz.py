@@ -30,13 +30,13 @@ from support.damage import build, config_of, copy
 from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
-from embsync.daemon.hold import HOLD, held
-from embsync.daemon.hook import TOLD, untold
 from embsync.errors import EmbsyncError
-from embsync.pipeline.backlog import survey
+from embsync.pipeline.on_publish import TOLD, untold
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
+from embsync.store.hold import HOLD, held
+from embsync.watching.backlog import survey
 
 RECORDS = {
     layout.STATUS: b'{"format":1,"pid":7,"state":"idle","since":"2026-11-25T02:00:00Z",'

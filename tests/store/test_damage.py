@@ -16,10 +16,10 @@ import embsync
 from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
-from embsync.daemon.hold import HOLD, held
-from embsync.daemon.hook import TOLD, untold
 from embsync.errors import EmbsyncError, StoreDamaged, StoreError
+from embsync.pipeline.on_publish import TOLD, untold
 from embsync.store import Store, layout
+from embsync.store.hold import HOLD, held
 from embsync.store.journal import Event, Journal
 
 COMMANDS = (

@@ -23,13 +23,13 @@ from torture.points import watch
 from torture.scenarios import forked
 
 import embsync
-from embsync.daemon.hold import hold, resume
 from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.widen import widen
 from embsync.reader import Version, open_version
 from embsync.reader.version import identity
 from embsync.store import Store
+from embsync.store.hold import hold, resume
 
 STOPS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 KEEP, CARRY, WIDTH = 3, 2, 4

@@ -16,9 +16,9 @@ from support.stores import assert_whole, running, sync
 
 from embsync.cli.main import run
 from embsync.daemon import status
-from embsync.daemon.hold import hold
 from embsync.errors import StoreError
 from embsync.store import Store
+from embsync.store.hold import hold
 from embsync.store.locks import exclusive, is_held
 from embsync.store.owner import owner_to_be
 

@@ -15,13 +15,13 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
-from embsync.daemon.hold import HeldError, HoldableStore, hold, resume
-from embsync.daemon.hook import note
 from embsync.errors import StoreError
 from embsync.pipeline import Request, process
+from embsync.pipeline.on_publish import note
 from embsync.pipeline.widen import widen
 from embsync.store import Store, durable
 from embsync.store.durable import ArrayFile, Staging, replace_file
+from embsync.store.hold import HeldError, HoldableStore, hold, resume
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 CONFIG = configured(store__keep_versions=2)

@@ -17,10 +17,10 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
-from embsync.daemon.hold import HOLD, hold, resume
 from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
+from embsync.store.hold import HOLD, hold, resume
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 

@@ -14,8 +14,9 @@ from support.nights import configured, night, write_npy
 from embsync.config import Config
 from embsync.errors import EmbsyncError
 from embsync.pipeline import CheckRefusedError
-from embsync.pipeline.backlog import Entry, handle, survey
+from embsync.pipeline.entry import publish_entry
 from embsync.store import Store
+from embsync.watching.backlog import Entry, survey
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 
@@ -42,7 +43,7 @@ def next_night(root: Path, directory: Path) -> Counter[str]:
     ended: Counter[str] = Counter()
     for entry in waiting(root, directory):
         try:
-            handle(Store(root), entry, config_of(directory))
+            publish_entry(Store(root), entry, config_of(directory))
         except EmbsyncError as error:
             ended[type(error).__name__] += 1
         else:
@@ -59,7 +60,7 @@ def build(directory: Path, nights: int = 3) -> Path:
     drop(directory, nights + 1)
     (entry,) = waiting(root, directory)
     with pytest.raises(CheckRefusedError):
-        handle(Store(root), entry, config_of(directory, checks={"rows_items": {"refuse": 10_000}}))
+        publish_entry(Store(root), entry, config_of(directory, checks={"rows_items": {"refuse": 10_000}}))
     return root
 
 

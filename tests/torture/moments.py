@@ -18,11 +18,11 @@ from pathlib import Path
 from torture.report import Tally
 from torture.scenarios import CONFIG, SCENARIOS, Bench, Scenario, examine
 
-from embsync.daemon.hold import hold, resume
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
 from embsync.store import Store
+from embsync.store.hold import hold, resume
 
 _ANY = Scenario("any command", "two", lambda _: None, frozenset(range(1, 10_000)))
 

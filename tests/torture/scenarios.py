@@ -14,13 +14,13 @@ from support.stores import assert_whole
 from torture.report import Tally
 
 from embsync.daemon import work
-from embsync.daemon.hold import hold, resume
-from embsync.daemon.hook import note
 from embsync.daemon.job import Job
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
+from embsync.pipeline.on_publish import note
 from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
+from embsync.store.hold import hold, resume
 
 SIZES = {"items": 40, "users": 36, "width": 4}
 CONFIG = configured(store__keep_versions=2)

@@ -14,9 +14,9 @@ from support.stores import assert_whole
 from torture.report import tally
 
 from embsync.pipeline import Request, process
-from embsync.pipeline.backlog import survey
 from embsync.store import Store
 from embsync.store.locks import exclusive
+from embsync.watching.backlog import survey
 
 SIZES = {"items": 40, "users": 36, "width": 4}
 

@@ -23,16 +23,16 @@ from torture.report import Tally, tally
 
 import embsync
 from embsync.cli.main import run
-from embsync.daemon.hold import hold
 from embsync.daemon.report import Problem
 from embsync.daemon.status import Status, Watch, write
 from embsync.errors import EmbsyncError, StoreError
-from embsync.pipeline.backlog import handle
+from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.reader.verification import verify
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
+from embsync.store.hold import hold
 
 FLIPS = 10_000
 
@@ -171,7 +171,7 @@ def _next_night(root: Path, directory: Path, good: dict[str, bytes] | None) -> s
         raise Harm("lost: the night does not wait")
     for entry in queue:
         try:
-            handle(Store(root), entry, config_of(directory))
+            publish_entry(Store(root), entry, config_of(directory))
         except StoreError as error:
             return type(error).__name__
         except EmbsyncError as error:
@@ -221,7 +221,7 @@ def rot(directory: Path, places: Iterable[tuple[Path, int, int]], made: Tally) -
     base, root = directory / "S", directory / "copy"
     copy(base, root)
     (entry,) = waiting(root, directory)
-    handle(Store(root), entry, config_of(directory))
+    publish_entry(Store(root), entry, config_of(directory))
     good = published(root)
     for number, (name, offset, bit) in enumerate(places):
         copy(base, root)

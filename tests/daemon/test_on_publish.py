@@ -11,7 +11,7 @@ from daemons import PATIENCE, Place, eventually, running
 from support.nights import night, write_npy
 from support.stores import assert_whole
 
-from embsync.daemon.hook import note, run_on_publish, untold
+from embsync.pipeline.on_publish import note, run_on_publish, untold
 
 STATUS_WHILE_RUNNING = "store.on_publish for version"
 

@@ -5,32 +5,39 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from embsync.config import Config
-from embsync.daemon.glance import Glance
-from embsync.daemon.signals import Requests
-from embsync.daemon.watcher import Health, Watcher
 from embsync.errors import EmbsyncError
 from embsync.logs import log
-from embsync.pipeline.backlog import Entry, survey
-from embsync.snapshots import Child, Found, discover
 from embsync.snapshots.files import real_path
 from embsync.store import Store, layout
+from embsync.watching.backlog import Entry, survey
+from embsync.watching.discovery import Child, Found, discover
+from embsync.watching.events import Health, Watcher
+from embsync.watching.stat_cache import StatCache
 
-#: Between looks that events ask for: this, and twice what the last look cost, so that a storm of events never takes
+#: Between scans that events ask for: this, and twice what the last scan cost, so that a storm of events never takes
 #: more than a third of a core and a marker is still seen well within a second.
-_BREATH_SECONDS = 0.05
-_BREATH_PER_COST = 2.0
+_PAUSE_SECONDS = 0.05
+_PAUSE_PER_COST = 2.0
 #: What nobody touches any more but was never finished is judged ever more rarely; an event or a change ends that.
-_PATIENCE = 0.1
-_LONGEST_PATIENCE = 600.0
+_REEVALUATION_SHARE = 0.1
+_LONGEST_REEVALUATION_SECONDS = 600.0
 _NOT_YET = ("waiting", "not_permitted")
 
 
-class Lookout:
+class Scanner:
     """The watched directory as the daemon knows it.
+
+    Parameters
+    ----------
+    config : Config
+    store : Store
+    wake : callable
+        Called, from any thread, when a scan was asked for.
 
     Attributes
     ----------
@@ -46,22 +53,24 @@ class Lookout:
         What comes after what, in words; None before the first look.
     last_published : float
         Wall clock of the last publish from this directory.
-    looked : float or None
-        Wall clock of the last look.
+    scanned : float or None
+        Wall clock of the last scan.
+    scans : int
     """
 
-    def __init__(self, config: Config, store: Store, requests: Requests) -> None:
+    def __init__(self, config: Config, store: Store, wake: Callable[[], None]) -> None:
         assert config.watch.path is not None
         self._config = config
         self._store = store
-        self._requests = requests
+        self._wake = wake
+        self._requested = False
         self.path = Path(config.watch.path)
-        self._watcher = Watcher(self.path, requests.look_now, config.watch.rescan_seconds)
-        self._glance = Glance()
+        self._watcher = Watcher(self.path, self.request, config.watch.rescan_seconds)
+        self._cache = StatCache()
         self._found = Found((), {})
         self._journal: tuple[int, ...] | None = None
         self._judged = 0.0
-        self._stirred = 0.0
+        self._last_change = 0.0
         self._not_before = 0.0
         self.rescan_at = 0.0
         self.health = Health("missing", "not looked at yet")
@@ -70,24 +79,29 @@ class Lookout:
         self.queue: list[Entry] = []
         self.order: str | None = None
         self.last_published = 0.0
-        self.looked: float | None = None
-        self.looks = 0
+        self.scanned: float | None = None
+        self.scans = 0
+
+    def request(self) -> None:
+        """Ask for a scan, from any thread; many requests are one."""
+        self._requested = True
+        self._wake()
 
     def check(self, now: float) -> None:
         """Check that the watch is not blind."""
         before = self.health
         self.health = self._watcher.check(now)
         if before.state == "missing" and self.health.state != "missing":
-            self._requests.look_now()
+            self.request()
 
     def due_in(self, now: float) -> float:
         """Return the seconds until the next look is due."""
         wanted = self.rescan_at - now
-        if self._requests.wants_look:
+        if self._requested:
             wanted = min(wanted, self._not_before - now)
         return max(wanted, 0.0)
 
-    def look(self, now: float) -> None:
+    def scan(self, now: float) -> None:
         """Look at the directory, and at the journal, as far as anything changed.
 
         Raises
@@ -95,22 +109,21 @@ class Lookout:
         EmbsyncError
             The watched directory or the store cannot be read.
         """
-        asked = self._requests.wants_look
-        self._requests.take_look()
+        requested, self._requested = self._requested, False
         begin = time.monotonic()
         self.rescan_at = now + self._config.watch.rescan_seconds
         try:
-            self._discover(now, asked)
+            self._discover(now, requested)
             self.refresh()
-            self.looked = time.time()
-            self.looks += 1
+            self.scanned = time.time()
+            self.scans += 1
         except EmbsyncError:
-            self._glance.forget()
+            self._cache.forget()
             self.entries, self.queue, self._journal = [], [], None  # what is not known to be so is not acted upon
             raise
         finally:
             cost = time.monotonic() - begin
-            self._not_before = time.monotonic() + _BREATH_SECONDS + _BREATH_PER_COST * cost
+            self._not_before = time.monotonic() + _PAUSE_SECONDS + _PAUSE_PER_COST * cost
 
     def refresh(self) -> None:
         """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
@@ -131,7 +144,7 @@ class Lookout:
         """
         seen = self._found.memory.get(child.name)
         if seen is not None and seen.stamp == child.stamp:
-            pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_PATIENCE)
+            pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_REEVALUATION_SECONDS)
             memory = {**self._found.memory, child.name: replace(seen, lacking=reason, again=now + pause)}
             children = (
                 replace(one, state="waiting", reason=reason) if one.name == child.name else one
@@ -144,24 +157,24 @@ class Lookout:
         """Stop watching."""
         self._watcher.close()
 
-    def _discover(self, now: float, asked: bool) -> None:
+    def _discover(self, now: float, requested: bool) -> None:
         try:
-            changed = self._glance.changed(real_path(self.path), time.time_ns())
+            changed = self._cache.changed(real_path(self.path), time.time_ns())
         except OSError as error:
-            self._glance.forget()
+            self._cache.forget()
             self._found = Found((), {})
             self._journal = None
             if self.health.state != "missing":
                 self.health = Health("missing", error.strerror or str(error), self.health.armed)
             return
         if changed:
-            self._stirred = now
-        if not changed and not self._judging_is_due(now, asked):
+            self._last_change = now
+        if not changed and not self._judging_is_due(now, requested):
             return
         known = {
             child.name: child
             for child in self._found.children
-            if child.state not in _NOT_YET and child.link is None and child.name not in self._glance.stirred
+            if child.state not in _NOT_YET and child.link is None and child.name not in self._cache.changed_names
         }
         self._found = discover(
             self.path, self._config.watch, self._config.snapshot, now=now, memory=self._found.memory, known=known
@@ -169,12 +182,12 @@ class Lookout:
         self._judged = now
         self._journal = None
 
-    def _judging_is_due(self, now: float, asked: bool) -> bool:
+    def _judging_is_due(self, now: float, requested: bool) -> bool:
         """Return whether what waits is to be judged although nothing changed: time passes, and writers let go."""
         if not any(child.state in _NOT_YET for child in self._found.children):
             return False
-        patience = min(_PATIENCE * (now - self._stirred), _LONGEST_PATIENCE)
-        return asked or now - self._judged >= patience
+        patience = min(_REEVALUATION_SHARE * (now - self._last_change), _LONGEST_REEVALUATION_SECONDS)
+        return requested or now - self._judged >= patience
 
 
 def journal_mark(store: Store) -> tuple[int, ...]:

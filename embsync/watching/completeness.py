@@ -2,7 +2,8 @@
 
 Evidence, strongest first: a manifest with sizes and hashes; a marker file that is newer than what it marks; nothing
 changed for a while, and nobody holds a file open for writing where the kernel can tell. Hashes are not compared here:
-that reads the whole snapshot and may take minutes, so it is part of handling it (``listed_files.require_as_listed``).
+that reads the whole snapshot and may take minutes, so it is part of publishing it
+(``source_manifest.require_as_listed``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Literal
 
 from embsync.config import WatchConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots import listed_files
 from embsync.snapshots.files import Place, kind_of
-from embsync.snapshots.listed_files import NotAList
+from embsync.watching import source_manifest
+from embsync.watching.source_manifest import NotAList
 
 #: Directories that hold a side, as the parquet layout knows them. Spark's two come together or not at all.
 _SIDE_DIRECTORIES = ("items", "users", "items.parquet", "users.parquet")
@@ -74,7 +75,7 @@ class Look:
             One may not be.
         """
         for name in self.files:
-            (listed_files.below(self.place, name) if self.is_directory else self.place).open().close()
+            (source_manifest.below(self.place, name) if self.is_directory else self.place).open().close()
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,20 @@ def judge(look: Look, watch: WatchConfig) -> Verdict:
             return verdict
     if watch.complete in {"auto", "settled"}:
         return _by_quiet(look, watch)
-    what = f"the marker {watch.marker}" if watch.complete == "marker" else f"a valid {listed_files.NAME}"
+    what = f"the marker {watch.marker}" if watch.complete == "marker" else f"a valid {source_manifest.NAME}"
     alone = "" if look.is_directory else ", which a single file cannot have (watch.complete: settled)"
     return Verdict("waiting", what + alone)
 
 
 def _by_manifest(look: Look, watch: WatchConfig) -> Verdict | None:
-    if listed_files.NAME not in look.files or not look.is_directory:
+    if source_manifest.NAME not in look.files or not look.is_directory:
         return None
     try:
-        listed = listed_files.read_list(look.place)
+        listed = source_manifest.read_list(look.place)
     except NotAList:
         return None  # somebody else's file of that name, or half of ours
-    data = {name: status for name, status in look.files.items() if name not in {listed_files.NAME, watch.marker}}
-    lacking = listed_files.missing_from(listed, data)
+    data = {name: status for name, status in look.files.items() if name not in {source_manifest.NAME, watch.marker}}
+    lacking = source_manifest.missing_from(listed, data)
     return Verdict("ready", "manifest") if lacking is None else Verdict("waiting", lacking)
 
 
@@ -157,7 +158,7 @@ def _by_quiet(look: Look, watch: WatchConfig) -> Verdict:
     if unfinished:
         return Verdict("waiting", f"{unfinished[0]} to be renamed or removed by whoever writes it")
     for name in look.files:
-        if is_open_for_writing(listed_files.below(look.place, name) if look.is_directory else look.place):
+        if is_open_for_writing(source_manifest.below(look.place, name) if look.is_directory else look.place):
             return Verdict("waiting", f"{name} to be closed by whoever writes it")
     return Verdict("ready", "settled")
 

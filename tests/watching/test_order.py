@@ -20,11 +20,12 @@ from support.nights import configured
 from support.quick import quick_directory
 
 from embsync.config import Config
-from embsync.pipeline.backlog import Entry, handle, survey
+from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.record import snapshot_event
 from embsync.snapshots import signature
 from embsync.store import Store
 from embsync.store.journal import Event
+from embsync.watching.backlog import Entry, survey
 
 DAY = 86_400.0
 NIGHTS = 10
@@ -406,7 +407,7 @@ def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
             for file in (watch / name).iterdir():
                 os.utime(file, (START.timestamp() + int(name[1]) * DAY,) * 2)
         (entry,) = survey(store, config).queue
-        handle(store, entry, config)
+        publish_entry(store, entry, config)
     lines = (store.root / "journal.jsonl").read_bytes().splitlines(keepends=True)
     assert b'"a3"' in lines[-1]
     (store.root / "journal.jsonl").write_bytes(b"".join(lines[:-1]))

@@ -1,4 +1,4 @@
-"""What a glance sees, and what it costs."""
+"""What a cache sees, and what it costs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from support.nights import night, write_npy
 from support.waiting import next_tick
 
-from embsync.daemon.glance import Glance
+from embsync.watching.stat_cache import StatCache
 
 #: A clock by which everything in the directory changed long ago.
 LATER = 60 * 10**9
 
 
-def settled(root: Path) -> Glance:
-    """Return a glance that knows a directory and has seen nothing change."""
-    glance = Glance()
-    assert glance.changed(str(root), time.time_ns() + LATER)
-    assert not glance.changed(str(root), time.time_ns() + LATER)
-    return glance
+def settled(root: Path) -> StatCache:
+    """Return a cache that knows a directory and has seen nothing change."""
+    cache = StatCache()
+    assert cache.changed(str(root), time.time_ns() + LATER)
+    assert not cache.changed(str(root), time.time_ns() + LATER)
+    return cache
 
 
 def append(path: Path) -> None:
@@ -64,29 +64,29 @@ def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
     (day / "deep").mkdir()
     for number in range(files):
         (day / f"part-{number}").touch()
-    glance = settled(root)
+    cache = settled(root)
     next_tick(day / "items.npy")
     CHANGES[what](day)
-    assert glance.changed(str(root), time.time_ns() + LATER)
-    assert not glance.changed(str(root), time.time_ns() + LATER)
+    assert cache.changed(str(root), time.time_ns() + LATER)
+    assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
 def test_what_changed_just_now_is_looked_at_until_it_rests(root: Path) -> None:
     """Within one tick of a clock two changes have one time; so the end of the tick counts as a change."""
     write_npy(root / "day=1", night(1))
-    glance = Glance()
-    assert glance.changed(str(root), time.time_ns())
-    assert not glance.changed(str(root), time.time_ns())
-    assert glance.changed(str(root), time.time_ns() + LATER)
-    assert not glance.changed(str(root), time.time_ns() + LATER)
+    cache = StatCache()
+    assert cache.changed(str(root), time.time_ns())
+    assert not cache.changed(str(root), time.time_ns())
+    assert cache.changed(str(root), time.time_ns() + LATER)
+    assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
 def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
     """A job's scratch directory may be as busy as it likes."""
     (root / "_temporary").mkdir()
-    glance = settled(root)
+    cache = settled(root)
     (root / "_temporary" / "part").touch()
-    assert not glance.changed(str(root), time.time_ns() + LATER)
+    assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
 def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> None:
@@ -96,33 +96,33 @@ def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> N
         (root / "day=1" / f"part-{number}").touch()
     tracemalloc.start()
     try:
-        glance = settled(root)
-        own = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/daemon/glance.py")])
+        cache = settled(root)
+        own = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/watching/stat_cache.py")])
         assert sum(trace.size for trace in own.traces) < 100_000
     finally:
         tracemalloc.stop()
-    assert not glance.changed(str(root), time.time_ns() + LATER)
+    assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
 def test_one_change_stirs_one_child(root: Path) -> None:
     """So that nothing but what changed has to be looked at in full, among however many old ones."""
     for number in range(3):
         write_npy(root / f"day={number}", night(number))
-    glance = settled(root)
+    cache = settled(root)
     append(root / "day=1" / "items.npy")
-    assert glance.changed(str(root), time.time_ns() + LATER)
-    assert glance.stirred == {"day=1"}
+    assert cache.changed(str(root), time.time_ns() + LATER)
+    assert cache.changed_names == {"day=1"}
 
 
 def test_another_place_has_nothing_in_common(root: Path) -> None:
     """Children of the same names behind a link that moved are others, and it is they that are watched from then on."""
     for place in ("a", "b"):
         write_npy(root / place / "day=1", night(1))
-    glance = settled(root / "a")
-    assert glance.changed(str(root / "b"), time.time_ns() + LATER)
-    assert glance.stirred == {"day=1"}
+    cache = settled(root / "a")
+    assert cache.changed(str(root / "b"), time.time_ns() + LATER)
+    assert cache.changed_names == {"day=1"}
     append(root / "b" / "day=1" / "items.npy")
-    assert glance.changed(str(root / "b"), time.time_ns() + LATER)
+    assert cache.changed(str(root / "b"), time.time_ns() + LATER)
 
 
 def test_a_thousand_old_snapshots_cost_milliseconds(root: Path) -> None:
@@ -131,12 +131,12 @@ def test_a_thousand_old_snapshots_cost_milliseconds(root: Path) -> None:
     (first / "_SUCCESS").touch()
     for number in range(1, 1000):
         shutil.copytree(first, root / f"day={number}", copy_function=os.link)
-    glance = settled(root)
+    cache = settled(root)
     files = [path for path in root.rglob("*") if path.is_file()]
     cost, least = [], []
     for _ in range(7):
         begin = time.process_time()
-        assert not glance.changed(str(root), time.time_ns() + LATER)
+        assert not cache.changed(str(root), time.time_ns() + LATER)
         middle = time.process_time()
         for file in files:
             os.stat(file)  # noqa: PTH116

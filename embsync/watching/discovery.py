@@ -16,11 +16,11 @@ from typing import Literal
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
 from embsync.snapshots import names
-from embsync.snapshots.completeness import Look, Seen, Verdict, judge
 from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
 from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
-from embsync.snapshots.links import FOLLOWED_NOWHERE, followed
 from embsync.snapshots.natural_order import natural_key
+from embsync.watching.completeness import Look, Seen, Verdict, judge
+from embsync.watching.links import FOLLOWED_NOWHERE, followed
 
 State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
 Memory = Mapping[str, Seen]

@@ -1,7 +1,7 @@
 """Whether anything in a directory changed since the last look, for the price of one ``stat`` a known file.
 
 A full look lists, opens and hashes names; over a thousand old snapshots that is a hundred times what nothing new
-should cost. A glance remembers each entry's size, time of change and inode. Contents cannot change without the file's
+should cost. A cache remembers each entry's size, time of change and inode. Contents cannot change without the file's
 ctime, nor names without the directory's, so equal figures mean that a full look would find the same again.
 """
 
@@ -18,7 +18,7 @@ from itertools import islice
 from embsync.snapshots.files import DEEPEST, MOST_ENTRIES, real_path
 
 #: Of one entry: time of last change in ns, inode, size. What changes a file's mtime or mode changes its ctime too.
-_Figures = tuple[int, int, int]
+_Fields = tuple[int, int, int]
 
 #: A directory changed this recently may change again within the same tick of its file system's clock (2 s on FAT).
 _CLOCK_TICK_NS = 3 * 10**9
@@ -29,14 +29,14 @@ _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Record:
     """A child as it was: path by path, or as a digest; ``settled`` when equal figures prove that nothing happened."""
 
-    entries: tuple[tuple[str, _Figures], ...]
+    entries: tuple[tuple[str, _Fields], ...]
     digest: bytes
     settled: bool
 
-    def tells_more_than(self, other: _Picture) -> bool:
+    def needs_scan_after(self, other: _Record) -> bool:
         """Return whether another look is needed: not known to show the same, or only now settled."""
         if self is _NEVER_A_SNAPSHOT:
             return False
@@ -45,25 +45,25 @@ class _Picture:
 
 
 #: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
-_NEVER_A_SNAPSHOT = _Picture((), b"", settled=True)
+_NEVER_A_SNAPSHOT = _Record((), b"", settled=True)
 #: Of a child that could not be walked to the end: it always counts as changed, and costs a full look.
-_UNKNOWN = _Picture((), b"", settled=False)
+_UNKNOWN = _Record((), b"", settled=False)
 
 
-class Glance:
+class StatCache:
     """What a directory looked like, child by child.
 
     Attributes
     ----------
-    stirred : set of str
+    changed_names : set of str
         Names of the children that may have changed between the last two calls of :meth:`changed`, or are new.
     """
 
     def __init__(self) -> None:
-        self.stirred: set[str] = set()
+        self.changed_names: set[str] = set()
         self._path = ""
-        self._root: _Figures | None = None
-        self._children: dict[str, _Picture] = {}
+        self._root: _Fields | None = None
+        self._children: dict[str, _Record] = {}
 
     def forget(self) -> None:
         """Let the next look find everything changed."""
@@ -87,29 +87,29 @@ class Glance:
         if root != self._path:  # a link that leads elsewhere now: what is remembered lies where it led before
             self.forget()
             self._path = root
-        figures = _figures(os.stat(root))  # noqa: PTH116
+        figures = _stat_fields(os.stat(root))  # noqa: PTH116
         names = set(os.listdir(root))  # noqa: PTH208
         gone = self._children.keys() - names
         for name in gone:
             del self._children[name]
         changed = bool(gone) or self._root != figures
-        self._root, self.stirred = figures, set()
+        self._root, self.changed_names = figures, set()
         for name in names:
             path = f"{root}/{name}"
             known = self._children.get(name)
             if name.startswith((".", "_")) or name.endswith(".tmp"):
                 fresh = _NEVER_A_SNAPSHOT
             elif known is None or not known.settled or not _same(known, path):
-                fresh = _picture(path, wall_ns)
+                fresh = _record(path, wall_ns)
             else:
                 continue
-            if known is None or fresh.tells_more_than(known):
-                self.stirred.add(name)
+            if known is None or fresh.needs_scan_after(known):
+                self.changed_names.add(name)
             self._children[name] = fresh
-        return changed or bool(self.stirred)
+        return changed or bool(self.changed_names)
 
 
-def _same(known: _Picture, path: str) -> bool:
+def _same(known: _Record, path: str) -> bool:
     lstat = os.lstat
     try:
         if known.digest:
@@ -123,10 +123,10 @@ def _same(known: _Picture, path: str) -> bool:
     return True
 
 
-def _picture(path: str, wall_ns: int) -> _Picture:
+def _record(path: str, wall_ns: int) -> _Record:
     try:
         walk = _walk(path, path.rpartition("/")[0])
-        entries = tuple((found, _figures(status)) for found, status in islice(walk, _MOST_REMEMBERED + 1))
+        entries = tuple((found, _stat_fields(status)) for found, status in islice(walk, _MOST_REMEMBERED + 1))
         newest = max(figures[0] for _, figures in entries)
         digest = b""
         if len(entries) > _MOST_REMEMBERED:
@@ -134,7 +134,7 @@ def _picture(path: str, wall_ns: int) -> _Picture:
             digest, newest = _digest(_walk(path, path.rpartition("/")[0]))
     except OSError:
         return _UNKNOWN
-    return _Picture(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
+    return _Record(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
 
 
 def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
@@ -174,5 +174,5 @@ def _walk(path: str, within: str | None = None) -> Iterator[tuple[str, os.stat_r
             pending += [f"{path}/{name}" for name in reversed(names)]
 
 
-def _figures(status: os.stat_result) -> _Figures:
+def _stat_fields(status: os.stat_result) -> _Fields:
     return (status.st_ctime_ns, status.st_ino, status.st_size)

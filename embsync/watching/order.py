@@ -16,13 +16,13 @@ import msgspec
 
 from embsync.config import WatchConfig
 from embsync.errors import StoreError
-from embsync.pipeline.handled import History, Publication
-from embsync.snapshots import Child
 from embsync.snapshots.natural_order import natural_key
-from embsync.snapshots.series import Position, counts, position
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file, storage_errors
 from embsync.store.order import Decided, read_decided
+from embsync.watching.discovery import Child
+from embsync.watching.history import History, Publication
+from embsync.watching.series import Position, counts, position
 
 Kind = Literal["auto", "name", "mtime"]
 Key = tuple[object, ...]

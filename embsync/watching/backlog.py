@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from embsync.config import Config
-from embsync.errors import SnapshotError
 from embsync.invocation import command
-from embsync.manifest import Manifest
-from embsync.pipeline import record
-from embsync.pipeline.handled import Handled, history_of
-from embsync.pipeline.order import Order, order_of
-from embsync.pipeline.progress import Progress, silent
-from embsync.pipeline.run import Request, UnchangedError, process
-from embsync.snapshots import Child, Found, Signature, discover, require_as_listed
+from embsync.snapshots import Signature
 from embsync.store import Store
 from embsync.store.journal import DamagedLine, Event
+from embsync.watching.discovery import Child, Found, discover
+from embsync.watching.history import Handled, history_of, snapshot_event
+from embsync.watching.order import Order, order_of
 
 State = Literal[
     "published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed", "not_a_snapshot"
@@ -150,39 +146,16 @@ def _only_newest(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def handle(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:
-    """Run the pipeline on an entry of the backlog; what only a new snapshot can mend is journaled, once.
-
-    Raises
-    ------
-    UnchangedError
-        The contents are those handled last under this name; journaled.
-    SnapshotIncomplete
-        Its manifest lists other contents, or one of two tables has no commit of the other's night yet.
-    """
-    request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
-    try:
-        if config.watch.complete in {"auto", "manifest"}:
-            require_as_listed(entry.child.path, lambda share: progress("comparing", share))
-        return process(store, request, config, progress)
-    except UnchangedError:
-        _journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)
-        raise
-    except SnapshotError as error:
-        if not error.transient:
-            _journal(store, entry, Event(event="failed", reason=str(error), error=error.as_dict()), None)
-        raise
-
-
 def set_aside(store: Store, entry: Entry, reason: str) -> None:
     """Journal an entry as failed without trying it again: it is not taken until it changes."""
-    _journal(store, entry, Event(event="failed", reason=reason), None)
+    journal(store, entry, Event(event="failed", reason=reason), None)
 
 
-def _journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
+def journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
+    """Journal what became of an entry as it was found."""
     child = entry.child
     signature = Signature(child.stamp or "", child.listing or "", child.mtime_ns)
-    snapshot = record.snapshot_event(child.path.name, child.path.absolute(), fingerprint, signature)
+    snapshot = snapshot_event(child.path.name, child.path.absolute(), fingerprint, signature)
     store.create()
     with store.locked():
         store.journal.append(Event(event=event.event, reason=event.reason, error=event.error, snapshot=snapshot))

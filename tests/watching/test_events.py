@@ -11,7 +11,7 @@ import pytest
 from support.waiting import eventually
 from watchdog.observers.api import BaseObserver
 
-from embsync.daemon.watcher import Watcher
+from embsync.watching.events import Watcher
 
 
 class Watch:

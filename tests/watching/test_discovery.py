@@ -24,10 +24,11 @@ from support.waiting import next_tick
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import NotFoundError, SnapshotError
-from embsync.snapshots import Child, discover, stamp
-from embsync.snapshots.completeness import is_open_for_writing
+from embsync.snapshots import stamp
 from embsync.snapshots.files import Place
 from embsync.snapshots.natural_order import natural_key
+from embsync.watching.completeness import is_open_for_writing
+from embsync.watching.discovery import Child, discover
 
 SNAPSHOT = SnapshotConfig()
 AT_ONCE = WatchConfig(settle_seconds=0)

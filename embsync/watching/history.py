@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from embsync.snapshots import Signature
 from embsync.snapshots.files import real_path
 from embsync.store.journal import Event
 
@@ -56,6 +57,18 @@ class History:
     last: dict[str, Handled] = field(default_factory=dict)
     publications: list[Publication] = field(default_factory=list)
     by_earlier_release: bool = False
+
+
+def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:
+    """Return the journal's ``snapshot``; ``path`` is absolute."""
+    return {
+        "name": name,
+        "path": str(path),
+        "fingerprint": print_,
+        "stamp": signature.stamp or None,
+        "listing": signature.listing or None,
+        "mtime_ns": str(signature.mtime_ns),
+    }
 
 
 def history_of(events: Iterable[Event], watched: str | Path) -> History:

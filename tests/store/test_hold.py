@@ -9,9 +9,9 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_whole, sync
 
-from embsync.daemon.hold import HeldError, HoldableStore, hold, resume
 from embsync.pipeline import Request, process
 from embsync.store import Store
+from embsync.store.hold import HeldError, HoldableStore, hold, resume
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 

@@ -1,0 +1,1 @@
+"""What is new in the watched directory, whether it is finished, and what is next."""
