@@ -21,11 +21,11 @@ from support.quick import quick_directory
 
 from embsync.config import Config
 from embsync.pipeline.entry import publish_entry
-from embsync.pipeline.record import snapshot_event
 from embsync.snapshots import signature
 from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.watching.backlog import Entry, survey
+from embsync.watching.history import snapshot_event
 
 DAY = 86_400.0
 NIGHTS = 10
