@@ -55,3 +55,14 @@ def test_a_contributor_checks_what_ci_checks() -> None:
     for place in (".ci/run", "Makefile"):
         lines = [line.strip() for line in (ROOT / place).read_text(encoding="utf-8").splitlines()]
         assert [line for line in lines if line in judged] == judged
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    """Every module it names exists, and every folder and module of the package has its line in the tree."""
+    text = Document("docs/architecture.md").text
+    package = ROOT / "embsync"
+    for folder, name in re.findall(r"`([a-z]+)/([a-z_]+)`", text):
+        assert (package / folder / f"{name}.py").exists(), f"{folder}/{name}"
+    tree = set(re.findall(r"^  ([a-z_]+(?:\.py|/)) ", text, re.MULTILINE))
+    there = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert tree == there | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
