@@ -165,6 +165,7 @@ class ServeConfig(_Section, frozen=True):
 
     listen: str = "127.0.0.1:8980"
     token_file: str | None = None
+    hosts: tuple[str, ...] = ()
     space_id: str | None = None
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 0.5

@@ -16,6 +16,7 @@ from embsync.errors import UsageError
 @click.command()
 @click.option("-l", "--listen", "serve__listen", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path.")
 @click.option("--token-file", "serve__token_file", metavar="FILE", help="Has the bearer token clients must send.")
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="A name that a proxy calls it by; repeatable.")
 @click.option("-w", "--workers", "serve__workers", type=int, help="Processes; they share the mapped pages.")
 @click.option("--space-id", "serve__space_id", help="Serve this space alone; a version of another one is refused.")
 @click.option("--interval", "serve__rescan_seconds", type=float, help="Seconds between looks for a new version.")
@@ -28,12 +29,13 @@ from embsync.errors import UsageError
 @click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Requests at once, each worker.")
 @click.option("--max-seconds", "serve__limits__seconds", type=float, help="Seconds for a head, a body, an answer.")
 @shared
-def serve(config_file: Path | None, store: Path | None, as_json: bool, **options: Any) -> int:
+def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tuple[str, ...], **options: Any) -> int:
     """Answer search, lookup, transform and fold-in over HTTP, always from the newest whole version.
 
     Each option overrides its key below `serve:` in the configuration; config.example.yaml has the defaults.
     """
-    given = context(config_file, store, as_json, log__format="json" if as_json else None, **options)
+    options |= {"log__format": "json" if as_json else None, "serve__hosts": list(hosts) or None}
+    given = context(config_file, store, as_json, **options)
     try:
         from embsync.server.server import serve as run  # noqa: PLC0415  (an extra)
         from embsync.server.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415

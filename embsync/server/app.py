@@ -20,7 +20,7 @@ from embsync.errors import EmbsyncError
 from embsync.logs import log_exception
 from embsync.server.arrays import NPY
 from embsync.server.connections import Connections
-from embsync.server.decoding import decode
+from embsync.server.decoding import Fields, decode, decode_query
 from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource
 from embsync.server.errors import Refused
 from embsync.server.handlers import JSON, Answer, Context
@@ -30,7 +30,7 @@ from embsync.server.openapi import document
 from embsync.server.resources import Worker
 from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, version_header
 from embsync.server.served_version import ServedVersion
-from embsync.server.settings import Settings, names_this_machine
+from embsync.server.settings import Settings
 from embsync.server.token import Token
 
 #: Endpoints that are read without a token.
@@ -62,25 +62,40 @@ class Application:
 
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
-        routes = [Route(query.path, self._handled(self._query(query)), methods=["POST"]) for query in QUERIES]
+        routes = [
+            Route(one.path, self._handled(self._query(one)), methods=["POST", "GET"] if one.get else ["POST"])
+            for one in QUERIES
+        ]
         routes += [Route(one.path, self._handled(self._resource(one)), methods=["GET"]) for one in RESOURCES]
         application = Starlette(
-            routes=routes, lifespan=self._lifespan, exception_handlers={404: self._no_route, 405: self._no_route}
+            routes=routes,
+            lifespan=self._lifespan,
+            exception_handlers={404: self._no_route, 405: self._no_route, Exception: self._unexpected},
         )
         application.router.redirect_slashes = False  # a redirect would pass by host, token, count and version
         return application
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
+        headers = getattr(error, "headers", None) or {}
+        allowed = sorted({*headers.get("Allow", "").split(", ")} - {"", "HEAD"})  # of a 405
+
         async def refuse(_: Request) -> Response:
             raise Refused(
                 getattr(error, "status_code", 404),
-                "no such endpoint",
+                f"not asked with {request.method}" if allowed else "no such endpoint",
                 found=f"{request.method} {_path(request)}",
-                hint="GET /openapi.json lists them",
+                expected=" or ".join(allowed) or None,
+                hint=f"use {' or '.join(allowed)}" if allowed else "GET /openapi.json lists them",
             )
 
         response = await self._handled(refuse, "other")(request)
-        response.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
+        response.headers.update(headers)
+        return response
+
+    async def _unexpected(self, _: Request, __: Exception) -> Response:
+        """Answer in place of starlette's own page, which is no JSON; the log has the error."""
+        response = error_response(Refused(500, "unexpected error", hint="the server's log tells more"))
+        response.headers[VERSION_HEADER] = self._version_now()
         return response
 
     @asynccontextmanager
@@ -127,13 +142,13 @@ class Application:
         if self._token is None:
             # Nobody's web page may reach a server meant for this machine by renaming its own host.
             host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
-            if not (host is None or self._settings.listen.startswith("unix:") or names_this_machine(host)):
+            if not (host is None or self._settings.listen.startswith("unix:") or self._settings.answers_to(host)):
                 raise Refused(
                     421,
-                    "not a name of this machine",
+                    "not a name of this server",
                     found=host,
-                    expected="localhost or 127.0.0.1",
-                    hint="have the proxy send 'Host: localhost', or serve with a token, to any name: "
+                    expected=", ".join(["localhost", "127.0.0.1", *self._settings.hosts]),
+                    hint="name what a proxy sends in serve.hosts or --host NAME, or serve with a token, to any name: "
                     "serve.token_file or --token-file FILE",
                 )
         elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
@@ -159,14 +174,14 @@ class Application:
         memory = Reservation(self._memory)
         self._busy += 1
         try:
-            body = await self._body(request, memory)
+            body = None if request.method in ("GET", "HEAD") else await self._body(request, memory)
         except BaseException:
             self._busy -= 1
             memory.release()
             raise
         as_array = NPY in request.headers.get("accept", "").lower()
         context = Context(version, self._limits, self._served.open_kept, self._served.kept_versions, memory, as_array)
-        content_type, fields = request.headers.get("content-type", JSON), dict(request.query_params)
+        content_type, fields = request.headers.get("content-type", JSON), request.query_params.multi_items()
         future = asyncio.get_running_loop().run_in_executor(
             self._threads, _handle, endpoint, context, content_type, fields, body
         )
@@ -239,9 +254,12 @@ class Application:
         return b"".join(parts)
 
 
-def _handle(endpoint: Query, context: Context, content_type: str, fields: dict[str, str], body: bytes) -> Answer:
+def _handle(endpoint: Query, context: Context, content_type: str, fields: Fields, body: bytes | None) -> Answer:
     context.memory.raise_if_cancelled()  # it may have waited long for a thread
-    request = decode(endpoint, content_type, fields, body, context.memory)
+    if body is None:
+        request = decode_query(endpoint, fields)
+    else:
+        request = decode(endpoint, content_type, fields, body, context.memory)
     return endpoint.handler(context, request)
 
 

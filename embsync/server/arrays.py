@@ -33,12 +33,23 @@ def npy_pieces(array: Array) -> deque[Piece]:
     return deque([buffer.getvalue(), *pieces])
 
 
-def json_rows(array: Array) -> bytes:
-    """Return the rows of a matrix in JSON, without the brackets around them: few at a time become Python objects."""
+def json_rows(array: Array, null: Array | None = None) -> bytes:
+    """Return the rows of a matrix in JSON, without the brackets around them: few at a time become Python objects.
+
+    Parameters
+    ----------
+    array : (r, c) ndarray
+    null : (r, c) bool ndarray, optional
+        Where ``null`` stands in place of the element.
+    """
     step = max(1, _NUMBERS // max(1, array.shape[1]))
-    return b",".join(
-        msgspec.json.encode(array[start : start + step].tolist())[1:-1] for start in range(0, len(array), step)
-    )
+    parts = []
+    for start in range(0, len(array), step):
+        rows = array[start : start + step].tolist()
+        for row, column in () if null is None else np.argwhere(null[start : start + step]).tolist():
+            rows[row][column] = None
+        parts.append(msgspec.json.encode(rows)[1:-1])
+    return b",".join(parts)
 
 
 def json_pieces(head: Mapping[str, object], columns: Mapping[str, Iterable[bytes]]) -> deque[Piece]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from embsync.server.arrays import NPY, from_npy
-from embsync.server.endpoints import Query
+from embsync.server.endpoints import Query, query_types
 from embsync.server.errors import Invalid, Malformed, Refused
 from embsync.server.memory import Reservation
 from embsync.server.schema import Request
 
 #: What msgspec says of a value of another type, or out of its range.
 _EXPECTED = re.compile(r"Expected (.+?)(?:, got .+)?")
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
 _STEP = re.compile(r"\.(\w+)|\[([^]]+)\]")
 _SHOWN = 80
 _JSON = "application/json"
+#: Names and values of a query string, in its order.
+Fields = Sequence[tuple[str, str]]
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
-def decode(endpoint: Query, content_type: str, fields: Mapping[str, str], body: bytes, memory: Reservation) -> Any:
+def decode(endpoint: Query, content_type: str, fields: Fields, body: bytes, memory: Reservation) -> Any:
     """Return the request that a body, and the fields of the query string beside it, make.
 
     Raises
@@ -35,22 +40,34 @@ def decode(endpoint: Query, content_type: str, fields: Mapping[str, str], body: 
         415, another content type.
     """
     content = content_type.partition(";")[0].strip().lower()
-    if content == NPY and endpoint.array_fields:
+    if content == NPY and endpoint.array_body:
         vectors = from_npy(body)
-        if fields.get("vectors"):
+        if any(name == "vectors" for name, _ in fields):
             raise Malformed("vectors twice", where="vectors", expected="the body alone")
-        return msgspec.structs.replace(convert(fields, endpoint.request, strict=False), vectors=vectors)
+        request = convert({**_typed(endpoint.request, fields), "vectors": []}, endpoint.request)
+        return msgspec.structs.replace(request, vectors=vectors)
     if content != _JSON:
         raise Refused(415, "unknown content type", found=content, expected=f"{_JSON} or {NPY}")
     if fields:
         raise Invalid(
             "fields beside a JSON body",
             where="query string",
-            found=", ".join(fields),
+            found=", ".join(name for name, _ in fields),
             expected="all of them in the body",
         )
     memory.reserve(decoded_size(body), "what the body says")
     return decode_json(body, endpoint.request)
+
+
+def decode_query(endpoint: Query, fields: Fields) -> Any:
+    """Return the request that a query string alone makes: the same fields as in JSON, a list as a repeated field.
+
+    Raises
+    ------
+    Invalid
+        A field is wrong.
+    """
+    return convert(_typed(endpoint.request, fields), endpoint.request)
 
 
 def decode_json(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
@@ -70,7 +87,7 @@ def decode_json(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
             tree: Any = msgspec.json.decode(body)  # to say what stands at the wrong place
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("not JSON", where="$", found=str(error)) from None
-    return convert(tree, kind, strict=True)
+    return convert(tree, kind)
 
 
 def decoded_size(body: bytes) -> int:
@@ -78,20 +95,63 @@ def decoded_size(body: bytes) -> int:
     return len(body) + 40 * body.count(b",") + 30 * body.count(b'"') + 100 * body.count(b"[") + 300 * body.count(b"{")
 
 
-def convert(tree: object, kind: type[AnyRequest], *, strict: bool) -> AnyRequest:
-    """Return plain values as a request; not strict: numbers may stand in strings, as in a query string."""
+def convert(tree: object, kind: type[AnyRequest]) -> AnyRequest:
+    """Return plain values as a request.
+
+    Raises
+    ------
+    Invalid
+        Values of another form; ``where`` is the path of the field.
+    """
     try:
-        return msgspec.convert(tree, kind, strict=strict)
+        return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `")
-        where = path.rstrip("`") or "$"
-        expected, got = _EXPECTED.fullmatch(what), _found(tree, where)
-        raise Invalid(
-            "wrong value" if expected else what,
-            where=where,
-            found=got,
-            expected=expected and expected[1].replace("`", ""),
-        ) from None
+        raise _wrong(str(error), tree, kind) from None
+
+
+def _wrong(message: str, tree: object, kind: type[Request]) -> Invalid:
+    """Return what msgspec says of a field as an error: which field, what stands there, what was expected."""
+    what, _, path = message.partition(" - at `")
+    where = path.rstrip("`") or "$"
+    names = list(kind.__struct_fields__)
+    if field := _FIELD.fullmatch(what):
+        if field[1] == "missing required":
+            return Invalid("missing field", where=f"{where}.{field[2]}", expected=f"{field[2]} in the request")
+        near = difflib.get_close_matches(field[2], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(names)}"
+        return Invalid("unknown field", where=where, found=field[2][:_SHOWN], hint=hint)
+    expected = _EXPECTED.fullmatch(what)
+    return Invalid(
+        "wrong value" if expected else what,
+        where=where,
+        found=_found(tree, where),
+        expected=expected and expected[1].replace("`", ""),
+    )
+
+
+def _typed(kind: type[Request], fields: Fields) -> dict[str, Any]:
+    """Return the fields of a query string as JSON would have them: ``users=1&users=2``, ``parameters[efSearch]=64``."""
+    types = query_types(kind)
+    tree: dict[str, Any] = {}
+    for name, text in fields:
+        outer, _, inner = name.rstrip("]").partition("[")
+        if isinstance(types.get(name), msgspec.inspect.ListType):
+            tree.setdefault(name, []).append(text)
+        elif isinstance(types.get(outer), msgspec.inspect.DictType) and inner:
+            tree.setdefault(outer, {})[inner] = int(text) if _INTEGER.fullmatch(text) else text
+        elif name in tree:
+            raise Invalid("a field twice", where=f"$.{name}", found=text[:_SHOWN], expected="one value")
+        else:
+            tree[name] = _scalar(types.get(name), text)
+    return tree
+
+
+def _scalar(kind: msgspec.inspect.Type | None, text: str) -> object:
+    if isinstance(kind, msgspec.inspect.IntType) and _INTEGER.fullmatch(text):
+        return int(text)
+    if isinstance(kind, msgspec.inspect.BoolType):
+        return {"true": True, "false": False}.get(text, text)
+    return text
 
 
 def _found(tree: Any, where: str) -> str | None:

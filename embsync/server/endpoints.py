@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from embsync.manifest import Manifest
@@ -34,29 +36,58 @@ class Query:
     ----------
     name : str
         What it does; its path is ``/v1/`` and the name.
+    tag : str
+        The group it stands in, in the OpenAPI document.
     summary : str
     request, reply : type
         What the body and the answer are in JSON.
     handler : callable
         Takes a :class:`~embsync.server.handlers.Context` and the request.
-    array_fields : tuple of str
-        Where vectors may come as an array: the fields that stand beside it, in the query string.
+    example : dict
+        A request.
+    array_body : bool
+        Whether ``vectors`` may come as an array; the other fields then stand in the query string.
     array_reply : bool
         Whether the answer may be an array.
+    get : bool
+        Whether it may be asked with all its fields in the query string.
     """
 
     name: str
+    tag: str
     summary: str
     request: type[Request]
     reply: Any
     handler: Callable[[handlers.Context, Any], Answer]
-    array_fields: tuple[str, ...] = ()
+    example: dict[str, Any]
+    array_body: bool = False
     array_reply: bool = True
+    get: bool = False
 
     @property
     def path(self) -> str:
         """Where it is asked."""
         return f"/v1/{self.name}"
+
+
+@cache
+def query_types(request: type[Request]) -> dict[str, msgspec.inspect.Type]:
+    """Return the fields that a query string can carry, with the type of each: all but lists of lists."""
+    types = {}
+    for field in msgspec.inspect.type_info(request).fields:  # type: ignore[attr-defined]
+        kind = _without_null(field.type)
+        if not (isinstance(kind, msgspec.inspect.ListType) and isinstance(kind.item_type, msgspec.inspect.ListType)):
+            types[field.encode_name] = kind
+    return types
+
+
+def _without_null(kind: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    while isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, msgspec.inspect.UnionType):
+        rest = [_without_null(one) for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)]
+        return rest[0] if len(rest) == 1 else msgspec.inspect.StrType()  # an id: text is taken for either kind
+    return kind
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,8 @@ class Resource:
     Attributes
     ----------
     path : str
+    name : str
+        Its operation in the OpenAPI document.
     summary : str
     handler : callable
         Takes a :class:`~embsync.server.resources.Worker`.
@@ -78,6 +111,7 @@ class Resource:
     """
 
     path: str
+    name: str
     summary: str
     handler: Callable[[resources.Worker], Response]
     reply: Any
@@ -88,46 +122,72 @@ class Resource:
 QUERIES = (
     Query(
         "search",
+        "search",
         "The live items nearest to vectors, users or items",
         SearchRequest,
         SearchReply,
         handlers.search,
-        ("k", "space", "snapshot_version", "space_id"),
+        {"users": [100002, 100003], "k": 5, "blocked": [17], "missing": "nan"},
+        array_body=True,
+        get=True,
     ),
-    Query("lookup", "Stable vectors by id, live or carried", LookupRequest, LookupReply, handlers.lookup),
+    Query(
+        "lookup",
+        "vectors",
+        "Stable vectors by id, live or carried",
+        LookupRequest,
+        LookupReply,
+        handlers.lookup,
+        {"side": "users", "ids": [100002, 100003], "missing": "mean"},
+        get=True,
+    ),
     Query(
         "transform",
+        "vectors",
         "Raw vectors into the space, or back",
         TransformRequest,
         VectorsReply,
         handlers.transform,
-        ("side", "inverse", "version", "space_id"),
+        {"side": "users", "vectors": [[0.5, -1.25, 0.0]], "version": 1},
+        array_body=True,
     ),
     Query(
-        "fold_in", "Vectors for users or items that were never trained", FoldInRequest, VectorsReply, handlers.fold_in
+        "fold_in",
+        "vectors",
+        "Vectors for users or items that were never trained",
+        FoldInRequest,
+        VectorsReply,
+        handlers.fold_in,
+        {"side": "users", "ids": [[17, 23, 42]], "weights": [[5, 3, -1]], "missing": "mean"},
     ),
     Query(
         "movement",
+        "vectors",
         "How an id moved over the kept versions",
         MovementRequest,
         MovementReply,
         handlers.movement,
+        {"side": "items", "id": 17},
         array_reply=False,
+        get=True,
     ),
 )
 
 RESOURCES = (
     Resource(
         "/v1/version",
+        "get_version",
         "The manifest of the version served",
         resources.manifest,
         Manifest,
         ("401", "421", "503"),
         open=False,
     ),
-    Resource("/healthz", "Whether the server follows the store", resources.health, ServerState),
-    Resource("/readyz", "Whether there is a version to answer from", resources.readiness, ServerState),
-    Resource("/metrics", "Figures for Prometheus", resources.metrics, "text/plain", ("401", "421"), open=False),
-    Resource("/openapi.json", "This document", resources.openapi, dict[str, Any]),
-    Resource("/", "A page for people", resources.home, "text/html"),
+    Resource("/healthz", "get_health", "Whether the server follows the store", resources.health, ServerState),
+    Resource("/readyz", "get_readiness", "Whether there is a version to answer from", resources.readiness, ServerState),
+    Resource(
+        "/metrics", "get_metrics", "Figures for Prometheus", resources.metrics, "text/plain", ("401", "421"), open=False
+    ),
+    Resource("/openapi.json", "get_openapi", "This document", resources.openapi, dict[str, Any]),
+    Resource("/", "get_page", "A page for people", resources.home, "text/html"),
 )

@@ -6,7 +6,8 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -31,6 +32,12 @@ from embsync.server.schema import (
 from embsync.server.settings import Limits
 
 JSON = "application/json"
+#: What a search asks with.
+Kind = Literal["vectors", "users", "items"]
+#: Neighbours where a request does not say how many, and the server allows as many.
+_K = 10
+#: Characters of the longest 64-bit integer.
+_DIGITS = 20
 #: Queries searched between two looks whether the request was cancelled; the second where the effort is the client's
 #: choice: each may look at the whole index.
 _QUERIES, _COSTLY_QUERIES = 1024, 64
@@ -127,35 +134,36 @@ class Context:
 def search(context: Context, request: SearchRequest) -> Answer:
     """Return ids and scores of the nearest live items."""
     context.require_space(request.space_id)
-    context.require_at_most(context.limits.neighbours, request.k, "$.k")
+    k = min(_K, context.limits.neighbours) if request.k is None else request.k
+    context.require_at_most(context.limits.neighbours, k, "$.k")
     kind, value = _queries_given(request)
     context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
-    if len(value) * request.k > context.limits.hits:
+    if len(value) * k > context.limits.hits:
         raise Invalid(
             "more than a request may ask for",
             where="$.k",
-            found=f"{len(value)} queries x {request.k}",
+            found=f"{len(value)} queries x {k}",
             expected=f"at most {context.limits.hits} hits",
             hint="ask for fewer neighbours, or in parts",
         )
     version = context.version
-    id_bytes = version.items.ids.dtype.itemsize  # text takes four times that as NumPy's, and once as JSON
-    k = min(request.k, version.record.items.live)
-    each = 2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60
-    context.memory.reserve(len(value) * k * each, f"{len(value) * k} hits")
-    found = _search_in_blocks(context, request, kind, value)
+    id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
+    hits = len(value) * min(k, version.record.items.live)
+    # Text takes four times its bytes as NumPy's, and once as JSON.
+    context.memory.reserve(hits * (2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60), f"{hits} hits")
+    found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
     if context.as_array:
         return Answer(npy_pieces(_hits(list(found))), NPY)
     ids, scores = [], []
     for block in found:
-        ids.append(json_rows(block[0]))
+        ids.append(json_rows(block[0], np.isneginf(block[1]) if request.null_ids else None))
         scores.append(json_rows(block[1]))
     return Answer(json_pieces(context.head(), {"ids": ids, "scores": scores}), JSON)
 
 
-def _queries_given(request: SearchRequest) -> tuple[str, Any]:
+def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
     """Return which of the three kinds of queries a request has, and the queries."""
-    kinds = {"vectors": request.vectors, "users": request.users, "items": request.items}
+    kinds: dict[Kind, Any] = {"vectors": request.vectors, "users": request.users, "items": request.items}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
         raise Invalid(
@@ -167,35 +175,72 @@ def _queries_given(request: SearchRequest) -> tuple[str, Any]:
     return next(iter(given.items()))
 
 
-def _search_in_blocks(context: Context, request: SearchRequest, kind: str, value: Any) -> Iterator[tuple[Array, Array]]:
+def _search_in_blocks(
+    context: Context, request: SearchRequest, kind: Kind, value: Any
+) -> Iterator[tuple[Array, Array]]:
     """Yield ids and scores of one block of queries after the other."""
     filters: dict[str, Any] = {
         "allowed": None if request.allowed is None else context.checked_ids(request.allowed, "$.allowed"),
         "blocked": None if request.blocked is None else context.checked_ids(request.blocked, "$.blocked"),
         "parameters": request.parameters,
     }
-    _require_consistent_space(request, kind)
+    _require_consistent(context, request, kind)
     version = context.version
     if request.allowed is not None or request.blocked is not None:
         context.memory.reserve(len(version.items.ids) * _FILTERED_BYTES, "a filter over all items")
-    if kind == "items":
-        queries: Any = context.checked_ids(value, "$.items")
-        version.items.lookup(queries)  # unknown ones are refused before any work
-    elif kind == "users":
-        queries = version.side("users").lookup(context.checked_ids(value, "$.users"))
-    else:
+    search_block: Callable[..., tuple[Array, Array]] = version.search
+    if kind == "vectors":
         vectors = _matrix(value, "$.vectors")
         context.memory.reserve(12 * vectors.size, "the queries")
         with context.snapshot_version(request.snapshot_version) as source:
-            queries = stable_queries(version, vectors, request.space, source)
-    search_block = version.search_by_item if kind == "items" else version.search
+            queries: Any = stable_queries(version, vectors, request.space, source)
+    else:
+        queries = context.checked_ids(value, f"$.{kind}")
+        if request.missing != "raise":
+            search_block = partial(_search_known, version, kind, request.missing)
+        else:
+            own = version.side(kind).lookup(queries)  # unknown ones are refused before any work
+            if kind == "items":
+                search_block = version.search_by_item
+            else:
+                queries = own
     step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
     for start in range(0, max(1, len(queries)), step):
         context.memory.raise_if_cancelled()
-        yield search_block(queries[start : start + step], request.k, **filters)
+        ids, scores = search_block(queries[start : start + step], request.k, **filters)
+        if request.string_ids and ids.dtype.kind == "i":
+            ids = np.where(np.isneginf(scores), "", ids.astype(f"U{_DIGITS}"))
+        yield ids, scores
 
 
-def _require_consistent_space(request: SearchRequest, kind: str) -> None:
+def _search_known(
+    version: Version, kind: Literal["users", "items"], missing: str, ids: Any, k: int, **filters: Any
+) -> tuple[Array, Array]:
+    """Return what users or items find; an unknown one finds nothing, or what the mean of its side finds."""
+    side = version.side(kind)
+    known = side.rows(ids) >= 0
+    search_known = version.search_by_item if kind == "items" else version.search_by_user
+    if known.all():
+        return search_known(ids, k, **filters)
+    other_ids, other_scores = version.search(side.mean, k, **filters)
+    if missing == "nan":
+        other_ids = version.items.names(np.full(other_ids.shape, -1))
+        other_scores = np.full_like(other_scores, -np.inf)
+    parts = [(other_ids, other_scores)]
+    if known.any():
+        parts.insert(0, search_known([one for one, there in zip(ids, known, strict=True) if there], k, **filters))
+    places = np.where(known, np.cumsum(known) - 1, known.sum())
+    found_ids, found_scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return found_ids[places], found_scores[places]
+
+
+def _require_consistent(context: Context, request: SearchRequest, kind: Kind) -> None:
+    if request.missing != "raise" and kind == "vectors":
+        raise Invalid(
+            "vectors are never unknown", where="$.missing", found=request.missing, expected="users or items beside it"
+        )
+    if request.null_ids and context.as_array:
+        raise Invalid("an array has no null", where="$.null_ids", found=NPY, expected=f"Accept: {JSON}")
     if request.snapshot_version is not None and request.space != "snapshot":
         raise Invalid(
             "a snapshot, but queries in the stable space",
@@ -258,7 +303,8 @@ def fold_in(context: Context, request: FoldInRequest) -> Answer:
     width = context.version.record.dimension
     context.memory.reserve(24 * width * sum(map(len, lists)), "the vectors of what is folded in")
     context.reserve_vectors(len(lists))
-    vectors = context.version.side(request.side).fold_in(
+    name = request.side or ("users" if context.version.users is not None else "items")
+    vectors = context.version.side(name).fold_in(
         lists,
         request.weights,
         method=request.method,
@@ -271,10 +317,11 @@ def fold_in(context: Context, request: FoldInRequest) -> Answer:
 
 def movement(context: Context, request: MovementRequest) -> Answer:
     """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
+    context.require_space(request.space_id)
     ids = context.checked_ids([request.id], "$.id")
-    now = context.version.side(request.side).lookup(ids)[0]
+    now = context.version.side(request.side).lookup(ids, request.missing)[0]
     steps: list[MovementStep] = []
-    for number in context.kept_versions():
+    for number in [] if np.isnan(now).any() else context.kept_versions():
         context.memory.raise_if_cancelled()
         with contextlib.suppress(Exception), context.open_kept(number) as version:
             side = version.side(request.side)
@@ -286,7 +333,8 @@ def movement(context: Context, request: MovementRequest) -> Answer:
             product = float(now[:shared] @ then[:shared])
             cosine = product / max(length * float(np.linalg.norm(now)), 1e-30)
             steps.append({"version": number, "cosine": cosine, "norm": length, "age": int(side.age(ids)[0])})
-    reply: MovementReply = {**context.head(), "id": request.id, "side": request.side, "steps": steps}
+    id_shown = str(request.id) if request.string_ids else request.id
+    reply: MovementReply = {**context.head(), "id": id_shown, "side": request.side, "steps": steps}
     return Answer(deque([msgspec.json.encode(reply)]), JSON)
 
 

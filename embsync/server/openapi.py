@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from embsync.server.arrays import NPY
-from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource
+from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource, query_types
 from embsync.server.schema import ErrorReply, ServerState
 from embsync.server.settings import Limits
 
@@ -15,6 +15,18 @@ _JSON = "application/json"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
+_SECURED: list[dict[str, list[str]]] = [{}, {"token": []}]
+_TAGS = {
+    "search": "Nearest items",
+    "vectors": "Vectors by id, from one basis to another, for the untrained, over versions",
+    "server": "The version served, health, metrics",
+}
+#: Fields that ask a search; beside an array none of them stands.
+_QUERIES_GIVEN = frozenset({"vectors", "users", "items"})
+#: Fields that hold ids.
+_IDS = frozenset({"users", "items", "ids", "id", "allowed", "blocked"})
+#: Statuses that only a request with a body gets.
+_OF_BODIES = frozenset({"400", "408", "413", "415"})
 _FAILURES = {
     "400": "A body that is not what its content type says",
     "401": "No valid token",
@@ -44,45 +56,91 @@ def document(limits: Limits) -> dict[str, Any]:
     types.append(ErrorReply)
     found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas = dict(zip(map(str, types), found, strict=True))
-    paths: dict[str, Any] = {query.path: {"post": _post(query, schemas, components)} for query in QUERIES}
-    paths |= {resource.path: {"get": _get(resource, schemas)} for resource in RESOURCES}
+    for query in QUERIES:
+        for field in components[query.request.__name__]["properties"].values():
+            _describe_default(field)
+    paths: dict[str, Any] = {}
+    for query in QUERIES:
+        paths[query.path] = {"post": _post(query, schemas, components)}
+        if query.get:
+            paths[query.path]["get"] = _get(query, schemas, components)
+    paths |= {resource.path: {"get": _resource(resource, schemas)} for resource in RESOURCES}
     return {
         "openapi": "3.1.0",
         "info": {"title": "embsync", "version": "1"},
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "x-limits": msgspec.structs.asdict(limits),
         "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
 
+def _describe_default(field: dict[str, Any]) -> None:
+    """Move a default into the description: generators send those they find, or require a value in its place."""
+    default = field.pop("default", None)
+    if default is not None:
+        field["description"] = (
+            f"{field.get('description', '')} (default: {msgspec.json.encode(default).decode()})".strip()
+        )
+
+
 def _post(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {_JSON: {"schema": schemas[str(query.request)]}}
-    if query.array_fields:
+    content: dict[str, Any] = {_JSON: {"schema": schemas[str(query.request)], "example": query.example}}
+    parameters = []
+    if query.array_body:
         content[NPY] = _BINARY
-    answers: dict[str, Any] = {_JSON: {"schema": schemas[str(query.reply)]}}
-    if query.array_reply:
-        answers[NPY] = _BINARY
-    fields = components[query.request.__name__]["properties"]
-    parameters = [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "schema": fields[name],
-            "description": f"The field of this name, beside a body of {NPY}",
-        }
-        for name in query.array_fields
-    ]
+        beside = [name for name in query_types(query.request) if name not in _QUERIES_GIVEN]
+        parameters = _parameters(query, components, beside, f"Beside a body of {NPY} alone")
     return {
-        "summary": query.summary,
+        **_described(query.name, query.tag, query.summary),
         "parameters": parameters,
         "requestBody": {"required": True, "content": content},
-        "security": [{}, {"token": []}],
-        "responses": _responses(answers, tuple(_FAILURES), schemas),
+        "security": _SECURED,
+        "responses": _responses(_answers(query, schemas), tuple(_FAILURES), schemas),
     }
 
 
-def _get(resource: Resource, schemas: dict[str, Any]) -> dict[str, Any]:
+def _get(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    failures = tuple(status for status in _FAILURES if status not in _OF_BODIES)
+    return {
+        **_described(f"get_{query.name}", query.tag, f"{query.summary}, asked by a URL"),
+        "parameters": _parameters(query, components, list(query_types(query.request))),
+        "security": _SECURED,
+        "responses": _responses(_answers(query, schemas), failures, schemas),
+    }
+
+
+def _parameters(
+    query: Query, components: dict[str, Any], names: list[str], description: str = ""
+) -> list[dict[str, Any]]:
+    """Return fields as parameters: those a client leaves out, it does not send, so none has a default."""
+    schema = components[query.request.__name__]
+    parameters = []
+    for name in names:
+        field = dict(schema["properties"][name])
+        kinds = [one for one in field.pop("anyOf", []) if one != {"type": "null"}]
+        if name in _IDS:  # a query string has text alone
+            kinds = []
+            field |= {"type": "string"} if name == "id" else {"type": "array", "items": {"type": "string"}}
+        field |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+        described = " ".join(filter(None, [field.pop("description", ""), description]))
+        required = not query.array_body and name in schema.get("required", ())
+        parameter = {"name": name, "in": "query", "required": required}
+        parameter["schema"] = field
+        if described:
+            parameter["description"] = described
+        if field.get("type") == "object":
+            parameter |= {"style": "deepObject", "explode": True}
+        parameters.append(parameter)
+    return parameters
+
+
+def _answers(query: Query, schemas: dict[str, Any]) -> dict[str, Any]:
+    answers: dict[str, Any] = {_JSON: {"schema": schemas[str(query.reply)]}}
+    return {**answers, NPY: _BINARY} if query.array_reply else answers
+
+
+def _resource(resource: Resource, schemas: dict[str, Any]) -> dict[str, Any]:
     content = (
         {resource.reply: {"schema": {"type": "string"}}}
         if isinstance(resource.reply, str)
@@ -91,8 +149,15 @@ def _get(resource: Resource, schemas: dict[str, Any]) -> dict[str, Any]:
     responses = _responses(content, resource.failures, schemas)
     if resource.reply is ServerState:
         responses["503"] = {"description": "Not now", "headers": _VERSION, "content": content}
-    security: list[dict[str, list[str]]] = [] if resource.open else [{}, {"token": []}]
-    return {"summary": resource.summary, "security": security, "responses": responses}
+    return {
+        **_described(resource.name, "server", resource.summary),
+        "security": [] if resource.open else _SECURED,
+        "responses": responses,
+    }
+
+
+def _described(operation: str, tag: str, summary: str) -> dict[str, Any]:
+    return {"operationId": operation, "tags": [tag], "summary": summary}
 
 
 def _responses(content: dict[str, Any], failures: tuple[str, ...], schemas: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ Rows = list[list[float]]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
+#: JavaScript rounds integers above 2**53.
+StringIds = Annotated[bool, msgspec.Meta(description="Answer ids as strings, also where they are integers")]
 #: Numbers that are not finite are null in JSON.
 Number = float | None
 
@@ -26,12 +28,25 @@ class SearchRequest(Request, frozen=True):
     vectors: Rows | None = None
     users: Ids | None = None
     items: Ids | None = None
-    k: Positive = 10
+    k: Annotated[
+        Positive | None,
+        msgspec.Meta(description="Neighbours of each query; null: 10, or the largest k if that is less"),
+    ] = None
     space: Literal["stable", "snapshot"] = "stable"
     snapshot_version: Positive | None = None
     allowed: Ids | None = None
     blocked: Ids | None = None
     parameters: dict[str, Positive] | None = None
+    missing: Annotated[
+        Missing,
+        msgspec.Meta(
+            description="What an unknown user or item finds: an error, nothing, or what the mean vector finds"
+        ),
+    ] = "raise"
+    string_ids: StringIds = False
+    null_ids: Annotated[
+        bool, msgspec.Meta(description="null, not -1 or an empty string, where fewer than k were found")
+    ] = False
     space_id: str | None = None
 
 
@@ -49,7 +64,7 @@ class TransformRequest(Request, frozen=True):
     """Raw vectors of a version's snapshot into the space, or back."""
 
     side: SideName
-    vectors: Rows = []
+    vectors: Rows
     inverse: bool = False
     version: Positive | None = None
     space_id: str | None = None
@@ -59,7 +74,9 @@ class FoldInRequest(Request, frozen=True):
     """Vectors for ``side`` from lists of ids of the other side."""
 
     ids: list[Ids]
-    side: SideName = "users"
+    side: Annotated[SideName | None, msgspec.Meta(description="null: users, or items where the store has no users")] = (
+        None
+    )
     weights: Rows | None = None
     method: Literal["ridge", "mean", "nearest"] = "ridge"
     regularization: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -72,6 +89,11 @@ class MovementRequest(Request, frozen=True):
 
     side: SideName
     id: Id
+    missing: Annotated[
+        Literal["raise", "nan"], msgspec.Meta(description="What an unknown id gives: an error, or no steps")
+    ] = "raise"
+    string_ids: StringIds = False
+    space_id: str | None = None
 
 
 class Reply(TypedDict):
@@ -82,9 +104,9 @@ class Reply(TypedDict):
 
 
 class SearchReply(Reply):
-    """A line a query, best first; id -1 or "" and a score of null where the index found fewer."""
+    """A line a query, best first; id -1 or "" (null on request) and a score of null where the index found fewer."""
 
-    ids: list[list[Id]]
+    ids: list[list[Id | None]]
     scores: list[list[Number]]
 
 

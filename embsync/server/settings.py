@@ -35,6 +35,11 @@ class Settings(ServeConfig, frozen=True, kw_only=True):
         """Return what a configuration says of the server."""
         return cls(store=config.store.path, log=config.log, **msgspec.structs.asdict(config.serve))
 
+    def answers_to(self, host: str) -> bool:
+        """Tell whether a ``Host`` header, with or without a port, names this machine alone, or is one of ``hosts``."""
+        match = _HOST.fullmatch(host)
+        return names_this_machine(host) or (match is not None and (match[1] or match[2]).lower() in self.hosts)
+
 
 def address(listen: str) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
@@ -59,6 +64,15 @@ def require_servable(settings: Settings) -> None:
     UsageError
     """
     require_token_beyond_loopback(settings)
+    for host in settings.hosts:
+        match = _HOST.fullmatch(host)
+        if match is None or host != (match[1] or match[2]).lower():
+            raise UsageError(
+                "not a name that clients call this server by",
+                where="serve.hosts",
+                found=repr(host),
+                expected="lower case, without scheme or port, such as search.example.org",
+            )
     if settings.listen.startswith(_UNIX):
         _require_place(Path(settings.listen.removeprefix(_UNIX)))
     if settings.token_file is not None:

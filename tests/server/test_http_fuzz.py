@@ -109,7 +109,10 @@ def answers(plug: socket.socket) -> list[int]:
         plug.shutdown(socket.SHUT_WR)
         while part := plug.recv(1 << 16):
             said += part
-    return [int(part[:3]) for part in said.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit()]
+    answered = [part for part in said.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit() and part[:1] != b"1"]
+    for part in answered:  # none is the HTTP library's own
+        assert b"x-embsync-version: " in part.lower(), part
+    return [int(part[:3]) for part in answered]
 
 
 def spoilt(text: bytes, chance: random.Random) -> bytes:

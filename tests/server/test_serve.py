@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,18 +11,22 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from support.http import NPY, Server, command, environment, serving
+from support.http import NPY, Server, command, environment, heard, serving
 from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
 
 import embsync
 from embsync.reader import Version
+from embsync.server.app import Application
+from embsync.server.settings import Settings
 
 SIZES = {"items": 150, "users": 80, "width": 6}
+HOST = ("--host", "search.example.org")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    with serving(root, "--max-body", "200000", "--max-k", "100", "--max-batch", "500") as running:
+    with serving(root, "--max-body", "200000", "--max-k", "100", "--max-batch", "500", *HOST) as running:
         yield running
 
 
@@ -97,6 +102,140 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
     assert [step["version"] for step in steps] == [1, 2, 3]
     assert steps[-1]["cosine"] == pytest.approx(1, abs=1e-6)
     assert server.ask("/v1/version").body == (root / "versions/000003/manifest.json").read_bytes()
+
+
+def test_a_url_asks_what_json_asks(server: Server, version: Version) -> None:
+    """The same fields by the same names, a list as a field repeated, an empty text as it stands."""
+    users = users_of(version).ids[:3].tolist()
+    items = version.items.ids[version.items.live][:3].tolist()
+    for path, fields in (
+        ("search", {"users": users, "k": 4, "blocked": items, "null_ids": True}),
+        ("search", {"items": items[:1], "string_ids": True, "space_id": version.space_id}),
+        ("lookup", {"side": "users", "ids": [*users, -5], "missing": "nan", "max_age": 1}),
+        ("movement", {"side": "items", "id": items[0]}),
+    ):
+        text = urlencode(
+            {name: json.dumps(value) if isinstance(value, bool) else value for name, value in fields.items()},
+            doseq=True,
+        )
+        by_url = server.ask(f"/v1/{path}?{text}")
+        assert by_url.status == 200, by_url.body
+        assert {**by_url.plain, "id": 0} == {**server.ask(f"/v1/{path}", fields).plain, "id": 0}
+    blocked = server.ask(
+        f"/v1/search?k=4&blocked={items[0]}&blocked={items[1]}", np.asarray(users_of(version).vectors[:1])
+    )
+    assert blocked.plain["ids"] == version.search(users_of(version).vectors[:1], 4, blocked=items[:2])[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("query", "where", "what"),
+    [
+        ("search", "$", "one query is needed"),
+        ("search?users=2000&k=0", "$.k", "wrong value"),
+        ("search?users=2000&k=1&k=2", "$.k", "a field twice"),
+        ("search?users=2000&k=1.0", "$.k", "wrong value"),
+        ("search?users=2000&null_ids=1", "$.null_ids", "wrong value"),
+        ("search?vectors=1", "$.vectors", "wrong value"),
+        ("search?users=2000&parameters[efSearch]=5", None, "unknown search parameter"),
+        ("search?users=2000&parameters=5", "$.parameters", "wrong value"),
+        ("search?users=2000&space_id=null", "$.space_id", "another space is served"),
+        ("lookup?ids=2000", "$.side", "missing field"),
+        ("lookup?side=users&ids=", None, None),
+        ("lookup?side=users&ids=2000&ID=2001", "$", "unknown field"),
+    ],
+)
+def test_a_wrong_url_is_a_clear_answer(server: Server, query: str, where: str | None, what: str | None) -> None:
+    """As in JSON: the field, what stands there, what was expected."""
+    answer = server.ask(f"/v1/{query}")
+    assert 400 <= answer.status < 500
+    assert what is None or answer.plain["what"] == what
+    assert where is None or answer.plain["where"] == where
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("search", {"user": [1]}, "did you mean users?"),
+        ("search", {"users": [1], "kk": 5}, "did you mean k?"),
+        ("lookup", {"side": "users", "ids": [1], "max_aeg": 5}, "did you mean max_age?"),
+        ("movement", {"side": "users", "id": 1, "zzzzz": 5}, "known fields: side, id, missing, string_ids, space_id"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(server: Server, path: str, body: Any, hint: str) -> None:
+    """Or all, where none is near."""
+    plain = server.ask(f"/v1/{path}", body).plain
+    assert (plain["what"], plain["hint"]) == ("unknown field", hint)
+
+
+def test_ids_are_strings_and_nothing_is_null_on_request(server: Server, version: Version) -> None:
+    """By default -1; JavaScript cannot hold integers above 2**53."""
+    items = version.items.ids[version.items.live][:2].tolist()
+    asked = {"items": items[:1], "allowed": items, "k": 2}
+    for more, ids in (
+        ({}, [items[1], -1]),
+        ({"string_ids": True}, [str(items[1]), ""]),
+        ({"null_ids": True}, [items[1], None]),
+        ({"string_ids": True, "null_ids": True}, [str(items[1]), None]),
+    ):
+        answer = server.ask("/v1/search", {**asked, **more}).plain
+        assert (answer["ids"], answer["scores"][0][1]) == ([ids], None)
+    array = server.ask("/v1/search", {**asked, "string_ids": True}, Accept=NPY).array
+    assert array["id"].tolist() == [[str(items[1]), ""]]
+    refused = server.ask("/v1/search", {**asked, "null_ids": True}, Accept=NPY)
+    assert (refused.status, refused.plain["where"]) == (422, "$.null_ids")
+    moved = server.ask("/v1/movement", {"side": "items", "id": items[0], "string_ids": True}).plain
+    assert moved["id"] == str(items[0])
+
+
+@pytest.mark.parametrize("kind", ["users", "items"])
+def test_one_unknown_id_does_not_fail_a_batch(server: Server, version: Version, kind: str) -> None:
+    """It finds nothing, or what the mean of its side finds; the others find what they find alone."""
+    side = version.side(kind)  # type: ignore[arg-type]
+    first, second = side.ids[side.live][:2].tolist()
+    alone = server.ask("/v1/search", {kind: [first, second], "k": 3}).plain
+    batch = {kind: [-5, first, -6, second], "k": 3}
+    assert server.ask("/v1/search", batch).status == 404
+    nothing = server.ask("/v1/search", {**batch, "missing": "nan"}).plain
+    assert nothing["ids"] == [[-1] * 3, alone["ids"][0], [-1] * 3, alone["ids"][1]]
+    assert nothing["scores"] == [[None] * 3, alone["scores"][0], [None] * 3, alone["scores"][1]]
+    popular = version.search(side.mean, 3)[0][0].tolist()
+    mean = server.ask("/v1/search", {**batch, "missing": "mean"}).plain
+    assert mean["ids"] == [popular, alone["ids"][0], popular, alone["ids"][1]]
+    assert server.ask("/v1/search", {kind: [-5], "missing": "mean", "k": 3}).plain["ids"] == [popular]
+    refused = server.ask("/v1/search", {"vectors": [[1] * 6], "missing": "mean"})
+    assert (refused.status, refused.plain["where"]) == (422, "$.missing")
+    assert server.ask("/v1/movement", {"side": kind, "id": -5, "missing": "nan"}).plain["steps"] == []
+
+
+def test_what_is_not_http_is_answered_in_the_same_form(server: Server) -> None:
+    """Never by a page of the HTTP library's own."""
+    for sent in (b"garbage\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/x\r\n\r\n", b"GET /\r\n\r\n"):
+        head, _, body = heard(server.plug(sent)).partition(b"\r\n\r\n")
+        assert b" 400 " in head
+        assert b"x-embsync-version: 3" in head.lower()
+        assert json.loads(body)["what"] == "not a request in HTTP/1.1"
+
+
+def test_an_error_outside_of_every_handler_is_answered_in_the_same_form(tmp_path: Path) -> None:
+    """Starlette's own page would be text."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    made = Application(Settings(store=str(tmp_path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made, "_count", fail)
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "query_string": b""}
+        with pytest.raises(RuntimeError):
+            asyncio.run(made.asgi()(scope, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    assert dict(sent[0]["headers"])[b"x-embsync-version"] == b"none"
+    assert json.loads(sent[1]["body"])["what"] == "unexpected error"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +312,7 @@ def test_what_is_wrong_is_a_clear_answer(
     ("body", "said"),
     [
         ({"users": [1], "k": 0}, ("$.k", "0", "int >= 1")),
-        ({"users": [1], "k": "5"}, ("$.k", '"5"', "int")),
+        ({"users": [1], "k": "5"}, ("$.k", '"5"', "int | null")),
         ({"vectors": [[1], [2, True]]}, ("$.vectors[1][1]", "true", "float")),
         ({"users": [1], "space_id": 10**30}, ("$.space_id", str(10**30), "str | null")),
         ({"users": [1], "parameters": {"efSearch": 0}}, ("$.parameters[...]", None, "int >= 1")),
@@ -272,11 +411,22 @@ def test_health_figures_and_document(server: Server) -> None:
     assert set(document["paths"]["/v1/search"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}
     for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
         assert reference.split('"')[0] in document["components"]["schemas"]
-    refused = server.ask("/v1/search")
-    assert (refused.status, refused.headers["Allow"]) == (405, "POST")
+    refused = server.ask("/v1/transform")
+    assert (refused.status, refused.headers["Allow"], refused.plain["hint"]) == (405, "POST", "use POST")
+    refused = server.ask("/healthz", {})
+    assert (refused.status, refused.plain["hint"]) == (405, "use GET")
+    connection = server.connect()
+    connection.request("PUT", "/v1/search")
+    assert json.loads(connection.getresponse().read())["hint"] == "use GET or POST"
+    connection.close()
     for host in ("evil.example", "evil.example:80:80", "localhost/healthz?", "ü"):
         assert server.ask("/v1/version", Host=host).status == 421
-    assert "serve.token_file" in json.loads(server.ask("/v1/version", Host="proxy.example").body)["hint"]
+    refused = server.ask("/v1/version", Host="proxy.example")
+    for way in ("serve.token_file", "serve.hosts"):
+        assert way in refused.plain["hint"]
+    assert refused.plain["expected"] == "localhost, 127.0.0.1, search.example.org"
+    for host in ("search.example.org", "Search.Example.org:443"):
+        assert server.ask("/v1/version", Host=host).status == 200
 
 
 def test_no_answer_goes_another_way(server: Server) -> None:

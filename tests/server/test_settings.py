@@ -91,6 +91,23 @@ def test_only_names_of_this_machine_are_taken_for_it(host: str, own: bool) -> No
     assert names_this_machine(host) is own
 
 
+@pytest.mark.parametrize("host", ["https://a.example", "a.example:80", "A.example", "", "*", "a b", "a.example/"])
+def test_a_host_is_a_name_alone(host: str) -> None:
+    """What could never be equal to the name in a request is refused, and not kept without effect."""
+    with pytest.raises(UsageError, match="not a name that clients call this server by"):
+        require_servable(settings(hosts=["a.example", host]))
+
+
+def test_a_server_answers_to_the_names_it_is_given() -> None:
+    """In any case, with any port; and always to those of this machine."""
+    made = settings(hosts=["search.example.org", "10.0.0.7"])
+    require_servable(made)
+    for host in ("search.example.org", "SEARCH.example.org:8980", "10.0.0.7:1", "localhost"):
+        assert made.answers_to(host)
+    for host in ("example.org", "a.search.example.org", "search.example.org.", "[2001:db8::2]"):
+        assert not made.answers_to(host)
+
+
 @pytest.mark.parametrize(
     "listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80", "[::ffff:192.0.2.1]:80"]
 )
