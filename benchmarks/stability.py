@@ -29,12 +29,12 @@ POLICIES: dict[str, dict[str, object]] = {
     "previous": {"policy": "previous"},
     "first": {"policy": "first"},
     "moving_average 0.3": {"policy": "moving_average"},
-    "two_time_scales 0.4, 0.02": {"policy": "two_time_scales"},
+    "two_time_scales 0.45, 0.001": {"policy": "two_time_scales"},
 }
 SWEEP = {
     f"two_time_scales {share:g}, {slow:g}": {"policy": "two_time_scales", "parent_share": share, "slow_weight": slow}
-    for share in (0.3, 0.4, 0.5, 0.6, 0.7)
-    for slow in (0.01, 0.02, 0.05, 0.1)
+    for share in (0.3, 0.4, 0.45, 0.5, 0.6)
+    for slow in (0.001, 0.005, 0.02, 0.05)
 }
 
 #: Consecutive cosine below the best from which a way is named beneath the picture: it would press all others.

@@ -11,6 +11,9 @@ from typing import Literal
 
 Kind = Literal["floor", "ceiling", "range"]
 
+#: What a figure of a side in the manifest needs in order to be measured; see :class:`Check`.
+Needs = Literal["anchors", "parent", "raw rows"]
+
 #: One limit as configured: a number, or ``[low, high]`` for a range; None switches it off.
 Limit = float | tuple[float, float] | None
 
@@ -64,6 +67,10 @@ class Check:
         Whether ``embsync accept --check`` may override it.
     warned_by : str or None
         The check whose warning says the same, beside which this one's is not repeated.
+    needs : {"anchors", "parent", "raw rows"} or None
+        Of a check that judges the figure of its name in the manifest's ``alignment``, side by side: enough anchored
+        rows, ids live in the parent too, or the parent's raw rows. Without raw rows the check is not made; a figure
+        that is missing although what it needs is there refuses. None: ``pipeline/record.py`` measures it.
     """
 
     name: str
@@ -75,6 +82,12 @@ class Check:
     remedy: str
     acceptable: bool = True
     warned_by: str | None = None
+    needs: Needs | None = None
+
+    @property
+    def figure(self) -> str:
+        """The name without the side."""
+        return self.name.removesuffix("_items").removesuffix("_users")
 
 
 def _both(
@@ -86,6 +99,7 @@ def _both(
     means: str,
     remedy: str,
     warned_by: str | None = None,
+    needs: Needs | None = None,
 ) -> Iterator[Check]:
     """Yield the rows of a check that is made of each side."""
     for side in SIDES:
@@ -99,6 +113,7 @@ def _both(
             means.format(**words),
             remedy.format(**words),
             warned_by=warned_by,
+            needs=needs,
         )
 
 
@@ -176,6 +191,15 @@ _ROWS: tuple[Check, ...] = (
         "share of sampled values that are exactly zero, zero rows left out",
         "Many values of {side} became exactly zero: underflow of a narrow number format, or lost columns.",
         "save the vectors as float32",
+    ),
+    *_both(
+        "repeated",
+        "ceiling",
+        Relative("before", more=0.015),
+        Relative("before", more=0.03),
+        "share of sampled {side} whose vector is another one's too, zero rows left out",
+        "Many {side} have one and the same vector: a row was repeated, or gaps were filled with a default.",
+        "leave ids without a vector out of the snapshot",
     ),
     *_both(
         "magnitude",
@@ -259,6 +283,7 @@ _ROWS: tuple[Check, ...] = (
         "mean fit of {side} to the anchors, out of sample",
         "The vectors of {side} do not fit those of the versions before.",
         _IDS,
+        needs="anchors",
     ),
     *_both(
         "cosine_margin",
@@ -269,6 +294,7 @@ _ROWS: tuple[Check, ...] = (
         "less where mismatched rows have more than 0.3 in common",
         "The vectors of {side} fit their own ids hardly better than any others.",
         _IDS,
+        needs="anchors",
     ),
     *_both(
         "share_below_half",
@@ -278,6 +304,7 @@ _ROWS: tuple[Check, ...] = (
         "share of {side} whose cosine with their anchor is below 0.5",
         "Many {side} moved far.",
         "look at how long the model was trained",
+        needs="anchors",
     ),
     *_both(
         "lost",
@@ -287,6 +314,7 @@ _ROWS: tuple[Check, ...] = (
         "estimated share of {side} with another id's vector; one_row is 1 over the rows compared, for chance",
         "A part of the {side} carries wrong vectors: a block was shuffled, shifted, repeated or left stale.",
         _IDS,
+        needs="anchors",
     ),
     *_both(
         "axis_agreement",
@@ -296,15 +324,28 @@ _ROWS: tuple[Check, ...] = (
         "least agreement of {side} with their anchors along any axis; e_per_row is e over the rows compared",
         "An axis of {side} points the other way: a column was flipped, exchanged or shuffled on one side.",
         _MEND,
+        needs="anchors",
     ),
     *_both(
         "column_fit",
         "floor",
         0.1,
         0.05,
-        "least share of a raw column's variance of {side} that the anchors explain, adjusted for their axes",
+        "least share of a raw column's variance of {side} that the anchors explain, adjusted for their axes; of "
+        "columns whose counterpart on the other side is explained",
         "A column of {side} has nothing to do with what {side} were: its values were shuffled or overwritten.",
         _MEND,
+        needs="anchors",
+    ),
+    *_both(
+        "unexplained_columns",
+        "ceiling",
+        Relative("before", absent=0.0),
+        None,
+        "raw columns that the anchors of neither side explain",
+        "A column of both sides is noise.",
+        "compare the columns of both sides where they are written",
+        needs="anchors",
     ),
     *_both(
         "column_scale",
@@ -314,6 +355,7 @@ _ROWS: tuple[Check, ...] = (
         "greatest spread of a raw column of {side} against the anchors', over the median column's",
         "A column of items or users has another scale than the rest.",
         "if biases or the regularization changed, accept it once",
+        needs="anchors",
     ),
     *_both(
         "norm_ratio",
@@ -323,6 +365,17 @@ _ROWS: tuple[Check, ...] = (
         "median norm of {side} against the parent",
         "The scale of {side} changed by more than a retraining changes it.",
         "if the loss or its regularization changed, accept it once",
+        needs="parent",
+    ),
+    *_both(
+        "lone_scale",
+        "ceiling",
+        2.0,
+        None,
+        "factor by which the raw {side} grew or shrank, over the square of the other side's",
+        "The {side} alone have another scale.",
+        "it changes no ranking; look whether the export scales one side",
+        needs="raw rows",
     ),
     *_both(
         "norm_outliers",
@@ -332,6 +385,7 @@ _ROWS: tuple[Check, ...] = (
         "share of {side} whose norm changed by more than a factor of 3 beside the median",
         "A part of the {side} has another scale than the rest.",
         _MEND,
+        needs="parent",
     ),
     *_both(
         "unchanged",
@@ -341,6 +395,7 @@ _ROWS: tuple[Check, ...] = (
         "share of {side} whose raw vector is the parent's to the last digits",
         "A part of the {side} was not trained again.",
         "incremental training leaves rows as they were",
+        needs="raw rows",
     ),
     Check(
         "rotation_disagreement",

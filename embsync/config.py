@@ -91,8 +91,8 @@ class AnchorsConfig(_Section, frozen=True):
 
     policy: Literal["two_time_scales", "moving_average", "previous", "first"] | None = None
     weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
-    parent_share: Share = 0.4
-    slow_weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
+    parent_share: Share = 0.45
+    slow_weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.001
     rows: Positive = 100_000
 
 

@@ -81,6 +81,14 @@ class SideFitRecord(_Record, frozen=True):
     saturation: float | None = None
     zero_values: float | None = None
     magnitude: float | None = None
+    repeated: float | None = None
+    unexplained_columns: _Count | None = None
+    lone_scale: float | None = None
+
+    @property
+    def cosine_margin(self) -> float | None:
+        """Mean cosine above that of wrong partners."""
+        return None if self.cosine is None or self.cosine_mismatched is None else self.cosine - self.cosine_mismatched
 
 
 class AlignmentRecord(_Record, frozen=True):

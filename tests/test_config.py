@@ -31,7 +31,7 @@ def test_everything_has_the_documented_default() -> None:
     assert (config.space.dimension, config.space.standardize, config.space.max_truncation_loss) == (None, True, 0.0)
     anchors = config.space.anchors
     assert (anchors.policy, anchors.weight, anchors.rows) == (None, 0.3, 100_000)
-    assert (anchors.parent_share, anchors.slow_weight) == (0.4, 0.02)
+    assert (anchors.parent_share, anchors.slow_weight) == (0.45, 0.001)
     assert (config.watch.complete, config.watch.settle_seconds, config.watch.rescan_seconds) == ("auto", 30, 15)
     assert (config.index.factory, config.index.metric, config.index.target_recall) == ("auto", "inner_product", 0.95)
     assert config.snapshot.max_bytes == 256 * 1024**3

@@ -34,8 +34,8 @@ class Motion:
 
     policy: Policy = DEFAULT_POLICY
     weight: float = 0.3
-    parent_share: float = 0.4
-    slow_weight: float = 0.02
+    parent_share: float = 0.45
+    slow_weight: float = 0.001
 
     @property
     def share_of_new(self) -> float:

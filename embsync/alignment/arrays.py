@@ -111,8 +111,8 @@ def stabilize(
     user_weights: Array | None = None,
     policy: Policy = DEFAULT_POLICY,
     weight: float = 0.3,
-    parent_share: float = 0.4,
-    slow_weight: float = 0.02,
+    parent_share: float = 0.45,
+    slow_weight: float = 0.001,
     anchor_rows: int = 100_000,
     threads: int = 0,
 ) -> Stabilized:

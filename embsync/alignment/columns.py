@@ -9,39 +9,73 @@ import numpy as np
 from embsync.alignment import lapack
 from embsync.alignment.gram import Cross
 from embsync.alignment.procrustes import DETERMINED
-from embsync.dtypes import Float64
+from embsync.dtypes import Bool, Float64
 
 #: Columns that carry less than this share of what an average column carries of the stable rows are not judged: they may
 #: be noise every night, and change no ranking.
 _CARRIES = 0.01
 #: Variance of a column below this share of its mean square is rounding: a constant column has nothing to explain.
 _CONSTANT = 1e-10
+#: Share of a column's variance from which the anchors explain it: healthy columns are at 0.15 and above, noise at 0.01.
+EXPLAINED = 0.1
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns that agree least with the anchors; NaN where nothing can be measured.
+class ColumnAgreement:
+    """How each raw column of a side agrees with the anchors.
 
     Attributes
     ----------
-    fit : float
-        Least share of a column's variance that a linear function of the anchors explains: the coefficient of
-        determination, adjusted for the number of anchors' axes (Ezekiel, "Methods of Correlation Analysis", 1930).
-        About 0 for a column whose values were shuffled.
+    explained : (e,) float64
+        Share of a column's variance that a linear function of the anchors explains: the coefficient of determination,
+        adjusted for the number of anchors' axes (Ezekiel, "Methods of Correlation Analysis", 1930). About 0 for a
+        column whose values were shuffled, NaN for one that is not judged.
+    new : int
+        Directions that the rows determine and the anchors do not: those of a model that grew.
     scale : float
         Greatest ratio of a column's spread to the one that the anchors have through the inverse of the map, over the
-        median column's. A column times c on one side of two shows as about sqrt(c) on both.
+        median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing can be
+        measured.
     """
 
-    fit: float
+    explained: Float64
+    new: int
     scale: float
 
+    def fit(self, other: ColumnAgreement | None) -> float:
+        """Return the least explained share, as many of the worst passed over as the model has new directions.
 
-def judge_columns(sums: Cross, paired: int, transform: Float64) -> Columns:
+        A column that is noise on both sides, or noise against a constant, is so every night and says nothing: a column
+        is judged where the anchors explain its counterpart on the other side.
+
+        Parameters
+        ----------
+        other : ColumnAgreement or None
+            Of the other side; None: every column is judged.
+
+        Returns
+        -------
+        float
+            NaN where nothing can be measured.
+        """
+        judged = self._judged(other)
+        if not judged.any():  # the other side says nothing at all
+            judged = self._judged(None)
+        found = np.sort(self.explained[judged])
+        return float(found[min(self.new, len(found) - 1)]) if len(found) else float("nan")
+
+    def unexplained(self, other: ColumnAgreement | None) -> int:
+        """Return how many columns neither side's anchors explain, those of a model that grew left out."""
+        unknown = self._judged(None) & ~self._judged(other) & ~(self.explained >= EXPLAINED)
+        return max(int(np.count_nonzero(unknown)) - self.new, 0)
+
+    def _judged(self, other: ColumnAgreement | None) -> Bool:
+        known = ~np.isnan(self.explained)
+        return known if other is None else known & (other.explained >= EXPLAINED)
+
+
+def judge_columns(sums: Cross, paired: int, transform: Float64) -> ColumnAgreement:
     """Return how the raw columns of a side agree with its anchors, means taken out.
-
-    A model that grew has columns that nobody knew: as many of the worst are passed over as the rows have determined
-    directions more than the anchors.
 
     Parameters
     ----------
@@ -58,19 +92,24 @@ def judge_columns(sums: Cross, paired: int, transform: Float64) -> Columns:
     centred = anchors - np.outer(sums.anchor_sum, sums.anchor_sum) / sums.weight
     carried = variance * (transform**2).sum(axis=1)
     if not all(np.isfinite(part).all() for part in (energy, cross, centred, carried)):
-        return Columns(float("nan"), float("nan"))
+        return _nothing(len(transform))
     judged = (carried > _CARRIES * carried.mean()) & (variance > _CONSTANT * np.diag(sums.rows))
     values, axes = _determined(centred)
     if not judged.any() or len(values) == 0:
-        return Columns(float("nan"), float("nan"))
+        return _nothing(len(transform))
     explained = ((cross[judged] @ axes / np.sqrt(values)) ** 2).sum(axis=1) / variance[judged]
-    fit = 1.0 - (1.0 - explained) * (paired - 1) / max(paired - len(values) - 1, 1)
+    share = np.full(len(transform), np.nan)
+    share[judged] = 1.0 - (1.0 - explained) * (paired - 1) / max(paired - len(values) - 1, 1)
     inverse = np.linalg.pinv(transform)[:, judged]
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))
-    unknown = len(_determined(energy)[0]) - len(_determined(anchors)[0])
-    place = min(max(unknown, 0), len(fit) - 1)
-    return Columns(float(np.sort(fit)[place]), float(np.sort(scale)[-1 - place] / np.median(scale)))
+    new = max(len(_determined(energy)[0]) - len(_determined(anchors)[0]), 0)
+    largest = np.sort(scale)[-1 - min(new, len(scale) - 1)]
+    return ColumnAgreement(share, new, float(largest / np.median(scale)))
+
+
+def _nothing(width: int) -> ColumnAgreement:
+    return ColumnAgreement(np.full(width, np.nan), 0, float("nan"))
 
 
 def _determined(gram: Float64) -> tuple[Float64, Float64]:

@@ -53,7 +53,8 @@ class Drift:
 
     ``displacement`` is ||new - old||_F / ||old||_F; ``_raw`` compares raw vectors. ``norm_outliers`` is the share of
     rows whose norm changed by more than a factor of 3 beside the median. ``unchanged`` is the share of raw rows within
-    float32 rounding of the parent's. ``moved_most`` are file-order positions with their cosines, lowest first.
+    float32 rounding of the parent's. ``scale_raw`` is ||new||_F / ||old||_F of the raw rows. ``moved_most`` are
+    file-order positions with their cosines, lowest first.
     """
 
     cosine: float | None = None
@@ -64,6 +65,7 @@ class Drift:
     norm_ratio: float | None = None
     norm_outliers: float | None = None
     unchanged: float | None = None
+    scale_raw: float | None = None
     moved_most: tuple[tuple[int, float], ...] = ()
 
 
@@ -152,7 +154,7 @@ class DriftMeter:
         count = len(parent_rows)
         self._cosines = np.full(count, np.nan, np.float32)
         self._norms = np.zeros((2, count), np.float32)
-        self._raw: list[tuple[int, float, int, float, float, int]] = []
+        self._raw: list[tuple[int, float, int, float, float, int, float]] = []
         self._stable: list[tuple[int, float, float]] = []
 
     def observe(self, start: int, block: Array, stable: Float32) -> None:
@@ -186,6 +188,7 @@ class DriftMeter:
                 float(np.sum(moved, dtype=np.float64)),
                 float(other.sum(dtype=np.float64)),
                 int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0))),
+                float(own.sum(dtype=np.float64)),
             )
         )
 
@@ -203,6 +206,7 @@ class DriftMeter:
             displacement=_root(moved, before),
             displacement_raw=None if raw is None else _root(raw[2], raw[3]),
             unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
+            scale_raw=None if raw is None else _root(raw[5], raw[3]),
             **self._norm_figures(),
             moved_most=self._moved_most(),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.columns import Columns, judge_columns
+from embsync.alignment.columns import ColumnAgreement, judge_columns
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
@@ -63,7 +63,7 @@ class SideFit:
     axis_agreement : float or None
         See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
         where it cannot be measured.
-    columns : Columns or None
+    columns : ColumnAgreement or None
         None where ``axis_agreement`` is.
     """
 
@@ -72,7 +72,7 @@ class SideFit:
     fold_maps: Float64 | None
     scale: float
     axis_agreement: float | None
-    columns: Columns | None
+    columns: ColumnAgreement | None
 
     @property
     def magnitude(self) -> float:
@@ -169,7 +169,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
     return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
 
 
-def _axes(sums: SideSums, transform: Float64) -> tuple[float, Columns] | tuple[None, None]:
+def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] | tuple[None, None]:
     """Return how the axes of the space and the raw columns agree with the anchors."""
     if sums.cross is None or not judged_alone(sums):
         return None, None

@@ -20,10 +20,13 @@ class Values:
         that is constant.
     zeros : float
         Share of values that are exactly zero.
+    repeated : float
+        Share of rows that another sampled row equals.
     """
 
     saturation: float
     zeros: float
+    repeated: float
 
 
 def examine(rows: Array) -> Values:
@@ -35,11 +38,14 @@ def examine(rows: Array) -> Values:
     """
     kept = rows[rows.any(axis=1)]
     if len(kept) == 0:
-        return Values(0.0, 0.0)
+        return Values(0.0, 0.0, 0.0)
     together = np.zeros(kept.shape[1])
     for extreme in (kept.max(axis=0), kept.min(axis=0)):
         equal = np.count_nonzero(kept == extreme, axis=0)
         # One value is always the extreme; zeros are counted apart, unless the column is nothing else.
         equal[(equal == 1) | ((extreme == 0) & (equal < len(kept)))] = 0
         together += equal / len(kept)
-    return Values(float(np.minimum(together, 1.0).sum()), float(np.mean(kept == 0)))
+    rows_as_one = np.ascontiguousarray(kept).view(f"V{kept.dtype.itemsize * kept.shape[1]}")[:, 0]
+    counts = np.unique(rows_as_one, return_counts=True)[1]
+    repeated = float(counts[counts > 1].sum() / len(kept))
+    return Values(float(np.minimum(together, 1.0).sum()), float(np.mean(kept == 0)), repeated)

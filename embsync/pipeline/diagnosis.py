@@ -162,6 +162,18 @@ def _zeros(pattern: _Pattern) -> Diagnosis | None:
     )
 
 
+def _repeated(pattern: _Pattern) -> Diagnosis | None:
+    sides = pattern.sides("repeated")
+    if not sides:
+        return None
+    share = max(pattern.value(f"repeated_{side}") or 0.0 for side in sides)
+    return Diagnosis(
+        "rows_repeated",
+        f"{share:.0%} of the {_of(sides)} share their vector with another: a row was repeated, or gaps were filled",
+        "leave ids without a vector out of the snapshot, and look how parts of the export are put together",
+    )
+
+
 def _values(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("saturation") + pattern.sides("zero_values")
     if not sides:
@@ -301,6 +313,7 @@ _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
     _zeros,
     _opposite,
     _chance,
+    _repeated,
     _values,
     _column,
     _two_runs,

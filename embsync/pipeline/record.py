@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from math import inf, nan
+from collections.abc import Iterator
+from math import inf, isfinite, nan
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.stabilize import Alignment, SideFit, judged_alone
 from embsync.alignment.transform import SideName
 from embsync.alignment.values import examine
+from embsync.checks import CHECKS
 from embsync.config import Config
 from embsync.manifest import (
     AlignmentRecord,
@@ -73,7 +75,11 @@ def row_counts(run: SideRun, sums: SideSums) -> RowCounts:
 def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: list[WrittenSide]) -> AlignmentRecord:
     """Return the manifest's ``alignment``."""
     parts = [found.items] if found.users is None else [found.items, found.users]
-    sides = [_side_fit(part, side) for part, side in zip(parts, written, strict=True)]
+    others = [None] if found.users is None else [1, 0]
+    sides = [
+        _side_fit(part, side, None if other is None else (parts[other], written[other]))
+        for part, side, other in zip(parts, written, others, strict=True)
+    ]
     motion = inputs.motion
     two = motion.policy == "two_time_scales"
     return AlignmentRecord(
@@ -89,8 +95,9 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
     )
 
 
-def _side_fit(part: SideFit, side: WrittenSide) -> SideFitRecord:
-    fit, drift, values = side.fit, side.drift, examine(part.sums.sample)
+def _side_fit(part: SideFit, side: WrittenSide, other: tuple[SideFit, WrittenSide] | None) -> SideFitRecord:
+    fit, drift, values, columns = side.fit, side.drift, examine(part.sums.sample), part.columns
+    counterpart = None if other is None else other[0].columns
     return SideFitRecord(
         anchors=side.anchors,
         common=part.sums.paired,
@@ -101,13 +108,23 @@ def _side_fit(part: SideFit, side: WrittenSide) -> SideFitRecord:
         norm_outliers=drift.norm_outliers,
         lost=None if fit is None else fit.lost,
         axis_agreement=part.axis_agreement,
-        column_fit=None if part.columns is None else part.columns.fit,
-        column_scale=None if part.columns is None else part.columns.scale,
+        column_fit=None if columns is None else columns.fit(counterpart),
+        column_scale=None if columns is None else columns.scale,
         unchanged=drift.unchanged,
         saturation=values.saturation,
         zero_values=values.zeros,
         magnitude=part.magnitude,
+        repeated=values.repeated,
+        unexplained_columns=None if columns is None else columns.unexplained(counterpart),
+        lone_scale=None if other is None else _lone_scale(drift.scale_raw, other[1].drift.scale_raw),
     )
+
+
+def _lone_scale(own: float | None, other: float | None) -> float | None:
+    """Return how far a side's raw scale changed beyond what a change of both explains, 1 for not at all."""
+    if own is None or other is None or not (own > 0 and other > 0 and isfinite(own) and isfinite(other)):
+        return None
+    return float(max(own, 1 / own) / max(other, 1 / other) ** 2)
 
 
 def preservation_record(found: Alignment, written: list[WrittenSide], neighbours: Neighbours) -> PreservationRecord:
@@ -187,6 +204,7 @@ def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | N
         Measured(f"zero_rows_{name}", sums.zero_rows / max(sums.rows, 1), _before(zero)),
         Measured(f"saturation_{name}", values.saturation, _before(None if before is None else before.saturation)),
         Measured(f"zero_values_{name}", values.zeros, _before(None if before is None else before.zero_values)),
+        Measured(f"repeated_{name}", values.repeated, _before(None if before is None else before.repeated)),
         Measured(f"magnitude_{name}", part.magnitude),
     ]
 
@@ -231,44 +249,40 @@ def checks_of_rows(
     measured = [Measured("score_error", preservation.score_error, {"truncation_loss": alignment.truncation_loss})]
     if inputs.parent is None:
         return measured
-    same = fingerprint(inputs) == inputs.parent.record.snapshot.fingerprint
     parts = [found.items] if found.users is None else [found.items, found.users]
     for run, part in zip(inputs.sides, parts, strict=True):
-        side = alignment.items if run.name == "items" else alignment.users
-        assert side is not None
-        judged = judged_alone(part.sums)
-        mismatched = _figure(side.cosine_mismatched, judged)
-        cosine = _figure(side.cosine, judged)
-        margin = None if cosine is None or mismatched is None else cosine - mismatched
-        # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
-        of = {
-            "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
-            "one_row": 1.0 / max(part.sums.paired, 1),
-            "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1),
-        }
-        figures = {
-            "cosine": cosine,
-            "cosine_margin": margin,
-            "share_below_half": _figure(side.share_below_half, judged),
-            "lost": _figure(side.lost, judged),
-            "axis_agreement": _figure(side.axis_agreement, judged),
-            "column_fit": _figure(side.column_fit, judged),
-            "column_scale": _figure(side.column_scale, judged),
-        }
-        if run.plan.common > 0:  # cohorts in turn share no live id with the parent, however well anchors judge them
-            figures["norm_ratio"] = _figure(side.norm_ratio, True)
-            figures["norm_outliers"] = _figure(side.norm_outliers, True)
-        measured += [Measured(f"{name}_{run.name}", value, of) for name, value in figures.items()]
-        if side.unchanged is not None and not same:  # raw rows that do not come back cannot be compared
-            measured.append(Measured(f"unchanged_{run.name}", side.unchanged))
+        measured += _of_side(inputs, inputs.parent, run, part, alignment)
     if inputs.users is not None:
         measured.append(Measured("rotation_disagreement", alignment.rotation_disagreement))
     return measured
 
 
-def _figure(value: float | None, expected: bool) -> float | None:
-    """Return NaN for a figure that should be there and could not be measured: that is never passed."""
-    return nan if value is None and expected else value
+def _of_side(
+    inputs: Inputs, parent: Version, run: SideRun, part: SideFit, alignment: AlignmentRecord
+) -> Iterator[Measured]:
+    """Yield the figures of a side that the table judges, with what their limits depend on."""
+    side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
+    judged = judged_alone(part.sums)
+    # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
+    mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
+    of = {
+        "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
+        "one_row": 1.0 / max(part.sums.paired, 1),
+        "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1),
+    }
+    same = fingerprint(inputs) == parent.record.snapshot.fingerprint
+    for check in CHECKS.values():
+        if check.needs is None or check.name != f"{check.figure}_{run.name}":
+            continue
+        value: float | None = getattr(side, check.figure)
+        if check.needs == "raw rows" and (value is None or same):  # those that do not come back cannot be compared
+            continue
+        if check.needs == "parent" and run.plan.common == 0:  # cohorts in turn share no live id with the parent
+            continue
+        if value is None and (check.needs != "anchors" or judged):
+            value = nan  # should be there and could not be measured: that is never passed
+        earlier = None if before is None else getattr(before, check.figure)
+        yield Measured(check.name, value, of if earlier is None else {**of, "before": earlier})
 
 
 def check_of_recall(config: Config, report: IndexReport) -> Measured:

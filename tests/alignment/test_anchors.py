@@ -46,10 +46,10 @@ def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[i
 
 
 @pytest.mark.parametrize(
-    ("policy", "share"), [("two_time_scales", 0.02), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)]
+    ("policy", "share"), [("two_time_scales", 0.001), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)]
 )
 def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
-    """The newest vector weighs 0.02, 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
+    """The newest vector weighs 0.001, 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, policy)
     expected = _model(nights, found, share)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.nights import rotation
 
-from embsync.alignment.columns import Columns
+from embsync.alignment.columns import EXPLAINED, ColumnAgreement
 from embsync.alignment.gram import Pairing
 from embsync.alignment.stabilize import SideInput, fit
 from embsync.dtypes import Float64
@@ -23,7 +23,7 @@ def _model(width: int = WIDTH) -> Float64:
     return np.random.default_rng(1).standard_normal((ROWS, width)) + np.linspace(3, 0, width)
 
 
-def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dimension: int = WIDTH) -> Columns:
+def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dimension: int = WIDTH) -> ColumnAgreement:
     random = np.random.default_rng(2)
     other = random.standard_normal((ROWS, rows.shape[1])) if users is None else users
     positions = np.arange(ROWS)
@@ -50,7 +50,7 @@ def _with(rows: Float64, change: Callable[[Float64], Float64], column: int = 2) 
 def test_healthy_columns_are_explained() -> None:
     """Most of each column's variance, and all on one scale."""
     found = _columns(_noisy(_model()), _model())
-    assert found.fit == pytest.approx(1 / (1 + 0.3**2), abs=0.05)
+    assert found.fit(None) == pytest.approx(1 / (1 + 0.3**2), abs=0.05)
     assert found.scale == pytest.approx(1.0, abs=0.1)
 
 
@@ -67,7 +67,7 @@ def test_healthy_columns_are_explained() -> None:
 )
 def test_a_column_of_other_ids_is_not_explained(change: Callable[[Float64], Float64]) -> None:
     """Also where a common part would make every cosine high."""
-    assert abs(_columns(_with(_noisy(_model()), change), _model()).fit) < 0.04
+    assert abs(_columns(_with(_noisy(_model()), change), _model()).fit(None)) < 0.04
 
 
 def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
@@ -79,7 +79,7 @@ def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
         pairing = Pairing(positions, random.standard_normal((32, 8)).astype(np.float32), fold_of(positions))
         columns = fit(SideInput(ArrayRows(rows), pairing), None, dimension=8).items.columns
         assert columns is not None
-        found.append(columns.fit)
+        found.append(columns.fit(None))
     assert max(found) < 0.05
 
 
@@ -94,9 +94,9 @@ def test_a_column_of_another_scale_stands_out(by: float) -> None:
 def test_a_constant_or_weightless_column_is_not_judged() -> None:
     """A bias column of ones has nothing to explain, and noise that changes no ranking may be there every night."""
     rows = _noisy(_model())
-    healthy = _columns(rows, _model()).fit
+    healthy = _columns(rows, _model()).fit(None)
     for change in (np.ones_like, lambda column: 1e-3 * np.flip(column)):
-        assert _columns(_with(rows, change), _model()).fit > healthy - 0.1
+        assert _columns(_with(rows, change), _model()).fit(None) > healthy - 0.1
 
 
 def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
@@ -108,5 +108,26 @@ def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
             np.random.default_rng(7).standard_normal((ROWS, 2)),
         ]
     )
-    assert _columns(grown, old).fit > 0.8
-    assert _columns(_with(grown, np.flip), old).fit < 0.04
+    assert _columns(grown, old).fit(None) > 0.8
+    assert _columns(_with(grown, np.flip), old).fit(None) < 0.04
+
+
+def _agreement(*explained: float) -> ColumnAgreement:
+    return ColumnAgreement(np.array(explained), 0, 1.0)
+
+
+def test_a_column_that_neither_side_explains_is_counted_and_not_judged() -> None:
+    """Noise on both sides, or noise against a constant, is so every night; noise against a sound column is damage."""
+    noise, constant = 0.01, np.nan
+    own = _agreement(0.8, noise, noise, 0.7, noise)
+    assert own.fit(_agreement(0.8, noise, constant, 0.7, constant)) == 0.7
+    assert own.unexplained(_agreement(0.8, noise, constant, 0.7, constant)) == 3
+    assert own.fit(_agreement(0.8, EXPLAINED, constant, 0.7, 0.0)) == noise
+    assert own.unexplained(_agreement(0.8, EXPLAINED, constant, 0.7, 0.0)) == 2
+
+
+def test_every_column_is_judged_where_the_other_side_says_nothing() -> None:
+    """No other side, or one of which nothing fits."""
+    own = _agreement(0.8, 0.01)
+    assert own.fit(None) == own.fit(_agreement(0.0, np.nan)) == 0.01
+    assert np.isnan(_agreement(np.nan).fit(None))

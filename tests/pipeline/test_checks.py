@@ -117,6 +117,15 @@ def _some(share: float, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return changed
 
 
+def _alike(share: float) -> Callable[[Any], Any]:
+    """Give the first rows one vector."""
+    return lambda rows: np.where(np.arange(len(rows))[:, None] < share * len(rows), rows[:1], rows)
+
+
+def _noise_column() -> Night:
+    return night(1).with_vectors(_column(5, np.random.default_rng(8).permutation))
+
+
 def _untouched(side: str, share: float) -> Night:
     """Leave a share of a side as the night before left it, in the axes of that night."""
     before, made = night(0, churn=0.0), night(0, churn=0.0)
@@ -194,6 +203,21 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
             {},
         )
         for outcome, below in (("warn", 0.15), ("refuse", 0.5))
+        for side in ("items", "users")
+    ),
+    *(
+        (f"repeated_{side}", outcome, lambda side=side, share=share: _changed(night(1), side, _alike(share)), {})
+        for outcome, share in (("warn", 0.025), ("refuse", 0.05))
+        for side in ("items", "users")
+    ),
+    *((f"unexplained_columns_{side}", "warn", _noise_column, {}) for side in ("items", "users")),
+    *(
+        (
+            f"lone_scale_{side}",
+            "warn",
+            lambda side=side: _changed(night(1), side, lambda rows: rows * np.float32(3)),
+            {},
+        )
         for side in ("items", "users")
     ),
     *(
@@ -300,6 +324,10 @@ def test_every_check_is_shown() -> None:
         "unchanged_users": "warn",
         "column_scale_items": "warn",
         "column_scale_users": "warn",
+        "unexplained_columns_items": "warn",
+        "unexplained_columns_users": "warn",
+        "lone_scale_items": "warn",
+        "lone_scale_users": "warn",
     }
     for name in DEFAULT_LIMITS:
         for outcome in ("warn", "refuse"):
@@ -319,7 +347,7 @@ def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
         found = _checks(directory / "S", night(0))
     alone = {
         f"{name}_{side}"
-        for name in ("rows", "zero_rows", "saturation", "zero_values", "magnitude")
+        for name in ("rows", "zero_rows", "saturation", "zero_values", "repeated", "magnitude")
         for side in ("items", "users")
     }
     assert set(found) == {"finite", "unique_ids", "widths", "score_error", "truncation_loss", "rank", "recall", *alone}

@@ -142,6 +142,13 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         False,
     ),
     "a side of zeros": (lambda: _side(well(), "users", np.zeros_like), "no_scores", "not a single score", False, False),
+    "one row repeated": (
+        lambda: _side(well(), "users", lambda rows: _some(rows, 0.1, lambda part: part[:1])),
+        "rows_repeated",
+        "users share their vector with another",
+        True,
+        False,
+    ),
     "clipped": (
         lambda: _side(well(), "items", lambda rows: np.clip(rows, -1.5, 1.5)),
         "values_lost",

@@ -41,13 +41,13 @@ def _rows(root: Path) -> dict[int, Array]:
 def test_a_new_store_has_two_time_scales(root: Path) -> None:
     """Stored is the slow average alone; the manifest says how it moves."""
     first = _publish(root, 0).alignment
-    assert (first.policy, first.weight, first.parent_share) == ("two_time_scales", 0.02, 0.4)
+    assert (first.policy, first.weight, first.parent_share) == ("two_time_scales", 0.001, 0.45)
     slow = _anchors(root)
     _publish(root, 1)
     rows = _rows(root)
     for id_, vector in _anchors(root).items():
         live = id_ in set(night(1).item_ids.tolist())
-        expected = slow[id_] + 0.02 * (rows[id_] - slow[id_]) if id_ in slow and live else slow.get(id_, rows[id_])
+        expected = slow[id_] + 0.001 * (rows[id_] - slow[id_]) if id_ in slow and live else slow.get(id_, rows[id_])
         np.testing.assert_allclose(vector, expected, atol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_a_switch_starts_from_the_anchors_that_are_stored(root: Path) -> None:
     """The slow average goes on from the moving average, and the moving average from the slow one."""
     _publish(root, 0, space__anchors__policy="moving_average")
     _publish(root, 1)
-    for policy, weight in (("two_time_scales", 0.02), ("moving_average", 0.3)):
+    for policy, weight in (("two_time_scales", 0.001), ("moving_average", 0.3)):
         before = _anchors(root)
         _publish(root, 2, space__anchors__policy=policy)
         rows, live = _rows(root), set(night(2).item_ids.tolist())
