@@ -196,6 +196,14 @@ def _cross(start: int, block: Float64, product: Float64, pairing: Pairing, weigh
     )
 
 
+def require_finite(name: str, start: int, block: Array) -> None:
+    """Refuse a block with a value that is not finite, or so large that its square is not, as :func:`measure` does."""
+    x = block.astype(np.float64).reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(x @ x):
+            raise _not_finite(name, start, block)
+
+
 def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(bad) == 0:

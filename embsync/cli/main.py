@@ -27,6 +27,7 @@ _MODULES = {
     "publish": ("sync", "accept", "rollback", "prune", "widen"),
     "query": ("search", "lookup", "transform", "fold-in"),
     "serve": ("serve",),
+    "write": ("write",),
     "daemon": ("run", "hold", "resume"),
 }
 #: The module of each command.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from copy import copy
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -96,6 +97,12 @@ class IdentifiedSide:
         """Numbers in a row."""
         return self._vectors.width
 
+    def called(self, name: str) -> Self:
+        """Return the same rows as a side of this name."""
+        other = copy(self)
+        other.name = name
+        return other
+
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield ``(start, block)`` in file order."""
         return self._vectors.blocks()
@@ -150,11 +157,4 @@ def require_agreement(items: IdentifiedSide, users: IdentifiedSide | None, max_b
             where=users.source,
             found=f"width {users.width}",
             expected=f"{items.width}, as in {items.source}",
-        )
-    if users.id_kind != items.id_kind:
-        raise SnapshotError(
-            "items and users differ in the type of their ids",
-            where=users.source,
-            found=f"{users.id_kind} ids",
-            expected=f"{items.id_kind} ids, as in {items.source}",
         )

@@ -10,6 +10,7 @@ Errors of ``close`` are passed over: what matters was fsynced before, and Linux 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -41,6 +42,8 @@ _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")
 _RETIRED = re.compile(rf"{re.escape(PRUNED_PREFIX)}([0-9]+)-[0-9a-f]{{8}}")
 _READ_BYTES = 4 * 2**20
 _SEALED_AT_ONCE = 2
+#: Flags of renameat2(2), and AT_FDCWD.
+_NO_REPLACE, _EXCHANGE, _WORKING_DIRECTORY = 1, 2, -100
 #: What the operating system says of a disk without room.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -178,8 +181,8 @@ class Staging:
     It is locked while its maker lives, so that a sweep never takes it from under a running command.
     """
 
-    def __init__(self, versions: Path) -> None:
-        self.path, self._descriptor = _own_directory(versions)
+    def __init__(self, versions: Path, prefix: str = STAGING_PREFIX) -> None:
+        self.path, self._descriptor = _own_directory(versions, prefix)
         self._arrays: list[ArrayFile] = []
         self._entries: list[FileEntry] = []
 
@@ -245,13 +248,33 @@ class Staging:
         self._arrays.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
 
-    def move(self, target: Path) -> None:
+    def move(self, target: Path, rename: Callable[[Path, Path], object] = Path.rename) -> None:
         """Move the directory into place under its final name; until :meth:`keep` it may still be discarded."""
         for folder, _, _ in os.walk(self.path):
             sync_directory(Path(folder))
-        self.path.rename(target)
+        rename(self.path, target)
         self.path = target
         _require_same(target, self._descriptor)
+        sync_directory(target.parent)
+
+    def replace(self, target: Path, first: str) -> None:
+        """Put the directory, which could not be moved, in the place of another, which is removed.
+
+        The two are exchanged in one step where the file system can. Elsewhere the files are renamed into ``target`` one
+        by one, ``first`` before the others, and what is not of this directory is removed last: there is always
+        something under the name, and ``first`` tells that it is not whole.
+        """
+        if not exchange(self.path, target):
+            names = sorted((path.name for path in self.path.iterdir()), key=lambda name: (name != first, name))
+            for name in names:
+                if (target / name).is_dir() and not (target / name).is_symlink():
+                    remove_tree(target / name)
+                (self.path / name).replace(target / name)
+                sync_directory(target)
+            for path in target.iterdir():
+                if path.name not in names:
+                    remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            sync_directory(target)
         sync_directory(target.parent)
 
     def keep(self) -> None:
@@ -274,10 +297,10 @@ class Staging:
         return path
 
 
-def _own_directory(versions: Path) -> tuple[Path, int]:
+def _own_directory(versions: Path, prefix: str) -> tuple[Path, int]:
     """Make a staging directory and lock it; a sweep may take it in between, then make another."""
     while True:
-        path = versions / f"{STAGING_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        path = versions / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):
             make_directory(path)
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -311,6 +334,32 @@ def _require_same(path: Path, descriptor: int) -> None:
     """Raise unless a path leads to what is open: a rename that returned without an error may have done nothing."""
     if not os.path.samestat(path.stat(), os.fstat(descriptor)):
         raise OSError(errno.EIO, "a rename did nothing", str(path))
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange what two names stand for in one step; False where the file system or the kernel cannot."""
+    return _renameat2(one, other, _EXCHANGE)
+
+
+def rename_to_free(path: Path, target: Path) -> None:
+    """Rename to a name where nothing is; FileExistsError where something is, an empty directory too."""
+    if _renameat2(path, target, _NO_REPLACE):
+        return
+    if os.path.lexists(target):  # a file system without the flag: somebody may come in between
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    path.rename(target)
+
+
+def _renameat2(one: Path, other: Path, flag: int) -> bool:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_WORKING_DIRECTORY, os.fsencode(one), _WORKING_DIRECTORY, os.fsencode(other), flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def switch_link(link: Path, target: str) -> None:
@@ -502,6 +551,15 @@ def delete(path: Path) -> bool:
 def leftovers(versions: Path) -> list[str]:
     """Return the names of pruned versions that could not be deleted, or are being deleted now."""
     return sorted(path.name for path in versions.iterdir() if path.name.startswith(PRUNED_PREFIX))
+
+
+def sweep_staging(folder: Path, prefix: str) -> None:
+    """Remove the staging directories of dead processes that begin with ``prefix``, as far as one may."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(prefix):
+            with _claimed(path) as ours:
+                if ours:
+                    delete(path)
 
 
 def sweep(root: Path, versions: Path) -> list[str]:

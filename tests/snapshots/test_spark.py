@@ -40,9 +40,13 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
         trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=4, numUserBlocks=4).fit(table)
         trained.write().overwrite().save(str(tmp_path / "als"))
+        page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+        block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
+        exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
         factors = {"items": trained.itemFactors.collect(), "users": trained.userFactors.collect()}
     finally:
         spark.stop()
+    assert open_snapshot(tmp_path / "day=1", SnapshotConfig()).width == 6
     opened = open_snapshot(tmp_path / "als", SnapshotConfig())
     assert opened.layout == "parquet"
     assert opened.users is not None

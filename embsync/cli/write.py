@@ -1,0 +1,54 @@
+"""Leaving a snapshot from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embsync.cli.options import context, shared
+from embsync.cli.output import print_json, say
+from embsync.errors import UsageError
+from embsync.snapshots.sides import ITEMS, USERS
+from embsync.training.files import side_of_files
+from embsync.training.write import write_sides
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("path", type=_FILE)
+@click.option("--items", type=_FILE, required=True, help="Vectors of items: .npy, or any layout of one side.")
+@click.option("--item-ids", type=_FILE, help="Their ids, beside a .npy.")
+@click.option("--item-weights", type=_FILE, help="Their weights, beside a .npy.")
+@click.option("--users", type=_FILE, help="Vectors of users, in the same way.")
+@click.option("--user-ids", type=_FILE, help="Their ids.")
+@click.option("--user-weights", type=_FILE, help="Their weights.")
+@click.option("--overwrite", is_flag=True, help="Replace a directory that is there.")
+@shared
+def write(
+    path: Path,
+    items: Path,
+    item_ids: Path | None,
+    item_weights: Path | None,
+    users: Path | None,
+    user_ids: Path | None,
+    user_weights: Path | None,
+    overwrite: bool,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a snapshot to PATH as a whole: whoever watches sees all of it or nothing."""
+    given = context(config_file, store, as_json)
+    sides = [side_of_files(ITEMS, items, item_ids, item_weights, given.config.snapshot)]
+    if users is not None:
+        sides.append(side_of_files(USERS, users, user_ids, user_weights, given.config.snapshot))
+    elif user_ids is not None or user_weights is not None:
+        raise UsageError("half of a snapshot", found="--user-ids or --user-weights without --users")
+    written = write_sides(path, sides, overwrite=overwrite)
+    if as_json:
+        print_json({"path": str(written), "items": sides[0].count, "users": sides[1].count if users else None})
+    else:
+        counts = " and ".join(f"{side.count:,} {side.name}" for side in sides)
+        say(f"wrote {path}: {counts}, width {sides[0].width}")

@@ -1,0 +1,60 @@
+"""A side whose vectors, and perhaps ids and weights, lie in files of any layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError, UsageError
+from embsync.snapshots import open_snapshot
+from embsync.snapshots.arrays import StoredColumn, StoredMatrix
+from embsync.snapshots.files import Place
+from embsync.snapshots.npy import NpyFile
+from embsync.snapshots.sides import IdentifiedSide
+
+
+def side_of_files(
+    name: str, vectors: Path, ids: Path | None, weights: Path | None, config: SnapshotConfig
+) -> IdentifiedSide:
+    """Return a side: a ``.npy`` matrix with ids beside it, or one file or directory of a layout that has them inside.
+
+    Raises
+    ------
+    SnapshotError
+        A file is ill-formed, or there are no ids, or two kinds of them.
+    """
+    if vectors.suffix == ".npy":
+        if ids is None:
+            raise SnapshotError(
+                "vectors without ids", where=str(vectors), expected="ids", hint=f"add --{name[:-1]}-ids FILE.npy"
+            )
+        stored = _file(vectors)
+        with stored.open() as (header, _):
+            matrix = StoredMatrix(stored, header)
+        return IdentifiedSide(
+            name, str(vectors), matrix, _column(ids), _column(weights), stored_bytes=header.data_bytes
+        )
+    if ids is not None or weights is not None:
+        raise UsageError(
+            "ids and weights beside a file that has its own",
+            where=vectors,
+            found=ids or weights,
+            expected="them beside a .npy file only",
+        )
+    side = open_snapshot(vectors, msgspec.structs.replace(config, sides="items")).items
+    assert isinstance(side, IdentifiedSide)
+    return side.called(name)
+
+
+def _file(path: Path) -> NpyFile:
+    return NpyFile(Place.at(path))
+
+
+def _column(path: Path | None) -> StoredColumn | None:
+    if path is None:
+        return None
+    stored = _file(path)
+    with stored.open() as (header, _):
+        return StoredColumn(stored, header)

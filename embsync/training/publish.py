@@ -1,0 +1,106 @@
+"""Publishing from a program: what ``embsync sync`` does with a path, for a path or for arrays."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from embsync.config import Config, load
+from embsync.errors import UsageError
+from embsync.manifest import Manifest
+from embsync.pipeline import Request, process
+from embsync.pipeline.checks import reject_unknown
+from embsync.pipeline.on_publish import run_on_publish
+from embsync.store import Store
+from embsync.training.write import write_snapshot
+
+_WAIT_SECONDS = 60.0
+
+
+def publish(
+    store: str | Path,
+    snapshot: str | Path | None = None,
+    *,
+    config: Config | str | Path | Mapping[str, object] | None = None,
+    name: str | None = None,
+    accept: tuple[str, ...] = (),
+    new_space: bool = False,
+    **arrays: Any,
+) -> Manifest:
+    """Publish a snapshot, or arrays, as the next version of a store.
+
+    Parameters
+    ----------
+    store : str or Path
+        The store's directory; it is made where it is not there.
+    snapshot : str or Path, optional
+        What a training run left, in any layout.
+    config : Config, path of a YAML file, or mapping of dotted keys (``{"index.factory": "Flat"}``), optional
+        The store's path in it does not count.
+    name : str, optional
+        What arrays are called in the history; default ``arrays``.
+    accept : tuple of str
+        Checks whose refusal is overridden.
+    new_space : bool
+        Begin a new space instead of aligning to the current one.
+    **arrays
+        ``items``, ``item_ids``, ``users``, ``user_ids``, ``item_weights`` and ``user_weights`` of
+        :func:`embsync.write_snapshot`, instead of ``snapshot``. ``TMPDIR`` needs room for them.
+
+    Returns
+    -------
+    Manifest
+        That of the published version.
+
+    Raises
+    ------
+    UsageError
+        Neither or both of a snapshot and arrays.
+    SnapshotError, RefusedError, StoreError
+        As ``embsync sync``.
+
+    Warns
+    -----
+    UserWarning
+        ``store.on_publish`` failed; the version is published.
+    """
+    if (snapshot is None) == (not arrays):
+        raise UsageError("a snapshot or arrays", found="both" if arrays else "neither", expected="one of them")
+    unknown = sorted(set(arrays) - {"items", "item_ids", "users", "user_ids", "item_weights", "user_weights"})
+    if unknown or (arrays and "items" not in arrays):
+        raise UsageError(
+            "arrays that a snapshot does not have",
+            found=", ".join(sorted(arrays)),
+            expected="items, item_ids, users, user_ids, item_weights, user_weights",
+        )
+    reject_unknown(accept)
+    chosen = _configuration(config, store)
+    if snapshot is not None:
+        return _publish(Path(snapshot), chosen, accept, new_space)
+    with tempfile.TemporaryDirectory(prefix="embsync-") as folder:
+        path = write_snapshot(Path(folder) / (name or "arrays"), **arrays)
+        return _publish(path, chosen, accept, new_space)
+
+
+def _configuration(given: Config | str | Path | Mapping[str, object] | None, store: str | Path) -> Config:
+    place = str(Path(store).absolute())
+    if isinstance(given, Config):
+        return msgspec.structs.replace(given, store=msgspec.structs.replace(given.store, path=place))
+    if isinstance(given, Mapping):
+        return load(options={**given, "store.path": place})
+    return load(given, options={"store.path": place})
+
+
+def _publish(path: Path, config: Config, accept: tuple[str, ...], new_space: bool) -> Manifest:
+    store = Store(config.store.path, _WAIT_SECONDS)
+    manifest = process(store, Request(path, accept, new_space), config)
+    command = config.store.on_publish
+    failed = None if command is None else run_on_publish(store, command, manifest.version)
+    if failed is not None:
+        warnings.warn(f"version {manifest.version} is published, but {failed}", UserWarning, stacklevel=3)
+    return manifest

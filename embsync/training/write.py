@@ -1,0 +1,237 @@
+"""Leaving a snapshot as a whole: a directory beside it, synced and listed with its hashes, then one rename."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from embsync.alignment.gram import require_finite
+from embsync.array_inputs import as_ids, as_matrix
+from embsync.config import SnapshotConfig
+from embsync.dtypes import Array, Float64
+from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError, UsageError, printable
+from embsync.rows import ArrayRows
+from embsync.snapshots import Side
+from embsync.snapshots.arrays import native, require_vectors
+from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide, require_agreement
+from embsync.store.durable import FULL, Staging, rename_to_free, sweep_staging
+from embsync.watching.source_manifest import NAME as MANIFEST
+
+#: Directories in the making; names that begin with a dot are no snapshots.
+PREFIX = ".embsync-writing-"
+
+
+def write_snapshot(
+    path: str | Path,
+    *,
+    items: Any,
+    item_ids: Any = None,
+    users: Any = None,
+    user_ids: Any = None,
+    item_weights: Any = None,
+    user_weights: Any = None,
+    overwrite: bool = False,
+) -> Path:
+    """Leave a snapshot so that whoever watches sees all of it or nothing.
+
+    The files are written to a hidden directory beside ``path``, synced, read back and listed in ``manifest.json`` with
+    their sizes and sha256, and the directory is renamed. A job that is killed leaves nothing under ``path``, and what
+    it was writing is removed by the next call.
+
+    Parameters
+    ----------
+    path : str or Path
+        The directory to make; the one that holds it has to be there.
+    items : (t, e) array of float16, float32 or float64
+        NumPy, or anything with ``__array__`` or DLPack (PyTorch, JAX, CuPy's ``get()``), a pandas DataFrame, a pandas
+        Series of vectors, or an Arrow array of lists. bfloat16 is written as float32.
+    item_ids : (t,) array of integers or strings
+        Not needed where ``items`` is a pandas object with an index that is more than row numbers.
+    users, user_ids : (w, e) and (w,) arrays, optional
+        The other side, in the same way; its ids may be of another type.
+    item_weights, user_weights : (t,) and (w,) arrays, optional
+        Weights of the rows in the fit to the anchors.
+    overwrite : bool
+        Replace a directory that is there, in one step where the file system can exchange two directories, else file by
+        file: then its manifest does not fit its files until the last one is there, and it is not taken before.
+
+    Returns
+    -------
+    Path
+        The snapshot.
+
+    Raises
+    ------
+    SnapshotError
+        What ``embsync sync`` would refuse, in its words; nothing is written.
+    UsageError
+        There is something at ``path``, or its name is none of a snapshot.
+    NotFoundError
+        There is no directory to write to.
+    StoreError
+        It could not be written.
+
+    Examples
+    --------
+    >>> import numpy as np, embsync, tempfile
+    >>> rng = np.random.default_rng(7)
+    >>> watched = tempfile.mkdtemp()
+    >>> embsync.write_snapshot(
+    ...     f"{watched}/day=1", items=rng.normal(size=(30, 4)), item_ids=np.arange(30),
+    ...     users=rng.normal(size=(20, 4)), user_ids=[f"user {number}" for number in range(20)],
+    ... ).name
+    'day=1'
+    """
+    if users is None and (user_ids is not None or user_weights is not None):
+        raise SnapshotError("half of a snapshot", found="user_ids or user_weights without users", expected="users")
+    sides = [side_of_arrays(ITEMS, items, item_ids, item_weights)]
+    if users is not None:
+        sides.append(side_of_arrays(USERS, users, user_ids, user_weights))
+    return write_sides(Path(path), sides, overwrite=overwrite)
+
+
+def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any) -> IdentifiedSide:
+    """Return a side made of arrays, judged as that of a snapshot."""
+    matrix, index = as_matrix(vectors, name)
+    one = name[:-1]
+    require_vectors(matrix.dtype, matrix.shape, name)
+    if ids is None and index is None:
+        raise SnapshotError("vectors without ids", where=name, expected=f"{one}_ids beside {name}")
+    named = as_ids(ids, f"{one}_ids") if ids is not None else index
+    assert named is not None
+    columns = [
+        None if values is None else _Values(f"{one}_{what}", values)
+        for what, values in (("ids", named), ("weights", None if weights is None else np.asarray(weights)))
+    ]
+    return IdentifiedSide(name, name, ArrayRows(matrix), columns[0], columns[1], stored_bytes=matrix.nbytes)
+
+
+def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> Path:
+    """Write items, and users where there are two sides, as :func:`write_snapshot` does."""
+    require_agreement(sides[0], sides[1] if len(sides) > 1 else None, SnapshotConfig().max_bytes)
+    target = _target(path, overwrite)
+    columns = [(side, side.ids(), side.weights()) for side in sides]
+    for side in sides:
+        _require_rows(side)
+    with _writing(target):
+        sweep_staging(target.parent, PREFIX)
+        with Staging(target.parent, PREFIX) as staging:
+            for side, ids, weights in columns:
+                _write_side(staging, side, ids, weights)
+            manifest = msgspec.json.encode({"files": staging.seal()})
+            with staging.stream(MANIFEST) as write:
+                write(manifest)
+            _put_in_place(staging, target, overwrite)
+    return target
+
+
+@dataclass(frozen=True)
+class _Values:
+    """An array as one value a row."""
+
+    name: str
+    values: Array
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1:
+            raise SnapshotError(
+                "not one value a row", where=self.name, found=f"shape {self.values.shape}", expected="one dimension"
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    def read(self) -> Array:
+        return self.values
+
+
+def _target(path: Path, overwrite: bool) -> Path:
+    target = path.absolute()
+    if target.name.startswith((".", "_")) or target.name.endswith(".tmp") or printable(target.name) != target.name:
+        raise UsageError(
+            "not the name of a snapshot",
+            where=printable(str(path)),
+            expected="UTF-8 that does not begin with . or _ and does not end in .tmp",
+        )
+    if not target.parent.is_dir():
+        raise NotFoundError(
+            "no directory to write to", where=target.parent, expected="a directory", hint="make it first"
+        )
+    if target.is_symlink() or target.exists():
+        _reject_existing(target, overwrite)
+    return target
+
+
+def _reject_existing(target: Path, overwrite: bool) -> None:
+    if target.is_symlink() or not target.is_dir():
+        raise UsageError("in the way", where=target, found="a link or file", expected="a name that is free")
+    if not overwrite:
+        raise UsageError(
+            "there is a directory already",
+            where=target,
+            expected="a name that is free",
+            hint="overwrite=True replaces it",
+        )
+
+
+def _require_rows(side: Side) -> None:
+    filled = False
+    for start, block in side.blocks():
+        require_finite(side.source, start, block)
+        filled = filled or bool(np.any(block))
+    if not filled:
+        raise SnapshotError("no scores: every vector is zero", where=side.source, found="rank 0")
+
+
+def _write_side(staging: Staging, side: Side, ids: Array, weights: Float64 | None) -> None:
+    dtype: np.dtype[Any] | None = None
+    one = side.name[:-1]
+    blocks = _little_endian(side)
+    for start, block in blocks:
+        if dtype is None:
+            dtype = block.dtype
+            file = staging.array(f"{side.name}.npy", (side.count, side.width), dtype)
+        file.put(slice(start, start + len(block)), block)
+    staging.save(f"{one}_ids.npy", ids)
+    if weights is not None:
+        staging.save(f"{one}_weights.npy", weights)
+
+
+def _little_endian(side: Side) -> Iterator[tuple[int, Array]]:
+    for start, block in side.blocks():
+        yield start, block if block.dtype.isnative else native(block.copy())
+
+
+def _put_in_place(staging: Staging, target: Path, overwrite: bool) -> None:
+    try:
+        staging.move(target, rename_to_free)
+        staging.keep()
+    except FileExistsError:
+        _reject_existing(target, overwrite)
+        staging.replace(target, first=MANIFEST)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace("no space left for a snapshot", where=error.filename or target) from error
+        raise StoreError(
+            "a snapshot cannot be written", where=error.filename or target, found=error.strerror or str(error)
+        ) from error

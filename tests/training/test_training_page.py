@@ -1,0 +1,111 @@
+"""Every block of docs/training.md is run, with the library itself where it is installed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embsync
+from embsync.config import SnapshotConfig
+from embsync.snapshots import open_snapshot
+
+PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+RNG = np.random.default_rng(1)
+ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).astype("f4")
+
+
+def run(block: str, folder: Path, **given: Any) -> Any:
+    """Run a block of the page and return the snapshot that it left."""
+    ids = {"item_ids": [f"i{k}" for k in range(40)], "user_ids": np.arange(30)}
+    exec(BLOCKS[block], {"embsync": embsync, "watched": folder, "night": "day=1", **ids, **given})
+    return open_snapshot(folder / "day=1", SnapshotConfig())
+
+
+@pytest.mark.filterwarnings("ignore:OpenBLAS is configured")
+def test_implicit(tmp_path: Path) -> None:
+    """The library's own model."""
+    implicit = pytest.importorskip("implicit.als", reason="implicit is not installed")
+    sparse = pytest.importorskip("scipy.sparse")
+    model = implicit.AlternatingLeastSquares(factors=4, iterations=1, num_threads=1)
+    seen = sparse.random(30, 40, 0.2, "csr", random_state=2)
+    opened = run("implicit", tmp_path, model=model, interactions=seen)
+    assert (opened.items.count, opened.users.count, opened.width) == (40, 30, 4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gensim(tmp_path: Path) -> None:
+    """The library's own model."""
+    gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
+    model = gensim.Word2Vec([["a", "b", "c"]] * 20, vector_size=4, min_count=1, workers=1)
+    assert run("gensim", tmp_path, model=model).items.count == 3
+
+
+def test_biases_become_columns(tmp_path: Path) -> None:
+    """The products are the model's scores."""
+    item_bias, user_bias = RNG.normal(size=40), RNG.normal(size=30)
+    model = SimpleNamespace(
+        get_item_representations=lambda: (item_bias, ITEMS), get_user_representations=lambda: (user_bias, USERS)
+    )
+    opened = run("biases", tmp_path, model=model)
+    (_, items), (_, users) = next(opened.items.blocks()), next(opened.users.blocks())
+    np.testing.assert_allclose(users @ items.T, USERS @ ITEMS.T + user_bias[:, None] + item_bias, atol=1e-5)
+
+
+class Tensor:
+    """What a tensor with gradients does: it refuses to be an array until it is detached."""
+
+    def __init__(self, values: Any, *, detached: bool = False) -> None:
+        self.values, self.detached, self.dtype = values, detached, "torch.float32"
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        return Tensor(self.values[rows])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        if not self.detached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return self.values
+
+    def detach(self) -> Tensor:
+        """Return the numbers without gradients."""
+        return Tensor(self.values, detached=True)
+
+    def cpu(self) -> Tensor:
+        """Return the numbers in memory."""
+        return self
+
+
+def test_torch(tmp_path: Path) -> None:
+    """Weights need gradients."""
+    towers = {name: SimpleNamespace(weight=Tensor(array)) for name, array in (("item", ITEMS), ("user", USERS))}
+    model = SimpleNamespace(item_tower=towers["item"], user_tower=towers["user"])
+    assert run("torch", tmp_path, model=model).items.count == 40
+
+
+def test_recbole(tmp_path: Path) -> None:
+    """Its dataset keeps ids as arrays of objects, with padding first."""
+    tokens = {"item_id": np.array(["[PAD]", *(f"i{k}" for k in range(39))], object)}
+    tokens["user_id"] = np.array(["[PAD]", *(f"u{k}" for k in range(29))], object)
+    dataset = SimpleNamespace(field2id_token=tokens, iid_field="item_id", uid_field="user_id")
+    model = SimpleNamespace(
+        item_embedding=SimpleNamespace(weight=Tensor(ITEMS)), user_embedding=SimpleNamespace(weight=Tensor(USERS))
+    )
+    opened = run("recbole", tmp_path, model=model, dataset=dataset)
+    assert (opened.items.count, opened.users.ids()[0]) == (39, b"u0")
+
+
+def test_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A version from arrays."""
+    given = {"store": tmp_path / "st", "items": ITEMS, "users": USERS, "user_ids": np.arange(30)}
+    exec(BLOCKS["publish"], {"embsync": embsync, "item_ids": np.arange(40), **given})
+    assert capsys.readouterr().out.startswith("1 ")
+
+
+def test_no_block_is_forgotten() -> None:
+    """Spark's lines are run by tests/snapshots/test_spark.py, as they need Java."""
+    assert set(BLOCKS) == {"implicit", "gensim", "biases", "torch", "recbole", "spark", "publish"}

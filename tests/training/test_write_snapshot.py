@@ -1,0 +1,286 @@
+"""A training job's snapshot is whole or not there, whatever it is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from snapshots.made import vectors
+
+import embsync
+from embsync.cli.main import run
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import NotFoundError, SnapshotError, UsageError
+from embsync.snapshots import open_snapshot
+from embsync.store import durable
+from embsync.watching.discovery import discover
+from embsync.watching.source_manifest import require_as_listed
+
+RNG = np.random.default_rng(7)
+ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).astype("f4")
+BOTH: dict[str, Any] = {
+    "items": ITEMS,
+    "item_ids": np.arange(40),
+    "users": USERS,
+    "user_ids": [f"u{k}" for k in range(30)],
+}
+
+
+def entries(folder: Path) -> list[str]:
+    """Return the names in a directory."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read_back(path: Path) -> tuple[Any, Any]:
+    """Return items and users of a snapshot whose hashes agree."""
+    require_as_listed(path, lambda _: None)
+    opened = open_snapshot(path, SnapshotConfig())
+    return opened.items, opened.users
+
+
+def test_what_is_written_is_ready_at_once_and_reads_back(tmp_path: Path) -> None:
+    """Integer items, string users, listed with their hashes; nothing else is left beside."""
+    path = embsync.write_snapshot(tmp_path / "day=1", **BOTH, item_weights=np.ones(40))
+    items, users = read_back(path)
+    np.testing.assert_array_equal(vectors(items), ITEMS)
+    np.testing.assert_array_equal(vectors(users), USERS)
+    assert items.ids().tolist() == list(range(40))
+    assert users.ids().tolist() == [f"u{k}".encode() for k in range(30)]
+    assert items.weights().tolist() == [1.0] * 40
+    assert entries(tmp_path) == ["day=1"]
+    (child,) = discover(tmp_path, WatchConfig(), SnapshotConfig(), now=0.0, memory={}).children
+    assert (child.state, child.reason) == ("ready", "manifest")
+
+
+def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
+    """NumPy of either byte and column order, what has ``__array__`` or DLPack, pandas by its index, Arrow, bfloat16."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    pd, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+
+    class Tensor:
+        def __dlpack__(self, **options: Any) -> Any:
+            return ITEMS.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return ITEMS.__dlpack_device__()
+
+    class HasArray:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return ITEMS
+
+    names = [f"i{k}" for k in range(40)]
+    frame = pd.DataFrame(ITEMS, index=names)
+    series = pd.Series(list(ITEMS), index=pd.Index(names, dtype="string"))
+    kinds = {
+        "big": (ITEMS.astype(">f4"), names),
+        "fortran": (np.asfortranarray(ITEMS), np.array(names, object)),
+        "dlpack": (Tensor(), np.array(names, np.dtypes.StringDType())),
+        "array": (HasArray(), pd.Series(names, dtype="string")),
+        "list": (ITEMS.astype(float).tolist(), pd.Categorical(names)),
+        "frame": (frame, None),
+        "series": (series, None),
+        "arrow": (pa.array(list(ITEMS)), pa.array(names)),
+        "fixed": (pa.FixedSizeListArray.from_arrays(pa.array(ITEMS.ravel()), 4), pa.chunked_array([names])),
+        "bfloat16": (ITEMS.astype(ml_dtypes.bfloat16), names),
+    }
+    for kind, (items, ids) in kinds.items():
+        side, _ = read_back(embsync.write_snapshot(tmp_path / kind, items=items, item_ids=ids))
+        wanted = ITEMS.astype(ml_dtypes.bfloat16).astype("f4") if kind == "bfloat16" else ITEMS
+        np.testing.assert_array_equal(vectors(side), wanted, err_msg=kind)
+        assert [value.decode() for value in side.ids().tolist()] == names, kind
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"item_ids": np.zeros(40, int)}, "ids repeat"),
+        ({"item_ids": np.arange(39)}, "ids and vectors differ in number"),
+        ({"item_ids": ["a", None, *range(38)]}, "are not ids of one type"),
+        ({"item_ids": np.linspace(0, 1, 40)}, "are not ids"),
+        ({"item_ids": None}, "vectors without ids"),
+        ({"items": np.where(np.eye(40, 4) > 0, np.nan, ITEMS)}, "NaN or infinity"),
+        ({"items": np.zeros((40, 4))}, "no scores"),
+        ({"items": np.ones((40, 4), int)}, "vectors that are not floats"),
+        ({"items": np.ones(40)}, "vectors that are not a matrix"),
+        ({"items": np.ones((40, 5))}, "items and users differ in width"),
+        ({"item_weights": -np.ones(40)}, "a weight that is no weight"),
+        ({"users": None}, "half of a snapshot"),
+    ],
+)
+def test_what_sync_would_refuse_is_refused_and_nothing_is_written(
+    tmp_path: Path, wrong: dict[str, Any], says: str
+) -> None:
+    """In the words of `sync`, before anything is on the disk."""
+    with pytest.raises(SnapshotError, match=says):
+        embsync.write_snapshot(tmp_path / "day=1", **{**BOTH, **wrong})
+    assert entries(tmp_path) == []
+
+
+def test_a_directory_that_is_there_is_refused_and_overwritten_on_request(tmp_path: Path) -> None:
+    """What else was in it goes with it."""
+    path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
+    (path / "stray.txt").touch()
+    with pytest.raises(UsageError, match="there is a directory already"):
+        embsync.write_snapshot(path, **BOTH)
+    assert (path / "stray.txt").exists()
+    embsync.write_snapshot(path, **{**BOTH, "items": ITEMS * 2}, overwrite=True)
+    np.testing.assert_array_equal(vectors(read_back(path)[0]), ITEMS * 2)
+    assert entries(tmp_path) == ["day=1"]
+    assert not (path / "stray.txt").exists()
+
+
+def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every step something is there, and it does not fit its manifest until all of it does."""
+    path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
+    (path / "old").mkdir()
+    monkeypatch.setattr(durable, "_renameat2", lambda *_: False)
+    states = []
+    sync = durable.sync_directory
+
+    def look(folder: Path) -> None:
+        if folder == path:
+            (child,) = discover(tmp_path, WatchConfig(), SnapshotConfig(), now=0.0, memory={}).children[-1:]
+            states.append(child.state)
+        sync(folder)
+
+    monkeypatch.setattr(durable, "sync_directory", look)
+    wider = {"items": np.hstack([ITEMS, ITEMS]), "users": np.hstack([USERS, USERS])}
+    embsync.write_snapshot(path, **{**BOTH, **wider}, overwrite=True)
+    assert states[:2] == ["waiting", "waiting"]
+    assert states[-1] == "ready"
+    np.testing.assert_array_equal(vectors(read_back(path)[0]), wider["items"])
+    embsync.write_snapshot(tmp_path / "day=2", **BOTH)
+    (tmp_path / "day=3").mkdir()
+    with pytest.raises(FileExistsError):
+        durable.rename_to_free(path, tmp_path / "day=3")
+
+
+@pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff"])
+def test_names_that_are_no_snapshots_are_refused(tmp_path: Path, name: str) -> None:
+    """A snapshot that nobody would take."""
+    with pytest.raises(UsageError, match="not the name of a snapshot"):
+        embsync.write_snapshot(tmp_path / name, **BOTH)
+
+
+def test_links_files_and_missing_directories_are_refused(tmp_path: Path) -> None:
+    """They are not replaced, even on request."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(UsageError, match="in the way"):
+            embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
+    with pytest.raises(NotFoundError, match="no directory to write to"):
+        embsync.write_snapshot(tmp_path / "no" / "day=1", **BOTH)
+
+
+JOB = """
+import sys, numpy as np, embsync
+rng = np.random.default_rng(int(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for night in range(10_000):
+    embsync.write_snapshot(sys.argv[1], items=rng.normal(size=(400, 32)), item_ids=np.arange(400),
+        users=rng.normal(size=(300, 32)), user_ids=[f"u{k}" for k in range(300)], overwrite=True)
+"""
+
+
+def kill_in_the_middle(path: Path, seed: int, after: float) -> None:
+    """Have a job overwrite a snapshot again and again, and kill it at some moment."""
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB, str(path), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdin is not None
+    assert job.stdout is not None
+    with job:
+        job.stdout.readline()
+        job.stdin.write("\n")
+        job.stdin.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(after)
+        job.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_job_leaves_a_whole_snapshot_or_none(tmp_path: Path) -> None:
+    """What is under the name agrees with its manifest; what was being written is swept by the next call."""
+    chance = np.random.default_rng(5)
+    for seed in range(3):
+        kill_in_the_middle(tmp_path / "day=1", seed, chance.uniform(0, 0.3))
+        if (tmp_path / "day=1").exists():
+            read_back(tmp_path / "day=1")
+    embsync.write_snapshot(tmp_path / "day=2", **BOTH)
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == []
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_two_hundred_killed_jobs_beside_a_daemon(tmp_path: Path) -> None:
+    """Every version that the daemon publishes is one whole night: its ids come with the vectors of one generator."""
+    watched, store = tmp_path / "watched", tmp_path / "st"
+    watched.mkdir()
+    config = tmp_path / "embsync.yaml"
+    config.write_text(
+        f"watch: {{path: {watched}, settle_seconds: 0.2, rescan_seconds: 0.2}}\n"
+        f"store: {{path: {store}, keep_versions: 1000}}\nindex: {{factory: Flat}}\n"
+        "checks: {cosine_items: {refuse: null}, cosine_users: {refuse: null}, rotation_disagreement: {refuse: null}}\n"
+    )
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "embsync", "run", "--config", str(config)], stderr=subprocess.PIPE, text=True
+    )
+    chance = np.random.default_rng(5)
+    try:
+        for seed in range(200):
+            kill_in_the_middle(watched / "day=1", seed, chance.uniform(0, 0.5))
+            if (watched / "day=1").exists():
+                read_back(watched / "day=1")
+    finally:
+        daemon.terminate()
+        said = daemon.communicate(timeout=100)[1]
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    failed = [line for line in lines if line.get("event") == "failed"]
+    assert failed == []
+    assert any(line.get("event") in {"published", "refused"} for line in lines), said[-2000:]
+
+
+def test_files_are_written_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``embsync write``, of ``.npy`` and of another layout."""
+    np.save(tmp_path / "i.npy", ITEMS)
+    np.save(tmp_path / "i_ids.npy", np.arange(40))
+    lines = [f"u{row} {' '.join(map(str, numbers))}" for row, numbers in enumerate(USERS)]
+    (tmp_path / "u.vec").write_text("30 4\n" + "\n".join(lines) + "\n")
+    target = tmp_path / "day=1"
+    arguments = ["write", str(target), "--items", str(tmp_path / "i.npy"), "--users", str(tmp_path / "u.vec")]
+    assert run([*arguments]) == 3
+    assert "--item-ids" in capsys.readouterr().err
+    assert not target.exists()
+    assert run([*arguments, "--item-ids", str(tmp_path / "i_ids.npy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(target), "items": 40, "users": 30}
+    items, users = read_back(target)
+    np.testing.assert_array_equal(vectors(items), ITEMS)
+    np.testing.assert_array_equal(vectors(users), USERS)
+    assert run([*arguments, "--item-ids", str(tmp_path / "i_ids.npy")]) == 2
+
+
+def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> None:
+    """``embsync.publish`` is ``embsync sync``; sides may differ in the type of their ids."""
+    rng = np.random.default_rng(3)
+    nights = [{**BOTH, "items": rng.normal(size=(40, 4)), "users": rng.normal(size=(30, 4))} for _ in range(2)]
+    options = {"index.factory": "Flat", "checks": {}}
+    first = embsync.publish(tmp_path / "st", **nights[0], name="night-1", config=options)
+    assert (first.version, first.snapshot.name, first.index.factory) == (1, "night-1", "Flat")
+    again = embsync.publish(tmp_path / "st", embsync.write_snapshot(tmp_path / "day=1", **nights[0]), config=options)
+    assert (again.version, again.parent) == (2, 1)
+    with embsync.open(tmp_path / "st") as reader:
+        version = reader.current
+        ids, _ = version.search_by_user(["u3"], k=3)
+        assert ids.dtype.kind == "i"
+    with pytest.raises(UsageError, match="a snapshot or arrays"):
+        embsync.publish(tmp_path / "st")
+    with pytest.raises(SnapshotError, match="ids of another type"):
+        embsync.publish(tmp_path / "st", **{**nights[1], "user_ids": np.arange(30)}, config=options)
