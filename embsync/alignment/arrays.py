@@ -209,7 +209,7 @@ def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
 def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
     if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
         raise UsageError(
-            "no such way to move anchors on",
+            "unknown anchor policy",
             found=f"policy {policy!r} with weight {weight}, parent_share {parent_share} and slow_weight {slow_weight}",
             expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]",
         )

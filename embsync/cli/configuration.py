@@ -24,10 +24,10 @@ _COMMENT_COLUMN = 56
 @click.command("check-config")
 @shared
 def check_config(config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Parse the configuration and print it as YAML that --config reads, with the limits in force.
+    """Print the configuration in force as YAML that --config reads, with the limits of all checks.
 
-    What is no default says where it comes from. The index factory is tried for the width of the space, where that is
-    configured or the store has one; elsewhere it must be one that some width can have.
+    Values that are not defaults name their source. The index factory is tried with the width of the space if that is
+    configured or the store has one, and otherwise must be valid for some width.
     """
     given = context(config_file, store, as_json)
     try_factory(given)

@@ -25,7 +25,7 @@ from embsync.store.hold import resume as let_go_on
 @shared
 @changing
 def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
-    """Watch the configured directory and publish every snapshot that appears, until told to stop.
+    """Watch the configured directory and publish every snapshot that appears, until stopped.
 
     SIGTERM and SIGINT stop within seconds, SIGHUP reads the configuration again, SIGUSR1 looks now.
     """
@@ -70,12 +70,12 @@ def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: fl
 
 
 def daemon_now(store: Store) -> dict[str, Any] | None:
-    """Return what the store's daemon said last, and whether it runs; None when there never was one.
+    """Return the daemon's last status, and whether it is running; None where no daemon ever ran.
 
     Raises
     ------
     StoreError
-        What it said cannot be read.
+        When ``status.json`` cannot be read.
     """
     found = status.read(store)
     return None if found is None else {**found, "running": status.is_running(store)}
@@ -97,7 +97,7 @@ def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
     if found["queue"]:
         yield f"queue     {', '.join(found['queue'])}"
     if found["retry"]:
-        yield f"retry     {found['retry']['snapshot']}, {found['retry']['attempts']} in vain"
+        yield f"retry     {found['retry']['snapshot']}, {found['retry']['attempts']} failed attempts"
     if found["held"]:
         yield f"held      since {found['held']['time']}" + _because(found["held"]["reason"])
     if found["last_error"]:

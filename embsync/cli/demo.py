@@ -17,7 +17,7 @@ from embsync.cli.progress import progress_bar
 def demo(directory: Path, nights: int, as_json: bool) -> None:
     """Train a small recommender several nights in a row and show what stabilization does to its embeddings.
 
-    Everything is left in DIRECTORY to look at.
+    All files stay in DIRECTORY for inspection.
     """
     from embsync.demo import render, story  # noqa: PLC0415  (sparse solvers, needed by nothing else)
 

@@ -36,7 +36,7 @@ from embsync.watching.backlog import Entry, survey
 @click.command()
 @shared
 def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
-    """Show what the store serves now, and what of its own files is damaged."""
+    """Show what the store serves, and which of its files are damaged."""
     given = context(config_file, store, as_json)
     found = {**_status(given.store), "config": str(given.found)}
     try:
@@ -135,9 +135,9 @@ def _last_refusal(events: list[Event]) -> dict[str, Any] | None:
 
 
 def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    """Say of every directory in the watched one what it is; None when none is watched or it is not there.
+    """Return the state of every snapshot in the watched directory; None where none is watched or it is missing.
 
-    Whoever asks may be allowed to read other things than the daemon: where it sees something else, that is said too.
+    The caller may have other permissions than the daemon; where the two see different things, both are reported.
     """
     if config.watch.path is None:
         return None
@@ -311,7 +311,7 @@ def _limit(limit: float | list[float] | None) -> str:
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @shared
 def verify(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> int:
-    """Re-hash every file of VERSION and recompute its certificate from the snapshot where it still exists."""
+    """Hash every file of VERSION, and recompute its certificate if the snapshot still exists."""
     given = context(config_file, store, as_json)
     holder = given.store
     holder.require()
@@ -334,7 +334,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     if as_json:
         print_json({**dataclasses.asdict(found), "sound": found.sound})
     else:
-        say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files sound")
+        say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files intact")
         if found.score_error is not None:
             say(
                 f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
@@ -359,7 +359,7 @@ def _back() -> Command:
 @click.command()
 @shared
 def version(config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Print the versions of embsync and of what it computes with."""
+    """Print the versions of embsync and of the libraries it computes with."""
     del config_file, store
     found = {
         "embsync": embsync.__version__,

@@ -34,7 +34,7 @@ Work = Callable[[Progress], Manifest]
 
 @click.command()
 @click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-n", "--check", "--dry-run", "dry", is_flag=True, help="Say what would happen, and write nothing.")
+@click.option("-n", "--check", "--dry-run", "dry", is_flag=True, help="Report what would happen; write nothing.")
 @shared
 @locking
 def sync(
@@ -73,7 +73,7 @@ def sync(
 @click.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="A check to override; may be repeated.")
-@click.option("--new-space", is_flag=True, help="Begin a new space from an unrelated model.")
+@click.option("--new-space", is_flag=True, help="Start a new space from an unrelated model.")
 @shared
 @locking
 def accept(
@@ -85,7 +85,7 @@ def accept(
     as_json: bool,
     wait: float,
 ) -> int:
-    """Publish SNAPSHOT although the named checks refuse it; the manifest says so."""
+    """Publish SNAPSHOT although the named checks refuse it; the manifest records which."""
     given = context(config_file, store, as_json, wait)
     reject_unknown(checks)
     if not checks and not new_space:
@@ -100,13 +100,13 @@ def accept(
 
 @click.command()
 @click.argument("version", type=click.IntRange(min=1), required=False)
-@click.option("--hold", "and_hold", is_flag=True, help="Also make the daemon publish nothing until `embsync resume`.")
+@click.option("--hold", "and_hold", is_flag=True, help="Also put the daemon on hold until `embsync resume`.")
 @shared
 @locking
 def rollback(
     version: int | None, and_hold: bool, config_file: Path | None, store: Path | None, as_json: bool, wait: float
 ) -> int:
-    """Make an older VERSION current, by default the one before."""
+    """Make an older VERSION current, by default the previous one."""
     given = context(config_file, store, as_json, wait)
     given.store.require()
     held, untold = False, None
@@ -170,7 +170,7 @@ def widen(dimension: int, config_file: Path | None, store: Path | None, as_json:
     if as_json:
         print_json({"version": manifest.version, "dimension": manifest.dimension, "on_publish": failed})
     else:
-        say(f"published version {manifest.version}: the space has {manifest.dimension} dimensions now")
+        say(f"published version {manifest.version}: the space now has {manifest.dimension} dimensions")
 
 
 def _numbers(numbers: list[int]) -> str:
@@ -191,7 +191,7 @@ def _handling(entry: Entry, given: Context) -> Work:
 
 
 def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
-    """Run the pipeline over snapshots; print an outcome each; return the first exit code that is not 0."""
+    """Publish snapshots in turn and print each outcome; return the first exit code that is not 0."""
     results: list[dict[str, object]] = []
     code = 0
     for path, work in works:
@@ -229,7 +229,7 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
 
 
 def _after_publish(manifest: Manifest, given: Context) -> str | None:
-    """Run ``store.on_publish`` for a version; its failure is a warning, for the version stays published."""
+    """Run ``store.on_publish`` for a version; a failure is a warning, as the version stays published."""
     command = given.config.store.on_publish
     failed = None if command is None else run_on_publish(given.store, command, manifest.version)
     if failed is not None:
@@ -244,7 +244,7 @@ def _figures(error: EmbsyncError) -> dict[str, object]:
 
 
 def _tell(name: str, manifest: Manifest) -> None:
-    """Print what a person wants to know of a new version."""
+    """Print a summary of a new version."""
     sides = [f"{manifest.items.live:,} items"]
     if manifest.users is not None:
         sides.append(f"{manifest.users.live:,} users")

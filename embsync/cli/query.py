@@ -42,7 +42,7 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _ids_file(command: Any) -> Any:
-    return click.option("-f", "--ids", "file", type=_FILE, help="Take the ids from an .npy file.")(command)
+    return click.option("-f", "--ids", "file", type=_FILE, help="Read the ids from an .npy file.")(command)
 
 
 def _missing(what: str) -> Callable[[Any], Any]:
@@ -52,26 +52,28 @@ def _missing(what: str) -> Callable[[Any], Any]:
 
 
 def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
-    """Return the ids that arguments or a file name."""
+    """Return the ids given as arguments or in a file."""
     if bool(given) == (file is not None):
-        raise UsageError("ids are needed once", found="both" if given else "none", expected="IDS or --ids FILE")
+        raise UsageError(
+            "ids must be given exactly once", found="both" if given else "none", expected="IDS or --ids FILE"
+        )
     return list(given) if file is None else npy.read_ids(file, dimensions)
 
 
 @click.command()
 @click.option("-u", "--user", "users", multiple=True, help="Search with the stable vector of this user.")
-@click.option("-i", "--item", "items", multiple=True, help="Search for what is near this item, without itself.")
+@click.option("-i", "--item", "items", multiple=True, help="Search for the neighbours of this item, excluding itself.")
 @click.option("-v", "--vector", type=_FILE, help="Search with the vectors of an .npy file.")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours a query.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
 @click.option(
     "--space",
     type=click.Choice(["stable", "snapshot"]),
     default="stable",
     show_default=True,
-    help="Where --vector lives: the space, or the raw basis of the version's snapshot.",
+    help="Space of --vector: stable, or that of the version's snapshot.",
 )
-@click.option("--allow", multiple=True, help="Find only these items.")
-@click.option("--block", multiple=True, help="Never find these items.")
+@click.option("--allow", multiple=True, help="Return only these items.")
+@click.option("--block", multiple=True, help="Exclude these items.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
 @reading
 def search(
@@ -87,7 +89,7 @@ def search(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Find the live items that score highest for users, items or given vectors."""
+    """Find the live items with the highest scores for users, items or vectors."""
     if sum(map(bool, (users, items, vector))) != 1:
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
     if space != "stable" and vector is None:
@@ -144,7 +146,7 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:
 @click.argument("ids", nargs=-1)
 @_ids_file
 @_missing("What an unknown id gives.")
-@click.option("--max-age", type=click.IntRange(min=0), help="Older vectors, in versions, count as unknown.")
+@click.option("--max-age", type=click.IntRange(min=0), help="Treat vectors older than this many versions as unknown.")
 @reading
 def lookup(
     version: Version,
@@ -187,7 +189,7 @@ def lookup(
 
 
 def _spelled(asked: Any, as_text: bool) -> int | str:
-    """Return an id that nobody knows in the form in which the store has ids."""
+    """Return an unknown id in the type of the store's ids."""
     if not as_text:
         return int(asked)
     return asked.decode("utf-8", "replace") if isinstance(asked, bytes) else str(asked)
@@ -196,7 +198,7 @@ def _spelled(asked: Any, as_text: bool) -> int | str:
 @click.command()
 @click.argument("side", type=_SIDE)
 @click.argument("vectors", type=_FILE)
-@click.option("--inverse", is_flag=True, help="From the space back to the raw basis.")
+@click.option("--inverse", is_flag=True, help="Map from the stable space back to the snapshot's.")
 @reading
 def transform(
     version: Version, side: SideName, vectors: Path, inverse: bool, output: Path | None, as_json: bool
@@ -216,16 +218,16 @@ def transform(
 @click.command("fold-in")
 @click.argument("ids", nargs=-1)
 @_ids_file
-@click.option("--side", type=_SIDE, default=None, help="Who is folded in; default: users, where there are any.")
+@click.option("--side", type=_SIDE, default=None, help="Side of the new vector; default: users, if there are any.")
 @click.option(
-    "-w", "--weight", "weights", multiple=True, type=float, help="One for each id, in order; below 0 for a dislike."
+    "-w", "--weight", "weights", multiple=True, type=float, help="One per id, in order; negative for a dislike."
 )
 @click.option(
     "--method",
     type=click.Choice(["ridge", "mean", "nearest"]),
     default="ridge",
     show_default=True,
-    help="Ridge, the mean of unit vectors, or of the trained rows nearest to ridge.",
+    help="Ridge regression, the mean of unit vectors, or the mean of the trained rows nearest to ridge.",
 )
 @click.option("--regularization", type=float, help="Multiple of the mean row energy; default 1.")
 @_missing("Unknown ids: an error, or left out.")
@@ -242,7 +244,7 @@ def fold_in(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Print a vector for a user never trained, from the IDS of items it interacted with (or the other way round).
+    """Print a vector for an untrained user from the IDS of items it interacted with, or for an untrained item.
 
     A matrix of ids in a file is one user a row.
     """

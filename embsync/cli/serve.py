@@ -15,22 +15,27 @@ from embsync.errors import UsageError
 
 @click.command()
 @click.option("-l", "--listen", "serve__listen", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path.")
-@click.option("--token-file", "serve__token_file", metavar="FILE", help="Has the bearer token clients must send.")
-@click.option("--host", "hosts", metavar="NAME", multiple=True, help="A name that a proxy calls it by; repeatable.")
+@click.option("--token-file", "serve__token_file", metavar="FILE", help="File with the token that clients must send.")
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="A name that a proxy uses; repeatable.")
 @click.option("-w", "--workers", "serve__workers", type=int, help="Processes; they share the mapped pages.")
-@click.option("--space-id", "serve__space_id", help="Serve this space alone; a version of another one is refused.")
-@click.option("--interval", "serve__rescan_seconds", type=float, help="Seconds between looks for a new version.")
-@click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Bytes a request, or such as '16 MiB'.")
-@click.option("--max-k", "serve__limits__neighbours", type=int, help="Neighbours a query.")
-@click.option("--max-batch", "serve__limits__batch", type=int, help="Ids or vectors a request.")
-@click.option("--max-hits", "serve__limits__hits", type=int, help="Queries times neighbours a request.")
-@click.option("--max-memory", "serve__limits__memory", metavar="SIZE", help="Of all requests at once, each worker.")
-@click.option("--max-connections", "serve__limits__connections", type=int, help="Connections at once, each worker.")
-@click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Requests at once, each worker.")
-@click.option("--max-seconds", "serve__limits__seconds", type=float, help="Seconds for a head, a body, an answer.")
+@click.option("--space-id", "serve__space_id", help="Serve only this space; versions of another are refused.")
+@click.option("--interval", "serve__rescan_seconds", type=float, help="Seconds between checks for a new version.")
+@click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Largest body of a request, such as '16 MiB'.")
+@click.option("--max-k", "serve__limits__neighbours", type=int, help="Most neighbours per query.")
+@click.option("--max-batch", "serve__limits__batch", type=int, help="Most ids or vectors per request.")
+@click.option("--max-hits", "serve__limits__hits", type=int, help="Most queries times neighbours per request.")
+@click.option("--max-memory", "serve__limits__memory", metavar="SIZE", help="Memory of open requests, per worker.")
+@click.option("--max-connections", "serve__limits__connections", type=int, help="Most open connections, per worker.")
+@click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Most requests at once, per worker.")
+@click.option(
+    "--max-seconds",
+    "serve__limits__seconds",
+    type=float,
+    help="Seconds for a head, a body, a response.",
+)
 @shared
 def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tuple[str, ...], **options: Any) -> int:
-    """Answer search, lookup, transform and fold-in over HTTP, always from the newest whole version.
+    """Serve search, lookup, transform and fold-in over HTTP, always from the newest intact version.
 
     Each option overrides its key below `serve:` in the configuration; config.example.yaml has the defaults.
     """
@@ -41,7 +46,7 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
         from embsync.server.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(
-            "serving needs more packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
+            "serving needs additional packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
         ) from None
     logs.configure(given.config.log)
     settings = Settings.of(given.config)

@@ -85,10 +85,10 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
     )
     for name, told in (
         ("embsync_worker_crashes_total", "Deaths of the process that handles snapshots, since the daemon started."),
-        ("embsync_errors_total", "Attempts that failed for reasons that may pass, since the daemon started."),
+        ("embsync_errors_total", "Attempts that failed for transient reasons, since the daemon started."),
         ("embsync_on_publish_failures_total", "Failures of store.on_publish, since the daemon started."),
-        ("embsync_set_aside_total", "Snapshots set aside because trying again was in vain, since the daemon started."),
-        ("embsync_scans_total", "Looks at the watched directory, since the daemon started."),
+        ("embsync_set_aside_total", "Snapshots set aside after repeated failures, since the daemon started."),
+        ("embsync_scans_total", "Scans of the watched directory, since the daemon started."),
     ):
         yield name, "counter", told, [({}, figures.counted.get(name, 0))]
     yield (
@@ -100,7 +100,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
     yield (
         "embsync_passed_over_snapshots",
         "gauge",
-        "Snapshots that are skipped or changed although they are younger than all that was published.",
+        "Snapshots skipped or changed although newer than everything published.",
         [({}, float(figures.found.get("passed_over", 0)))],
     )
     yield (
@@ -110,26 +110,30 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         [({"state": state}, float(state == status.state)) for state in _STATES],
     )
     for name, told, value in (
-        ("embsync_queue_snapshots", "Snapshots that wait to be handled.", float(len(status.queue))),
+        ("embsync_queue_snapshots", "Snapshots waiting to be handled.", float(len(status.queue))),
         (
             "embsync_unpruned_versions",
-            "Versions that are not to be kept and still there.",
+            "Versions beyond store.keep_versions that still exist.",
             float(figures.found.get("unpruned", 0)),
         ),
         ("embsync_held", "1 while on hold.", float(status.held is not None)),
-        ("embsync_store_damaged", "1 while something in the store is known to be damaged.", float(bool(status.damage))),
+        ("embsync_store_damaged", "1 while a part of the store is known to be damaged.", float(bool(status.damage))),
         (
             "embsync_watch_root_present",
-            "1 while the watched directory is there.",
+            "1 while the watched directory exists.",
             float(status.watch.health != "missing"),
         ),
-        ("embsync_watch_events", "1 while events come besides rescans.", float(status.watch.health == "events")),
-        ("embsync_last_scan_timestamp_seconds", "When the watched directory was last looked at.", figures.looked),
+        (
+            "embsync_watch_events",
+            "1 while file events arrive; 0 with rescans alone.",
+            float(status.watch.health == "events"),
+        ),
+        ("embsync_last_scan_timestamp_seconds", "When the watched directory was last scanned.", figures.looked),
         ("embsync_start_timestamp_seconds", "When the daemon started.", figures.started),
         ("embsync_updated_timestamp_seconds", "When these figures were written.", figures.now),
         (
             "embsync_retry_attempts",
-            "Vain attempts on the snapshot that is being retried.",
+            "Failed attempts on the snapshot being retried.",
             float(status.retry.attempts if status.retry else 0),
         ),
     ):

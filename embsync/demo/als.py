@@ -1,4 +1,4 @@
-"""Alternating least squares on implicit feedback, as small as it can be told.
+"""Alternating least squares on implicit feedback, in its smallest form.
 
 Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008: a like is preference
 1 with confidence 1 + alpha, everything else is preference 0 with confidence 1. With the items fixed, each user is

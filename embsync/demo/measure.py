@@ -1,4 +1,4 @@
-"""What consumers of embeddings feel: searches with vectors of yesterday, models trained on vectors of last week."""
+"""Effects on consumers: searches with yesterday's vectors, models trained on last week's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's story on a terminal, in words for somebody who sees embsync for the first time."""
+"""The demo's report on a terminal, for readers who are new to embsync."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def _nights(out: Console, story: Story) -> None:
     out.rule(f"A small recommender, trained from scratch on {len(story.nights)} nights")
     out.print(
         "Every training starts from other random numbers, so the axes of its vectors are new each night. embsync maps "
-        "every night into one stable space. How alike is an item's vector to its own of the night before "
-        "(cosine: 1 the same, 0 nothing in common)?\n"
+        "every night into one stable space. How similar is an item's vector to that of the night before (cosine: 1 the "
+        "same, 0 unrelated)?\n"
     )
     table = Table("night", "items", "users", "new items", "new users", "raw", "stable", box=None, pad_edge=False)
     for column in table.columns:
@@ -63,7 +63,7 @@ def _search(out: Console, story: Story) -> None:
     out.rule("A search with an old vector")
     out.print(
         f"Some users were away on night {last}: the newest model has no vector for them, only an older one is left. "
-        f"What of the 10 items that a fresh vector would find does a search in night {last}'s items still find?\n"
+        f"Of the 10 items of night {last} that a fresh vector finds, how many does the old one find?\n"
     )
     for stale in story.stale:
         out.print(f"vectors of night {stale.night} ({stale.users} users)")
@@ -71,16 +71,16 @@ def _search(out: Console, story: Story) -> None:
         _bar(out, "stable", stale.overlap_stable, "stable", f"{stale.overlap_stable:.0%}")
     near = story.stale[0]
     out.print(
-        f"\nOf what these users liked next, the 10 best suggestions held {near.recall_raw:.1%} with the raw vector of "
+        f"\nOf what these users liked next, the top 10 contained {near.recall_raw:.1%} with the raw vector of "
         f"night {near.night}, {near.recall_stable:.1%} with the stable one, {near.recall_fresh:.1%} with a fresh one, "
-        f"and {near.recall_popular:.1%} when everybody was shown what is popular."
+        f"and {near.recall_popular:.1%} when everybody was shown the most popular items."
     )
 
 
 def _example(out: Console, story: Story) -> None:
     shown = story.example
     tastes = ", ".join(f"{genre} ({count})" for genre, count in shown.genres.items())
-    out.print(f"\nA typical one of them, user {shown.user}, liked most often: {tastes}. Top 5 by")
+    out.print(f"\nA typical user among them, {shown.user}, most often liked {tastes}. Top 5 by")
     table = Table(box=None, pad_edge=False)
     for name, kind in (("the old raw vector", "raw"), ("the old stable vector", "stable"), ("a fresh vector", "plain")):
         table.add_column(name, header_style=f"bold {_COLOURS[kind]}", ratio=1)
@@ -99,7 +99,7 @@ def _classifier(out: Console, story: Story) -> None:
     out.print()
     out.rule("A model that uses the vectors")
     out.print(
-        f"A classifier was trained on night 1 to tell an item's genre from its vector. How well does it do on night "
+        f"A classifier was trained on night 1 to predict an item's genre from its vector. How good is it on night "
         f"{last.night}, on items it has not seen (AUC: 1 always right, 0.5 no better than chance)?\n"
     )
     _bar(out, "raw vectors", last.auc_raw, "raw")
@@ -111,21 +111,21 @@ def _certificate(out: Console, story: Story) -> None:
     error = max(night.score_error for night in story.nights)
     agreements = [night.top_k_agreement for night in story.nights if night.top_k_agreement is not None]
     out.print()
-    out.rule("And no score changed")
+    out.rule("No score changed")
     out.print(
-        "Over all pairs of a user and an item, on every night, the stable vectors give the scores of the raw ones but "
-        f"for {error:.0e} of their size: rounding. The top 10 is the same for {min(agreements, default=1):.0%} of "
-        "the users that were checked. Every version has this proof in its manifest.json."
+        "Over all user-item pairs of every night, the scores of stable and raw vectors differ by at most "
+        f"{error:.0e} of their norm, which is rounding. The top 10 is the same for {min(agreements, default=1):.0%} of "
+        "the sampled users. Each version has this certificate in its manifest.json."
     )
 
 
 def _next(out: Console, story: Story) -> None:
     store = shlex.quote(_shown(story.store))
     out.print()
-    out.rule("Look for yourself")
+    out.rule("See for yourself")
     out.print(
         f"snapshots  {_shown(story.snapshots)}\nstore      {_shown(story.store)}\n"
-        f"titles     {_shown(story.directory / 'items.csv')}, for the ids that a search gives\n\n"
+        f"titles     {_shown(story.directory / 'items.csv')}, of the ids that a search returns\n\n"
         f"This took {story.seconds:.0f} s. Try next:\n",
         markup=False,
         soft_wrap=True,

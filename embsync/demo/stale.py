@@ -104,7 +104,7 @@ def returning(
     settings: als.Settings,
     random: np.random.Generator,
 ) -> Returning:
-    """Let the users who were away come back and like what they like; ``now`` is the last night's raw model."""
+    """Have the absent users return and like items; ``now`` is the last night's raw model."""
     items = measure.rows_of(now.item_ids, known.item_ids)
     later = last.liked.copy()
     wanted = np.full(len(last.away), world.likes_next)

@@ -113,7 +113,7 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Play:
-    """What does not change from night to night."""
+    """What stays the same from night to night."""
 
     place: DemoDirectory
     count: int
@@ -266,7 +266,7 @@ def _stale(play: _Play, trained: list[_Trained], store: StoreReader) -> tuple[tu
 
 
 def _write_titles(place: DemoDirectory, known: taste.Catalogue) -> None:
-    """Leave the titles of the ids that a search gives."""
+    """Write the titles of all items."""
     with place.titles.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(("id", "title", "genre"))

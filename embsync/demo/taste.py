@@ -71,7 +71,7 @@ class World:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything and everybody there will ever be, whether there yet or not.
+    """All items and users of the world, including those still to come.
 
     Attributes
     ----------

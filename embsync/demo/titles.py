@@ -1,4 +1,4 @@
-"""Names for what is liked, so that a list of recommendations can be read."""
+"""Titles of items, so that a list of recommendations is readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folding in: a vector for a user or item that was never trained, from what it interacted with."""
+"""Fold-in: a vector for an untrained user or item, from what it interacted with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Method = Literal["ridge", "mean", "nearest"]
 #: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (10: 0.281, none:
 #: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/consumers.md.
 REGULARIZATION = 1.0
-#: Trained rows whose mean stands for who was never trained; 20 to 100 differ by less than the error of measurement.
+#: Trained rows whose mean stands for an untrained one; 20 to 100 differ by less than the error of measurement.
 NEIGHBOURS = 30
 #: Largest condition of a Gram matrix that is solved as it stands: leaves four of float64's sixteen digits.
 _CONDITION = 1e12

@@ -225,4 +225,4 @@ def _state(path: Path) -> object:
 
 
 def _to_log(error: Exception) -> None:
-    _log.error("the version served before goes on being served: %s", error)
+    _log.error("still serving the previous version: %s", error)

@@ -128,7 +128,7 @@ class Side:
         missing: Missing = "raise",
         between: Callable[[], None] = lambda: None,
     ) -> Float32:
-        """Return a vector for a user (or item) never trained, from the items (users) it interacted with.
+        """Return a vector for an untrained user (or item) from the items (users) it interacted with.
 
         Parameters
         ----------

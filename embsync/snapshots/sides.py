@@ -129,7 +129,7 @@ class IdentifiedSide:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise SnapshotError(
-                "a weight that is no weight",
+                "invalid weight",
                 where=str(self._weights),
                 found=f"{weights[row]} in row {row}",
                 expected="finite numbers, none negative",
