@@ -12,6 +12,9 @@ from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64
 from embsync.rows import ArrayRows, Rows, map_blocks
 
+#: Exponents of residual scales whose squares and their inverses are float64 numbers.
+_SCALE_EXPONENTS = (-500, 500)
+
 
 class Sliced(Protocol):
     """Rows that can be had by slices."""
@@ -90,9 +93,12 @@ def residual_sums(block: Array, written: Float32, exact: Float64, scale: float) 
 
 def residual_scale(gram: Float64, transform: Float64, rows: int) -> float:
     """Return the power of two that brings float32 rounding of ``raw @ transform`` near 1."""
-    energy = float(np.einsum("ij,ik,kj->", transform, gram, transform, optimize=True))
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged maps
+        energy = float(np.einsum("ij,ik,kj->", transform, gram, transform, optimize=True))
     typical = np.sqrt(max(energy, 0.0) / max(rows * transform.shape[1], 1))
-    return float(2.0 ** (24 - np.round(np.log2(typical)))) if typical > 0 else 1.0
+    if not typical > 0:
+        return 1.0
+    return float(2.0 ** np.clip(24 - np.round(np.log2(typical)), *_SCALE_EXPONENTS))
 
 
 def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int = 0) -> Residual:
@@ -140,14 +146,18 @@ def score_error(items: Residual, users: Residual | None, transform: Transform) -
     [T D_T] [[A_T A_W^T - I, A_T], [A_W^T, I]] [W D_W]^T, whose norm follows from the stacked Gram matrices.
     Forming T'W'^T's norm and subtracting would cancel. One-sided: the same with T on both sides.
 
-    Returns 0 when all scores are zero on both sides of the comparison.
+    Returns 0 when all scores are zero on both sides of the comparison, and infinity where the written vectors or
+    the maps are so large, as damage makes them, that no digit of the difference is certain.
     """
     other = items if users is None else users
-    difference = _norm(items, other, _middle(transform, items, other))
-    whole = float(np.sqrt(max(float(np.sum(items.gram * other.gram)), 0.0)))
-    if whole == 0.0:
-        return 0.0 if difference == 0.0 else float("inf")
-    return difference / whole
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found by the result
+        squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other))
+        whole = float(np.sum(items.gram * other.gram))
+    if not (np.isfinite(squared) and np.isfinite(whole)) or uncertain > max(squared, whole):
+        return float("inf")
+    if whole <= 0.0:
+        return 0.0 if squared <= 0.0 else float("inf")
+    return float(np.sqrt(max(squared, 0.0) / whole))
 
 
 def _relative_size(side: Residual) -> float:
@@ -167,9 +177,11 @@ def _stacked(side: Residual) -> Float64:
     return np.block([[side.gram, side.cross / s], [side.cross.T / s, side.own / s**2]])
 
 
-def _norm(items: Residual, users: Residual, middle: Float64) -> float:
-    squared = float(np.sum((_stacked(items) @ middle) * (middle @ _stacked(users))))
-    return float(np.sqrt(max(squared, 0.0))) if np.isfinite(squared) else float("inf")
+def _squared_norm(left: Float64, middle: Float64, right: Float64) -> tuple[float, float]:
+    """Return tr(L M R M^T) and how far rounding may have moved it, which shows where damage made all digits cancel."""
+    squared = np.sum((left @ middle) * (middle @ right))
+    L, M, R = np.abs(left), np.abs(middle), np.abs(right)
+    return float(squared), float(np.finfo(np.float64).eps * np.sum((L @ M) * (M @ R)))
 
 
 def certify(

@@ -10,7 +10,7 @@ from support.laws import Pair, law, pairs, score_error
 from support.nights import Array, night
 
 import embsync
-from embsync.alignment.preservation import certify, map_error
+from embsync.alignment.preservation import certify, map_error, residual_scale
 from embsync.alignment.transform import Transform
 
 
@@ -118,3 +118,41 @@ def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
     )
     assert found.preservation.score_error == pytest.approx(dense, rel=2e-2)
     assert certify(T, W, found.items, found.users, found.transform) == pytest.approx(dense, rel=2e-2)
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30, np.inf, np.nan], ids=str)
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_a_damaged_vector_is_an_infinite_or_a_large_error(value: float, side: str) -> None:
+    """Whatever stands in its place: one figure, no warning, and never one that passes for small."""
+    T, W = night(0).both
+    found = embsync.stabilize(T, W)
+    assert found.users is not None
+    written = {"items": found.items.copy(), "users": found.users.copy()}
+    written[side][3, 1] = value
+    certified = certify(T, W, written["items"], written["users"], found.transform)
+    assert certified > 1e20
+    assert not np.isnan(certified)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e160, 3e38, np.inf, np.nan], ids=str)
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_a_damaged_map_is_an_infinite_or_a_large_error(value: float, side: str) -> None:
+    """As a damaged vector is."""
+    T, W = night(0).both
+    found = embsync.stabilize(T, W)
+    maps = {"items": found.transform.items.copy(), "users": found.transform.side("users").copy()}
+    maps[side][0, 0] = value
+    certified = certify(
+        T, W, found.items, found.users, Transform(**maps, singular_values=found.transform.singular_values)
+    )
+    assert certified > 1e20
+    assert not np.isnan(certified)
+
+
+@pytest.mark.parametrize("size", [1e-161, 1e-120, 1e120, 1e150])
+def test_residuals_are_scaled_within_what_float64_holds(size: float) -> None:
+    """Squares of the scale neither overflow nor vanish, however small or large the rows."""
+    gram, transform = np.eye(2) * size * size, np.eye(2)
+    scale = residual_scale(gram, transform, 10)
+    assert 0.0 < scale**2 < np.inf
+    assert 0.0 < 1.0 / scale**2 < np.inf

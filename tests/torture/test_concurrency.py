@@ -31,7 +31,8 @@ from embsync.store import Store
 
 SECONDS = float(os.environ.get("EMBSYNC_CONCURRENCY_SECONDS", "600"))
 SIZES = {"items": 100, "users": 80, "width": 6}
-#: Exit codes while others work: done, not there (6), or a lock waited for too long, or a version gone by then (5).
+#: Exit codes while others work: done, not there (6), or a lock waited for too long, or a version gone by then (5). No
+#: command is told of a mistake in how it was called (2), nor of one of ours (1).
 ALLOWED = {0, 5, 6}
 
 
@@ -106,7 +107,9 @@ class Crowd:
 
     def ask(self, chance: random.Random) -> None:
         """Ask by a command that opens the store and ends."""
-        self.command(*chance.choice([("status",), ("search", "2007", "-k", "2"), ("history",), ("show",)]), "--json")
+        self.command(
+            *chance.choice([("status",), ("search", "--user", "2007", "-k", "2"), ("history",), ("show",)]), "--json"
+        )
 
     def refresh(self, _: random.Random) -> None:
         """Read with a reader that is refreshed, for a while, and with one opened anew."""
