@@ -116,11 +116,12 @@ class Journal:
         return [line for line in self._read() if isinstance(line, DamagedLine)]
 
     def _read(self) -> Iterator[Event | DamagedLine]:
-        decoder = msgspec.json.Decoder(Event)
+        decoder, sealed = msgspec.json.Decoder(Event), False
         with storage_errors(self._path):
             for number, line in enumerate(_lines(self._path), 1):
                 if line:
-                    yield from _parsed(number, line, decoder)
+                    yield from _parsed(number, line, decoder, sealed=sealed)
+                    sealed = sealed or _CHECKSUM.search(line) is not None
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -140,13 +141,21 @@ def _sealed(line: bytes) -> bytes:
     return line[:-1] + b',"crc32":"%08x"}' % zlib.crc32(line[:-1])
 
 
-def _parsed(number: int, line: bytes, decoder: msgspec.json.Decoder[Event]) -> Iterator[Event | DamagedLine]:
-    """Yield the event of a line, or its damage; both where the checksum tells which bit it was that changed."""
+def _parsed(
+    number: int, line: bytes, decoder: msgspec.json.Decoder[Event], *, sealed: bool
+) -> Iterator[Event | DamagedLine]:
+    """Yield the event of a line, or its damage; both where the checksum tells which bit it was that changed.
+
+    Lines before this one may have been ``sealed``: then it was as well, for releases without checksums came before.
+    """
     if len(line) >= _LONGEST_LINE:
         yield DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
         return
     start = line.rfind(b',"crc32":')
     checksum = None if start < 0 else _CHECKSUM.fullmatch(line, start)  # lines of earlier releases have none
+    if checksum is None and sealed:
+        yield DamagedLine(number, "without its checksum", line)
+        return
     if checksum is not None and int(checksum[1], 16) != zlib.crc32(line[:start]):
         mended = _mended(line[:start], int(checksum[1], 16))
         if mended is None:

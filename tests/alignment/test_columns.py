@@ -99,6 +99,14 @@ def test_a_constant_or_weightless_column_is_not_judged() -> None:
         assert _columns(_with(rows, change), _model()).fit(None) > healthy - 0.1
 
 
+@pytest.mark.parametrize("constant", [0.1, 3.3])
+def test_a_model_of_nothing_but_a_constant_has_no_figures(constant: float) -> None:
+    """What its sums leave of its variance is rounding, and no column beside it shows how small that is."""
+    rows = np.full((ROWS, 1), constant)
+    found = _columns(rows, np.random.default_rng(1).standard_normal((ROWS, 1)), dimension=1)
+    assert np.isnan([found.fit(None), found.scale]).all()
+
+
 def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
     """As many of the worst as there are new directions; a column more is not."""
     old = np.pad(_model(6), ((0, 0), (0, 2)))

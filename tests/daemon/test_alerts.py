@@ -12,10 +12,14 @@ import pytest
 import yaml
 from daemons import Place, eventually
 
+from embsync.server.metrics import Metrics
+
 RULES = Path(__file__).resolve().parents[2] / "systemd" / "alerts.yml"
-ALERTS: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    group["name"]: {rule["alert"]: rule for rule in group["rules"]}
+    for group in yaml.safe_load(RULES.read_text())["groups"]
 }
+ALERTS = {name: rule for rules in GROUPS.values() for name, rule in rules.items()}
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
 
@@ -36,6 +40,7 @@ TROUBLE = {
     "EmbsyncWorkerCrashed": ({"embsync_worker_crashes_total": "0x30 1x30"}, 60),
     "EmbsyncOnPublishFailed": ({"embsync_on_publish_failures_total": "0x30 1x30"}, 60),
     "EmbsyncRecallLow": ({"embsync_index_recall": "0.97x10 0.5x80"}, 90),
+    "EmbsyncConnectionsCrowded": ({'embsync_http_connections_closed_total{reason="evicted"}': "0x10 0+120x30"}, 40),
 }
 
 
@@ -45,8 +50,19 @@ def test_the_rules_name_series_that_there_are(place: Place) -> None:
     with place.daemon():
         place.wait_for(1)
         eventually(lambda: place.status()["current"])
-    found = (place.store.root / "metrics.prom").read_text()
-    for alert, rule in ALERTS.items():
+    _require_named(GROUPS["embsync"], (place.store.root / "metrics.prom").read_text())
+
+
+def test_the_rules_for_the_server_name_series_that_there_are() -> None:
+    """As those for the daemon do."""
+    metrics = Metrics()
+    for reason in ("refused", "evicted"):
+        metrics.closed.labels(reason).inc()
+    _require_named(GROUPS["embsync-serve"], metrics.text().decode())
+
+
+def _require_named(rules: dict[str, dict[str, Any]], found: str) -> None:
+    for alert, rule in rules.items():
         selectors = re.findall(r"(embsync_\w+)(?:\{(\w+)=~?\"([^\"]+)\"\})?", rule["expr"])
         assert selectors, alert
         for name, label, values in selectors:

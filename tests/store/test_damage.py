@@ -344,6 +344,9 @@ LINES = {
     "name": lambda line: line.replace(b"day=", b"dax="),
     "version": lambda line: line.replace(b'"version":', b'"version":7'),
     "time": lambda line: line.replace(b'"mtime_ns":"', b'"mtime_ns":"x'),
+    "checksum and snapshot": lambda line: line.replace(b'"crc32"', b'"crc33"').replace(b'"snapshot"', b'"snapshox"'),
+    "checksum and stamp": lambda line: line.replace(b'"crc32"', b'"crc33"').replace(b'"stamp"', b'"stamq"'),
+    "checksum and name": lambda line: line.replace(b'"crc32":', b'"crc32";').replace(b"day=", b"dax="),
 }
 
 
