@@ -118,12 +118,17 @@ class IndexConfig(_Section, frozen=True):
     factory: str = "auto"
     metric: Literal["inner_product", "cosine", "l2"] = "inner_product"
     refresh: Literal["auto", "rotate", "rebuild"] = "auto"
-    recall_at: Positive = 10
+    recall_at: Positive | Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] = (10, 100)
     target_recall: Share = 0.95
     sample_queries: Positive = 1000
     max_search_cost_growth: Annotated[float, msgspec.Meta(ge=1)] = 4.0
     compact_dead_fraction: Share = 0.2
     on_missed_recall: Literal["warn", "refuse"] = "warn"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of neighbours at which recall is measured, ascending; the first decides."""
+        return (self.recall_at,) if isinstance(self.recall_at, int) else self.recall_at
 
 
 class LimitsConfig(_Section, frozen=True):
@@ -407,6 +412,11 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
             found="standardizing on, which changes item norms and so cosine and l2 neighbours",
             expected="space.standardize: false with this metric",
             hint="set space.standardize: false, or index.metric: inner_product",
+        )
+    depths = config.index.depths
+    if sorted(set(depths)) != list(depths):
+        raise UsageError(
+            "wrong value", where=where.place("index.recall_at"), found=list(depths), expected="ascending numbers"
         )
     for name, limits in config.checks.items():
         for limit in (limits.warn, limits.refuse):

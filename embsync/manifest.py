@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Literal
@@ -178,6 +178,24 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class OperatingPoint(msgspec.Struct, frozen=True):
+    """What the recall gate found at one number of neighbours.
+
+    Parameters
+    ----------
+    k : int
+        Neighbours.
+    recall : float or None
+        Share of the exact best ``k`` that are found with ``search``; None without queries.
+    search : dict
+        Search parameters, as in the manifest's ``index``.
+    """
+
+    k: int
+    recall: float | None
+    search: dict[str, int]
+
+
 class IndexReport(msgspec.Struct, frozen=True):
     """The manifest's ``index`` object.
 
@@ -192,8 +210,8 @@ class IndexReport(msgspec.Struct, frozen=True):
     reason : str
         Why this action, for people.
     recall_at_10 : float or None
-        Share of the exact best ``recall_at`` that the index returns with ``search``; the key keeps its name
-        whatever ``recall_at`` is. None without queries.
+        Share of the exact best ``recall_at`` (the first, where there are several) that the index returns with
+        ``search``; the key keeps its name whatever ``recall_at`` is. None without queries.
     target_recall : float
         The configured target.
     search : dict
@@ -211,6 +229,9 @@ class IndexReport(msgspec.Struct, frozen=True):
         ``search`` as it was after the last rebuild: what ``max_search_cost_growth`` is measured against.
     rotations : int
         Versions since the last rebuild.
+    operating_points : list of OperatingPoint
+        What ``search`` and ``recall_at_10`` are at each ``recall_at``, ascending; the first repeats them. Empty in a
+        manifest of an earlier release, whose figures are taken for those of 10 neighbours.
     """
 
     factory: str
@@ -226,6 +247,12 @@ class IndexReport(msgspec.Struct, frozen=True):
     build: dict[str, int] = {}
     rebuilt_search: dict[str, int] = {}
     rotations: int = 0
+    operating_points: list[OperatingPoint] = []
+
+    @property
+    def points(self) -> Sequence[OperatingPoint]:
+        """The operating points, one at least."""
+        return self.operating_points or [OperatingPoint(10, self.recall_at_10, self.search)]
 
 
 class Manifest(_Record, frozen=True):

@@ -20,6 +20,8 @@ from embsync.similarity import Metric
 _UNMEASURED = {"efSearch": 64, "nprobe": 16, "k_factor_rf": 4}
 #: Score slack, relative, in which a found row counts as good as the last exact one: float32 rounding.
 _ROUNDING = 1e-6
+#: Pairs of rows compared at once, one byte each.
+_COMPARED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ class RecallGate:
         Only rows that are not among the exact neighbours are scored: among equal scores an index may choose.
         """
         wanted = self.truth >= 0
-        hit = (rows[:, :, None] == np.where(wanted, self.truth, -2)[:, None, :]).any(axis=2)
+        hit = np.zeros(rows.shape, np.bool_)
+        step = max(1, _COMPARED // max(rows.shape[1] * self.truth.shape[1], 1))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            exact = np.where(wanted[part], self.truth[part], -2)
+            hit[part] = (rows[part, :, None] == exact[:, None, :]).any(axis=2)
         doubtful = np.flatnonzero((~hit & (rows >= 0)).any(axis=1))
         if doubtful.size:
             bar = exact_scores(self.live, self.queries[doubtful], self.truth[doubtful], self.metric)

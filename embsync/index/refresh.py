@@ -24,7 +24,10 @@ from embsync.index.report import Built, Previous
 from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
 from embsync.index.structure import effort, is_exact
 from embsync.index.threads import faiss_threads
-from embsync.manifest import Action, IndexReport
+from embsync.manifest import Action, IndexReport, OperatingPoint
+
+#: Queries of the gates beyond the first: 200 with 100 neighbours each are more than its 1,000 with 10.
+_DEEPER_QUERIES = 200
 
 
 def refresh(
@@ -46,7 +49,7 @@ def refresh(
         Positions of the live rows, ascending.
     queries : (q, k) ndarray of float32
         Sampled queries for the recall gate.
-    truth : (q, >= recall_at) ndarray of int64 or None
+    truth : (q, >= the first recall_at) ndarray of int64 or None
         Rows of their exact neighbours by the store's metric, best first; None: computed here, in blocks.
     config : IndexConfig
     threads : int
@@ -97,7 +100,7 @@ class _Refresh:
         before = None if self.previous is None else self.previous.report.factory
         self.factory = resolve_factory(self.config.factory, self.side.count, before)
         with self._timed("truth"):
-            self.gate = _gate(self.side, self.queries, self.truth, self.config)
+            self.gate, *self.further = _gates(self.side, self.queries, self.truth, self.config)
         damage = None
         try:
             return self._keep()
@@ -211,8 +214,17 @@ class _Refresh:
             build=densify(index),
             rebuilt_search=verdict.search if last is None or as_rebuilt else last.rebuilt_search or last.search,
             rotations=0 if last is None else last.rotations + (action == "rotated"),
+            operating_points=self._points(index, labels, verdict),
         )
         return Built(labels, report, index, self.seconds)
+
+    def _points(self, index: Any, labels: Int64, first: Verdict) -> list[OperatingPoint]:
+        points = [OperatingPoint(self.gate.truth.shape[1], first.recall, first.search)]
+        with self._timed("gate"):
+            for gate in self.further:
+                verdict = gate.judge(index, labels)
+                points.append(OperatingPoint(gate.truth.shape[1], verdict.recall, verdict.search))
+        return points
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
@@ -223,21 +235,27 @@ class _Refresh:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
 
-def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> RecallGate:
+def _gates(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> Iterator[RecallGate]:
+    """Yield a gate for each ``recall_at``, cut to the rows there are; the first decides."""
     if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
         raise UsageError(
             "queries have the wrong form",
             found=f"{queries.dtype} {queries.shape}",
             expected=f"float32 (queries, {side.width})",
         )
-    k = min(config.recall_at, side.count)
+    depths = sorted({min(depth, side.count) for depth in config.depths})
+    k = depths[0]
     if truth is None:
         truth = exact_neighbours(side, queries, k, config.metric)
     elif truth.shape[0] != queries.shape[0] or truth.shape[1] < k:
         raise UsageError(
             "exact neighbours have the wrong form", found=truth.shape, expected=f"({queries.shape[0]}, {k} or more)"
         )
-    return RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
+    yield RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
+    some = np.ascontiguousarray(queries[:: max(1, len(queries) // _DEEPER_QUERIES)])
+    for depth in depths[1:]:
+        truth = exact_neighbours(side, some, depth, config.metric)
+        yield RecallGate(side, some, truth, config.metric, config.target_recall)
 
 
 def _load(previous: Previous) -> Any:

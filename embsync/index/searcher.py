@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from embsync.errors import StoreError, UsageError
 from embsync.index.factory import metric_of
 from embsync.index.files import read_index, reject_newer_faiss
 from embsync.index.library import faiss
-from embsync.index.structure import is_exact, layers, search_parameters
+from embsync.index.points import effort_at
+from embsync.index.structure import completed, effort, is_exact, layers, search_parameters
 from embsync.invocation import command
-from embsync.manifest import IndexReport
+from embsync.manifest import IndexReport, OperatingPoint
 from embsync.similarity import unit_rows
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
@@ -37,11 +38,13 @@ class Searcher:
         Label to row, -1 for a dead label.
     metric : str
         ``inner_product``, ``cosine`` or ``l2``.
-    search : mapping
-        Search parameters used where a call gives none.
+    search : mapping, or sequence of OperatingPoint
+        Search parameters used where a call gives none: always these, or as many as the neighbours asked for take.
     """
 
-    def __init__(self, index: Any, labels: Int64, metric: str, search: Mapping[str, int]) -> None:
+    def __init__(
+        self, index: Any, labels: Int64, metric: str, search: Mapping[str, int] | Sequence[OperatingPoint]
+    ) -> None:
         self._index = index
         self._width = int(index.d)
         # FAISS answers -1 for a hit that is missing; -1 is also the last position: it leads to row -1.
@@ -49,7 +52,9 @@ class Searcher:
         self._metric = metric
         self._similarity = metric_of(metric) == faiss.METRIC_INNER_PRODUCT
         self._exact = is_exact(index)
-        self._defaults = dict(search)
+        fixed = [OperatingPoint(int(index.ntotal), None, dict(search))] if isinstance(search, Mapping) else search
+        self._points = fixed
+        self._defaults = fixed[0].search
         living = labels >= 0
         self.live = int(np.count_nonzero(living))
         self._selector = None if self.live == labels.size else _only(living)
@@ -84,7 +89,7 @@ class Searcher:
         _reject_mismatch(Path(path), "labels", int(index.ntotal), labels.size)
         _reject_mismatch(Path(path), "labels", report.labels, labels.size)
         _reject_mismatch(Path(path), "FAISS metric", int(index.metric_type), metric_of(report.metric))
-        searcher = cls(index, labels, report.metric, report.search)
+        searcher = cls(index, labels, report.metric, report.points)
         if rows_live is not None:
             _reject_mismatch(Path(path), "live rows", searcher.live, rows_live)
         return searcher
@@ -110,8 +115,9 @@ class Searcher:
             Cut to the live rows.
         parameters : mapping, optional
             Overrides of the version's search parameters, such as ``{"efSearch": 200}``; cut to the size of the index.
+            Without, effort follows ``k`` and the share of the live rows that may be found.
         allowed : (rows,) ndarray of bool, optional
-            Rows of the version that may be found; the fewer they are, the more often a graph finds less than ``k``.
+            Rows of the version that may be found.
 
         Returns
         -------
@@ -139,10 +145,10 @@ class Searcher:
         if k == 0 or queries.shape[0] == 0:
             return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
         asked = unit_rows(queries) if self._metric == "cosine" else queries
-        if labels is None and parameters is None and self._shared:
+        if labels is None and parameters is None and self._shared and k <= self._points[0].k:
             return self._find(asked, k, self._parameters, findable)
         selector = self._selector if labels is None else _only(labels)
-        return self._find(asked, k, self._override(parameters or {}, selector, k), findable)
+        return self._find(asked, k, self._override(parameters or {}, selector, k, findable), findable)
 
     def _allowed_labels(self, allowed: Bool) -> Bool:
         rows = self._rows[:-1]
@@ -185,7 +191,7 @@ class Searcher:
         best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
-    def _override(self, parameters: Mapping[str, int], selector: Any, k: int) -> Any:
+    def _override(self, parameters: Mapping[str, int], selector: Any, k: int, findable: int) -> Any:
         unknown = set(parameters) - set(self._defaults)
         if unknown:
             raise UsageError(
@@ -194,7 +200,23 @@ class Searcher:
                 expected=", ".join(self._defaults) or "none: this index is exact",
             )
         given = {name: self._useful(name, value, k) for name, value in parameters.items()}
-        return search_parameters(self._index, {**self._defaults, **given}, selector)
+        return search_parameters(self._index, {**self._effort(k, findable), **given}, selector)
+
+    def _effort(self, k: int, findable: int) -> dict[str, int]:
+        """Return the search parameters for ``k`` of ``findable`` rows.
+
+        The best ``k`` of a share of the rows are about as far away as the best ``k / share`` of all of them.
+        """
+        chosen = effort_at(self._points, k if findable == self.live else -(-k * self.live // findable))
+        if chosen is self._defaults:
+            return chosen
+        return completed(self._index, {name: self._useful(name, value, k) for name, value in chosen.items()})
+
+    def costs_a_scan(self, k: int, findable: int) -> bool:
+        """Tell whether a search for ``k`` of ``findable`` rows compares as many vectors as looking at each of them."""
+        if not self._defaults or (findable == self.live and k <= self._points[0].k):
+            return False
+        return effort(self._index, self._effort(k, findable), k) >= findable
 
     def _useful(self, name: str, value: object, k: int) -> int:
         """Return a search parameter, cut to where it looks at everything: FAISS makes room for whatever it says."""

@@ -51,7 +51,7 @@ class Neighbours:
         asking = inputs.queries
         #: Positions among them of those that the recall gate asks.
         self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
-        self._depth = max(TOP_K, config.recall_at)
+        self._depth = max(TOP_K, config.depths[0])
         self._rows = inputs.items.plan.rows
         self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)
         stale = self._empty(self.queries) if self._parent is None else self._parent.stable

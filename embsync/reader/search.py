@@ -11,6 +11,7 @@ import numpy as np
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
 from embsync.reader.side import Ids
+from embsync.rows import as_slice
 from embsync.similarity import RunningTopK
 
 if TYPE_CHECKING:
@@ -120,15 +121,16 @@ def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
 
 def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
     """Return rows and scores (q, k) of the live items nearest to each query among those the filters let through."""
-    if filters.allowed is None and filters.blocked is None:
-        return version.searcher.search(query.vectors, query.k, query.parameters)
-    mask = _mask(version, filters)
-    candidates = np.flatnonzero(mask)
-    if len(candidates) <= _SCANNED:
-        return scan(version, query, candidates)
-    rows, scores = version.searcher.search(query.vectors, query.k, query.parameters, mask)
+    searcher = version.searcher
+    mask = None if filters.allowed is None and filters.blocked is None else _mask(version, filters)
+    findable = searcher.live if mask is None else int(np.count_nonzero(mask))
+    few = mask is not None and findable <= _SCANNED
+    if few or (query.parameters is None and searcher.costs_a_scan(min(query.k, findable), findable)):
+        return scan(version, query, np.flatnonzero(version.items.live if mask is None else mask))
+    rows, scores = searcher.search(query.vectors, query.k, query.parameters, mask)
     short = np.flatnonzero(rows[:, -1] < 0)
-    if len(short):  # a graph gave up among rows it had to skip
+    if len(short):  # the lists looked at held fewer, or a graph led nowhere else
+        candidates = np.flatnonzero(version.items.live if mask is None else mask)
         rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
     return rows, scores
 
@@ -165,6 +167,6 @@ def scan(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Floa
     best = RunningTopK(query.vectors, min(query.k, len(candidates)), version.record.index.metric)
     for first in range(0, len(candidates), _HELD):
         part = candidates[first : first + _HELD]
-        best.observe(part, version.items.vectors[part])
+        best.observe(part, version.items.vectors[as_slice(part)])
     found = best.result()
     return found.rows, found.scores.astype(np.float32)

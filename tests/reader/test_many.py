@@ -1,0 +1,112 @@
+"""As many as asked for: whenever at least k items may be found, k are returned, and most of them are the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pytest
+from support.nights import Array, configured, night
+from support.quick import quick_directory
+from support.stores import sync
+
+import embsync
+from embsync.index.points import effort_at
+from embsync.manifest import IndexReport, OperatingPoint
+from embsync.reader import StoreReader, Version, search
+
+ITEMS = 3000
+LIVE = np.arange(ITEMS)
+
+
+@pytest.fixture(scope="module", params=["HNSW4", "IVF64,Flat", "IVF2,Flat", "IVF32,SQ8,RFlat", "Flat"])
+def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
+    """One night, indexes that reach few items with the effort for ten; several lists, almost none, refined, exact."""
+    with quick_directory() as directory:
+        sync(
+            directory / "S",
+            night(0, items=ITEMS, users=40, width=6),
+            "n0",
+            configured(index__factory=request.param, index__target_recall=0.8),
+        )
+        with embsync.open(directory / "S") as opened:
+            yield opened
+
+
+def best(version: Version, queries: Array, rows: Array, k: int) -> list[set[int]]:
+    """The exact best k of some rows."""
+    scores = queries @ np.asarray(version.items.vectors[rows]).T
+    return [set(version.items.ids[rows[np.argsort(-line)[:k]]].tolist()) for line in scores]
+
+
+@pytest.mark.parametrize("k", [1, 10, 11, 60, 100, 250, 1000, ITEMS - 1, ITEMS, ITEMS + 1, 10**9])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.3, 0.02, 0.001, 0.0])
+def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPatch, k: int, share: float) -> None:
+    """None is missing, whether filtered or not; where fewer may be found, exactly those."""
+    monkeypatch.setattr(search, "_SCANNED", 1)  # else every filter here is a scan
+    version = reader.current
+    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    rows = np.flatnonzero(np.random.default_rng(3).random(ITEMS) < share) if share < 1 else LIVE
+    filters = {} if share == 1 else {"allowed": version.items.ids[rows]}
+    ids, scores = version.search(queries, k, **filters)
+    wanted = min(k, len(rows))
+    assert ids.shape == scores.shape == (20, wanted)
+    assert np.isfinite(scores).all()
+    assert all(len(set(line)) == wanted for line in ids.tolist())
+    assert (np.diff(scores, axis=1) <= 0).all()
+    found = sum(len(a & set(b)) for a, b in zip(best(version, queries, rows, k), ids.tolist(), strict=True))
+    assert found >= 0.7 * 20 * wanted
+
+
+def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
+    """The answer with one unrelated item blocked is as long as the one without."""
+    version = reader.current
+    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    assert version.search(queries, 900, blocked=[version.items.ids[0]])[0].shape == (20, 900)
+    ids, scores = version.search_by_item(version.items.ids[:20], 900)
+    assert np.isfinite(scores).all()
+    assert ids.shape == (20, 900)
+
+
+def test_an_effort_that_is_given_is_kept_and_what_is_short_filled_in(reader: StoreReader) -> None:
+    """The least effort finds few; the rest comes from a scan."""
+    version = reader.current
+    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    least = dict.fromkeys(version.record.index.search, 1)
+    ids, scores = version.search(queries, 900, parameters=least)
+    assert np.isfinite(scores).all()
+    assert ids.shape == (20, 900)
+
+
+def test_the_manifest_has_what_was_measured_at_both(reader: StoreReader) -> None:
+    """The first is the one that decides, and is what the older fields say."""
+    report = reader.current.record.index
+    first, second = report.operating_points
+    assert (first.k, second.k) == (10, 100)
+    assert (first.recall, first.search) == (report.recall_at_10, report.search)
+    assert first.recall is not None
+    assert second.recall is not None
+    assert first.recall >= 0.8
+    assert second.recall >= 0.7  # the best there is of a graph of four links
+    assert set(second.search) == set(first.search)
+
+
+def test_effort_grows_with_what_is_asked_for() -> None:
+    """Never less for more neighbours; up to the first point what the manifest says; between them, between."""
+    points = [OperatingPoint(10, 0.9, {"nprobe": 4}), OperatingPoint(100, 0.9, {"nprobe": 40})]
+    efforts = [effort_at(points, k)["nprobe"] for k in range(1, 2000)]
+    assert efforts[:10] == [4] * 10
+    assert efforts[54] == 22
+    assert (efforts[99], efforts[199], efforts[999]) == (40, 160, 800)
+    assert efforts == sorted(efforts)
+
+
+def test_a_manifest_of_an_earlier_release_has_its_point_at_ten() -> None:
+    """Its effort is scaled from there."""
+    report = IndexReport("HNSW32", "inner_product", "rebuilt", "", 0.96, 0.95, {"efSearch": 20}, 5, 0, "1.15.1")
+    plain = msgspec.to_builtins(report)
+    del plain["operating_points"]
+    old = msgspec.convert(plain, IndexReport)
+    assert effort_at(old.points, 10) == {"efSearch": 20}
+    assert effort_at(old.points, 40) == {"efSearch": 160}
