@@ -34,7 +34,7 @@ LAX = {"target_recall": 0.5, "max_search_cost_growth": 100.0}
 
 def search(built, side, k=10):
     """What a reader of this version gets."""
-    return Searcher(built.index, built.labels, built.report.metric, built.report.search).search(side.queries, k)
+    return Searcher(built.index, built.labels, built.report.metric, built.report.points).search(side.queries, k)
 
 
 @pytest.mark.parametrize("factory", ROTATABLE)
