@@ -1,14 +1,15 @@
 """embsync: one stable space for embeddings that are retrained every night."""
 
-import importlib
 from typing import TYPE_CHECKING
 
-from embsync.alignment.arrays import Anchors, Stabilized, stabilize
-from embsync.errors import EmbsyncError
-from embsync.reader import StoreReader, Version, open  # noqa: A004  (read as ``embsync.open``)
+from embsync.lazy import lazily
 
 if TYPE_CHECKING:
-    from embsync.training import publish, write_snapshot
+    from embsync.alignment.arrays import Anchors, Stabilized, stabilize
+    from embsync.errors import EmbsyncError
+    from embsync.reader import StoreReader, Version, open  # noqa: A004  (read as ``embsync.open``)
+    from embsync.training.publish import publish
+    from embsync.training.write import write_snapshot
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,9 +25,13 @@ __all__ = [
     "write_snapshot",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load what only training jobs call when it is asked for: consumers never need it."""
-    if name in {"publish", "write_snapshot"}:
-        return getattr(importlib.import_module("embsync.training"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(("Anchors", "Stabilized", "stabilize"), "embsync.alignment.arrays"),
+        **dict.fromkeys(("StoreReader", "Version", "open"), "embsync.reader"),
+        "publish": "embsync.training.publish",
+        "write_snapshot": "embsync.training.write",
+        "EmbsyncError": "embsync.errors",
+    },
+)

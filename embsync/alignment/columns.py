@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import linalg
 
-from embsync.alignment import lapack
 from embsync.alignment.gram import Cross
 from embsync.alignment.procrustes import DETERMINED
 from embsync.dtypes import Bool, Float64
@@ -114,6 +114,6 @@ def _nothing(width: int) -> ColumnAgreement:
 
 def _determined(gram: Float64) -> tuple[Float64, Float64]:
     """Return the eigenvalues and eigenvectors of a Gram matrix that stand above rounding."""
-    values, vectors = lapack.eigh((gram + gram.T) / 2)
+    values, vectors = linalg.eigh((gram + gram.T) / 2)
     held = values > max(DETERMINED * values[-1], 0.0)
     return values[held], vectors[:, held]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import linalg
 
-from embsync.alignment import lapack
 from embsync.alignment.anchors import ReferenceRows
 from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
@@ -230,15 +230,18 @@ def triangular_factor(rows: Rows, gram: Float64) -> Float64:
     Cholesky of the Gram matrix while its condition allows, else QR of the blocks (Demmel et al.,
     "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
     """
-    factor = lapack.cholesky(gram)
-    return _qr_factor(rows) if factor is None or np.linalg.cond(factor) > GRAM_CONDITION else factor
+    try:
+        factor: Float64 = linalg.cholesky(gram)
+    except linalg.LinAlgError:
+        return _qr_factor(rows)
+    return _qr_factor(rows) if np.linalg.cond(factor) > GRAM_CONDITION else factor
 
 
 def _qr_factor(rows: Rows) -> Float64:
     factor = np.zeros((0, rows.width))
     for _, block in rows.blocks():
         stacked = np.vstack([factor, block.astype(np.float64)])
-        triangle = lapack.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
+        triangle = linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
         factor = np.asarray(triangle, np.float64)[: rows.width]
     padded = np.zeros((rows.width, rows.width))
     padded[: len(factor)] = factor

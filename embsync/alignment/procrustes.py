@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import linalg
 
-from embsync.alignment import lapack
 from embsync.dtypes import Float64
 
 #: Cross-Gram directions below this share of the strongest say nothing about the rotation: float32 anchors carry
@@ -39,7 +39,7 @@ def align(cross: Float64, energy: Float64) -> Float64:
     if rank == r:
         return rotation
     free = _complement(left)
-    _, order = lapack.eigh(free.T @ energy @ free)
+    _, order = linalg.eigh(free.T @ energy @ free)
     directions = fix_signs(free @ order[:, ::-1])
     return rotation + directions @ _free_axes(right, r - rank, k).T
 
@@ -90,13 +90,13 @@ def axis_agreement(cross: Float64, rows: Float64, anchors: Float64) -> float:
     energy = (rows + anchors) / 2
     if not (np.isfinite(energy).all() and np.isfinite(cross).all()):
         return float("nan")
-    values, vectors = lapack.eigh((energy + energy.T) / 2)
+    values, vectors = linalg.eigh((energy + energy.T) / 2)
     held = values > DETERMINED * values[-1]
     if values[-1] <= 0 or not held.any():
         return float("nan")
     whitened = vectors[:, held] / np.sqrt(values[held])
     agreement = whitened.T @ ((cross + cross.T) / 2) @ whitened
-    return float(lapack.eigh((agreement + agreement.T) / 2)[0][0])
+    return float(linalg.eigh((agreement + agreement.T) / 2)[0][0])
 
 
 def _leading_entries(columns: Float64) -> Float64:
@@ -105,7 +105,7 @@ def _leading_entries(columns: Float64) -> Float64:
 
 
 def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
-    U, S, Vt = lapack.svd(cross, full_matrices=False)
+    U, S, Vt = linalg.svd(cross, full_matrices=False)
     rank = int(np.count_nonzero(DETERMINED * S[0] < S)) if len(S) and S[0] > 0 else 0
     left, right = U[:, :rank], Vt[:rank].T
     return left @ right.T, left, right
@@ -114,12 +114,12 @@ def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
 def _complement(columns: Float64) -> Float64:
     if columns.shape[1] == 0:
         return np.eye(len(columns))
-    return np.asarray(lapack.qr(columns)[0], np.float64)[:, columns.shape[1] :]
+    return np.asarray(linalg.qr(columns)[0], np.float64)[:, columns.shape[1] :]
 
 
 def _free_axes(taken: Float64, count: int, k: int) -> Float64:
     """Return ``count`` orthonormal directions outside ``taken``, as near to coordinate axes as there are."""
     outside = np.eye(k) - taken @ taken.T
-    pivots = np.sort(lapack.qr(outside, pivoting=True)[2][:count])
-    basis, triangle = lapack.qr(outside[:, pivots], mode="economic")
+    pivots = np.sort(linalg.qr(outside, pivoting=True)[2][:count])
+    basis, triangle = linalg.qr(outside[:, pivots], mode="economic")
     return np.asarray(basis * np.where(np.diag(triangle) < 0, -1.0, 1.0), np.float64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import linalg
 
-from embsync.alignment import lapack
 from embsync.dtypes import Float64
 
 #: Directions whose singular value is below this share of the largest carry no score. Float32 snapshots hold
@@ -54,7 +54,7 @@ def standardize(factor_items: Float64, factor_users: Float64, dimension: int) ->
     dimension : int
         Width k of the space.
     """
-    U, S, Vt = lapack.svd(factor_items @ factor_users.T)
+    U, S, Vt = linalg.svd(factor_items @ factor_users.T)
     rank = numerical_rank(S)
     kept = min(rank, dimension)
     scale = S[:kept] ** -0.5
@@ -77,12 +77,12 @@ def keep_products(factor_items: Float64, factor_users: Float64 | None, dimension
     the rows of all sides together.
     """
     other = factor_items if factor_users is None else factor_users
-    S = lapack.svd(factor_items if factor_users is None else factor_items @ other.T, compute_uv=False)
+    S = linalg.svd(factor_items if factor_users is None else factor_items @ other.T, compute_uv=False)
     gram = factor_items.T @ factor_items + (0.0 if factor_users is None else other.T @ other)
     width = gram.shape[0]
     basis, loss = np.eye(width), 0.0
     if width > dimension:
-        basis = np.ascontiguousarray(lapack.eigh(gram)[1][:, ::-1][:, :dimension])
+        basis = np.ascontiguousarray(linalg.eigh(gram)[1][:, ::-1][:, :dimension])
         outside = np.eye(width) - basis @ basis.T
         whole = float(np.linalg.norm(factor_items @ other.T))
         loss = float(np.linalg.norm(factor_items @ outside @ other.T)) / whole if whole else 0.0

@@ -14,7 +14,6 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-import scipy
 
 import embsync
 from embsync.cli.daemon import daemon_lines, daemon_now
@@ -25,7 +24,6 @@ from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import Command, command
 from embsync.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
 from embsync.pipeline.checks import remarks
-from embsync.pipeline.verify import verify as verify_version
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.journal import Event
@@ -312,6 +310,8 @@ def _limit(limit: float | list[float] | None) -> str:
 @shared
 def verify(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Hash every file of VERSION, and recompute its certificate if the snapshot still exists."""
+    from embsync.pipeline.verify import verify as verify_version  # noqa: PLC0415  (loads SciPy)
+
     given = context(config_file, store, as_json)
     holder = given.store
     holder.require()
@@ -365,7 +365,7 @@ def version(config_file: Path | None, store: Path | None, as_json: bool) -> None
         "embsync": embsync.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "scipy": scipy.__version__,
+        "scipy": importlib.metadata.version("scipy"),
         "faiss": importlib.metadata.version("faiss-cpu"),
     }
     if as_json:

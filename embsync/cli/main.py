@@ -19,19 +19,31 @@ from embsync.invocation import Invocation, set_invocation
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-#: Which module here has which commands; the others are never loaded, as some bring a third of a second of imports.
-_MODULES = {
-    "configuration": ("check-config",),
-    "demo": ("demo",),
-    "inspect": ("status", "history", "show", "verify", "version"),
-    "publish": ("sync", "accept", "rollback", "prune", "widen"),
-    "query": ("search", "lookup", "transform", "fold-in"),
-    "serve": ("serve",),
-    "write": ("write",),
-    "daemon": ("run", "hold", "resume"),
+#: The module here of each command, and its line of ``--help``. A module is loaded when one of its commands is asked
+#: for: some bring a third of a second of imports.
+COMMANDS = {
+    "accept": ("publish", "Publish a snapshot although checks refuse it."),
+    "check-config": ("configuration", "Print the configuration as it is in force."),
+    "demo": ("demo", "Train a small recommender night by night and show what stays stable."),
+    "fold-in": ("query", "Print a vector for a user never trained, from the items it liked."),
+    "history": ("inspect", "Show what was published, refused, rolled back and pruned."),
+    "hold": ("daemon", "Make the daemon publish nothing until resume."),
+    "lookup": ("query", "Print the stable vectors of ids."),
+    "prune": ("publish", "Delete all but the highest versions and the current one."),
+    "resume": ("daemon", "Let the daemon publish again."),
+    "rollback": ("publish", "Make an older version current."),
+    "run": ("daemon", "Watch the configured directory and publish what appears there."),
+    "search": ("query", "Find the items that score highest for users, items or vectors."),
+    "serve": ("serve", "Answer search, lookup, transform and fold-in over HTTP."),
+    "show": ("inspect", "Show the manifest of a version."),
+    "status": ("inspect", "Show what the store serves now, and what is wrong with it."),
+    "sync": ("publish", "Publish the given snapshots, or the backlog, once."),
+    "transform": ("query", "Map raw vectors into the stable space, or back."),
+    "verify": ("inspect", "Hash every file of a version and compute its certificate again."),
+    "version": ("inspect", "Print the versions of embsync and of what it computes with."),
+    "widen": ("publish", "Publish the current version in a wider space."),
+    "write": ("write", "Write arrays as a snapshot that is whole or not there."),
 }
-#: The module of each command.
-COMMANDS = {command: module for module, commands in _MODULES.items() for command in commands}
 
 
 class _Commands(click.Group):
@@ -43,9 +55,13 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"embsync.cli.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"embsync.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

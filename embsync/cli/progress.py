@@ -6,10 +6,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-
 from embsync.pipeline.progress import Progress, silent
 
 
@@ -19,6 +15,10 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield silent
         return
+    from rich.console import Console  # noqa: PLC0415  (for a terminal alone)
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
     columns = (
         TextColumn("{task.fields[label]}"),
         TextColumn("{task.description:<10}"),

@@ -22,7 +22,6 @@ from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
 from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.on_publish import run_on_publish
 from embsync.pipeline.progress import Progress
-from embsync.pipeline.widen import widen as widen_store
 from embsync.snapshots import shortened
 from embsync.store.hold import hold, resume
 from embsync.store.journal import NotJournaled
@@ -164,6 +163,8 @@ def prune(keep: int | None, config_file: Path | None, store: Path | None, as_jso
 @locking
 def widen(dimension: int, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
     """Publish the current version in a wider space of K dimensions, all vectors zero-padded."""
+    from embsync.pipeline.widen import widen as widen_store  # noqa: PLC0415  (loads FAISS)
+
     given = context(config_file, store, as_json, wait)
     manifest = widen_store(given.store, dimension, given.config)
     failed = _after_publish(manifest, given)

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
+import importlib
 import os
 import signal
 import sys
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from scipy import linalg
 
-from embsync.alignment import lapack
 from embsync.config import Config
 from embsync.daemon.job import Job, Kind, Line, Outcome, Ready, Step
 from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
@@ -42,6 +43,7 @@ def main(parent: int) -> None:
     faulthandler.enable()
     _be_first_to_go()
     _take_buffers()
+    importlib.import_module("embsync.pipeline.run")  # with FAISS, before there is a job to wait for it
     tell(Ready())
     line = sys.stdin.buffer.readline()
     if line:
@@ -140,7 +142,7 @@ def _be_first_to_go() -> None:
 def _take_buffers() -> None:
     """Have NumPy's and SciPy's BLAS take their buffers now: one that is refused memory for them tries for ever."""
     matrix = np.eye(64)
-    lapack.cholesky(matrix @ matrix)
+    linalg.cholesky(matrix @ matrix)
 
 
 if __name__ == "__main__":

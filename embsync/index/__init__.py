@@ -1,10 +1,15 @@
 """The FAISS index of a version: built, rotated, judged and searched. The only package that imports faiss."""
 
-from embsync.index.factory import check_factory, check_spelling, estimate_bytes
-from embsync.index.files import reject_damage
-from embsync.index.refresh import refresh
-from embsync.index.report import Built, Previous
-from embsync.index.searcher import Searcher
+from typing import TYPE_CHECKING
+
+from embsync.lazy import lazily
+
+if TYPE_CHECKING:
+    from embsync.index.factory import check_factory, check_spelling, estimate_bytes
+    from embsync.index.files import reject_damage
+    from embsync.index.report import Built, Previous
+    from embsync.index.rotate_or_rebuild import refresh
+    from embsync.index.searcher import Searcher
 
 __all__ = [
     "Built",
@@ -16,3 +21,14 @@ __all__ = [
     "refresh",
     "reject_damage",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(("check_factory", "check_spelling", "estimate_bytes"), "embsync.index.factory"),
+        **dict.fromkeys(("Built", "Previous"), "embsync.index.report"),
+        "reject_damage": "embsync.index.files",
+        "refresh": "embsync.index.rotate_or_rebuild",
+        "Searcher": "embsync.index.searcher",
+    },
+)

@@ -1,6 +1,21 @@
 """One snapshot to one version, or a refusal. No threads of its own, no loop, no signals."""
 
-from embsync.pipeline.checks import CheckRefusedError
-from embsync.pipeline.run import Request, UnchangedError, dry_run, process
+from typing import TYPE_CHECKING
+
+from embsync.lazy import lazily
+
+if TYPE_CHECKING:
+    from embsync.pipeline.checks import CheckRefusedError
+    from embsync.pipeline.request import Request, UnchangedError
+    from embsync.pipeline.run import dry_run, process
 
 __all__ = ["CheckRefusedError", "Request", "UnchangedError", "dry_run", "process"]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "CheckRefusedError": "embsync.pipeline.checks",
+        **dict.fromkeys(("Request", "UnchangedError"), "embsync.pipeline.request"),
+        **dict.fromkeys(("dry_run", "process"), "embsync.pipeline.run"),
+    },
+)

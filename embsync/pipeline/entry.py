@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from embsync import pipeline
 from embsync.config import Config
 from embsync.errors import SnapshotError
 from embsync.manifest import Manifest
 from embsync.pipeline.progress import Progress, silent
-from embsync.pipeline.run import Request, UnchangedError, process
+from embsync.pipeline.request import Request, UnchangedError
 from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.watching.backlog import Entry, journal
@@ -27,7 +28,7 @@ def publish_entry(store: Store, entry: Entry, config: Config, progress: Progress
     try:
         if config.watch.complete in {"auto", "manifest"}:
             require_as_listed(entry.child.path, lambda share: progress("comparing", share))
-        return process(store, request, config, progress)
+        return pipeline.process(store, request, config, progress)
     except UnchangedError:
         journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)
         raise

@@ -18,7 +18,7 @@ import numpy as np
 from embsync.alignment.stabilize import Alignment, fit
 from embsync.config import Config, IndexConfig
 from embsync.dtypes import Float32, Int64
-from embsync.errors import EmbsyncError, OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
+from embsync.errors import OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
 from embsync.index import Previous, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.manifest import (
     FORMAT,
@@ -38,6 +38,7 @@ from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.progress import Progress, silent
+from embsync.pipeline.request import Request, UnchangedError
 from embsync.pipeline.write import START_ROWS, write_sides
 from embsync.reader import Version, open_version
 from embsync.snapshots import Signature, open_snapshot, signature, stamp
@@ -48,36 +49,6 @@ from embsync.watching.history import snapshot_event
 
 #: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
 _OPTIMISTIC_RUNS = 3
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to do with one snapshot.
-
-    Attributes
-    ----------
-    path : Path
-    accepted : tuple of str
-        Checks whose refusal is overridden.
-    new_space : bool
-        Begin a new space instead of aligning to the current one.
-    known_fingerprint : str or None
-        Contents that need not be published again.
-    follow_link : bool
-        Whether the path itself may be a link: yes where a person named it, no where it was found.
-    """
-
-    path: Path
-    accepted: tuple[str, ...] = ()
-    new_space: bool = False
-    known_fingerprint: str | None = None
-    follow_link: bool = True
-
-
-class UnchangedError(EmbsyncError):
-    """The snapshot's contents are the ones the caller knows."""
-
-    exit_code = 0
 
 
 @dataclass

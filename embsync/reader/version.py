@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from embsync import index
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
-from embsync.index import Searcher
 from embsync.manifest import RowCounts, mismatch
 from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
 from embsync.reader.side import Ids, Side
@@ -224,9 +224,10 @@ class Version:
         return labels
 
     @cached_property
-    def searcher(self) -> Searcher:
+    def searcher(self) -> index.Searcher:
         """The mapped index."""
-        found = Searcher.open(self.path / layout.INDEX, self.index_rows, self.record.index, self.record.items.live)
+        record = self.record
+        found = index.Searcher.open(self.path / layout.INDEX, self.index_rows, record.index, record.items.live)
         self._require_in_place()
         return found
 

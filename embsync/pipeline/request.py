@@ -1,0 +1,38 @@
+"""What is asked of a run; nothing here loads what runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embsync.errors import EmbsyncError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with one snapshot.
+
+    Attributes
+    ----------
+    path : Path
+    accepted : tuple of str
+        Checks whose refusal is overridden.
+    new_space : bool
+        Begin a new space instead of aligning to the current one.
+    known_fingerprint : str or None
+        Contents that need not be published again.
+    follow_link : bool
+        Whether the path itself may be a link: yes where a person named it, no where it was found.
+    """
+
+    path: Path
+    accepted: tuple[str, ...] = ()
+    new_space: bool = False
+    known_fingerprint: str | None = None
+    follow_link: bool = True
+
+
+class UnchangedError(EmbsyncError):
+    """The snapshot's contents are the ones the caller knows."""
+
+    exit_code = 0

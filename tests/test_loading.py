@@ -1,0 +1,72 @@
+"""What a process loads is what it works with: importing, reading and asking for help stay light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import embsync
+
+HEAVY = (
+    "faiss",
+    "scipy",
+    "rich",
+    "watchdog",
+    "yaml",
+    "numpy",
+    "click",
+    "embsync.pipeline.run",
+    "embsync.daemon.daemon",
+)
+
+#: Code that is run in one process after the other's, and what of the above it may load, and all before it.
+STEPS = (
+    ("import embsync", ()),
+    ("import embsync.errors, embsync.invocation", ()),
+    ("embsync.EmbsyncError", ()),
+    ("import embsync.config", ("yaml",)),
+    ("import embsync.manifest, embsync.store", ("numpy",)),
+    ("embsync.open, embsync.Version, embsync.StoreReader", ()),
+    ("import embsync.daemon.daemon", ("watchdog", "embsync.daemon.daemon")),
+    ("from embsync.cli import main", ("click",)),
+    ("from embsync.cli import query, inspect, daemon, publish", ()),
+    ("embsync.stabilize", ("scipy",)),
+    ("import embsync.index.searcher", ("faiss",)),
+)
+
+
+def loaded_by(*code: str) -> list[set[str]]:
+    """Return which heavy modules a process has after each piece of code."""
+    told = "; ".join([*[f"{piece}; print(*(set({HEAVY!r}) & set(sys.modules)))" for piece in code]])
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {told}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(embsync.__file__).parents[1])},
+    )
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_each_import_loads_what_it_works_with_and_no_more() -> None:
+    """The daemon's own process has neither FAISS nor SciPy; nor has who reads the configuration, a manifest or rows."""
+    allowed: set[str] = set()
+    for (code, more), found in zip(STEPS, loaded_by(*(code for code, _ in STEPS)), strict=True):
+        allowed |= set(more)
+        assert found == allowed, code
+
+
+def test_help_loads_no_command() -> None:
+    """Of the heavy ones click alone; every command is there, with a sentence."""
+    (found,) = loaded_by("from embsync.cli.main import run; run(['--help'])")[-1:]
+    assert found == {"click"}
+
+
+def test_what_a_package_has_not_is_an_attribute_error() -> None:
+    """As of any module; what it has is listed before it is loaded."""
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        embsync.opne  # noqa: B018
+    assert set(embsync.__all__) <= set(dir(embsync))
