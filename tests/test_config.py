@@ -77,7 +77,7 @@ def test_variables_are_values_of_yaml() -> None:
 def test_a_configuration_is_frozen() -> None:
     """Nobody changes it after it was parsed."""
     with pytest.raises(AttributeError):
-        load(environment={}).store.keep_versions = 7  # type: ignore[misc]
+        load(environment={}).store.keep_versions = 7
 
 
 @pytest.mark.parametrize(

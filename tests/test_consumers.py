@@ -109,7 +109,7 @@ def test_java_reads_the_files_as_they_are(place: Path) -> None:
     sync(place / "named" / "S", night(0, items=60, users=50, width=6).named(), "n0")
     for root, side, missing in ((place / "embsync-demo/store", "items", "0"), (place / "named" / "S", "items", "bo")):
         with embsync.open(root) as store:
-            part = store.current.side(side)  # type: ignore[arg-type]
+            part = store.current.side(side)
             ids = [str(name) for name in part.names(np.array([0, 7, len(part.ids) - 1]))]
             expected = part.lookup(ids)
         lines = (

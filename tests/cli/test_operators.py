@@ -65,7 +65,7 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def printed(told: str) -> list[str]:
     """Return the command that stands last in a line, as a shell reads it, without the program."""
-    words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", told.strip())[0])  # type: ignore[index]
+    words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", told.strip())[0])
     assert words[0] == "embsync"
     return words[1:]
 

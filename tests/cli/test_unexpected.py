@@ -70,7 +70,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def test_log_level_is_the_least_that_is_written(level: str, capfd: pytest.CaptureFixture[str]) -> None:
     """``log.level``: what is less than it is left out, in both forms."""
     for form in ("json", "text"):
-        logs.configure(LogConfig(level=level, format=form))  # type: ignore[arg-type]
+        logs.configure(LogConfig(level=level, format=form))
         for name in LEVELS:
             logs.log(getattr(logging, name.upper()), f"event-{name}", reason="r")
         lines = capfd.readouterr().err.splitlines()

@@ -398,7 +398,7 @@ def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) 
 def test_cohorts_in_turn_are_known_again(root: Path) -> None:
     """Users who are carried count as known: one half trains on even nights, the other on odd ones."""
     halves = [
-        replace(made, users=made.users[kept], user_ids=made.user_ids[kept])  # type: ignore[index]
+        replace(made, users=made.users[kept], user_ids=made.user_ids[kept])
         for made, kept in (
             (night(number, churn=0.0), night(number, churn=0.0).user_ids % 2 == number % 2) for number in range(4)
         )

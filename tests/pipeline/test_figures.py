@@ -72,23 +72,23 @@ def _shared(first: list[set[int]], second: list[set[int]]) -> float:
 
 def _live(version: Version, side: str) -> tuple[Array, Array]:
     """Return ids and vectors of the live rows."""
-    rows = version.side(side)  # type: ignore[arg-type]
+    rows = version.side(side)
     return np.asarray(rows.ids)[rows.live], np.asarray(rows.vectors)[rows.live]
 
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_the_movement_since_the_start_is_that_of_live_rows(world: World, side: str) -> None:
     """Carried rows stand still: they would make every space look calmer than it is."""
-    start, before = world.version.reference("start", side)  # type: ignore[arg-type]
+    start, before = world.version.reference("start", side)
     ids, vectors = _live(world.version, side)
     common = np.intersect1d(start, ids)
-    assert len(common) < np.isin(start, world.version.side(side).ids).sum()  # type: ignore[arg-type]
+    assert len(common) < np.isin(start, world.version.side(side).ids).sum()
     expected = _cosines(vectors[np.searchsorted(ids, common)], before[np.searchsorted(start, common)]).mean()
     drift = world.manifest.drift
     assert drift is not None
     found = getattr(drift, side).cosine_since_start
     assert found == pytest.approx(expected, abs=1e-6)
-    np.testing.assert_array_equal(before, world.first.side(side).lookup(start))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(before, world.first.side(side).lookup(start))
 
 
 @pytest.mark.parametrize("side", ["items", "users"])
@@ -142,7 +142,7 @@ def test_dead_labels_lead_to_nobody(world: World) -> None:
     assert len(gone) >= world.manifest.index.dead
     ids, _ = world.version.search(world.version.items.lookup(gone, "mean"), 240, parameters={"efSearch": 400})
     assert set(ids.ravel().tolist()) == set(NIGHTS[3].item_ids.tolist())
-    found, _ = world.version.search(world.version.users.lookup(NIGHTS[3].user_ids), 10)  # type: ignore[union-attr, arg-type]
+    found, _ = world.version.search(world.version.users.lookup(NIGHTS[3].user_ids), 10)
     exact = _top(
         *(array for array in (_by_id(NIGHTS[3], "users", NIGHTS[3].user_ids), NIGHTS[3].items)), NIGHTS[3].item_ids
     )
@@ -158,7 +158,7 @@ def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> Non
         counts = getattr(world.parent.record, side)
         assert counts.carried > 0
         assert checks[f"live_{side}"].value == pytest.approx(getattr(world.manifest, side).live / counts.live)
-    assert checks["common"].value == world.manifest.alignment.items.common + world.manifest.alignment.users.common  # type: ignore[union-attr]
+    assert checks["common"].value == world.manifest.alignment.items.common + world.manifest.alignment.users.common
 
 
 def _off_centre(made: Night, by: float) -> Night:
@@ -194,7 +194,7 @@ def test_anchors_are_as_many_as_configured(root: Path) -> None:
         manifest = sync(root, night(number), f"n{number}", config)
         with embsync.open(root) as reader:
             for side in ("items", "users"):
-                ids, vectors = reader.current.reference("anchors", side)  # type: ignore[arg-type]
+                ids, vectors = reader.current.reference("anchors", side)
                 assert len(ids) == len(vectors) == 50
     for fit in (manifest.alignment.items, manifest.alignment.users):
         assert fit is not None

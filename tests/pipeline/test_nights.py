@@ -39,7 +39,7 @@ def _scores_kept(root: Path, made: Night) -> None:
     with embsync.open(root) as reader:
         version = reader.current
         items = version.items.lookup(made.item_ids).astype(np.float64)
-        users = items if version.users is None else version.users.lookup(made.user_ids).astype(np.float64)  # type: ignore[arg-type]
+        users = items if version.users is None else version.users.lookup(made.user_ids).astype(np.float64)
         other = made.items if made.users is None else made.users
         raw = made.items.astype(np.float64) @ other.astype(np.float64).T
         assert np.linalg.norm(items @ users.T - raw) < 1e-6 * np.linalg.norm(raw)

@@ -125,7 +125,7 @@ def test_raw_queries_of_any_kept_version_go_through_its_own_maps(reader: StoreRe
         with pytest.raises(UsageError, match="found version 1; expected space='snapshot' beside it"):
             version.search(raw, 5, snapshot=old)
     with pytest.raises(UsageError, match="unknown space"):
-        version.search(raw, space="raw")  # type: ignore[arg-type]
+        version.search(raw, space="raw")
     with pytest.raises(UsageError, match="wrong width"):
         version.search(raw[:, :4], space="snapshot")
 
@@ -138,7 +138,7 @@ def test_filtered_scores_are_those_of_the_metric(metric: str) -> None:
         sync(directory / "S", night(0, **SIZES), "n0", config)
         with embsync.open(directory / "S") as reader:
             version = reader.current
-            queries = version.users.vectors[:9]  # type: ignore[union-attr]
+            queries = version.users.vectors[:9]
             ids, scores = version.search(queries, 6)
             same, again = version.search(queries, 6, allowed=version.items.ids)
             assert ids.tolist() == same.tolist()

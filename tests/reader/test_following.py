@@ -136,7 +136,7 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
         away = root.with_name("away")
         root.rename(away)
         eventually(lambda: follower.error)
-        assert np.isfinite(reader.current.search(reader.current.users.vectors[:2])[1]).all()  # type: ignore[union-attr]
+        assert np.isfinite(reader.current.search(reader.current.users.vectors[:2])[1]).all()
         away.rename(root)
         eventually(lambda: follower.health.healthy)
         (root / "current").rename(root / "former")
@@ -222,8 +222,8 @@ def test_no_descriptor_is_left_after_many_switches(root: Path) -> None:
             try:
                 while not stop.is_set():
                     version = reader.current
-                    ids, scores = version.search(version.users.vectors[:3], k=2)  # type: ignore[union-attr]
-                    products = version.items.lookup(ids[0]) @ version.users.vectors[0]  # type: ignore[union-attr]
+                    ids, scores = version.search(version.users.vectors[:3], k=2)
+                    products = version.items.lookup(ids[0]) @ version.users.vectors[0]
                     np.testing.assert_allclose(products, scores[0], atol=1e-5)
             except BaseException as error:
                 failures.append(error)
@@ -248,7 +248,7 @@ def test_no_descriptor_is_left_after_many_switches(root: Path) -> None:
 
 def _in_child(reader: embsync.StoreReader, root: Path, answers: multiprocessing.SimpleQueue[object]) -> None:
     version = reader.current
-    ids, _ = version.search(np.asarray(version.users.vectors), k=3)  # type: ignore[union-attr]
+    ids, _ = version.search(np.asarray(version.users.vectors), k=3)
     alive = reader.follower.health.alive if reader.follower else None
     answers.put((ids.tolist(), alive, reader.refresh(), reader.current.number))
     reader.close()
@@ -260,7 +260,7 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
     context = multiprocessing.get_context("fork")
     with embsync.open(root) as reader:
         version = reader.current
-        expected, _ = version.search(np.asarray(version.users.vectors), k=3)  # type: ignore[union-attr]
+        expected, _ = version.search(np.asarray(version.users.vectors), k=3)
         follower = reader.follow(interval=60)
         with reader._switching:  # as if the follower had it at this moment
             sync(root, night(1, **SIZES), "n1")
@@ -277,7 +277,7 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
         assert follower.health.alive
         sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=1))
         assert 1 in Store(root).numbers()
-        np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])  # type: ignore[union-attr]
+        np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])
 
 
 def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ def test_a_version_whose_repair_shows_nowhere_is_taken_after_a_while(
     with Follower(
         root,
         lambda version: served.append(version.number) or version.close(),
-        interval=0.001,  # type: ignore[func-returns-value]
+        interval=0.001,
         on_error=lambda _: None,
         verify=verify,
     ).start() as follower:

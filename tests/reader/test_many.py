@@ -46,7 +46,7 @@ def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPat
     """None is missing, whether filtered or not; where fewer may be found, exactly those."""
     monkeypatch.setattr(search, "_SCANNED", 1)  # else every filter here is a scan
     version = reader.current
-    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    queries = np.asarray(version.users.vectors[:20])
     rows = np.flatnonzero(np.random.default_rng(3).random(ITEMS) < share) if share < 1 else LIVE
     filters = {} if share == 1 else {"allowed": version.items.ids[rows]}
     ids, scores = version.search(queries, k, **filters)
@@ -62,7 +62,7 @@ def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPat
 def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
     """The answer with one unrelated item blocked is as long as the one without."""
     version = reader.current
-    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    queries = np.asarray(version.users.vectors[:20])
     assert version.search(queries, 900, blocked=[version.items.ids[0]])[0].shape == (20, 900)
     ids, scores = version.search_by_item(version.items.ids[:20], 900)
     assert np.isfinite(scores).all()
@@ -72,7 +72,7 @@ def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
 def test_an_effort_that_is_given_is_kept_and_what_is_short_filled_in(reader: StoreReader) -> None:
     """The least effort finds few; the rest comes from a scan."""
     version = reader.current
-    queries = np.asarray(version.users.vectors[:20])  # type: ignore[union-attr]
+    queries = np.asarray(version.users.vectors[:20])
     least = dict.fromkeys(version.record.index.search, 1)
     ids, scores = version.search(queries, 900, parameters=least)
     assert np.isfinite(scores).all()

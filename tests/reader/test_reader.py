@@ -59,7 +59,7 @@ def test_lookup_gives_the_stable_vector_of_every_live_id(version: Version, night
     items, users = _stable(version, nights[-1])
     assert version.users is not None
     np.testing.assert_allclose(version.items.lookup(nights[-1].item_ids), items, atol=1e-6)
-    np.testing.assert_allclose(version.users.lookup(nights[-1].user_ids.tolist()), users, atol=1e-6)  # type: ignore[union-attr]
+    np.testing.assert_allclose(version.users.lookup(nights[-1].user_ids.tolist()), users, atol=1e-6)
     assert version.items.lookup([]).shape == (0, 6)
     twice = version.items.lookup(nights[-1].item_ids[[3, 3]])
     np.testing.assert_array_equal(twice[0], twice[1])
@@ -92,7 +92,7 @@ def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list
     np.testing.assert_allclose(mean[1], version.items.vectors[version.items.live].mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(mean[0], nan[1])
     with pytest.raises(UsageError, match="unknown way to answer missing ids; found 'zero'"):
-        version.items.lookup([known], missing="zero")  # type: ignore[arg-type]
+        version.items.lookup([known], missing="zero")
     with pytest.raises(NotFoundError):
         version.items.age([missing[0]])
 
@@ -359,7 +359,7 @@ def test_one_side_has_no_users() -> None:
             with pytest.raises(UsageError, match="no users"):
                 version.side("users")
             with pytest.raises(UsageError, match="no such side"):
-                version.side("persons")  # type: ignore[arg-type]
+                version.side("persons")
             ids, _ = version.search(version.items.lookup([item_name(1000)]), k=1)
             np.testing.assert_allclose(
                 version.transform.items_inverse(version.transform.items(made.items)), made.items, atol=1e-5

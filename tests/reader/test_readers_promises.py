@@ -108,7 +108,7 @@ def test_what_was_refused_is_hashed_again_after_a_while(root: Path, monkeypatch:
 
     def counted(*arguments: object) -> None:
         hashed[0] += 1
-        verify(*arguments)  # type: ignore[arg-type]
+        verify(*arguments)
 
     monkeypatch.setattr(layout, "current_number", looked)
     monkeypatch.setattr(follower, "_TRY_AGAIN", 3600.0)

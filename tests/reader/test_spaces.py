@@ -76,7 +76,7 @@ def test_what_a_graph_misses_among_allowed_items_is_filled_in(monkeypatch: pytes
         with embsync.open(directory / "S") as reader:
             version = reader.current
             allowed = np.random.default_rng(1).choice(made.item_ids, int(share * 3000), replace=False)
-            queries = version.users.lookup(made.user_ids)  # type: ignore[union-attr, arg-type]
+            queries = version.users.lookup(made.user_ids)
             ids, scores = version.search(queries, 20, allowed=allowed, parameters={"efSearch": 1})
             bare, _ = version.searcher.search(queries, 20, {"efSearch": 1}, np.isin(version.items.ids, allowed))
             short = (bare < 0).any(axis=1)

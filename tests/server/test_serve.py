@@ -190,7 +190,7 @@ def test_ids_are_strings_and_nothing_is_null_on_request(server: Server, version:
 @pytest.mark.parametrize("kind", ["users", "items"])
 def test_one_unknown_id_does_not_fail_a_batch(server: Server, version: Version, kind: str) -> None:
     """It finds nothing, or what the mean of its side finds; the others find what they find alone."""
-    side = version.side(kind)  # type: ignore[arg-type]
+    side = version.side(kind)
     first, second = side.ids[side.live][:2].tolist()
     alone = server.ask("/v1/search", {kind: [first, second], "k": 3}).plain
     batch = {kind: [-5, first, -6, second], "k": 3}
@@ -232,7 +232,7 @@ def test_an_error_outside_of_every_handler_is_answered_in_the_same_form(tmp_path
 
         scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "query_string": b""}
         with pytest.raises(RuntimeError):
-            asyncio.run(made.asgi()(scope, None, send))  # type: ignore[arg-type]
+            asyncio.run(made.asgi()(scope, None, send))
     assert sent[0]["status"] == 500
     assert dict(sent[0]["headers"])[b"x-embsync-version"] == b"none"
     assert json.loads(sent[1]["body"])["what"] == "unexpected error"

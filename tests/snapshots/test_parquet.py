@@ -475,8 +475,7 @@ def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
         for process in _decoders():
             limits = Path(f"/proc/{process}/limits").read_text()
             seconds, memory = (
-                re.search(rf"Max {name} +(\S+)", limits).group(1)  # type: ignore[union-attr]
-                for name in ("cpu time", "address space")
+                re.search(rf"Max {name} +(\S+)", limits).group(1) for name in ("cpu time", "address space")
             )
             assert (seconds, memory) != ("unlimited", "unlimited")
             found.append((int(seconds), int(memory)))
@@ -492,7 +491,7 @@ def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -
     for _ in range(2):
         blocks = items.blocks()
         next(blocks)
-        blocks.close()  # type: ignore[attr-defined]
+        blocks.close()
         np.testing.assert_array_equal(vectors(items), made.items)
 
 

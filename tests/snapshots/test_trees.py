@@ -157,7 +157,7 @@ def test_what_goes_away_while_it_is_walked(place: Path, monkeypatch: pytest.Monk
     assert look(place)["day=1"][0] in {"waiting", "not_a_snapshot"}
 
 
-class _Listed(list):  # type: ignore[type-arg]
+class _Listed(list):
     def __enter__(self) -> _Listed:
         return self
 

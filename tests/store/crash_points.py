@@ -51,7 +51,7 @@ def _from_durable() -> bool:
     while frame is not None:
         if frame.f_code.co_filename.endswith(f"store{os.sep}durable.py"):
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

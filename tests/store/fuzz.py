@@ -114,7 +114,7 @@ class Fuzz:
                 side.age(side.names(np.arange(3)))
                 side.lookup(side.names(np.arange(len(side.ids))), missing="mean", max_age=2)
             for folder in ("anchors", "start"):
-                version.reference(folder, "users")  # type: ignore[arg-type]
+                version.reference(folder, "users")
             version.transform.users(np.ones((2, version.record.snapshot.width), np.float32))
             version.search(version.items.vectors[:2], k=3)
         Store(self.root).events()

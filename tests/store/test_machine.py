@@ -292,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.versions[self.current]
 
     def _made(self, seed: int, absent: float) -> Night:
-        made = night(seed, seed=1, **UNIVERSE)  # type: ignore[arg-type]
+        made = night(seed, seed=1, **UNIVERSE)
         assert made.users is not None
         assert made.user_ids is not None
         random = np.random.default_rng((seed, 7))

@@ -178,7 +178,7 @@ def test_what_is_being_made_is_safe_from_its_first_moment(
         def opened(path: object, *rest: int, **options: int) -> int:
             if Path(str(path)).name.startswith(durable.STAGING_PREFIX):
                 once()
-            return real(path, *rest, **options)  # type: ignore[arg-type]
+            return real(path, *rest, **options)
 
         monkeypatch.setattr(os, "open", opened)
     else:

@@ -45,7 +45,7 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
             free = really(place)
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, (free.f_bavail - pages) * free.f_frsize)
-            os.statvfs = lambda _: _Plenty()  # type: ignore[assignment,misc]
+            os.statvfs = lambda _: _Plenty()
             code = forked(lambda scenario=scenario, root=root: scenario.act(root))
             os.statvfs = really
             if scenario.name == "prune" and code:

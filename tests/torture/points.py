@@ -66,7 +66,7 @@ def _from_store() -> bool:
     while frame is not None:
         if f"{os.sep}embsync{os.sep}store{os.sep}" in frame.f_code.co_filename:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

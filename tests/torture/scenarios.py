@@ -39,7 +39,7 @@ class Scenario:
 
 
 def _publish(root: Path, number: int = 2, **request: object) -> None:
-    process(Store(root), Request(root.parent / f"night-{number}", **request), CONFIG)  # type: ignore[arg-type]
+    process(Store(root), Request(root.parent / f"night-{number}", **request), CONFIG)
 
 
 def _prune(root: Path) -> None:
@@ -68,7 +68,7 @@ def _work(root: Path) -> None:
 def _plain() -> dict[str, object]:
     import msgspec
 
-    return msgspec.to_builtins(CONFIG)  # type: ignore[no-any-return]
+    return msgspec.to_builtins(CONFIG)
 
 
 def _recover(root: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_wall_clock_may_jump_at_any_time(watched: Path, monkeypatch: pytest.
     chance, shift = random.Random(3), dt.timedelta()
     real = dt.datetime
 
-    class Jumping(real):  # type: ignore[misc, valid-type]
+    class Jumping(real):
         @classmethod
         def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
             nonlocal shift
@@ -59,7 +59,7 @@ def test_the_wall_clock_may_jump_at_any_time(watched: Path, monkeypatch: pytest.
 
 
 def _entries(found: object) -> list[object]:
-    return list(getattr(found, "entries", found))  # type: ignore[call-overload]
+    return list(getattr(found, "entries", found))
 
 
 def test_waiting_for_a_lock_is_not_measured_by_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Crowd:
     def harm(self, kind: str, what: str) -> None:
         """Note a harm."""
         with self.lock:
-            self.made.harm(kind, what)  # type: ignore[arg-type]
+            self.made.harm(kind, what)
 
     def command(self, *arguments: str) -> None:
         """Run a command as a person would, to its end."""

@@ -80,7 +80,7 @@ def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
     aside = watch.path.with_name("aside")
     _renamed(watch.path)
     watch.armed()
-    emitters = list(watch.watcher._observer.emitters)  # type: ignore[union-attr]
+    emitters = list(watch.watcher._observer.emitters)
     assert len(emitters) == 1
     (aside / "stray").mkdir()
     watch.assert_sees()
