@@ -18,7 +18,7 @@ from embsync.alignment.stabilize import Alignment, SideFit, SideInput, fit, judg
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
-from embsync.ids import fold_of, positions_in, sample
+from embsync.ids import canonical, fold_of, positions_in, sample
 from embsync.rows import ArrayRows, worker_count
 from embsync.similarity import RunningTopK, agreement
 
@@ -239,30 +239,18 @@ def _side(
             expected="a 2-D float array with rows",
         )
     names = np.arange(len(rows)) if ids is None else np.asarray(ids)
-    if names.dtype.kind == "U":
-        names = np.char.encode(names.astype(np.str_), "utf-8")
-    if names.shape != (len(rows),) or names.dtype.kind not in "iuS":
+    if names.shape != (len(rows),) or names.dtype.kind not in "iuSU":
         raise SnapshotError(
             f"{name} ids do not fit",
             found=f"{names.dtype} of shape {names.shape}",
             expected=f"{len(rows)} integers or strings",
         )
-    if names.dtype.kind != "S":
-        if names.dtype.kind == "u" and len(names) and int(names.max()) > np.iinfo(np.int64).max:
-            raise SnapshotError(
-                f"{name} ids do not fit 64 bits with a sign",
-                found=str(names.max()),
-                expected=f"at most {np.iinfo(np.int64).max}",
-            )
-        names = names.astype(np.int64)
+    names = canonical(names, f"{name} ids")
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
         raise UsageError(
             f"{name} ids of another type than the anchors'", found=str(names.dtype), expected=str(previous.ids.dtype)
         )
     order = np.argsort(names, kind="stable").astype(np.int64)
-    if (names[order[1:]] == names[order[:-1]]).any():
-        twice = names[order[1:]][names[order[1:]] == names[order[:-1]]][0]
-        raise SnapshotError(f"duplicate {name} ids", found=str(twice), expected="unique ids")
     if weights is not None and np.shape(weights) != (len(rows),):
         raise SnapshotError(
             f"{name} weights do not fit", found=f"shape {np.shape(weights)}", expected=f"({len(rows)},)"

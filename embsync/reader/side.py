@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 
 from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
-from embsync.ids import positions_in
+from embsync.ids import as_stored, positions_in
 from embsync.invocation import command
 from embsync.reader.cold_start import FoldIn, Method, folded
 from embsync.reader.signposts import Signposts
@@ -25,9 +24,7 @@ Ids = Sequence[int] | Sequence[str] | Array
 
 #: From so many ids on, signposts repay that every page of the ids is read once to set them.
 _MANY = 256
-#: A decimal id as it may stand in a string: no spaces, underscores or other scripts' digits, which ``int`` takes.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-#: Characters of the longest of them.
+#: Characters of the longest decimal id.
 _DIGITS = 20
 
 
@@ -242,53 +239,7 @@ class Side:
             raise UsageError(f"{self.name} ids are not a list", found="lists of different lengths") from None
 
     def _as_stored(self, ids: Ids) -> Array:
-        wanted = self.as_array(ids)
-        if wanted.ndim != 1:
-            raise UsageError(f"{self.name} ids are not a list", found=f"{wanted.ndim} dimensions", expected="1")
-        if wanted.size == 0:
-            return np.empty(0, self.ids.dtype)
-        if self.ids.dtype.kind == "S":
-            if wanted.dtype.kind == "U":
-                return self._encoded(wanted)
-            if wanted.dtype.kind == "S":
-                return wanted
-            raise UsageError(f"{self.name} ids of the wrong type", found=str(wanted.dtype), expected="strings")
-        if wanted.dtype.kind in "US":
-            return self._parsed(wanted)
-        if wanted.dtype.kind not in "iu":
-            raise UsageError(f"{self.name} ids of the wrong type", found=str(wanted.dtype), expected="integers")
-        # Beyond int64 there is no id: a row that does not exist, not one that wraps around.
-        if wanted.dtype.kind == "u" and (wanted > np.iinfo(np.int64).max).any():
-            raise UsageError(
-                f"{self.name} ids are 64-bit integers with a sign",
-                found=str(wanted.max()),
-                expected=f"at most {np.iinfo(np.int64).max}",
-            )
-        return wanted.astype(np.int64)
-
-    def _encoded(self, wanted: Array) -> Array:
-        with contextlib.suppress(UnicodeEncodeError):
-            return wanted.astype("S")  # ASCII, as ids mostly are, has a faster way
-        try:
-            return np.asarray(np.char.encode(wanted, "utf-8"))
-        except UnicodeEncodeError as error:
-            raise UsageError(f"{self.name} ids are text", found=ascii(error.object), expected="valid Unicode") from None
-
-    def _parsed(self, wanted: Array) -> Int64:
-        texts = wanted.tolist()
-        for text in texts:
-            if not _INTEGER.fullmatch(text if isinstance(text, str) else text.decode("latin-1")):
-                raise UsageError(
-                    f"{self.name} ids are 64-bit integers in this store", found=repr(text), expected="integers"
-                )
-        try:
-            return np.array([int(text) for text in texts], np.int64)
-        except OverflowError:
-            raise UsageError(
-                f"{self.name} ids are 64-bit integers in this store",
-                found="a larger number",
-                expected=f"at most {np.iinfo(np.int64).max}",
-            ) from None
+        return as_stored(self.as_array(ids), self.ids, f"{self.name} ids")
 
     def _unknown(self, ids: Ids, known: Array) -> NotFoundError:
         places = np.flatnonzero(~known)

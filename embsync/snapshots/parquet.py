@@ -11,12 +11,12 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.ids import LONGEST_ID, joined
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.columns import FLOATS, Columns, choose
 from embsync.snapshots.files import FileBytes, Place
-from embsync.snapshots.ids import LONGEST_ID, joined
 from embsync.snapshots.names import side_of
 from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.parquet_memory import BlockMemory, read_column, shared_memory, stream_blocks

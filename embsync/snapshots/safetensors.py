@@ -18,11 +18,11 @@ import numpy as np
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.ids import LONGEST_ID
 from embsync.snapshots import names
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
-from embsync.snapshots.ids import LONGEST_ID
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide

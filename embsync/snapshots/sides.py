@@ -10,8 +10,8 @@ import numpy as np
 
 from embsync.dtypes import Array, Float64
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.ids import canonical, id_kind
 from embsync.rows import Rows
-from embsync.snapshots.ids import canonical, id_kind
 
 ITEMS, USERS = "items", "users"
 

@@ -17,11 +17,11 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.ids import LONGEST_ID
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size
-from embsync.snapshots.ids import LONGEST_ID
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
