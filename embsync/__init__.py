@@ -6,7 +6,19 @@ from embsync.lazy import lazily
 
 if TYPE_CHECKING:
     from embsync.alignment.arrays import Anchors, Stabilized, stabilize
-    from embsync.errors import EmbsyncError
+    from embsync.errors import (
+        EmbsyncError,
+        NotFoundError,
+        OutOfSpace,
+        RefusedError,
+        SnapshotChanged,
+        SnapshotError,
+        SnapshotIncomplete,
+        StoreBusy,
+        StoreDamaged,
+        StoreError,
+        UsageError,
+    )
     from embsync.reader import StoreReader, Version, open  # noqa: A004  (read as ``embsync.open``)
     from embsync.training.publish import publish
     from embsync.training.write import write_snapshot
@@ -15,8 +27,18 @@ __version__ = "0.1.0"
 __all__ = [
     "Anchors",
     "EmbsyncError",
+    "NotFoundError",
+    "OutOfSpace",
+    "RefusedError",
+    "SnapshotChanged",
+    "SnapshotError",
+    "SnapshotIncomplete",
     "Stabilized",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreError",
     "StoreReader",
+    "UsageError",
     "Version",
     "__version__",
     "open",
@@ -29,9 +51,24 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         **dict.fromkeys(("Anchors", "Stabilized", "stabilize"), "embsync.alignment.arrays"),
+        **dict.fromkeys(
+            (
+                "EmbsyncError",
+                "NotFoundError",
+                "OutOfSpace",
+                "RefusedError",
+                "SnapshotChanged",
+                "SnapshotError",
+                "SnapshotIncomplete",
+                "StoreBusy",
+                "StoreDamaged",
+                "StoreError",
+                "UsageError",
+            ),
+            "embsync.errors",
+        ),
         **dict.fromkeys(("StoreReader", "Version", "open"), "embsync.reader"),
         "publish": "embsync.training.publish",
         "write_snapshot": "embsync.training.write",
-        "EmbsyncError": "embsync.errors",
     },
 )

@@ -1,0 +1,59 @@
+"""What the package gives to its users: the names of one page, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from support.documents import ROOT, Document
+
+import embsync
+import embsync.errors
+
+PAGE = Document("docs/api.md")
+
+
+def errors(root: type[embsync.EmbsyncError] = embsync.EmbsyncError) -> set[str]:
+    """Return the names of the errors of ``embsync.errors``."""
+    here = {name for name, kind in vars(embsync.errors).items() if isinstance(kind, type) and issubclass(kind, root)}
+    return here - {"Exception"}
+
+
+def test_the_page_lists_the_public_names() -> None:
+    """Each name once, in the order of nothing but the page."""
+    rows = [row.split("|")[1] for row in PAGE.text.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)", row)]
+    assert sorted(named) == sorted(embsync.__all__)
+
+
+def test_every_public_name_is_there() -> None:
+    """And no name without an underscore that is not a module is there beside them."""
+    assert all(hasattr(embsync, name) for name in embsync.__all__)
+
+
+def test_every_error_can_be_caught_by_a_public_name() -> None:
+    """All errors of the package; those that single rooms derive are caught by one of these."""
+    assert errors() <= set(embsync.__all__)
+    for kind in embsync.EmbsyncError.__subclasses__():
+        assert any(base.__name__ in embsync.__all__ for base in kind.__mro__)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/consumers.md", "docs/snapshots.md", "docs/method.md"])
+def test_the_documentation_uses_public_names_alone(name: str) -> None:
+    """In every block of Python that it shows."""
+    for source in Document(name).blocks("python"):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "embsync":
+                assert node.attr in embsync.__all__
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                assert not node.module.startswith("embsync.")
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    """Neither NumPy nor FAISS, until a name is asked for."""
+    code = "import sys, embsync; print(sorted({'numpy', 'scipy', 'faiss', 'watchdog', 'msgspec'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
