@@ -91,7 +91,7 @@ def test_the_work_dies_with_the_daemon(place: Place) -> None:
         process.kill()
         process.wait()
         try:
-            eventually(lambda: not running(worker), 15)  # by itself it would end when the index is built
+            eventually(lambda: not running(worker), 30)  # by itself it would end when the index is built
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)

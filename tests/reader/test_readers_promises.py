@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
+from support.waiting import eventually
 
 import embsync
 from embsync.errors import UsageError
@@ -26,14 +26,6 @@ def root() -> Iterator[Path]:
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES), "n0", configured(index__factory="HNSW16"))
         yield directory / "S"
-
-
-def eventually(true: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + 15
-    while not true():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.005)
 
 
 def test_what_a_graph_misses_is_filled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -480,7 +480,7 @@ def test_a_unix_socket_serves_and_is_gone_afterwards(root: Path, tmp_path: Path)
     with serving(root, listen=f"unix:{path}", ready=False) as server:
         assert server.where == f"unix:{path}"
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
+            client.settimeout(100)
             client.connect(str(path))
             client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
             assert b"200 OK" in client.recv(4096)
@@ -511,7 +511,7 @@ def test_too_many_and_too_slow(root: Path) -> None:
             slow.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
             statuses = {server.ask("/v1/search", {"users": [2000]}).status for _ in range(5)}
             assert 429 in statuses
-            slow.settimeout(10)
+            slow.settimeout(100)
             assert b" 408 " in slow.recv(4096)
         assert server.ask("/v1/lookup", {"side": "items", "ids": [-1]}).status == 404
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from support.waiting import PATIENCE
 
 NPY = "application/x-npy"
 
@@ -55,7 +56,7 @@ class Server:
     plugs: list[socket.socket] = field(default_factory=list)
 
     def plug(self, sent: bytes = b"") -> socket.socket:
-        """Open a socket, with a time-out of ten seconds, and send something; closed with the server at the latest."""
+        """Open a socket and send something; closed with the server at the latest."""
         if self.where.startswith("unix:"):
             plug = socket.socket(socket.AF_UNIX)
             place: Any = self.where.removeprefix("unix:")
@@ -63,7 +64,7 @@ class Server:
             plug = socket.socket()
             place = urlsplit(self.where).hostname, urlsplit(self.where).port
         self.plugs.append(plug)
-        plug.settimeout(10)
+        plug.settimeout(PATIENCE)
         plug.connect(place)
         plug.sendall(sent)
         return plug
@@ -71,11 +72,11 @@ class Server:
     def connect(self) -> http.client.HTTPConnection:
         """Open a connection."""
         if self.where.startswith("unix:"):
-            connection = http.client.HTTPConnection("localhost", timeout=20)
+            connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
             connection.sock = self.plug()
             return connection
         parts = urlsplit(self.where)
-        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
 
     def ask(
         self, path: str, body: Any = None, *, connection: http.client.HTTPConnection | None = None, **headers: str
