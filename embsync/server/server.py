@@ -148,6 +148,7 @@ def work(settings: Settings, bound: socket.socket) -> int:
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         http=cast(Any, partial(BoundedProtocol, bounds)),
         ws="none",

@@ -409,6 +409,8 @@ def test_health_figures_and_document(server: Server) -> None:
     assert 'embsync_http_requests_total{endpoint="/readyz",status="200"}' in figures
     document = server.ask("/openapi.json").plain
     assert set(document["paths"]["/v1/search"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}
+    requests = {name: one for name, one in document["components"]["schemas"].items() if name.endswith("Request")}
+    assert '"default"' not in json.dumps([requests, document["paths"]])  # a generated client would send it
     for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
         assert reference.split('"')[0] in document["components"]["schemas"]
     refused = server.ask("/v1/transform")
