@@ -433,7 +433,7 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
         watched, store = (Path(os.path.abspath(path)) for path in (config.watch.path, config.store.path))  # noqa: PTH100
         if watched.is_relative_to(store) or store.is_relative_to(watched):
             raise UsageError(
-                "watch.path and store.path lie in one another",
+                "watch.path and store.path contain one another",
                 where=where.file,
                 found=f"{watched} and {store}",
                 expected="two directories side by side",

@@ -158,9 +158,9 @@ def test_a_choice_lists_what_there_is() -> None:
         ("checks: {cosine_items: {refuse: [0.1, 0.9]}}", r"wrong form; found \(0.1, 0.9\); expected a number or null"),
         ("watch: {marker: a/b}", "watch.marker is not a file name"),
         ("watch: {marker: ''}", "watch.marker is not a file name"),
-        ("watch: {path: runs}\nstore: {path: runs}", "lie in one another; found .+/runs and .+/runs"),
-        ("watch: {path: runs}\nstore: {path: runs/../runs/store}", "lie in one another"),
-        ("watch: {path: store/runs}\nstore: {path: store}", "lie in one another"),
+        ("watch: {path: runs}\nstore: {path: runs}", "contain one another; found .+/runs and .+/runs"),
+        ("watch: {path: runs}\nstore: {path: runs/../runs/store}", "contain one another"),
+        ("watch: {path: store/runs}\nstore: {path: store}", "contain one another"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -76,8 +76,8 @@ def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield (
-            f"passed    {', '.join(names[-3:])}{more}: younger than all that was published, but ordered before it; "
-            "watch.order: mtime takes the youngest"
+            f"passed    {', '.join(names[-3:])}{more}: newer than everything published, but ordered before it; "
+            "watch.order: mtime takes the newest"
         )
 
 

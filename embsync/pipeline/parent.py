@@ -113,4 +113,4 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
         with contextlib.suppress(EmbsyncError):
             if store.is_whole(number):
                 return command("rollback", number, store=store.root)
-    return "no other version is whole: restore the file from a copy, or begin anew: accept SNAPSHOT --new-space"
+    return "no other version is whole: restore the file from a copy, or start a new space: accept SNAPSHOT --new-space"

@@ -13,7 +13,7 @@ Progress = Callable[[str, float], None]
 
 
 def silent(stage: str, share: float) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WatchedRows:
         return self.rows.width
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """Yield the blocks, each told before it is worked on."""
+        """Yield the blocks, and report each before it is processed."""
         for start, block in self.rows.blocks():
             self.progress(self.stage, (self.before + start) / max(self.of, 1))
             yield start, block

@@ -123,7 +123,7 @@ QUERIES = (
     Query(
         "search",
         "search",
-        "The live items nearest to vectors, users or items",
+        "Live items with the highest scores for vectors, users or items",
         SearchRequest,
         SearchReply,
         handlers.search,
@@ -144,7 +144,7 @@ QUERIES = (
     Query(
         "transform",
         "vectors",
-        "Raw vectors into the space, or back",
+        "Map raw vectors into the space, or back",
         TransformRequest,
         VectorsReply,
         handlers.transform,
@@ -154,7 +154,7 @@ QUERIES = (
     Query(
         "fold_in",
         "vectors",
-        "Vectors for users or items that were never trained",
+        "Vectors for untrained users or items",
         FoldInRequest,
         VectorsReply,
         handlers.fold_in,
@@ -163,7 +163,7 @@ QUERIES = (
     Query(
         "movement",
         "vectors",
-        "How an id moved over the kept versions",
+        "Movement of an id over the kept versions",
         MovementRequest,
         MovementReply,
         handlers.movement,

@@ -294,7 +294,7 @@ def transform(context: Context, request: TransformRequest) -> Answer:
 
 
 def fold_in(context: Context, request: FoldInRequest) -> Answer:
-    """Return vectors for users or items that were never trained."""
+    """Return vectors for untrained users or items."""
     context.require_space(request.space_id)
     if not request.ids:
         raise Invalid("nothing to fold in", where="$.ids", found="no lists", expected="at least one")

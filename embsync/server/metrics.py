@@ -25,7 +25,7 @@ class Metrics:
         self.requests = Counter("embsync_http_requests", "Requests answered", ["endpoint", "status"], registry=own)
         self.seconds = Histogram(
             "embsync_http_request_seconds",
-            "Time from a request to its answer",
+            "Time from a request to its response",
             ["endpoint"],
             buckets=_BUCKETS,
             registry=own,
@@ -38,23 +38,26 @@ class Metrics:
         )
         self.newest = Gauge(
             "embsync_newest_version",
-            "Version the store says is current",
+            "Current version of the store",
             multiprocess_mode="livemostrecent",
             registry=own,
         )
         self.refusals = Counter(
-            "embsync_version_errors", "New versions refused, and other errors of following", registry=own
+            "embsync_version_errors", "Refused new versions and other errors while following the store", registry=own
         )
 
         self.connections = Gauge(
             "embsync_http_connections", "Connections open now", multiprocess_mode="livesum", registry=own
         )
         self.closed = Counter(
-            "embsync_http_connections_closed", "Connections ended for what their client did", ["reason"], registry=own
+            "embsync_http_connections_closed",
+            "Connections closed because of their client, by reason",
+            ["reason"],
+            registry=own,
         )
         self.memory = Gauge(
             "embsync_http_memory_bytes",
-            "Estimated memory of the requests under way",
+            "Estimated memory of open requests",
             multiprocess_mode="livesum",
             registry=own,
         )

@@ -18,7 +18,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _SECURED: list[dict[str, list[str]]] = [{}, {"token": []}]
 _TAGS = {
     "search": "Nearest items",
-    "vectors": "Vectors by id, from one basis to another, for the untrained, over versions",
+    "vectors": "Vectors by id, mapped between spaces, for untrained ids, and over versions",
     "server": "The version served, health, metrics",
 }
 #: Fields that ask a search; beside an array none of them stands.
@@ -28,21 +28,21 @@ _IDS = frozenset({"users", "items", "ids", "id", "allowed", "blocked"})
 #: Statuses that only a request with a body gets.
 _OF_BODIES = frozenset({"400", "408", "413", "415"})
 _FAILURES = {
-    "400": "A body that is not what its content type says",
+    "400": "The body does not match its content type",
     "401": "No valid token",
-    "404": "An id or a version that is not there",
+    "404": "An id or a version does not exist",
     "408": "The body did not arrive in time",
     "409": "Another space is served",
     "413": "Body too large",
     "415": "Unknown content type",
-    "421": "Not a name of this machine",
-    "422": "A field is wrong, or beyond a limit; ``where`` is its path",
+    "421": "The Host header is not a name of this server",
+    "422": "A field is invalid or exceeds a limit; ``where`` is its path",
     "429": "Too many requests at once",
-    "503": "No version yet, too much is asked for at once, or not answered in time",
+    "503": "No version yet, too much memory in use, or the time limit was reached",
 }
 _VERSION = {
     "X-Embsync-Version": {
-        "description": "The version the answer is from, or none",
+        "description": "The version that answered, or none",
         "required": True,
         "schema": {"type": "string", "pattern": "^([0-9]+|none)$"},
     }

@@ -13,7 +13,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
 #: JavaScript rounds integers above 2**53.
-StringIds = Annotated[bool, msgspec.Meta(description="Answer ids as strings, also where they are integers")]
+StringIds = Annotated[bool, msgspec.Meta(description="Return ids as strings even if they are integers")]
 #: Numbers that are not finite are null in JSON.
 Number = float | None
 
@@ -23,7 +23,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SearchRequest(Request, frozen=True):
-    """Exactly one of ``vectors``, ``users`` and ``items`` asks."""
+    """A search by exactly one of ``vectors``, ``users`` and ``items``."""
 
     vectors: Rows | None = None
     users: Ids | None = None
@@ -85,7 +85,7 @@ class FoldInRequest(Request, frozen=True):
 
 
 class MovementRequest(Request, frozen=True):
-    """How an id moved over the kept versions."""
+    """The movement of an id over the kept versions."""
 
     side: SideName
     id: Id
@@ -97,14 +97,14 @@ class MovementRequest(Request, frozen=True):
 
 
 class Reply(TypedDict):
-    """Every answer is of one version."""
+    """Each response comes from one version."""
 
     version: int
     space_id: str
 
 
 class SearchReply(Reply):
-    """A line a query, best first; id -1 or "" (null on request) and a score of null where the index found fewer."""
+    """One row per query, best first; id -1 or "" (null on request) and a score of null where the index found fewer."""
 
     ids: list[list[Id | None]]
     scores: list[list[Number]]
@@ -141,7 +141,7 @@ class MovementReply(Reply):
 
 
 class ServerState(TypedDict):
-    """What a server says about its health; ``newest`` is what the store says is current."""
+    """The state of a server; ``newest`` is the store's current version."""
 
     ready: bool
     following: bool
@@ -152,7 +152,7 @@ class ServerState(TypedDict):
 
 
 class ErrorReply(TypedDict):
-    """What is wrong, the path of the field, what stands there, what would be right, and what to do."""
+    """What is wrong, the path of the field, what was found, what was expected, and what to do."""
 
     error: str
     what: str

@@ -1,4 +1,4 @@
-"""The store as a whole: which version is current, and the few ways that changes."""
+"""The store as a whole: which version is current, and the operations that change it."""
 
 from __future__ import annotations
 
@@ -219,10 +219,10 @@ class Store:
 
     def _unfinished(self, number: int, error: Exception) -> StoreError:
         return NotJournaled(
-            f"version {number} is current, but its publishing could not be ended",
+            f"version {number} is current, but its publishing could not be completed",
             where=self.root,
             found=str(error),
-            hint=command("prune", store=self.root, purpose="any command that changes the store ends it, such as"),
+            hint=command("prune", store=self.root, purpose="any command that changes the store completes it, such as"),
         )
 
     def _point_to(self, number: int) -> None:
@@ -277,14 +277,14 @@ class Store:
                 return other
         if damage:
             raise StoreDamaged(
-                "no older version is whole",
+                "no older version is intact",
                 where=self.root,
                 found="; ".join(damage)[:300],
                 hint=command(
                     "status",
                     store=self.root,
                     purpose="rollback N takes any whole version, "
-                    "accept SNAPSHOT --new-space begins anew; to see the versions",
+                    "accept SNAPSHOT --new-space starts a new space; to see the versions",
                 ),
             )
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")

@@ -128,7 +128,7 @@ def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> 
 
 def _advice(child: Child, order: Order, config: Config) -> str:
     by_hand = _by_hand(child, config)
-    return by_hand if order.kind == "mtime" else f"watch.order: mtime takes whatever is youngest; {by_hand}"
+    return by_hand if order.kind == "mtime" else f"watch.order: mtime takes the newest; {by_hand}"
 
 
 def _by_hand(child: Child, config: Config) -> str:

@@ -119,7 +119,7 @@ class Watcher:
             observer.schedule(_Nudge(self._nudge), os.path.realpath(self._path), recursive=True, event_filter=_TELLING)
             observer.start()
         except (OSError, RecursionError) as error:
-            why = "directories too deep in one another" if isinstance(error, RecursionError) else error.strerror
+            why = "directories nested too deeply" if isinstance(error, RecursionError) else error.strerror
             self._not_before = now + self._retry_seconds
             self._health = Health("rescan", why or str(error), self._health.armed)
             return

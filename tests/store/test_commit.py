@@ -183,7 +183,7 @@ def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch:
         patch.setattr(os, "symlink", once)
         with pytest.raises(
             StoreError,
-            match=r"version 3 is current, but its publishing could not be ended.*embsync "
+            match=r"version 3 is current, but its publishing could not be completed.*embsync "
             r"prune --store",
         ):
             _next(store)

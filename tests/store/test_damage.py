@@ -173,7 +173,7 @@ def test_rollback_finds_the_last_whole_version(root: Path) -> None:
     assert Store(root).rollback(None) == (3, 2)
     flip(root / "versions/000002/manifest.json", 0)
     flip(root / "versions/000001/items/vectors.npy", 300)
-    with pytest.raises(StoreDamaged, match=r"no older version is whole; found 1: items/vectors\.npy"):
+    with pytest.raises(StoreDamaged, match=r"no older version is intact; found 1: items/vectors\.npy"):
         Store(root).rollback(None)
 
 
