@@ -42,9 +42,14 @@ class EmbsyncError(Exception):
         What to do about it; a command is written out with the options of the present invocation.
     """
 
+    #: What the command line exits with.
     exit_code = 1
     #: True when the same action may succeed later without anyone changing anything.
     transient = False
+    #: True when it is the snapshot's doing, rather than the store's, the configuration's or the machine's.
+    of_snapshot = False
+    #: What the server answers with.
+    http_status = 500
 
     def __init__(
         self,
@@ -79,6 +84,11 @@ class EmbsyncError(Exception):
             parts.append(f"hint: {self.hint}")
         return one_line(_LINE_BREAKS.sub(" ", "; ".join(parts)))
 
+    def details(self) -> dict[str, str]:
+        """Return ``found``, ``expected`` and ``hint`` as far as there are any: fields of log lines and status."""
+        parts = {"found": self.found, "expected": self.expected, "hint": self.hint}
+        return {name: printable(str(value)) for name, value in parts.items() if value is not None}
+
     def as_dict(self) -> dict[str, object]:
         """Return the parts as plain values for ``--json`` and the journal."""
         return {
@@ -96,12 +106,14 @@ class UsageError(EmbsyncError):
     """The command line, the configuration or an argument is wrong."""
 
     exit_code = 2
+    http_status = 422
 
 
 class SnapshotError(EmbsyncError):
     """A snapshot cannot be read or is ill-formed; only a new snapshot helps."""
 
     exit_code = 3
+    of_snapshot = True
 
 
 class SnapshotChanged(SnapshotError):
@@ -118,12 +130,14 @@ class RefusedError(EmbsyncError):
     """A snapshot is well-formed but a check says it must not be published."""
 
     exit_code = 4
+    of_snapshot = True
 
 
 class StoreError(EmbsyncError):
     """The store is damaged, unwritable or out of space."""
 
     exit_code = 5
+    http_status = 503
 
 
 class StoreDamaged(StoreError):
@@ -146,3 +160,4 @@ class NotFoundError(EmbsyncError):
     """An id, a version or a file that was asked for does not exist."""
 
     exit_code = 6
+    http_status = 404

@@ -163,7 +163,7 @@ class Daemon:
             with storage_errors(self._store.root):
                 work(time.monotonic())
         except EmbsyncError as error:
-            self._problems.note(source, str(error), event="error")
+            self._problems.note(source, str(error), event="error", details=error.details())
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -261,6 +261,7 @@ class Daemon:
             "version": outcome.version,
             "seconds": outcome.seconds,
             "reason": outcome.what or None,
+            **outcome.details,
         }
         self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
@@ -270,7 +271,7 @@ class Daemon:
         level = logging.WARNING if told else logging.INFO
         log(level, outcome.kind, **fields)
         if outcome.kind == "failed":
-            self._problems.note("work", outcome.what, snapshot=entry.child.name)
+            self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
         if outcome.kind in {"published", "unchanged"}:
             self._problems.over("work")
             self._see_unpruned(now)
@@ -299,8 +300,15 @@ class Daemon:
         why: Vain = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
         self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
         attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
-        self._problems.note("work", outcome.what, snapshot=entry.child.name)
-        log(logging.ERROR, outcome.kind, snapshot=entry.child.name, reason=outcome.what, attempt=attempt.vain)
+        self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
+        log(
+            logging.ERROR,
+            outcome.kind,
+            snapshot=entry.child.name,
+            reason=outcome.what,
+            attempt=attempt.vain,
+            **outcome.details,
+        )
         self._sweep()  # also ends a publish that could neither be ended nor taken back, before it is tried again
         if attempt.exhausted is not None:
             self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
@@ -354,7 +362,7 @@ class Daemon:
                     hint="restart the daemon to serve another store",
                 )
         except EmbsyncError as error:
-            self._problems.note("reload", str(error), event="reload_failed")
+            self._problems.note("reload", str(error), event="reload_failed", details=error.details())
         else:
             self._problems.over("reload")
             self._adopt(fresh)

@@ -67,6 +67,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     seconds : float or None
     of_snapshot : bool
         Whether an error is the snapshot's rather than the store's or the machine's.
+    details : dict
+        ``found``, ``expected`` and ``hint`` of an error, as far as there are any.
     damaged : bool
         Whether an error is damage found in the store: nobody but a person can mend it.
     """
@@ -76,6 +78,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     version: int | None = None
     seconds: float | None = None
     of_snapshot: bool = False
+    details: dict[str, str] = {}
     damaged: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 
 from embsync.daemon.status import Problem, at
 from embsync.logs import log
@@ -33,15 +34,23 @@ class Problems:
         """Return when a source's problem was met last, by the wall clock; infinite when there is none."""
         return self._since.get(source, float("inf"))
 
-    def note(self, source: str, what: str, *, snapshot: str | None = None, event: str | None = None) -> None:
+    def note(
+        self,
+        source: str,
+        what: str,
+        *,
+        snapshot: str | None = None,
+        event: str | None = None,
+        details: Mapping[str, str] | None = None,
+    ) -> None:
         """Keep a problem in sight; with an ``event`` it is logged, unless it is the one that is open already."""
         before = self._open.get(source)
         if event is not None and (before is None or _without_random_names(before.what) != _without_random_names(what)):
-            log(logging.ERROR, event, reason=what)
+            log(logging.ERROR, event, reason=what, **(details or {}))
         self._since[source] = time.time()
         told = at(self._since[source])
         assert told is not None
-        self._open[source] = Problem(told, what, snapshot)
+        self._open[source] = Problem(told, what, snapshot, **(details or {}))
 
     def over(self, *sources: str) -> None:
         """Forget what is solved."""

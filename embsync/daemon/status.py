@@ -21,12 +21,18 @@ State = Literal["starting", "idle", "working", "retrying", "held", "blind", "sto
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that went wrong, when, and with which snapshot; ``over`` is when a later one was published."""
+    """Something that went wrong, when, and with which snapshot; ``over`` is when a later one was published.
+
+    ``found``, ``expected`` and ``hint`` are parts of ``what``, where it is an error that has them.
+    """
 
     time: str
     what: str
     snapshot: str | None = None
     over: str | None = None
+    found: str | None = None
+    expected: str | None = None
+    hint: str | None = None
 
 
 class Current(msgspec.Struct, frozen=True):

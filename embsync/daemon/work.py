@@ -7,12 +7,10 @@ memory takes nothing else along. It is started before there is work, because loa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import faulthandler
 import importlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,10 +26,10 @@ from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, Stor
 from embsync.invocation import set_invocation
 from embsync.pipeline import CheckRefusedError, UnchangedError
 from embsync.pipeline.entry import publish_entry
+from embsync.processes import die_with_parent
 from embsync.snapshots import shortened
 from embsync.store.hold import HeldError, HoldableStore
 
-_PR_SET_PDEATHSIG = 1
 #: Steps of one stage told a second; each wakes the daemon.
 _STEP_SECONDS = 0.5
 
@@ -39,7 +37,7 @@ _STEP_SECONDS = 0.5
 def main(parent: int) -> None:
     """Serve one job from standard input."""
     tell = _private_output()
-    _die_with(parent)
+    die_with_parent(parent)
     faulthandler.enable()
     _be_first_to_go()
     _take_buffers()
@@ -60,7 +58,8 @@ def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
         return Outcome(
             "crashed" if _out_of_memory(error) else _kind(error),
             str(error),
-            of_snapshot=isinstance(error, SnapshotError),
+            of_snapshot=error.of_snapshot,
+            details=error.details(),
             damaged=isinstance(error, StoreDamaged),
         )
     except MemoryError as error:
@@ -124,13 +123,6 @@ def _private_output() -> Callable[[Line], None]:
             data = data[os.write(channel, data) :]
 
     return tell
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when the daemon dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 def _be_first_to_go() -> None:

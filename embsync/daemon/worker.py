@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from embsync.daemon.job import Job, Line, Outcome, Ready, Step
+from embsync.processes import ChildProcess, describe_exit
 
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
@@ -33,17 +33,15 @@ class _Process:
         self.outcome: Outcome | None = None
         self.lines = 0
         self.ended = False
-        self.child = subprocess.Popen(
+        self.child = ChildProcess(
             [sys.executable, "-m", "embsync.daemon.work", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name="worker", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.child.stdout is not None
         with self.child.stdout as lines:
             for text in lines:
                 with contextlib.suppress(msgspec.DecodeError):
@@ -61,7 +59,6 @@ class _Process:
             self.outcome = line
 
     def give(self, job: Job) -> None:
-        assert self.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died before it got work; that is seen as any other death
             self.child.stdin.write(msgspec.json.encode(job) + b"\n")
             self.child.stdin.flush()
@@ -76,11 +73,8 @@ class _Process:
 
     def close(self) -> int:
         """End it and everything it started; return its exit code."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
-        code = self.child.wait()
+        code = self.child.kill()
         self._reader.join()
-        assert self.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.child.stdin.close()
         return code
@@ -148,7 +142,7 @@ class Worker:
         code = self.kill()
         if stalled:
             return Outcome("crashed", f"made no progress for {self._stall_seconds:g} s")
-        return outcome or Outcome("crashed", _death(code))
+        return outcome or Outcome("crashed", describe_exit(code))
 
     def kill(self) -> int:
         """End the process at once, with whatever it is doing; return its exit code."""
@@ -160,11 +154,3 @@ class Worker:
         sign = (self._process.lines, self._process.processor_ticks())
         if sign != self._sign:
             self._sign, self.progressed = sign, now
-
-
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"ended with {code}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"

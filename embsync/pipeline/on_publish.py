@@ -6,11 +6,8 @@ daemon can tell that the command of the current version never ended, because who
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +17,7 @@ import msgspec
 
 from embsync.errors import EmbsyncError, StoreError
 from embsync.logs import log
+from embsync.processes import ChildProcess, describe_exit
 from embsync.store import Store
 from embsync.store.durable import replace_file, storage_errors
 from embsync.store.journal import now as time_of_day
@@ -81,7 +79,7 @@ def run_on_publish(store: Store, command: str, version: int, limit: float = LIMI
 
 
 class Hook:
-    """At most one command at a time, in a process group of its own.
+    """At most one command at a time, which ends with the process that runs it.
 
     Parameters
     ----------
@@ -91,7 +89,7 @@ class Hook:
 
     def __init__(self, limit: float = LIMIT_SECONDS) -> None:
         self._limit = limit
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._deadline = 0.0
         self.version = 0
 
@@ -105,9 +103,7 @@ class Hook:
         told = {**environment, "EMBSYNC_VERSION": str(version), "EMBSYNC_PATH": str(path)}
         self.version = version
         try:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", command], env=told, stdin=subprocess.DEVNULL, stdout=2, process_group=0
-            )
+            self._process = ChildProcess(["/bin/sh", "-c", command], guarded=True, env=told, stdout=2)
         except OSError as error:
             return f"store.on_publish could not be started: {error.strerror}"
         self._deadline = now + self._limit
@@ -124,22 +120,19 @@ class Hook:
             self.kill()
             return f"store.on_publish took longer than {self._limit:g} s and was ended"
         self._process = None
-        return "" if code == 0 else f"store.on_publish ended with {code}"
+        return "" if code == 0 else f"store.on_publish {describe_exit(code)}"
 
     def wait(self) -> str | None:
         """Wait for the command, and return as ``poll`` does."""
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(max(self._deadline - time.monotonic(), 0.0))
+            self._process.wait(max(self._deadline - time.monotonic(), 0.0))
         return self.poll(self._deadline)
 
     def kill(self) -> None:
         """End the command and whatever it started."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
 
 
 def _told(store: Store) -> Told | None:

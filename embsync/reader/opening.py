@@ -17,6 +17,8 @@ _ATTEMPTS = 100
 class ForeignSpace(StoreError):
     """The version lives in another space than the one asked for; vectors of the two must never be compared."""
 
+    http_status = 409
+
 
 def open_version(root: Path, number: int | None = None, *, indexed: bool = True) -> Version:
     """Pin a version: the current one, or one by number; see :class:`Version`.

@@ -9,7 +9,6 @@ from starlette.types import Receive, Scope, Send
 from embsync.errors import EmbsyncError
 from embsync.reader import Version
 from embsync.server.connections import ANSWER_BYTES
-from embsync.server.errors import http_status
 from embsync.server.handlers import JSON, Answer
 from embsync.server.memory import Reservation
 
@@ -29,7 +28,7 @@ def json_response(plain: object, status: int = 200, headers: dict[str, str] | No
 
 def error_response(error: EmbsyncError) -> Response:
     """Return an error as JSON, with its status."""
-    status = http_status(error)
+    status = error.http_status
     plain = {key: value for key, value in error.as_dict().items() if key != "exit_code"}
     return json_response(plain, status, _ERROR_HEADERS.get(status))
 

@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ import uvicorn
 
 from embsync.errors import UsageError
 from embsync.logs import log
+from embsync.processes import ChildProcess, describe_exit
 from embsync.server.app import Application
 from embsync.server.connections import BoundedProtocol, accepted_at_once
 from embsync.server.memory import share_arenas
@@ -187,8 +187,8 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
         deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)
         while not (stop.wait(0.2) or _too_often(deaths)):
             for place, worker in enumerate(workers):
-                if worker.poll() is not None:
-                    log(logging.ERROR, "worker_died", worker=worker.pid, status=worker.returncode)
+                if (code := worker.poll()) is not None:
+                    log(logging.ERROR, "worker_died", worker=worker.pid, status=code, reason=describe_exit(code))
                     deaths.append(time.monotonic())
                     forget(worker.pid, figures)
                     workers[place] = _start(settings, bound, figures)
@@ -196,11 +196,8 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
         for worker in workers:
             worker.terminate()
         for worker in workers:
-            try:
-                worker.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if worker.wait(max(0.0, end - time.monotonic())) is None:
                 worker.kill()
-                worker.wait()
     return 0 if stop.is_set() else 1
 
 
@@ -221,17 +218,18 @@ def _too_often(deaths: deque[float]) -> bool:
     return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_SECONDS
 
 
-def _start(settings: Settings, bound: socket.socket, figures: str) -> subprocess.Popen[bytes]:
+def _start(settings: Settings, bound: socket.socket, figures: str) -> ChildProcess:
     environment = {**os.environ, SHARED: figures}
     environment.setdefault("OMP_NUM_THREADS", str(threads_each(settings.workers)))
     command = [
         sys.executable,
         "-m",
         "embsync.server.worker",
+        str(os.getpid()),
         str(bound.fileno()),
         msgspec.json.encode(settings).decode(),
     ]
-    return subprocess.Popen(command, env=environment, pass_fds=[bound.fileno()])
+    return ChildProcess(command, env=environment, pass_fds=[bound.fileno()])
 
 
 def _bind(listen: str) -> socket.socket:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
+from embsync.processes import ChildProcess, describe_exit
 
 Message = dict[str, Any]
 
@@ -35,7 +36,7 @@ _LONGEST_MESSAGE = 2**17
 class Decoder:
     """A running decoder."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    def __init__(self, process: ChildProcess, channel: socket.socket) -> None:
         self._process = process
         self._channel = channel
 
@@ -55,8 +56,9 @@ class Decoder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         with theirs:
-            process = subprocess.Popen(
+            process = ChildProcess(
                 [sys.executable, "-I", str(_SCRIPT)],
+                own_group=False,  # whoever ends the group of a run that decodes ends its decoders too
                 stdin=theirs.fileno(),
                 env=environment,
                 stdout=subprocess.DEVNULL,
@@ -78,7 +80,6 @@ class Decoder:
         """End the decoder, whatever it is doing."""
         self._channel.close()
         self._process.kill()
-        self._process.wait()
 
     def ask(self, where: str, verb: str, arguments: Message, *handles: int) -> Message:
         """Send a request and return the first answer."""
@@ -122,13 +123,10 @@ class Decoder:
 
     def _ended(self, where: str) -> SnapshotError:
         self._channel.close()
-        try:
-            code = self._process.wait(timeout=_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = 0
+        code = self._process.wait(_PATIENCE_SECONDS) or 0
         if code == -signal.SIGKILL:  # nothing in the file does this: an administrator, or a machine out of memory
             return SnapshotChanged("the parquet decoder was killed", where=where)
-        found = "no end of work" if code == -signal.SIGXCPU else f"the decoder ended with {code}"
+        found = "no end of work" if code == -signal.SIGXCPU else f"the decoder {describe_exit(code)}"
         return SnapshotError("malformed parquet", where=where, found=found, expected="a file that can be decoded")
 
 

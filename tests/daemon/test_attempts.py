@@ -14,7 +14,8 @@ from support.quick import quick_directory
 from embsync.config import Config
 from embsync.daemon.attempts import ATTEMPT, Attempts, Vain
 from embsync.daemon.daemon import Daemon
-from embsync.daemon.job import Kind, Outcome
+from embsync.daemon.job import Job, Kind, Outcome
+from embsync.daemon.work import run
 from embsync.store import Store
 from embsync.watching.backlog import Entry
 from embsync.watching.discovery import Child
@@ -255,6 +256,32 @@ def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> 
     assert watched.daemon._attempts.of(one).vain == 0
     assert watched.daemon._attempts.due(one, 0.0)
     assert not (watched.store.root / ATTEMPT).exists()
+
+
+@pytest.mark.parametrize("kind", ["error", "failed"])
+def test_the_parts_of_an_error_are_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    """Of status.json and of the log line: whoever reads them need not take the sentence apart."""
+    details = {"found": "1 row", "expected": "2 rows", "hint": "write it again"}
+    watched.look()
+    with caplog.at_level("INFO", "embsync"):
+        watched.end(kind, details=details)
+    problem = watched.daemon._problems.latest
+    assert problem is not None
+    assert (problem.found, problem.expected, problem.hint) == tuple(details.values())
+    (line,) = [record for record in caplog.records if record.message == kind]
+    assert details.items() <= vars(line)["embsync_fields"].items()
+
+
+def test_the_parts_of_an_error_leave_the_worker(watched: Watched) -> None:
+    """As they were raised."""
+    (watched.path / "day=1" / "items.npy").write_bytes(b"no array")
+    (watched.path / "day=1" / "_SUCCESS").touch()
+    watched.look()
+    entry = next(one for one in watched.daemon._scanner.queue if one.child.name == "day=1")
+    outcome = run(Job.of(watched.store.root, entry, watched.daemon._config), lambda _: None)
+    assert outcome.kind == "failed"
+    assert outcome.details["found"] in outcome.what
+    assert outcome.details["expected"] in outcome.what
 
 
 def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:

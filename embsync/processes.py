@@ -1,0 +1,148 @@
+"""Child processes: each leads a group that is ended as a whole, dies with its parent, and has its death told in words.
+
+This file is also a program: ``python -I -S processes.py PARENT COMMAND...`` runs a command that knows nothing of its
+parent, and ends it, with whatever it started, when the parent dies. It therefore imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+#: A command expects them as the system has them.
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class ChildProcess:
+    """A running child.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+    guarded : bool
+        Whether the program knows nothing of its parent and is ended from outside when the parent dies; else it calls
+        :func:`die_with_parent` itself, or ends when its standard input does.
+    own_group : bool
+        Whether it leads a process group; else it belongs to its parent's, and ends with that.
+    stdin, stdout, stderr, env, pass_fds
+        As for :class:`subprocess.Popen`.
+
+    Raises
+    ------
+    OSError
+        It cannot be started.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        guarded: bool = False,
+        own_group: bool = True,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        guard = [sys.executable, "-I", "-S", str(Path(__file__)), str(os.getpid())] if guarded else []
+        self._own_group = own_group
+        self._process = subprocess.Popen(
+            [*guard, *arguments],
+            process_group=0 if own_group else None,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            pass_fds=pass_fds,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its group's too where it leads one."""
+        return self._process.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """The pipe to its standard input, where one was asked for."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """The pipe from its standard output, where one was asked for."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def poll(self) -> int | None:
+        """Return its exit code, minus the signal that killed it, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Return its exit code as :meth:`poll` does, after waiting for its end no longer than so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> int:
+        """End it at once, with whatever is in its group; return its exit code."""
+        if self._own_group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        return self._process.wait()
+
+
+def describe_exit(code: int) -> str:
+    """Return what an exit code tells, as the end of a sentence: ``ended with 3``, ``was killed by SIGKILL``."""
+    if code >= 0:
+        return f"ended with {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends.
+
+    The kernel goes by the thread that started this process: it has to be one that lives as long as the parent.
+
+    Parameters
+    ----------
+    parent : int
+        Process id of the parent; where it is gone already, this process exits with 1.
+    number : signal
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _guard(parent: int, arguments: list[str]) -> int:
+    """Run a command in this process's group, and end the group when the parent dies; return the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    die_with_parent(parent, signal.SIGTERM)
+    process = os.posix_spawn(arguments[0], arguments, os.environ, setsigdef=_IGNORED_BY_PYTHON)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if code < 0:  # told on as it was
+        with contextlib.suppress(OSError):  # of SIGKILL nobody has a say
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_guard(int(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,85 @@
+"""Child processes: they end as a group, and with their parent however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.waiting import eventually
+
+from embsync.processes import ChildProcess, describe_exit
+
+
+def alive(process: int) -> bool:
+    """Return whether a process runs, and is not just waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def started(file: Path) -> int:
+    """Return the process id that a command wrote to a file."""
+    return int(eventually(lambda: file.exists() and file.read_text().strip()))
+
+
+#: Starts a process of its own, tells its id, and waits for it.
+COMMAND = "sleep 86400 & echo $! > {}; wait"
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_what_a_child_started_is_killed_with_it(tmp_path: Path, guarded: bool) -> None:
+    """One that leads a group ends as a group."""
+    child = ChildProcess(["/bin/sh", "-c", COMMAND.format(tmp_path / "id")], guarded=guarded)
+    grandchild = started(tmp_path / "id")
+    assert child.poll() is None
+    assert child.kill() == -signal.SIGKILL
+    eventually(lambda: not alive(grandchild))
+
+
+def test_a_guarded_command_ends_with_its_parent_and_all_it_started(tmp_path: Path) -> None:
+    """Also where the parent is killed and can say nothing."""
+    code = f"""
+from embsync.processes import ChildProcess
+ChildProcess(["/bin/sh", "-c", {COMMAND.format(tmp_path / "id")!r}], guarded=True).wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        grandchild = started(tmp_path / "id")
+        assert alive(grandchild)
+        parent.kill()
+    eventually(lambda: not alive(grandchild))
+
+
+def test_a_child_in_its_parents_group_is_killed_alone() -> None:
+    """The group is the test's: this test would not live to tell."""
+    child = ChildProcess(["/bin/sleep", "86400"], own_group=False)
+    assert os.getpgid(child.pid) == os.getpgid(0)
+    assert child.wait(0.0) is None
+    assert child.kill() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("exit 0", "ended with 0"),
+        ("exit 3", "ended with 3"),
+        ("kill -TERM $$", "was killed by SIGTERM"),
+        ("kill -KILL $$", "was killed by SIGKILL"),
+        ("kill -PIPE $$", "was killed by SIGPIPE"),
+    ],
+)
+def test_a_guard_tells_of_an_end_as_it_was(guarded: bool, command: str, words: str) -> None:
+    """The exit code, or the signal; whether or not somebody stands between."""
+    code = ChildProcess(["/bin/sh", "-c", command], guarded=guarded).wait()
+    assert code is not None
+    assert describe_exit(code) == words
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    """Real-time signals have none."""
+    assert describe_exit(-63) == "was killed by signal 63"
