@@ -54,7 +54,7 @@ def ranks_above(scores: Any, wanted: Any) -> float:
 def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, each in a fresh namespace."""
     monkeypatch.chdir(place)
-    following, search, many, features, cold, plain = DOCUMENT.run_python()
+    following, search, per_query, many, features, cold, plain = DOCUMENT.run_python()
     with embsync.open(place / "embsync-demo/store") as store:
         version = store.current
         users = version.side("users")
@@ -62,6 +62,9 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         assert following["version"].number == 3
         assert following["ids"].shape == (1, 10)
         np.testing.assert_array_equal(search["ids"], version.search_by_user([100002, 100003])[0])
+        assert per_query["ids"].shape == (3, 10)
+        assert not set(per_query["ids"][0].tolist()) & {17, 23}
+        assert per_query["ages"][1] == -1
         assert many["ids"].shape == (1, 500)
         assert (many["ids"] > 0).all()
         assert [point.k for point in many["points"]] == [10, 100]

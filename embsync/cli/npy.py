@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from embsync.dtypes import Array
@@ -59,6 +61,33 @@ def read_ids(path: Path, dimensions: tuple[int, ...] = (1,)) -> Array:
             expected=f"integers or strings, dimensions: {' or '.join(map(str, dimensions))}",
         )
     return array
+
+
+def read_filter(path: Path) -> Any:
+    """Return the ids of an ``.npy`` or ``.json`` file: a list of them, or a list (or null) for each query.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    UsageError
+        It holds anything else.
+    """
+    if path.suffix != ".json":
+        return read_ids(path, (1, 2))
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[int | str | list[int | str] | None])
+    except FileNotFoundError:
+        raise NotFoundError("no such file", where=path) from None
+    except OSError as error:
+        raise UsageError("cannot be read", where=path, found=error.strerror) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "not a filter",
+            where=path,
+            found=str(error)[:200],
+            expected="a list of ids, or one for each query",
+        ) from None
 
 
 def write(path: Path, array: Array) -> None:

@@ -74,6 +74,13 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
 )
 @click.option("--allow", multiple=True, help="Return only these items.")
 @click.option("--block", multiple=True, help="Exclude these items.")
+@click.option(
+    "--allow-file",
+    type=_FILE,
+    help="Return only the items in an .npy or .json file; a list for all queries or each.",
+)
+@click.option("--block-file", type=_FILE, help="Exclude the items in such a file.")
+@_missing("An unknown user or item: an error, finds nothing, or finds what the mean vector finds.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
 @reading
 def search(
@@ -85,6 +92,9 @@ def search(
     space: SpaceName,
     allow: tuple[str, ...],
     block: tuple[str, ...],
+    allow_file: Path | None,
+    block_file: Path | None,
+    missing: Missing,
     parameter: tuple[str, ...],
     output: Path | None,
     as_json: bool,
@@ -92,28 +102,36 @@ def search(
     """Find the live items with the highest scores for users, items or vectors."""
     if sum(map(bool, (users, items, vector))) != 1:
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
+    if missing != "raise" and vector is not None:
+        raise UsageError("vectors are never unknown", found=f"--missing {missing}", expected="--user or --item")
     if space != "stable" and vector is None:
         raise UsageError(
             "--space says where vectors live", found=f"--space {space} without vectors", expected="--vector FILE"
         )
     filters: dict[str, Any] = {
-        "allowed": list(allow) or None,
-        "blocked": list(block) or None,
+        "allowed": _filter(allow, allow_file, "--allow"),
+        "blocked": _filter(block, block_file, "--block"),
         "parameters": _parameters(parameter),
     }
     verify(version, below="index")  # a graph with a wrong link ends whoever follows it
     if vector is not None:
         ids, scores = version.search(npy.read_vectors(vector), k, space=space, **filters)
     elif users:
-        ids, scores = version.search_by_user(list(users), k, **filters)
+        ids, scores = version.search_by_user(list(users), k, missing=missing, **filters)
     else:
-        ids, scores = version.search_by_item(list(items), k, **filters)
+        ids, scores = version.search_by_item(list(items), k, missing=missing, **filters)
     if output is not None:
         hits = np.empty(ids.shape, [("id", ids.dtype), ("score", np.float32)])
         hits["id"], hits["score"] = ids, scores
         _written(version, output, hits, as_json)
     else:
         _print_hits(version.number, ids, scores, as_json)
+
+
+def _filter(given: tuple[str, ...], file: Path | None, option: str) -> Any:
+    if given and file is not None:
+        raise UsageError("a filter is needed once", found="both", expected=f"{option} or {option}-file")
+    return (list(given) or None) if file is None else npy.read_filter(file)
 
 
 def _print_hits(number: int, ids: Array, scores: Float32, as_json: bool) -> None:

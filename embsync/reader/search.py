@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
-from embsync.reader.side import Ids
+from embsync.reader.side import Ids, Missing, Side
 from embsync.rows import as_slice
 from embsync.similarity import RunningTopK
 
 if TYPE_CHECKING:
     from embsync.reader.version import Version
 
+Filter: TypeAlias = Ids | Sequence[Ids | None] | None
+
 #: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
+#: Pairs of ids compared at once, a byte each.
+_COMPARED = 1 << 20
 #: Candidates whose vectors are held at once, 4 MiB at 128 dimensions, as are the scores of at most 512 queries, 16 MiB.
 _HELD = 1 << 13
 
@@ -43,10 +47,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Filters:
-    """Ids that alone may be found, and ids that may not."""
+    """Ids that alone may be found, and ids that may not: for all queries, or a list (or None) for each of them."""
 
-    allowed: Ids | None = None
-    blocked: Ids | None = None
+    allowed: Filter = None
+    blocked: Filter = None
 
 
 def stable_queries(version: Version, queries: Array, space: str, snapshot: Version | None) -> Float32:
@@ -121,6 +125,10 @@ def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
 
 def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
     """Return rows and scores (q, k) of the live items nearest to each query among those the filters let through."""
+    if _is_per_query(filters.allowed):
+        return _one_by_one(version, query, filters)
+    if _is_per_query(filters.blocked):
+        return _without_blocked(version, query, filters)
     searcher = version.searcher
     mask = None if filters.allowed is None and filters.blocked is None else _mask(version, filters)
     findable = searcher.live if mask is None else int(np.count_nonzero(mask))
@@ -133,6 +141,128 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
         candidates = np.flatnonzero(version.items.live if mask is None else mask)
         rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
     return rows, scores
+
+
+def _is_per_query(ids: Filter) -> bool:
+    if ids is None or len(ids) == 0:
+        return False
+    if isinstance(ids, np.ndarray) and ids.dtype.kind != "O":
+        return ids.ndim > 1
+    return ids[0] is None or isinstance(ids[0], list | tuple | np.ndarray)
+
+
+def _for_each(ids: Filter, queries: int, name: str) -> list[Any]:
+    """Return a filter as one list, or None, for each query."""
+    if not _is_per_query(ids):
+        return [ids] * queries
+    lists: list[Any] = list(ids)  # type: ignore[arg-type]
+    for place, one in enumerate(lists):
+        if not (one is None or isinstance(one, list | tuple | np.ndarray)):
+            raise UsageError(
+                f"{name} has a list for some queries only", where=f"list {place}", found=repr(one)[:80], expected="ids"
+            )
+    if len(lists) != queries:
+        raise UsageError(
+            f"{name} does not fit the queries",
+            found=f"{len(lists)} lists",
+            expected=f"{queries}, one for each query, or one list of ids for all",
+        )
+    return lists
+
+
+def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
+    """Return what :func:`narrowed` does where each query has items of its own to choose from."""
+    count = len(query.vectors)
+    lists = zip(_for_each(filters.allowed, count, "allowed"), _for_each(filters.blocked, count, "blocked"), strict=True)
+    found = [
+        narrowed(version, replace(query, vectors=query.vectors[place : place + 1]), Filters(*pair))
+        for place, pair in enumerate(lists)
+    ]
+    width = max((rows.shape[1] for rows, _ in found), default=0)
+    rows, scores = _nothing(count, width)
+    for place, (its_rows, its_scores) in enumerate(found):
+        rows[place, : its_rows.shape[1]], scores[place, : its_rows.shape[1]] = its_rows[0], its_scores[0]
+    return rows, scores
+
+
+def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
+    """Return what :func:`narrowed` does where each query has items that it must not find.
+
+    What is blocked is dropped from the answer, by id: to look up the rows of all of it would take longer than the
+    search. Queries left with fewer than ``k`` ask again, for twice as many more as were dropped.
+    """
+    count = len(query.vectors)
+    lists = [() if one is None else one for one in _for_each(filters.blocked, count, "blocked")]
+    lengths = np.array([len(one) for one in lists], np.int64)
+    barred = np.zeros((count, lengths.max(initial=0)), version.items.ids.dtype)
+    listed = np.arange(barred.shape[1]) < lengths[:, None]
+    flat = version.items.as_stored(_joined(version, lists))
+    barred = barred.astype(np.result_type(barred, flat))
+    barred[listed] = flat
+    rows, scores = _nothing(count, query.k)
+    asking, fetched = np.arange(count), query.k
+    while len(asking):
+        part = replace(query, vectors=query.vectors[asking], k=fetched)
+        found, their_scores = narrowed(version, part, Filters(filters.allowed))
+        left = (found >= 0) & ~_listed(version, found, barred[asking], listed[asking])
+        best = np.argsort(~left, axis=1, kind="stable")[:, : query.k]
+        there = np.take_along_axis(left, best, axis=1)
+        width = best.shape[1]
+        rows[asking, :width] = np.where(there, np.take_along_axis(found, best, axis=1), -1)
+        scores[asking, :width] = np.where(there, np.take_along_axis(their_scores, best, axis=1), -np.inf)
+        if found.shape[1] < fetched:
+            return rows[:, : min(query.k, found.shape[1])], scores[:, : min(query.k, found.shape[1])]
+        kept = left.sum(axis=1)
+        short = kept < query.k
+        asking = asking[short]
+        more = min(2 * (fetched - kept[short].min(initial=fetched)), lengths[asking].max(initial=0))
+        fetched = query.k + int(more)
+    return rows, scores
+
+
+def _joined(version: Version, lists: Sequence[Any]) -> Array:
+    """Return the ids of all lists one after another."""
+    arrays = [version.items.as_array(one) for one in lists if len(one)]
+    for one in arrays:
+        if one.ndim != 1:
+            raise UsageError("items ids are not a list", found=f"{one.ndim} dimensions", expected="1")
+        if one.dtype.kind not in "iuUS" or (one.dtype.kind in "US") != (arrays[0].dtype.kind in "US"):
+            raise UsageError("items ids of the wrong type", found=str(one.dtype), expected=str(arrays[0].dtype))
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+
+
+def _listed(version: Version, rows: Int64, ids: Array, listed: Bool) -> Bool:
+    """Tell which of the rows (q, k) are among the ids (q, m) of their query that count."""
+    names = np.asarray(version.items.ids).take(rows, mode="clip")
+    hit = np.zeros(rows.shape, np.bool_)
+    step = max(1, _COMPARED // max(rows.shape[1] * ids.shape[1], 1))
+    ragged = not listed.all()
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        equal = names[part, :, None] == ids[part, None, :]
+        if ragged:
+            equal &= listed[part, None, :]
+        hit[part] = equal.any(axis=2)
+    return hit
+
+
+def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
+    return np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+
+
+def of_known(
+    version: Version, side: Side, ids: Ids, query: Query, filters: Filters, missing: Missing
+) -> tuple[Int64, Float32]:
+    """Return what the vectors of ids find, items without themselves; unknown ids find what ``missing`` says."""
+    rows, scores = (of_items if side is version.items else _of_users)(version, ids, query, filters)
+    if missing == "nan":
+        unknown = side.rows(ids) < 0
+        rows[unknown], scores[unknown] = -1, -np.inf
+    return rows, scores
+
+
+def _of_users(version: Version, _: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
+    return narrowed(version, query, filters)
 
 
 def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
@@ -149,12 +279,12 @@ def _mask(version: Version, filters: Filters) -> Bool:
     items = version.items
     mask = items.live.copy()
     if filters.allowed is not None:
-        chosen = items.rows(filters.allowed)
+        chosen = items.rows(cast("Ids", filters.allowed))
         only = np.zeros(len(mask), np.bool_)
         only[chosen[chosen >= 0]] = True
         mask &= only
     if filters.blocked is not None:
-        barred = items.rows(filters.blocked)
+        barred = items.rows(cast("Ids", filters.blocked))
         mask[barred[barred >= 0]] = False
     return mask
 

@@ -92,28 +92,36 @@ class Side:
             found[~known] = self.mean if missing == "mean" else np.nan
         return found
 
-    def age(self, ids: Ids) -> Int64:
+    def age(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
         """Return, for each id, how many versions of the lineage ago it was last in a snapshot; 0 is live.
 
+        Unknown ids are an error, or -1 where ``missing`` is "nan": integers have no NaN.
+
         Raises
         ------
         NotFoundError
-            An id is unknown.
+            An id is unknown and ``missing`` is "raise".
         """
-        return ages(self.origin(ids), self._lineage)
+        seen = self.origin(ids, missing)
+        return np.where(seen < 0, -1, ages(seen, self._lineage))
 
-    def origin(self, ids: Ids) -> Int64:
+    def origin(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
         """Return, for each id, the version its vector comes from: this one, or the last that had the id live.
 
+        Unknown ids are an error, or -1 where ``missing`` is "nan".
+
         Raises
         ------
         NotFoundError
-            An id is unknown.
+            An id is unknown and ``missing`` is "raise".
         """
+        if missing not in ("raise", "nan"):
+            raise UsageError("unknown way to answer missing ids", found=repr(missing), expected="raise or nan")
         rows = self.rows(ids)
-        if (rows < 0).any():
-            raise self._unknown(ids, rows >= 0)
-        return np.asarray(self.last_seen[rows])
+        known = rows >= 0
+        if missing == "raise" and not known.all():
+            raise self._unknown(ids, known, "missing=nan gives -1 for ids never seen")
+        return np.where(known, np.asarray(self.last_seen).take(rows, mode="clip"), -1)
 
     def fold_in(
         self,
@@ -165,7 +173,7 @@ class Side:
 
     def rows(self, ids: Ids) -> Int64:
         """Return the row of each id, -1 for unknown ones."""
-        wanted = self._as_stored(ids)
+        wanted = self.as_stored(ids)
         if len(wanted) < _MANY or len(self.ids) < _MANY:
             return positions_in(wanted, self.ids)
         return self._signposts.positions(wanted)
@@ -238,15 +246,18 @@ class Side:
         except ValueError:
             raise UsageError(f"{self.name} ids are not a list", found="lists of different lengths") from None
 
-    def _as_stored(self, ids: Ids) -> Array:
+    def as_stored(self, ids: Ids) -> Array:
+        """Return ids as the store has them, int64 or UTF-8, whether they are here or not."""
         return as_stored(self.as_array(ids), self.ids, f"{self.name} ids")
 
-    def _unknown(self, ids: Ids, known: Array) -> NotFoundError:
+    def _unknown(
+        self, ids: Ids, known: Array, hint: str = "missing=nan or missing=mean gives an answer for ids never seen"
+    ) -> NotFoundError:
         places = np.flatnonzero(~known)
         names = [str(ids[place])[:80] for place in places[:5]]
         more = f" and {len(places) - 5} more" if len(places) > 5 else ""
         return NotFoundError(
             f"unknown {self.name} ids",
             found=", ".join(names) + more,
-            hint="missing=nan or missing=mean gives an answer for ids never seen",
+            hint=hint,
         )

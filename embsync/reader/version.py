@@ -20,8 +20,8 @@ from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.manifest import RowCounts, mismatch
-from embsync.reader.search import Filters, Query, narrowed, numbers, of_items, stable_queries
-from embsync.reader.side import Ids, Side
+from embsync.reader.search import Filter, Filters, Query, narrowed, numbers, of_known, stable_queries
+from embsync.reader.side import Ids, Missing, Side, check_missing
 from embsync.store import layout
 from embsync.store.durable import close
 from embsync.store.records import damage_hint, damaged_file
@@ -238,8 +238,8 @@ class Version:
         *,
         space: SpaceName = "stable",
         snapshot: Version | None = None,
-        allowed: Ids | None = None,
-        blocked: Ids | None = None,
+        allowed: Filter = None,
+        blocked: Filter = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each query by the store's metric.
@@ -254,7 +254,7 @@ class Version:
             Where the queries live: in the space, or in the raw basis of a snapshot.
         snapshot : Version, optional
             The version whose snapshot raw queries come from; default: this one.
-        allowed, blocked : ids, optional
+        allowed, blocked : ids, or a list with ids or None for each query, optional
             Only these items may be found; these may not. Ids that are not items of this version find nothing.
         parameters : mapping, optional
             Search effort such as ``{"efSearch": 100}``; default: what the recall gate found.
@@ -280,24 +280,46 @@ class Version:
         ids: Ids,
         k: int = 10,
         *,
-        allowed: Ids | None = None,
-        blocked: Ids | None = None,
+        missing: Missing = "raise",
+        allowed: Filter = None,
+        blocked: Filter = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
-        """Return the live items nearest to each user, live or carried; see :meth:`search`."""
-        return self.search(self.side("users").lookup(ids), k, allowed=allowed, blocked=blocked, parameters=parameters)
+        """Return the live items nearest to each user, live or carried; see :meth:`search`.
+
+        An unknown user is an error (``missing="raise"``), finds nothing ("nan"), or what the mean user finds ("mean").
+        """
+        return self._search_by("users", ids, Filters(allowed, blocked), missing, k, parameters)
 
     def search_by_item(
         self,
         ids: Ids,
         k: int = 10,
         *,
-        allowed: Ids | None = None,
-        blocked: Ids | None = None,
+        missing: Missing = "raise",
+        allowed: Filter = None,
+        blocked: Filter = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
-        """Return the live items nearest to each item, without the item itself; see :meth:`search`."""
-        rows, scores = of_items(self, ids, Query(self.items.lookup(ids), k, parameters), Filters(allowed, blocked))
+        """Return the live items nearest to each item, without the item itself; see :meth:`search`.
+
+        An unknown item is what an unknown user is to :meth:`search_by_user`.
+        """
+        return self._search_by("items", ids, Filters(allowed, blocked), missing, k, parameters)
+
+    def _search_by(
+        self,
+        name: SideName,
+        ids: Ids,
+        filters: Filters,
+        missing: Missing,
+        k: int,
+        parameters: Mapping[str, int] | None,
+    ) -> tuple[Array, Float32]:
+        side = self.side(name)
+        check_missing(missing)
+        vectors = side.lookup(ids, "mean" if missing == "nan" else missing)
+        rows, scores = of_known(self, side, ids, Query(vectors, k, parameters), filters, missing)
         return self.items.names(rows), scores
 
     def _side(self, name: str, counts: RowCounts) -> Side:

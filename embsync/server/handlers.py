@@ -6,7 +6,6 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -196,14 +195,9 @@ def _search_in_blocks(
             queries: Any = stable_queries(version, vectors, request.space, source)
     else:
         queries = context.checked_ids(value, f"$.{kind}")
-        if request.missing != "raise":
-            search_block = partial(_search_known, version, kind, request.missing)
-        else:
-            own = version.side(kind).lookup(queries)  # unknown ones are refused before any work
-            if kind == "items":
-                search_block = version.search_by_item
-            else:
-                queries = own
+        version.side(kind).lookup(queries, request.missing)  # unknown ones are refused before any work
+        search_block = version.search_by_item if kind == "items" else version.search_by_user
+        filters["missing"] = request.missing
     step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
     for start in range(0, max(1, len(queries)), step):
         context.memory.raise_if_cancelled()
@@ -211,27 +205,6 @@ def _search_in_blocks(
         if request.string_ids and ids.dtype.kind == "i":
             ids = np.where(np.isneginf(scores), "", ids.astype(f"U{_DIGITS}"))
         yield ids, scores
-
-
-def _search_known(
-    version: Version, kind: Literal["users", "items"], missing: str, ids: Any, k: int, **filters: Any
-) -> tuple[Array, Array]:
-    """Return what users or items find; an unknown one finds nothing, or what the mean of its side finds."""
-    side = version.side(kind)
-    known = side.rows(ids) >= 0
-    search_known = version.search_by_item if kind == "items" else version.search_by_user
-    if known.all():
-        return search_known(ids, k, **filters)
-    other_ids, other_scores = version.search(side.mean, k, **filters)
-    if missing == "nan":
-        other_ids = version.items.names(np.full(other_ids.shape, -1))
-        other_scores = np.full_like(other_scores, -np.inf)
-    parts = [(other_ids, other_scores)]
-    if known.any():
-        parts.insert(0, search_known([one for one, there in zip(ids, known, strict=True) if there], k, **filters))
-    places = np.where(known, np.cumsum(known) - 1, known.sum())
-    found_ids, found_scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return found_ids[places], found_scores[places]
 
 
 def _require_consistent(context: Context, request: SearchRequest, kind: Kind) -> None:
