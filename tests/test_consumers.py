@@ -99,9 +99,10 @@ def test_the_server_answers_what_the_text_asks(place: Path) -> None:
     script = only("sh", "embsync serve").replace("localhost:8980", f"localhost:{port}")
     done = shell(f"export EMBSYNC_SERVE__LISTEN=localhost:{port}\n{script}wait", place)
     assert done.returncode == 0, done
-    by_user, by_vector = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()[-2:])
+    by_user, by_url, by_vector = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()[-3:])
     with embsync.open(place / "embsync-demo/store") as store:
         assert by_user["ids"] == store.current.search_by_user([100002], 3)[0].tolist()
+        assert by_url["ids"] == [[str(one) for one in line] for line in by_vector["ids"]]
         assert by_vector["ids"] == store.current.search_by_user([100002, 100003], 3)[0].tolist()
         np.testing.assert_array_equal(np.load(place / "two.npy"), store.current.side("users").lookup([100002, 100003]))
 
