@@ -117,7 +117,7 @@ def _mean_cosine(one: Array, other: Array) -> float:
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"parent_share": 1.5}, {"slow_weight": 0.0}, {"policy": "last"}])
 def test_a_wrong_way_to_move_anchors_is_refused(options: dict[str, Any]) -> None:
     """The message names what was given and what there is."""
-    with pytest.raises(UsageError, match=r"no such way to move anchors on; found .*; expected one of two_time_scales,"):
+    with pytest.raises(UsageError, match=r"unknown anchor policy; found .*; expected one of two_time_scales,"):
         embsync.stabilize(*night(0).both, **options)
 
 

@@ -110,7 +110,7 @@ def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
         ({"items": np.ones((40, 4), int)}, "vectors that are not floats"),
         ({"items": np.ones(40)}, "vectors that are not a matrix"),
         ({"items": np.ones((40, 5))}, "items and users differ in width"),
-        ({"item_weights": -np.ones(40)}, "a weight that is no weight"),
+        ({"item_weights": -np.ones(40)}, "invalid weight"),
         ({"users": None}, "half of a snapshot"),
     ],
 )
