@@ -24,14 +24,14 @@ from rotation_worlds import Night, enlarged, goodbooks, lasting, retrainings, wa
 
 import embsync
 from embsync.config import IndexConfig, load
-from embsync.index import Built, Previous, Searcher, refresh
+from embsync.index import Built, ParentIndex, Searcher, refresh
 from embsync.index.build import build
 from embsync.index.gate import RecallGate, Verdict
 from embsync.index.ground_truth import exact_neighbours
+from embsync.index.layers import search_parameters
 from embsync.index.library import faiss
-from embsync.index.live import LiveVectors, live_vectors
+from embsync.index.live_rows import LiveVectors, live_vectors
 from embsync.index.rotate import grow, has_graph, move, rotate
-from embsync.index.structure import search_parameters
 from embsync.index.threads import faiss_threads
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, process
@@ -159,7 +159,7 @@ def decisions(name: str, nights: Iterable[Night], factory: str) -> Iterator[Row]
         for number, night in enumerate(nights):
             if before is not None:
                 row_map = positions(night.ids, before[0].ids)
-                previous = Previous(before[2], before[3], before[1].labels, row_map, before[1].report)
+                previous = ParentIndex(before[2], before[3], before[1].labels, row_map, before[1].report)
             built, seconds = timed(
                 lambda n=night, p=previous: refresh(n.vectors, np.arange(n.ids.size), n.queries, None, config, 0, p)
             )

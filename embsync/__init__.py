@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from embsync.lazy import lazily
 
 if TYPE_CHECKING:
-    from embsync.alignment.arrays import Anchors, Stabilized, stabilize
+    from embsync.alignment.stabilize import Anchors, Stabilized, stabilize
     from embsync.errors import (
         EmbsyncError,
         NotFoundError,
@@ -50,7 +50,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        **dict.fromkeys(("Anchors", "Stabilized", "stabilize"), "embsync.alignment.arrays"),
+        **dict.fromkeys(("Anchors", "Stabilized", "stabilize"), "embsync.alignment.stabilize"),
         **dict.fromkeys(
             (
                 "EmbsyncError",

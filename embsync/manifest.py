@@ -108,8 +108,20 @@ class AlignmentRecord(_Record, frozen=True):
     parent_share: float | None = None
 
 
-class PreservationRecord(_Record, frozen=True):
-    """The certificate."""
+@dataclass(frozen=True)
+class Preservation:
+    """What a version changed of its snapshot's scores: the certificate.
+
+    Attributes
+    ----------
+    map_error : float
+        ||A_W^T A_T - Q^T I_r Q||_2, the projector being the one nearest to the product.
+    score_error : float
+        ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs.
+    top_k_agreement : float or None
+        Share of sampled users with the same exact top 10.
+    sampled_users : int
+    """
 
     map_error: float
     score_error: float
@@ -268,7 +280,7 @@ class Manifest(_Record, frozen=True):
     items: RowCounts
     users: RowCounts | None
     alignment: AlignmentRecord
-    preservation: PreservationRecord
+    preservation: Preservation
     drift: DriftRecord | None
     index: IndexReport
     checks: list[CheckRecord]

@@ -42,27 +42,6 @@ class Residual:
     own: Float64
 
 
-@dataclass(frozen=True)
-class Preservation:
-    """What a version changed of its snapshot's scores.
-
-    Attributes
-    ----------
-    map_error : float
-        ||A_W^T A_T - Q^T I_r Q||_2, the projector being the one nearest to the product.
-    score_error : float
-        ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs.
-    top_k_agreement : float or None
-        Share of sampled users with the same exact top 10.
-    sampled_users : int
-    """
-
-    map_error: float
-    score_error: float
-    top_k_agreement: float | None
-    sampled_users: int
-
-
 def written_block(block: Array, transform: Float64, scale: float) -> tuple[Float32, Float64, Float64]:
     """Return the float32 rows to write, and the block's T^T D and D^T D.
 

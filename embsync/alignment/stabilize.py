@@ -1,208 +1,340 @@
-"""The whole method on rows: fit the maps in one pass, apply them in a second."""
+"""``embsync.stabilize``: the method on arrays, with no store, no daemon and no files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar, get_args
 
 import numpy as np
 
-from embsync.alignment.columns import ColumnAgreement, judge_columns
-from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
-from embsync.alignment.preservation import Residual, residual_scale, written_block
-from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
-from embsync.alignment.standardize import Standardization, keep_products, standardize
-from embsync.alignment.transform import Transform
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
+from embsync.alignment.drift import Fit, FitMeter
+from embsync.alignment.gram import Pairing
+from embsync.alignment.preservation import Residual, map_error, score_error
+from embsync.alignment.transform import SideName, Transform
+from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
 from embsync.dtypes import Array, Float32, Float64, Int64
-from embsync.errors import SnapshotError
-from embsync.ids import FOLDS
-from embsync.rows import Rows, map_blocks
+from embsync.errors import SnapshotError, UsageError
+from embsync.ids import canonical, fold_of, positions_in, sample
+from embsync.manifest import Preservation
+from embsync.rows import ArrayRows, worker_count
+from embsync.similarity import RunningTopK, agreement
 
-#: Called by worker threads with ``(start, raw block, stable block)``.
-Observer = Callable[[int, Array, Float32], None]
+_Value = TypeVar("_Value")
 
-
-@dataclass(frozen=True)
-class SideInput:
-    """One side as the method takes it.
-
-    Attributes
-    ----------
-    rows : Rows
-    pairing : Pairing or None
-        Which rows have an anchor; None in a new space.
-    rate : float
-        Share of the side's rows that anchors stand for.
-    weights : (t,) float64 or None
-    sampled : (s,) int64
-        Rows whose raw vectors are kept.
-    name : str
-        What to call the rows in an error.
-    """
-
-    rows: Rows
-    pairing: Pairing | None = None
-    rate: float = 1.0
-    weights: Float64 | None = None
-    sampled: Int64 | None = None
-    name: str = "rows"
+TOP_K = 10
+SAMPLED_QUERIES = 1000
 
 
 @dataclass(frozen=True)
-class SideFit:
-    """One side's sums and maps.
+class Anchors:
+    """Reference rows of a space; hand them to the next :func:`stabilize`.
 
-    Attributes
-    ----------
-    sums : SideSums
-    map : (e, k) float64
-    fold_maps : (10, e, k) float64 or None
-        Each fitted without one fold of the anchors.
-    scale : float
-        See :func:`embsync.alignment.preservation.residual_scale`.
-    axis_agreement : float or None
-        See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
-        where it cannot be measured.
-    columns : ColumnAgreement or None
-        None where ``axis_agreement`` is.
+    Under ``two_time_scales`` a side carries both: ``vectors``, the slow average, and ``recent``, the last stable rows.
     """
 
-    sums: SideSums
-    map: Float64
-    fold_maps: Float64 | None
-    scale: float
-    axis_agreement: float | None
-    columns: ColumnAgreement | None
+    items: AnchorSide
+    users: AnchorSide | None
 
     @property
-    def magnitude(self) -> float:
-        """Root mean square of the side's stable values, zero rows left out; 0 when there are none else."""
-        energy = float(np.einsum("ij,ik,kj->", self.map, self.sums.gram, self.map, optimize=True))
-        return float(np.sqrt(max(energy, 0.0) / max((self.sums.rows - self.sums.zero_rows) * self.map.shape[1], 1)))
+    def dimension(self) -> int:
+        """Width k of the space."""
+        return int(self.items.vectors.shape[1])
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """The outcome of the first pass.
+class Stabilized:
+    """A snapshot in the stable space, rows in the order given.
 
-    ``rotation_disagreement`` is None in a new space, on one side, or when a side has fewer than 4e anchored
-    rows.
+    Attributes
+    ----------
+    items, users : (t, k) and (w, k) float32, read-only; users None for one side
+    transform : Transform
+        Maps, inverses and singular values.
+    anchors : Anchors
+        For the next snapshot.
+    fit_items, fit_users : Fit or None
+        Out-of-sample fit to the anchors; None in a new space or for a side too small to be judged.
+    rotation_disagreement : float or None
+    preservation : Preservation
+        The certificate.
     """
 
+    items: Float32
+    users: Float32 | None
     transform: Transform
-    items: SideFit
-    users: SideFit | None
+    anchors: Anchors
+    fit_items: Fit | None
+    fit_users: Fit | None
+    rotation_disagreement: float | None
     rank: int
     truncation_loss: float
-    rotation_disagreement: float | None
-
-    @property
-    def common(self) -> int:
-        """Rows with an anchor, both sides together."""
-        return self.items.sums.paired + (0 if self.users is None else self.users.sums.paired)
+    preservation: Preservation
 
 
-def judged_alone(sums: SideSums) -> bool:
-    """Whether a side has the 4e anchored rows without which its own figures mean nothing."""
-    return sums.paired >= 4 * len(sums.gram)
+@dataclass(frozen=True)
+class _Side:
+    raw: Array
+    ids: Array
+    order: Int64
+    previous: AnchorSide | None
+    weights: Float64 | None
+    sampled: Int64
+    name: str
+    motion: Motion
+
+    @cached_property
+    def pairing(self) -> Pairing | None:
+        if self.previous is None:
+            return None
+        return Pairing(
+            positions_in(self.ids, self.previous.ids), self.previous.reference(self.motion), fold_of(self.previous.ids)
+        )
+
+    def as_input(self) -> SideInput:
+        rate = 1.0 if self.previous is None else self.previous.rate
+        return SideInput(ArrayRows(self.raw), self.pairing, rate, self.weights, self.sampled, self.name)
 
 
-def fit(
-    items: SideInput, users: SideInput | None, *, dimension: int, standardized: bool = True, threads: int = 0
-) -> Alignment:
-    """Find the maps of a snapshot into a space of ``dimension`` axes: one pass over the rows.
+def stabilize(
+    items: Array,
+    users: Array | None = None,
+    *,
+    item_ids: Array | None = None,
+    user_ids: Array | None = None,
+    anchors: Anchors | None = None,
+    dimension: int | None = None,
+    standardize: bool = True,
+    item_weights: Array | None = None,
+    user_weights: Array | None = None,
+    policy: Policy = DEFAULT_POLICY,
+    weight: float = 0.3,
+    parent_share: float = 0.45,
+    slow_weight: float = 0.001,
+    anchor_rows: int = 100_000,
+    threads: int = 0,
+) -> Stabilized:
+    """Map a snapshot into a stable space with linear maps that change no user-item score.
 
-    A snapshot without any score has rank 0 and maps of zeros; refusing it is the caller's.
+    Parameters
+    ----------
+    items : (t, e) float array
+    users : (w, e) float array, optional
+        Without users, every item-item product is kept instead.
+    item_ids, user_ids : (t,) and (w,) arrays of integers or strings, optional
+        Default: row numbers.
+    anchors : Anchors, optional
+        Of the previous snapshot's result; without them a new space begins.
+    dimension : int, optional
+        Width k of a new space; default e.
+    standardize : bool
+        Fix the scale split between the sides by the low-rank SVD before rotating.
+    item_weights, user_weights : (t,) and (w,) arrays, optional
+        Weights of the rows in the rotation's fit.
+    policy, weight, parent_share, slow_weight, anchor_rows
+        How the anchors move on; see ``space.anchors`` in the configuration and :class:`Motion`.
+    threads : int
+        Workers; 0 for all cores.
 
     Raises
     ------
     SnapshotError
-        Values that are not finite, or sides of different width.
+        Wrong shapes, duplicate ids, values that are not finite, or no scores at all.
+    UsageError
+        Sides that do not match the anchors, or ids of which the anchors have none.
+
+    References
+    ----------
+    Zielnicki and Hsiao, "Orthogonal Low Rank Embedding Stabilization", RecSys 2025.
+
+    Examples
+    --------
+    >>> import numpy as np, embsync
+    >>> rng = np.random.default_rng(7)
+    >>> items, users = rng.normal(size=(300, 8)), rng.normal(size=(200, 8))
+    >>> first = embsync.stabilize(items, users)
+    >>> turn = np.linalg.qr(rng.normal(size=(8, 8)))[0]      # tomorrow's axes are arbitrary
+    >>> second = embsync.stabilize(items @ turn, users @ turn, anchors=first.anchors)
+    >>> bool(np.allclose(second.items, first.items, atol=1e-5))
+    True
+    >>> bool(np.allclose(second.items @ second.users.T, items @ users.T, atol=1e-4))
+    True
     """
-    inputs = [side for side in (items, users) if side is not None]
-    if len({side.rows.width for side in inputs}) > 1:
+    if anchors is not None and (anchors.users is None) != (users is None):
+        raise UsageError(
+            "sides differ from the anchors'",
+            found="users" if anchors.users is None else "no users",
+            expected="the sides the space began with",
+        )
+    motion = _motion(policy, weight, parent_share, slow_weight)
+    sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights, motion)]
+    if users is not None:
+        sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights, motion))
+    if anchors is not None and not any(_shares_ids(side) for side in sides):
+        raise UsageError(
+            "no id is shared with the anchors",
+            found=f"ids such as {sides[0].ids[0]!r}",
+            expected=f"ids such as {anchors.items.ids[0]!r}",
+            hint="without anchors a new space begins",
+        )
+    k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
+    found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
+    if found.rank == 0:
+        raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
+    stable, fits, preservation = _apply(sides, found, threads)
+    with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
+        moved = list(pool.map(lambda side, rows: _advance(side, rows, anchor_rows), sides, stable))
+    return Stabilized(
+        *_pair(stable),
+        found.transform,
+        Anchors(*_pair(moved)),
+        *_pair(fits),
+        found.rotation_disagreement,
+        found.rank,
+        found.truncation_loss,
+        preservation,
+    )
+
+
+def _shares_ids(side: _Side) -> bool:
+    return side.pairing is not None and bool(np.any(side.pairing.positions.astype(np.int64) >= 0))
+
+
+def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
+    return values[0], values[1] if len(values) > 1 else None
+
+
+def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
+    if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
+        raise UsageError(
+            "unknown anchor policy",
+            found=f"policy {policy!r} with weight {weight}, parent_share {parent_share} and slow_weight {slow_weight}",
+            expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]",
+        )
+    return Motion(policy, weight, parent_share, slow_weight)
+
+
+def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
+    if wanted is not None and (wanted < 1 or (anchors is not None and wanted != anchors.dimension)):
+        raise UsageError(
+            "dimension does not fit",
+            found=wanted,
+            expected="at least 1" if anchors is None else f"the anchors' {anchors.dimension}",
+        )
+    if anchors is not None:
+        return anchors.dimension
+    return width if wanted is None else wanted
+
+
+def _side(
+    name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None, motion: Motion
+) -> _Side:
+    rows = np.asarray(raw)
+    if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
         raise SnapshotError(
-            "sides of different width", found=" and ".join(str(s.rows.width) for s in inputs), expected="one width"
+            f"{name} is not a matrix of vectors",
+            found=f"{rows.dtype} of shape {rows.shape}",
+            expected="a 2-D float array with rows",
         )
-    sums = [sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs]
-    factors = [triangular_factor(s.rows, total.gram) for s, total in zip(inputs, sums, strict=True)]
-    two = users is not None
-    if standardized and two:
-        form = standardize(factors[0], factors[1], dimension)
-    else:
-        form = keep_products(factors[0], factors[1] if two else None, dimension)
-    return _rotate(form, inputs, sums, dimension)
-
-
-def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[SideSums], dimension: int) -> Alignment:
-    """Align the standardized form to the anchors, as a whole and without each fold."""
-    bases = (form.items, form.users)
-    crosses = [
-        np.einsum("er,fek->frk", basis, total.cross.folds, optimize=True) / side.rate
-        for basis, side, total in zip(bases, inputs, sums, strict=False)
-        if total.cross is not None
-    ]
-    anchored = [cross for cross in crosses if np.any(cross)]
-    if not anchored:
-        rotation = first_rotation(form.items, dimension)
-        folds = None
-    else:
-        folded = np.sum(crosses, axis=0)
-        whole = folded.sum(axis=0)
-        rotation = align(whole, form.energy)
-        folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
-    fits = [
-        SideFit(
-            total,
-            basis @ rotation,
-            None if folds is None else basis @ folds,
-            residual_scale(total.gram, basis @ rotation, total.rows),
-            *_axes(total, basis @ rotation),
+    names = np.arange(len(rows)) if ids is None else np.asarray(ids)
+    if names.shape != (len(rows),) or names.dtype.kind not in "iuSU":
+        raise SnapshotError(
+            f"{name} ids do not fit",
+            found=f"{names.dtype} of shape {names.shape}",
+            expected=f"{len(rows)} integers or strings",
         )
-        for basis, total in zip(bases, sums, strict=False)
-    ]
-    apart = None
-    if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
-        apart = disagreement(crosses[0].sum(axis=0), crosses[1].sum(axis=0), form.energy)
-    users = fits[1] if len(fits) > 1 else None
-    transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
-    return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
+    names = canonical(names, f"{name} ids")
+    if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
+        raise UsageError(
+            f"{name} ids of another type than the anchors'", found=str(names.dtype), expected=str(previous.ids.dtype)
+        )
+    order = np.argsort(names, kind="stable").astype(np.int64)
+    if weights is not None and np.shape(weights) != (len(rows),):
+        raise SnapshotError(
+            f"{name} weights do not fit", found=f"shape {np.shape(weights)}", expected=f"({len(rows)},)"
+        )
+    own = None if weights is None else np.asarray(weights, np.float64)
+    if own is not None and not (np.isfinite(own) & (own >= 0)).all():
+        raise SnapshotError(
+            f"{name} weights do not fit", found="negative or non-finite values", expected="finite weights of 0 or more"
+        )
+    return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name, motion)
 
 
-def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] | tuple[None, None]:
-    """Return how the axes of the space and the raw columns agree with the anchors."""
-    if sums.cross is None or not judged_alone(sums):
-        return None, None
-    with np.errstate(over="ignore", invalid="ignore"):  # found by its result
-        cross = transform.T @ sums.cross.folds.sum(axis=0)
-        agreement = axis_agreement(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
-        return agreement, judge_columns(sums.cross, sums.paired, transform)
+def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Float32], list[Fit | None], Preservation]:
+    """Run the second pass, queries first, and certify it."""
+    parts = [found.items] if found.users is None else [found.items, found.users]
+    queries = parts[-1].sums.sample
+    raw_best, best = RunningTopK(queries, TOP_K), RunningTopK(queries.astype(np.float64) @ parts[-1].map, TOP_K)
+    stable: list[Float32] = []
+    fits: list[Fit | None] = []
+    residuals: list[Residual] = []
+    for side, part in zip(sides, parts, strict=True):
+        out = np.empty((len(side.raw), part.map.shape[1]), np.float32)
+        meter = _fit_meter(side, part)
+
+        def observe(
+            start: int,
+            block: Array,
+            written: Float32,
+            out: Float32 = out,
+            meter: FitMeter | None = meter,
+            items: bool = side is sides[0],
+        ) -> None:
+            out[start : start + len(block)] = written
+            if meter is not None:
+                meter.observe(start, block)
+            if items:
+                numbers = np.arange(start, start + len(block), dtype=np.int64)
+                raw_best.observe(numbers, block)
+                best.observe(numbers, written)
+
+        residuals.append(transform_rows(ArrayRows(side.raw), part, [observe], threads=threads))
+        out.flags.writeable = False
+        stable.append(out)
+        fits.append(None if meter is None else meter.result())
+    users = residuals[1] if len(sides) > 1 else None
+    certificate = Preservation(
+        map_error(found.transform),
+        score_error(residuals[0], users, found.transform),
+        agreement(raw_best.result(), best.result()),
+        len(queries),
+    )
+    return stable, fits, certificate
 
 
-def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:
-    """Map every row, hand each block to the observers, and return the rounding residual: the second pass.
+def _fit_meter(side: _Side, part: SideFit) -> FitMeter | None:
+    if side.pairing is None or part.fold_maps is None or not judged_alone(part.sums):
+        return None
+    return FitMeter(side.pairing, part.fold_maps)
 
-    Raises
-    ------
-    SnapshotError
-        A stable value does not fit float32.
-    """
 
-    def work(start: int, block: Array) -> tuple[Float64, Float64]:
-        written, cross, own = written_block(block, side.map, side.scale)
-        for observe in observers:
-            observe(start, block, written)
-        return cross, own
-
-    width, dimension = side.map.shape
-    cross, own = np.zeros((width, dimension)), np.zeros((dimension, dimension))
-    for start, (one, two) in map_blocks(work, rows, threads):
-        if not np.isfinite(two).all():
-            raise SnapshotError(
-                "stable vectors do not fit float32",
-                found=f"overflow near row {start}",
-                hint="scale the embeddings before saving them",
+def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
+    known = side.ids[side.order]
+    union = known
+    if side.previous is not None:
+        absent = positions_in(side.previous.ids, known) < 0
+        union = np.sort(np.concatenate([known, side.previous.ids[absent]]), kind="stable")
+    ids = union[choose(union, limit)]
+    places = positions_in(ids, known)
+    live = places >= 0
+    out = np.empty((len(ids), stable.shape[1]), np.float32)
+    rows = side.order[np.maximum(places, 0)]
+    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.motion)
+    out.flags.writeable = False
+    recent = None
+    if side.motion.policy == "two_time_scales":
+        recent = np.empty_like(out)
+        last = (
+            None
+            if side.previous is None
+            else dataclasses.replace(
+                side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent
             )
-        cross += one
-        own += two
-    return Residual(side.sums.gram, cross, own)
+        )
+        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"))
+        recent.flags.writeable = False
+    return AnchorSide(ids, out, len(ids) / len(union), recent)

@@ -17,7 +17,7 @@ from embsync.cli.output import print_json, say, table
 from embsync.dtypes import Array, Float32
 from embsync.errors import UsageError
 from embsync.reader import Version, open_version
-from embsync.reader.cold_start import Method
+from embsync.reader.fold_in import Method
 from embsync.reader.side import Missing
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName

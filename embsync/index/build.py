@@ -8,12 +8,12 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
+from embsync.index.codes import stores
 from embsync.index.factory import create, reject_few_rows
 from embsync.index.files import faiss_sentence
+from embsync.index.layers import innermost, takes_ids
 from embsync.index.library import faiss
-from embsync.index.live import LiveVectors
-from embsync.index.stores import stores
-from embsync.index.structure import innermost, takes_ids
+from embsync.index.live_rows import LiveVectors
 
 #: Training vectors for each centroid, as FAISS's own k-means would sample them from more.
 POINTS_PER_CENTROID = 256

@@ -8,8 +8,8 @@ from typing import Any
 from embsync.config import IndexConfig
 from embsync.errors import UsageError
 from embsync.index.files import faiss_sentence
+from embsync.index.layers import layers, least_rows, parts, transforms
 from embsync.index.library import faiss
-from embsync.index.structure import layers, least_rows, parts, transforms
 
 AUTO = "auto"
 #: Up to here ``auto`` scans everything. Measured in docs/decisions/0004-index-factories.md.

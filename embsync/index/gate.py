@@ -11,9 +11,9 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.index.ground_truth import exact_scores
-from embsync.index.live import LiveVectors
+from embsync.index.layers import Tunable, completed, effort, tunables
+from embsync.index.live_rows import LiveVectors
 from embsync.index.searcher import Searcher
-from embsync.index.structure import Tunable, completed, effort, tunables
 from embsync.similarity import Metric
 
 #: Without queries nothing can be measured: these are FAISS's own habits, on the generous side.
@@ -25,7 +25,7 @@ _COMPARED = 1 << 24
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SearchTuning:
     """What the gate found: the parameters, the recall they reach (None: not measured), and their cost."""
 
     search: dict[str, int]
@@ -53,7 +53,7 @@ class RecallGate:
     metric: Metric
     target: float
 
-    def judge(self, index: Any, labels: Int64, most: float = math.inf) -> Verdict:
+    def judge(self, index: Any, labels: Int64, most: float = math.inf) -> SearchTuning:
         """Return the cheapest parameters of ``index`` that reach the target, or that come near its best.
 
         Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the least there is.
@@ -62,17 +62,17 @@ class RecallGate:
         knobs = tunables(index, k)
         if self.queries.shape[0] == 0:
             values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
-            return Verdict(values, None, effort(index, values, k))
+            return SearchTuning(values, None, effort(index, values, k))
         measure = _Measurement(self, index, labels, most)
         if not knobs:
-            return measure.verdict({})
+            return measure.tuning({})
         if len(knobs) == 1:
-            return measure.verdict(_cheapest(measure, knobs[0], {}, self.target))
+            return measure.tuning(_cheapest(measure, knobs[0], {}, self.target))
         return _cheapest_pair(measure, knobs[0], knobs[1], self.target)
 
-    def reached(self, verdict: Verdict) -> bool:
+    def reached(self, tuning: SearchTuning) -> bool:
         """Tell whether the target was measured to be reached."""
-        return verdict.recall is not None and verdict.recall >= self.target
+        return tuning.recall is not None and tuning.recall >= self.target
 
     def recall(self, rows: Int64) -> float:
         """Return the share of the exact neighbours found; a row as good as the last one counts as it.
@@ -114,8 +114,8 @@ class _Measurement:
             self._known[key] = self._gate.recall(rows)
         return self._known[key]
 
-    def verdict(self, values: Mapping[str, int]) -> Verdict:
-        return Verdict(completed(self._index, values), self(values), self.cost(values))
+    def tuning(self, values: Mapping[str, int]) -> SearchTuning:
+        return SearchTuning(completed(self._index, values), self(values), self.cost(values))
 
     def cost(self, values: Mapping[str, int]) -> float:
         """Return the effort of a search with ``values``."""
@@ -174,17 +174,17 @@ def _levelled(recalls: list[float]) -> bool:
     return len(recalls) > 3 and recalls[-1] - recalls[-3] < 0.0005
 
 
-def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> Verdict:
+def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> SearchTuning:
     """Return the cheapest pair: for each refining factor, the least effort of the candidate finder."""
-    found: list[Verdict] = []
+    found: list[SearchTuning] = []
     factor = refiner.low
     while factor <= refiner.high:
         if found and measure.cost({finder.name: finder.low, refiner.name: factor}) > measure.most:
             break
-        found.append(measure.verdict(_cheapest(measure, finder, {refiner.name: factor}, target)))
+        found.append(measure.tuning(_cheapest(measure, finder, {refiner.name: factor}, target)))
         if found[-1].recall is not None and found[-1].recall >= target:
             measure.most = min(measure.most, found[-1].effort)  # what costs more need not be tried
         factor *= 2
-    best = max(float(verdict.recall or 0.0) for verdict in found)
+    best = max(float(tuning.recall or 0.0) for tuning in found)
     bar = target if best >= target else 0.99 * best
     return min((v for v in found if float(v.recall or 0.0) >= bar), key=lambda v: v.effort)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from embsync.dtypes import Float32, Float64, Int64
-from embsync.index.live import LiveVectors
+from embsync.index.live_rows import LiveVectors
 from embsync.similarity import Metric, RunningTopK, scores_of, unit_rows
 
 

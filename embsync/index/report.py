@@ -14,7 +14,7 @@ from embsync.manifest import IndexReport
 
 
 @dataclass(frozen=True)
-class Previous:
+class ParentIndex:
     """The parent version's index.
 
     Parameters

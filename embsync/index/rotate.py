@@ -8,11 +8,11 @@ import numpy as np
 
 from embsync.dtypes import Int64
 from embsync.index.build import fill
-from embsync.index.graph import bypass
+from embsync.index.codes import stores
+from embsync.index.hnsw_links import bypass
+from embsync.index.layers import innermost, layers
 from embsync.index.library import faiss
-from embsync.index.live import LiveVectors
-from embsync.index.stores import stores
-from embsync.index.structure import innermost, layers
+from embsync.index.live_rows import LiveVectors
 
 #: Emptied and filled again, they keep all that was trained: quantizers, codebooks, ranges, transforms.
 _REFILLED = (

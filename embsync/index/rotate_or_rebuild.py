@@ -16,13 +16,13 @@ from embsync.errors import StoreError, UsageError
 from embsync.index.build import build
 from embsync.index.factory import densify, resolve_factory
 from embsync.index.files import faiss_sentence, read_index, reject_damage, reject_newer_faiss
-from embsync.index.gate import RecallGate, Verdict
+from embsync.index.gate import RecallGate, SearchTuning
 from embsync.index.ground_truth import exact_neighbours
+from embsync.index.layers import effort, is_exact
 from embsync.index.library import faiss
-from embsync.index.live import LiveVectors, live_vectors
-from embsync.index.report import Built, Previous
+from embsync.index.live_rows import LiveVectors, live_vectors
+from embsync.index.report import Built, ParentIndex
 from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
-from embsync.index.structure import effort, is_exact
 from embsync.index.threads import faiss_threads
 from embsync.manifest import Action, IndexReport, OperatingPoint
 
@@ -37,7 +37,7 @@ def refresh(
     truth: Int64 | None,
     config: IndexConfig,
     threads: int = 0,
-    previous: Previous | None = None,
+    previous: ParentIndex | None = None,
 ) -> Built:
     """Return the index of a version: the parent's with its vectors moved where measurement allows, else a new one.
 
@@ -54,7 +54,7 @@ def refresh(
     config : IndexConfig
     threads : int
         0: all cores. With 1 the same input gives the same file.
-    previous : Previous, optional
+    previous : ParentIndex, optional
         The parent's index. One that is missing or damaged is not an error: the index is rebuilt, ``reason`` says
         so, and ``damage`` holds the error.
 
@@ -93,7 +93,7 @@ class _Refresh:
     queries: Float32
     truth: Int64 | None
     config: IndexConfig
-    previous: Previous | None
+    previous: ParentIndex | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Built:
@@ -108,8 +108,8 @@ class _Refresh:
             reason, damage = str(decision), decision.damage
         with self._timed("build"):
             index = build(self.factory, self.side, self.config.metric)
-        verdict = self._judge(index, self.side.rows)
-        built = self._built(index, self.side.rows, verdict, "rebuilt", reason)
+        tuning = self._judge(index, self.side.rows)
+        built = self._built(index, self.side.rows, tuning, "rebuilt", reason)
         return replace(built, damage=damage)
 
     def _keep(self) -> Built:
@@ -126,15 +126,15 @@ class _Refresh:
             labels = moved if same else _rotated(index, self.side, moved)
         # A rebuild would make the same index again: there is nothing cheaper to compare its effort with.
         as_rebuilt = same and previous.report.rotations == 0
-        verdict = self._judge(index, labels, None if as_rebuilt else previous)
-        complaint = None if as_rebuilt else self._complaint(index, verdict, previous)
+        tuning = self._judge(index, labels, None if as_rebuilt else previous)
+        complaint = None if as_rebuilt else self._complaint(index, tuning, previous)
         if complaint is not None:
             raise _Rebuild(complaint)
         if same:
-            return self._built(index, labels, verdict, "reused", "the index holds these vectors already")
-        return self._built(index, labels, verdict, "rotated", _achieved(verdict))
+            return self._built(index, labels, tuning, "reused", "the index holds these vectors already")
+        return self._built(index, labels, tuning, "rotated", _achieved(tuning))
 
-    def _eligible(self) -> Previous:
+    def _eligible(self) -> ParentIndex:
         """Return the parent's index if the configuration lets it be kept at all."""
         previous = self.previous
         if previous is None:
@@ -170,34 +170,34 @@ class _Refresh:
                 "a rotated index would hardly reach it"
             )
 
-    def _judge(self, index: Any, labels: Int64, previous: Previous | None = None) -> Verdict:
+    def _judge(self, index: Any, labels: Int64, previous: ParentIndex | None = None) -> SearchTuning:
         with self._timed("gate"):
             if previous is None:
                 return self.gate.judge(index, labels)
             return self.gate.judge(index, labels, self._most(index, previous))
 
-    def _most(self, index: Any, previous: Previous) -> float:
+    def _most(self, index: Any, previous: ParentIndex) -> float:
         """Return the effort a kept index may ask for."""
         last = previous.report.rebuilt_search or previous.report.search
         return self.config.max_search_cost_growth * effort(index, last, self.gate.truth.shape[1])
 
-    def _complaint(self, index: Any, verdict: Verdict, previous: Previous) -> str | None:
+    def _complaint(self, index: Any, tuning: SearchTuning, previous: ParentIndex) -> str | None:
         """Return why the kept index must not be published, or None."""
-        if verdict.recall is None:
+        if tuning.recall is None:
             return None if is_exact(index) else "there were no queries to judge a rotated index by"
-        if not self.gate.reached(verdict):
+        if not self.gate.reached(tuning):
             return (
-                f"rotated, {_achieved(verdict)}, below {self.config.target_recall}, was the best within "
+                f"rotated, {_achieved(tuning)}, below {self.config.target_recall}, was the best within "
                 f"{self.config.max_search_cost_growth:g} times the last rebuild's effort"
             )
-        if verdict.effort > self._most(index, previous):
+        if tuning.effort > self._most(index, previous):
             return (
-                f"rotated, {_achieved(verdict)} cost more than {self.config.max_search_cost_growth:g} times "
+                f"rotated, {_achieved(tuning)} cost more than {self.config.max_search_cost_growth:g} times "
                 "the last rebuild's effort"
             )
         return None
 
-    def _built(self, index: Any, labels: Int64, verdict: Verdict, action: Action, reason: str) -> Built:
+    def _built(self, index: Any, labels: Int64, tuning: SearchTuning, action: Action, reason: str) -> Built:
         last = self.previous.report if self.previous is not None and action != "rebuilt" else None
         as_rebuilt = last is None or (action == "reused" and last.rotations == 0)
         report = IndexReport(
@@ -205,25 +205,25 @@ class _Refresh:
             metric=self.config.metric,
             action=action,
             reason=reason,
-            recall_at_10=verdict.recall,
+            recall_at_10=tuning.recall,
             target_recall=self.config.target_recall,
-            search=verdict.search,
+            search=tuning.search,
             labels=int(index.ntotal),
             dead=int(np.count_nonzero(labels < 0)),
             faiss=str(faiss.__version__),
             build=densify(index),
-            rebuilt_search=verdict.search if last is None or as_rebuilt else last.rebuilt_search or last.search,
+            rebuilt_search=tuning.search if last is None or as_rebuilt else last.rebuilt_search or last.search,
             rotations=0 if last is None else last.rotations + (action == "rotated"),
-            operating_points=self._points(index, labels, verdict),
+            operating_points=self._points(index, labels, tuning),
         )
         return Built(labels, report, index, self.seconds)
 
-    def _points(self, index: Any, labels: Int64, first: Verdict) -> list[OperatingPoint]:
+    def _points(self, index: Any, labels: Int64, first: SearchTuning) -> list[OperatingPoint]:
         points = [OperatingPoint(self.gate.truth.shape[1], first.recall, first.search)]
         with self._timed("gate"):
             for gate in self.further:
-                verdict = gate.judge(index, labels)
-                points.append(OperatingPoint(gate.truth.shape[1], verdict.recall, verdict.search))
+                tuning = gate.judge(index, labels)
+                points.append(OperatingPoint(gate.truth.shape[1], tuning.recall, tuning.search))
         return points
 
     @contextmanager
@@ -258,7 +258,7 @@ def _gates(side: LiveVectors, queries: Float32, truth: Int64 | None, config: Ind
         yield RecallGate(side, some, truth, config.metric, config.target_recall)
 
 
-def _load(previous: Previous) -> Any:
+def _load(previous: ParentIndex) -> Any:
     """Return the parent's index, whole and ready to grow, or raise _Rebuild."""
     try:
         if previous.damage is not None:
@@ -288,7 +288,7 @@ def _unusable(error: StoreError) -> _Rebuild:
     return _Rebuild(f"the previous index cannot be used: {error.what}", error)
 
 
-def _moved(previous: Previous, side: LiveVectors) -> Int64:
+def _moved(previous: ParentIndex, side: LiveVectors) -> Int64:
     """Return the live row each label of the parent's index stands for now, -1 where there is none."""
     living = np.flatnonzero(previous.labels >= 0)
     if living.size and int(previous.labels.max()) >= previous.row_map.size:
@@ -319,7 +319,7 @@ def _moved(previous: Previous, side: LiveVectors) -> Int64:
     return moved
 
 
-def _same(index: Any, side: LiveVectors, moved: Int64, previous: Previous) -> bool:
+def _same(index: Any, side: LiveVectors, moved: Int64, previous: ParentIndex) -> bool:
     """Tell whether every live row is in the index already, with the vector it has now."""
     living = moved >= 0
     if int(np.count_nonzero(living)) != side.count or np.any((previous.labels >= 0) != living):
@@ -340,9 +340,9 @@ def _rotated(index: Any, side: LiveVectors, moved: Int64) -> Int64:
         raise _Rebuild(f"the previous index cannot be rotated: {faiss_sentence(error)}") from None
 
 
-def _achieved(verdict: Verdict) -> str:
-    """Return the figures of a verdict: ``recall 0.971 at efSearch 48``."""
-    if verdict.recall is None:
+def _achieved(tuning: SearchTuning) -> str:
+    """Return the figures of a tuning: ``recall 0.971 at efSearch 48``."""
+    if tuning.recall is None:
         return "recall not measured"
-    at = ", ".join(f"{name} {value}" for name, value in verdict.search.items())
-    return f"recall {verdict.recall:.3f}" + (f" at {at}" if at else "")
+    at = ", ".join(f"{name} {value}" for name, value in tuning.search.items())
+    return f"recall {tuning.recall:.3f}" + (f" at {at}" if at else "")

@@ -13,9 +13,9 @@ from embsync.dtypes import Bool, Float32, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index.factory import metric_of
 from embsync.index.files import read_index, reject_newer_faiss
+from embsync.index.layers import completed, effort, is_exact, layers, search_parameters
 from embsync.index.library import faiss
 from embsync.index.points import effort_at
-from embsync.index.structure import completed, effort, is_exact, layers, search_parameters
 from embsync.invocation import command
 from embsync.manifest import IndexReport, OperatingPoint
 from embsync.similarity import unit_rows

@@ -10,8 +10,8 @@ import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
 from embsync.alignment.gram import Pairing
-from embsync.alignment.stabilize import SideInput
 from embsync.alignment.transform import SideName
+from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError, UsageError

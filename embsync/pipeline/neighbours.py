@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.arrays import TOP_K
-from embsync.alignment.stabilize import Alignment
+from embsync.alignment.stabilize import TOP_K
 from embsync.alignment.transform import Transform
+from embsync.alignment.two_pass import Alignment
 from embsync.config import IndexConfig
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.ids import sample

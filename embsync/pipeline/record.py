@@ -10,8 +10,8 @@ import numpy as np
 
 from embsync.alignment.gram import SideSums
 from embsync.alignment.preservation import map_error, score_error
-from embsync.alignment.stabilize import Alignment, SideFit, judged_alone
 from embsync.alignment.transform import SideName
+from embsync.alignment.two_pass import Alignment, SideFit, judged_alone
 from embsync.alignment.values import examine
 from embsync.checks import CHECKS
 from embsync.config import Config
@@ -20,7 +20,7 @@ from embsync.manifest import (
     DriftRecord,
     IndexReport,
     Moved,
-    PreservationRecord,
+    Preservation,
     RowCounts,
     SideDriftRecord,
     SideFitRecord,
@@ -29,7 +29,7 @@ from embsync.manifest import (
 from embsync.pipeline.checks import Measured
 from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
-from embsync.pipeline.write import WrittenSide
+from embsync.pipeline.second_pass import WrittenSide
 from embsync.reader import Version
 from embsync.snapshots import Signature, combined
 
@@ -127,10 +127,10 @@ def _lone_scale(own: float | None, other: float | None) -> float | None:
     return float(max(own, 1 / own) / max(other, 1 / other) ** 2)
 
 
-def preservation_record(found: Alignment, written: list[WrittenSide], neighbours: Neighbours) -> PreservationRecord:
+def preservation_record(found: Alignment, written: list[WrittenSide], neighbours: Neighbours) -> Preservation:
     """Return the certificate."""
     users = written[1].residual if len(written) > 1 else None
-    return PreservationRecord(
+    return Preservation(
         map_error=map_error(found.transform),
         score_error=score_error(written[0].residual, users, found.transform),
         top_k_agreement=neighbours.agreement(),
@@ -242,7 +242,7 @@ def _live(run: SideRun, parent: Version) -> Measured:
 
 
 def checks_of_rows(
-    inputs: Inputs, found: Alignment, alignment: AlignmentRecord, preservation: PreservationRecord
+    inputs: Inputs, found: Alignment, alignment: AlignmentRecord, preservation: Preservation
 ) -> list[Measured]:
     """Return what the second pass lets be judged."""
     # What truncation takes has its own check; the limits here are for what comes on top.

@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from embsync.alignment.stabilize import Alignment, fit
+from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config, IndexConfig
 from embsync.dtypes import Float32, Int64
 from embsync.errors import OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
-from embsync.index import Previous, check_factory, estimate_bytes, refresh, reject_damage
+from embsync.index import ParentIndex, check_factory, estimate_bytes, refresh, reject_damage
 from embsync.manifest import (
     FORMAT,
     AlignmentRecord,
@@ -27,7 +27,7 @@ from embsync.manifest import (
     DriftRecord,
     IndexReport,
     Manifest,
-    PreservationRecord,
+    Preservation,
     RowCounts,
     Seconds,
     SnapshotRecord,
@@ -39,7 +39,7 @@ from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
-from embsync.pipeline.write import START_ROWS, write_sides
+from embsync.pipeline.second_pass import START_ROWS, write_sides
 from embsync.reader import Version, open_version
 from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
@@ -82,13 +82,13 @@ class _Draft:
     items: RowCounts
     users: RowCounts | None
     alignment: AlignmentRecord
-    preservation: PreservationRecord
+    preservation: Preservation
     drift: DriftRecord | None
     vectors: Float32
     live: Int64
     queries: Float32
     truth: Int64
-    previous: Previous | None
+    previous: ParentIndex | None
 
 
 class _ParentChanged(Exception):
@@ -422,7 +422,7 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _previous(inputs: Inputs) -> Previous | None:
+def _previous(inputs: Inputs) -> ParentIndex | None:
     parent = inputs.parent
     if parent is None:
         return None
@@ -434,7 +434,7 @@ def _previous(inputs: Inputs) -> Previous | None:
         labels = parent.index_rows
     except StoreError as error:
         damage = error
-    return Previous(
+    return ParentIndex(
         path=parent.path / layout.INDEX,
         sha256=sha256[layout.INDEX],
         labels=labels,

@@ -1,7 +1,7 @@
 """What consumers import: a store, its versions, lookup and search. Read-only, and free of watcher and service."""
 
 from embsync.reader.follower import Follower, Health
-from embsync.reader.opening import ForeignSpace, open_version
+from embsync.reader.pin import ForeignSpace, open_version
 from embsync.reader.side import Side
 from embsync.reader.store import StoreReader, open  # noqa: A004  (read as ``embsync.open``)
 from embsync.reader.version import Version

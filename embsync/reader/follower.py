@@ -11,7 +11,7 @@ from pathlib import Path
 
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.manifest import Stopped
-from embsync.reader.opening import open_version, require_space
+from embsync.reader.pin import open_version, require_space
 from embsync.reader.verification import verify
 from embsync.reader.version import Version, identity
 from embsync.store import layout

@@ -14,15 +14,15 @@ from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
 from embsync.invocation import command
-from embsync.reader.cold_start import FoldIn, Method, folded
-from embsync.reader.signposts import Signposts
+from embsync.reader.fold_in import FoldIn, Method, folded
+from embsync.reader.sparse_index import SparseIndex
 from embsync.rows import block_rows
 from embsync.store.rows import ages
 
 Missing = Literal["raise", "nan", "mean"]
 Ids = Sequence[int] | Sequence[str] | Array
 
-#: From so many ids on, signposts repay that every page of the ids is read once to set them.
+#: From so many ids on, the sparse index repays that every page of the ids is read once to make it.
 _MANY = 256
 #: Characters of the longest decimal id.
 _DIGITS = 20
@@ -169,14 +169,14 @@ class Side:
 
     def prepare(self) -> None:
         """Compute what lookup and fold-in otherwise compute when it is first needed."""
-        _ = self.live, self.mean, self.energy, self._signposts
+        _ = self.live, self.mean, self.energy, self._sparse_index
 
     def rows(self, ids: Ids) -> Int64:
         """Return the row of each id, -1 for unknown ones."""
         wanted = self.as_stored(ids)
         if len(wanted) < _MANY or len(self.ids) < _MANY:
             return positions_in(wanted, self.ids)
-        return self._signposts.positions(wanted)
+        return self._sparse_index.positions(wanted)
 
     def names(self, rows: Int64) -> Array:
         """Return the ids in the caller's own form: int64, or str; -1 or "" for rows below zero."""
@@ -214,8 +214,8 @@ class Side:
         return self._moments[1]
 
     @cached_property
-    def _signposts(self) -> Signposts:
-        return Signposts(self.ids)
+    def _sparse_index(self) -> SparseIndex:
+        return SparseIndex(self.ids)
 
     @cached_property
     def _moments(self) -> tuple[Float32, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embsync.manifest import Stopped
 from embsync.reader.follower import Follower, OnError
-from embsync.reader.opening import ForeignSpace, open_version, require_space
+from embsync.reader.pin import ForeignSpace, open_version, require_space
 from embsync.reader.version import Version, identity
 from embsync.store import layout
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embsync.logs import log
 from embsync.reader import Follower, Version, open_version
-from embsync.reader.opening import require_space
+from embsync.reader.pin import require_space
 from embsync.reader.verification import verify
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.schema import ServerState

@@ -10,7 +10,7 @@ from support.nights import Array, Night, night
 
 import embsync
 from embsync.alignment.anchors import AnchorSide, Policy
-from embsync.alignment.arrays import Anchors, Stabilized
+from embsync.alignment.stabilize import Anchors, Stabilized
 from embsync.errors import UsageError
 
 

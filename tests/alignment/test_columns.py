@@ -10,7 +10,7 @@ from support.nights import rotation
 
 from embsync.alignment.columns import EXPLAINED, ColumnAgreement
 from embsync.alignment.gram import Pairing
-from embsync.alignment.stabilize import SideInput, fit
+from embsync.alignment.two_pass import SideInput, fit
 from embsync.dtypes import Float64
 from embsync.ids import fold_of
 from embsync.rows import ArrayRows

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from embsync.config import IndexConfig
-from embsync.index import Built, Previous, Searcher, refresh
+from embsync.index import Built, ParentIndex, Searcher, refresh
 
 WIDTH = 16
 
@@ -62,7 +62,7 @@ def next_night(
     return Side(ids, vectors, live, side.queries), row_map
 
 
-def build(side: Side, config: IndexConfig, previous: Previous | None = None, threads: int = 1) -> Built:
+def build(side: Side, config: IndexConfig, previous: ParentIndex | None = None, threads: int = 1) -> Built:
     """The index of a side, one thread."""
     return refresh(side.vectors, side.live, side.queries, None, config, threads, previous)
 
@@ -90,9 +90,9 @@ class Shelf:
         self.save(built, name)
         return Searcher.open(self.path / name, built.labels, built.report)
 
-    def parent(self, built: Built, row_map: np.ndarray, name: str = "parent.faiss") -> Previous:
+    def parent(self, built: Built, row_map: np.ndarray, name: str = "parent.faiss") -> ParentIndex:
         """Write the index; return it as the next night's parent."""
-        return Previous(self.path / name, self.save(built, name), built.labels, row_map, built.report)
+        return ParentIndex(self.path / name, self.save(built, name), built.labels, row_map, built.report)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from embsync.index import Built, Searcher, check_factory, estimate_bytes, refres
 from embsync.index.factory import resolve_factory
 from embsync.index.gate import RecallGate
 from embsync.index.ground_truth import exact_neighbours
-from embsync.index.live import live_vectors
+from embsync.index.live_rows import live_vectors
 from embsync.manifest import IndexReport
 
 COMPOSITES = [

@@ -12,9 +12,9 @@ from embsync.config import IndexConfig
 from embsync.index import estimate_bytes
 from embsync.index.gate import RecallGate
 from embsync.index.ground_truth import exact_neighbours
-from embsync.index.live import live_vectors
+from embsync.index.layers import effort
+from embsync.index.live_rows import live_vectors
 from embsync.index.searcher import Searcher
-from embsync.index.structure import effort
 
 
 def gate_of(side, metric="inner_product", k=10, target=0.95):

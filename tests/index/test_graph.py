@@ -13,9 +13,9 @@ from support.laws import law
 import embsync
 from embsync.index import Searcher
 from embsync.index.build import build
-from embsync.index.graph import bypass
 from embsync.index.ground_truth import exact_neighbours
-from embsync.index.live import live_vectors
+from embsync.index.hnsw_links import bypass
+from embsync.index.live_rows import live_vectors
 from embsync.index.rotate import rotate
 from embsync.index.threads import faiss_threads
 

@@ -12,7 +12,7 @@ from embsync.config import IndexConfig
 from embsync.errors import StoreError
 from embsync.index import Searcher
 from embsync.index.ground_truth import exact_neighbours
-from embsync.index.live import live_vectors
+from embsync.index.live_rows import live_vectors
 
 ROTATABLE = [
     "Flat",

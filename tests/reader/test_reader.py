@@ -19,7 +19,7 @@ from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.ids import positions_in
 from embsync.reader import StoreReader, Version
 from embsync.reader.side import Side
-from embsync.reader.signposts import Signposts
+from embsync.reader.sparse_index import SparseIndex
 from embsync.store import Store
 
 LEFT, NEW = 5, 5  # ids of one night's churn of 100 items
@@ -278,15 +278,15 @@ def test_refresh_switches_and_the_old_version_stays_usable() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int64, "S5", "S36"])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 5000])
-def test_signposts_find_what_a_binary_search_finds(count: int, dtype: Any) -> None:
+def test_a_sparse_index_finds_what_a_binary_search_finds(count: int, dtype: Any) -> None:
     """Every id, and none of those between, before and after them; shorter and longer strings too."""
     ids = np.sort((np.arange(count) * 7 + 11).astype(dtype))
     wanted = np.random.default_rng(count).permutation(np.arange(-3, count * 7 + 30)).astype(dtype)
-    np.testing.assert_array_equal(Signposts(ids).positions(wanted), positions_in(wanted, ids))
-    assert (Signposts(ids).positions(wanted) >= 0).sum() == count
+    np.testing.assert_array_equal(SparseIndex(ids).positions(wanted), positions_in(wanted, ids))
+    assert (SparseIndex(ids).positions(wanted) >= 0).sum() == count
     if np.dtype(dtype).kind == "S":
         longer = np.array([b"18", b"18 and more", b"\xff" * 50, b""])
-        np.testing.assert_array_equal(Signposts(ids).positions(longer), positions_in(longer, ids))
+        np.testing.assert_array_equal(SparseIndex(ids).positions(longer), positions_in(longer, ids))
 
 
 def test_a_large_batch_is_answered_as_single_ids_are() -> None:

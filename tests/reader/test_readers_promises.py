@@ -14,7 +14,7 @@ from support.waiting import eventually
 
 import embsync
 from embsync.errors import UsageError
-from embsync.reader import Version, follower, open_version, opening, search
+from embsync.reader import Version, follower, open_version, pin, search
 from embsync.store import layout
 
 SIZES = {"items": 300, "users": 80, "width": 6}
@@ -150,7 +150,7 @@ def test_a_version_pruned_before_it_was_pinned_is_no_error(root: Path, monkeypat
                 raise FileNotFoundError(path)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(opening, "Version", Late)
+    monkeypatch.setattr(pin, "Version", Late)
     with open_version(root) as version:
         assert version.number == 1
     assert missed == [3]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from embsync.dtypes import Bool, Int64
+from embsync.index.layers import innermost
 from embsync.index.library import faiss
-from embsync.index.structure import innermost
 
 #: Nodes whose links are looked at in one go: 1 MB of them at 64 a node, and less than 1 kB for each that is dead.
 _BLOCK = 4096

@@ -10,11 +10,11 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64, UInt8
 from embsync.index.library import faiss
-from embsync.index.live import LiveVectors
+from embsync.index.live_rows import LiveVectors
 
 
 @dataclass(frozen=True)
-class Store:
+class CodeArray:
     """One array of codes in label order, and the transforms a vector passes on its way into it."""
 
     codes: Any
@@ -75,7 +75,7 @@ def _living(moved: Int64, step: int) -> Iterator[tuple[int, Int64]]:
             yield start, labels
 
 
-def stores(index: Any, steps: tuple[Any, ...] = ()) -> Iterator[Store]:
+def stores(index: Any, steps: tuple[Any, ...] = ()) -> Iterator[CodeArray]:
     """Yield every array of codes that is kept in label order."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
@@ -85,8 +85,8 @@ def stores(index: Any, steps: tuple[Any, ...] = ()) -> Iterator[Store]:
         yield from stores(index.index, steps)
     elif isinstance(index, faiss.IndexRefine):
         yield from stores(index.base_index, steps)
-        yield Store(faiss.downcast_index(index.refine_index), steps)
+        yield CodeArray(faiss.downcast_index(index.refine_index), steps)
     elif isinstance(index, faiss.IndexHNSW):
-        yield Store(faiss.downcast_index(index.storage), steps)
+        yield CodeArray(faiss.downcast_index(index.storage), steps)
     elif isinstance(index, faiss.IndexFlatCodes):
-        yield Store(index, steps)
+        yield CodeArray(index, steps)

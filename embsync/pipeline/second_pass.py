@@ -9,7 +9,7 @@ import numpy as np
 from embsync.alignment.anchors import advance, choose
 from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean
 from embsync.alignment.preservation import Residual
-from embsync.alignment.stabilize import Alignment, Observer, SideFit, judged_alone, transform_rows
+from embsync.alignment.two_pass import Alignment, Observer, SideFit, judged_alone, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
 from embsync.ids import positions_in, sample

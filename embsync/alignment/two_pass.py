@@ -1,0 +1,208 @@
+"""The whole method on rows: fit the maps in one pass, apply them in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embsync.alignment.columns import ColumnAgreement, judge_columns
+from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
+from embsync.alignment.preservation import Residual, residual_scale, written_block
+from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
+from embsync.alignment.standardize import Standardization, keep_products, standardize
+from embsync.alignment.transform import Transform
+from embsync.dtypes import Array, Float32, Float64, Int64
+from embsync.errors import SnapshotError
+from embsync.ids import FOLDS
+from embsync.rows import Rows, map_blocks
+
+#: Called by worker threads with ``(start, raw block, stable block)``.
+Observer = Callable[[int, Array, Float32], None]
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """One side as the method takes it.
+
+    Attributes
+    ----------
+    rows : Rows
+    pairing : Pairing or None
+        Which rows have an anchor; None in a new space.
+    rate : float
+        Share of the side's rows that anchors stand for.
+    weights : (t,) float64 or None
+    sampled : (s,) int64
+        Rows whose raw vectors are kept.
+    name : str
+        What to call the rows in an error.
+    """
+
+    rows: Rows
+    pairing: Pairing | None = None
+    rate: float = 1.0
+    weights: Float64 | None = None
+    sampled: Int64 | None = None
+    name: str = "rows"
+
+
+@dataclass(frozen=True)
+class SideFit:
+    """One side's sums and maps.
+
+    Attributes
+    ----------
+    sums : SideSums
+    map : (e, k) float64
+    fold_maps : (10, e, k) float64 or None
+        Each fitted without one fold of the anchors.
+    scale : float
+        See :func:`embsync.alignment.preservation.residual_scale`.
+    axis_agreement : float or None
+        See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
+        where it cannot be measured.
+    columns : ColumnAgreement or None
+        None where ``axis_agreement`` is.
+    """
+
+    sums: SideSums
+    map: Float64
+    fold_maps: Float64 | None
+    scale: float
+    axis_agreement: float | None
+    columns: ColumnAgreement | None
+
+    @property
+    def magnitude(self) -> float:
+        """Root mean square of the side's stable values, zero rows left out; 0 when there are none else."""
+        energy = float(np.einsum("ij,ik,kj->", self.map, self.sums.gram, self.map, optimize=True))
+        return float(np.sqrt(max(energy, 0.0) / max((self.sums.rows - self.sums.zero_rows) * self.map.shape[1], 1)))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The outcome of the first pass.
+
+    ``rotation_disagreement`` is None in a new space, on one side, or when a side has fewer than 4e anchored
+    rows.
+    """
+
+    transform: Transform
+    items: SideFit
+    users: SideFit | None
+    rank: int
+    truncation_loss: float
+    rotation_disagreement: float | None
+
+    @property
+    def common(self) -> int:
+        """Rows with an anchor, both sides together."""
+        return self.items.sums.paired + (0 if self.users is None else self.users.sums.paired)
+
+
+def judged_alone(sums: SideSums) -> bool:
+    """Whether a side has the 4e anchored rows without which its own figures mean nothing."""
+    return sums.paired >= 4 * len(sums.gram)
+
+
+def fit(
+    items: SideInput, users: SideInput | None, *, dimension: int, standardized: bool = True, threads: int = 0
+) -> Alignment:
+    """Find the maps of a snapshot into a space of ``dimension`` axes: one pass over the rows.
+
+    A snapshot without any score has rank 0 and maps of zeros; refusing it is the caller's.
+
+    Raises
+    ------
+    SnapshotError
+        Values that are not finite, or sides of different width.
+    """
+    inputs = [side for side in (items, users) if side is not None]
+    if len({side.rows.width for side in inputs}) > 1:
+        raise SnapshotError(
+            "sides of different width", found=" and ".join(str(s.rows.width) for s in inputs), expected="one width"
+        )
+    sums = [sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs]
+    factors = [triangular_factor(s.rows, total.gram) for s, total in zip(inputs, sums, strict=True)]
+    two = users is not None
+    if standardized and two:
+        form = standardize(factors[0], factors[1], dimension)
+    else:
+        form = keep_products(factors[0], factors[1] if two else None, dimension)
+    return _rotate(form, inputs, sums, dimension)
+
+
+def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[SideSums], dimension: int) -> Alignment:
+    """Align the standardized form to the anchors, as a whole and without each fold."""
+    bases = (form.items, form.users)
+    crosses = [
+        np.einsum("er,fek->frk", basis, total.cross.folds, optimize=True) / side.rate
+        for basis, side, total in zip(bases, inputs, sums, strict=False)
+        if total.cross is not None
+    ]
+    anchored = [cross for cross in crosses if np.any(cross)]
+    if not anchored:
+        rotation = first_rotation(form.items, dimension)
+        folds = None
+    else:
+        folded = np.sum(crosses, axis=0)
+        whole = folded.sum(axis=0)
+        rotation = align(whole, form.energy)
+        folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
+    fits = [
+        SideFit(
+            total,
+            basis @ rotation,
+            None if folds is None else basis @ folds,
+            residual_scale(total.gram, basis @ rotation, total.rows),
+            *_axes(total, basis @ rotation),
+        )
+        for basis, total in zip(bases, sums, strict=False)
+    ]
+    apart = None
+    if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
+        apart = disagreement(crosses[0].sum(axis=0), crosses[1].sum(axis=0), form.energy)
+    users = fits[1] if len(fits) > 1 else None
+    transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
+    return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
+
+
+def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] | tuple[None, None]:
+    """Return how the axes of the space and the raw columns agree with the anchors."""
+    if sums.cross is None or not judged_alone(sums):
+        return None, None
+    with np.errstate(over="ignore", invalid="ignore"):  # found by its result
+        cross = transform.T @ sums.cross.folds.sum(axis=0)
+        agreement = axis_agreement(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
+        return agreement, judge_columns(sums.cross, sums.paired, transform)
+
+
+def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:
+    """Map every row, hand each block to the observers, and return the rounding residual: the second pass.
+
+    Raises
+    ------
+    SnapshotError
+        A stable value does not fit float32.
+    """
+
+    def work(start: int, block: Array) -> tuple[Float64, Float64]:
+        written, cross, own = written_block(block, side.map, side.scale)
+        for observe in observers:
+            observe(start, block, written)
+        return cross, own
+
+    width, dimension = side.map.shape
+    cross, own = np.zeros((width, dimension)), np.zeros((dimension, dimension))
+    for start, (one, two) in map_blocks(work, rows, threads):
+        if not np.isfinite(two).all():
+            raise SnapshotError(
+                "stable vectors do not fit float32",
+                found=f"overflow near row {start}",
+                hint="scale the embeddings before saving them",
+            )
+        cross += one
+        own += two
+    return Residual(side.sums.gram, cross, own)
