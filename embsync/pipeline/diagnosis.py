@@ -16,6 +16,9 @@ _APART = 0.7
 #: Disagreement of opposite rotations is the square root of 2.
 _OPPOSITE = 1.2
 
+#: Spread of a column against the median column's that is more than a change of regularization makes of a bias: 6.4.
+_OTHER_SCALE = 7.0
+
 #: What a new space means for whoever reads the store.
 NEW_SPACE = (
     "a new space: no old vector, index or downstream model fits it, and readers that asked for the present "
@@ -66,6 +69,11 @@ class _Pattern:
         """Return the sides on which a check refuses."""
         return [side for side in SIDES if self.refused(f"{name}_{side}")]
 
+    def warned(self, name: str) -> list[str]:
+        """Return the sides on which a check warns."""
+        records = {side: self._records.get(f"{name}_{side}") for side in SIDES}
+        return [side for side, record in records.items() if record is not None and record.outcome == "warn"]
+
     def unmeasured(self) -> bool:
         return any(record.value is None and record.outcome == "refuse" for record in self._records.values())
 
@@ -91,7 +99,7 @@ def diagnose(records: Sequence[CheckRecord]) -> Diagnosis:
         if found is not None:
             return found
     check = CHECKS[pattern.first()]
-    return Diagnosis(check.name, check.means.rstrip("."), check.remedy)
+    return Diagnosis(check.name, check.means[0].lower() + check.means[1:].rstrip("."), check.remedy)
 
 
 def _of(sides: list[str]) -> str:
@@ -152,7 +160,7 @@ def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
 
 def _zeros(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("zero_rows")
-    if not sides:
+    if not sides or set(sides) & set(pattern.sides("zero_values")):  # zeros all over come of underflow
         return None
     share = max(pattern.value(f"zero_rows_{side}") or 0.0 for side in sides)
     return Diagnosis(
@@ -164,7 +172,7 @@ def _zeros(pattern: _Pattern) -> Diagnosis | None:
 
 def _repeated(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("repeated")
-    if not sides:
+    if not sides or set(sides) & set(pattern.sides("zero_values")):  # what underflows becomes alike
         return None
     share = max(pattern.value(f"repeated_{side}") or 0.0 for side in sides)
     return Diagnosis(
@@ -214,11 +222,34 @@ def _chance(pattern: _Pattern) -> Diagnosis | None:
         )
     return Diagnosis(
         "shuffled_ids",
-        f"the {sides[0][:-1]} ids are shuffled: {sides[0]} fit their own vectors "
-        "no better than "
-        "any others, while the other side fits",
+        f"the {sides[0][:-1]} ids are shuffled or shifted, or their vectors were never trained: {sides[0]} fit their "
+        "own vectors no better than any others, while the other side fits",
         "look whether ids and rows of that side are written in the same order",
         override=False,
+    )
+
+
+def _stale(pattern: _Pattern) -> Diagnosis | None:
+    sides = pattern.warned("unchanged")
+    if not sides or not any(map(pattern.sides, ("axis_agreement", "lost", "cosine"))):
+        return None
+    share = max(pattern.value(f"unchanged_{side}") or 0.0 for side in sides)
+    return Diagnosis(
+        "stale_rows",
+        f"{share:.0%} of the {_of(sides)} are still those of the version before, while the rest was trained anew: "
+        "two runs stand in one snapshot",
+        "export all rows of one run",
+    )
+
+
+def _column_scale(pattern: _Pattern) -> Diagnosis | None:
+    sides = [side for side in SIDES if (pattern.value(f"column_scale_{side}") or 0.0) > _OTHER_SCALE]
+    if not sides or pattern.sides("axis_agreement"):
+        return None
+    return Diagnosis(
+        "column_scale",
+        "a column of one side has another scale than the rest",
+        "compare the columns of both sides where they are written",
     )
 
 
@@ -315,7 +346,9 @@ _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
     _chance,
     _repeated,
     _values,
+    _stale,
     _column,
+    _column_scale,
     _two_runs,
     _axis,
     _part,

@@ -68,6 +68,16 @@ def well() -> Night:
     return night(1, churn=0.0)
 
 
+def _half_stale(side: str) -> Night:
+    """Leave every second row as the night before left it."""
+    before, made = night(0, churn=0.0), well()
+    key = f"{side[:-1]}_ids"
+    _, here, there = np.intersect1d(getattr(made, key), getattr(before, key), return_indices=True)
+    rows = getattr(made, side).copy()
+    rows[here[::2]] = getattr(before, side)[there[::2]]
+    return replace(made, **{side: rows})
+
+
 #: name -> (damage, kind, a part of the sentence, whether an override is offered, whether a new space is)
 CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
     "item ids shuffled": (
@@ -142,6 +152,27 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         False,
     ),
     "a side of zeros": (lambda: _side(well(), "users", np.zeros_like), "no_scores", "not a single score", False, False),
+    "half left stale": (
+        lambda: _half_stale("users"),
+        "stale_rows",
+        "50% of the users are still those of the version before",
+        True,
+        False,
+    ),
+    "underflow": (
+        lambda: _side(well(), "items", lambda rows: (rows * 1e-8).astype(np.float16)),
+        "values_lost",
+        "rounded to zero",
+        True,
+        False,
+    ),
+    "a column of another scale": (
+        lambda: _side(well(), "items", lambda rows: _column(rows, lambda column: 300 * column)),
+        "column_scale",
+        "a column of one side has another scale",
+        True,
+        False,
+    ),
     "one row repeated": (
         lambda: _side(well(), "users", lambda rows: _some(rows, 0.1, lambda part: part[:1])),
         "rows_repeated",

@@ -419,3 +419,26 @@ def _half(made: Night) -> Night:
 
 def _bytes(manifest: Manifest) -> int:
     return sum(entry.bytes for entry in manifest.files)
+
+
+def test_a_lone_scale_is_that_of_one_side_alone(root: Path) -> None:
+    """The factor of the raw rows where the other side stayed; of both together, or split between them, none."""
+    same, made = night(0, churn=0.0), night(1, churn=0.0)
+    assert made.users is not None
+    sync(root, same, "n0")
+    found = {}
+    for factors in ((3.0, 1.0), (3.0, 3.0), (4.0, 0.25)):
+        items, users = (
+            np.float32(factor) * rows for factor, rows in zip(factors, (made.items, made.users), strict=True)
+        )
+        manifest = sync(
+            root,
+            replace(made, items=items, users=users),
+            f"times{factors}",
+            accepted=("norm_ratio_items", "norm_ratio_users"),
+        )
+        side = manifest.alignment.items
+        found[factors] = side.lone_scale
+        Store(root).rollback(1)
+    assert found[3.0, 1.0] == pytest.approx(3.0, rel=0.15)
+    assert max(found[3.0, 3.0], found[4.0, 0.25]) < 1.0
