@@ -1,4 +1,4 @@
-"""How often handling a snapshot was begun in vain, remembered beyond the daemon's own death.
+"""How often an attempt on a snapshot failed, remembered beyond the daemon's own death.
 
 Only the snapshot that is worked on is remembered; another one, or new contents, begin anew.
 """
@@ -17,7 +17,7 @@ from embsync.watching.backlog import Entry
 
 ATTEMPT = "attempt.json"
 
-Vain = Literal["crashes", "unreadable", "errors"]
+FailureKind = Literal["crashes", "unreadable", "errors"]
 
 #: A snapshot on which its process died so often is set aside.
 MOST_CRASHES = 3
@@ -35,7 +35,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """Vain beginnings on one snapshot.
+    """Failed attempts on one snapshot.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class Attempt(msgspec.Struct, frozen=True):
         return None
 
     @property
-    def vain(self) -> int:
-        """Beginnings that came to nothing."""
+    def failures(self) -> int:
+        """Attempts that failed."""
         return self.crashes + self.unreadable + self.errors
 
 
@@ -114,18 +114,18 @@ class Attempts:
         self._save(msgspec.structs.replace(known, lost=known.lost + 1))
         self._attempt = known
 
-    def in_vain(self, entry: Entry, now: float, pause: float, why: Vain) -> Attempt:
-        """Count that work came to nothing, and wait longer each time before the next; return what is known."""
+    def record_failure(self, entry: Entry, now: float, pause: float, why: FailureKind) -> Attempt:
+        """Count a failed attempt, and wait longer each time before the next; return what is known."""
         known = self.of(entry)
         known = msgspec.structs.replace(known, lost=0, **{why: getattr(known, why) + 1})
         self._attempt = known
-        self.not_before = now + min(pause * 2.0 ** min(known.vain - 1, 30), max(pause, _LONGEST_PAUSE))
+        self.not_before = now + min(pause * 2.0 ** min(known.failures - 1, 30), max(pause, _LONGEST_PAUSE))
         return known
 
-    def told(self, entry: Entry) -> None:
+    def record_end(self, entry: Entry) -> None:
         """Write down what is known: the work begun did not take the daemon along."""
         known = msgspec.structs.replace(self.of(entry), lost=0)
-        if known.vain:
+        if known.failures:
             self._attempt = known
             self._save(known)
         else:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from embsync import logs
 from embsync.config import Config
-from embsync.daemon.attempts import Attempts, Vain
+from embsync.daemon.attempts import Attempts, FailureKind
 from embsync.daemon.job import Job, Outcome
 from embsync.daemon.notices import Notices
 from embsync.daemon.notify import notify, reloading, watchdog_seconds
 from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
 from embsync.daemon.problems import Problems
-from embsync.daemon.report import Now, Report
+from embsync.daemon.report import Now, StatusWriter
 from embsync.daemon.signals import Requests, noted
 from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
@@ -57,10 +57,10 @@ class Daemon:
         self._requests = Requests()
         self._worker = Worker(self._requests.wake.set)
         self._hook = on_publish.Hook()
-        self._untold = True
+        self._on_publish_pending = True
         self._attempts = Attempts(self._store.root)
         self._scanner = Scanner(self._config, self._store, self._requests.wake.set)
-        self._report = Report(self._store)
+        self._status_writer = StatusWriter(self._store)
         self._watchdog = watchdog_seconds()
         self._entry: Entry | None = None
         self._held: Hold | None = None
@@ -99,7 +99,7 @@ class Daemon:
         """Clear what a dead daemon left, and get ready."""
         self._sweep()
         self._tick(lambda _: self._attempts.load())
-        self._tick(self._see_unpruned)
+        self._tick(self._check_unpruned)
         self._worker.warm()
         log(
             logging.INFO,
@@ -111,7 +111,7 @@ class Daemon:
         )
         self._tick(self._check_watch, "watch")
         self._scanner.request()
-        self._tick(lambda _: self._tell("starting", "looking for the first time"), "status")
+        self._tick(lambda _: self._write_status("starting", "looking for the first time"), "status")
         notify("READY=1")
 
     def main_loop(self) -> None:
@@ -129,13 +129,13 @@ class Daemon:
             self._reload()
         if self._requests.take_scan():
             self._scanner.request()
-        for duty in (self._hear_worker, self._hear_hook, self._see_hold, self._see_repair):
+        for duty in (self._poll_worker, self._poll_hook, self._check_hold, self._check_repair):
             self._tick(duty)
         for duty in (self._check_watch, self._look):
             self._tick(duty, "watch")
         for duty in (self._start_hook, self._begin):
             self._tick(duty)
-        self._tick(self._tell_state, "status")
+        self._tick(self._write_current_status, "status")
         self._ping(time.monotonic())
 
     def shutdown(self) -> None:
@@ -152,10 +152,10 @@ class Daemon:
     def _leave_clean(self, at_work: bool) -> None:
         if self._entry is not None:
             entry = self._entry
-            self._tick(lambda _: self._attempts.told(entry))
+            self._tick(lambda _: self._attempts.record_end(entry))
         if at_work:
             self._sweep()
-        self._tick(lambda _: self._tell("stopped", "stopped"), "status")
+        self._tick(lambda _: self._write_status("stopped", "stopped"), "status")
 
     def _tick(self, work: Callable[[float], None], source: str = "work") -> None:
         """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
@@ -177,9 +177,9 @@ class Daemon:
         return self._worker.job is None and not self._hook.running
 
     def _check_watch(self, now: float) -> None:
-        before = self._scanner.told
+        before = self._scanner.reported_health
         self._scanner.check(now)
-        health = self._scanner.told = self._scanner.health
+        health = self._scanner.reported_health = self._scanner.health
         quiet = before is None and health.state == "events"  # at the start, as it should be
         if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
             level = logging.INFO if health.state == "events" else logging.WARNING
@@ -197,7 +197,7 @@ class Daemon:
         if snapshot is not None and (gone or self._scanner.last_published > self._problems.since("work")):
             self._problems.over("work")
 
-    def _see_hold(self, _now: float) -> None:
+    def _check_hold(self, _now: float) -> None:
         before, self._held = self._held, held(self._store.root)
         if (before is None) != (self._held is None):
             log(logging.INFO, "held" if self._held else "resumed", reason=self._held.reason if self._held else None)
@@ -205,7 +205,7 @@ class Daemon:
         if self._held is not None and self._entry is not None:
             self._give_up(self._entry)
 
-    def _see_repair(self, _now: float) -> None:
+    def _check_repair(self, _now: float) -> None:
         """Try again at once what met damage, when the store has changed since: a rollback, a link made anew."""
         if self._damage is not None and store_mark(self._store) != self._damage[1]:
             self._damage = None
@@ -215,7 +215,7 @@ class Daemon:
         """End the work without blaming the snapshot."""
         self._worker.kill()
         self._entry = None
-        self._attempts.told(entry)
+        self._attempts.record_end(entry)
         self._sweep()
         self._worker.warm()
         log(logging.INFO, "work_ended", snapshot=entry.child.name, reason="on hold")
@@ -235,26 +235,26 @@ class Daemon:
         try:
             self._attempts.begin(entry)
         except EmbsyncError:
-            self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, "errors")
+            self._attempts.record_failure(entry, now, self._config.watch.rescan_seconds, "errors")
             raise
         self._worker.begin(Job.of(self._store.root, entry, self._config), now)
         self._entry = entry
         log(logging.INFO, "begun", snapshot=entry.child.name, reason=entry.reason)
 
-    def _hear_worker(self, now: float) -> None:
+    def _poll_worker(self, now: float) -> None:
         outcome = self._worker.poll(now)
         if outcome is None:
             return
         entry, self._entry = self._entry, None
         assert entry is not None
         self._scanner.request()
-        self._untold = True
+        self._on_publish_pending = True
         try:
-            self._settle(entry, outcome, now)
+            self._handle_outcome(entry, outcome, now)
         finally:
             self._worker.warm()
 
-    def _settle(self, entry: Entry, outcome: Outcome, now: float) -> None:
+    def _handle_outcome(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """Act on how work ended."""
         fields = {
             "snapshot": entry.child.name,
@@ -265,7 +265,7 @@ class Daemon:
         }
         self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
-            self._in_vain(entry, outcome, now)
+            self._handle_failure(entry, outcome, now)
             return
         told = outcome.kind in {"refused", "failed"} or (outcome.kind == "published" and outcome.what)
         level = logging.WARNING if told else logging.INFO
@@ -274,16 +274,16 @@ class Daemon:
             self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
         if outcome.kind in {"published", "unchanged"}:
             self._problems.over("work")
-            self._see_unpruned(now)
+            self._check_unpruned(now)
         if outcome.kind == "held":
-            self._attempts.told(entry)
+            self._attempts.record_end(entry)
             return
         if outcome.kind == "incomplete":
             self._scanner.put_off(entry.child, outcome.what, now)
         self._attempts.forget()
         self._scanner.scan(now)
 
-    def _see_unpruned(self, _now: float) -> None:
+    def _check_unpruned(self, _now: float) -> None:
         """Say what of old versions is still there: it takes room, and holds nothing up."""
         before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
         if self._unpruned and self._unpruned != before:
@@ -295,25 +295,25 @@ class Daemon:
                 reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}",
             )
 
-    def _in_vain(self, entry: Entry, outcome: Outcome, now: float) -> None:
+    def _handle_failure(self, entry: Entry, outcome: Outcome, now: float) -> None:
         crashed = outcome.kind == "crashed"
-        why: Vain = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
+        why: FailureKind = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
         self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
-        attempt = self._attempts.in_vain(entry, now, self._config.watch.rescan_seconds, why)
+        attempt = self._attempts.record_failure(entry, now, self._config.watch.rescan_seconds, why)
         self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
         log(
             logging.ERROR,
             outcome.kind,
             snapshot=entry.child.name,
             reason=outcome.what,
-            attempt=attempt.vain,
+            attempt=attempt.failures,
             **outcome.details,
         )
         self._sweep()  # also ends a publish that could neither be ended nor taken back, before it is tried again
         if attempt.exhausted is not None:
             self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
         else:
-            self._attempts.told(entry)
+            self._attempts.record_end(entry)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         set_aside(self._store, entry, f"set aside: {reason}")
@@ -326,15 +326,15 @@ class Daemon:
     def _start_hook(self, now: float) -> None:
         """Run the command for the current version, if it has not ended for it yet."""
         command = self._config.store.on_publish
-        if not self._untold or not self._at_rest or self._requests.stop:
+        if not self._on_publish_pending or not self._at_rest or self._requests.stop:
             return
-        version = None if command is None else on_publish.untold(self._store)
-        self._untold = False
+        version = None if command is None else on_publish.pending_version(self._store)
+        self._on_publish_pending = False
         if command is not None and version is not None:
             failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
             self._hook_ended(failed)
 
-    def _hear_hook(self, now: float) -> None:
+    def _poll_hook(self, now: float) -> None:
         self._hook_ended(self._hook.poll(now))
 
     def _hook_ended(self, how: str | None) -> None:
@@ -375,7 +375,7 @@ class Daemon:
             self._scanner.close()
             self._scanner = Scanner(fresh, self._store, self._requests.wake.set)
         self._config = fresh
-        self._untold = True
+        self._on_publish_pending = True
         self._attempts.not_before = 0.0
         self._scanner.request()
 
@@ -394,12 +394,12 @@ class Daemon:
             return "retrying", f"trying {queue[0].child.name} again"
         return "idle", f"watching {self._scanner.path}"
 
-    def _tell_state(self, now: float) -> None:
-        self._tell(*self._state(now))
+    def _write_current_status(self, now: float) -> None:
+        self._write_status(*self._state(now))
 
-    def _tell(self, state: State, doing: str) -> None:
+    def _write_status(self, state: State, doing: str) -> None:
         now, queue, job, step = time.monotonic(), self._scanner.queue, self._worker.job, self._worker.step
-        retry, vain = None, self._attempts.of(queue[0]).vain if queue else 0
+        retry, vain = None, self._attempts.of(queue[0]).failures if queue else 0
         if vain:
             retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
         work = None
@@ -418,7 +418,7 @@ class Daemon:
             self._counted,
             len(self._unpruned),
         )
-        if self._report.tell(said):
+        if self._status_writer.write(said):
             self._problems.over("status")
 
     def _ping(self, now: float) -> None:

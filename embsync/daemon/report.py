@@ -44,7 +44,7 @@ class Now:
     unpruned: int = 0
 
 
-class Report:
+class StatusWriter:
     """Writes when something is new, and no more often than a disk should be asked to sync."""
 
     def __init__(self, store: Store) -> None:
@@ -61,7 +61,7 @@ class Report:
         self._damage: list[str] = []
         self._inspected: object = None
 
-    def tell(self, now: Now) -> bool:
+    def write(self, now: Now) -> bool:
         """Write what changed; return whether anything was written.
 
         Raises
@@ -89,10 +89,10 @@ class Report:
         if key == self._key and not moved:
             return False
         self._key, self._written = key, moment  # a disk that is full is asked again at the next look, not at once
-        self._write(now)
+        self._write_files(now)
         return True
 
-    def _write(self, now: Now) -> None:
+    def _write_files(self, now: Now) -> None:
         self._look_for_damage(now.scanner.scans)
         self._read_journal()
         manifest = self._current()

@@ -37,7 +37,7 @@ class Told(msgspec.Struct, frozen=True):
     failed: str | None = None
 
 
-def untold(store: Store) -> int | None:
+def pending_version(store: Store) -> int | None:
     """Return the current version if its command never ended, None when there is none to run.
 
     After a rollback ``current`` is lower than what was told of: moving back is no publish.

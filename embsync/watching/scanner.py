@@ -43,7 +43,7 @@ class Scanner:
     ----------
     path : Path
     health : Health
-    told : Health or None
+    reported_health : Health or None
         What was said of it last, kept by who says it.
     entries : list of Entry
         Every child as of the last look.
@@ -74,7 +74,7 @@ class Scanner:
         self._not_before = 0.0
         self.rescan_at = 0.0
         self.health = Health("missing", "not looked at yet")
-        self.told: Health | None = None
+        self.reported_health: Health | None = None
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
         self.order: str | None = None

@@ -12,7 +12,7 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 
 from embsync.config import Config
-from embsync.daemon.attempts import ATTEMPT, Attempts, Vain
+from embsync.daemon.attempts import ATTEMPT, Attempts, FailureKind
 from embsync.daemon.daemon import Daemon
 from embsync.daemon.job import Job, Kind, Outcome
 from embsync.daemon.work import run
@@ -34,19 +34,19 @@ def entry(name: str = "day=1", stamp: str = "a") -> Entry:
     return Entry(Child(name, Path(name), "ready", "marker", stamp, 0), "next", "marker")
 
 
-def tried(attempts: Attempts, one: Entry, why: Vain, times: int) -> None:
+def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
     """Begin and fail so often."""
     for _ in range(times):
         attempts.begin(one)
-        attempts.in_vain(one, 0.0, 1.0, why)
-        attempts.told(one)
+        attempts.record_failure(one, 0.0, 1.0, why)
+        attempts.record_end(one)
 
 
 # the count
 
 
 @pytest.mark.parametrize(("why", "most"), [("crashes", 3), ("unreadable", 10), ("errors", None)])
-def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: Vain, most: int | None) -> None:
+def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: FailureKind, most: int | None) -> None:
     """Three deaths of its process, ten times unreadable; trouble that is not its own never, however often."""
     attempts = Attempts(root)
     if most is None:
@@ -72,33 +72,33 @@ def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> N
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
-def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: Vain) -> None:
+def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: FailureKind) -> None:
     """An attempt whose end was told is no death of the daemon, nor is an orderly stop in the middle of one."""
     for _ in range(40):
         attempts = Attempts(root)
         attempts.load()
         attempts.begin(entry())
-        attempts.told(entry())
+        attempts.record_end(entry())
     assert not (root / ATTEMPT).exists()
     tried(attempts, entry(), why, 2)
     again = Attempts(root)
     again.load()
-    assert (again.of(entry()).lost, again.of(entry()).vain) == (0, 2)
+    assert (again.of(entry()).lost, again.of(entry()).failures) == (0, 2)
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
 @pytest.mark.parametrize("other", [entry(stamp="b"), entry("day=2")], ids=["contents", "name"])
-def test_what_is_new_begins_anew(root: Path, why: Vain, other: Entry) -> None:
+def test_what_is_new_begins_anew(root: Path, why: FailureKind, other: Entry) -> None:
     """Other contents, or another snapshot, inherit neither attempts nor pause, in this daemon nor in the next."""
     attempts = Attempts(root)
     tried(attempts, entry(), why, 2)
     for memory in (attempts, Attempts(root)):
         memory.load()
-        assert (memory.of(other).vain, memory.of(other).exhausted) == (0, None)
+        assert (memory.of(other).failures, memory.of(other).exhausted) == (0, None)
         assert memory.due(other, 0.0)
     assert not attempts.due(entry(), 0.0)
     tried(attempts, other, why, 1)
-    assert attempts.of(other).vain == 1
+    assert attempts.of(other).failures == 1
 
 
 def test_success_ends_the_count(root: Path) -> None:
@@ -109,7 +109,7 @@ def test_success_ends_the_count(root: Path) -> None:
     assert attempts.due(entry(), 0.0)
     for memory in (attempts, Attempts(root)):
         memory.load()
-        assert memory.of(entry()).vain == 0
+        assert memory.of(entry()).failures == 0
     tried(attempts, entry(), "crashes", 2)
     assert attempts.of(entry()).exhausted is None
 
@@ -119,12 +119,12 @@ def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
     attempts = Attempts(root)
     pauses = []
     for _ in range(12):
-        attempts.in_vain(entry(), 100.0, 2.0, "errors")
+        attempts.record_failure(entry(), 100.0, 2.0, "errors")
         pauses.append(attempts.not_before - 100.0)
     assert pauses == [min(2.0 * 2**tries, 600.0) for tries in range(12)]
     attempts.forget()
     for _ in range(3):
-        attempts.in_vain(entry(), 0.0, 5000.0, "errors")
+        attempts.record_failure(entry(), 0.0, 5000.0, "errors")
         assert attempts.not_before == 5000.0
 
 
@@ -145,7 +145,7 @@ def test_after_ten_errors_the_one_behind_has_its_turn_once(root: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable"])
-def test_nobody_passes_a_snapshot_that_will_be_set_aside(root: Path, why: Vain) -> None:
+def test_nobody_passes_a_snapshot_that_will_be_set_aside(root: Path, why: FailureKind) -> None:
     """It is given up after a few attempts, and then the next has its turn."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2")]
@@ -186,7 +186,7 @@ class Watched:
         """Let the work on the first in the queue end."""
         one = self.daemon._scanner.queue[0]
         self.daemon._attempts.begin(one)
-        self.daemon._settle(one, Outcome(kind, "something", **options), 0.0)
+        self.daemon._handle_outcome(one, Outcome(kind, "something", **options), 0.0)
 
     def aside(self) -> list[str]:
         """Return who was set aside."""
@@ -251,9 +251,9 @@ def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> 
     for _ in range(2):
         watched.end("crashed")
     one = watched.daemon._scanner.queue[0]
-    assert watched.daemon._attempts.of(one).vain == 2
+    assert watched.daemon._attempts.of(one).failures == 2
     watched.end(kind)
-    assert watched.daemon._attempts.of(one).vain == 0
+    assert watched.daemon._attempts.of(one).failures == 0
     assert watched.daemon._attempts.due(one, 0.0)
     assert not (watched.store.root / ATTEMPT).exists()
 

@@ -11,7 +11,7 @@ from daemons import PATIENCE, Place, eventually, running
 from support.nights import night, write_npy
 from support.stores import assert_whole
 
-from embsync.pipeline.on_publish import note, run_on_publish, untold
+from embsync.pipeline.on_publish import note, pending_version, run_on_publish
 
 STATUS_WHILE_RUNNING = "store.on_publish for version"
 
@@ -23,7 +23,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(place: Place
     told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
     assert told == "store.on_publish took longer than 0.5 s and was ended"
     eventually(lambda: not running(int(started.read_text())))
-    assert untold(place.store) is None
+    assert pending_version(place.store) is None
 
 
 def test_every_command_that_publishes_runs_it(place: Place) -> None:
@@ -71,7 +71,7 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
         process.wait(PATIENCE)
     if number == signal.SIGKILL:  # a service manager would end it
         os.killpg(int((here / "pid").read_text()), signal.SIGKILL)
-    assert untold(place.store) == 1
+    assert pending_version(place.store) == 1
     (here / "open").touch()
     for _ in range(2):
         with place.daemon():
@@ -85,13 +85,13 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
 def test_going_back_is_no_publish(place: Place) -> None:
     """After a rollback the current version was told of long ago."""
     publish(place, 1)
-    assert untold(place.store) == 1
+    assert pending_version(place.store) == 1
     note(place.store, 1, None)
     publish(place, 2)
-    assert untold(place.store) == 2
+    assert pending_version(place.store) == 2
     note(place.store, 2, "failed, which is an end too")
     place.store.rollback(1)
-    assert untold(place.store) is None
+    assert pending_version(place.store) is None
 
 
 def publish(place: Place, number: int) -> None:

@@ -31,7 +31,7 @@ from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
 from embsync.errors import EmbsyncError
-from embsync.pipeline.on_publish import TOLD, untold
+from embsync.pipeline.on_publish import TOLD, pending_version
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
@@ -133,7 +133,7 @@ class Fuzz:
         self.damage(name)
         store = Store(self.root)
         held(self.root)
-        untold(store)
+        pending_version(store)
         survey(store, config_of(self.directory))
         if run(["status", "--store", str(self.root)]) != 0:
             raise AssertionError("status ended otherwise")

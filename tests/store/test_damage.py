@@ -17,7 +17,7 @@ from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
 from embsync.errors import EmbsyncError, StoreDamaged, StoreError
-from embsync.pipeline.on_publish import TOLD, untold
+from embsync.pipeline.on_publish import TOLD, pending_version
 from embsync.store import Store, layout
 from embsync.store.hold import HOLD, held
 from embsync.store.journal import Event, Journal
@@ -425,7 +425,7 @@ def test_small_records_of_the_daemon_say_their_damage(root: Path) -> None:
         with pytest.raises(StoreDamaged, match=r"attempt\.json: damaged"):
             Attempts(root).load()
         replace(root / TOLD, data)
-        assert untold(Store(root)) == 3
+        assert pending_version(Store(root)) == 3
 
 
 def test_readers_say_damage_and_nothing_else(root: Path, directory: Path) -> None:
