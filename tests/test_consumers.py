@@ -65,6 +65,8 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         assert per_query["ids"].shape == (3, 10)
         assert not set(per_query["ids"][0].tolist()) & {17, 23}
         assert per_query["ages"][1] == -1
+        assert per_query["known"] == [100002, 100003]
+        assert per_query["rows"] == len(users)
         assert many["ids"].shape == (1, 500)
         assert (many["ids"] > 0).all()
         assert [point.k for point in many["points"]] == [10, 100]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -54,6 +54,30 @@ class Side:
     last_seen: Int64
     _lineage: Int64
     _scored_with: Callable[[], Side] | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Return the number of ids, live and carried."""
+        return len(self.ids)
+
+    def __bool__(self) -> bool:
+        """Return True: a side that is there is one, however many ids it has."""
+        return True
+
+    def __contains__(self, wanted: object) -> bool:
+        """Return whether an id is here, live or carried; False for what is no id of this store."""
+        try:
+            return bool(self.rows([wanted])[0] >= 0)  # type: ignore[arg-type]
+        except UsageError:
+            return False
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32]]:
+        """Yield ids, in the caller's own form, and vectors of so many rows (default: 1 MiB of vectors) at a time."""
+        step = block_rows(self.vectors.shape[1]) if rows is None else rows
+        if step < 1:
+            raise UsageError("blocks have at least one row", found=rows)
+        for start in range(0, len(self.ids), step):
+            end = min(start + step, len(self.ids))
+            yield self.names(np.arange(start, end)), self.vectors[start:end]
 
     def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: int | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.

@@ -147,3 +147,18 @@ def test_filters_come_from_files(
     assert "not a filter" in capsys.readouterr().err
     assert run([*base, "--user", "-77", "--missing", "nan"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][2] == []
+
+
+def test_a_side_is_a_collection_of_its_ids(version: Version) -> None:
+    """Live and carried; in blocks each row comes once, in order; what is no id is in no side."""
+    side = version.items
+    names = side.names(np.arange(len(side)))
+    assert len(side) == len(side.ids) == 300 + version.record.items.carried
+    assert all(name in side for name in names.tolist())
+    assert not any(other in side for other in ("nobody", -5, 1.5, None, [1], 2**70))
+    for step in (None, 1, 7, len(side), 10**6):
+        blocks = list(side.blocks(step))
+        np.testing.assert_array_equal(np.concatenate([ids for ids, _ in blocks]), names)
+        np.testing.assert_array_equal(np.concatenate([vectors for _, vectors in blocks]), side.vectors)
+    with pytest.raises(UsageError, match="at least one row"):
+        next(side.blocks(0))
