@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError, printable
 from embsync.snapshots import names
-from embsync.snapshots.conversions import conversion_of
+from embsync.snapshots.conversions import PARTITION, conversion_of
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import ITEMS, USERS
 
@@ -33,6 +33,8 @@ class Claim:
         Names at the snapshot's root that the layout reads; none when the root is a file.
     as_items : frozenset of str
         Names that are read as items whatever they are called.
+    inside : frozenset of str
+        Paths of the files in those directories that the layout reads whatever their names end in.
     closed : bool
         What is inside the directories is the layout's own affair.
     """
@@ -41,6 +43,7 @@ class Claim:
     entries: frozenset[str] = frozenset()
     as_items: frozenset[str] = frozenset()
     closed: bool = False
+    inside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def _users_as_items(claim: Claim) -> Missing | None:
 def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) -> Missing | None:
     says = entry.says
     if not says.finished:
-        holder = place if entry.inside is None else place.child(entry.inside)
+        holder = place
+        for folder in () if entry.inside is None else entry.inside.split("/"):
+            holder = holder.child(folder)
         if says.controls or (entry.inside is not None and says.name not in holder.entries()):
             return _unfinished(entry)
     if config.sides == "items" or {ITEMS, USERS} <= claim.sides or entry.inside is not None:
@@ -160,7 +165,16 @@ def _not_taken(place: Place, claim: Claim, marker: str) -> Iterator[_Entry]:
         if name not in claim.entries:
             yield _Entry(name, kind, names.parse(name))
         elif kind == "directory" and not claim.closed:
-            for part, part_kind in place.child(name).entries().items():
-                says = names.parse(part)
-                if part != marker and (part.startswith((".", "_")) or not part.endswith(".parquet")):
-                    yield _Entry(part, part_kind, says, name)
+            yield from _not_taken_inside(place.child(name), name, claim, marker)
+
+
+def _not_taken_inside(folder: Place, path: str, claim: Claim, marker: str) -> Iterator[_Entry]:
+    for part, kind in folder.entries().items():
+        if kind == "directory" and PARTITION.match(part):
+            yield from _not_taken_inside(folder.child(part), f"{path}/{part}", claim, marker)
+        elif (
+            part != marker
+            and f"{path}/{part}" not in claim.inside
+            and (part.startswith((".", "_")) or not part.endswith(".parquet"))
+        ):
+            yield _Entry(part, kind, names.parse(part), path)

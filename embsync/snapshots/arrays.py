@@ -16,6 +16,8 @@ from embsync.snapshots.numpy_header import ArrayHeader
 
 #: Far beyond any embedding; it bounds the memory of a block, which has at least 64 rows.
 MOST_WIDTH = 65_536
+#: NumPy has no bfloat16: two bytes that are the upper half of a float32.
+BFLOAT16 = np.dtype("V2")
 
 
 class Content(Protocol):
@@ -43,7 +45,8 @@ class StoredMatrix:
     header: ArrayHeader
 
     def __post_init__(self) -> None:
-        require_vectors(self.header.dtype, self.header.shape, str(self.stored))
+        dtype = self.header.dtype
+        require_vectors(np.dtype(np.float32) if dtype == BFLOAT16 else dtype, self.header.shape, str(self.stored))
 
     @property
     def count(self) -> int:
@@ -142,6 +145,8 @@ def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) ->
 
 def native(array: Array) -> Array:
     """Return the array, which nobody else holds, in the machine's byte order and read-only."""
+    if array.dtype == BFLOAT16:
+        array = (array.view("<u2").astype("<u4") << 16).view("<f4")
     if not array.dtype.isnative:
         array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
     array.setflags(write=False)

@@ -15,7 +15,9 @@ from embsync.errors import SnapshotError
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.sides import ITEMS, USERS
 
-FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8"}
+FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8", "list vector": "f8"}
+#: What a column that is named as vectors may be; numbers in text become float32.
+VECTORS = FLOATS | {"string": "f4"}
 IDS = frozenset({"integer", "string"})
 
 _VECTOR_NAMES = (
@@ -227,14 +229,14 @@ def _configured(value: str | SideColumns, side: str) -> str:
 
 def _vectors(side: str, columns: Columns, configured: str) -> str:
     if configured != "auto":
-        return _usable("vector", configured, columns, FLOATS.keys(), side)
+        return _usable("vector", configured, columns, VECTORS.keys(), side)
     exact = [name for name in columns.kinds if _folded(name) in {*_VECTOR_NAMES, *_prefixed(side)}]
     lists = [name for name, kind in columns.kinds.items() if kind in FLOATS]
     named = [name for name in lists if not _VECTOR_WORDS.isdisjoint(_words(name))]
     candidates = list(dict.fromkeys([*exact, *named])) or lists
     if not candidates:
         raise _none("vector", columns, "a list of float16, float32 or float64", _likely_vectors(columns))
-    return _one("vector", candidates, columns, FLOATS.keys(), side)
+    return _one("vector", candidates, columns, VECTORS.keys(), side)
 
 
 def _prefixed(side: str) -> set[str]:

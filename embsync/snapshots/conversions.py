@@ -140,8 +140,8 @@ _PARTS_AND_TABLE = (
     "n.save(d / 'item_ids', [i for f in s({2!r}) for i in q.read_table(f)['image_path'].to_pylist()]) "
     "with the name of your column of ids"
 )
-_PARQUET_MAGIC = b"PAR1"
-_PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
+PARQUET_MAGIC = b"PAR1"
+PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
 #: Names looked at for one line.
 _MOST = 1000
 
@@ -155,7 +155,7 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     rule = next((rule for rule in _RULES if rule.pattern.search(place.name)), None)
     if rule is not None:
         return rule.what, rule.line.format(**_paths(place))
-    if _begins_with(place, _PARQUET_MAGIC):
+    if begins_with(place, PARQUET_MAGIC):
         return "parquet without its ending", f"mv {_shell(place)} {_shell(place)}.parquet"
     return None
 
@@ -194,14 +194,14 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
         return rule.what, rule.line.format(**_paths(place))
     entries = place.entries()
     folders = [name for name, kind in entries.items() if kind == "directory"]
-    partitions = [name for name in folders if _PARTITION.match(name)]
+    partitions = [name for name in folders if PARTITION.match(name)]
     if partitions:
         return (
             f"a partitioned table ({printable(partitions[0])}/ and so on); partitioned tables are not read",
             "write it without partitionBy (pandas, pyarrow: without partition_cols), one directory of part files",
         )
     files = [name for name, kind in list(entries.items())[:_MOST] if kind == "file" and not names.parse(name).harmless]
-    bare = [name for name in files if "." not in name and _begins_with(place.child(name), _PARQUET_MAGIC)]
+    bare = [name for name in files if "." not in name and begins_with(place.child(name), PARQUET_MAGIC)]
     if bare:
         return (
             f"{printable(bare[0])}, parquet without its ending",
@@ -262,7 +262,8 @@ def _shell(place: Place) -> str:
     return quoted(str(place))
 
 
-def _begins_with(place: Place, magic: bytes) -> bool:
+def begins_with(place: Place, magic: bytes) -> bool:
+    """Tell whether a file can be read and begins with these bytes."""
     try:
         with place.open() as file:
             return FileBytes(file, str(place)).read(len(magic), 0) == magic

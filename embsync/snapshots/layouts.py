@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError, printable
-from embsync.snapshots import delta, npy, npz, parquet, safetensors, word2vec
+from embsync.snapshots import delta, npy, npz, parquet, safetensors, word2vec, word2vec_binary
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
 from embsync.snapshots.conversions import seen
 from embsync.snapshots.files import Place
@@ -57,6 +57,13 @@ LAYOUTS = (
     Layout("delta", delta.EXPECTS, delta.recognise, delta.claim, delta.open_sides),
     Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
     Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.claim, word2vec.open_sides),
+    Layout(
+        "word2vec_binary",
+        word2vec_binary.EXPECTS,
+        word2vec_binary.recognise,
+        word2vec_binary.claim,
+        word2vec_binary.open_sides,
+    ),
 )
 
 

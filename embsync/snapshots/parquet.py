@@ -15,7 +15,8 @@ from embsync.ids import LONGEST_ID, joined
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
-from embsync.snapshots.columns import FLOATS, Columns, choose
+from embsync.snapshots.columns import VECTORS, Columns, choose
+from embsync.snapshots.conversions import PARQUET_MAGIC, PARTITION, begins_with
 from embsync.snapshots.files import FileBytes, Place
 from embsync.snapshots.names import side_of
 from embsync.snapshots.natural_order import natural_key
@@ -36,7 +37,7 @@ _COLUMN_BATCH = 8192
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
     if place.kind() == "file":
-        return place.name.endswith(_SUFFIX)
+        return is_part(place)
     return bool(_find_sides(place)) and not delta_sides(place)
 
 
@@ -48,7 +49,13 @@ def claim(place: Place, _: SnapshotConfig) -> Claim:
     if found.get(ITEMS) == place:
         parts = frozenset(file.name for file in _part_files(place))
         return Claim(frozenset({ITEMS}), parts, parts)
-    return Claim(frozenset(found), frozenset(child.name for child in found.values()))
+    inside = frozenset(
+        "/".join(part.parts[len(place.parts) :])
+        for child in found.values()
+        if child.kind() == "directory"
+        for part in _part_files(child)
+    )
+    return Claim(frozenset(found), frozenset(child.name for child in found.values()), inside=inside)
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
@@ -178,22 +185,36 @@ def _find_sides(place: Place) -> dict[str, Place]:
 
 
 def _holds_parts(child: Place, kind: str) -> bool:
-    return kind == "directory" and any(name.endswith(_SUFFIX) for name in child.entries())
+    return kind == "directory" and any(
+        _holds_parts(child.child(name), below) if PARTITION.match(name) else is_part(child.child(name), below)
+        for name, below in child.entries().items()
+    )
+
+
+def is_part(place: Place, kind: str = "file") -> bool:
+    """Tell whether a file is parquet: by its ending, or without one (Athena, Trino) by its start."""
+    if kind != "file" or place.name.startswith((".", "_")):
+        return False
+    return place.name.endswith(_SUFFIX) or ("." not in place.name and begins_with(place, PARQUET_MAGIC))
 
 
 def _part_files(place: Place) -> list[Place]:
     if place.kind() == "file":
         return [place]
     entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
-    folders = [name for name, kind in entries.items() if kind == "directory"]
+    folders = [name for name, kind in entries.items() if kind == "directory" and not PARTITION.match(name)]
     if folders:
         raise SnapshotError(
             "a directory among part files",
             where=str(place),
             found=", ".join(folders[:5]),
-            expected="part files only; partitioned tables are not read",
+            expected="part files, or partitions such as bucket=1",
         )
-    return [place.child(name) for name in sorted(entries, key=natural_key) if name.endswith(_SUFFIX)]
+    files: list[Place] = []
+    for name in sorted(entries, key=natural_key):
+        child = place.child(name)
+        files += _part_files(child) if entries[name] == "directory" else [child] if is_part(child) else []
+    return files
 
 
 def _open_side(side: str, place: Place, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
@@ -237,7 +258,7 @@ def open_files(
 
 
 def _rows(place: Place, parts: tuple[Part, ...], column: str, decoders: Decoders) -> ParquetRows:
-    dtype = np.dtype(FLOATS[parts[0].columns[column]])
+    dtype = np.dtype(VECTORS[parts[0].columns[column]])
     with decoders.one() as decoder, parts[0].place.open() as file:
         width = int(decoder.ask(str(parts[0].place), "width", {"column": column}, file.fileno())["width"])
     require_vectors(dtype, (parts[0].rows, width), f"{parts[0].place}({column})")

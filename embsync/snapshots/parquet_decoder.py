@@ -41,6 +41,9 @@ _BUFFER = 1024**2
 _MOST_COLUMNS = 200
 _LONGEST_NAME = 80
 _LONGEST_TYPE = 40
+#: Fields of pyspark.ml.linalg.VectorUDT.
+_ML_VECTOR = {"type", "size", "indices", "values"}
+_AROUND_NUMBERS = " \t\r\n[](){}"
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 Message = dict[str, Any]
@@ -92,6 +95,7 @@ class Decoder:
         self._pa = arrow
         self._pq = parquet
         self._np = numpy
+        self._pc = importlib.import_module("pyarrow.compute")
 
     def serve(self) -> None:
         """Answer until the other side hangs up."""
@@ -145,6 +149,8 @@ class Decoder:
         if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
             element = str(kind.value_type)
             return f"list {_FLOATS.get(element, 'other')}"
+        if types.is_struct(kind) and {field.name for field in kind} == _ML_VECTOR:
+            return "list vector"
         if types.is_integer(kind):
             return "integer"
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
@@ -156,10 +162,12 @@ class Decoder:
         if self._pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         for batch in self._batches(file, column, 1):
-            first = batch[0]
-            if not first.is_valid:
+            if not batch[0].is_valid:
                 raise Refused("a row without a vector", "null in row 0")
-            return len(first)
+            if self._pa.types.is_struct(kind):
+                first = batch[0].as_py()
+                return int(first["size"] if first["type"] == 0 else len(first["values"]))
+            return len(self._lists(batch)[0])
         raise Refused("fewer rows than its footer says", 0)
 
     def _field(self, file: Any, column: str) -> Any:
@@ -230,6 +238,9 @@ class Decoder:
         width, types = wanted["width"], self._pa.types
         if batch.null_count:
             raise Refused("a row without a vector", f"null in row {start + self._first_null(batch)}")
+        if types.is_struct(batch.type):
+            return self._ml_vectors(batch, width, start)
+        batch = self._lists(batch)
         if types.is_fixed_size_list(batch.type):
             if batch.type.list_size != width:
                 raise Refused("vectors of different widths", batch.type.list_size, width)
@@ -243,6 +254,50 @@ class Decoder:
         if values.null_count:
             raise Refused("a vector with holes", f"null in row {start + self._first_null(values) // width}")
         return memoryview(self._numbers(values)).cast("B")
+
+    def _lists(self, batch: Any) -> Any:
+        """Return lists; those of a column of text (``[0.1, 0.2]``, ``0.1 0.2``) as float32."""
+        types = self._pa.types
+        if types.is_dictionary(batch.type) and not types.is_nested(batch.type.value_type):
+            batch = batch.cast(batch.type.value_type)
+        if not (types.is_string(batch.type) or types.is_large_string(batch.type) or types.is_string_view(batch.type)):
+            return batch
+        text = self._pc.utf8_trim(batch.cast(self._pa.large_string()), _AROUND_NUMBERS)
+        commas = len(text) and "," in text[0].as_py()
+        parts = self._pc.split_pattern(text, ",") if commas else self._pc.utf8_split_whitespace(text)
+        words = self._pc.utf8_trim_whitespace(parts.flatten())
+        try:
+            numbers = words.cast(self._pa.float32())
+        except self._pa.ArrowInvalid as error:
+            raise Refused("something that is no number", error, "numbers, such as [0.1, 0.2]") from None
+        return self._pa.LargeListArray.from_arrays(parts.offsets.cast(self._pa.int64()), numbers)
+
+    def _ml_vectors(self, batch: Any, width: int, start: int) -> memoryview:
+        """Return Spark's vectors: dense ones as they are, sparse ones with their zeros."""
+        np = self._np
+        fields = {field.name: array for field, array in zip(batch.type, batch.flatten(), strict=True)}
+        dense = np.asarray(fields["type"].fill_null(1)) == 1
+        lengths, places = (
+            np.asarray(fields[name].value_lengths().fill_null(0)).astype(np.int64) for name in ("values", "indices")
+        )
+        sizes = np.where(dense, lengths, np.asarray(fields["size"].fill_null(-1)))
+        if (sizes != width).any():
+            row = int((sizes != width).argmax())
+            raise Refused("vectors of different widths", f"{sizes[row]} numbers in row {start + row}", width)
+        if (places[~dense] != lengths[~dense]).any() or fields["values"].null_count:
+            raise Refused("an ill-formed sparse vector", f"in rows from {start}", "an index for each value")
+        values = fields["values"].flatten()
+        if values.null_count:
+            raise Refused("a vector with holes", f"in rows from {start}")
+        rows = np.repeat(np.arange(len(batch)), lengths)
+        columns = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        indices = np.asarray(fields["indices"].filter(self._pa.array(~dense)).flatten())
+        columns[~dense[rows]] = indices
+        if len(columns) and (columns.min() < 0 or columns.max() >= width):
+            raise Refused("an index outside its vector", f"in rows from {start}", f"0 to {width - 1}")
+        out = np.zeros((len(batch), width))
+        out[rows, columns] = np.asarray(values)
+        return memoryview(out.reshape(-1)).cast("B")
 
     def _integers(self, batch: Any, _: Message, start: int) -> list[Any]:
         return [self._numbers(self._cast(batch, self._pa.int64(), start))]

@@ -21,7 +21,7 @@ from embsync.errors import SnapshotError
 from embsync.ids import LONGEST_ID
 from embsync.snapshots import names
 from embsync.snapshots.accounting import Claim
-from embsync.snapshots.arrays import StoredColumn, StoredMatrix
+from embsync.snapshots.arrays import BFLOAT16, StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.numpy_header import ArrayHeader
@@ -34,6 +34,7 @@ _VECTORS, _IDS, _WEIGHTS = "vectors", "ids", "weights"
 #: A handful of tensors take some hundred bytes; a whole model's header takes a megabyte.
 _LONGEST_HEADER = 4 * 1024**2
 _TYPES = {
+    "BF16": BFLOAT16.str,
     "F16": "<f2",
     "F32": "<f4",
     "F64": "<f8",

@@ -21,13 +21,13 @@ from embsync.ids import LONGEST_ID
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
+from embsync.snapshots.compression import MOST_INFLATION, PACKED, unpacked
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
-EXPECTS = "one .vec or .txt file of lines 'id number number …', with or without a first line 'count width'"
-_SUFFIXES = (".vec", ".txt")
-_PIECE = 1024**2
+EXPECTS = "one .vec or .txt file (also .gz, .zst) of lines 'id number number …', perhaps after a line 'count width'"
+_SUFFIXES = tuple(text + packed for text in (".vec", ".txt") for packed in ("", *PACKED))
 #: 32 characters hold any number that was printed to be read again.
 _LONGEST_LINE = LONGEST_ID + 32 * MOST_WIDTH
 _IDS_AT_ONCE = 65_536
@@ -80,7 +80,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
     with place.open() as file:
         size = file_size(file)
     # a row is an id, and a space and a digit for each number
-    if rows.count * (1 + 2 * rows.width) > size:
+    if rows.count * (1 + 2 * rows.width) > size * (MOST_INFLATION if place.name.endswith(PACKED) else 1):
         raise SnapshotError(
             "the size does not match the header",
             where=str(place),
@@ -129,7 +129,11 @@ class TextRows:
         for row, line in enumerate(islice(_lines(self.place), head.lines, None), 1):
             word, _, numbers = line.partition(b" ")
             if not word or row > self.count or numbers.count(b" ") != self.width - 1:
-                if (blanks := _blanks_in(line, self.width)) is not None:
+                blanks = _blanks_in(line, self.width)
+                if blanks is not None and self.head.count is not None and row <= self.count:
+                    yield blanks, line[len(blanks) + 1 :]  # the width is known, so that the id is what is before
+                    continue
+                if blanks is not None and row <= self.count:
                     raise _with_blanks(blanks, self.place, row - 1)
                 raise SnapshotError(
                     "ill-formed row",
@@ -202,7 +206,7 @@ def _text_files(place: Place) -> list[Place]:
 
 
 def _begins_well(place: Place) -> bool:
-    if not place.name.endswith(".txt"):
+    if ".txt" not in place.name[-8:]:
         return True
     try:
         _read_head(place)
@@ -216,10 +220,8 @@ def _read_head(place: Place) -> TextHead:
     fields, next_fields = first.split(b" "), second.split(b" ")
     if len(fields) == 2 and all(field.isdigit() and len(field) < 19 for field in fields):
         count, width = map(int, fields)
-        if len(next_fields) == width + 1 and count > 0:
+        if count > 0 and (len(next_fields) == width + 1 or _blanks_in(second, width) is not None):
             return TextHead(width, count)
-        if (word := _blanks_in(second, width)) is not None:
-            raise _with_blanks(word, place, 0)
         raise SnapshotError(
             "the first line does not fit the second",
             where=str(place),
@@ -239,7 +241,10 @@ def _read_head(place: Place) -> TextHead:
 def _blanks_in(line: bytes, width: int) -> bytes | None:
     """Return the id of a row whose last ``width`` fields are numbers and whose id has blanks, else None."""
     fields = line.rsplit(b" ", width)
-    return fields[0] if len(fields) == width + 1 and b" " in fields[0] and all(map(_is_number, fields[1:])) else None
+    if len(fields) != width + 1 or b" " not in fields[0] or not all(map(_is_number, fields[1:])):
+        return None
+    # an id of which all but the first word are numbers may be a row of another width
+    return None if all(map(_is_number, fields[0].split(b" ")[1:])) else fields[0]
 
 
 def _with_blanks(word: bytes, place: Place, row: int) -> SnapshotError:
@@ -248,7 +253,7 @@ def _with_blanks(word: bytes, place: Place, row: int) -> SnapshotError:
         "an id with blanks",
         where=str(place),
         found=found,
-        expected="ids without blanks, as blanks part the numbers",
+        expected="ids without blanks, as blanks part the numbers, or a first line 'count width'",
         hint="write another character in their place, such as id.replace(' ', '_')",
     )
 
@@ -269,10 +274,8 @@ def _count(place: Place) -> int:
 def _lines(place: Place) -> Iterator[bytes]:
     """Yield the lines of a file without their ends and without spaces there, as fastText leaves one."""
     with place.open() as file:
-        content = FileBytes(file, str(place))
-        position, rest = 0, b""
-        while piece := content.read(_PIECE, position):
-            position += len(piece)
+        rest = b""
+        for piece in unpacked(FileBytes(file, str(place)), place.name):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _LONGEST_LINE:
                 raise SnapshotError(

@@ -39,7 +39,7 @@ _OF_THE_SYSTEM = frozenset(
     }
 )
 #: Endings that layouts know.
-_DATA = (".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt")
+_DATA = (".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".gz", ".zst", ".bin")
 #: Entries named in a reason.
 _NAMED = 4
 

@@ -31,7 +31,8 @@ from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
 from embsync.snapshots import parquet_decoder, parquet_process
 
-FORMATS = ("npy", "npz", "parquet", "safetensors", "word2vec")
+FORMATS = ("npy", "npz", "parquet", "safetensors", "word2vec", "word2vec_packed", "word2vec_binary")
+LAYOUTS = {"word2vec_packed": "word2vec"}
 SECONDS = 10
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
@@ -60,6 +61,22 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         for file, header in (("a.vec", True), ("b.vec", False)):
             (folder / file).write_bytes(text(names, small.items, header=header))
         return [folder / "a.vec", folder / "b.vec"]
+    if name == "word2vec_packed":
+        import gzip
+
+        from backports import zstd
+        from snapshots.test_word2vec import text
+
+        data = text(small.named().item_ids.tolist(), small.items)
+        (folder / "a.vec.gz").write_bytes(gzip.compress(data))
+        (folder / "b.vec.zst").write_bytes(zstd.compress(data))
+        return [folder / "a.vec.gz", folder / "b.vec.zst"]
+    if name == "word2vec_binary":
+        from snapshots.test_word2vec_binary import binary
+
+        for file, end in (("a.bin", b"\n"), ("b.bin", b"")):
+            (folder / file).write_bytes(binary(small.named().item_ids.tolist(), small.items, end))
+        return [folder / "a.bin", folder / "b.bin"]
     if name == "safetensors":
         from snapshots.test_safetensors import write as write_safetensors
 
@@ -79,7 +96,27 @@ def good_parquet(folder: Path, small: made.Model) -> list[Path]:
         write_parquet(folder / "c", small.named(), "large", compression="zstd", data_page_version="2.0"),
         write_parquet(folder / "d", small, "fixed", compression="gzip", row_group_size=7, store_schema=False),
         write_parquet(folder / "e", small.typed("f8"), compression="brotli", **split),
+        good_ml_vectors(folder / "f", small),
     ]
+
+
+def good_ml_vectors(folder: Path, small: made.Model) -> Path:
+    """Leave items as Spark's ML vectors, dense and sparse, and users as text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    kinds = {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
+    rows = [
+        {"type": row % 2, "size": 4 if row % 2 == 0 else None, "indices": [0, 1, 2, 3] if row % 2 == 0 else None}
+        | {"values": numbers}
+        for row, numbers in enumerate(small.items.tolist())
+    ]
+    vectors = pa.array(rows, pa.struct(list(kinds.items())))
+    pq.write_table(pa.table({"id": small.item_ids, "features": vectors}), folder / "items.parquet")
+    text = [str(numbers) for numbers in small.users.astype("f8").tolist()]
+    pq.write_table(pa.table({"id": small.user_ids, "embedding": text}), folder / "users.parquet")
+    return folder
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -163,7 +200,7 @@ def mutants(snapshots: list[Path], folder: Path, files: int, seed: int) -> Itera
     chance = random.Random(seed)
     for number in range(files):
         original = snapshots[number % len(snapshots)]
-        target = folder / f"mutant{original.suffix}"
+        target = folder / f"mutant{''.join(original.suffixes)}"
         if original.is_file():
             target.write_bytes(damaged(original.read_bytes(), chance))
         else:
@@ -184,7 +221,7 @@ def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
     if name == "parquet":
         fork_decoders()
     snapshots = good_snapshots(name, folder)
-    config = SnapshotConfig(layout=name)
+    config = SnapshotConfig(layout=LAYOUTS.get(name, name))
     for good in snapshots:
         made.read(good, config)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

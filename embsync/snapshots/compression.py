@@ -1,0 +1,86 @@
+"""Text compressed by gzip or zstd, unpacked piece by piece and never further than it may honestly go."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from embsync.errors import SnapshotError, UsageError
+from embsync.snapshots.files import FileBytes
+
+PACKED = (".gz", ".zst")
+#: Deflate turns one byte into at most 1,032; text of numbers shrinks to a third.
+MOST_INFLATION = 1032
+_PIECE = 1024**2
+_ALWAYS = 16 * _PIECE
+
+
+def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file in pieces of at most a megabyte, unpacked where its name says that it is packed.
+
+    Raises
+    ------
+    SnapshotError
+        It is not of that format, damaged, ends early, or unpacks to more than text can.
+    UsageError
+        zstd is not there.
+    """
+    if not name.endswith(PACKED):
+        yield from _read(content)
+        return
+    start = _gzip if name.endswith(".gz") else _zstd_decompressor()
+    machine: Any = None
+    read = given = 0
+    for piece in _read(content):
+        read += len(piece)
+        while piece:
+            machine = machine or start()
+            try:
+                out = machine.decompress(piece, _PIECE)
+                while out or not (machine.eof or _hungry(machine)):
+                    given += len(out)
+                    if given > read * MOST_INFLATION + _ALWAYS:
+                        raise _refusal(content, f"more than {given} bytes from {read}", "text")
+                    yield out
+                    rest = b"" if machine.eof else getattr(machine, "unconsumed_tail", b"")
+                    out = b"" if machine.eof else machine.decompress(rest, _PIECE)
+            except SnapshotError:
+                raise
+            except Exception as error:  # zlib.error, ZstdError
+                raise _refusal(content, str(error), f"{name.rpartition('.')[2]} data") from None
+            piece = machine.unused_data if machine.eof else b""  # noqa: PLW2901  (members may follow one another)
+            machine = None if machine.eof else machine
+    if machine is not None:
+        raise _refusal(content, f"an end after {given} bytes", "the whole of it")
+
+
+def _hungry(machine: Any) -> bool:
+    return bool(getattr(machine, "needs_input", not getattr(machine, "unconsumed_tail", b"")))
+
+
+def _read(content: FileBytes) -> Iterator[bytes]:
+    position = 0
+    while piece := content.read(_PIECE, position):
+        position += len(piece)
+        yield piece
+
+
+def _gzip() -> Any:
+    return zlib.decompressobj(wbits=31)
+
+
+def _zstd_decompressor() -> Any:
+    try:
+        module = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    except ImportError:
+        raise UsageError(
+            "zstd needs backports.zstd", expected="the extra 'zstd'", hint="pip install 'embsync[zstd]'"
+        ) from None
+    return module.ZstdDecompressor
+
+
+def _refusal(content: FileBytes, found: str, expected: str) -> SnapshotError:
+    return SnapshotError("ill-formed compressed file", where=content.where, found=found, expected=expected)

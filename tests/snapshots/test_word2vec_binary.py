@@ -1,0 +1,71 @@
+"""Layout word2vec_binary: of word2vec.c and gensim, bit for bit; anything else refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snapshots.made import Array, model, read, vectors
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.rows import block_rows
+from embsync.snapshots import open_snapshot
+
+CONFIG = SnapshotConfig()
+
+
+def binary(names: list[str], matrix: Array, end: bytes = b"\n") -> bytes:
+    """Return vectors as word2vec.c writes them; gensim has no ``end``."""
+    rows = [name.encode() + b" " + row.astype("<f4").tobytes() + end for name, row in zip(names, matrix, strict=True)]
+    return f"{len(matrix)} {matrix.shape[1]}\n".encode() + b"".join(rows)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_vectors_saved_by_gensim_are_read(tmp_path: Path) -> None:
+    """A real model, written by the real library."""
+    gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
+    trained = gensim.Word2Vec([["müsli", "milk", "tea"]] * 20, vector_size=12, min_count=1, seed=1, workers=1)
+    trained.wv.save_word2vec_format(str(tmp_path / "day=1.bin"), binary=True)
+    for path in (tmp_path, tmp_path / "day=1.bin"):
+        opened = open_snapshot(path, CONFIG)
+        assert (opened.layout, opened.users) == ("word2vec_binary", None)
+        assert [value.decode() for value in opened.items.ids().tolist()] == trained.wv.index_to_key
+        np.testing.assert_array_equal(vectors(opened.items), trained.wv.vectors)
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_many_blocks(tmp_path: Path, end: bytes) -> None:
+    """Blocks of the agreed size and a shorter last one; bytes of numbers may look like spaces and line feeds."""
+    rows = block_rows(100) * 5 + 11
+    matrix = np.random.default_rng(0).standard_normal((rows, 100)).astype(np.float32)
+    matrix[::7] = np.frombuffer(b" \n \n", "<f4")[0]
+    names = [f"w{row}" for row in range(rows)]
+    (tmp_path / "m.bin").write_bytes(binary(names, matrix, end))
+    items = open_snapshot(tmp_path / "m.bin", CONFIG).items
+    np.testing.assert_array_equal(vectors(items), matrix)
+    assert [value.decode() for value in items.ids().tolist()] == names
+
+
+GOOD = model(items=20).named()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data[:-5], "ill-formed row"),
+        (lambda data: data + b"x", "more rows than announced"),
+        (lambda data: data.replace(b"20 8\n", b"21 8\n"), "ill-formed row|the size does not match"),
+        (lambda data: data.replace(b"20 8\n", b"19 8\n"), "more rows than announced"),
+        (lambda data: data.replace(b"20 8\n", b"999999999999999999 8\n"), "the size does not match the header"),
+        (lambda data: data.replace(b"20 8\n", b"20 9\n"), "ill-formed row|the size does not match|not UTF-8"),
+        (lambda data: data.replace(b"\nm", b"\n m", 1), "ill-formed row"),
+        (lambda data: data.replace(b"20 8\n", b"20,8\n"), "no known layout"),
+    ],
+)
+def test_ill_formed_files_are_refused(tmp_path: Path, change: object, says: str) -> None:
+    """Short rows, wrong counts and widths, an empty word, another first line."""
+    (tmp_path / "m.bin").write_bytes(change(binary(GOOD.item_ids.tolist(), GOOD.items)))
+    with pytest.raises(SnapshotError, match=says):
+        read(tmp_path / "m.bin", CONFIG)
