@@ -24,6 +24,7 @@ from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
 from embsync.snapshots.compression import MOST_INFLATION, PACKED, unpacked
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
+from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
 EXPECTS = "one .vec or .txt file (also .gz, .zst) of lines 'id number number …', perhaps after a line 'count width'"
@@ -202,6 +203,8 @@ class TextIds:
 
 def _text_files(place: Place) -> list[Place]:
     names = [name for name in place.entries() if name.endswith(_SUFFIXES) and not name.startswith((".", "_"))]
+    # users beside items of another layout are no second layout: they are not read, which is said
+    names = [name for name in names if not (name.endswith(PACKED) and side_of(name) == "users")]
     return [file for file in map(place.child, names) if _begins_well(file)]
 
 

@@ -15,12 +15,13 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.ids import LONGEST_ID
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import native, require_vectors
 from embsync.snapshots.files import FileBytes, Place, file_size
-from embsync.snapshots.ids import LONGEST_ID
 from embsync.snapshots.named_arrays import reject_ids
+from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
 EXPECTS = "one .bin file that begins with 'count width', as word2vec and gensim (binary=True) write it"
@@ -151,7 +152,11 @@ class BinaryIds:
 def _files(place: Place) -> list[Place]:
     if place.kind() == "file":
         return [place] if place.name.endswith(_SUFFIX) and _begins_well(place) else []
-    names = [name for name, kind in place.entries().items() if kind == "file" and name.endswith(_SUFFIX)]
+    names = [
+        name
+        for name, kind in place.entries().items()
+        if kind == "file" and name.endswith(_SUFFIX) and side_of(name) != "users"
+    ]
     return [file for file in map(place.child, names) if not file.name.startswith((".", "_")) and _begins_well(file)]
 
 

@@ -165,7 +165,6 @@ def test_two_columns_of_vectors_are_a_question(columns: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "hint"),
     [
-        (TEXT, "json.loads"),
         (("list other", "list<element: int8>"), "FLOAT"),
         (("other", "struct<type: int8>"), "vector_to_array"),
         (("other", "binary"), "frombuffer"),

@@ -243,15 +243,15 @@ def parquet_side(path: Path, ids: object, rows: object, name: str = "part-00000.
 
 
 def test_partitioned_users_are_not_dropped(tmp_path: Path) -> None:
-    """Users in directories by bucket are not read, so items are not published alone; the reason is said."""
+    """Users in directories by bucket are read with plain items."""
     made = model()
     parquet_side(tmp_path / "w" / "s" / "items", made.item_ids, made.items)
     parquet_side(tmp_path / "w" / "s" / "users" / "bucket=0", made.user_ids, made.users)
     (tmp_path / "w" / "s" / "users" / "_SUCCESS").touch()
     (tmp_path / "w" / "s" / "items" / "_SUCCESS").touch()
-    assert state(tmp_path / "w")[0] == "waiting"
-    with pytest.raises(SnapshotError, match=r"users/.*partitioned tables are not read"):
-        open_snapshot(tmp_path / "w" / "s", SnapshotConfig())
+    opened = open_snapshot(tmp_path / "w" / "s", SnapshotConfig())
+    assert opened.users is not None
+    assert opened.users.count == len(made.user_ids)
 
 
 @pytest.mark.parametrize(
