@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import pytest
@@ -67,10 +66,10 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
     place.drop(1)
     with place.daemon() as process:
         eventually(lambda: STATUS_WHILE_RUNNING in place.status().get("doing", ""))
+        command = int(eventually(lambda: (here / "pid").exists() and (here / "pid").read_text().strip()))
         process.send_signal(number)
         process.wait(PATIENCE)
-    if number == signal.SIGKILL:  # a service manager would end it
-        os.killpg(int((here / "pid").read_text()), signal.SIGKILL)
+    eventually(lambda: not running(command))
     assert pending_version(place.store) == 1
     (here / "open").touch()
     for _ in range(2):
