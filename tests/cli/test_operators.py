@@ -192,7 +192,7 @@ _ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sync", "run", "demo", "version", "serve"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sync", "run", "demo", "version", "serve", "write"}))
 def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
     """On a path without one, and on an empty directory: not found, and nothing there afterwards."""
     before = tree(place)
