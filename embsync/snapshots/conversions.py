@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -174,9 +175,9 @@ def seen(place: Place) -> tuple[str, str | None]:
     entries = {name: kind for name, kind in everything.items() if not names.parse(name).harmless}
     if not entries:
         return f"nothing but {', '.join(list(everything)[:5])}" if everything else "an empty directory", None
-    whole = _of_directory(place)
+    whole = _of_snapshots(place, entries) or _of_directory(place)
     if whole is not None:
-        return whole[0], whole[1]
+        return whole
     # metadata.tsv is converted with the vectors that it is beside
     tried = sorted(list(entries.items())[:_MOST], key=lambda entry: entry[0] in {"metadata.tsv", "labels.tsv"})
     for name, kind in tried:
@@ -186,6 +187,21 @@ def seen(place: Place) -> tuple[str, str | None]:
             return f"{printable(name)}, {told[0]}{others}", told[1]
     more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
     return printable(f"{len(entries)} entries: {', '.join(list(entries)[:8])}{more}"), None
+
+
+def _of_snapshots(place: Place, entries: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return what a directory of snapshots is, which is watched or whose snapshots are named one by one."""
+    folders = [name for name, kind in list(entries.items())[:_MOST] if kind == "directory"]
+    snapshots = [
+        name for name in folders if any(names.parse(entry).side == "items" for entry in place.child(name).entries())
+    ]
+    if not snapshots or len(snapshots) < len(folders) // 2 or names.parse(snapshots[0]).side:
+        return None
+    first = place.child(min(snapshots))
+    return (
+        f"a directory of snapshots ({printable(min(snapshots))}/ and so on) instead of one of them",
+        f"begin with the oldest, such as {_shell(first)}",
+    )
 
 
 def _of_directory(place: Place) -> tuple[str, str] | None:

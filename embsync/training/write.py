@@ -16,6 +16,7 @@ from embsync.array_inputs import as_ids, as_matrix
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array, Float64
 from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError, UsageError, printable
+from embsync.invocation import quoted
 from embsync.rows import ArrayRows
 from embsync.snapshots import Side
 from embsync.snapshots.arrays import native, require_vectors
@@ -169,7 +170,10 @@ def _target(path: Path, overwrite: bool) -> Path:
         )
     if not target.parent.is_dir():
         raise NotFoundError(
-            "no directory to write to", where=target.parent, expected="a directory", hint="make it first"
+            "no directory to write to",
+            where=target.parent,
+            expected="a directory",
+            hint=f"mkdir -p {quoted(str(target.parent))}",
         )
     if target.is_symlink() or target.exists():
         _reject_existing(target, overwrite)

@@ -167,6 +167,21 @@ def test_a_line_fits_two_rows_of_a_terminal(tmp_path: Path, name: str) -> None:
     assert len(str(error.hint).replace(str(tmp_path), "")) <= 160
 
 
+@pytest.mark.parametrize(
+    "nights", [["day=1"], ["day=1", "day=2"], ["2026-11-01", "2026-11-02", "logs"], ["run_7f", "run_a1"]]
+)
+@pytest.mark.parametrize("entry", ["items.npy", "items.parquet", "items"])
+def test_a_directory_of_snapshots_is_no_table(tmp_path: Path, nights: list[str], entry: str) -> None:
+    """The watched directory, handed over as one snapshot: the hint names one that is in it."""
+    for night in nights:
+        (tmp_path / night).mkdir()
+        if night != "logs":
+            (tmp_path / night / entry).mkdir() if entry == "items" else (tmp_path / night / entry).write_bytes(b"")
+    error = refusal(tmp_path)
+    assert "a directory of snapshots" in str(error)
+    assert (tmp_path / str(error.hint).rpartition("/")[2]).is_dir()
+
+
 @pytest.mark.parametrize("depth", [""])
 def test_partitioned_tables_are_said_to_be_so(tmp_path: Path, depth: str) -> None:
     """At the root, where the directory may be the watched one as well."""

@@ -176,7 +176,7 @@ def test_links_files_and_missing_directories_are_refused(tmp_path: Path) -> None
     for name in ("file", "link"):
         with pytest.raises(UsageError, match="in the way"):
             embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
-    with pytest.raises(NotFoundError, match="no directory to write to"):
+    with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
         embsync.write_snapshot(tmp_path / "no" / "day=1", **BOTH)
 
 
