@@ -10,7 +10,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -26,12 +25,12 @@ from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
+from embsync.snapshots.words import WordIds
 
 EXPECTS = "one .vec or .txt file (also .gz, .zst) of lines 'id number number …', perhaps after a line 'count width'"
 _SUFFIXES = tuple(text + packed for text in (".vec", ".txt") for packed in ("", *PACKED))
 #: 32 characters hold any number that was printed to be read again.
 _LONGEST_LINE = LONGEST_ID + 32 * MOST_WIDTH
-_IDS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
             expected=f"room for {rows.count} rows of {rows.width} numbers",
         )
     bytes_ = max(size, rows.count * rows.width * 4)
-    return IdentifiedSide(ITEMS, str(place), rows, TextIds(rows), None, stored_bytes=bytes_), None
+    return IdentifiedSide(ITEMS, str(place), rows, WordIds(rows), None, stored_bytes=bytes_), None
 
 
 @dataclass(frozen=True)
@@ -164,41 +163,6 @@ class TextRows:
                 expected=f"{(len(numbers), self.width)}",
             )
         return block
-
-
-@dataclass(frozen=True)
-class TextIds:
-    """The ids of a text file."""
-
-    rows: TextRows
-
-    def __str__(self) -> str:
-        return str(self.rows.place)
-
-    @property
-    def count(self) -> int:
-        """Number of ids."""
-        return self.rows.count
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Strings, whose length is known when they are read."""
-        return np.dtype("S1")
-
-    def read(self) -> Array:
-        """Return the ids in file order, as bytes."""
-        rows = self.rows.split_rows()
-        parts = []
-        while words := [word for word, _ in islice(rows, _IDS_AT_ONCE)]:
-            if max(map(len, words)) > LONGEST_ID or any(b"\0" in word for word in words):
-                raise SnapshotError(
-                    "an id that is too long or holds a NUL",
-                    where=str(self),
-                    found=repr(max(words, key=len)[:60]),
-                    expected=f"text of at most {LONGEST_ID} bytes",
-                )
-            parts.append(np.array(words))
-        return np.concatenate(parts)
 
 
 def _text_files(place: Place) -> list[Place]:

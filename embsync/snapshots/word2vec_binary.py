@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,12 @@ from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
+from embsync.snapshots.words import WordIds
 
 EXPECTS = "one .bin file that begins with 'count width', as word2vec and gensim (binary=True) write it"
 _SUFFIX = ".bin"
 _HEAD = re.compile(rb"([1-9]\d{0,17}) ([1-9]\d{0,4})\r?\n")
 _PIECE = 4 * 1024**2
-_IDS_AT_ONCE = 65_536
 
 
 def recognise(place: Place) -> bool:
@@ -61,7 +60,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
             found=f"{size} bytes",
             expected=f"room for {rows.count} rows of {rows.width} numbers",
         )
-    return IdentifiedSide(ITEMS, str(rows.place), rows, BinaryIds(rows), None, stored_bytes=size), None
+    return IdentifiedSide(ITEMS, str(rows.place), rows, WordIds(rows), None, stored_bytes=size), None
 
 
 @dataclass(frozen=True)
@@ -115,38 +114,6 @@ class BinaryRows:
                 at = end + 1 + size
             if (data[at:] + content.read(2, position)).strip(b"\n"):
                 raise SnapshotError("more rows than announced", where=str(self.place), expected=self.count)
-
-
-@dataclass(frozen=True)
-class BinaryIds:
-    """The words of a file."""
-
-    rows: BinaryRows
-
-    def __str__(self) -> str:
-        return str(self.rows.place)
-
-    @property
-    def count(self) -> int:
-        """Number of ids."""
-        return self.rows.count
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Strings, whose length is known when they are read."""
-        return np.dtype("S1")
-
-    def read(self) -> Array:
-        """Return the words in file order, as bytes."""
-        parts, words = [], []
-        for word, _ in self.rows.split_rows():
-            if b"\0" in word:
-                raise SnapshotError("a NUL in an id", where=str(self), found=repr(word[:60]), expected="text")
-            words.append(word)
-            if len(words) == _IDS_AT_ONCE:
-                parts.append(np.array(words))
-                words = []
-        return np.concatenate([*parts, np.array(words, parts[0].dtype if parts and not words else None)])
 
 
 def _files(place: Place) -> list[Place]:
