@@ -35,9 +35,17 @@ def _no_invocation() -> Iterator[None]:
     set_invocation(Invocation())
 
 
+def _installed(name: str) -> bool:
+    """Tell whether a module is there; of a submodule, the packages above it may be missing as well."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a module of the extra ``test-services`` that is not installed."""
     for marker in item.iter_markers("services"):
-        missing = [name for name in marker.args if importlib.util.find_spec(name) is None]
+        missing = [name for name in marker.args if not _installed(name)]
         if missing:
             pytest.skip(f"{', '.join(missing)} not installed (extra 'test-services')")
