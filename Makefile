@@ -17,6 +17,7 @@ fuzz:
 	pytest -m fuzz -n0 --timeout=3600
 
 bench:
+	python benchmarks/roofline.py
 	python benchmarks/publish.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py

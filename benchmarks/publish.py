@@ -1,25 +1,28 @@
-"""Time and memory of a publish beside the plain recipe, in one run.
+"""Time and memory of a publish beside what a team would write instead, in one run.
 
-The plain recipe is what a script does without embsync: QR of both sides in float64, SVD, orthogonal Procrustes
-on the common rows, apply; it writes nothing, hashes nothing and certifies nothing.
+Peers, in memory (`recipes.py`): the plain recipe, and what an expert makes of it. Neither writes, hashes or
+certifies anything. Each has the second night's arrays and the first night's stable vectors, and joins their ids;
+embsync has its anchors. Best of alternating pairs, wall and processor seconds.
 
-    python benchmarks/publish.py [--users 1000000] [--directory DIR] [--json]
+    python benchmarks/publish.py [--shapes 1200000x128] [--repeats 5] [--factory Flat] [--directory DIR] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.linalg import orthogonal_procrustes
+import recipes
+from pairs import Cost, best
 from workload import Size, write_nights
 
 import embsync
@@ -29,56 +32,54 @@ ALLOWED_BYTES = 300_000_000
 ALLOWED_BYTES_A_ROW = 48
 
 
-def in_turn(nights: tuple[Path, Path], repeats: int) -> dict[str, float]:
-    """Time the plain recipe and ``embsync.stabilize`` on the second night, in turn; return the medians."""
-    first, second = (_load(night) for night in nights)
-    ids = [np.load(nights[1] / f"{side}_ids.npy") for side in ("item", "user")]
-    anchors = embsync.stabilize(*first).anchors
-    reference = np.vstack(_standardized(*first))
-    plain: list[float] = []
-    own: list[float] = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        embsync.stabilize(*second, item_ids=ids[0], user_ids=ids[1], anchors=anchors)
-        own.append(time.perf_counter() - began)
-        plain.append(_plain_recipe(second, reference))
-    return {"plain": statistics.median(plain), "in_memory": statistics.median(own)}
+def in_turn(nights: tuple[Path, Path], repeats: int) -> dict[str, Cost]:
+    """Time both recipes and ``embsync.stabilize`` on the second night, in turn."""
+    (items, users), (items_now, users_now) = (_load(night) for night in nights)
+    before = recipes.reference(items, users)
+    first = embsync.stabilize(items.vectors, users.vectors, item_ids=items.ids, user_ids=users.ids)
+    anchors = first.anchors
+    del items, users, first
+
+    def own() -> None:
+        embsync.stabilize(
+            items_now.vectors, users_now.vectors, item_ids=items_now.ids, user_ids=users_now.ids, anchors=anchors
+        )
+
+    works = {
+        "plain": lambda: recipes.plain(items_now, users_now, before),
+        "expert": lambda: recipes.expert(items_now, users_now, before),
+        "in_memory": own,
+    }
+    return dict(zip(works, best(list(works.values()), repeats), strict=True))
 
 
-def _plain_recipe(snapshot: tuple[np.ndarray, np.ndarray], reference: np.ndarray) -> float:
-    began = time.perf_counter()
-    rows = np.vstack(_standardized(*snapshot))
-    common = np.concatenate([np.arange(len(part)) % 100 != 99 for part in snapshot])
-    rotation, _ = orthogonal_procrustes(rows[common], reference[common])
-    (rows @ rotation).astype(np.float32)
-    return time.perf_counter() - began
+def _load(night: Path) -> tuple[recipes.Table, recipes.Table]:
+    items, users = (
+        recipes.Table(np.load(night / f"{name}s.npy"), np.load(night / f"{name}_ids.npy")) for name in ("item", "user")
+    )
+    return items, users
 
 
-def _load(night: Path) -> tuple[np.ndarray, np.ndarray]:
-    return np.load(night / "items.npy"), np.load(night / "users.npy")
-
-
-def _standardized(items: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    factor_items = np.linalg.qr(items.astype(np.float64), "r")
-    factor_users = np.linalg.qr(users.astype(np.float64), "r")
-    U, S, Vt = np.linalg.svd(factor_items @ factor_users.T)
-    return items @ (factor_users.T @ Vt.T * S**-0.5), users @ (factor_items.T @ U * S**-0.5)
-
-
-def publish(nights: tuple[Path, Path], store: Path) -> dict[str, float]:
-    """Publish both nights in a process each; return the second one's seconds and the highest peak of RssAnon."""
+def publish(nights: tuple[Path, Path], store: Path, factory: str = "auto") -> dict[str, Any]:
+    """Publish both nights in a process each; return the second one's figures and the highest peak of RssAnon."""
     peak = 0
+    environment = {**os.environ, "EMBSYNC_INDEX__FACTORY": factory}
     for night in nights:
         command = [sys.executable, "-m", "embsync", "sync", str(night), "--store", str(store), "--json"]
-        peak = max(peak, _peak_anonymous(command))
+        peak = max(peak, _peak_anonymous(command, environment))
     with embsync.open(store) as opened:
-        seconds = opened.current.manifest["seconds"]
-        score_error = opened.current.manifest["preservation"]["score_error"]
-    return {**seconds, "peak_anonymous": peak, "score_error": score_error}
+        manifest = opened.current.manifest
+    return {
+        **manifest["seconds"],
+        "peak_anonymous": peak,
+        "score_error": manifest["preservation"]["score_error"],
+        "action": manifest["index"]["action"],
+        "factory": manifest["index"]["factory"],
+    }
 
 
-def _peak_anonymous(command: list[str]) -> int:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def _peak_anonymous(command: list[str], environment: dict[str, str]) -> int:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     peak, done = 0, threading.Event()
 
     def sample() -> None:
@@ -102,49 +103,54 @@ def _peak_anonymous(command: list[str]) -> int:
     return peak
 
 
+def shape(text: str) -> tuple[int, int]:
+    """Parse ``1200000x128``: rows of both sides, and width."""
+    rows, _, width = text.partition("x")
+    return int(rows), int(width)
+
+
 def main() -> None:
     """Run everything and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, nargs="+", default=[250_000, 1_000_000])
-    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--shapes", type=shape, nargs="+", default=[shape("275000x64"), shape("1200000x128")])
+    parser.add_argument("--factory", default="auto", help="index of the published versions")
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary directory")
-    parser.add_argument("--repeats", type=int, default=3, help="medians of so many")
-    parser.add_argument("--skip-peer", action="store_true", help="memory only")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the best count")
+    parser.add_argument("--skip-peers", action="store_true", help="the publish alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
-    for users in options.users:
+    for rows, width in options.shapes:
         with tempfile.TemporaryDirectory(dir=options.directory) as work:
-            nights = write_nights(Path(work), Size(users, options.items))
-            found = publish(nights, Path(work) / "store")
-            rows = users + options.items
-            without_index = found["total"] - found["index"] - found["recall"]
-            result = {
-                "users": users,
-                "items": options.items,
-                **found,
-                "publish_without_index": without_index,
-                "allowed_anonymous": ALLOWED_BYTES + ALLOWED_BYTES_A_ROW * rows,
-            }
-            if not options.skip_peer:
-                result |= in_turn(nights, options.repeats)
-            results.append(result)
-            if not options.json:
-                _tell(result)
+            nights = write_nights(Path(work), Size(rows - rows // 6, rows // 6, width))
+            found = publish(nights, Path(work) / "store", options.factory)
+            peers = {} if options.skip_peers else in_turn(nights, options.repeats)
+        result = {
+            "rows": rows,
+            "width": width,
+            **found,
+            "publish_without_index": found["total"] - found["index"] - found["recall"],
+            "allowed_anonymous": ALLOWED_BYTES + ALLOWED_BYTES_A_ROW * rows,
+            "peers": {name: asdict(spent) for name, spent in peers.items()},
+        }
+        results.append(result)
+        if not options.json:
+            _print(result, peers)
     if options.json:
         print(json.dumps(results, indent=2))
 
 
-def _tell(result: dict[str, float]) -> None:
-    print(f"{result['users']:,} users, {result['items']:,} items x 128 float32")
+def _print(result: dict[str, Any], peers: dict[str, Cost]) -> None:
+    print(f"{result['rows']:,} rows (one item to five users) x {result['width']} float32")
     peak, allowed = result["peak_anonymous"] / 1e6, result["allowed_anonymous"] / 1e6
-    print(f"  peak RssAnon        {peak:8.0f} MB  (allowed {allowed:.0f})")
-    stages = ", ".join(f"{name} {result[name]:.2f}" for name in STAGES)
-    print(f"  publish             {result['total']:8.2f} s   ({stages})")
-    if "plain" in result:
-        print(f"  plain recipe        {result['plain']:8.2f} s")
-        for name in ("in_memory", "publish_without_index"):
-            print(f"  {name:<21}{result[name]:7.2f} s   {result['plain'] / result[name]:.1f} times faster")
+    print(f"  peak RssAnon           {peak:8.0f} MB  (allowed {allowed:.0f})")
+    steps = ", ".join(f"{name} {result[name]:.2f}" for name in STAGES)
+    print(f"  publish                {result['total']:8.2f} s   ({steps}; {result['factory']} {result['action']})")
+    print(f"  publish without index  {result['publish_without_index']:8.2f} s")
+    for name, spent in peers.items():
+        faster = [f"{peers['plain'].wall / spent.wall:.1f}", f"{peers['plain'].processor / spent.processor:.1f}"]
+        beside = f"plain takes {' and '.join(faster)} times that"
+        print(f"  {name:<21}  {spent.wall:8.2f} s   {spent.processor:8.2f} processor s   {beside}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Best of alternating pairs: what two ways to do the same cost, on a machine that others use as well.
+
+Medians of seconds follow the load of a shared machine. Runs of both ways alternate, and the least wall time and the
+least processor time of each are kept: no other process makes a run faster than it is.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one piece of work.
+
+    Attributes
+    ----------
+    wall : float
+    processor : float
+        User and system time of this process, its threads, and its children that have ended.
+    """
+
+    wall: float
+    processor: float
+
+    def least(self, other: Cost) -> Cost:
+        """Return the smaller wall time with the smaller processor time."""
+        return Cost(min(self.wall, other.wall), min(self.processor, other.processor))
+
+
+def cost(work: Callable[[], Any]) -> Cost:
+    """Run ``work`` and return what it took."""
+    before, began = _processor(), time.perf_counter()
+    work()
+    return Cost(time.perf_counter() - began, _processor() - before)
+
+
+def best(works: Sequence[Callable[[], Any]], repeats: int) -> list[Cost]:
+    """Run all works in turn, ``repeats`` times, and return the least cost of each."""
+    least = [cost(work) for work in works]
+    for _ in range(repeats - 1):
+        least = [one.least(cost(work)) for one, work in zip(least, works, strict=True)]
+    return least
+
+
+def _processor() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
