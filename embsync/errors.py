@@ -64,15 +64,14 @@ class EmbsyncError(Exception):
         self.where = None if where is None else str(where)
         self.found = found
         self.expected = expected
-        self._advice = hint
+        #: What to do, with commands as data.
+        self.advice: tuple[str | Command, ...] = () if hint is None else hint if isinstance(hint, tuple) else (hint,)
         super().__init__(what)
 
     @property
     def hint(self) -> str | None:
         """What to do about it, in words."""
-        if isinstance(self._advice, tuple):
-            return "; ".join(map(str, self._advice))
-        return None if self._advice is None else str(self._advice)
+        return "; ".join(map(str, self.advice)) or None
 
     def __str__(self) -> str:
         parts = [self.what if self.where is None else f"{one_line(self.where)}: {self.what}"]

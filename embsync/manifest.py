@@ -288,6 +288,12 @@ class Manifest(_Record, frozen=True):
     files: list[FileEntry]
 
 
+def store_of(path: str | Path) -> Path | None:
+    """Return the store that a path is or lies in, for commands that are printed; None where that is unknown."""
+    place = Path(path)
+    return next((folder for folder in (place, *place.parents) if (folder / "versions").is_dir()), None)
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the file's bytes: one JSON object, indented for people."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"

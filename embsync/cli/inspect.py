@@ -21,13 +21,14 @@ from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
-from embsync.invocation import Command, command
+from embsync.invocation import command
 from embsync.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.journal import Event
 from embsync.store.locks import is_held
+from embsync.store.records import damage_hint
 from embsync.watching.backlog import Entry, survey
 
 
@@ -329,7 +330,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
             raise
         if as_json:
             print_json({"version": wanted, "damaged": damaged, "sound": False})
-        warn(f"embsync: version {wanted} is damaged: {'; '.join(damaged)}; hint: {_back()}")
+        warn(f"embsync: version {wanted} is damaged: {'; '.join(damaged)}; hint: {damage_hint(holder.path(wanted))}")
         return StoreError.exit_code
     if as_json:
         print_json({**dataclasses.asdict(found), "sound": found.sound})
@@ -343,17 +344,13 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
         if found.note:
             say(found.note)
     for problem in found.damaged:
-        warn(f"embsync: damaged: {problem}; hint: {_back()}")
+        warn(f"embsync: damaged: {problem}; hint: {damage_hint(holder.path(wanted))}")
     if not found.sound and not found.damaged:
         warn(
             f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
-            f"{found.score_error:.2e}; hint: {_back()}"
+            f"{found.score_error:.2e}; hint: {damage_hint(holder.path(wanted))}"
         )
     return 0 if found.sound else StoreError.exit_code
-
-
-def _back() -> Command:
-    return command("rollback", purpose="to go back to a whole version")
 
 
 @click.command()

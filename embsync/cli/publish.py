@@ -91,7 +91,7 @@ def accept(
         raise UsageError(
             "nothing to accept",
             found="neither --check nor --new-space",
-            hint="name the checks that the refusal named: --check NAME",
+            hint=command("sync", snapshot, "--check", purpose="to see which checks refuse it"),
         )
     given.store.require()  # a wrong path must not become a store with the wrong model
     return _publish_each([(snapshot, _processing(Request(snapshot, checks, new_space), given))], given)

@@ -11,6 +11,7 @@ from embsync import logs
 from embsync.cli.options import context, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.errors import UsageError
+from embsync.invocation import quoted
 
 
 @click.command()
@@ -52,5 +53,8 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
     settings = Settings.of(given.config)
     require_servable(settings)
     if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
-        warn(f"embsync: {settings.token_file}: every user of this machine can read the token; hint: chmod o-r")
+        warn(
+            f"embsync: {settings.token_file}: every user of this machine can read the token; "
+            f"hint: chmod o-r {quoted(settings.token_file)}"
+        )
     return run(settings, lambda where: print_json({"listening": where}) if as_json else say(f"listening on {where}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from embsync.dtypes import Float32, Int64
-from embsync.errors import UsageError
+from embsync.errors import Hint, UsageError
+from embsync.invocation import command
 
 _MARKER = "EMBSYNC-DEMO"
 _MARKER_TEXT = "Made by `embsync demo`, which replaces snapshots/, store/ and items.csv when it runs here again.\n"
@@ -61,7 +63,7 @@ class DemoDirectory:
                 "the demo cannot use this directory",
                 where=error.filename or self.root,
                 found=error.strerror or str(error),
-                hint="name another: embsync demo DIR",
+                hint=self._another(),
             ) from error
 
     def write_snapshot(self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32) -> Path:
@@ -76,7 +78,7 @@ class DemoDirectory:
     def _reject_foreign(self) -> None:
         if not self.root.exists():
             return
-        hint = "name a new or an empty one: embsync demo DIR"
+        hint = self._another()
         if not self.root.is_dir():
             raise UsageError("not a directory", where=self.root, found="a file", expected="a directory", hint=hint)
         names = sorted(path.name for path in self.root.iterdir())
@@ -90,6 +92,14 @@ class DemoDirectory:
             expected="nothing, or an earlier demo",
             hint=hint,
         )
+
+    def _another(self) -> Hint:
+        """Return the command that makes the demo in a directory that is free: in this one, beside it, or here."""
+        places = (self.root / "embsync-demo", self.root.parent / f"{self.root.name}-2", Path("embsync-demo"))
+        for place in places:
+            if place.parent.is_dir() and os.access(place.parent, os.W_OK) and not os.path.lexists(place):
+                return command("demo", place, purpose="name another")
+        return "name another, where you may write"
 
     def _is_demo(self) -> bool:
         marker = self.root / _MARKER

@@ -10,7 +10,7 @@ from typing import Any
 from embsync.errors import StoreError
 from embsync.index.library import faiss
 from embsync.invocation import command
-from embsync.manifest import hash_file
+from embsync.manifest import hash_file, store_of
 
 #: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
 CHUNK_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def read_index(path: Path, *, mapped: bool) -> Any:
             "not a readable FAISS index",
             where=path,
             found=faiss_sentence(error),
-            hint=command("rollback", purpose="to go back to a whole version"),
+            hint=command("rollback", purpose="to go back to a whole version", store=store_of(path)),
         ) from error
 
 

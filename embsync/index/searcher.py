@@ -17,7 +17,7 @@ from embsync.index.layers import completed, effort, is_exact, layers, search_par
 from embsync.index.library import faiss
 from embsync.index.points import effort_at
 from embsync.invocation import command
-from embsync.manifest import IndexReport, OperatingPoint
+from embsync.manifest import IndexReport, OperatingPoint, store_of
 from embsync.similarity import unit_rows
 
 #: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
@@ -238,5 +238,5 @@ def _reject_mismatch(path: Path, what: str, found: object, expected: object) -> 
             where=path,
             found=found,
             expected=expected,
-            hint=command("verify", purpose="to see what is damaged"),
+            hint=command("verify", purpose="to see what is damaged", store=store_of(path)),
         )

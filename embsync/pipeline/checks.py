@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -87,11 +88,20 @@ def well_formed(zero_rows: int) -> list[CheckRecord]:
     ]
 
 
-def require(records: list[CheckRecord], where: str) -> None:
-    """Raise CheckRefusedError when a check refuses and was not accepted; it says first what this most likely is."""
+def require(records: list[CheckRecord], where: str, store: Path | None = None) -> None:
+    """Raise CheckRefusedError when a check refuses and was not accepted; it says first what this most likely is.
+
+    Parameters
+    ----------
+    records : list of CheckRecord
+    where : str
+        The snapshot.
+    store : path, optional
+        The store that commands in the hint are for.
+    """
     refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
     if refused:
-        raise CheckRefusedError(records, diagnose(records), where)
+        raise CheckRefusedError(records, diagnose(records), where, store)
 
 
 class CheckRefusedError(RefusedError):
@@ -103,23 +113,22 @@ class CheckRefusedError(RefusedError):
     diagnosis : Diagnosis
     """
 
-    def __init__(self, records: list[CheckRecord], diagnosis: Diagnosis, where: str) -> None:
+    def __init__(self, records: list[CheckRecord], diagnosis: Diagnosis, where: str, store: Path | None = None) -> None:
         self.records = records
         self.diagnosis = diagnosis
         self._refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
         what = f"most likely {diagnosis.sentence}; refused by {', '.join(map(describe, self._refused))}"
-        super().__init__(what, where=where, hint=self._what_to_do(where))
+        super().__init__(what, where=where, hint=self._what_to_do(where, store))
 
-    def _what_to_do(self, where: str) -> Hint:
+    def _what_to_do(self, where: str, store: Path | None) -> Hint:
         """Return what to do, then the commands that go on nevertheless, where somebody could want that."""
         hints: list[str | Command] = [self.diagnosis.remedy]
         if self.diagnosis.override:
             names = [word for record in self._refused for word in ("--check", record.name)]
-            hints.append(command("accept", where, *names, purpose="if this is intended"))
+            hints.append(command("accept", where, *names, purpose="if this is intended", store=store))
         if self.diagnosis.new_space:
-            hints.append(
-                command("accept", where, "--new-space", purpose=f"if it is meant to take over, beginning {NEW_SPACE}")
-            )
+            purpose = f"if it is meant to take over, beginning {NEW_SPACE}"
+            hints.append(command("accept", where, "--new-space", purpose=purpose, store=store))
         return tuple(hints)
 
     def as_dict(self) -> dict[str, object]:

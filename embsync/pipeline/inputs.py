@@ -14,9 +14,10 @@ from embsync.alignment.transform import SideName
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
 from embsync.dtypes import Array
-from embsync.errors import SnapshotError, UsageError
+from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import fold_of, positions_in, sample
 from embsync.invocation import command
+from embsync.manifest import store_of
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side as VersionSide
@@ -116,7 +117,7 @@ def gather(
                 "space.dimension differs from the space's",
                 found=config.space.dimension,
                 expected=dimension,
-                hint=command("widen", config.space.dimension, purpose="to make the space wider"),
+                hint=_other_dimension(config.space.dimension, parent, snapshot),
             )
     if parent is not None:
         _reject_other_sides(snapshot, parent)
@@ -132,6 +133,14 @@ def gather(
         watched = WatchedRows(run.rows, "reading", progress, before, total)
         sides.append(_with_rows(run, watched))
     return Inputs(snapshot, parent, number, dimension, motion, tuple(sides))
+
+
+def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:
+    store = store_of(parent.path)
+    if wanted > parent.record.dimension:
+        return command("widen", wanted, purpose="to make the space wider", store=store)
+    purpose = "no space becomes narrower: remove space.dimension; or to begin another space"
+    return command("accept", snapshot.path, "--new-space", purpose=purpose, store=store)
 
 
 def _motion(config: Config, known: Version | None) -> Motion:
@@ -188,7 +197,11 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
             found="items and users" if has else "items only",
             expected="items and users" if had else "items only",
             hint=command(
-                "accept", snapshot.path, "--new-space", purpose="the sides of a space never change; if this is intended"
+                "accept",
+                snapshot.path,
+                "--new-space",
+                purpose="the sides of a space never change; if this is intended",
+                store=store_of(known.path),
             ),
         )
 

@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 
 from embsync.errors import EmbsyncError, StoreDamaged
-from embsync.invocation import Command, command, quoted
+from embsync.invocation import Command, quoted
 from embsync.manifest import Stopped
 from embsync.reader import Version
 from embsync.reader.verification import verify
@@ -109,8 +109,4 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
             if wanted is not None and same and store.is_whole(number, wanted.path):
                 source, target = store.path(number) / wanted.path, parent.path / wanted.path
                 return f"cp --remove-destination {quoted(str(source))} {quoted(str(target))}"
-    for number in others:
-        with contextlib.suppress(EmbsyncError):
-            if store.is_whole(number):
-                return command("rollback", number, store=store.root)
-    return "no other version is whole: restore the file from a copy, or start a new space: accept SNAPSHOT --new-space"
+    return store.way_out({parent.number})

@@ -368,7 +368,7 @@ class _Run:
         """Judge; a refusal goes into the journal with every figure there is."""
         self._checks += [judge(one, self._config, self._request.accepted) for one in measured]
         try:
-            require(self._checks, str(self._request.path))
+            require(self._checks, str(self._request.path), self._store.root)
         except CheckRefusedError as refusal:
             self._parent.require()  # or else the snapshot is refused for the damage
             self._journal(refusal)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
 from embsync.invocation import command
+from embsync.manifest import store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
 from embsync.reader.sparse_index import SparseIndex
 from embsync.rows import block_rows
@@ -219,8 +221,12 @@ class Side:
                 f"{self.name} ids are damaged",
                 found=ascii(error.object)[:80],
                 expected="UTF-8",
-                hint=command("verify", purpose="to see what else is damaged"),
+                hint=command("verify", purpose="to see what else is damaged", store=self._store()),
             ) from None
+
+    def _store(self) -> Path | None:
+        file = getattr(self.ids, "filename", None)  # of what is mapped
+        return None if file is None else store_of(file)
 
     @cached_property
     def live(self) -> Array:

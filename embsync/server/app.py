@@ -148,8 +148,8 @@ class Application:
                     "not a name of this server",
                     found=host,
                     expected=", ".join(["localhost", "127.0.0.1", *self._settings.hosts]),
-                    hint="name what a proxy sends in serve.hosts or --host NAME, or serve with a token, to any name: "
-                    "serve.token_file or --token-file FILE",
+                    hint="name it in serve.hosts or by --host where a proxy sends it, or serve with a token "
+                    "(serve.token_file, --token-file), to any name",
                 )
         elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")

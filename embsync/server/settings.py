@@ -12,6 +12,7 @@ import msgspec
 
 from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
 from embsync.errors import UsageError
+from embsync.invocation import quoted
 from embsync.server.token import read_token
 from embsync.snapshots.files import kind_of
 
@@ -92,7 +93,9 @@ def _require_place(path: Path) -> None:
             "no place for a socket", where=path, found=f"a {kind_of(path.stat())}", expected="nothing there yet"
         )
     if not path.parent.is_dir():
-        raise UsageError("no place for a socket", where=path, found="no such directory", hint=f"mkdir {path.parent}")
+        raise UsageError(
+            "no place for a socket", where=path, found="no such directory", hint=f"mkdir -p {quoted(str(path.parent))}"
+        )
 
 
 def is_open_to_all(path: Path) -> bool:

@@ -31,7 +31,7 @@ import numpy as np
 from embsync.dtypes import Array
 from embsync.errors import OutOfSpace, StoreError
 from embsync.invocation import command
-from embsync.manifest import FileEntry, forget_pages, hash_file
+from embsync.manifest import FileEntry, forget_pages, hash_file, store_of
 from embsync.store.modes import correct_file, create_file, make_directory, open_to_readers
 
 STAGING_PREFIX = ".staging-"
@@ -63,7 +63,9 @@ def storage_errors(where: str | Path) -> Iterator[None]:
             raise OutOfSpace(
                 "no space left in the store",
                 where=place,
-                hint=command("prune", purpose="free space, or lower store.keep_versions and prune"),
+                hint=command(
+                    "prune", purpose="free space, or lower store.keep_versions and prune", store=store_of(place)
+                ),
             ) from error
         raise StoreError(
             "the store cannot be read or written", where=place, found=error.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreDamaged, StoreError
-from embsync.invocation import command, quoted
+from embsync.invocation import Command, command, quoted
 from embsync.store.durable import storage_errors
 
 CURRENT = "current"
@@ -34,7 +35,6 @@ SINGULAR_VALUES = "transform/singular_values.npy"
 PUBLISHING = "publishing.json"
 
 _VERSION_NAME = re.compile(r"[0-9]{6,18}")
-_VERIFY = command("verify", purpose="to see what else is damaged")
 
 
 def version_name(number: int) -> str:
@@ -189,20 +189,37 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
 
 
 def _relink(root: Path) -> str:
-    """Return a command that gives a store a current version again."""
-    link = quoted(str(root / CURRENT))
-    aside = f"mv {link} {link}.aside && " if (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink() else ""
-    described: list[int] = []
+    """Return a command that gives a store a current version again, or leaves it empty where there is none."""
+    link, versions = quoted(str(root / CURRENT)), root / VERSIONS
+    is_directory = (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink()
     try:
-        folders = {number: root / VERSIONS / version_name(number) for number in directory_numbers(root / VERSIONS)}
-        described = [
-            number for number, folder in folders.items() if (folder / MANIFEST).is_file() and not is_marked(folder)
-        ]
+        folders = [versions / version_name(number) for number in directory_numbers(versions)]
     except StoreError as error:
-        return f"{root / VERSIONS} cannot be listed ({error.found}): mount it or put it back before anything else"
-    if described:
-        return f"{aside}{command('rollback', described[-1], store=root)}"
-    return f"no version is left; to begin anew: {aside or f'rm {link} && '}{command('sync', 'SNAPSHOT', store=root)}"
+        return f"{versions} cannot be listed ({error.found}): mount it or put it back before anything else"
+    published = [folder for folder in folders if not is_marked(folder)]
+    steps = [f"mv {link} {quoted(f'{_free(root / CURRENT)}')}"] if is_directory else []
+    if any((folder / MANIFEST).is_file() for folder in published):
+        return " && ".join([*steps, command("rollback", store=root).line])
+    steps = steps or [f"rm -f {link}"]
+    if published:
+        aside = quoted(str(_free(versions)))
+        steps.append(f"mkdir {aside} && mv {' '.join(quoted(str(path)) for path in published)} {aside}")
+    return f"no version is left; to begin anew with the next snapshot: {' && '.join(steps)}"
+
+
+def _free(path: Path) -> Path:
+    """Return a name beside a path that nothing has."""
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _verify(path: Path) -> Command | None:
+    """Return the command that shows what else is damaged of the version that a file belongs to."""
+    folders = (folder for folder in path.parents if folder.parent.name == VERSIONS and is_version_name(folder.name))
+    folder = next(folders, None)
+    if folder is None:
+        return None
+    return command("verify", int(folder.name), purpose="to see what else is damaged", store=folder.parent.parent)
 
 
 def _is_versions(root: Path, parent: Path) -> bool:
@@ -241,8 +258,8 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
         found = f"{array.dtype.str} of shape {array.shape}"
     except Exception as error:  # NumPy parses the header as Python: what it raises for a damaged one is open
         raise StoreDamaged(
-            "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_VERIFY
+            "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_verify(path)
         ) from error
     if not fits or not (array.dtype.str in types or ("S" in types and array.dtype.kind == "S" and array.itemsize)):
-        raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_VERIFY)
+        raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_verify(path))
     return array

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError
-from embsync.invocation import command
+from embsync.invocation import Command, command
 from embsync.manifest import Manifest, encode, mismatch
 from embsync.store import layout
 from embsync.store.critical import uninterrupted
@@ -244,6 +244,7 @@ class Store:
         with self.locked():
             before = self.served()
             if before is None:
+                self.current()  # raises where versions are gone that there were
                 raise NotFoundError("nothing to roll back", where=self.root, found="a store without versions")
             target = self._last_whole(before) if number is None else number
             self._require_whole(target)
@@ -280,12 +281,7 @@ class Store:
                 "no older version is intact",
                 where=self.root,
                 found="; ".join(damage)[:300],
-                hint=command(
-                    "status",
-                    store=self.root,
-                    purpose="rollback N takes any whole version, "
-                    "accept SNAPSHOT --new-space starts a new space; to see the versions",
-                ),
+                hint=self.way_out(set(self._older(number))),
             )
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
 
@@ -307,8 +303,21 @@ class Store:
                 f"version {number} is damaged",
                 where=self.path(number),
                 found=", ".join(damaged[:3]),
-                hint="roll back to another version",
+                hint=command("rollback", purpose="to go back to a whole version", store=self.root),
             )
+
+    def way_out(self, damaged: Collection[int]) -> Command:
+        """Return the command that leads out of damage: to the newest other version that is whole, or to a new space."""
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(StoreError, NotFoundError):
+                if number not in damaged and self.is_whole(number):
+                    return command("rollback", number, store=self.root)
+        none = "no other version is whole: restore the file from a copy, or start a new space"
+        published = (event.snapshot or {} for event in self.journal.events() if event.event == "published")
+        paths = [path for path in (snapshot.get("path") for snapshot in published) if path and Path(path).exists()]
+        if not paths:
+            return command("accept", "--help", purpose=f"{none} from a snapshot", store=self.root)
+        return command("accept", paths[-1], "--new-space", purpose=none, store=self.root)
 
     def prune(self, keep: int) -> tuple[list[int], list[int]]:
         """Delete all but the ``keep`` highest numbers and the current version; the lock must be held.

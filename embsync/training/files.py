@@ -28,7 +28,7 @@ def side_of_files(
     if vectors.suffix == ".npy":
         if ids is None:
             raise SnapshotError(
-                "vectors without ids", where=str(vectors), expected="ids", hint=f"add --{name[:-1]}-ids FILE.npy"
+                "vectors without ids", where=str(vectors), expected="ids", hint=f"name their file by --{name[:-1]}-ids"
             )
         stored = _file(vectors)
         with stored.open() as (header, _):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from embsync.config import Config, load
-from embsync.errors import UsageError
+from embsync.errors import EmbsyncError, UsageError
+from embsync.invocation import Command
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, process
 from embsync.pipeline.checks import reject_unknown
@@ -84,7 +86,20 @@ def publish(
         return _publish(Path(snapshot), chosen, accept, new_space)
     with tempfile.TemporaryDirectory(prefix="embsync-") as folder:
         path = write_snapshot(Path(folder) / (name or "arrays"), **arrays)
-        return _publish(path, chosen, accept, new_space)
+        try:
+            return _publish(path, chosen, accept, new_space)
+        except EmbsyncError as error:
+            error.advice = tuple(_without_file(advice, path) for advice in error.advice)
+            raise
+
+
+def _without_file(advice: str | Command, path: Path) -> str | Command:
+    """Return advice about arrays, whose file is gone when it is read: a command that names it becomes an argument."""
+    if isinstance(advice, str) or str(path) not in advice.arguments:
+        return advice
+    checks = [name for option, name in pairwise(advice.arguments) if option == "--check"]
+    argument = f"accept={tuple(checks)}" if checks else "new_space=True"
+    return f"{advice.purpose}: publish the same with {argument}"
 
 
 def _configuration(given: Config | str | Path | Mapping[str, object] | None, store: str | Path) -> Config:

@@ -19,7 +19,7 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         run(tmp_path)
     assert "store" in str(caught.value)
-    assert "embsync demo DIR" in str(caught.value)
+    assert "name another: embsync demo " in str(caught.value)
     assert caught.value.exit_code == 2
     assert [path.name for path in tmp_path.rglob("*")] == ["store", "precious"]
 

@@ -28,6 +28,7 @@ from embsync.reader import open_version
 from embsync.store import Store, durable, layout
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import NotTakenBack, append_line
+from embsync.store.journal import Event
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -595,6 +596,19 @@ def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.Ca
     subprocess.run(hint[hint.index("rm ") :].partition(" && ")[0].partition(";")[0], shell=True, check=True)
     assert _next(store) == 3
     assert assert_whole(store) == 3
+
+
+def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> None:
+    """The newest that was published and still exists; where none does, help is all that can be printed."""
+    everything = set(Store(store).numbers())
+    (store / "journal.jsonl").unlink()
+    for name in ("first", "second"):
+        (store.parent / name).mkdir()
+        Store(store).journal.append(Event(event="published", snapshot={"path": str(store.parent / name)}))
+    for left in ("second", "first"):
+        assert Store(store).way_out(everything).arguments == ("accept", str(store.parent / left), "--new-space")
+        (store.parent / left).rmdir()
+    assert Store(store).way_out(everything).arguments == ("accept", "--help")
 
 
 def test_holding_works_while_current_is_broken(store: Path) -> None:
