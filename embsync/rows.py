@@ -6,15 +6,18 @@ their results come back in file order, so every sum has one order of additions a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import lru_cache
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from embsync.dtypes import Array, RowNumbers
 
@@ -81,14 +84,37 @@ def worker_count(threads: int) -> int:
     return threads or len(os.sched_getaffinity(0))
 
 
+@contextlib.contextmanager
+def library_threads(count: int, libraries: Literal["blas"] | None = None) -> Iterator[None]:
+    """Let the numerical libraries, or those for linear algebra alone, use ``count`` threads in a ``with`` block."""
+    with _thread_pools(len(sys.modules)).limit(limits=count, user_api=libraries):
+        yield
+
+
+@lru_cache(1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    """Return the thread pools of the loaded libraries: searched again only when ``modules`` were imported since."""
+    return ThreadpoolController()
+
+
 def map_blocks(work: Callable[[int, Array], Result], rows: Rows, threads: int = 0) -> Iterator[tuple[int, Result]]:
     """Yield ``(start, work(start, block))`` for every block, in order, computed by worker threads.
 
-    BLAS runs single-threaded meanwhile: the blocks are the parallelism. At most two blocks a worker are held.
+    BLAS runs single-threaded meanwhile: the blocks are the parallelism. At most two blocks a worker are held. For one
+    worker, or what fits in one block, no thread is started.
     """
     workers = worker_count(threads)
+    with library_threads(1, "blas"):
+        if workers == 1 or rows.count <= block_rows(rows.width):
+            for start, block in rows.blocks():
+                yield start, _quietly(work, start, block)
+        else:
+            yield from _in_threads(work, rows, workers)
+
+
+def _in_threads(work: Callable[[int, Array], Result], rows: Rows, workers: int) -> Iterator[tuple[int, Result]]:
     pending: deque[tuple[int, Future[Result]]] = deque()
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, "embsync-rows") as pool:
+    with ThreadPoolExecutor(workers, "embsync-rows") as pool:
         try:
             for start, block in rows.blocks():
                 pending.append((start, pool.submit(_quietly, work, start, block)))
@@ -112,7 +138,7 @@ def row_numbers(values: Array, bound: int) -> RowNumbers:
 
 
 def _quietly(work: Callable[[int, Array], Result], start: int, block: Array) -> Result:
-    """Run work in a thread, where NumPy's warnings would reach nobody: overflow is found by its results."""
+    """Run work without NumPy's warnings, which from a thread would reach nobody: overflow is found by its results."""
     with np.errstate(over="ignore", invalid="ignore"):
         return work(start, block)
 

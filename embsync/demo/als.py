@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from threadpoolctl import threadpool_limits
 
 from embsync.dtypes import Float32
+from embsync.rows import library_threads
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def solve(likes: csr_array[np.float32], others: Float32, settings: Settings) -> 
     """Return the best factors (n, e) of the rows of ``likes`` (n, m) for fixed ``others`` (m, e)."""
     width = others.shape[1]
     systems = np.empty((likes.shape[0], width, width), np.float32)
-    with threadpool_limits(1, "blas"):  # in products this small, threads mostly wait for each other
+    with library_threads(1, "blas"):  # in products this small, threads mostly wait for each other
         for row, (start, stop) in enumerate(zip(likes.indptr[:-1], likes.indptr[1:], strict=True)):
             liked = others[likes.indices[start:stop]]
             np.matmul(liked.T, liked, out=systems[row])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from threadpoolctl import threadpool_limits
-
 from embsync.index.library import faiss
-from embsync.rows import worker_count
+from embsync.rows import library_threads, worker_count
 
 
 @contextmanager
@@ -17,7 +15,7 @@ def faiss_threads(threads: int) -> Iterator[None]:
     before = faiss.omp_get_max_threads()
     workers = worker_count(threads)
     try:
-        with threadpool_limits(workers):
+        with library_threads(workers):
             faiss.omp_set_num_threads(workers)
             yield
     finally:

@@ -15,7 +15,7 @@ import msgspec
 
 from embsync.errors import StoreError
 from embsync.store.durable import append_line, storage_errors
-from embsync.store.records import MALFORMED, open_record
+from embsync.store.records import MALFORMED, open_record, require_time
 
 #: A line has at most some twenty checks of a hundred bytes; what is longer was never written here.
 _LONGEST_LINE = 2**20
@@ -200,7 +200,7 @@ def _require_sound(event: Event) -> None:
     if any("\0" in (value or "") or len(value or "") > _LONGEST_NAME for value in snapshot.values()):
         raise ValueError("a name or path that no file can have")
     if event.time:
-        dt.datetime.strptime(event.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)  # ValueError
+        require_time(event.time)
     mtime_ns = snapshot.get("mtime_ns")
     if mtime_ns is not None and not re.fullmatch(r"-?[0-9]{1,20}", mtime_ns):
         raise ValueError("a time that is no number")

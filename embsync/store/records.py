@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -19,6 +21,17 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 #: What parsing damaged JSON raises, and converting what came out of it.
 MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+
+
+#: As strptime takes it, in a fiftieth of its time: every line of a journal has one.
+_TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+def require_time(text: str) -> None:
+    """Raise ValueError unless ``text`` is a time in RFC 3339 UTC, to the second, as all are that are written here."""
+    if _TIME.fullmatch(text) is None:
+        raise ValueError(f"a time that is none: {text!r}")
+    dt.datetime.fromisoformat(text)
 
 
 def open_record(path: Path) -> BinaryIO | None:

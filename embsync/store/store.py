@@ -449,22 +449,22 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what dead processes left, and journal what they pruned."""
-        told = {event.version for event in self.journal.events() if event.event == "pruned"}
-        untold = [
-            Event(event="pruned", version=number, recovered=True)
-            for number in retired_numbers(self.versions)
-            if number not in told
-        ]
+        retired = retired_numbers(self.versions)
+        told = {event.version for event in self.journal.events() if event.event == "pruned"} if retired else set()
+        untold = [Event(event="pruned", version=number, recovered=True) for number in retired if number not in told]
         self._tell_pruned(untold, lambda: sweep(self.root, self.versions))
 
     def _recover(self) -> None:
         """End the publishing of dead processes, and have the journal know what is current."""
-        published = {event.version for event in self.journal.events() if event.event in _PUBLISHES}
-        for number in self._marked():
+        marked, events = self._marked(), list(self.journal.events())
+        published = {event.version for event in events if event.event in _PUBLISHES}
+        for number in marked:
             self._end_publishing(number, journaled=number in published)
+        if marked:
+            events = list(self.journal.events())
         with contextlib.suppress(StoreDamaged, NotFoundError):  # whoever reads it names the damage
             current = self.current()
-            moves = [event.version for event in self.journal.events() if event.event in _MOVES]
+            moves = [event.version for event in events if event.event in _MOVES]
             if current is not None and current not in moves:
                 self.journal.append(self._told_by_manifest(current))
             elif current is not None and moves[-1] != current:  # a crash came between a rollback and its line

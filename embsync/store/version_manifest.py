@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 from embsync.errors import StoreDamaged, StoreError
 from embsync.manifest import FORMAT, IndexReport, Manifest
 from embsync.store import layout
-from embsync.store.records import MALFORMED, damage_hint, read_record
+from embsync.store.records import MALFORMED, damage_hint, read_record, require_time
 
 #: Far beyond the manifest of any version, which has about twenty files.
 _LONGEST = 16 * 1024**2
@@ -92,7 +91,7 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
     """Return what no publisher would have written although every field has its type, None where there is nothing."""
     if layout.is_version_name(folder) and int(folder) != manifest.version:
         return f"version {manifest.version} in directory {folder}"
-    dt.datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)  # ValueError
+    require_time(manifest.created)
     paths = [entry.path for entry in manifest.files]
     needed = layout.version_files(two_sided=manifest.users is not None)
     if not needed <= set(paths) or len(set(paths)) != len(paths):

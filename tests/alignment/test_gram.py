@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -150,6 +155,34 @@ def test_workers_stop_at_the_first_error() -> None:
     assert next(results) == (0, block_rows(WIDTH))
     with pytest.raises(KeyError, match=str(block_rows(WIDTH))):
         next(results)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(ROWS, 1), (block_rows(WIDTH), 4)])
+def test_no_thread_is_started_for_one_worker_or_one_block(rows: int, threads: int) -> None:
+    """The caller's thread does the work; with more of both, others do."""
+    raw = ArrayRows(_rows()[:rows])
+    assert {thread for _, thread in map_blocks(lambda *_: threading.get_ident(), raw, threads)} == {
+        threading.get_ident()
+    }
+    others = map_blocks(lambda *_: threading.get_ident(), ArrayRows(_rows()), threads=2)
+    assert threading.get_ident() not in {thread for _, thread in others}
+
+
+def test_libraries_that_are_loaded_later_are_limited_too() -> None:
+    """Limits hold for what was loaded when they are set, not for what was when the first were."""
+    code = """if True:
+        import embsync.rows
+        with embsync.rows.library_threads(1):
+            pass
+        import scipy.linalg, faiss, threadpoolctl
+        before = threadpoolctl.threadpool_info()
+        with embsync.rows.library_threads(1):
+            print({pool["num_threads"] for pool in threadpoolctl.threadpool_info()}, len(before) > 1)
+        assert threadpoolctl.threadpool_info() == before
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "{1} True\n"
 
 
 @law
