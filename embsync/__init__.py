@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from embsync.lazy import lazily
 
 if TYPE_CHECKING:
-    from embsync.alignment.stabilize import Anchors, Stabilized, stabilize
+    from embsync.arrays.anchors import Anchors
+    from embsync.arrays.stabilization import Stabilized, stabilize
     from embsync.errors import (
         EmbsyncError,
         NotFoundError,
@@ -50,7 +51,8 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        **dict.fromkeys(("Anchors", "Stabilized", "stabilize"), "embsync.alignment.stabilize"),
+        "Anchors": "embsync.arrays.anchors",
+        **dict.fromkeys(("Stabilized", "stabilize"), "embsync.arrays.stabilization"),
         **dict.fromkeys(
             (
                 "EmbsyncError",

@@ -71,7 +71,7 @@ def as_ids(value: Any, name: str) -> Array:
     elif _is_arrow(value):
         value = value.to_numpy(zero_copy_only=False) if not hasattr(value, "chunks") else value.to_numpy()
     ids = value if isinstance(value, np.ndarray) else _as_array(_objects(value), name)
-    if ids.dtype.kind in "OT":
+    if ids.dtype.kind in "OT" and ids.ndim == 1:
         ids = _of_objects(ids, name)
     if ids.ndim != 1 or ids.dtype.kind not in "iuSU":
         raise SnapshotError(
@@ -154,14 +154,14 @@ def _objects(value: Any) -> Any:
 
 
 def _of_objects(ids: Array, name: str) -> Array:
-    values = ids.reshape(-1).tolist()
+    values = ids.tolist()
     kinds = {type(value) for value in values}
     if kinds <= {str, np.str_}:
         return np.array([_encoded(value, row, name) for row, value in enumerate(values)] or [b""])[: len(values)]
     if kinds <= {bytes, np.bytes_}:
         return np.array(values)
     if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
-        return np.array(values, np.uint64 if max(values) > np.iinfo(np.int64).max else np.int64)
+        return _of_integers(values, name)
     first = next(iter(kinds - {str, int, np.str_, np.int64}), None)
     shown = ", ".join(sorted(kind.__name__ for kind in kinds))
     row = next((row for row, value in enumerate(values) if type(value) is first), 0)
@@ -171,6 +171,16 @@ def _of_objects(ids: Array, name: str) -> Array:
         expected="integers, or strings",
         hint="[str(value) for value in ids]",
     )
+
+
+def _of_integers(values: list[int], name: str) -> Array:
+    try:
+        return np.array(values, np.int64)
+    except OverflowError:
+        beyond = next(value for value in values if not -(2**63) <= value < 2**63)
+        raise SnapshotError(
+            f"{name}: an id beyond 64-bit signed integers", found=beyond, expected=f"at most {2**63 - 1}"
+        ) from None
 
 
 def _encoded(text: str, row: int, name: str) -> bytes:

@@ -12,6 +12,9 @@ from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
 
 Metric = Literal["inner_product", "cosine", "l2"]
 
+#: Neighbours by which two spaces are compared.
+TOP_K = 10
+
 #: Queries whose scores against a block are held at once: 4 MiB at 128 dimensions. Products of 256 queries took 1.6
 #: times as long (7.2 ms against 4.6 ms for 1,000 queries and 2,048 rows, one thread); more only takes memory.
 _QUERIES_AT_ONCE = 512

@@ -65,6 +65,9 @@ class AnchorSide:
     rate: float = 1.0
     recent: Float32 | None = None
 
+    def __repr__(self) -> str:
+        return f"<AnchorSide: {len(self.ids):,} ids of {self.ids.dtype}, {self.vectors.shape[1]} dimensions>"
+
     def reference(self, motion: Motion) -> ReferenceRows:
         """Return the rows that a snapshot is fitted to."""
         if motion.policy != "two_time_scales" or self.recent is None:

@@ -35,6 +35,10 @@ class Transform:
     users: Float64 | None
     singular_values: Float64
 
+    def __repr__(self) -> str:
+        sides = "items" if self.users is None else "items and users"
+        return f"<Transform: {sides}, {self.items.shape[0]} to {self.items.shape[1]} dimensions>"
+
     def side(self, name: SideName) -> Float64:
         """Return the (e, k) map of a side."""
         return self.items if name == "items" else self._users

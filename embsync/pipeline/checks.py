@@ -88,20 +88,24 @@ def well_formed(zero_rows: int) -> list[CheckRecord]:
     ]
 
 
-def require(records: list[CheckRecord], where: str, store: Path | None = None) -> None:
+def require(
+    records: list[CheckRecord], where: str | None, store: Path | None = None, otherwise: str | None = None
+) -> None:
     """Raise CheckRefusedError when a check refuses and was not accepted; it says first what this most likely is.
 
     Parameters
     ----------
     records : list of CheckRecord
-    where : str
-        The snapshot.
+    where : str or None
+        The snapshot's path; None: arrays, which no command can accept.
     store : path, optional
         The store that commands in the hint are for.
+    otherwise : str, optional
+        How to go on nevertheless where there is no path.
     """
     refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
     if refused:
-        raise CheckRefusedError(records, diagnose(records), where, store)
+        raise CheckRefusedError(records, diagnose(records), where, store, otherwise)
 
 
 class CheckRefusedError(RefusedError):
@@ -113,16 +117,25 @@ class CheckRefusedError(RefusedError):
     diagnosis : Diagnosis
     """
 
-    def __init__(self, records: list[CheckRecord], diagnosis: Diagnosis, where: str, store: Path | None = None) -> None:
+    def __init__(
+        self,
+        records: list[CheckRecord],
+        diagnosis: Diagnosis,
+        where: str | None,
+        store: Path | None = None,
+        otherwise: str | None = None,
+    ) -> None:
         self.records = records
         self.diagnosis = diagnosis
         self._refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
         what = f"most likely {diagnosis.sentence}; refused by {', '.join(map(describe, self._refused))}"
-        super().__init__(what, where=where, hint=self._what_to_do(where, store))
+        super().__init__(what, where=where, hint=self._what_to_do(where, store, otherwise))
 
-    def _what_to_do(self, where: str, store: Path | None) -> Hint:
+    def _what_to_do(self, where: str | None, store: Path | None, otherwise: str | None) -> Hint:
         """Return what to do, then the commands that go on nevertheless, where somebody could want that."""
         hints: list[str | Command] = [self.diagnosis.remedy]
+        if where is None:
+            return (*hints, *([] if otherwise is None else [otherwise]))
         if self.diagnosis.override:
             names = [word for record in self._refused for word in ("--check", record.name)]
             hints.append(command("accept", where, *names, purpose="if this is intended", store=store))

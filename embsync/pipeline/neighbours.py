@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.stabilize import TOP_K
 from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment
 from embsync.config import IndexConfig
@@ -15,7 +14,7 @@ from embsync.ids import sample
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
 from embsync.rows import ArrayRows, map_blocks
-from embsync.similarity import Metric, RunningTopK, TopK, agreement, overlap
+from embsync.similarity import TOP_K, Metric, RunningTopK, TopK, agreement, overlap
 
 
 @dataclass(frozen=True)

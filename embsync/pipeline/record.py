@@ -8,12 +8,13 @@ from math import inf, isfinite, nan
 
 import numpy as np
 
+from embsync.alignment.drift import Drift, Fit
 from embsync.alignment.gram import SideSums
 from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.transform import SideName
 from embsync.alignment.two_pass import Alignment, SideFit, judged_alone
 from embsync.alignment.values import examine
-from embsync.checks import CHECKS
+from embsync.checks import CHECKS, Check
 from embsync.config import Config
 from embsync.manifest import (
     AlignmentRecord,
@@ -77,7 +78,9 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
     parts = [found.items] if found.users is None else [found.items, found.users]
     others = [None] if found.users is None else [1, 0]
     sides = [
-        _side_fit(part, side, None if other is None else (parts[other], written[other]))
+        side_fit(
+            part, side.fit, side.drift, side.anchors, None if other is None else (parts[other], written[other].drift)
+        )
         for part, side, other in zip(parts, written, others, strict=True)
     ]
     motion = inputs.motion
@@ -95,11 +98,14 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
     )
 
 
-def _side_fit(part: SideFit, side: WrittenSide, other: tuple[SideFit, WrittenSide] | None) -> SideFitRecord:
-    fit, drift, values, columns = side.fit, side.drift, examine(part.sums.sample), part.columns
+def side_fit(
+    part: SideFit, fit: Fit | None, drift: Drift, anchors: int, other: tuple[SideFit, Drift] | None
+) -> SideFitRecord:
+    """Return the manifest's record of a side, given what the other side has shown where there is one."""
+    values, columns = examine(part.sums.sample), part.columns
     counterpart = None if other is None else other[0].columns
     return SideFitRecord(
-        anchors=side.anchors,
+        anchors=anchors,
         common=part.sums.paired,
         cosine=None if fit is None else fit.cosine,
         cosine_mismatched=None if fit is None else fit.cosine_mismatched,
@@ -116,7 +122,7 @@ def _side_fit(part: SideFit, side: WrittenSide, other: tuple[SideFit, WrittenSid
         magnitude=part.magnitude,
         repeated=values.repeated,
         unexplained_columns=None if columns is None else columns.unexplained(counterpart),
-        lone_scale=None if other is None else _lone_scale(drift.scale_raw, other[1].drift.scale_raw),
+        lone_scale=None if other is None else _lone_scale(drift.scale_raw, other[1].scale_raw),
     )
 
 
@@ -262,27 +268,39 @@ def _of_side(
 ) -> Iterator[Measured]:
     """Yield the figures of a side that the table judges, with what their limits depend on."""
     side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
+    same = fingerprint(inputs) == parent.record.snapshot.fingerprint
+    for check in _checks_of(run.name):
+        if check.needs == "raw rows" and (getattr(side, check.figure) is None or same):
+            continue  # rows that do not come back cannot be compared
+        if check.needs == "parent" and run.plan.common == 0:  # cohorts in turn share no live id with the parent
+            continue
+        yield _measured(check, part, side, None if before is None else getattr(before, check.figure))
+
+
+def _checks_of(name: SideName) -> Iterator[Check]:
+    """Yield the checks of a side that judge the figure of their name."""
+    return (check for check in CHECKS.values() if check.needs is not None and check.name == f"{check.figure}_{name}")
+
+
+def checks_of_anchors(name: SideName, part: SideFit, side: SideFitRecord) -> Iterator[Measured]:
+    """Yield what a side's fit to its anchors lets be judged where there is no version before."""
+    return (_measured(check, part, side, None) for check in _checks_of(name) if check.needs == "anchors")
+
+
+def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | None) -> Measured:
+    """Return a side's figure with those that its limits depend on."""
     judged = judged_alone(part.sums)
     # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
     mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
     of = {
         "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
         "one_row": 1.0 / max(part.sums.paired, 1),
-        "e_per_row": inputs.snapshot.width / max(part.sums.paired, 1),
+        "e_per_row": len(part.map) / max(part.sums.paired, 1),
     }
-    same = fingerprint(inputs) == parent.record.snapshot.fingerprint
-    for check in CHECKS.values():
-        if check.needs is None or check.name != f"{check.figure}_{run.name}":
-            continue
-        value: float | None = getattr(side, check.figure)
-        if check.needs == "raw rows" and (value is None or same):  # those that do not come back cannot be compared
-            continue
-        if check.needs == "parent" and run.plan.common == 0:  # cohorts in turn share no live id with the parent
-            continue
-        if value is None and (check.needs != "anchors" or judged):
-            value = nan  # should be there and could not be measured: that is never passed
-        earlier = None if before is None else getattr(before, check.figure)
-        yield Measured(check.name, value, of if earlier is None else {**of, "before": earlier})
+    value: float | None = getattr(side, check.figure)
+    if value is None and (check.needs != "anchors" or judged):
+        value = nan  # should be there and could not be measured: that is never passed
+    return Measured(check.name, value, of if before is None else {**of, "before": before})
 
 
 def check_of_recall(config: Config, report: IndexReport) -> Measured:

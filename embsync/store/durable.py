@@ -73,6 +73,18 @@ def storage_errors(where: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def write_errors(what: str, where: str | Path) -> Iterator[None]:
+    """Turn the operating system's errors about a file that is no store's into embsync's own."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or where
+        if error.errno in FULL:
+            raise OutOfSpace(f"no space left for {what}", where=place) from error
+        raise StoreError(f"{what} cannot be written", where=place, found=error.strerror or str(error)) from error
+
+
+@contextlib.contextmanager
 def taking_effect(effect: str, took_effect: Callable[[], bool], where: Path) -> Iterator[None]:
     """Have an error say so where the change is made all the same, but may not be durable."""
     try:

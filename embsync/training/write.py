@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,15 @@ import msgspec
 import numpy as np
 
 from embsync.alignment.gram import require_finite
-from embsync.array_inputs import as_ids, as_matrix
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array, Float64
-from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError, UsageError, printable
+from embsync.errors import NotFoundError, SnapshotError, UsageError, printable
 from embsync.invocation import quoted
-from embsync.rows import ArrayRows
 from embsync.snapshots import Side
-from embsync.snapshots.arrays import native, require_vectors
+from embsync.snapshots.arrays import native
+from embsync.snapshots.given import side_of_arrays
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide, require_agreement
-from embsync.store.durable import FULL, Staging, rename_to_free, sweep_staging
+from embsync.store.durable import Staging, rename_to_free, sweep_staging, write_errors
 from embsync.watching.source_manifest import NAME as MANIFEST
 
 #: Directories in the making; names that begin with a dot are no snapshots.
@@ -97,22 +94,6 @@ def write_snapshot(
     return write_sides(Path(path), sides, overwrite=overwrite)
 
 
-def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any) -> IdentifiedSide:
-    """Return a side made of arrays, judged as that of a snapshot."""
-    matrix, index = as_matrix(vectors, name)
-    one = name[:-1]
-    require_vectors(matrix.dtype, matrix.shape, name)
-    if ids is None and index is None:
-        raise SnapshotError("vectors without ids", where=name, expected=f"{one}_ids beside {name}")
-    named = as_ids(ids, f"{one}_ids") if ids is not None else index
-    assert named is not None
-    columns = [
-        None if values is None else _Values(f"{one}_{what}", values)
-        for what, values in (("ids", named), ("weights", None if weights is None else np.asarray(weights)))
-    ]
-    return IdentifiedSide(name, name, ArrayRows(matrix), columns[0], columns[1], stored_bytes=matrix.nbytes)
-
-
 def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> Path:
     """Write items, and users where there are two sides, as :func:`write_snapshot` does."""
     require_agreement(sides[0], sides[1] if len(sides) > 1 else None, SnapshotConfig().max_bytes)
@@ -120,7 +101,7 @@ def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> 
     columns = [(side, side.ids(), side.weights()) for side in sides]
     for side in sides:
         _require_rows(side)
-    with _writing(target):
+    with write_errors("a snapshot", target):
         sweep_staging(target.parent, PREFIX)
         with Staging(target.parent, PREFIX) as staging:
             for side, ids, weights in columns:
@@ -130,34 +111,6 @@ def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> 
                 write(manifest)
             _put_in_place(staging, target, overwrite)
     return target
-
-
-@dataclass(frozen=True)
-class _Values:
-    """An array as one value a row."""
-
-    name: str
-    values: Array
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 1:
-            raise SnapshotError(
-                "not one value a row", where=self.name, found=f"shape {self.values.shape}", expected="one dimension"
-            )
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def count(self) -> int:
-        return len(self.values)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.values.dtype
-
-    def read(self) -> Array:
-        return self.values
 
 
 def _target(path: Path, overwrite: bool) -> Path:
@@ -227,15 +180,3 @@ def _put_in_place(staging: Staging, target: Path, overwrite: bool) -> None:
     except FileExistsError:
         _reject_existing(target, overwrite)
         staging.replace(target, first=MANIFEST)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise OutOfSpace("no space left for a snapshot", where=error.filename or target) from error
-        raise StoreError(
-            "a snapshot cannot be written", where=error.filename or target, found=error.strerror or str(error)
-        ) from error

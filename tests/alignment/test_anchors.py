@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.laws import aligned
 from support.nights import Array, Night, night
 
 import embsync
 from embsync.alignment.anchors import AnchorSide, Policy
-from embsync.alignment.stabilize import Anchors, Stabilized
+from embsync.arrays.anchors import Anchors
+from embsync.arrays.stabilization import Stabilized
 from embsync.errors import UsageError
 
 
@@ -25,6 +27,7 @@ def _run(nights: list[Night], policy: Policy, **options: float) -> list[Stabiliz
             user_ids=made.user_ids,
             anchors=anchors,
             policy=policy,
+            check=False,
             **options,
         )
         found.append(result)
@@ -163,7 +166,7 @@ def test_a_sampled_side_weighs_as_much_as_a_whole_one() -> None:
         lying = Anchors(
             AnchorSide(mine.items.ids, mine.items.vectors, 0.1), AnchorSide(mine.users.ids, -mine.users.vectors, rate)
         )
-        found = embsync.stabilize(T, W, anchors=lying)
+        found = aligned(T, W, anchors=lying)
         np.testing.assert_allclose(found.items, sign * first.items, atol=1e-3)
 
 
@@ -175,9 +178,9 @@ def test_rows_can_be_weighted_in_the_fit() -> None:
     wrong = ids.copy()
     wrong[:120] = np.roll(ids[:120], 7)
     weights = np.where(ids < 120, 0.0, 1.0)
-    honest = embsync.stabilize(*made.both, item_ids=ids, anchors=first.anchors)
-    weighted = embsync.stabilize(*made.both, item_ids=wrong, item_weights=weights, anchors=first.anchors)
-    plain = embsync.stabilize(*made.both, item_ids=wrong, anchors=first.anchors)
+    honest = aligned(*made.both, item_ids=ids, anchors=first.anchors)
+    weighted = aligned(*made.both, item_ids=wrong, item_weights=weights, anchors=first.anchors)
+    plain = aligned(*made.both, item_ids=wrong, anchors=first.anchors)
     np.testing.assert_allclose(weighted.items, honest.items, atol=1e-4)
     assert weighted.fit_items is not None
     assert weighted.fit_items.share_below_half == pytest.approx(0.5, abs=0.1)

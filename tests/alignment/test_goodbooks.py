@@ -10,7 +10,7 @@ from support.goodbooks import DAYS, needs_goodbooks, read_day
 from support.nights import Array, Night
 
 import embsync
-from embsync.alignment.stabilize import Stabilized
+from embsync.arrays.stabilization import Stabilized
 from embsync.similarity import RunningTopK, overlap
 
 pytestmark = needs_goodbooks

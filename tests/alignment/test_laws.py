@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.laws import Pair, law, pairs, relative, score_error
+from support.laws import Pair, aligned, law, pairs, relative, score_error
 from support.nights import Array, night, rotation
 
 import embsync
@@ -34,7 +34,7 @@ def test_no_score_changes_when_aligned_to_anchors(pair: Pair, seed: int, wider: 
     random = np.random.default_rng(seed)
     k = pair.width + wider
     before = embsync.stabilize(random.standard_normal((50, k)), random.standard_normal((40, k)))
-    found = embsync.stabilize(pair.items, pair.users, anchors=before.anchors)
+    found = aligned(pair.items, pair.users, anchors=before.anchors)
     assert found.users is not None
     assert found.items.shape[1] == k
     assert score_error((found.items, found.users), (pair.items, pair.users)) < FLOAT32
@@ -82,7 +82,7 @@ def test_maps_of_two_versions_compose(first: Pair, second: Pair) -> None:
     """A raw vector of one version, brought to another's raw basis, has the same stable vector there."""
     assume(second.width <= first.width)
     one = embsync.stabilize(first.items, first.users)
-    two = embsync.stabilize(second.items, second.users, anchors=one.anchors)
+    two = aligned(second.items, second.users, anchors=one.anchors)
     moved = second.items.astype(np.float64) @ two.transform.to(one.transform, "items")
     again = moved @ one.transform.items
     assert relative(again, second.items.astype(np.float64) @ two.transform.items) < 1e-8
@@ -107,7 +107,7 @@ def test_a_turn_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
     """The same model with turned or mirrored axes gets the same stable vectors."""
     turn = rotation(pair.width, seed)
     first = embsync.stabilize(pair.items, pair.users)
-    second = embsync.stabilize(pair.items @ turn, pair.users @ turn, anchors=first.anchors)
+    second = aligned(pair.items @ turn, pair.users @ turn, anchors=first.anchors)
     assert first.users is not None
     assert second.users is not None
     assert relative(second.items, first.items) < 1e-5
@@ -119,7 +119,7 @@ def test_a_turn_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
 def test_the_scale_split_between_the_sides_is_undone(pair: Pair, factor: float) -> None:
     """Items times c and users over c have the same scores, and get the same stable vectors."""
     first = embsync.stabilize(pair.items, pair.users)
-    second = embsync.stabilize(pair.items * factor, pair.users / factor, anchors=first.anchors)
+    second = aligned(pair.items * factor, pair.users / factor, anchors=first.anchors)
     assert relative(second.items, first.items) < 1e-5
 
 
@@ -130,7 +130,7 @@ def test_any_change_of_basis_that_keeps_the_scores_is_undone(pair: Pair, seed: i
     random = np.random.default_rng(seed)
     C = rotation(pair.width, seed) * np.exp(random.uniform(-1, 1, pair.width))
     first = embsync.stabilize(pair.items, pair.users)
-    second = embsync.stabilize(
+    second = aligned(
         pair.items.astype(np.float64) @ C, pair.users.astype(np.float64) @ np.linalg.inv(C).T, anchors=first.anchors
     )
     assert relative(second.items, first.items) < 1e-5
@@ -150,13 +150,13 @@ def test_both_sides_get_the_same_energy(pair: Pair) -> None:
 
 @law
 @given(pairs(), st.booleans())
-def test_one_side_keeps_every_product_within_it(pair: Pair, aligned: bool) -> None:
+def test_one_side_keeps_every_product_within_it(pair: Pair, anchored: bool) -> None:
     """Without users the map is orthonormal: item-item products, norms and distances stay."""
     anchors = None
-    if aligned:
+    if anchored:
         other = np.random.default_rng(pair.seed).standard_normal((60, pair.width + 1))
         anchors = embsync.stabilize(other).anchors
-    found = embsync.stabilize(pair.items, anchors=anchors)
+    found = aligned(pair.items, anchors=anchors)
     assert found.users is None
     assert found.transform.users is None
     assert score_error((found.items, found.items), (pair.items, pair.items)) < FLOAT32
@@ -189,15 +189,15 @@ def test_a_wider_space_loses_nothing(pair: Pair, extra: int) -> None:
 
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
-def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, aligned: bool) -> None:
+def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, anchored: bool) -> None:
     """E > k keeps the k leading directions: the best there is, and the loss said is the loss made."""
     assume(less < pair.width)
     k = pair.width - less
     anchors = None
-    if aligned:
+    if anchored:
         random = np.random.default_rng(pair.seed)
         anchors = embsync.stabilize(random.standard_normal((60, k)), random.standard_normal((50, k))).anchors
-    found = embsync.stabilize(pair.items, pair.users, dimension=None if aligned else k, anchors=anchors)
+    found = aligned(pair.items, pair.users, dimension=None if anchored else k, anchors=anchors)
     S = np.linalg.svd(pair.scores, compute_uv=False)
     best = float(np.sqrt(np.sum(S[k:] ** 2) / np.sum(S**2)))
     assert found.users is not None
@@ -244,8 +244,8 @@ def test_row_order_changes_nothing_but_rounding(pair: Pair, seed: int) -> None:
     assert np.abs(mixed.items - plain.items[first]).max() < 1e-6 * np.abs(plain.items).max()
     turn = rotation(pair.width, seed)
     T, W = pair.items @ turn, pair.users @ turn
-    after = embsync.stabilize(T, W, anchors=plain.anchors)
-    other = embsync.stabilize(T[first], W[second], item_ids=first, user_ids=second, anchors=mixed.anchors)
+    after = aligned(T, W, anchors=plain.anchors)
+    other = aligned(T[first], W[second], item_ids=first, user_ids=second, anchors=mixed.anchors)
     assert np.abs(other.items - after.items[first]).max() < 2e-6 * np.abs(after.items).max()
     np.testing.assert_array_equal(mixed.anchors.items.ids, plain.anchors.items.ids)
 
@@ -269,16 +269,14 @@ def test_axes_the_anchors_leave_open_keep_the_standardized_order_and_sign(pair: 
     narrow = embsync.stabilize(pair.items, pair.users, dimension=pair.width + extra)
     wide_items = np.column_stack([pair.items, 0.3 * random.standard_normal((len(pair.items), extra))])
     wide_users = np.column_stack([pair.users, 0.3 * random.standard_normal((len(pair.users), extra))])
-    found = embsync.stabilize(wide_items, wide_users, anchors=narrow.anchors)
+    found = aligned(wide_items, wide_users, anchors=narrow.anchors)
     assert found.users is not None
     assert score_error((found.items, found.users), (wide_items, wide_users)) < FLOAT32
     new = found.items[:, pair.width :].astype(np.float64)
     energy = np.linalg.norm(new, axis=0)
     assert (np.diff(energy) <= 1e-5 * energy[0]).all()
     first, second = random.permutation(len(wide_items)), random.permutation(len(wide_users))
-    again = embsync.stabilize(
-        wide_items[first], wide_users[second], item_ids=first, user_ids=second, anchors=narrow.anchors
-    )
+    again = aligned(wide_items[first], wide_users[second], item_ids=first, user_ids=second, anchors=narrow.anchors)
     gaps = np.diff(found.transform.singular_values) / found.transform.singular_values[0]
     if np.abs(gaps).min(initial=1.0) > 1e-2:  # equal energies have no order
         assert relative(again.items, found.items[first]) < 1e-5
@@ -308,14 +306,12 @@ def test_the_fit_does_not_flatter_wrong_ids(count: int) -> None:
     T, W = _shuffled(count, 1)
     first = embsync.stabilize(T, W)
     random = np.random.default_rng(2)
-    wrong = embsync.stabilize(
-        T, W, item_ids=random.permutation(count), user_ids=random.permutation(count), anchors=first.anchors
-    )
+    wrong = aligned(T, W, item_ids=random.permutation(count), user_ids=random.permutation(count), anchors=first.anchors)
     assert wrong.fit_items is not None
     assert wrong.fit_users is not None
     assert wrong.fit_items.cosine == pytest.approx(0.0, abs=0.08)
     assert wrong.fit_users.cosine == pytest.approx(0.0, abs=0.08)
-    right = embsync.stabilize(T, W, anchors=first.anchors)
+    right = aligned(T, W, anchors=first.anchors)
     assert right.fit_items is not None
     assert right.fit_items.cosine == pytest.approx(1.0, abs=1e-5)
     assert right.fit_items.share_below_half == 0.0

@@ -201,18 +201,6 @@ def obeying_permissions(command: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def mounted(path: Path, size: str) -> Iterator[None]:
-    """Mount a small file system in memory over a directory; skip the test where that is not allowed."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-@contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
     """Give the file that takes processes into a group with so much memory; skip the test where there is none."""
     for place, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):

@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE, RESCAN, Place, eventually, memory_group, mounted
+from daemons import PATIENCE, RESCAN, Place, eventually, memory_group
+from support.disk import mounted
 from support.nights import night
 from support.stores import assert_whole
 

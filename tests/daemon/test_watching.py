@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemons import RESCAN, Place, eventually, mounted, obeying_permissions
+from daemons import RESCAN, Place, eventually, obeying_permissions
+from support.disk import mounted
 from support.nights import night
 from support.trees import deep
 from support.waiting import next_tick

@@ -1,12 +1,16 @@
-"""An ext4 file system in a file, whose power can be cut; root alone can mount it."""
+"""File systems for tests, which root alone can mount: ext4 in a file, whose power can be cut, and small ones."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 #: ext4's own ioctl, and the flag that loses the journal's tail as well.
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -43,3 +47,15 @@ class Disk:
 
     def _run(self, *command: str) -> None:
         subprocess.run(command, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def mounted(path: Path, size: str) -> Iterator[None]:
+    """Mount a small file system in memory over a directory; skip the test where that is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)

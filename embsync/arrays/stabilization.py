@@ -6,7 +6,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
@@ -16,33 +16,21 @@ from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Residual, map_error, score_error
 from embsync.alignment.transform import SideName, Transform
 from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
+from embsync.arrays.anchors import Anchors
+from embsync.arrays.checks import OTHERWISE, judge_fit
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
-from embsync.ids import canonical, fold_of, positions_in, sample
-from embsync.manifest import Preservation
-from embsync.rows import ArrayRows, worker_count
-from embsync.similarity import RunningTopK, agreement
+from embsync.ids import fold_of, positions_in, sample
+from embsync.manifest import CheckRecord, Preservation
+from embsync.pipeline.checks import require
+from embsync.rows import worker_count
+from embsync.similarity import TOP_K, RunningTopK, agreement
+from embsync.snapshots.given import side_of_arrays
+from embsync.snapshots.sides import IdentifiedSide
 
 _Value = TypeVar("_Value")
 
-TOP_K = 10
 SAMPLED_QUERIES = 1000
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """Reference rows of a space; hand them to the next :func:`stabilize`.
-
-    Under ``two_time_scales`` a side carries both: ``vectors``, the slow average, and ``recent``, the last stable rows.
-    """
-
-    items: AnchorSide
-    users: AnchorSide | None
-
-    @property
-    def dimension(self) -> int:
-        """Width k of the space."""
-        return int(self.items.vectors.shape[1])
 
 
 @dataclass(frozen=True)
@@ -59,8 +47,14 @@ class Stabilized:
     fit_items, fit_users : Fit or None
         Out-of-sample fit to the anchors; None in a new space or for a side too small to be judged.
     rotation_disagreement : float or None
+    rank : int
+        Directions that carry scores.
+    truncation_loss : float
+        Relative Frobenius norm of the scores that a narrower space cannot hold.
     preservation : Preservation
         The certificate.
+    checks : tuple of CheckRecord
+        What was checked of the fit to the anchors, with values, limits and outcomes; empty in a new space.
     """
 
     items: Float32
@@ -73,17 +67,28 @@ class Stabilized:
     rank: int
     truncation_loss: float
     preservation: Preservation
+    checks: tuple[CheckRecord, ...] = ()
+
+    def __repr__(self) -> str:
+        sides = [("items", self.items, self.fit_items), ("users", self.users, self.fit_users)]
+        parts = [f"{len(rows):,} {name}" for name, rows, _ in sides if rows is not None]
+        fits = [f"{name} {fit.cosine:.2f}" for name, _, fit in sides if fit is not None and fit.cosine is not None]
+        parts += [
+            f"{self.items.shape[1]} dimensions",
+            f"score error {self.preservation.score_error:.1e}",
+            f"cosine with the anchors: {', '.join(fits)}" if fits else "no fit to anchors",
+        ]
+        return f"<Stabilized: {', '.join(parts)}>"
 
 
 @dataclass(frozen=True)
 class _Side:
-    raw: Array
+    rows: IdentifiedSide
     ids: Array
     order: Int64
     previous: AnchorSide | None
     weights: Float64 | None
     sampled: Int64
-    name: str
     motion: Motion
 
     @cached_property
@@ -96,20 +101,21 @@ class _Side:
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate
-        return SideInput(ArrayRows(self.raw), self.pairing, rate, self.weights, self.sampled, self.name)
+        return SideInput(self.rows, self.pairing, rate, self.weights, self.sampled, self.rows.name)
 
 
 def stabilize(
-    items: Array,
-    users: Array | None = None,
+    items: Any,
+    users: Any = None,
     *,
-    item_ids: Array | None = None,
-    user_ids: Array | None = None,
+    item_ids: Any = None,
+    user_ids: Any = None,
     anchors: Anchors | None = None,
+    check: bool = True,
     dimension: int | None = None,
     standardize: bool = True,
-    item_weights: Array | None = None,
-    user_weights: Array | None = None,
+    item_weights: Any = None,
+    user_weights: Any = None,
     policy: Policy = DEFAULT_POLICY,
     weight: float = 0.3,
     parent_share: float = 0.45,
@@ -121,13 +127,17 @@ def stabilize(
 
     Parameters
     ----------
-    items : (t, e) float array
-    users : (w, e) float array, optional
+    items : (t, e) array of float16, float32 or float64
+        NumPy, or what else :func:`embsync.write_snapshot` takes: pandas with its index as ids, Arrow, tensors.
+    users : (w, e) array, optional
         Without users, every item-item product is kept instead.
-    item_ids, user_ids : (t,) and (w,) arrays of integers or strings, optional
-        Default: row numbers.
+    item_ids, user_ids : (t,) and (w,) arrays of integers or strings
+        Needed with anchors, unless pandas brings them; a new space without ids goes by row numbers.
     anchors : Anchors, optional
         Of the previous snapshot's result; without them a new space begins.
+    check : bool
+        Refuse a fit to the anchors that ``embsync sync`` would refuse. False gives the result all the same; its
+        ``checks`` say what is wrong.
     dimension : int, optional
         Width k of a new space; default e.
     standardize : bool
@@ -142,9 +152,12 @@ def stabilize(
     Raises
     ------
     SnapshotError
-        Wrong shapes, duplicate ids, values that are not finite, or no scores at all.
+        Wrong shapes, duplicate ids, anchors without ids, values that are not finite, or no scores at all.
     UsageError
-        Sides that do not match the anchors, or ids of which the anchors have none.
+        Sides or types of ids that do not match the anchors.
+    RefusedError
+        Too few ids are shared with the anchors, or rows fit them no better than chance: other ids, another model,
+        sides of two runs.
 
     References
     ----------
@@ -155,9 +168,12 @@ def stabilize(
     >>> import numpy as np, embsync
     >>> rng = np.random.default_rng(7)
     >>> items, users = rng.normal(size=(300, 8)), rng.normal(size=(200, 8))
-    >>> first = embsync.stabilize(items, users)
+    >>> ids = {"item_ids": np.arange(300), "user_ids": [f"user {number}" for number in range(200)]}
+    >>> first = embsync.stabilize(items, users, **ids)
+    >>> first.anchors
+    <Anchors: 300 items, 200 users, 8 dimensions>
     >>> turn = np.linalg.qr(rng.normal(size=(8, 8)))[0]      # tomorrow's axes are arbitrary
-    >>> second = embsync.stabilize(items @ turn, users @ turn, anchors=first.anchors)
+    >>> second = embsync.stabilize(items @ turn, users @ turn, **ids, anchors=first.anchors)
     >>> bool(np.allclose(second.items, first.items, atol=1e-5))
     True
     >>> bool(np.allclose(second.items @ second.users.T, items @ users.T, atol=1e-4))
@@ -170,21 +186,17 @@ def stabilize(
             expected="the sides the space began with",
         )
     motion = _motion(policy, weight, parent_share, slow_weight)
-    sides = [_side("items", items, item_ids, None if anchors is None else anchors.items, item_weights, motion)]
+    sides = [_side("items", items, item_ids, item_weights, None if anchors is None else anchors.items, motion)]
     if users is not None:
-        sides.append(_side("users", users, user_ids, None if anchors is None else anchors.users, user_weights, motion))
-    if anchors is not None and not any(_shares_ids(side) for side in sides):
-        raise UsageError(
-            "no id is shared with the anchors",
-            found=f"ids such as {sides[0].ids[0]!r}",
-            expected=f"ids such as {anchors.items.ids[0]!r}",
-            hint="without anchors a new space begins",
-        )
-    k = _dimension(dimension, anchors, int(sides[0].raw.shape[1]))
+        sides.append(_side("users", users, user_ids, user_weights, None if anchors is None else anchors.users, motion))
+    k = _dimension(dimension, anchors, sides[0].rows.width)
     found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
     if found.rank == 0:
         raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
     stable, fits, preservation = _apply(sides, found, threads)
+    checks = [] if anchors is None else judge_fit(found, fits, preservation)
+    if check:
+        require(checks, None, otherwise=OTHERWISE)
     with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
         moved = list(pool.map(lambda side, rows: _advance(side, rows, anchor_rows), sides, stable))
     return Stabilized(
@@ -196,11 +208,8 @@ def stabilize(
         found.rank,
         found.truncation_loss,
         preservation,
+        tuple(checks),
     )
-
-
-def _shares_ids(side: _Side) -> bool:
-    return side.pairing is not None and bool(np.any(side.pairing.positions.astype(np.int64) >= 0))
 
 
 def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
@@ -229,39 +238,17 @@ def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     return width if wanted is None else wanted
 
 
-def _side(
-    name: SideName, raw: Array, ids: Array | None, previous: AnchorSide | None, weights: Array | None, motion: Motion
-) -> _Side:
-    rows = np.asarray(raw)
-    if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
-        raise SnapshotError(
-            f"{name} is not a matrix of vectors",
-            found=f"{rows.dtype} of shape {rows.shape}",
-            expected="a 2-D float array with rows",
-        )
-    names = np.arange(len(rows)) if ids is None else np.asarray(ids)
-    if names.shape != (len(rows),) or names.dtype.kind not in "iuSU":
-        raise SnapshotError(
-            f"{name} ids do not fit",
-            found=f"{names.dtype} of shape {names.shape}",
-            expected=f"{len(rows)} integers or strings",
-        )
-    names = canonical(names, f"{name} ids")
+def _side(name: SideName, vectors: Any, ids: Any, weights: Any, previous: AnchorSide | None, motion: Motion) -> _Side:
+    rows = side_of_arrays(name, vectors, ids, weights, row_numbers=previous is None)
+    names = rows.ids()
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
         raise UsageError(
-            f"{name} ids of another type than the anchors'", found=str(names.dtype), expected=str(previous.ids.dtype)
+            f"{name[:-1]}_ids of another type than the anchors'",
+            found=str(names.dtype),
+            expected=str(previous.ids.dtype),
         )
     order = np.argsort(names, kind="stable").astype(np.int64)
-    if weights is not None and np.shape(weights) != (len(rows),):
-        raise SnapshotError(
-            f"{name} weights do not fit", found=f"shape {np.shape(weights)}", expected=f"({len(rows)},)"
-        )
-    own = None if weights is None else np.asarray(weights, np.float64)
-    if own is not None and not (np.isfinite(own) & (own >= 0)).all():
-        raise SnapshotError(
-            f"{name} weights do not fit", found="negative or non-finite values", expected="finite weights of 0 or more"
-        )
-    return _Side(rows, names, order, previous, own, sample(names, SAMPLED_QUERIES), name, motion)
+    return _Side(rows, names, order, previous, rows.weights(), sample(names, SAMPLED_QUERIES), motion)
 
 
 def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Float32], list[Fit | None], Preservation]:
@@ -273,7 +260,7 @@ def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Flo
     fits: list[Fit | None] = []
     residuals: list[Residual] = []
     for side, part in zip(sides, parts, strict=True):
-        out = np.empty((len(side.raw), part.map.shape[1]), np.float32)
+        out = np.empty((side.rows.count, part.map.shape[1]), np.float32)
         meter = _fit_meter(side, part)
 
         def observe(
@@ -292,7 +279,7 @@ def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Flo
                 raw_best.observe(numbers, block)
                 best.observe(numbers, written)
 
-        residuals.append(transform_rows(ArrayRows(side.raw), part, [observe], threads=threads))
+        residuals.append(transform_rows(side.rows, part, [observe], threads=threads))
         out.flags.writeable = False
         stable.append(out)
         fits.append(None if meter is None else meter.result())

@@ -1,0 +1,1 @@
+"""The method on arrays that a program holds, with no store and no daemon."""

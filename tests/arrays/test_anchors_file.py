@@ -1,0 +1,165 @@
+"""``Anchors.save`` and ``load``: the same rows come back, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.disk import mounted
+from support.nights import night
+
+import embsync
+from embsync.arrays.anchors import Anchors
+from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError
+
+NIGHT = night(0, items=400)
+KINDS = {
+    "numbers": embsync.stabilize(*NIGHT.both, item_ids=NIGHT.item_ids, user_ids=NIGHT.user_ids).anchors,
+    "names": embsync.stabilize(*NIGHT.both, item_ids=NIGHT.named().item_ids, user_ids=NIGHT.user_ids).anchors,
+    "one side": embsync.stabilize(NIGHT.items, item_ids=NIGHT.item_ids, policy="previous", anchor_rows=50).anchors,
+}
+
+
+def same(one: Anchors, other: Anchors) -> bool:
+    """Tell whether two anchors are equal to the bit."""
+    return all(
+        (left is None and right is None)
+        or (
+            left.rate == right.rate
+            and left.ids.dtype == right.ids.dtype
+            and all(
+                (a is None and b is None) or (a is not None and b is not None and a.tobytes() == b.tobytes())
+                for a, b in ((left.ids, right.ids), (left.vectors, right.vectors), (left.recent, right.recent))
+            )
+        )
+        for left, right in ((one.items, other.items), (one.users, other.users))
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_is_loaded(tmp_path: Path, kind: str) -> None:
+    """To the bit; read-only; a file that was there is replaced, and nothing is left beside it."""
+    path = tmp_path / "anchors"
+    KINDS["numbers"].save(path)
+    KINDS[kind].save(str(path))
+    found = embsync.Anchors.load(path)
+    assert same(found, KINDS[kind])
+    assert not found.items.vectors.flags.writeable
+    assert [entry.name for entry in tmp_path.iterdir()] == ["anchors"]
+
+
+def test_a_loaded_night_goes_on_as_one_in_memory(tmp_path: Path) -> None:
+    """The next night comes out the same."""
+    KINDS["numbers"].save(tmp_path / "anchors")
+    after = night(1, items=400)
+    runs = [
+        embsync.stabilize(*after.both, item_ids=after.item_ids, user_ids=after.user_ids, anchors=anchors).items
+        for anchors in (KINDS["numbers"], Anchors.load(tmp_path / "anchors"))
+    ]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_other_programs_read_the_file(tmp_path: Path) -> None:
+    """It is safetensors."""
+    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    KINDS["names"].save(tmp_path / "anchors")
+    tensors = numpy.load_file(tmp_path / "anchors")
+    np.testing.assert_array_equal(tensors["items.vectors"], KINDS["names"].items.vectors)
+    assert bytes(tensors["items.ids"][0]).rstrip(b"\0") == KINDS["names"].items.ids[0]
+
+
+def test_every_kind_of_damage_is_seen(tmp_path: Path) -> None:
+    """A flipped bit anywhere, a cut, an addition: never other anchors."""
+    path = tmp_path / "anchors"
+    KINDS["one side"].save(path)
+    good = path.read_bytes()
+    chance = random.Random(3)
+    for _ in range(300):
+        bad = bytearray(good)
+        at = chance.randrange(min(len(bad), chance.choice([600, len(bad)])))
+        bad[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(bad)
+        with pytest.raises(SnapshotError) as caught:
+            Anchors.load(path)
+        assert "\n" not in str(caught.value)
+    for bad in (b"", good[:7], good[:300], good[:-1], good + b"\0"):
+        path.write_bytes(bad)
+        with pytest.raises(SnapshotError):
+            Anchors.load(path)
+
+
+def forged(good: bytes, change: Any) -> bytes:
+    """Return a file with another header and a hash that fits it."""
+    import hashlib
+
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + length])
+    change(header)
+    header.get("__metadata__", {})["sha256"] = "0" * 64
+    text = json.dumps(header).encode()
+    data = len(text).to_bytes(8, "little") + text + good[8 + length :]
+    return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda header: header.pop("__metadata__"), "safetensors of something else"),
+        (lambda header: header["__metadata__"].update(embsync_anchors="2"), "form '2'; expected form 1"),
+        (lambda header: header["__metadata__"].pop("items.rate"), "other shapes or rates"),
+        (lambda header: header["__metadata__"].update({"items.rate": "nan"}), "other shapes or rates"),
+        (lambda header: header["__metadata__"].update({"items.rate": ["x"]}), "other shapes or rates"),
+        (lambda header: header.update({"other.ids": header.pop("items.ids")}), "expected items, perhaps users"),
+        (lambda header: header.update({"users.ids": header.pop("items.ids")}), "not the anchors that were saved"),
+        (lambda header: header["items.ids"].update(dtype="F64"), "an unusable type"),
+        (lambda header: header["items.vectors"].update(dtype="I32"), "other shapes or rates"),
+        (lambda header: header["items.vectors"].update(shape=[25, 16]), "other shapes or rates"),
+    ],
+)
+def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> None:
+    """Also where its hash fits."""
+    path = tmp_path / "anchors"
+    KINDS["one side"].save(path)
+    path.write_bytes(forged(path.read_bytes(), change))
+    with pytest.raises(SnapshotError, match=says):
+        Anchors.load(path)
+
+
+def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
+    """A directory that is missing, a directory in the way, a file that is not there."""
+    with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
+        KINDS["numbers"].save(tmp_path / "no" / "anchors")
+    with pytest.raises(StoreError, match="the anchors cannot be written"):
+        KINDS["numbers"].save(tmp_path)
+    with pytest.raises(NotFoundError, match="no such file of anchors"):
+        Anchors.load(tmp_path / "none")
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    """An error that says so; the old file, and nothing beside it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    path = folder / "anchors"
+    with mounted(folder, "256k"):
+        KINDS["one side"].save(path)
+        big = embsync.stabilize(np.random.default_rng(1).normal(size=(9000, 16))).anchors
+        with pytest.raises(OutOfSpace, match="no space left for the anchors"):
+            big.save(path)
+        assert same(Anchors.load(path), KINDS["one side"])
+        assert [entry.name for entry in folder.iterdir()] == ["anchors"]
+
+
+def test_reprs_are_short() -> None:
+    """Counts and widths, no arrays."""
+    result = embsync.stabilize(*NIGHT.both, item_ids=NIGHT.item_ids, user_ids=NIGHT.user_ids)
+    assert repr(result.anchors) == "<Anchors: 400 items, 160 users, 8 dimensions>"
+    assert repr(result.anchors.items) == "<AnchorSide: 400 ids of int64, 8 dimensions>"
+    assert repr(result.transform) == "<Transform: items and users, 8 to 8 dimensions>"
+    assert repr(result).startswith("<Stabilized: 400 items, 160 users, 8 dimensions, score error ")
+    assert repr(result).endswith(", no fit to anchors>")
+    again = embsync.stabilize(*NIGHT.both, item_ids=NIGHT.item_ids, user_ids=NIGHT.user_ids, anchors=result.anchors)
+    assert repr(again).endswith("cosine with the anchors: items 1.00, users 1.00>")
