@@ -103,6 +103,7 @@ def aligned(models: list[Model], **options: object) -> list[Sides]:
             anchors=anchors,
             threads=1,
             dimension=None if anchors else models[0].items.shape[1],
+            check=False,
             **options,
         )
         anchors = found.anchors

@@ -120,10 +120,10 @@ class Blend:
     def __getitem__(self, places: Array) -> Float32:
         """Return (len(places), k) float32 rows."""
         rows = places if self.rows is None else self.rows[places]
-        blended = np.array(self.recent[as_slice(rows)], np.float32)
-        blended -= self.slow[as_slice(places)]
+        slow = np.asarray(self.slow[as_slice(places)])
+        blended = np.asarray(self.recent[as_slice(rows)]) - slow
         blended *= np.float32(self.share)
-        blended += self.slow[as_slice(places)]
+        blended += slow
         return blended
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
 
 from embsync.alignment.gram import Cross
 from embsync.alignment.procrustes import DETERMINED
@@ -74,14 +73,14 @@ class ColumnAgreement:
         return known if other is None else known & (other.explained >= EXPLAINED)
 
 
-def judge_columns(sums: Cross, paired: int, transform: Float64) -> ColumnAgreement:
+def judge_columns(sums: Cross, rows: int, transform: Float64) -> ColumnAgreement:
     """Return how the raw columns of a side agree with its anchors, means taken out.
 
     Parameters
     ----------
     sums : Cross
-    paired : int
-        Rows with an anchor.
+    rows : int
+        How many the sums are over.
     transform : (e, k) float64
         The map of the side.
     """
@@ -99,11 +98,11 @@ def judge_columns(sums: Cross, paired: int, transform: Float64) -> ColumnAgreeme
         return _nothing(len(transform))
     explained = ((cross[judged] @ axes / np.sqrt(values)) ** 2).sum(axis=1) / variance[judged]
     share = np.full(len(transform), np.nan)
-    share[judged] = 1.0 - (1.0 - explained) * (paired - 1) / max(paired - len(values) - 1, 1)
+    share[judged] = 1.0 - (1.0 - explained) * (rows - 1) / max(rows - len(values) - 1, 1)
     inverse = np.linalg.pinv(transform)[:, judged]
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))
-    new = max(len(_determined(energy)[0]) - len(_determined(anchors)[0]), 0)
+    new = max(_rank(energy) - _rank(anchors), 0)
     largest = np.sort(scale)[-1 - min(new, len(scale) - 1)]
     return ColumnAgreement(share, new, float(largest / np.median(scale)))
 
@@ -114,6 +113,11 @@ def _nothing(width: int) -> ColumnAgreement:
 
 def _determined(gram: Float64) -> tuple[Float64, Float64]:
     """Return the eigenvalues and eigenvectors of a Gram matrix that stand above rounding."""
-    values, vectors = linalg.eigh((gram + gram.T) / 2)
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     held = values > max(DETERMINED * values[-1], 0.0)
     return values[held], vectors[:, held]
+
+
+def _rank(gram: Float64) -> int:
+    values = np.linalg.eigvalsh((gram + gram.T) / 2)
+    return int(np.count_nonzero(values > max(DETERMINED * values[-1], 0.0)))

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.gram import Pairing
+from embsync.alignment.gram import Pairing, by_fold
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
-from embsync.ids import FOLDS
-from embsync.rows import as_slice
+from embsync.rows import as_slice, library_threads
 from embsync.similarity import row_cosines
 
 MOVED_MOST = 10
@@ -32,7 +31,8 @@ class Fit:
     Attributes
     ----------
     common : int
-        Rows compared.
+        Rows compared, n: all with an anchor up to 8,000 or 8k, beyond that those whose ids have the lowest hashes. A
+        share p has the standard error sqrt(p (1 - p) / n).
     cosine, cosine_mismatched, share_below_half : float or None
         Mean cosine; the same with wrong partners; share of rows below 0.5. None: nothing to compare.
     lost : float or None
@@ -76,7 +76,7 @@ def mean(values: Array) -> float | None:
 
 
 class FitMeter:
-    """Judges rows with an anchor by the fold's own map.
+    """Judges the pairing's sample of rows with an anchor by the fold's own map.
 
     Parameters
     ----------
@@ -96,10 +96,12 @@ class FitMeter:
 
     def observe(self, start: int, block: Array) -> None:
         """Take in raw rows; every anchor is met at most once, so threads do not collide."""
-        places = self._pairing.positions[start : start + len(block)]
-        local = np.flatnonzero(places >= 0)
+        local = self._pairing.judged(start, start + len(block))
+        if len(local) == 0:
+            return
+        places = self._pairing.positions[start + local]
         with self._lock:
-            self._held.append((places[local], block[local].astype(np.float32, copy=False)))
+            self._held.append((places, block[local].astype(np.float32, copy=False)))
             if sum(rows.size for _, rows in self._held) < _JUDGED_AT_ONCE:
                 return
             held, self._held = self._held, []
@@ -110,18 +112,20 @@ class FitMeter:
             return
         places = np.concatenate([one for one, _ in held])
         rows = np.concatenate([one for _, one in held])
-        folds = self._pairing.folds[places]
+        order, parts = by_fold(self._pairing.folds[places])
+        places, rows = places[order], rows[order]
         anchors = self._pairing.anchors
-        for fold in range(FOLDS):
-            mine = places[folds == fold]
-            fitted = rows[folds == fold] @ self._maps[fold]
+        for part, onto in zip(parts, self._maps, strict=True):
+            mine = places[part]
+            fitted = rows[part] @ onto
             self._cosines[mine] = row_cosines(fitted, anchors[mine])
             # A wrong partner that is the same whatever came together in one block: half the anchors away.
             self._mismatched[mine] = row_cosines(fitted, anchors[(mine + len(anchors) // 2) % len(anchors)])
 
     def result(self) -> Fit:
         """Return the figures over all rows met."""
-        self._judge(self._held)
+        with library_threads(1, "blas"):
+            self._judge(self._held)
         self._held = []
         cosines = self._cosines[~np.isnan(self._cosines)]
         mismatched = mean(self._mismatched) if len(cosines) else None

@@ -10,7 +10,7 @@ import numpy as np
 from embsync.alignment.gram import sum_side
 from embsync.alignment.transform import SideName, Transform
 from embsync.dtypes import Array, Float32, Float64
-from embsync.rows import ArrayRows, Rows, map_blocks
+from embsync.rows import ArrayRows, Rows, library_threads, map_blocks
 
 #: Exponents of residual scales whose squares and their inverses are float64 numbers.
 _SCALE_EXPONENTS = (-500, 500)
@@ -111,11 +111,12 @@ def map_error(transform: Transform) -> float:
     P is rebuilt from the product itself (its leading singular subspace), so that maps read back from a store
     can be judged alone.
     """
-    product = transform.side("users").T @ transform.items
-    U, S, Vt = np.linalg.svd(product)
-    rank = int(np.count_nonzero(S > 0.5))
-    basis = np.linalg.qr((U[:, :rank] + Vt[:rank].T) / 2.0)[0]
-    return float(np.linalg.norm(product - basis @ basis.T, 2))
+    with library_threads(1, "blas"):
+        product = transform.side("users").T @ transform.items
+        U, S, Vt = np.linalg.svd(product)
+        rank = int(np.count_nonzero(S > 0.5))
+        basis = np.linalg.qr((U[:, :rank] + Vt[:rank].T) / 2.0)[0]
+        return float(np.linalg.norm(product - basis @ basis.T, 2))
 
 
 def score_error(items: Residual, users: Residual | None, transform: Transform) -> float:
@@ -129,7 +130,7 @@ def score_error(items: Residual, users: Residual | None, transform: Transform) -
     the maps are so large, as damage makes them, that no digit of the difference is certain.
     """
     other = items if users is None else users
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found by the result
+    with library_threads(1, "blas"), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other))
         whole = float(np.sum(items.gram * other.gram))
     if not (np.isfinite(squared) and np.isfinite(whole)) or uncertain > max(squared, whole):

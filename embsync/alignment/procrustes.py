@@ -90,13 +90,13 @@ def axis_agreement(cross: Float64, rows: Float64, anchors: Float64) -> float:
     energy = (rows + anchors) / 2
     if not (np.isfinite(energy).all() and np.isfinite(cross).all()):
         return float("nan")
-    values, vectors = linalg.eigh((energy + energy.T) / 2)
+    values, vectors = np.linalg.eigh((energy + energy.T) / 2)
     held = values > DETERMINED * values[-1]
     if values[-1] <= 0 or not held.any():
         return float("nan")
     whitened = vectors[:, held] / np.sqrt(values[held])
     agreement = whitened.T @ ((cross + cross.T) / 2) @ whitened
-    return float(linalg.eigh((agreement + agreement.T) / 2)[0][0])
+    return float(np.linalg.eigvalsh((agreement + agreement.T) / 2)[0])
 
 
 def _leading_entries(columns: Float64) -> Float64:

@@ -16,7 +16,7 @@ from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS
-from embsync.rows import Rows, map_blocks
+from embsync.rows import Rows, library_threads, map_blocks
 
 #: Called by worker threads with ``(start, raw block, stable block)``.
 Observer = Callable[[int, Array, Float32], None]
@@ -104,7 +104,7 @@ class Alignment:
 
 def judged_alone(sums: SideSums) -> bool:
     """Whether a side has the 4e anchored rows without which its own figures mean nothing."""
-    return sums.paired >= 4 * len(sums.gram)
+    return sums.judged >= 4 * len(sums.gram)
 
 
 def fit(
@@ -127,30 +127,33 @@ def fit(
     sums = [sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs]
     factors = [triangular_factor(s.rows, total.gram) for s, total in zip(inputs, sums, strict=True)]
     two = users is not None
-    if standardized and two:
-        form = standardize(factors[0], factors[1], dimension)
-    else:
-        form = keep_products(factors[0], factors[1] if two else None, dimension)
-    return _rotate(form, inputs, sums, dimension)
+    with library_threads(1, "blas"):
+        if standardized and two:
+            form = standardize(factors[0], factors[1], dimension)
+        else:
+            form = keep_products(factors[0], factors[1] if two else None, dimension)
+        return _rotate(form, inputs, sums, dimension)
 
 
 def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[SideSums], dimension: int) -> Alignment:
     """Align the standardized form to the anchors, as a whole and without each fold."""
     bases = (form.items, form.users)
-    crosses = [
-        np.einsum("er,fek->frk", basis, total.cross.folds, optimize=True) / side.rate
+    paired = [
+        (basis.T / side.rate, total.cross)
         for basis, side, total in zip(bases, inputs, sums, strict=False)
         if total.cross is not None
     ]
+    crosses = [onto @ cross.whole for onto, cross in paired]
     anchored = [cross for cross in crosses if np.any(cross)]
+    folds = None
     if not anchored:
         rotation = first_rotation(form.items, dimension)
-        folds = None
     else:
-        folded = np.sum(crosses, axis=0)
-        whole = folded.sum(axis=0)
+        whole = np.sum(crosses, axis=0)
+        folded = np.sum([onto @ cross.folds for onto, cross in paired], axis=0)
         rotation = align(whole, form.energy)
-        folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
+        if any(total.judged for total in sums):
+            folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
     fits = [
         SideFit(
             total,
@@ -163,7 +166,7 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
     ]
     apart = None
     if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
-        apart = disagreement(crosses[0].sum(axis=0), crosses[1].sum(axis=0), form.energy)
+        apart = disagreement(crosses[0], crosses[1], form.energy)
     users = fits[1] if len(fits) > 1 else None
     transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
     return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
@@ -176,7 +179,7 @@ def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] |
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
         cross = transform.T @ sums.cross.folds.sum(axis=0)
         agreement = axis_agreement(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
-        return agreement, judge_columns(sums.cross, sums.paired, transform)
+        return agreement, judge_columns(sums.cross, sums.judged, transform)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

@@ -20,7 +20,7 @@ from embsync.arrays.anchors import Anchors
 from embsync.arrays.checks import OTHERWISE, judge_fit
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
-from embsync.ids import fold_of, positions_in, sample
+from embsync.ids import positions_in, sample
 from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
 from embsync.rows import worker_count
@@ -95,9 +95,8 @@ class _Side:
     def pairing(self) -> Pairing | None:
         if self.previous is None:
             return None
-        return Pairing(
-            positions_in(self.ids, self.previous.ids), self.previous.reference(self.motion), fold_of(self.previous.ids)
-        )
+        places = positions_in(self.ids, self.previous.ids)
+        return Pairing.of(places, self.previous.reference(self.motion), self.previous.ids)
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate

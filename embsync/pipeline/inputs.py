@@ -15,7 +15,7 @@ from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import Hint, SnapshotError, UsageError
-from embsync.ids import fold_of, positions_in, sample
+from embsync.ids import positions_in, sample
 from embsync.invocation import command
 from embsync.manifest import store_of
 from embsync.pipeline.progress import Progress, WatchedRows
@@ -172,7 +172,7 @@ def _side_run(
         rate = len(anchor_ids) / max(len(mine.ids), 1)
         anchors = AnchorSide(anchor_ids, vectors, rate)
         places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        pairing = Pairing(places, _reference(anchors, mine, motion), fold_of(anchor_ids))
+        pairing = Pairing.of(places, _reference(anchors, mine, motion), anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     rows = FingerprintedRows(side, ids)
     laid_out = plan(ids, held, config.store.carry_forward_versions)

@@ -294,8 +294,8 @@ def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | 
     mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
     of = {
         "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
-        "one_row": 1.0 / max(part.sums.paired, 1),
-        "e_per_row": len(part.map) / max(part.sums.paired, 1),
+        "one_row": 1.0 / max(part.sums.judged, 1),
+        "e_per_row": len(part.map) / max(part.sums.judged, 1),
     }
     value: float | None = getattr(side, check.figure)
     if value is None and (check.needs != "anchors" or judged):

@@ -15,9 +15,10 @@ from support.laws import law
 from support.nights import rotation
 
 import embsync
+from embsync.alignment import gram
 from embsync.alignment.gram import GRAM_CONDITION, Pairing, sum_side, triangular_factor
 from embsync.errors import SnapshotError
-from embsync.ids import fold_of
+from embsync.ids import fold_of, hash_ids
 from embsync.rows import ArrayRows, as_slice, block_rows, map_blocks
 
 WIDTH = 64
@@ -54,6 +55,31 @@ def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
     np.testing.assert_allclose(sums.cross.anchor_sum, weight @ right, atol=1e-9)
     assert sums.cross.weight == pytest.approx(weight.sum())
     assert (sums.rows, sums.paired, sums.zero_rows) == (ROWS, 400, 0)
+
+
+def test_a_large_side_is_judged_by_a_sample_and_fitted_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the anchors that are there, those with the lowest hashes are judged, however many are absent."""
+    monkeypatch.setattr(gram, "JUDGED", 1000)
+    monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)
+    raw, random = _rows(), np.random.default_rng(1)
+    ids = np.arange(10, 10 + 2 * ROWS)
+    anchors = random.standard_normal((len(ids), 5)).astype(np.float32)
+    positions = random.permutation(len(ids))[:ROWS]
+    positions[::3] = -1
+    pairing = Pairing.of(positions, anchors, ids)
+    sums = sum_side(ArrayRows(raw), pairing)
+    there = np.flatnonzero(positions >= 0)
+    hashes = hash_ids(ids[positions[there]])
+    judged = there[np.argsort(hashes)[:1000]]
+    np.testing.assert_array_equal(np.flatnonzero(np.isin(np.arange(ROWS), pairing.judged(0, ROWS))), np.sort(judged))
+    wide, other = raw.astype(np.float64), anchors[positions].astype(np.float64)
+    assert sums.cross is not None
+    assert (sums.paired, sums.judged) == (len(there), 1000)
+    np.testing.assert_allclose(sums.cross.whole, wide[there].T @ other[there], atol=1e-9)
+    np.testing.assert_allclose(sums.cross.folds.sum(axis=0), wide[judged].T @ other[judged], atol=1e-9)
+    np.testing.assert_allclose(sums.cross.rows, wide[judged].T @ wide[judged], atol=1e-9)
+    np.testing.assert_allclose(sums.cross.row_sum, wide[judged].sum(axis=0), atol=1e-9)
+    assert sums.cross.weight == 1000
 
 
 def test_sampled_rows_are_kept_from_every_block() -> None:

@@ -10,6 +10,7 @@ from support.laws import aligned
 from support.nights import night, rotation
 
 import embsync
+from embsync.alignment import gram
 from embsync.alignment.drift import DriftMeter
 from embsync.errors import SnapshotError, UsageError
 
@@ -227,3 +228,22 @@ def test_wrong_partners_are_strangers() -> None:
         assert fit.cosine_mismatched is not None
         assert abs(fit.cosine_mismatched) < 0.3
         assert fit.share_below_half == 0.0
+
+
+def test_a_sample_of_the_rows_judges_the_fit_within_its_sampling_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the ids is shuffled: judged by a quarter of the rows, each figure is that of all but for chance."""
+    random = np.random.default_rng(5)
+    items, users = random.standard_normal((4000, 8)), random.standard_normal((500, 8))
+    anchors = embsync.stabilize(items, users).anchors
+    moved = items + 0.4 * random.standard_normal(items.shape)
+    moved[:400] = random.permutation(moved[:400])
+    whole = embsync.stabilize(moved, users, anchors=anchors, check=False).fit_items
+    monkeypatch.setattr(gram, "JUDGED", 1000)
+    part = embsync.stabilize(moved, users, anchors=anchors, check=False).fit_items
+    assert whole is not None
+    assert part is not None
+    assert (whole.common, part.common) == (4000, 1000)
+    assert part.lost == pytest.approx(whole.lost, abs=4 * 2 * np.sqrt(0.05 * 0.95 / 1000))
+    assert part.share_below_half == pytest.approx(whole.share_below_half, abs=4 * np.sqrt(0.1 * 0.9 / 1000))
+    assert part.cosine == pytest.approx(whole.cosine, abs=4 * 0.3 / np.sqrt(1000))
+    assert whole.lost == pytest.approx(0.1, abs=0.03)
