@@ -234,7 +234,7 @@ def test_a_sample_of_the_rows_judges_the_fit_within_its_sampling_error(monkeypat
     """A tenth of the ids is shuffled: judged by a quarter of the rows, each figure is that of all but for chance."""
     random = np.random.default_rng(5)
     items, users = random.standard_normal((4000, 8)), random.standard_normal((500, 8))
-    ids = {"item_ids": np.arange(4000), "user_ids": np.arange(500)}
+    ids: dict[str, Any] = {"item_ids": np.arange(4000), "user_ids": np.arange(500)}
     anchors = embsync.stabilize(items, users, **ids).anchors
     moved = items + 0.4 * random.standard_normal(items.shape)
     moved[:400] = random.permutation(moved[:400])
