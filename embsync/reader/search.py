@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -10,6 +11,7 @@ import numpy as np
 
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
+from embsync.reader.blocked import BlockedIds
 from embsync.reader.side import Ids, Missing, Side
 from embsync.rows import as_slice
 from embsync.similarity import RunningTopK
@@ -22,8 +24,6 @@ Filter: TypeAlias = Ids | Sequence[Ids | None] | None
 #: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
-#: Pairs of ids compared at once, a byte each.
-_COMPARED = 1 << 20
 #: Candidates whose vectors are held at once, 4 MiB at 128 dimensions, as are the scores of at most 512 queries, 16 MiB.
 _HELD = 1 << 13
 
@@ -151,12 +151,12 @@ def _is_per_query(ids: Filter) -> bool:
     return ids[0] is None or isinstance(ids[0], list | tuple | np.ndarray)
 
 
-def _for_each(ids: Filter, queries: int, name: str) -> list[Any]:
-    """Return a filter as one list, or None, for each query."""
+def _for_each(ids: Filter, queries: int, name: str) -> Any:
+    """Return a filter as one list, or None, for each query; a matrix as it is."""
     if not _is_per_query(ids):
         return [ids] * queries
-    lists: list[Any] = list(ids)  # type: ignore[arg-type]
-    for place, one in enumerate(lists):
+    lists: Any = ids if isinstance(ids, np.ndarray) and ids.dtype.kind != "O" else list(ids)  # type: ignore[arg-type]
+    for place, one in enumerate(lists if isinstance(lists, list) else ()):
         if not (one is None or isinstance(one, list | tuple | np.ndarray)):
             raise UsageError(
                 f"{name} has a list for some queries only", where=f"list {place}", found=repr(one)[:80], expected="ids"
@@ -189,61 +189,50 @@ def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[
     """Return what :func:`narrowed` does where each query has items that it must not find.
 
     What is blocked is dropped from the answer, by id: to look up the rows of all of it would take longer than the
-    search. Queries left with fewer than ``k`` ask again, for twice as many more as were dropped.
+    search. As many more are asked for as random lists would drop. Queries left with fewer than ``k`` ask again: for
+    twice as many more as were dropped, or for as many as are blocked where nothing was left; where that costs more than
+    to look at every item, they do that.
     """
     count = len(query.vectors)
-    lists = [() if one is None else one for one in _for_each(filters.blocked, count, "blocked")]
-    lengths = np.array([len(one) for one in lists], np.int64)
-    barred = np.zeros((count, lengths.max(initial=0)), version.items.ids.dtype)
-    listed = np.arange(barred.shape[1]) < lengths[:, None]
-    flat = version.items.as_stored(_joined(version, lists))
-    barred = barred.astype(np.result_type(barred, flat))
-    barred[listed] = flat
+    blocked = BlockedIds.of(version.items, _for_each(filters.blocked, count, "blocked"))
     rows, scores = _nothing(count, query.k)
-    asking, fetched = np.arange(count), query.k
+    asking, fetched = np.arange(count), query.k + _expected(version, query.k, blocked)
+    again = False
     while len(asking):
-        part = replace(query, vectors=query.vectors[asking], k=fetched)
+        part, theirs = replace(query, vectors=query.vectors[asking], k=fetched), blocked[asking]
+        if again and query.parameters is None:
+            candidates = _candidates(version, filters.allowed)
+            if version.searcher.costs_a_scan(min(fetched, len(candidates)), len(candidates), len(asking)):
+                found, best = scan(version, replace(part, k=query.k), candidates, theirs.pairs(version.items))
+                rows[asking, : found.shape[1]], scores[asking, : found.shape[1]] = found, best
+                return rows, scores
         found, their_scores = narrowed(version, part, Filters(filters.allowed))
-        left = (found >= 0) & ~_listed(version, found, barred[asking], listed[asking])
-        best = np.argsort(~left, axis=1, kind="stable")[:, : query.k]
-        there = np.take_along_axis(left, best, axis=1)
-        width = best.shape[1]
-        rows[asking, :width] = np.where(there, np.take_along_axis(found, best, axis=1), -1)
-        scores[asking, :width] = np.where(there, np.take_along_axis(their_scores, best, axis=1), -np.inf)
+        names = np.asarray(version.items.ids).take(found, mode="clip")
+        left = (found >= 0) & ~theirs.contain(names)
+        best_first = np.argsort(~left, axis=1, kind="stable")[:, : query.k]
+        there = np.take_along_axis(left, best_first, axis=1)
+        width = best_first.shape[1]
+        rows[asking, :width] = np.where(there, np.take_along_axis(found, best_first, axis=1), -1)
+        scores[asking, :width] = np.where(there, np.take_along_axis(their_scores, best_first, axis=1), -np.inf)
         if found.shape[1] < fetched:
             return rows[:, : min(query.k, found.shape[1])], scores[:, : min(query.k, found.shape[1])]
         kept = left.sum(axis=1)
         short = kept < query.k
-        asking = asking[short]
-        more = min(2 * (fetched - kept[short].min(initial=fetched)), lengths[asking].max(initial=0))
-        fetched = query.k + int(more)
+        asking, again = asking[short], True
+        fewest, longest = kept[short].min(initial=fetched), blocked.lengths[asking].max(initial=0)
+        fetched = query.k + int(min(2 * (fetched - fewest), longest) if fewest else longest)
     return rows, scores
 
 
-def _joined(version: Version, lists: Sequence[Any]) -> Array:
-    """Return the ids of all lists one after another."""
-    arrays = [version.items.as_array(one) for one in lists if len(one)]
-    for one in arrays:
-        if one.ndim != 1:
-            raise UsageError("items ids are not a list", found=f"{one.ndim} dimensions", expected="1")
-        if one.dtype.kind not in "iuUS" or (one.dtype.kind in "US") != (arrays[0].dtype.kind in "US"):
-            raise UsageError("items ids of the wrong type", found=str(one.dtype), expected=str(arrays[0].dtype))
-    return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+def _expected(version: Version, k: int, blocked: BlockedIds) -> int:
+    """Return how many of the best ``k`` are blocked, and twice the deviation, where lists are random."""
+    longest = int(blocked.lengths.max(initial=0))
+    mean = k * longest / max(version.searcher.live, 1)
+    return min(longest, math.ceil(mean + 2 * math.sqrt(mean)))
 
 
-def _listed(version: Version, rows: Int64, ids: Array, listed: Bool) -> Bool:
-    """Tell which of the rows (q, k) are among the ids (q, m) of their query that count."""
-    names = np.asarray(version.items.ids).take(rows, mode="clip")
-    hit = np.zeros(rows.shape, np.bool_)
-    step = max(1, _COMPARED // max(rows.shape[1] * ids.shape[1], 1))
-    ragged = not listed.all()
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        equal = names[part, :, None] == ids[part, None, :]
-        if ragged:
-            equal &= listed[part, None, :]
-        hit[part] = equal.any(axis=2)
-    return hit
+def _candidates(version: Version, allowed: Filter) -> Int64:
+    return np.flatnonzero(version.items.live if allowed is None else _mask(version, Filters(allowed)))
 
 
 def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
@@ -289,14 +278,28 @@ def _mask(version: Version, filters: Filters) -> Bool:
     return mask
 
 
-def scan(version: Version, query: Query, candidates: Int64) -> tuple[Int64, Float32]:
+def scan(
+    version: Version, query: Query, candidates: Int64, without: tuple[Int64, Int64] | None = None
+) -> tuple[Int64, Float32]:
     """Return rows and scores of the best ``min(k, len(candidates))`` among ascending candidate rows, exactly.
 
-    Vectors of a few candidates at a time are in memory, however many there are.
+    Vectors of a few candidates at a time are in memory, however many there are. ``without`` has pairs of a query and a
+    row that it may not find, ascending by row; -1 and -inf fill what they leave open.
     """
     best = RunningTopK(query.vectors, min(query.k, len(candidates)), version.record.index.metric)
     for first in range(0, len(candidates), _HELD):
         part = candidates[first : first + _HELD]
-        best.observe(part, version.items.vectors[as_slice(part)])
+        pairs = None if without is None else _pairs_in(part, without)
+        best.observe(part, version.items.vectors[as_slice(part)], pairs)
     found = best.result()
     return found.rows, found.scores.astype(np.float32)
+
+
+def _pairs_in(part: Int64, without: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    """Return the pairs whose row is in ascending rows, ascending by query, with the place of the row there."""
+    between = slice(*np.searchsorted(without[1], (part[0], part[-1] + 1)))
+    queries, rows = without[0][between], without[1][between]
+    places = np.searchsorted(part, rows)
+    there = part[places] == rows
+    order = np.argsort(queries[there], kind="stable")
+    return queries[there][order], places[there][order]
