@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from support import forkserver
 
 # One thread a process, also in those that tests start: pytest has a worker for each core already. The libraries of
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+forkserver.install()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from daemons import PATIENCE, Place, eventually, running
+from support.forkserver import SWITCH
 from support.nights import Night, night
 from support.stores import assert_whole
 
@@ -31,6 +32,14 @@ def test_a_second_daemon_is_told_who_holds_the_store(place: Place) -> None:
         second = place.run("run")
         assert second.returncode == 5
         assert f"process {process.pid}" in second.stderr
+
+
+def test_a_daemon_and_its_work_run_as_programs_of_their_own(place: Place) -> None:
+    """Loading all they need themselves, which other tests spare them."""
+    place.drop(1)
+    with place.daemon(**{SWITCH: "0"}):
+        place.wait_for(1)
+    assert place.status()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -217,7 +217,8 @@ def test_a_handler_that_raised_is_replaced(place: Place) -> None:
     """Its exception ends the thread that hands on events; that is seen, and the watch armed again."""
     place.command = [
         place.command[0],
-        "-c",
+        "-m",
+        "support.script",
         FAULTY.format(
             "import embsync.watching.events as w; real = w._Nudge.on_any_event; once = [True];"
             "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
@@ -255,7 +256,8 @@ def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
     """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
     place.command = [
         place.command[0],
-        "-c",
+        "-m",
+        "support.script",
         FAULTY.format(
             "from watchdog.observers.api import BaseObserver;"
             "BaseObserver.start = lambda self: (_ for _ in ()).throw(OSError(28, 'inotify watch limit reached'));"

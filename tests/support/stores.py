@@ -88,7 +88,7 @@ def running(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", script, *map(str, arguments)]
+    command = [sys.executable, "-m", "support.script", script, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         try:
             yield child

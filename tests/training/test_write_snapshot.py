@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -194,7 +195,11 @@ for night in range(10_000):
 def kill_in_the_middle(path: Path, seed: int, after: float) -> None:
     """Have a job overwrite a snapshot again and again, and kill it at some moment."""
     job = subprocess.Popen(
-        [sys.executable, "-c", JOB, str(path), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "support.script", JOB, str(path), str(seed)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert job.stdin is not None
     assert job.stdout is not None

@@ -1,0 +1,342 @@
+"""Commands of ours as real processes that need not load what all of them load: forked from one that has.
+
+``python -m embsync ...`` computes for half a second to a second before it begins, nearly all of it spent on loading
+NumPy, SciPy and FAISS, and the default run starts some hundreds. After :func:`install`, :class:`subprocess.Popen` gives
+such a command a process that is forked, by a server that did nothing but load them, for a hundredth of that. It is a
+child of the process that asked for it, with its own process id and group, arguments, environment, directory and
+descriptors, and dies of signals as any other. What a command forked here starts itself is forked from it.
+
+A process is started as without this wherever it would notice: under another program (strace, prlimit, setpriv), with
+variables that the interpreter or a library reads while it is loaded (``LD_PRELOAD``, ``OMP_NUM_THREADS``), as another
+user, or where ``PYTEST_FORK_COMMANDS`` is ``0``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import inspect
+import os
+import pickle
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+SWITCH = "PYTEST_FORK_COMMANDS"
+#: Modules that may be run. Others, as the decoder of parquet files, limit their memory or must load nothing else.
+_PROGRAMS = ("embsync", "embsync.daemon.work", "embsync.server.worker", "support.script")
+_LOADED = (
+    "embsync.cli.main",
+    "embsync.cli.daemon",
+    "embsync.cli.inspect",
+    "embsync.cli.publish",
+    "embsync.cli.query",
+    "embsync.cli.dry_run",
+    "embsync.daemon.daemon",
+    "embsync.daemon.work",
+    "embsync.index.searcher",
+    "embsync.pipeline.entry",
+    "embsync.pipeline.run",
+    "embsync.reader",
+    "rich.progress",
+    "starlette.applications",
+    "uvicorn",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio",
+    "uvicorn.protocols.http.h11_impl",
+)
+#: Loaded anew by each process: prometheus_client reads its environment while it is loaded.
+_FRESH = ("prometheus_client", "embsync.server")
+#: Beginnings of the names of variables that are read before a program runs.
+_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "OPENBLAS_", "MKL_", "FAISS_")
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_LONGEST_REQUEST = 2**20
+_execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+_parameters = inspect.signature(_execute)
+
+
+@dataclass
+class _Program:
+    """What a forked process becomes."""
+
+    module: str
+    arguments: list[str]
+    warnings: list[str]
+    environment: dict[str, str]
+    directory: str
+    umask: int
+    session: bool
+    group: int
+    #: Numbers the process knows its descriptors by, the standard ones first.
+    descriptors: list[int]
+
+
+@dataclass
+class _Server:
+    """The server of one process, started when it is first needed; in a forked process there is none."""
+
+    owner: int = field(default_factory=os.getpid)
+    channel: socket.socket | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: subprocess.Popen[bytes] | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: _read_at_start(os.environ))
+
+    def suits(self, environment: Mapping[str, str]) -> bool:
+        """Return whether a process of this one with these variables would load the same libraries the same way."""
+        mine = _inside or self.owner == os.getpid()
+        return mine and environment.get(SWITCH) != "0" and _read_at_start(environment) == self.environment
+
+    def fork(self, program: _Program, descriptors: Sequence[int]) -> int:
+        """Return the process id of a child of this process that runs a program."""
+        with self.lock, _adopting():
+            channel = self.channel or self._start()
+            socket.send_fds(channel, [pickle.dumps(program)], list(descriptors))
+            return int(channel.recv(32))
+
+    def _start(self) -> socket.socket:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_REQUEST)
+        with theirs:
+            command = [sys.executable, "-m", "support.forkserver", str(theirs.fileno())]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
+        atexit.register(self.stop)
+        return self.channel
+
+    def stop(self) -> None:
+        """End the server; its processes go on."""
+        if self.channel is not None and self.process is not None and self.owner == os.getpid():
+            self.channel.close()
+            self.process.wait()
+
+
+_server: _Server | None = None
+_inside = False
+
+
+def install() -> None:
+    """Have commands of ours forked from now on, in this process and in those that are forked."""
+    global _server  # noqa: PLW0603
+    if os.environ.get(SWITCH) != "0" and _server is None:
+        _server = _Server()
+        subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
+
+
+def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
+    """Start a process: in place of the method of Popen that forks and executes."""
+    call = _parameters.bind(popen, *arguments).arguments
+    program = _program(call)
+    if program is None or _server is None:
+        _execute(popen, *arguments)
+        return
+    standard = [call["p2cread"], call["c2pwrite"], call["errwrite"]]
+    ours = [own if given == -1 else given for own, given in enumerate(standard)] + program.descriptors[3:]
+    popen.pid = _fork_here(program, ours) if _inside else _server.fork(program, ours)
+    popen._child_created = True  # type: ignore[attr-defined]
+    pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+    popen._close_pipe_fds(*(call[name] for name in pipes))  # type: ignore[attr-defined]
+
+
+def _program(call: Mapping[str, Any]) -> _Program | None:
+    """Return what to fork for a call of Popen, None where it has to be executed."""
+    words = call["args"]
+    unusual = ("executable", "preexec_fn", "gid", "gids", "uid", "shell")
+    if isinstance(words, str | bytes | os.PathLike) or any(call[name] for name in unusual) or call["umask"] >= 0:
+        return None
+    words = [os.fspath(word) for word in words]
+    environment = dict(os.environ if call["env"] is None else call["env"])
+    directory = Path.cwd() if call["cwd"] is None else Path(call["cwd"]).absolute()
+    if not call["close_fds"] or words[:1] != [sys.executable] or not directory.is_dir():
+        return None
+    first, warned = 1, []
+    while words[first : first + 1] == ["-W"]:
+        warned.append(words[first + 1])
+        first += 2
+    fixed = all(isinstance(word, str) for word in [*words, *environment, *environment.values()])
+    if words[first : first + 1] != ["-m"] or words[first + 1] not in _PROGRAMS or set(warned) - {"error"} or not fixed:
+        return None
+    if _server is None or not _server.suits(environment):
+        return None
+    return _Program(
+        words[first + 1],
+        words[first + 2 :],
+        warned,
+        environment,
+        str(directory),
+        _umask(),
+        call["start_new_session"],
+        call["process_group"],
+        [0, 1, 2, *sorted(set(call["pass_fds"]))],
+    )
+
+
+def _umask() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("Umask:")[2].split()[0], 8)
+
+
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name != "PYTHONPATH"
+    }
+
+
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    """Become the parent of those whose parent ends meanwhile."""
+    library = ctypes.CDLL(None)
+    library.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _serve(channel: socket.socket) -> None:
+    """Load what commands load, then fork one for each request, until nobody is left to ask."""
+    for module in _LOADED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever asks ends this by closing the channel
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_REQUEST, 64)
+        if not request:
+            return
+        channel.send(str(_fork_for_asker(pickle.loads(request), descriptors)).encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fork_for_asker(program: _Program, descriptors: list[int]) -> int:
+    """Return the process id of a process whose parent is the one that asked: its first parent ends at once."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if between == 0:
+        between = os.getpid()
+        child = os.fork()
+        if child == 0:
+            while os.getppid() == between:
+                time.sleep(0)
+            _become(program, descriptors)
+        os.write(writing, str(child).encode())
+        os._exit(0)
+    os.waitpid(between, 0)
+    child = int(os.read(reading, 32))
+    os.close(reading)
+    os.close(writing)
+    return child
+
+
+def _fork_here(program: _Program, descriptors: list[int]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: nothing of theirs is used
+        child = os.fork()
+    if child == 0:
+        _become(program, descriptors)
+    return child
+
+
+def _become(program: _Program, descriptors: list[int]) -> NoReturn:
+    """Be a process that was just started for a program, run it, and end."""
+    global _inside  # noqa: PLW0603
+    code = 1
+    try:
+        _inside = True
+        if program.session:
+            os.setsid()
+        elif program.group >= 0:
+            os.setpgid(0, program.group)
+        _forget_handlers()
+        _take_descriptors(descriptors, program.descriptors)
+        os.environ.clear()
+        os.environ.update(program.environment)
+        time.tzset()
+        os.chdir(program.directory)
+        os.umask(program.umask)
+        known = program.environment.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [path for path in known if path and path not in sys.path]
+        for action in program.warnings:
+            warnings.simplefilter(action)  # type: ignore[arg-type]
+        code = _run(program)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(program: _Program) -> int:
+    atexit._clear()
+    for name in [name for name in sys.modules if name == program.module != "embsync" or name.startswith(_FRESH)]:
+        del sys.modules[name]
+    sys.argv = ["", *program.arguments]
+    code = 0
+    try:
+        runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException as error:
+        traceback.print_exc()
+        code = 1
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    return code & 0xFF
+
+
+def _forget_handlers() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tempfile.tempdir = None
+
+
+def _take_descriptors(descriptors: list[int], numbers: list[int]) -> None:
+    """Have descriptors by the given numbers and no others, and the standard streams on them."""
+    above = max([*numbers, *descriptors]) + 1
+    for moved, number in enumerate(descriptors, above):
+        os.dup2(number, moved)
+    for moved, number in enumerate(numbers, above):
+        os.dup2(moved, number)
+    for one, other in pairwise([*sorted(numbers), os.sysconf("SC_OPEN_MAX")]):
+        if other - one > 1:  # of nothing to close, the kernel would make all
+            os.closerange(one + 1, other)
+    encoding = sys.__stdin__.encoding if sys.__stdin__ is not None else "utf-8"
+    sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+if __name__ == "__main__":
+    # As the module that requests name, so that what they are made of is known by one name.
+    from support import forkserver
+
+    forkserver.install()
+    forkserver._serve(socket.socket(fileno=int(sys.argv[1])))

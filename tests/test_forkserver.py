@@ -1,0 +1,130 @@
+"""A command that is forked is a process as any other; where it would notice, it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import forkserver
+from support.waiting import eventually
+
+#: Says what a process sees of itself.
+_TELL = """if True:
+    import json, os, sys
+    names = os.listdir("/proc/self/fd")
+    print(json.dumps({
+        "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "session": os.getsid(0),
+        "arguments": sys.argv, "here": os.getcwd(), "variable": os.environ.get("OF_A_TEST"), "mask": os.umask(0),
+        "input": sys.stdin.read(),
+        "descriptors": [int(name) for name in names if os.path.exists("/proc/self/fd/" + name)],
+        "forked": "support.forkserver" in sys.modules, "loaded": "faiss" in sys.modules,
+    }))
+    print("to the other", file=sys.stderr)
+    sys.exit(7)
+"""
+SCRIPT = [sys.executable, "-m", "support.script"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
+
+
+def told(*before: str, words: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
+    options.setdefault("env", environment())
+    command = [*before, *SCRIPT, _TELL, *words]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    ) as process:
+        written, error = process.communicate("an input")
+    found: dict[str, Any] = json.loads(written)
+    assert process.returncode == 7
+    assert error == "to the other\n"
+    assert found["input"] == "an input"
+    assert found["pid"] == process.pid or before
+    return found
+
+
+def test_a_forked_process_is_what_was_asked_for(tmp_path: Path) -> None:
+    """Child of who asked, with the arguments, variables, directory and descriptors given, and no others."""
+    kept = os.open("/dev/null", os.O_RDONLY)
+    before = os.umask(0o027)
+    try:
+        found = told(words=("a", "ü b"), cwd=tmp_path, env=environment(OF_A_TEST="x"), pass_fds=[kept])
+    finally:
+        os.umask(before)
+        os.close(kept)
+    assert found["forked"]
+    assert found["loaded"]
+    assert found["parent"] == os.getpid()
+    assert found["group"] == os.getpgid(0)
+    assert found["arguments"] == ["-c", "a", "ü b"]
+    assert found["here"] == str(tmp_path)
+    assert found["variable"] == "x"
+    assert found["mask"] == 0o027
+    assert sorted(found["descriptors"]) == [0, 1, 2, kept]
+
+
+def test_a_forked_process_may_lead_its_group_or_session() -> None:
+    """As the daemon's work does, which is ended as a group."""
+    grouped, alone = told(process_group=0), told(start_new_session=True)
+    assert grouped["group"] == grouped["pid"]
+    assert grouped["session"] == os.getsid(0)
+    assert alone["session"] == alone["group"] == alone["pid"]
+    assert grouped["forked"]
+    assert alone["forked"]
+
+
+def test_where_a_process_would_notice_it_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another program, with variables that are read while libraries are loaded, and where a test says so."""
+    assert not told("env")["forked"]
+    assert not told(env=environment(OMP_NUM_THREADS="3"))["forked"]
+    assert not told(env=environment(**{forkserver.SWITCH: "0"}))["forked"]
+    monkeypatch.setenv("LD_PRELOAD", "")
+    assert not told()["loaded"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_forked_process_dies_of_signals(number: signal.Signals) -> None:
+    """Also of an interrupt, which Python raises first, as an executed one does."""
+    code = "import time; print('up', flush=True); time.sleep(1000)"
+    with subprocess.Popen(
+        [*SCRIPT, code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.wait() == -number
+
+
+def test_what_a_forked_process_starts_is_its_own_and_goes_with_it() -> None:
+    """A process that dies with its parent dies with a forked one, and what runs at exit runs."""
+    code = """if True:
+        import atexit, os, subprocess, sys
+        from embsync.processes import ChildProcess
+        atexit.register(print, "at exit", flush=True)
+        inner = "import os; from embsync.processes import die_with_parent; die_with_parent(" + str(os.getpid()) + ");"
+        inner += "print(os.getpid(), os.getppid(), flush=True); import time; time.sleep(1000)"
+        child = ChildProcess([sys.executable, "-m", "support.script", inner], stdin=subprocess.PIPE)
+        print(child.pid, os.getpid(), flush=True)
+        input()
+    """
+    with subprocess.Popen(
+        [*SCRIPT, code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        lines = {process.stdout.readline() for _ in range(2)}
+        assert len(lines) == 1
+        child, parent = map(int, lines.pop().split())
+        assert parent == process.pid
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "at exit\n"
+        assert process.wait() == 0
+    eventually(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
