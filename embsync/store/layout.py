@@ -97,6 +97,29 @@ def directory_numbers(versions: Path) -> list[int]:
         )
 
 
+def described_numbers(versions: Path) -> set[int]:
+    """Return the numbers of the directories that have a manifest, published or not."""
+    return {number for number in directory_numbers(versions) if (versions / version_name(number) / MANIFEST).is_file()}
+
+
+def without_manifest(root: Path) -> list[StoreDamaged]:
+    """Return an error for each directory with the name of a version that has no manifest, nor is being published."""
+    versions = root / VERSIONS
+    numbers = set(version_numbers(versions)) - described_numbers(versions) if versions.is_dir() else set()
+    with contextlib.suppress(StoreError, NotFoundError):
+        numbers.discard(named_number(root) or 0)  # named by whoever reads it
+    folders = [versions / version_name(number) for number in sorted(numbers)]
+    return [
+        StoreDamaged(
+            "a version without its manifest, or no version",
+            where=folder,
+            hint=f"to put it aside: mv {quoted(str(folder))} {quoted(str(_free(root / folder.name)))}",
+        )
+        for folder in folders
+        if folder.is_dir() and not (folder / MANIFEST).is_file()  # nor was pruned meanwhile
+    ]
+
+
 def side_file(side: str, what: str) -> str:
     """Return the path of a side's ids, vectors or last_seen."""
     return f"{side}/{what}.npy"

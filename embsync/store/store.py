@@ -120,9 +120,24 @@ class Store:
         return layout.version_numbers(self.versions)
 
     def next_number(self) -> int:
-        """Return the number of the next version: the highest ever plus one."""
-        journaled = (event.version or 0 for event in self.journal.events())
-        return max(max(journaled, default=0), max(layout.directory_numbers(self.versions), default=0)) + 1
+        """Return the number of the next version: the highest ever plus one, or the next that no name is in the way of.
+
+        A directory that only looks like a version's, such as a copy under the date, does not count.
+
+        Raises
+        ------
+        StoreError
+            The highest ever was the last that a name can hold.
+        """
+        known = [event.version or 0 for event in self.journal.events()]
+        with contextlib.suppress(StoreError, NotFoundError):
+            known.append(layout.named_number(self.root) or 0)
+        number = max([0, *known, *layout.described_numbers(self.versions)]) + 1
+        while os.path.lexists(self.versions / layout.version_name(number)):
+            number += 1
+        if not layout.is_version_name(layout.version_name(number)):
+            raise StoreError("no number is left for a version", where=self.versions, found=number - 1)
+        return number
 
     def path(self, number: int) -> Path:
         """Return the directory of a version that exists.
@@ -320,7 +335,9 @@ class Store:
         return command("accept", paths[-1], "--new-space", purpose=none, store=self.root)
 
     def prune(self, keep: int) -> tuple[list[int], list[int]]:
-        """Delete all but the ``keep`` highest numbers and the current version; the lock must be held.
+        """Delete all below the ``keep`` highest numbers but the current version; the lock must be held.
+
+        What has no manifest does not count as kept: it may be no version at all.
 
         Returns
         -------
@@ -328,7 +345,7 @@ class Store:
             Deleted, and kept because a reader holds them.
         """
         current = self.current()
-        doomed = [number for number in self.numbers()[:-keep] if number != current]
+        doomed = [number for number in self._beyond(keep) if number != current]
         pruned: list[int] = []
         in_use: list[int] = []
         with storage_errors(self.versions):
@@ -348,9 +365,16 @@ class Store:
         """Return what prune would delete and has not: in use by a reader, or another user's to delete."""
         with storage_errors(self.versions):
             current = self.current()
-            return [layout.version_name(number) for number in self.numbers()[:-keep] if number != current] + leftovers(
-                self.versions
-            )
+            numbers = [number for number in self._beyond(keep) if number != current]
+            return [*map(layout.version_name, numbers), *leftovers(self.versions)]
+
+    def _beyond(self, keep: int) -> list[int]:
+        """Return the numbers below the ``keep`` highest of versions that have a manifest, ascending."""
+        numbers = self.numbers()
+        described = layout.described_numbers(self.versions).intersection(numbers)
+        if len(described) <= keep:
+            return []
+        return [number for number in numbers if number < sorted(described)[-keep]]
 
     def _tell_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:
         """Journal what was pruned, then delete it; on a full disk the other way round, as deleting makes room."""
@@ -381,7 +405,10 @@ class Store:
         return problems
 
     def damage(self) -> list[StoreDamaged]:
-        """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order."""
+        """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order.
+
+        Also versions that have no manifest.
+        """
         found = [
             StoreDamaged(
                 "damaged line",
@@ -392,6 +419,7 @@ class Store:
             )
             for line in self.journal.damaged()
         ]
+        found += layout.without_manifest(self.root)
         for record in (partial(read_decided, self.root), self._read_current):
             try:
                 record()

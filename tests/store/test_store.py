@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.hints import printed_command, run_as_printed
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
 
 import embsync
+from embsync.cli.main import run
 from embsync.errors import NotFoundError, StoreError
 from embsync.pipeline import Request, process
 from embsync.reader import open_version
 from embsync.store import Store, durable
 from embsync.store.durable import Staging, sweep
+from embsync.store.journal import Event
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 PIN = """
@@ -119,6 +122,59 @@ def test_numbers_are_never_used_twice(root: Path) -> None:
             durable.remove_version(store.path(number))
     assert store.next_number() == 5
     assert sync(root, night(4, **SIZES), "n4").version == 5
+
+
+def _make(path: Path, kind: str) -> None:
+    if kind == "link":
+        path.symlink_to("nowhere")
+    elif kind == "file":
+        path.touch()
+    else:
+        path.mkdir()
+        if kind == "files":
+            (path / "copied.txt").touch()
+
+
+@pytest.mark.parametrize("kind", ["empty", "files", "link", "file"])
+@pytest.mark.parametrize("name", ["000005", "20260101", "9" * 18])
+def test_what_only_looks_like_a_version_is_in_nobodys_way(
+    root: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A copy under the date is no version: it sets no number, pushes nothing out of prune, is named, and stays."""
+    stray = root / "versions" / name
+    _make(stray, kind)
+    expected = 6 if name == "000005" else 5
+    assert Store(root).next_number() == expected
+    assert sync(root, night(4, **SIZES), "n4").version == expected
+    with Store(root).locked():
+        assert Store(root).prune(2)[0] == [1, 2, 3]
+    assert Store(root).current() == expected
+    assert os.path.lexists(stray)
+    run(["status", "--store", str(root)])
+    said = capfd.readouterr()
+    lines = [line for line in (said.out + said.err).splitlines() if "or no version" in line]
+    assert len(lines) == (kind in {"empty", "files"})
+    for line in lines:
+        command = printed_command(line)
+        assert command is not None
+        assert run_as_printed(command) == 0
+        assert Store(root).damage() == []
+
+
+def test_a_version_that_lost_its_manifest_is_pruned_in_its_turn(root: Path) -> None:
+    """It counts for nothing, and goes when what is newer than it fills the number to keep."""
+    (root / "versions/000003/manifest.json").unlink()
+    with Store(root).locked():
+        assert Store(root).prune(2) == ([1], [])
+        assert Store(root).prune(1) == ([2, 3], [])
+
+
+def test_no_number_beyond_the_last_that_a_name_can_hold(root: Path) -> None:
+    """An error before anything is made, rather than a version that nobody finds."""
+    Store(root).journal.append(Event(event="published", version=10**18 - 1))
+    with pytest.raises(StoreError, match="no number is left"):
+        sync(root, night(4, **SIZES), "n4")
+    assert Store(root).current() == 4
 
 
 def test_a_run_prunes_to_the_number_configured() -> None:
