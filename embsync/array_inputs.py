@@ -70,7 +70,7 @@ def as_ids(value: Any, name: str) -> Array:
         value = value.to_numpy()
     elif _is_arrow(value):
         value = value.to_numpy(zero_copy_only=False) if not hasattr(value, "chunks") else value.to_numpy()
-    ids = value if isinstance(value, np.ndarray) else _as_array(_objects(value), name)
+    ids = _as_array(_objects(value), name)
     if ids.dtype.kind in "OT" and ids.ndim == 1:
         ids = _of_objects(ids, name)
     if ids.ndim != 1 or ids.dtype.kind not in "iuSU":
@@ -81,6 +81,17 @@ def as_ids(value: Any, name: str) -> Array:
             hint="ids.astype('int64') if they are whole numbers, else ids.astype(str)",
         )
     return ids
+
+
+def as_weights(value: Any, name: str) -> Array:
+    """Return weights as an array, whatever they are held in.
+
+    Raises
+    ------
+    SnapshotError
+        They are no array.
+    """
+    return _as_array(value, name)
 
 
 def _is_pandas(value: Any) -> bool:
@@ -114,6 +125,12 @@ def _of_arrow(value: Any, name: str) -> Array:
 
 
 def _as_array(value: Any, name: str) -> Array:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise SnapshotError(f"{name}: masked values", found=int(np.ma.getmaskarray(value).sum()), expected="none")
+    if hasattr(value, "toarray"):
+        raise SnapshotError(
+            f"{name} is a sparse matrix", found=type(value).__name__, expected="a dense one", hint=f"{name}.toarray()"
+        )
     if not isinstance(value, np.ndarray) and hasattr(value, "detach"):  # a tensor with gradients, or of a GPU
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value

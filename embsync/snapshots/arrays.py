@@ -126,7 +126,7 @@ class StoredColumn:
 
 def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> None:
     """Refuse what is not a matrix of at least one row and column of float16, float32 or float64."""
-    if dtype.kind != "f":
+    if dtype.kind != "f" or dtype.itemsize > 8:
         raise SnapshotError(
             "vectors that are not floats", where=where, found=dtype.name, expected="float16, float32 or float64"
         )
@@ -134,7 +134,7 @@ def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) ->
         raise SnapshotError(
             "vectors that are not a matrix", where=where, found=f"shape {shape}", expected="(rows, width)"
         )
-    if 0 in shape or shape[1] > MOST_WIDTH:
+    if min(shape) < 1 or shape[1] > MOST_WIDTH:
         raise SnapshotError(
             "no rows or an unusable width",
             where=where,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embsync.array_inputs import as_ids, as_matrix
+from embsync.array_inputs import as_ids, as_matrix, as_weights
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 from embsync.rows import ArrayRows
@@ -44,7 +44,10 @@ def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any, *, row_numbe
         )
     columns = [
         None if values is None else _Values(f"{one}_{what}", values)
-        for what, values in (("ids", named), ("weights", None if weights is None else np.asarray(weights)))
+        for what, values in (
+            ("ids", named),
+            ("weights", None if weights is None else as_weights(weights, f"{one}_weights")),
+        )
     ]
     return IdentifiedSide(name, name, ArrayRows(matrix), columns[0], columns[1], stored_bytes=matrix.nbytes)
 

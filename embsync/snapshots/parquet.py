@@ -17,7 +17,7 @@ from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.columns import VECTORS, Columns, choose
 from embsync.snapshots.conversions import PARQUET_MAGIC, PARTITION, begins_with
-from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.files import DEEPEST, FileBytes, Place
 from embsync.snapshots.names import side_of
 from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.parquet_memory import BlockMemory, read_column, shared_memory, stream_blocks
@@ -185,10 +185,16 @@ def _find_sides(place: Place) -> dict[str, Place]:
 
 
 def _holds_parts(child: Place, kind: str) -> bool:
+    _require_shallow(child)
     return kind == "directory" and any(
         _holds_parts(child.child(name), below) if PARTITION.match(name) else is_part(child.child(name), below)
         for name, below in child.entries().items()
     )
+
+
+def _require_shallow(place: Place) -> None:
+    if len(place.parts) > DEEPEST:
+        raise SnapshotError("too many directories in one another", where=str(place), expected=f"at most {DEEPEST}")
 
 
 def is_part(place: Place, kind: str = "file") -> bool:
@@ -201,6 +207,7 @@ def is_part(place: Place, kind: str = "file") -> bool:
 def _part_files(place: Place) -> list[Place]:
     if place.kind() == "file":
         return [place]
+    _require_shallow(place)
     entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
     folders = [name for name, kind in entries.items() if kind == "directory" and not PARTITION.match(name)]
     if folders:
@@ -209,6 +216,15 @@ def _part_files(place: Place) -> list[Place]:
             where=str(place),
             found=", ".join(folders[:5]),
             expected="part files, or partitions such as bucket=1",
+        )
+    links = [name for name, kind in entries.items() if kind == "link" and ("." not in name or PARTITION.match(name))]
+    if links:  # a part or a partition that leads elsewhere; without it the rest is half of a side
+        raise SnapshotError(
+            "will not be opened",
+            where=str(place.child(links[0])),
+            found="a link",
+            expected="a regular file or directory inside the snapshot",
+            hint="copy the snapshot without links: cp -rL",
         )
     files: list[Place] = []
     for name in sorted(entries, key=natural_key):

@@ -43,7 +43,8 @@ _LONGEST_NAME = 80
 _LONGEST_TYPE = 40
 #: Fields of pyspark.ml.linalg.VectorUDT.
 _ML_VECTOR = {"type", "size", "indices", "values"}
-_AROUND_NUMBERS = " \t\r\n[](){}"
+_DENSE, _SPARSE = 1, 0
+_BLANKS, _OPENING, _CLOSING = " \t\r\n", "[({", "])}"
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 Message = dict[str, Any]
@@ -150,12 +151,15 @@ class Decoder:
             element = str(kind.value_type)
             return f"list {_FLOATS.get(element, 'other')}"
         if types.is_struct(kind) and {field.name for field in kind} == _ML_VECTOR:
-            return "list vector"
+            return "list vector" if self._holds_floats(kind.field("values").type) else "other"
         if types.is_integer(kind):
             return "integer"
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
             return "string"
         return "float" if types.is_floating(kind) else "other"
+
+    def _holds_floats(self, kind: Any) -> bool:
+        return self._pa.types.is_list(kind) and str(kind.value_type) in _FLOATS
 
     def _width(self, file: Any, column: str) -> int:
         kind = self._field(file, column).type
@@ -166,7 +170,13 @@ class Decoder:
                 raise Refused("a row without a vector", "null in row 0")
             if self._pa.types.is_struct(kind):
                 first = batch[0].as_py()
-                return int(first["size"] if first["type"] == 0 else len(first["values"]))
+                if first["type"] == _SPARSE and first["size"] is not None:
+                    return int(first["size"])
+                if first["type"] == _DENSE and first["values"] is not None:
+                    return len(first["values"])
+                raise Refused(
+                    "a vector that is neither dense nor sparse", "row 0", "type 1 and values, or type 0 and size"
+                )
             return len(self._lists(batch)[0])
         raise Refused("fewer rows than its footer says", 0)
 
@@ -262,7 +272,11 @@ class Decoder:
             batch = batch.cast(batch.type.value_type)
         if not (types.is_string(batch.type) or types.is_large_string(batch.type) or types.is_string_view(batch.type)):
             return batch
-        text = self._pc.utf8_trim(batch.cast(self._pa.large_string()), _AROUND_NUMBERS)
+        text = self._pc.utf8_trim(batch.cast(self._pa.large_string()), _BLANKS)
+        opened, closed = (self._pc.match_substring_regex(text, pattern) for pattern in (r"^[\[({]", r"[\])}]$"))
+        if not opened.equals(closed):
+            raise Refused("a vector that is cut off", "one bracket of two", "numbers, such as [0.1, 0.2]")
+        text = self._pc.utf8_trim(text, _BLANKS + _OPENING + _CLOSING)
         commas = len(text) and "," in text[0].as_py()
         parts = self._pc.split_pattern(text, ",") if commas else self._pc.utf8_split_whitespace(text)
         words = self._pc.utf8_trim_whitespace(parts.flatten())
@@ -276,7 +290,10 @@ class Decoder:
         """Return Spark's vectors: dense ones as they are, sparse ones with their zeros."""
         np = self._np
         fields = {field.name: array for field, array in zip(batch.type, batch.flatten(), strict=True)}
-        dense = np.asarray(fields["type"].fill_null(1)) == 1
+        kinds = np.asarray(fields["type"].fill_null(-1))
+        dense = kinds == _DENSE
+        if (~dense & (kinds != _SPARSE)).any():
+            raise Refused("a vector that is neither dense nor sparse", f"in rows from {start}", "type 1 or type 0")
         lengths, places = (
             np.asarray(fields[name].value_lengths().fill_null(0)).astype(np.int64) for name in ("values", "indices")
         )
@@ -295,6 +312,8 @@ class Decoder:
         columns[~dense[rows]] = indices
         if len(columns) and (columns.min() < 0 or columns.max() >= width):
             raise Refused("an index outside its vector", f"in rows from {start}", f"0 to {width - 1}")
+        if ((np.diff(columns) <= 0) & (np.diff(rows) == 0)).any():
+            raise Refused("an ill-formed sparse vector", f"in rows from {start}", "ascending indices, each once")
         out = np.zeros((len(batch), width))
         out[rows, columns] = np.asarray(values)
         return memoryview(out.reshape(-1)).cast("B")

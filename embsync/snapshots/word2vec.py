@@ -6,6 +6,7 @@ programs compute in and what gensim reads them as; ids are strings without space
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.ids import LONGEST_ID
+from embsync.invocation import quoted
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
@@ -184,6 +186,14 @@ def _begins_well(place: Place) -> bool:
 
 def _read_head(place: Place) -> TextHead:
     first, second = (*islice(_lines(place), 2), b"", b"")[:2]
+    if first.startswith(codecs.BOM_UTF8):
+        raise SnapshotError(
+            "a byte order mark before the first id",
+            where=str(place),
+            found=f"{first[:60]!r}",
+            expected="UTF-8 without one",
+            hint=f"sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted(str(place))}",
+        )
     fields, next_fields = first.split(b" "), second.split(b" ")
     if len(fields) == 2 and all(field.isdigit() and len(field) < 19 for field in fields):
         count, width = map(int, fields)
@@ -209,6 +219,8 @@ def _blanks_in(line: bytes, width: int) -> bytes | None:
     """Return the id of a row whose last ``width`` fields are numbers and whose id has blanks, else None."""
     fields = line.rsplit(b" ", width)
     if len(fields) != width + 1 or b" " not in fields[0] or not all(map(_is_number, fields[1:])):
+        return None
+    if not all(fields[0].split(b" ")):  # two blanks together, or one at an end, are a fault of who wrote them
         return None
     # an id of which all but the first word are numbers may be a row of another width
     return None if all(map(_is_number, fields[0].split(b" ")[1:])) else fields[0]

@@ -15,6 +15,7 @@ from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.ids import LONGEST_ID
+from embsync.invocation import quoted
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import native, require_vectors
@@ -27,6 +28,8 @@ from embsync.snapshots.words import WordIds
 EXPECTS = "one .bin file that begins with 'count width', as word2vec and gensim (binary=True) write it"
 _SUFFIX = ".bin"
 _HEAD = re.compile(rb"([1-9]\d{0,17}) ([1-9]\d{0,4})\r?\n")
+#: What numbers in text are made of. One float32 made of these bytes is possible, a row of them is a file of text.
+_TEXT = b"0123456789+-.eE \r\n"
 _PIECE = 4 * 1024**2
 
 
@@ -110,7 +113,16 @@ class BinaryRows:
                         found=f"{data[at : at + 40]!r} in row {row}",
                         expected=f"a word of at most {LONGEST_ID} bytes, a space and {size} bytes",
                     )
-                yield data[at:end], data[end + 1 : end + 1 + size]
+                numbers = data[end + 1 : end + 1 + size]
+                if row == 0 and numbers.strip() and not numbers.strip(_TEXT):
+                    raise SnapshotError(
+                        "text in a file that is named as binary",
+                        where=str(self.place),
+                        found=repr(numbers[:40]),
+                        expected="little-endian float32",
+                        hint=f"mv {quoted(str(self.place))} {quoted(str(self.place)[: -len(_SUFFIX)] + '.vec')}",
+                    )
+                yield data[at:end], numbers
                 at = end + 1 + size
             if (data[at:] + content.read(2, position)).strip(b"\n"):
                 raise SnapshotError("more rows than announced", where=str(self.place), expected=self.count)

@@ -56,11 +56,12 @@ class WordIds:
         rows = self.rows.split_rows()
         parts = []
         while words := [word for word, _ in islice(rows, _IDS_AT_ONCE)]:
-            if max(map(len, words)) > LONGEST_ID or any(b"\0" in word for word in words):
+            wrong = [word for word in words if len(word) > LONGEST_ID or b"\0" in word]
+            if wrong:
                 raise SnapshotError(
                     "an id that is too long or holds a NUL",
                     where=str(self),
-                    found=repr(max(words, key=len)[:60]),
+                    found=repr(wrong[0][:60]),
                     expected=f"text of at most {LONGEST_ID} bytes",
                 )
             parts.append(np.array(words))

@@ -62,7 +62,7 @@ def publish(
     Raises
     ------
     UsageError
-        Neither or both of a snapshot and arrays.
+        Neither or both of a snapshot and arrays, or a name that none of a snapshot may have.
     SnapshotError, RefusedError, StoreError
         As ``embsync sync``.
 
@@ -80,6 +80,8 @@ def publish(
             found=", ".join(sorted(arrays)),
             expected="items, item_ids, users, user_ids, item_weights, user_weights",
         )
+    if name is not None and (snapshot is not None or Path(name).name != name):
+        raise UsageError("not the name of arrays", found=repr(name), expected="a name without /, beside arrays")
     reject_unknown(accept)
     chosen = _configuration(config, store)
     if snapshot is not None:

@@ -16,7 +16,9 @@ from embsync.errors import NotFoundError, SnapshotError, UsageError, printable
 from embsync.invocation import quoted
 from embsync.snapshots import Side
 from embsync.snapshots.arrays import native
+from embsync.snapshots.files import Place
 from embsync.snapshots.given import side_of_arrays
+from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide, require_agreement
 from embsync.store.durable import Staging, rename_to_free, sweep_staging, write_errors
 from embsync.watching.source_manifest import NAME as MANIFEST
@@ -56,8 +58,9 @@ def write_snapshot(
     item_weights, user_weights : (t,) and (w,) arrays, optional
         Weights of the rows in the fit to the anchors.
     overwrite : bool
-        Replace a directory that is there, in one step where the file system can exchange two directories, else file by
-        file: then its manifest does not fit its files until the last one is there, and it is not taken before.
+        Replace a snapshot that is there, or an empty directory, in one step where the file system can exchange two
+        directories, else file by file: then its manifest does not fit its files until the last one is there, and it is
+        not taken before.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def write_snapshot(
     SnapshotError
         What ``embsync sync`` would refuse, in its words; nothing is written.
     UsageError
-        There is something at ``path``, or its name is none of a snapshot.
+        There is something at ``path``, with ``overwrite`` something that is no snapshot, or its name is none of one.
     NotFoundError
         There is no directory to write to.
     StoreError
@@ -115,21 +118,29 @@ def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> 
 
 def _target(path: Path, overwrite: bool) -> Path:
     target = path.absolute()
-    if target.name.startswith((".", "_")) or target.name.endswith(".tmp") or printable(target.name) != target.name:
+    name = target.name
+    if (
+        not name
+        or name.startswith((".", "_"))
+        or name.endswith(".tmp")
+        or printable(name) != name
+        or "\0" in str(target)
+    ):
         raise UsageError(
             "not the name of a snapshot",
-            where=printable(str(path)),
+            where=printable(str(path)).replace("\0", "\\0"),
             expected="UTF-8 that does not begin with . or _ and does not end in .tmp",
         )
-    if not target.parent.is_dir():
-        raise NotFoundError(
-            "no directory to write to",
-            where=target.parent,
-            expected="a directory",
-            hint=f"mkdir -p {quoted(str(target.parent))}",
-        )
-    if target.is_symlink() or target.exists():
-        _reject_existing(target, overwrite)
+    with write_errors("a snapshot", target):
+        if not target.parent.is_dir():
+            raise NotFoundError(
+                "no directory to write to",
+                where=target.parent,
+                expected="a directory",
+                hint=f"mkdir -p {quoted(str(target.parent))}",
+            )
+        if target.is_symlink() or target.exists():
+            _reject_existing(target, overwrite)
     return target
 
 
@@ -142,6 +153,15 @@ def _reject_existing(target: Path, overwrite: bool) -> None:
             where=target,
             expected="a name that is free",
             hint="overwrite=True replaces it",
+        )
+    place = Place.at(target)
+    entries = place.entries()
+    if entries and MANIFEST not in entries and not recognised_by(place, SnapshotConfig()):
+        raise UsageError(
+            "there is a directory that is no snapshot",
+            where=target,
+            found=", ".join(entries)[:100],
+            expected="a snapshot, or an empty directory: what is replaced is deleted",
         )
 
 

@@ -188,6 +188,16 @@ def test_vectors_of_spark_ml_and_of_text_are_read(tmp_path: Path) -> None:
         ([{"type": 1, "values": [1, 2]}, {"type": 1, "values": [1, None]}], "holes"),
         ([{"type": 1, "values": [1, 2]}, None], "null in row 1"),
         ([sparse(2**31 - 1, [0], [1])] * 2, "unusable width"),
+        ([sparse(-5, [], [])] * 2, "unusable width"),
+        ([sparse(3, [1, 1], [1, 2])] * 2, "ascending indices"),
+        ([sparse(3, [2, 0], [1, 2])] * 2, "ascending indices"),
+        ([sparse(3, [0, 2], [1, 2]), sparse(3, [0, 1, 1], [1, 2, 3])], "ascending indices"),
+        ([{**sparse(3, [0], [1]), "type": kind} for kind in (0, 7)], "neither dense nor sparse"),
+        ([{**sparse(3, [0], [1]), "type": kind} for kind in (0, None)], "neither dense nor sparse"),
+        ([{"type": 1, "values": None}] * 2, "neither dense nor sparse"),
+        ([{**sparse(3, [0], [1]), "size": None}] * 2, "neither dense nor sparse"),
+        (["[1, 2]", "[1, 2"], "cut off"),
+        (["[1, 2]", "1, 2]"], "cut off"),
     ],
 )
 def test_ill_formed_vectors_are_refused(tmp_path: Path, column: Any, says: str) -> None:
@@ -195,3 +205,28 @@ def test_ill_formed_vectors_are_refused(tmp_path: Path, column: Any, says: str) 
     leave(tmp_path, "day.parquet", ["a", "b"], ml(column) if isinstance(column[0], dict) else column)
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path / "day.parquet", CONFIG)
+
+
+def test_structs_that_only_look_like_vectors_of_spark_are_none(tmp_path: Path) -> None:
+    """Their values are numbers, or the column is of another kind."""
+    pa = pytest.importorskip("pyarrow")
+    for value in (pa.string(), pa.int64()):
+        kinds = [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32()))]
+        rows = [{"type": 1, "values": ["1", "2"] if value == pa.string() else [1, 2]}] * 2
+        leave(tmp_path, "day.parquet", [1, 2], pa.array(rows, pa.struct([*kinds, ("values", pa.list_(value))])))
+        with pytest.raises(SnapshotError, match="embedding is of an unusable type"):
+            read(tmp_path / "day.parquet", CONFIG)
+
+
+def test_partitions_too_deep_and_links_among_parts_are_refused(tmp_path: Path) -> None:
+    """A part or partition that leads elsewhere would leave the rest as the whole side."""
+    made = model(items=40)
+    leave(tmp_path, "elsewhere/b=1/part", made.item_ids, list(made.items))
+    for name, link in (("noext", "items/p1"), ("hive", "items/b=1")):
+        leave(tmp_path, f"{name}/items/{'b=0/' if name == 'hive' else ''}p0", made.item_ids, list(made.items))
+        (tmp_path / name / link).symlink_to(tmp_path / "elsewhere/b=1" / ("part" if name == "noext" else ""))
+        with pytest.raises(SnapshotError, match="will not be opened; found a link"):
+            open_snapshot(tmp_path / name, CONFIG)
+    leave(tmp_path, "deep/items/" + "a=1/" * 40 + "p.parquet", made.item_ids, list(made.items))
+    with pytest.raises(SnapshotError, match="too many directories in one another"):
+        open_snapshot(tmp_path / "deep", CONFIG)

@@ -69,3 +69,19 @@ def test_ill_formed_files_are_refused(tmp_path: Path, change: object, says: str)
     (tmp_path / "m.bin").write_bytes(change(binary(GOOD.item_ids.tolist(), GOOD.items)))
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path / "m.bin", CONFIG)
+
+
+def test_text_that_is_named_as_binary_is_refused(tmp_path: Path) -> None:
+    """Also where each number takes four bytes, so that its rows would fit."""
+    rows = "".join(f"w{row} 0.{row} 0.2 0.3\n" for row in range(1, 7))
+    (tmp_path / "m.bin").write_text(f"6 3\n{rows}")
+    with pytest.raises(SnapshotError, match=r"text in a file that is named as binary.*hint: mv .*m.bin .*m.vec"):
+        read(tmp_path / "m.bin", CONFIG)
+
+
+def test_the_id_that_is_wrong_is_the_one_shown(tmp_path: Path) -> None:
+    """Not the longest."""
+    names = ["w\0", *GOOD.item_ids.tolist()[1:]]
+    (tmp_path / "m.bin").write_bytes(binary(names, GOOD.items))
+    with pytest.raises(SnapshotError, match=r"holds a NUL; found b'w\\x00'"):
+        read(tmp_path / "m.bin", CONFIG)

@@ -8,17 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from snapshots.made import vectors
+from support.disk import mounted
 
 import embsync
 from embsync.cli.main import run
 from embsync.config import SnapshotConfig, WatchConfig
-from embsync.errors import NotFoundError, SnapshotError, UsageError
+from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError, UsageError
 from embsync.snapshots import open_snapshot
 from embsync.store import durable
 from embsync.watching.discovery import discover
@@ -113,6 +116,19 @@ def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
         ({"items": np.ones((40, 5))}, "items and users differ in width"),
         ({"item_weights": -np.ones(40)}, "invalid weight"),
         ({"users": None}, "half of a snapshot"),
+        ({"items": ITEMS.astype(np.longdouble)}, "vectors that are not floats"),
+        ({"items": ITEMS.astype(complex)}, "vectors that are not floats"),
+        ({"items": np.ma.masked_less(ITEMS, 0)}, "items: masked values"),
+        ({"item_ids": np.ma.masked_equal(np.arange(40), 3)}, "item_ids: masked values"),
+        ({"items": csr_matrix(ITEMS)}, r"items is a sparse matrix; .*hint: items.toarray\(\)"),
+        ({"items": {"a": 1}}, "is not a matrix of vectors"),
+        ({"items": None}, "is not a matrix of vectors"),
+        ({"items": [[1.0, 2.0], [1.0]]}, "items is no array"),
+        ({"item_weights": np.ones(39)}, "weights and vectors differ in number"),
+        ({"item_weights": ["a"] * 40}, "weights that are not numbers"),
+        ({"item_weights": np.ones((40, 1))}, "not one value a row"),
+        ({"item_weights": np.ma.masked_equal(np.arange(40.0), 3)}, "item_weights: masked values"),
+        ({"user_ids": [f"u{k}" * 600 for k in range(30)]}, "ids of an unusable length"),
     ],
 )
 def test_what_sync_would_refuse_is_refused_and_nothing_is_written(
@@ -163,11 +179,85 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
         durable.rename_to_free(path, tmp_path / "day=3")
 
 
-@pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff"])
+@pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff", "day\0=1", "\0", ".."])
 def test_names_that_are_no_snapshots_are_refused(tmp_path: Path, name: str) -> None:
     """A snapshot that nobody would take."""
     with pytest.raises(UsageError, match="not the name of a snapshot"):
-        embsync.write_snapshot(tmp_path / name, **BOTH)
+        embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
+    assert entries(tmp_path) == []
+
+
+def test_paths_that_the_system_refuses_are_errors_of_embsync(tmp_path: Path) -> None:
+    """A name that is too long, the root, a directory in which one may not look."""
+    with pytest.raises(StoreError, match="a snapshot cannot be written; found File name too long"):
+        embsync.write_snapshot(tmp_path / ("d" * 300), **BOTH)
+    with pytest.raises(UsageError, match="not the name of a snapshot"):
+        embsync.write_snapshot("/", **BOTH, overwrite=True)
+
+
+def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) -> None:
+    """An empty name of the night would replace, and delete, the watched directory itself."""
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    embsync.write_snapshot(watched / "day=1", **BOTH)
+    with pytest.raises(UsageError, match="there is a directory that is no snapshot; found day=1"):
+        embsync.write_snapshot(f"{watched}/", **BOTH, overwrite=True)
+    assert entries(watched) == ["day=1"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy/items.npy", ITEMS)
+    for name in ("empty", "npy"):
+        read_back(embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True))
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """An error that says so, and nothing in the making."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, "256k"):
+        path = embsync.write_snapshot(disk / "day=1", **BOTH)
+        more = np.random.default_rng(1).normal(size=(20_000, 4))
+        for name, overwrite in (("day=1", True), ("day=2", False)):
+            with pytest.raises(OutOfSpace, match="no space left for a snapshot"):
+                embsync.write_snapshot(disk / name, items=more, item_ids=range(20_000), overwrite=overwrite)
+        np.testing.assert_array_equal(vectors(read_back(path)[0]), ITEMS)
+        assert entries(disk) == ["day=1"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes: no snapshot, nothing in the making."""
+    for call in ("stream", "seal", "array", "move"):
+        with monkeypatch.context() as patched:
+            patched.setattr(durable.Staging, call, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                embsync.write_snapshot(tmp_path / "day=1", **BOTH)
+        assert entries(tmp_path) == []
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_writers_of_one_name_at_a_time_leave_one_whole_snapshot(tmp_path: Path) -> None:
+    """Without ``overwrite`` one of them wins and the others are told; with it the last one does."""
+    path = tmp_path / "day=1"
+
+    def write(night: int, **options: Any) -> str:
+        try:
+            embsync.write_snapshot(path, **{**BOTH, "items": ITEMS * night, "users": USERS * night}, **options)
+        except UsageError as error:
+            return error.what
+        return "written"
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = sorted(pool.map(write, range(1, 9)))
+    assert outcomes == ["there is a directory already"] * 7 + ["written"]
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda night: write(night, overwrite=True), range(1, 9))) == {"written"}
+    items, users = read_back(path)
+    np.testing.assert_allclose(vectors(items)[0, 0] / ITEMS[0, 0], vectors(users)[0, 0] / USERS[0, 0], rtol=1e-5)
+    assert entries(tmp_path) == ["day=1"]
 
 
 def test_links_files_and_missing_directories_are_refused(tmp_path: Path) -> None:
@@ -287,5 +377,8 @@ def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> No
         assert ids.dtype.kind == "i"
     with pytest.raises(UsageError, match="a snapshot or arrays"):
         embsync.publish(tmp_path / "st")
+    for name in ("../elsewhere", str(tmp_path / "elsewhere"), "a/b"):
+        with pytest.raises(UsageError, match="not the name of arrays"):
+            embsync.publish(tmp_path / "st", **nights[1], name=name, config=options)
     with pytest.raises(SnapshotError, match="ids of another type"):
         embsync.publish(tmp_path / "st", **{**nights[1], "user_ids": np.arange(30)}, config=options)
