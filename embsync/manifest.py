@@ -129,31 +129,47 @@ class Preservation:
     sampled_users: _Count
 
 
-class Moved(_Record, frozen=True):
+@dataclass(frozen=True)
+class Moved:
     """An id that moved far, with the cosine of its two vectors."""
 
     id: int | str
     cosine: float
 
 
-class SideDriftRecord(_Record, frozen=True):
-    """Movement of a side against the parent version."""
+@dataclass(frozen=True)
+class SideDrift:
+    """Movement of a side against the parent version, over ids live in both; None: nothing to compare.
 
-    cosine_raw: float | None
-    cosine: float | None
-    cosine_p05: float | None
-    displacement_raw: float | None
-    displacement: float | None
-    cosine_since_start: float | None
-    moved_most: list[Moved]
+    Attributes
+    ----------
+    cosine_raw, cosine : float or None
+        Mean of the rows' cosines with their parents, raw and stable.
+    cosine_p05 : float or None
+        Their 5th percentile, stable.
+    displacement_raw, displacement : float or None
+        ||new - old||_F / ||old||_F.
+    cosine_since_start : float or None
+        Mean cosine of the start sample with what it was in the space's first version.
+    moved_most : tuple of Moved
+        Ids of the lowest cosines, ascending.
+    """
+
+    cosine_raw: float | None = None
+    cosine: float | None = None
+    cosine_p05: float | None = None
+    displacement_raw: float | None = None
+    displacement: float | None = None
+    cosine_since_start: float | None = None
+    moved_most: tuple[Moved, ...] = ()
 
 
 class DriftRecord(_Record, frozen=True):
     """Movement against the parent version."""
 
     parent: _Number | None
-    items: SideDriftRecord
-    users: SideDriftRecord | None
+    items: SideDrift
+    users: SideDrift | None
     overlap_at_10: float | None
     stale_overlap_at_10: float | None
     stale_overlap_at_10_raw: float | None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from embsync.alignment.gram import Pairing, by_fold
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
+from embsync.manifest import Moved, SideDrift
 from embsync.rows import as_slice, library_threads
 from embsync.similarity import row_cosines
 
@@ -40,33 +42,33 @@ class Fit:
         of wrong rows lie below their own mean.
     """
 
-    common: int
-    cosine: float | None
-    cosine_mismatched: float | None
-    share_below_half: float | None
-    lost: float | None
+    common: int = 0
+    cosine: float | None = None
+    cosine_mismatched: float | None = None
+    share_below_half: float | None = None
+    lost: float | None = None
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Movement of one side against the parent version, over ids live in both.
+class RowChange:
+    """Size and sameness of a side's rows against the parent version's, over ids live in both; None: not comparable.
 
-    ``displacement`` is ||new - old||_F / ||old||_F; ``_raw`` compares raw vectors. ``norm_outliers`` is the share of
-    rows whose norm changed by more than a factor of 3 beside the median. ``unchanged`` is the share of raw rows within
-    float32 rounding of the parent's. ``scale_raw`` is ||new||_F / ||old||_F of the raw rows. ``moved_most`` are
-    file-order positions with their cosines, lowest first.
+    Attributes
+    ----------
+    norm_ratio : float or None
+        Median norm over the parent's.
+    norm_outliers : float or None
+        Share of rows whose norm changed by more than a factor of 3 beside the median.
+    unchanged : float or None
+        Share of raw rows within float32 rounding of the parent's.
+    scale_raw : float or None
+        ||new||_F / ||old||_F of the raw rows.
     """
 
-    cosine: float | None = None
-    cosine_p05: float | None = None
-    cosine_raw: float | None = None
-    displacement: float | None = None
-    displacement_raw: float | None = None
     norm_ratio: float | None = None
     norm_outliers: float | None = None
     unchanged: float | None = None
     scale_raw: float | None = None
-    moved_most: tuple[tuple[int, float], ...] = ()
 
 
 def mean(values: Array) -> float | None:
@@ -149,11 +151,20 @@ class DriftMeter:
         The parent's stable vectors, possibly memory-mapped.
     parent_inverse : (k, e) float64 or None
         Back to the parent's raw vectors; None when they do not come back or have another width.
+    id_of : callable
+        The id of a row, by its position; default: the position itself.
     """
 
-    def __init__(self, parent_rows: RowNumbers, parent_vectors: Float32, parent_inverse: Float64 | None) -> None:
+    def __init__(
+        self,
+        parent_rows: RowNumbers,
+        parent_vectors: Float32,
+        parent_inverse: Float64 | None,
+        id_of: Callable[[int], int | str] = int,
+    ) -> None:
         self._rows = parent_rows
         self._vectors = parent_vectors
+        self._id_of = id_of
         self._inverse = None if parent_inverse is None else parent_inverse.astype(np.float32)
         count = len(parent_rows)
         self._cosines = np.full(count, np.nan, np.float32)
@@ -196,24 +207,27 @@ class DriftMeter:
             )
         )
 
-    def result(self) -> Drift:
+    def result(self) -> tuple[SideDrift, RowChange]:
         """Return the figures over all rows met."""
         cosines = self._cosines[~np.isnan(self._cosines)]
         if len(cosines) == 0:
-            return Drift()
+            return SideDrift(), RowChange()
         raw = [sum(column) for column in zip(*sorted(self._raw), strict=True)][1:] if self._raw else None
         moved, before = (sum(column) for column in list(zip(*sorted(self._stable), strict=True))[1:])
-        return Drift(
+        drift = SideDrift(
             cosine=mean(cosines),
             cosine_p05=float(np.percentile(cosines, 5)),
             cosine_raw=None if raw is None or not raw[1] else raw[0] / raw[1],
             displacement=_root(moved, before),
             displacement_raw=None if raw is None else _root(raw[2], raw[3]),
-            unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
-            scale_raw=None if raw is None else _root(raw[5], raw[3]),
-            **self._norm_figures(),
             moved_most=self._moved_most(),
         )
+        change = RowChange(
+            **self._norm_figures(),
+            unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
+            scale_raw=None if raw is None else _root(raw[5], raw[3]),
+        )
+        return drift, change
 
     def _norm_figures(self) -> dict[str, float]:
         both = (self._norms > 0).all(axis=0)
@@ -226,10 +240,10 @@ class DriftMeter:
         outside = (relative > _OUTLIER) | (relative < 1 / _OUTLIER)
         return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean())}
 
-    def _moved_most(self) -> tuple[tuple[int, float], ...]:
+    def _moved_most(self) -> tuple[Moved, ...]:
         known = np.flatnonzero(~np.isnan(self._cosines))
         lowest = known[np.argsort(self._cosines[known], kind="stable")[:MOVED_MOST]]
-        return tuple((int(row), float(self._cosines[row])) for row in lowest)
+        return tuple(Moved(self._id_of(int(row)), float(self._cosines[row])) for row in lowest)
 
 
 def _divide(top: Array, bottom: Array) -> Float32:

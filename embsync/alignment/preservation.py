@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 
 from embsync.alignment.gram import sum_side
-from embsync.alignment.transform import SideName, Transform
+from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64
 from embsync.rows import ArrayRows, Rows, library_threads, map_blocks
+from embsync.sides import Sides
 
 #: Exponents of residual scales whose squares and their inverses are float64 numbers.
 _SCALE_EXPONENTS = (-500, 500)
@@ -119,7 +120,7 @@ def map_error(transform: Transform) -> float:
         return float(np.linalg.norm(product - basis @ basis.T, 2))
 
 
-def score_error(items: Residual, users: Residual | None, transform: Transform) -> float:
+def score_error(sides: Sides[Residual], transform: Transform) -> float:
     """Return ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs, exactly, from small matrices.
 
     With T' = T A_T + D_T and W' = W A_W + D_W the difference is
@@ -129,7 +130,7 @@ def score_error(items: Residual, users: Residual | None, transform: Transform) -
     Returns 0 when all scores are zero on both sides of the comparison, and infinity where the written vectors or
     the maps are so large, as damage makes them, that no digit of the difference is certain.
     """
-    other = items if users is None else users
+    items, other = sides.items, sides.queries
     with library_threads(1, "blas"), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other))
         whole = float(np.sum(items.gram * other.gram))
@@ -174,10 +175,7 @@ def certify(
     items, users : (t, e) and (w, e) raw arrays
     stable_items, stable_users : (t, k) and (w, k) float32
     """
-    names: tuple[SideName, ...] = ("items", "users")
-    residuals = [
-        None if raw is None or stable is None else residual_of(ArrayRows(raw), stable, transform.side(name))
-        for name, raw, stable in zip(names, (items, users), (stable_items, stable_users), strict=True)
-    ]
-    assert residuals[0] is not None
-    return score_error(residuals[0], residuals[1], transform)
+    residuals = Sides(ArrayRows(items), None if users is None else ArrayRows(users)).map(
+        residual_of, Sides(stable_items, stable_users), transform
+    )
+    return score_error(residuals, transform)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import linalg
 
 from embsync.dtypes import Float64
+from embsync.sides import Sides
 
 #: Directions whose singular value is below this share of the largest carry no score. Float32 snapshots hold
 #: about 1e-7 of relative precision; a duplicated column gave map entries of 2e8 without a tolerance.
@@ -15,7 +16,7 @@ RANK_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
-class Standardization:
+class Standardization(Sides[Float64]):
     """Maps that put both sides into a common, rotation-free form.
 
     Attributes
@@ -32,8 +33,6 @@ class Standardization:
         Relative Frobenius norm of the scores that the narrower space cannot hold.
     """
 
-    items: Float64
-    users: Float64
     energy: Float64
     singular_values: Float64
     rank: int

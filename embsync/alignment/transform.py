@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
 
 import numpy as np
 
 from embsync.dtypes import Float64
 from embsync.errors import UsageError
-
-SideName = Literal["items", "users"]
+from embsync.sides import SideName, Sides
 
 #: Largest deviation of A_T A_W^T from the identity at which an inverse is called exact.
 _EXACT = 1e-6
 
 
 @dataclass(frozen=True)
-class Transform:
+class Transform(Sides[Float64]):
     """Linear maps of one version: raw rows times a map are stable rows.
 
     Attributes
@@ -31,8 +29,6 @@ class Transform:
         Of the snapshot's T W^T, or of T on a one-sided store.
     """
 
-    items: Float64
-    users: Float64 | None
     singular_values: Float64
 
     def __repr__(self) -> str:
@@ -41,19 +37,19 @@ class Transform:
 
     def side(self, name: SideName) -> Float64:
         """Return the (e, k) map of a side."""
-        return self.items if name == "items" else self._users
+        return self.items if name == "items" else self.queries
 
     def inverse(self, name: SideName) -> Float64:
         """Return the (k, e) map back to raw vectors: the other map's transpose.
 
         Exact at full rank (A_T A_W^T = I); below it only scores come back: see :attr:`invertible`.
         """
-        return self._users.T if name == "items" else self.items.T
+        return self.queries.T if name == "items" else self.items.T
 
     @cached_property
     def invertible(self) -> bool:
         """Whether raw vectors come back exactly, not only their scores."""
-        return bool(np.abs(self.items @ self._users.T - np.eye(len(self.items))).max() <= _EXACT)
+        return bool(np.abs(self.items @ self.queries.T - np.eye(len(self.items))).max() <= _EXACT)
 
     def to(self, other: Transform, name: SideName) -> Float64:
         """Return the (e, e') map that brings raw rows of this version into ``other``'s raw basis.
@@ -74,10 +70,5 @@ class Transform:
 
     def widened(self, dimension: int) -> Transform:
         """Return the same maps zero-padded to ``dimension`` columns."""
-        pad = ((0, 0), (0, dimension - self.items.shape[1]))
-        users = None if self.users is None else np.pad(self.users, pad)
-        return Transform(np.pad(self.items, pad), users, self.singular_values)
-
-    @property
-    def _users(self) -> Float64:
-        return self.items if self.users is None else self.users
+        padded = self.map(partial(np.pad, pad_width=((0, 0), (0, dimension - self.items.shape[1]))))
+        return Transform(padded.items, padded.users, self.singular_values)

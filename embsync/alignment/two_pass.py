@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.columns import ColumnAgreement, judge_columns
+from embsync.alignment.drift import FitMeter
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
@@ -17,6 +18,7 @@ from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS
 from embsync.rows import Rows, library_threads, map_blocks
+from embsync.sides import Sides
 
 #: Called by worker threads with ``(start, raw block, stable block)``.
 Observer = Callable[[int, Array, Float32], None]
@@ -82,7 +84,7 @@ class SideFit:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Sides[SideFit]):
     """The outcome of the first pass.
 
     ``rotation_disagreement`` is None in a new space, on one side, or when a side has fewer than 4e anchored
@@ -90,8 +92,6 @@ class Alignment:
     """
 
     transform: Transform
-    items: SideFit
-    users: SideFit | None
     rank: int
     truncation_loss: float
     rotation_disagreement: float | None
@@ -99,7 +99,7 @@ class Alignment:
     @property
     def common(self) -> int:
         """Rows with an anchor, both sides together."""
-        return self.items.sums.paired + (0 if self.users is None else self.users.sums.paired)
+        return sum(side.sums.paired for side in self)
 
 
 def judged_alone(sums: SideSums) -> bool:
@@ -107,9 +107,14 @@ def judged_alone(sums: SideSums) -> bool:
     return sums.judged >= 4 * len(sums.gram)
 
 
-def fit(
-    items: SideInput, users: SideInput | None, *, dimension: int, standardized: bool = True, threads: int = 0
-) -> Alignment:
+def fit_meter(pairing: Pairing | None, side: SideFit) -> FitMeter | None:
+    """Return what judges a side's rows out of sample, None in a new space or for a side too small to be judged."""
+    if pairing is None or side.fold_maps is None or not judged_alone(side.sums):
+        return None
+    return FitMeter(pairing, side.fold_maps)
+
+
+def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, threads: int = 0) -> Alignment:
     """Find the maps of a snapshot into a space of ``dimension`` axes: one pass over the rows.
 
     A snapshot without any score has rank 0 and maps of zeros; refusing it is the caller's.
@@ -119,28 +124,25 @@ def fit(
     SnapshotError
         Values that are not finite, or sides of different width.
     """
-    inputs = [side for side in (items, users) if side is not None]
-    if len({side.rows.width for side in inputs}) > 1:
+    if len({side.rows.width for side in sides}) > 1:
         raise SnapshotError(
-            "sides of different width", found=" and ".join(str(s.rows.width) for s in inputs), expected="one width"
+            "sides of different width", found=" and ".join(str(s.rows.width) for s in sides), expected="one width"
         )
-    sums = [sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads) for s in inputs]
-    factors = [triangular_factor(s.rows, total.gram) for s, total in zip(inputs, sums, strict=True)]
-    two = users is not None
+    sums = sides.map(lambda s: sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads))
+    factors = sides.map(lambda side, total: triangular_factor(side.rows, total.gram), sums)
     with library_threads(1, "blas"):
-        if standardized and two:
-            form = standardize(factors[0], factors[1], dimension)
+        if standardized and factors.users is not None:
+            form = standardize(factors.items, factors.users, dimension)
         else:
-            form = keep_products(factors[0], factors[1] if two else None, dimension)
-        return _rotate(form, inputs, sums, dimension)
+            form = keep_products(factors.items, factors.users, dimension)
+        return _rotate(form, sides, sums, dimension)
 
 
-def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[SideSums], dimension: int) -> Alignment:
+def _rotate(form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int) -> Alignment:
     """Align the standardized form to the anchors, as a whole and without each fold."""
-    bases = (form.items, form.users)
     paired = [
         (basis.T / side.rate, total.cross)
-        for basis, side, total in zip(bases, inputs, sums, strict=False)
+        for basis, side, total in zip(form, sides, sums, strict=False)
         if total.cross is not None
     ]
     crosses = [onto @ cross.whole for onto, cross in paired]
@@ -154,22 +156,22 @@ def _rotate(form: Standardization, inputs: Sequence[SideInput], sums: Sequence[S
         rotation = align(whole, form.energy)
         if any(total.judged for total in sums):
             folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
-    fits = [
-        SideFit(
+    fits = sums.map(
+        lambda total, basis: SideFit(
             total,
             basis @ rotation,
             None if folds is None else basis @ folds,
             residual_scale(total.gram, basis @ rotation, total.rows),
             *_axes(total, basis @ rotation),
-        )
-        for basis, total in zip(bases, sums, strict=False)
-    ]
+        ),
+        form,
+    )
     apart = None
     if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
         apart = disagreement(crosses[0], crosses[1], form.energy)
-    users = fits[1] if len(fits) > 1 else None
-    transform = Transform(fits[0].map, None if users is None else users.map, form.singular_values)
-    return Alignment(transform, fits[0], users, form.rank, form.truncation_loss, apart)
+    maps = fits.map(lambda side: side.map)
+    transform = Transform(maps.items, maps.users, form.singular_values)
+    return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
 
 
 def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] | tuple[None, None]:

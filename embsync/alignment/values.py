@@ -18,14 +18,14 @@ class Values:
     saturation : float
         Columns' worth of values that share their column's largest or smallest value, zero not counted: 1 for a column
         that is constant.
-    zeros : float
+    zero_values : float
         Share of values that are exactly zero.
     repeated : float
         Share of rows that another sampled row equals.
     """
 
     saturation: float
-    zeros: float
+    zero_values: float
     repeated: float
 
 

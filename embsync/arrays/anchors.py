@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from embsync.alignment.anchors import AnchorSide
-from embsync.alignment.transform import SideName
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError
 from embsync.ids import LONGEST_ID, canonical
 from embsync.invocation import quoted
+from embsync.sides import NAMES, Sides
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.safetensors import read_headers
@@ -31,19 +31,15 @@ from embsync.store.durable import replace_file, write_errors
 FORMAT = "1"
 _NO_HASH = "0" * 64
 _PIECE = 4 * 2**20
-_NAMES: tuple[SideName, SideName] = ("items", "users")
 _TYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}
 
 
 @dataclass(frozen=True)
-class Anchors:
+class Anchors(Sides[AnchorSide]):
     """Reference rows of a space; hand them to the next :func:`embsync.stabilize`.
 
     Under ``two_time_scales`` a side carries both: ``vectors``, the slow average, and ``recent``, the last stable rows.
     """
-
-    items: AnchorSide
-    users: AnchorSide | None
 
     def __repr__(self) -> str:
         users = "" if self.users is None else f", {len(self.users.ids):,} users"
@@ -97,8 +93,8 @@ class Anchors:
             headers = read_headers(content, size)
             metadata = _metadata(content)
             _require_as_written(content, size, metadata)
-            sides = [_side(name, headers, metadata, content) for name in _NAMES if f"{name}.ids" in headers]
-        if not sides or len({side.vectors.shape[1] for side in sides}) > 1 or f"{_NAMES[0]}.ids" not in headers:
+            sides = [_side(name, headers, metadata, content) for name in NAMES if f"{name}.ids" in headers]
+        if not sides or len({side.vectors.shape[1] for side in sides}) > 1 or f"{NAMES.items}.ids" not in headers:
             raise _ill_formed(content, f"tensors {', '.join(headers)[:200]}", "items, perhaps users, of one width")
         return cls(sides[0], sides[1] if len(sides) > 1 else None)
 
@@ -107,10 +103,7 @@ def _encoded(anchors: Anchors) -> bytes:
     """Return the file: length of the header, header, numbers."""
     metadata = {"embsync_anchors": FORMAT, "sha256": _NO_HASH}
     tensors: dict[str, Array] = {}
-    for name in _NAMES:
-        side: AnchorSide | None = getattr(anchors, name)
-        if side is None:
-            continue
+    for name, side in zip(NAMES, anchors, strict=False):
         metadata[f"{name}.rate"] = repr(float(side.rate))
         tensors[f"{name}.vectors"] = np.ascontiguousarray(side.vectors, "<f4")
         if side.recent is not None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar, get_args
+from functools import cached_property, partial
+from typing import Any, get_args
 
 import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
-from embsync.alignment.drift import Fit, FitMeter
+from embsync.alignment.drift import Fit
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Residual, map_error, score_error
-from embsync.alignment.transform import SideName, Transform
-from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, judged_alone, transform_rows
+from embsync.alignment.transform import Transform
+from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, fit_meter, transform_rows
 from embsync.arrays.anchors import Anchors
 from embsync.arrays.checks import OTHERWISE, judge_fit
 from embsync.dtypes import Array, Float32, Float64, Int64
@@ -24,17 +24,16 @@ from embsync.ids import positions_in, sample
 from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
 from embsync.rows import worker_count
+from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import TOP_K, RunningTopK, agreement
 from embsync.snapshots.given import side_of_arrays
 from embsync.snapshots.sides import IdentifiedSide
-
-_Value = TypeVar("_Value")
 
 SAMPLED_QUERIES = 1000
 
 
 @dataclass(frozen=True)
-class Stabilized:
+class Stabilized(Sides[Float32]):
     """A snapshot in the stable space, rows in the order given.
 
     Attributes
@@ -57,8 +56,6 @@ class Stabilized:
         What was checked of the fit to the anchors, with values, limits and outcomes; empty in a new space.
     """
 
-    items: Float32
-    users: Float32 | None
     transform: Transform
     anchors: Anchors
     fit_items: Fit | None
@@ -185,34 +182,33 @@ def stabilize(
             expected="the sides the space began with",
         )
     motion = _motion(policy, weight, parent_share, slow_weight)
-    sides = [_side("items", items, item_ids, item_weights, None if anchors is None else anchors.items, motion)]
-    if users is not None:
-        sides.append(_side("users", users, user_ids, user_weights, None if anchors is None else anchors.users, motion))
-    k = _dimension(dimension, anchors, sides[0].rows.width)
-    found = fit(*_pair([side.as_input() for side in sides]), dimension=k, standardized=standardize, threads=threads)
+    ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
+    sides = Sides(items, users).map(partial(_side, motion), NAMES, ids, weights, anchors or Sides(None, None))
+    k = _dimension(dimension, anchors, sides.items.rows.width)
+    found = fit(sides.map(_Side.as_input), dimension=k, standardized=standardize, threads=threads)
     if found.rank == 0:
         raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
-    stable, fits, preservation = _apply(sides, found, threads)
+    written, preservation = _apply(sides, found, threads)
+    fits = written.map(lambda side: side.fit)
     checks = [] if anchors is None else judge_fit(found, fits, preservation)
     if check:
         require(checks, None, otherwise=OTHERWISE)
     with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
-        moved = list(pool.map(lambda side, rows: _advance(side, rows, anchor_rows), sides, stable))
+        jobs = sides.map(lambda side, out: pool.submit(_advance, side, out.stable, anchor_rows), written)
+    moved = jobs.map(Future[AnchorSide].result)
     return Stabilized(
-        *_pair(stable),
+        written.items.stable,
+        None if written.users is None else written.users.stable,
         found.transform,
-        Anchors(*_pair(moved)),
-        *_pair(fits),
+        Anchors(moved.items, moved.users),
+        fits.items,
+        fits.users,
         found.rotation_disagreement,
         found.rank,
         found.truncation_loss,
         preservation,
         tuple(checks),
     )
-
-
-def _pair(values: list[_Value]) -> tuple[_Value, _Value | None]:
-    return values[0], values[1] if len(values) > 1 else None
 
 
 def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
@@ -237,7 +233,7 @@ def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     return width if wanted is None else wanted
 
 
-def _side(name: SideName, vectors: Any, ids: Any, weights: Any, previous: AnchorSide | None, motion: Motion) -> _Side:
+def _side(motion: Motion, vectors: Any, name: SideName, ids: Any, weights: Any, previous: AnchorSide | None) -> _Side:
     rows = side_of_arrays(name, vectors, ids, weights, row_numbers=previous is None)
     names = rows.ids()
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
@@ -250,52 +246,43 @@ def _side(name: SideName, vectors: Any, ids: Any, weights: Any, previous: Anchor
     return _Side(rows, names, order, previous, rows.weights(), sample(names, SAMPLED_QUERIES), motion)
 
 
-def _apply(sides: list[_Side], found: Alignment, threads: int) -> tuple[list[Float32], list[Fit | None], Preservation]:
-    """Run the second pass, queries first, and certify it."""
-    parts = [found.items] if found.users is None else [found.items, found.users]
-    queries = parts[-1].sums.sample
-    raw_best, best = RunningTopK(queries, TOP_K), RunningTopK(queries.astype(np.float64) @ parts[-1].map, TOP_K)
-    stable: list[Float32] = []
-    fits: list[Fit | None] = []
-    residuals: list[Residual] = []
-    for side, part in zip(sides, parts, strict=True):
-        out = np.empty((side.rows.count, part.map.shape[1]), np.float32)
-        meter = _fit_meter(side, part)
+@dataclass(frozen=True)
+class _Written:
+    stable: Float32
+    fit: Fit | None
+    residual: Residual
 
-        def observe(
-            start: int,
-            block: Array,
-            written: Float32,
-            out: Float32 = out,
-            meter: FitMeter | None = meter,
-            items: bool = side is sides[0],
-        ) -> None:
-            out[start : start + len(block)] = written
+
+def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_Written], Preservation]:
+    """Run the second pass and certify it."""
+    queries = found.queries.sums.sample
+    raw_best, best = RunningTopK(queries, TOP_K), RunningTopK(queries.astype(np.float64) @ found.queries.map, TOP_K)
+
+    def write(side: _Side, part: SideFit) -> _Written:
+        out = np.empty((side.rows.count, part.map.shape[1]), np.float32)
+        meter = fit_meter(side.pairing, part)
+
+        def observe(start: int, block: Array, stable: Float32) -> None:
+            out[start : start + len(block)] = stable
             if meter is not None:
                 meter.observe(start, block)
-            if items:
+            if side is sides.items:
                 numbers = np.arange(start, start + len(block), dtype=np.int64)
                 raw_best.observe(numbers, block)
-                best.observe(numbers, written)
+                best.observe(numbers, stable)
 
-        residuals.append(transform_rows(side.rows, part, [observe], threads=threads))
+        residual = transform_rows(side.rows, part, [observe], threads=threads)
         out.flags.writeable = False
-        stable.append(out)
-        fits.append(None if meter is None else meter.result())
-    users = residuals[1] if len(sides) > 1 else None
+        return _Written(out, None if meter is None else meter.result(), residual)
+
+    written = sides.map(write, found)
     certificate = Preservation(
         map_error(found.transform),
-        score_error(residuals[0], users, found.transform),
+        score_error(written.map(lambda side: side.residual), found.transform),
         agreement(raw_best.result(), best.result()),
         len(queries),
     )
-    return stable, fits, certificate
-
-
-def _fit_meter(side: _Side, part: SideFit) -> FitMeter | None:
-    if side.pairing is None or part.fold_maps is None or not judged_alone(part.sums):
-        return None
-    return FitMeter(side.pairing, part.fold_maps)
+    return written, certificate
 
 
 def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:

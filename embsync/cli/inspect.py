@@ -22,7 +22,7 @@ from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.invocation import command
-from embsync.manifest import Manifest, RowCounts, SideDriftRecord, SideFitRecord
+from embsync.manifest import Manifest, RowCounts, SideDrift, SideFitRecord
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
 from embsync.store import Store, layout
@@ -295,7 +295,7 @@ def _show(manifest: Manifest) -> None:
     )
 
 
-def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDriftRecord | None) -> tuple[object, ...]:
+def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDrift | None) -> tuple[object, ...]:
     moved = (None, None, None) if drift is None else (drift.cosine, drift.cosine_raw, drift.cosine_since_start)
     return (name, rows.live, rows.new, rows.gone, rows.carried, number(fit.cosine), *map(number, moved))
 

@@ -10,7 +10,6 @@ from typing import Any
 import click
 import numpy as np
 
-from embsync.alignment.transform import SideName
 from embsync.cli import npy
 from embsync.cli.options import context, shared
 from embsync.cli.output import print_json, say, table
@@ -21,6 +20,7 @@ from embsync.reader.fold_in import Method
 from embsync.reader.side import Missing
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
+from embsync.sides import SideName
 
 _SHOWN_NUMBERS = 6
 _SIDE = click.Choice(["items", "users"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -10,23 +9,26 @@ import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
 from embsync.alignment.gram import Pairing
-from embsync.alignment.transform import SideName
 from embsync.alignment.two_pass import SideInput
-from embsync.config import Config
+from embsync.config import Config, IndexConfig
 from embsync.dtypes import Array
 from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
+from embsync.index import estimate_bytes
 from embsync.invocation import command
 from embsync.manifest import store_of
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side as VersionSide
 from embsync.rows import row_numbers
+from embsync.sides import NAMES, SideName, Sides
 from embsync.snapshots import FingerprintedRows, Side, Snapshot
 from embsync.store.rows import ParentRows, RowPlan, plan
 
 #: Sampled users of the certificate and of the overlaps.
 SAMPLED = 1000
+#: Ids a side of a space's first version that are carried along to tell the drift since the start.
+START_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class SideRun:
     held: ParentRows | None
     anchors: AnchorSide | None
 
+    def id_of(self, position: int) -> int | str:
+        """Return the id of a row of the snapshot."""
+        name = self.plan.ids[self.plan.rows[position]]
+        return name.decode("utf-8") if isinstance(name, bytes) else int(name)
+
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Sides[SideRun]):
     """A whole run's inputs; ``parent`` is None when a new space begins, ``motion`` is how its anchors move on."""
 
     snapshot: Snapshot
@@ -67,22 +74,6 @@ class Inputs:
     number: int
     dimension: int
     motion: Motion
-    sides: tuple[SideRun, ...]
-
-    @property
-    def items(self) -> SideRun:
-        """The items."""
-        return self.sides[0]
-
-    @property
-    def users(self) -> SideRun | None:
-        """The users, None on one side."""
-        return self.sides[1] if len(self.sides) > 1 else None
-
-    @property
-    def queries(self) -> SideRun:
-        """The side whose rows are the store's queries: users, or items on one side."""
-        return self.sides[-1]
 
 
 def gather(
@@ -122,17 +113,17 @@ def gather(
     if parent is not None:
         _reject_other_sides(snapshot, parent)
     motion = _motion(config, known)
-    total = sum(side.count for side in snapshot.sides)
-    sides: list[SideRun] = []
-    for side, name in zip(snapshot.sides, _names(snapshot), strict=True):
+
+    def run(side: Side, name: SideName) -> SideRun:
         ids = side.ids()
-        if known is not None and (name == "items" or known.record.users is not None):
+        if known is not None and (name == "items" or known.users is not None):
             _reject_other_ids(side, ids, known.side(name).ids)
-        before = sum(run.side.count for run in sides)
-        run = _side_run(side, name, ids, parent, motion, config)
-        watched = WatchedRows(run.rows, "reading", progress, before, total)
-        sides.append(_with_rows(run, watched))
-    return Inputs(snapshot, parent, number, dimension, motion, tuple(sides))
+        rows = FingerprintedRows(side, ids)
+        watched = WatchedRows(rows, snapshot, name, "reading", progress)
+        return _side_run(side, name, ids, rows, watched, parent, motion, config)
+
+    runs = snapshot.sides.map(run, NAMES)
+    return Inputs(runs.items, runs.users, snapshot, parent, number, dimension, motion)
 
 
 def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:
@@ -152,17 +143,15 @@ def _motion(config: Config, known: Version | None) -> Motion:
     return Motion(policy or DEFAULT_POLICY, given.weight, given.parent_share, given.slow_weight)
 
 
-def _names(snapshot: Snapshot) -> tuple[SideName, ...]:
-    return ("items",) if snapshot.users is None else ("items", "users")
-
-
-def _with_rows(run: SideRun, rows: WatchedRows) -> SideRun:
-    watched = dataclasses.replace(run.fitted, rows=rows)
-    return dataclasses.replace(run, fitted=watched)
-
-
 def _side_run(
-    side: Side, name: SideName, ids: Array, parent: Version | None, motion: Motion, config: Config
+    side: Side,
+    name: SideName,
+    ids: Array,
+    rows: FingerprintedRows,
+    watched: WatchedRows,
+    parent: Version | None,
+    motion: Motion,
+    config: Config,
 ) -> SideRun:
     pairing, rate, anchors, held = None, 1.0, None, None
     if parent is not None:
@@ -174,9 +163,8 @@ def _side_run(
         places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
         pairing = Pairing.of(places, _reference(anchors, mine, motion), anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
-    rows = FingerprintedRows(side, ids)
     laid_out = plan(ids, held, config.store.carry_forward_versions)
-    fitted = SideInput(rows, pairing, rate, side.weights(), sampled, side.source)
+    fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source)
     return SideRun(name, side, laid_out, rows, fitted, held, anchors)
 
 
@@ -221,3 +209,22 @@ def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:
 def live_rows(run: SideRun) -> Array:
     """Return the rows of live ids, ascending."""
     return np.flatnonzero(run.plan.live)
+
+
+def estimate(inputs: Inputs, config: Config) -> int:
+    """Return an upper estimate of a version's bytes."""
+    k = inputs.dimension
+    total = estimate_bytes(inputs.items.side.count, k, config.index.factory, _dead_fraction(inputs, config.index))
+    for run in inputs:
+        rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
+        total += rows * (4 * k + size + 8)
+        total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
+        total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
+    return total
+
+
+def _dead_fraction(inputs: Inputs, index: IndexConfig) -> float:
+    """Return the largest share of dead labels that the index may have."""
+    if inputs.parent is None or index.refresh != "rotate":
+        return index.compact_dead_fraction
+    return 1.0 - inputs.items.side.count / (inputs.items.side.count + inputs.parent.record.index.labels)

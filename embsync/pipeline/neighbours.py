@@ -21,9 +21,9 @@ from embsync.similarity import TOP_K, Metric, RunningTopK, TopK, agreement, over
 class Overlaps:
     """Shares of the sampled users' exact top 10 that stay; see the manifest's ``drift``."""
 
-    model: float | None = None
-    stale: float | None = None
-    stale_raw: float | None = None
+    overlap_at_10: float | None = None
+    stale_overlap_at_10: float | None = None
+    stale_overlap_at_10_raw: float | None = None
 
 
 class Neighbours:
@@ -43,7 +43,7 @@ class Neighbours:
 
     def __init__(self, inputs: Inputs, found: Alignment, config: IndexConfig, threads: int) -> None:
         metric: Metric = config.metric
-        side = found.items if found.users is None else found.users
+        side = found.queries
         raw = side.sums.sample
         #: (q, k) float32 stable vectors of the sampled users.
         self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
@@ -84,9 +84,9 @@ class Neighbours:
         before = self._parent.top_rows(TOP_K)
         has_raw = len(raw.rows) > count
         return Overlaps(
-            model=overlap(own, before),
-            stale=overlap(own, stable.rows[count:, :TOP_K]),
-            stale_raw=overlap(own, raw.rows[count:]) if has_raw else None,
+            overlap_at_10=overlap(own, before),
+            stale_overlap_at_10=overlap(own, stable.rows[count:, :TOP_K]),
+            stale_overlap_at_10_raw=overlap(own, raw.rows[count:]) if has_raw else None,
         )
 
     @staticmethod

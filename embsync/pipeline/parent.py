@@ -6,10 +6,14 @@ import contextlib
 import threading
 from types import TracebackType
 
-from embsync.errors import EmbsyncError, StoreDamaged
+import numpy as np
+
+from embsync.errors import EmbsyncError, StoreDamaged, StoreError
+from embsync.index import ParentIndex, reject_damage
 from embsync.invocation import Command, quoted
 from embsync.manifest import Stopped
-from embsync.reader import Version
+from embsync.pipeline.inputs import Inputs
+from embsync.reader import Version, open_version
 from embsync.reader.verification import verify
 from embsync.store import Store, layout
 
@@ -110,3 +114,67 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
                 source, target = store.path(number) / wanted.path, parent.path / wanted.path
                 return f"cp --remove-destination {quoted(str(source))} {quoted(str(target))}"
     return store.way_out({parent.number})
+
+
+def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) -> tuple[Version | None, int | None]:
+    """Pin the version whose sides and types of ids a run keeps, and return the number of the current one.
+
+    A new space begins also where what is there is damaged: then the newest version that can be read is pinned.
+
+    Raises
+    ------
+    StoreDamaged
+        The current version cannot be read, and no new space begins.
+    """
+    if not store.versions.is_dir():
+        return None, None
+    number = None
+    try:
+        number = current_number(store, new_space=new_space)
+        if number is not None:
+            return stack.enter_context(open_version(store.root, number, indexed=False)), number
+    except StoreDamaged:
+        if not new_space:
+            raise
+    return _newest_readable(store, stack) if new_space else None, number
+
+
+def current_number(store: Store, *, new_space: bool) -> int | None:
+    """Return the current version's number; None where there is none, or the link is damaged and nobody needs it."""
+    try:
+        return store.current()
+    except StoreDamaged:
+        if not new_space:
+            raise
+        return None
+
+
+def _newest_readable(store: Store, stack: contextlib.ExitStack) -> Version | None:
+    for number in reversed(store.numbers()):
+        with contextlib.suppress(StoreDamaged):
+            return stack.enter_context(open_version(store.root, number, indexed=False))
+    return None
+
+
+def parent_index(inputs: Inputs) -> ParentIndex | None:
+    """Return the parent's index as the next one may take it over, None in a new space."""
+    parent = inputs.parent
+    if parent is None:
+        return None
+    sha256 = {entry.path: entry.sha256 for entry in parent.record.files}
+    labels, damage = np.empty(0, np.int64), None
+    try:
+        # Two labels exchanged are still labels: nothing but the hash tells.
+        reject_damage(parent.path / layout.INDEX_ROWS, sha256[layout.INDEX_ROWS])
+        labels = parent.index_rows
+    except StoreError as error:
+        damage = error
+    return ParentIndex(
+        path=parent.path / layout.INDEX,
+        sha256=sha256[layout.INDEX],
+        labels=labels,
+        row_map=inputs.items.plan.row_map.astype(np.int64),
+        report=parent.record.index,
+        vectors=parent.items.vectors,
+        damage=damage,
+    )

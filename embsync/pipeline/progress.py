@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from embsync.dtypes import Array
 from embsync.rows import Rows
+from embsync.sides import SideName
+from embsync.snapshots import Snapshot
 
 #: Called with the stage and the share of it that is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -18,16 +20,13 @@ def silent(stage: str, share: float) -> None:
 
 @dataclass(frozen=True)
 class WatchedRows:
-    """Rows that report how far they were read.
-
-    ``before`` and ``of`` are rows: those read earlier in the same stage, and all of the stage.
-    """
+    """A side's rows that report how much of their snapshot was read in the same stage, items first."""
 
     rows: Rows
+    snapshot: Snapshot
+    name: SideName
     stage: str
     progress: Progress
-    before: int
-    of: int
 
     @property
     def count(self) -> int:
@@ -41,6 +40,8 @@ class WatchedRows:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield the blocks, and report each before it is processed."""
+        before = 0 if self.name == "items" else self.snapshot.items.count
+        total = max(sum(side.count for side in self.snapshot.sides), 1)
         for start, block in self.rows.blocks():
-            self.progress(self.stage, (self.before + start) / max(self.of, 1))
+            self.progress(self.stage, (before + start) / total)
             yield start, block

@@ -6,12 +6,11 @@ import datetime as dt
 from collections.abc import Iterator
 from math import inf, isfinite, nan
 
+import msgspec
 import numpy as np
 
-from embsync.alignment.drift import Drift, Fit
-from embsync.alignment.gram import SideSums
+from embsync.alignment.drift import Fit, RowChange
 from embsync.alignment.preservation import map_error, score_error
-from embsync.alignment.transform import SideName
 from embsync.alignment.two_pass import Alignment, SideFit, judged_alone
 from embsync.alignment.values import examine
 from embsync.checks import CHECKS, Check
@@ -20,10 +19,8 @@ from embsync.manifest import (
     AlignmentRecord,
     DriftRecord,
     IndexReport,
-    Moved,
     Preservation,
     RowCounts,
-    SideDriftRecord,
     SideFitRecord,
     SnapshotRecord,
 )
@@ -32,12 +29,13 @@ from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.second_pass import WrittenSide
 from embsync.reader import Version
+from embsync.sides import SideName, Sides
 from embsync.snapshots import Signature, combined
 
 
 def fingerprint(inputs: Inputs) -> str:
     """Return the sha256 over the sides' digests of their last complete pass."""
-    return combined(run.rows.digest() for run in inputs.sides)
+    return combined(run.rows.digest() for run in inputs)
 
 
 def created() -> str:
@@ -58,31 +56,22 @@ def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> Snapsh
     )
 
 
-def row_counts(run: SideRun, sums: SideSums) -> RowCounts:
-    """Return the manifest's counts of a side."""
-    plan = run.plan
-    return RowCounts(
-        rows=len(plan.ids),
-        live=len(plan.rows),
-        new=plan.new,
-        returned=plan.returned,
-        gone=plan.gone,
-        carried=len(plan.carried),
-        common=plan.common,
-        zero=sums.zero_rows,
-    )
+def row_counts(inputs: Inputs, found: Alignment) -> Sides[RowCounts]:
+    """Return the manifest's counts of each side."""
+    return inputs.map(lambda run, part: msgspec.structs.replace(run.plan.counts, zero=part.sums.zero_rows), found)
 
 
-def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: list[WrittenSide]) -> AlignmentRecord:
+def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: Sides[WrittenSide]) -> AlignmentRecord:
     """Return the manifest's ``alignment``."""
-    parts = [found.items] if found.users is None else [found.items, found.users]
-    others = [None] if found.users is None else [1, 0]
-    sides = [
-        side_fit(
-            part, side.fit, side.drift, side.anchors, None if other is None else (parts[other], written[other].drift)
-        )
-        for part, side, other in zip(parts, written, others, strict=True)
-    ]
+    changes = written.map(lambda side: side.change)
+    sides = found.map(
+        side_fit,
+        written.map(lambda side: side.fit),
+        changes,
+        written.map(lambda side: side.anchors),
+        Sides(found.users, found.items),
+        Sides(changes.users, changes.items),
+    )
     motion = inputs.motion
     two = motion.policy == "two_time_scales"
     return AlignmentRecord(
@@ -93,36 +82,34 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
         rank=found.rank,
         truncation_loss=found.truncation_loss,
         rotation_disagreement=found.rotation_disagreement,
-        items=sides[0],
-        users=sides[1] if len(sides) > 1 else None,
+        items=sides.items,
+        users=sides.users,
     )
 
 
 def side_fit(
-    part: SideFit, fit: Fit | None, drift: Drift, anchors: int, other: tuple[SideFit, Drift] | None
+    part: SideFit,
+    fit: Fit | None,
+    change: RowChange,
+    anchors: int,
+    other: SideFit | None = None,
+    other_change: RowChange | None = None,
 ) -> SideFitRecord:
     """Return the manifest's record of a side, given what the other side has shown where there is one."""
-    values, columns = examine(part.sums.sample), part.columns
-    counterpart = None if other is None else other[0].columns
+    figures = vars(change).copy()
+    scale, other_scale = figures.pop("scale_raw"), None if other_change is None else other_change.scale_raw
+    columns, counterpart = part.columns, None if other is None else other.columns
     return SideFitRecord(
         anchors=anchors,
-        common=part.sums.paired,
-        cosine=None if fit is None else fit.cosine,
-        cosine_mismatched=None if fit is None else fit.cosine_mismatched,
-        share_below_half=None if fit is None else fit.share_below_half,
-        norm_ratio=drift.norm_ratio,
-        norm_outliers=drift.norm_outliers,
-        lost=None if fit is None else fit.lost,
+        **{**vars(fit or Fit()), "common": part.sums.paired},
+        **figures,
+        **vars(examine(part.sums.sample)),
         axis_agreement=part.axis_agreement,
         column_fit=None if columns is None else columns.fit(counterpart),
         column_scale=None if columns is None else columns.scale,
-        unchanged=drift.unchanged,
-        saturation=values.saturation,
-        zero_values=values.zeros,
         magnitude=part.magnitude,
-        repeated=values.repeated,
         unexplained_columns=None if columns is None else columns.unexplained(counterpart),
-        lone_scale=None if other is None else _lone_scale(drift.scale_raw, other[1].scale_raw),
+        lone_scale=_lone_scale(scale, other_scale),
     )
 
 
@@ -133,57 +120,30 @@ def _lone_scale(own: float | None, other: float | None) -> float | None:
     return float(max(own, 1 / own) / max(other, 1 / other) ** 2)
 
 
-def preservation_record(found: Alignment, written: list[WrittenSide], neighbours: Neighbours) -> Preservation:
+def preservation_record(found: Alignment, written: Sides[WrittenSide], neighbours: Neighbours) -> Preservation:
     """Return the certificate."""
-    users = written[1].residual if len(written) > 1 else None
     return Preservation(
         map_error=map_error(found.transform),
-        score_error=score_error(written[0].residual, users, found.transform),
+        score_error=score_error(written.map(lambda side: side.residual), found.transform),
         top_k_agreement=neighbours.agreement(),
         sampled_users=len(neighbours.queries),
     )
 
 
-def drift_record(inputs: Inputs, written: list[WrittenSide], neighbours: Neighbours) -> DriftRecord | None:
+def drift_record(inputs: Inputs, written: Sides[WrittenSide], neighbours: Neighbours) -> DriftRecord | None:
     """Return the manifest's ``drift``, None in a new space."""
-    if inputs.parent is None:
+    if inputs.parent is None or written.items.drift is None:
         return None
+    users = None if written.users is None else written.users.drift
     overlaps = neighbours.overlaps()
-    sides = [_side_drift(run, side) for run, side in zip(inputs.sides, written, strict=True)]
-    return DriftRecord(
-        parent=inputs.parent.number,
-        items=sides[0],
-        users=sides[1] if len(sides) > 1 else None,
-        overlap_at_10=overlaps.model,
-        stale_overlap_at_10=overlaps.stale,
-        stale_overlap_at_10_raw=overlaps.stale_raw,
-    )
-
-
-def _side_drift(run: SideRun, side: WrittenSide) -> SideDriftRecord:
-    drift = side.drift
-    ids = run.plan.ids
-    moved = []
-    for position, cosine in drift.moved_most:
-        name = ids[run.plan.rows[position]]
-        moved.append(Moved(id=int(name) if ids.dtype.kind == "i" else name.decode("utf-8"), cosine=cosine))
-    return SideDriftRecord(
-        cosine_raw=drift.cosine_raw,
-        cosine=drift.cosine,
-        cosine_p05=drift.cosine_p05,
-        displacement_raw=drift.displacement_raw,
-        displacement=drift.displacement,
-        cosine_since_start=side.since_start,
-        moved_most=moved,
-    )
+    return DriftRecord(parent=inputs.parent.number, items=written.items.drift, users=users, **vars(overlaps))
 
 
 def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str) -> list[Measured]:
     """Return what the first pass lets be judged, before anything is written."""
     e, k, parent = float(inputs.snapshot.width), float(inputs.dimension), inputs.parent
-    parts = [found.items] if found.users is None else [found.items, found.users]
     measured: list[Measured] = []
-    for run, part in zip(inputs.sides, parts, strict=True):
+    for run, part in zip(inputs, found, strict=True):
         measured += _rows_alone(run.name, part, e, parent)
     measured += [
         Measured("truncation_loss", found.truncation_loss, {"max_truncation_loss": config.space.max_truncation_loss}),
@@ -192,7 +152,7 @@ def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str)
     if parent is None:
         return measured
     measured.append(Measured("common", float(found.common), {"k": k}))
-    for run, part in zip(inputs.sides, parts, strict=True):
+    for run, part in zip(inputs, found, strict=True):
         measured += [_coverage(run, part, parent), _live(run, parent)]
     same = float(parent.record.snapshot.fingerprint == print_)
     measured.append(Measured("same_snapshot", same))
@@ -209,7 +169,7 @@ def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | N
         Measured(f"rows_{name}", float(sums.rows), {"e": width}),
         Measured(f"zero_rows_{name}", sums.zero_rows / max(sums.rows, 1), _before(zero)),
         Measured(f"saturation_{name}", values.saturation, _before(None if before is None else before.saturation)),
-        Measured(f"zero_values_{name}", values.zeros, _before(None if before is None else before.zero_values)),
+        Measured(f"zero_values_{name}", values.zero_values, _before(None if before is None else before.zero_values)),
         Measured(f"repeated_{name}", values.repeated, _before(None if before is None else before.repeated)),
         Measured(f"magnitude_{name}", part.magnitude),
     ]
@@ -238,7 +198,7 @@ def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
 def _coverage(run: SideRun, part: SideFit, parent: Version) -> Measured:
     """Return the share of known ids; where few are common because of it, none of the side's other figures protects."""
     counts = _counts(parent, run.name)
-    known = run.plan.common + run.plan.returned
+    known = run.plan.counts.common + run.plan.counts.returned
     share = known / max(min(run.side.count, counts.rows), 1)
     return Measured(f"coverage_{run.name}", share, {"least": 0.3 if judged_alone(part.sums) else 0.5})
 
@@ -255,8 +215,7 @@ def checks_of_rows(
     measured = [Measured("score_error", preservation.score_error, {"truncation_loss": alignment.truncation_loss})]
     if inputs.parent is None:
         return measured
-    parts = [found.items] if found.users is None else [found.items, found.users]
-    for run, part in zip(inputs.sides, parts, strict=True):
+    for run, part in zip(inputs, found, strict=True):
         measured += _of_side(inputs, inputs.parent, run, part, alignment)
     if inputs.users is not None:
         measured.append(Measured("rotation_disagreement", alignment.rotation_disagreement))
@@ -272,7 +231,7 @@ def _of_side(
     for check in _checks_of(run.name):
         if check.needs == "raw rows" and (getattr(side, check.figure) is None or same):
             continue  # rows that do not come back cannot be compared
-        if check.needs == "parent" and run.plan.common == 0:  # cohorts in turn share no live id with the parent
+        if check.needs == "parent" and run.plan.counts.common == 0:  # cohorts in turn share no live id with the parent
             continue
         yield _measured(check, part, side, None if before is None else getattr(before, check.figure))
 
@@ -282,7 +241,7 @@ def _checks_of(name: SideName) -> Iterator[Check]:
     return (check for check in CHECKS.values() if check.needs is not None and check.name == f"{check.figure}_{name}")
 
 
-def checks_of_anchors(name: SideName, part: SideFit, side: SideFitRecord) -> Iterator[Measured]:
+def checks_of_anchors(part: SideFit, name: SideName, side: SideFitRecord) -> Iterator[Measured]:
     """Yield what a side's fit to its anchors lets be judged where there is no version before."""
     return (_measured(check, part, side, None) for check in _checks_of(name) if check.needs == "anchors")
 
@@ -313,4 +272,4 @@ def check_of_recall(config: Config, report: IndexReport) -> Measured:
 
 def zero_rows(found: Alignment) -> int:
     """Return how many rows of the snapshot are all zero."""
-    return found.items.sums.zero_rows + (0 if found.users is None else found.users.sums.zero_rows)
+    return sum(side.sums.zero_rows for side in found)

@@ -10,37 +10,31 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from embsync.alignment.two_pass import Alignment, fit
-from embsync.config import Config, IndexConfig
-from embsync.dtypes import Float32, Int64
-from embsync.errors import OutOfSpace, SnapshotChanged, StoreDamaged, StoreError
-from embsync.index import ParentIndex, check_factory, estimate_bytes, refresh, reject_damage
+from embsync.config import Config
+from embsync.errors import OutOfSpace, SnapshotChanged, StoreError
+from embsync.index import Built, check_factory, refresh
 from embsync.manifest import (
     FORMAT,
-    AlignmentRecord,
     CheckRecord,
-    DriftRecord,
     IndexReport,
     Manifest,
-    Preservation,
-    RowCounts,
     Seconds,
-    SnapshotRecord,
 )
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
-from embsync.pipeline.inputs import Inputs, gather, live_rows
+from embsync.pipeline.inputs import Inputs, estimate, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
-from embsync.pipeline.parent import ParentCheck
+from embsync.pipeline.parent import ParentCheck, current_number, open_current, parent_index
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
-from embsync.pipeline.second_pass import START_ROWS, write_sides
-from embsync.reader import Version, open_version
+from embsync.pipeline.second_pass import write_sides
+from embsync.reader import Version
 from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
@@ -69,26 +63,6 @@ class _Clock:
     def record(self) -> Seconds:
         parts = {name: round(value, 3) for name, value in self.seconds.items()}
         return Seconds(**parts, total=round(time.perf_counter() - self.started, 3))
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A version with its rows written, before it has an index."""
-
-    number: int
-    dimension: int
-    parent: Version | None
-    snapshot: SnapshotRecord
-    items: RowCounts
-    users: RowCounts | None
-    alignment: AlignmentRecord
-    preservation: Preservation
-    drift: DriftRecord | None
-    vectors: Float32
-    live: Int64
-    queries: Float32
-    truth: Int64
-    previous: ParentIndex | None
 
 
 class _ParentChanged(Exception):
@@ -161,7 +135,7 @@ class _Run:
         """Run through to a published version."""
         with contextlib.ExitStack() as stack:
             with self._clock.stage("read"):
-                known = self._open_current(stack)
+                known, self._current = open_current(self._store, stack, new_space=self._request.new_space)
                 parent = None if self._request.new_space else known
                 self._parent = stack.enter_context(ParentCheck(self._store, parent, (UnchangedError, _ParentChanged)))
                 inputs = self._gather(known)
@@ -176,42 +150,10 @@ class _Run:
             self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
-                draft = self._write(staging, inputs, found)
+                describe, index = self._write(staging, inputs, found)
                 del inputs, found  # what is kept for every row makes room for the index
                 _give_back_memory()
-                return self._finish(staging, draft)
-
-    def _open_current(self, stack: contextlib.ExitStack) -> Version | None:
-        """Pin the current version; a new space begins also where what is there is damaged."""
-        if not self._store.versions.is_dir():
-            return None
-        try:
-            if self._number_now() is None:
-                return self._whole_version(stack) if self._request.new_space else None
-            version = stack.enter_context(open_version(self._store.root, indexed=False))
-        except StoreDamaged:
-            if not self._request.new_space:
-                raise
-            self._current = self._number_now()
-            return self._whole_version(stack)
-        self._current = version.number
-        return version
-
-    def _number_now(self) -> int | None:
-        """Return the current version's number, None where there is none, or the link is damaged and nobody needs it."""
-        try:
-            return self._store.current()
-        except StoreDamaged:
-            if not self._request.new_space:
-                raise
-            return None
-
-    def _whole_version(self, stack: contextlib.ExitStack) -> Version | None:
-        """Pin the newest version that can be read: it has the sides and types of ids which the store keeps."""
-        for number in reversed(self._store.numbers()):
-            with contextlib.suppress(StoreDamaged):
-                return stack.enter_context(open_version(self._store.root, number, indexed=False))
-        return None
+                return self._finish(staging, describe, index)
 
     def _gather(self, known: Version | None) -> Inputs:
         self._signature = signature(self._request.path)
@@ -233,8 +175,7 @@ class _Run:
 
     def _fit(self, inputs: Inputs) -> Alignment:
         return fit(
-            inputs.items.fitted,
-            None if inputs.users is None else inputs.users.fitted,
+            inputs.map(lambda run: run.fitted),
             dimension=inputs.dimension,
             standardized=self._config.space.standardize,
             threads=self._config.threads,
@@ -242,10 +183,10 @@ class _Run:
 
     def _stage(self, inputs: Inputs) -> contextlib.AbstractContextManager[Staging]:
         self._store.create()
-        return self._store.stage(_estimate(inputs, self._config))
+        return self._store.stage(estimate(inputs, self._config))
 
-    def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> _Draft:
-        """Make the second pass and judge what it shows."""
+    def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> tuple[partial[Manifest], partial[Built]]:
+        """Make the second pass and judge what it shows; return what makes the manifest and the index when called."""
         with self._clock.stage("write"):
             neighbours = Neighbours(inputs, found, self._config.index, self._config.threads)
             written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
@@ -255,66 +196,51 @@ class _Run:
             drift = record.drift_record(inputs, written, neighbours)
         self._require(record.checks_of_rows(inputs, found, alignment, preservation))
         assert self._fingerprint is not None
-        return _Draft(
-            number=inputs.number,
+        parent = inputs.parent
+        counts = record.row_counts(inputs, found)
+        describe = partial(
+            Manifest,
+            format=FORMAT,
+            version=inputs.number,
+            space_id=uuid.uuid4().hex if parent is None else parent.space_id,
             dimension=inputs.dimension,
-            parent=inputs.parent,
+            parent=None if parent is None else parent.number,
             snapshot=record.snapshot_record(inputs, self._fingerprint, self._signature),
-            items=record.row_counts(inputs.items, found.items.sums),
-            users=None
-            if inputs.users is None or found.users is None
-            else record.row_counts(inputs.users, found.users.sums),
+            items=counts.items,
+            users=counts.users,
             alignment=alignment,
             preservation=preservation,
             drift=drift,
-            vectors=written[0].vectors,
-            live=live_rows(inputs.items),
-            queries=neighbours.queries[neighbours.gate],
-            truth=neighbours.truth[neighbours.gate],
-            previous=_previous(inputs),
         )
+        index = partial(
+            refresh,
+            written.items.vectors,
+            live_rows(inputs.items),
+            neighbours.queries[neighbours.gate],
+            neighbours.truth[neighbours.gate],
+            self._config.index,
+            self._config.threads,
+            parent_index(inputs),
+        )
+        return describe, index
 
-    def _finish(self, staging: Staging, draft: _Draft) -> Manifest:
+    def _finish(self, staging: Staging, describe: partial[Manifest], index: partial[Built]) -> Manifest:
         """Build the index, make everything durable and switch."""
-        report = self._index(staging, draft)
+        report = self._index(staging, index)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)
         with self._clock.stage("publish"):
             files = staging.seal()
             self._parent.require()
-        parent = draft.parent
-        manifest = Manifest(
-            format=FORMAT,
-            version=draft.number,
-            space_id=parent.space_id if parent is not None else uuid.uuid4().hex,
-            dimension=draft.dimension,
-            created=record.created(),
-            parent=None if parent is None else parent.number,
-            snapshot=draft.snapshot,
-            items=draft.items,
-            users=draft.users,
-            alignment=draft.alignment,
-            preservation=draft.preservation,
-            drift=draft.drift,
-            index=report,
-            checks=self._checks,
-            seconds=self._clock.record(),
-            files=files,
+        manifest = describe(
+            created=record.created(), index=report, checks=self._checks, seconds=self._clock.record(), files=files
         )
         return self._switch(staging, manifest)
 
-    def _index(self, staging: Staging, draft: _Draft) -> IndexReport:
+    def _index(self, staging: Staging, index: partial[Built]) -> IndexReport:
         self._progress("indexing", 0.0)
         with self._clock.stage("index"):
-            built = refresh(
-                draft.vectors,
-                draft.live,
-                draft.queries,
-                draft.truth,
-                self._config.index,
-                self._config.threads,
-                draft.previous,
-            )
+            built = index()
             with staging.stream(layout.INDEX) as write:
                 built.write(write)
             staging.save(layout.INDEX_ROWS, built.labels)
@@ -327,7 +253,8 @@ class _Run:
     def _switch(self, staging: Staging, manifest: Manifest) -> Manifest:
         """Publish under the lock, if the world is still the one the run was made for."""
         with contextlib.nullcontext() if self._locked else self._store.locked():
-            if self._number_now() != self._current or self._store.next_number() != manifest.version:
+            number = current_number(self._store, new_space=self._request.new_space)
+            if (number, self._store.next_number()) != (self._current, manifest.version):
                 raise _ParentChanged
             with self._clock.stage("publish"):
                 manifest = msgspec.structs.replace(manifest, seconds=self._clock.record())
@@ -391,7 +318,7 @@ class _DryRun(_Run):
 
     @contextlib.contextmanager
     def _stage(self, inputs: Inputs) -> Iterator[Staging]:
-        needed = _estimate(inputs, self._config)
+        needed = estimate(inputs, self._config)
         if self._store.versions.is_dir():
             self._store.require_room(needed)
         with tempfile.TemporaryDirectory(prefix="embsync-check-") as directory:
@@ -420,45 +347,3 @@ def _give_back_memory() -> None:
     """Return what the passes freed to the system: glibc keeps it by the worker threads (measured: 20 to 40 MB)."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _previous(inputs: Inputs) -> ParentIndex | None:
-    parent = inputs.parent
-    if parent is None:
-        return None
-    sha256 = {entry.path: entry.sha256 for entry in parent.record.files}
-    labels, damage = np.empty(0, np.int64), None
-    try:
-        # Two labels exchanged are still labels: nothing but the hash tells.
-        reject_damage(parent.path / layout.INDEX_ROWS, sha256[layout.INDEX_ROWS])
-        labels = parent.index_rows
-    except StoreError as error:
-        damage = error
-    return ParentIndex(
-        path=parent.path / layout.INDEX,
-        sha256=sha256[layout.INDEX],
-        labels=labels,
-        row_map=inputs.items.plan.row_map.astype(np.int64),
-        report=parent.record.index,
-        vectors=parent.items.vectors,
-        damage=damage,
-    )
-
-
-def _estimate(inputs: Inputs, config: Config) -> int:
-    """Return an upper estimate of a version's bytes."""
-    k = inputs.dimension
-    total = estimate_bytes(inputs.items.side.count, k, config.index.factory, _dead_fraction(inputs, config.index))
-    for run in inputs.sides:
-        rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
-        total += rows * (4 * k + size + 8)
-        total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
-        total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
-    return total
-
-
-def _dead_fraction(inputs: Inputs, index: IndexConfig) -> float:
-    """Return the largest share of dead labels that the index may have."""
-    if inputs.parent is None or index.refresh != "rotate":
-        return index.compact_dead_fraction
-    return 1.0 - inputs.items.side.count / (inputs.items.side.count + inputs.parent.record.index.labels)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from embsync.alignment.anchors import advance, choose
-from embsync.alignment.drift import Drift, DriftMeter, Fit, FitMeter, mean
+from embsync.alignment.drift import DriftMeter, Fit, RowChange, mean
 from embsync.alignment.preservation import Residual
-from embsync.alignment.two_pass import Alignment, Observer, SideFit, judged_alone, transform_rows
+from embsync.alignment.two_pass import Alignment, Observer, SideFit, fit_meter, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
 from embsync.ids import positions_in, sample
-from embsync.pipeline.inputs import Inputs, SideRun
+from embsync.manifest import SideDrift
+from embsync.pipeline.inputs import START_ROWS, Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.rows import as_slice, block_rows
+from embsync.sides import Sides
 from embsync.similarity import row_cosines
 from embsync.store import layout
 from embsync.store.durable import ArrayFile, Staging
-
-#: Ids a side of a space's first version that are carried along to tell the drift since the start.
-START_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class WrittenSide:
     residual : Residual
     fit : Fit or None
         None for a side too small to be judged, or a new space.
-    drift : Drift
-    since_start : float or None
+    change : RowChange
+    drift : SideDrift or None
+        None in a new space.
     anchors : int
         Anchors the side was aligned to.
     """
@@ -45,24 +45,22 @@ class WrittenSide:
     vectors: Float32
     residual: Residual
     fit: Fit | None
-    drift: Drift
-    since_start: float | None
+    change: RowChange
+    drift: SideDrift | None
     anchors: int
 
 
 def write_sides(
     staging: Staging, inputs: Inputs, found: Alignment, neighbours: Neighbours, config: Config, progress: Progress
-) -> list[WrittenSide]:
+) -> Sides[WrittenSide]:
     """Transform, write and measure every side; the rows of each are read once."""
-    parts = [found.items] if found.users is None else [found.items, found.users]
-    total = sum(run.side.count for run in inputs.sides)
-    written: list[WrittenSide] = []
-    before = 0
-    for run, part in zip(inputs.sides, parts, strict=True):
-        rows = WatchedRows(run.rows, "writing", progress, before, total)
+
+    def write(run: SideRun, part: SideFit) -> WrittenSide:
+        rows = WatchedRows(run.rows, inputs.snapshot, run.name, "writing", progress)
         extra: list[Observer] = [neighbours.observe] if run is inputs.items else []
-        written.append(_write_side(staging, inputs, run, part, rows, extra, config))
-        before += run.side.count
+        return _write_side(staging, inputs, run, part, rows, extra, config)
+
+    written = inputs.map(write, found)
     staging.save("transform/items.npy", found.transform.items)
     if found.transform.users is not None:
         staging.save("transform/users.npy", found.transform.users)
@@ -87,13 +85,13 @@ def _write_side(
 ) -> WrittenSide:
     plan = run.plan
     file = staging.array(layout.side_file(run.name, "vectors"), (len(plan.ids), inputs.dimension), np.float32)
-    fit_meter = _fit_meter(run, part)
+    meter = fit_meter(run.fitted.pairing, part)
     drift_meter = _drift_meter(inputs, run)
 
     def observe(start: int, block: Array, stable: Float32) -> None:
         file.put(as_slice(plan.rows[start : start + len(block)]), stable)
-        if fit_meter is not None:
-            fit_meter.observe(start, block)
+        if meter is not None:
+            meter.observe(start, block)
         if drift_meter is not None:
             drift_meter.observe(start, block, stable)
 
@@ -103,20 +101,15 @@ def _write_side(
     staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen(inputs.number, run.held))
     _write_anchors(staging, file, inputs, run, config)
     since_start = _write_start(staging, file, inputs, run)
+    drift, change = (None, RowChange()) if drift_meter is None else drift_meter.result()
     return WrittenSide(
         vectors=file.array,
         residual=residual,
-        fit=None if fit_meter is None else fit_meter.result(),
-        drift=Drift() if drift_meter is None else drift_meter.result(),
-        since_start=since_start,
+        fit=None if meter is None else meter.result(),
+        change=change,
+        drift=None if drift is None else replace(drift, cosine_since_start=since_start),
         anchors=0 if run.anchors is None else len(run.anchors.ids),
     )
-
-
-def _fit_meter(run: SideRun, part: SideFit) -> FitMeter | None:
-    if run.fitted.pairing is None or part.fold_maps is None or not judged_alone(part.sums):
-        return None
-    return FitMeter(run.fitted.pairing, part.fold_maps)
 
 
 def _drift_meter(inputs: Inputs, run: SideRun) -> DriftMeter | None:
@@ -125,7 +118,7 @@ def _drift_meter(inputs: Inputs, run: SideRun) -> DriftMeter | None:
     maps = inputs.parent.transform.maps
     comparable = maps.invertible and len(maps.items) == inputs.snapshot.width
     inverse = maps.inverse(run.name) if comparable else None
-    return DriftMeter(run.plan.parent_live, inputs.parent.side(run.name).vectors, inverse)
+    return DriftMeter(run.plan.parent_live, inputs.parent.side(run.name).vectors, inverse, run.id_of)
 
 
 def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:

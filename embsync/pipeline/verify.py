@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
-from embsync.alignment.transform import SideName
 from embsync.checks import SCORE_ERROR_LIMITS
 from embsync.config import Config
-from embsync.dtypes import Array, Float32
+from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import EmbsyncError
 from embsync.ids import positions_in
 from embsync.reader import Version
+from embsync.reader.side import Side as VersionSide
 from embsync.rows import as_slice
 from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot
 from embsync.store import Store
@@ -105,22 +104,20 @@ class _WrittenRows:
 def _recompute(version: Version, path: Path, config: Config) -> float | None:
     """Return the score error of what stands in the files, None when the snapshot is another by now."""
     snapshot = open_snapshot(path, config.snapshot)
+    maps = version.transform.maps
+    if snapshot.width != len(maps.items) or (snapshot.users is None) != (version.users is None):
+        return None
     digests: list[str] = []
-    residuals: list[Residual] = []
-    for side, name in _sides(snapshot.sides):
+
+    def residual(side: Side, stored: VersionSide, matrix: Float64) -> Residual:
         ids = side.ids()
         rows = FingerprintedRows(side, ids)
-        written = _WrittenRows(version.side(name).vectors, positions_in(ids, version.side(name).ids))
-        matrix = np.asarray(version.transform.maps.side(name))
-        if side.width != len(matrix):
-            return None
-        residuals.append(residual_of(rows, written, matrix, threads=config.threads))
+        written = _WrittenRows(stored.vectors, positions_in(ids, stored.ids))
+        found = residual_of(rows, written, np.asarray(matrix), threads=config.threads)
         digests.append(rows.digest())
+        return found
+
+    residuals = snapshot.sides.map(residual, version.sides, maps)
     if combined(digests) != version.record.snapshot.fingerprint:
         return None
-    return score_error(residuals[0], residuals[1] if len(residuals) > 1 else None, version.transform.maps)
-
-
-def _sides(sides: tuple[Side, ...]) -> Iterator[tuple[Side, SideName]]:
-    names: tuple[SideName, ...] = ("items", "users")
-    yield from zip(sides, names, strict=False)
+    return score_error(residuals, maps)

@@ -8,7 +8,6 @@ import time
 import msgspec
 import numpy as np
 
-from embsync.alignment.transform import SideName
 from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreError, UsageError
@@ -18,6 +17,7 @@ from embsync.manifest import IndexReport, Manifest, RowCounts, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.parent import ParentCheck
 from embsync.reader import Version, open_version
+from embsync.reader.side import Side
 from embsync.rows import block_rows
 from embsync.store import Store, layout
 from embsync.store.durable import Staging, storage_errors
@@ -66,15 +66,11 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
     return manifest
 
 
-def side_names(version: Version) -> tuple[SideName, ...]:
-    """Return the sides a version has."""
-    return ("items",) if version.record.users is None else ("items", "users")
-
-
 def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Array:
     """Write the padded arrays; return the items' vectors."""
-    for name in reversed(side_names(parent)):
-        side = parent.side(name)
+
+    def copy(side: Side) -> Array:
+        name = side.name
         vectors = _pad_rows(staging, layout.side_file(name, "vectors"), side.vectors, dimension)
         staging.save(layout.side_file(name, "ids"), side.ids)
         staging.save(layout.side_file(name, "last_seen"), np.where(side.live, number, side.last_seen))
@@ -83,13 +79,16 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
             ids, rows = parent.reference("anchors" if folder == "anchors" else "start", name)
             staging.save(ids_file, ids)
             _pad_rows(staging, vectors_file, rows, dimension)
+        return vectors
+
+    vectors = parent.sides.map(copy)
     maps = parent.transform.maps.widened(dimension)
     staging.save("transform/items.npy", maps.items)
     if maps.users is not None:
         staging.save("transform/users.npy", maps.users)
     staging.save(layout.SINGULAR_VALUES, maps.singular_values)
     staging.save(layout.LINEAGE, np.append(parent.lineage, np.int64(number)))
-    return vectors
+    return vectors.items
 
 
 def _pad_rows(staging: Staging, name: str, rows: Array, dimension: int) -> Array:
@@ -105,7 +104,7 @@ def _pad_rows(staging: Staging, name: str, rows: Array, dimension: int) -> Array
 
 def _index(staging: Staging, parent: Version, vectors: Array, config: Config) -> IndexReport:
     """Build the index anew: none can be rotated into another width."""
-    side = parent.side(side_names(parent)[-1])
+    side = parent.sides.queries
     live = np.flatnonzero(side.live)
     sampled = live[sample(side.ids[live], config.index.sample_queries)]
     queries = np.zeros((len(sampled), vectors.shape[1]), np.float32)

@@ -19,6 +19,7 @@ from embsync.manifest import store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
 from embsync.reader.sparse_index import SparseIndex
 from embsync.rows import block_rows
+from embsync.sides import SideName
 from embsync.store.rows import ages
 
 Missing = Literal["raise", "nan", "mean"]
@@ -50,7 +51,7 @@ class Side:
         The version that last had the id live.
     """
 
-    name: str
+    name: SideName
     ids: Array
     vectors: Float32
     last_seen: Int64

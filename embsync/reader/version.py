@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 
 from embsync import index
-from embsync.alignment.transform import SideName, Transform
+from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.manifest import RowCounts, mismatch
 from embsync.reader.search import Filter, Filters, Query, narrowed, numbers, of_known, stable_queries
 from embsync.reader.side import Ids, Missing, Side, check_missing
+from embsync.sides import SideName, Sides
 from embsync.store import layout
 from embsync.store.durable import close
 from embsync.store.records import damage_hint, damaged_file
@@ -134,9 +135,8 @@ class Version:
 
     def open_files(self) -> None:
         """Map what search, lookup and fold-in read, so that the first question is answered as fast as the next."""
-        for side in (self.items, self.users):
-            if side is not None:
-                side.prepare()
+        for side in self.sides:
+            side.prepare()
         self.transform.maps.invertible  # noqa: B018  (cached: reads the maps)
         self.searcher  # noqa: B018  (cached: maps the index)
 
@@ -179,6 +179,11 @@ class Version:
     def users(self) -> Side | None:
         """The users, None on a one-sided store."""
         return None if self.record.users is None else self._side("users", self.record.users)
+
+    @property
+    def sides(self) -> Sides[Side]:
+        """Items and, perhaps, users."""
+        return Sides(self.items, self.users)
 
     def side(self, name: SideName) -> Side:
         """Return a side by name.
@@ -322,7 +327,7 @@ class Version:
         rows, scores = of_known(self, side, ids, Query(vectors, k, parameters), filters, missing)
         return self.items.names(rows), scores
 
-    def _side(self, name: str, counts: RowCounts) -> Side:
+    def _side(self, name: SideName, counts: RowCounts) -> Side:
         ids = self._map(layout.side_file(name, "ids"), _IDS, (counts.rows,))
         vectors = self._map(layout.side_file(name, "vectors"), _FLOAT32, (counts.rows, self.record.dimension))
         last_seen = self._map(layout.side_file(name, "last_seen"), _INTEGER, (counts.rows,))
@@ -355,7 +360,7 @@ def _other_side(owner: weakref.ref[Version], name: str) -> Side:
     version = owner()
     if version is None:
         raise UsageError("the version of this side was dropped", hint="hold the version while you fold in")
-    return (version.users or version.items) if name == "items" else version.items
+    return version.sides.queries if name == "items" else version.items
 
 
 def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:

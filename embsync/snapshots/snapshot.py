@@ -12,6 +12,7 @@ import numpy as np
 
 from embsync.dtypes import Array, Float64
 from embsync.rows import Rows
+from embsync.sides import Sides
 from embsync.snapshots.row_digest import RowDigest
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ class Snapshot:
         return self.items.width
 
     @property
-    def sides(self) -> tuple[Side, ...]:
-        """The sides there are, items first."""
-        return (self.items,) if self.users is None else (self.items, self.users)
+    def sides(self) -> Sides[Side]:
+        """Items and, perhaps, users."""
+        return Sides(self.items, self.users)
 
 
 class FingerprintedRows:

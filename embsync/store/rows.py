@@ -8,6 +8,7 @@ import numpy as np
 
 from embsync.dtypes import Array, Int64, RowNumbers
 from embsync.ids import positions_in
+from embsync.manifest import RowCounts
 from embsync.rows import row_numbers
 
 
@@ -45,7 +46,8 @@ class RowPlan:
         Rows carried, and the parent's rows they come from.
     row_map : (p,) row numbers
         Row of each of the parent's rows whose id is live now, else -1.
-    new, returned, gone, common : int
+    counts : RowCounts
+        All but the all-zero rows.
     """
 
     ids: Array
@@ -55,10 +57,7 @@ class RowPlan:
     carried: Int64
     carried_from: Int64
     row_map: RowNumbers
-    new: int
-    returned: int
-    gone: int
-    common: int
+    counts: RowCounts
 
     def last_seen(self, number: int, parent: ParentRows | None) -> Int64:
         """Return the (n,) versions that last had each id live, of version ``number``."""
@@ -113,10 +112,15 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
         carried=rows_kept,
         carried_from=kept,
         row_map=row_numbers(row_map, len(union)),
-        new=len(ids) - count,
-        returned=int(np.count_nonzero(known)) - count,
-        gone=int(np.count_nonzero(was_live)) - count,
-        common=count,
+        counts=RowCounts(
+            rows=len(union),
+            live=len(ids),
+            new=len(ids) - count,
+            returned=int(np.count_nonzero(known)) - count,
+            gone=int(np.count_nonzero(was_live)) - count,
+            carried=len(kept),
+            common=count,
+        ),
     )
 
 
@@ -131,10 +135,7 @@ def _without_parent(sorted_ids: Array, order: Int64) -> RowPlan:
         carried=none,
         carried_from=none,
         row_map=none,
-        new=count,
-        returned=0,
-        gone=0,
-        common=0,
+        counts=RowCounts(rows=count, live=count, new=count, returned=0, gone=0, carried=0, common=0),
     )
 
 

@@ -14,6 +14,7 @@ from embsync.alignment.two_pass import SideInput, fit
 from embsync.dtypes import Float64
 from embsync.ids import fold_of
 from embsync.rows import ArrayRows
+from embsync.sides import Sides
 
 ROWS, WIDTH = 600, 8
 
@@ -77,7 +78,7 @@ def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
     for _ in range(40):
         rows, positions = random.standard_normal((32, 8)).astype(np.float32), np.arange(32)
         pairing = Pairing(positions, random.standard_normal((32, 8)).astype(np.float32), fold_of(positions))
-        columns = fit(SideInput(ArrayRows(rows), pairing), None, dimension=8).items.columns
+        columns = fit(Sides(SideInput(ArrayRows(rows), pairing), None), dimension=8).items.columns
         assert columns is not None
         found.append(columns.fit(None))
     assert max(found) < 0.05

@@ -13,6 +13,7 @@ import embsync
 from embsync.alignment import gram
 from embsync.alignment.drift import DriftMeter
 from embsync.errors import SnapshotError, UsageError
+from embsync.manifest import Moved
 
 T, W = night(0).both
 
@@ -169,7 +170,7 @@ def test_drift_is_the_dense_one() -> None:
     meter = DriftMeter(rows, old, back)
     for start in (100, 0, 200):
         meter.observe(start, raw[start : start + 100], new[start : start + 100])
-    found = meter.result()
+    found, change = meter.result()
     a, b, c = (side.astype(np.float64) for side in (new[:200], old[10:210], raw[:200]))
     before = b @ back
 
@@ -182,10 +183,10 @@ def test_drift_is_the_dense_one() -> None:
     assert found.displacement == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-5)
     assert found.displacement_raw == pytest.approx(np.linalg.norm(c - before) / np.linalg.norm(b), rel=1e-5)
     ratio = np.median(np.linalg.norm(a, axis=1)) / np.median(np.linalg.norm(b, axis=1))
-    assert found.norm_ratio == pytest.approx(ratio, rel=1e-5)
-    assert found.moved_most[0] == (7, pytest.approx(-1.0, abs=1e-6))
+    assert change.norm_ratio == pytest.approx(ratio, rel=1e-5)
+    assert found.moved_most[0] == Moved(7, pytest.approx(-1.0, abs=1e-6))
     assert len(found.moved_most) == 10
-    assert [cosine for _, cosine in found.moved_most] == sorted(cosine for _, cosine in found.moved_most)
+    assert [one.cosine for one in found.moved_most] == sorted(one.cosine for one in found.moved_most)
 
 
 def test_zero_rows_take_no_part_in_fit_and_drift() -> None:
@@ -208,14 +209,14 @@ def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
     new[:150], old[150:300] = 0.0, 0.0
     meter = DriftMeter(np.arange(400), old, np.eye(5))
     meter.observe(0, new, new)
-    found = meter.result()
+    found, change = meter.result()
     a, b = new[300:].astype(np.float64), old[300:].astype(np.float64)
     cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert found.cosine == found.cosine_raw == pytest.approx(cosines.mean(), abs=1e-6)
     assert found.cosine_p05 == pytest.approx(np.percentile(cosines, 5), abs=1e-6)
     ratio = np.median(np.linalg.norm(a, axis=1)) / np.median(np.linalg.norm(b, axis=1))
-    assert found.norm_ratio == pytest.approx(ratio, rel=1e-5)
-    assert all(row >= 300 for row, _ in found.moved_most)
+    assert change.norm_ratio == pytest.approx(ratio, rel=1e-5)
+    assert all(int(one.id) >= 300 for one in found.moved_most)
 
 
 def test_wrong_partners_are_strangers() -> None:

@@ -46,10 +46,10 @@ def test_rows_follow_a_dictionary_over_many_nights(live_each_night: list[list[in
         assert made.live.tolist() == [model[id_] == version for id_ in made.ids.tolist()]
         assert made.ids[made.rows].tolist() == ids.tolist()
         today = set(ids.tolist())
-        assert made.common == len(today & was_live)
-        assert made.new == len(today - was_live)
-        assert made.returned == len(today & set(before) - was_live)
-        assert made.gone == len(was_live - today)
+        assert made.counts.common == len(today & was_live)
+        assert made.counts.new == len(today - was_live)
+        assert made.counts.returned == len(today & set(before) - was_live)
+        assert made.counts.gone == len(was_live - today)
         assert made.ids[made.carried].tolist() == sorted(set(model) - today)
         if parent is not None:
             assert parent.ids[made.carried_from].tolist() == made.ids[made.carried].tolist()
