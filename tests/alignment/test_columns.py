@@ -32,7 +32,7 @@ def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dime
         SideInput(ArrayRows(side.astype(np.float32)), Pairing(positions, to.astype(np.float32), fold_of(positions)))
         for side, to in ((rows, anchors), (other, np.pad(other, ((0, 0), (0, dimension - other.shape[1])))))
     ]
-    found = fit(*sides, dimension=dimension, standardized=False).items.columns
+    found = fit(Sides(*sides), dimension=dimension, standardized=False).items.columns
     assert found is not None
     return found
 
