@@ -10,11 +10,10 @@ import numpy as np
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
-from embsync.config import Config, IndexConfig
+from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
-from embsync.index import estimate_bytes
 from embsync.invocation import command
 from embsync.manifest import store_of
 from embsync.pipeline.progress import Progress, WatchedRows
@@ -209,22 +208,3 @@ def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:
 def live_rows(run: SideRun) -> Array:
     """Return the rows of live ids, ascending."""
     return np.flatnonzero(run.plan.live)
-
-
-def estimate(inputs: Inputs, config: Config) -> int:
-    """Return an upper estimate of a version's bytes."""
-    k = inputs.dimension
-    total = estimate_bytes(inputs.items.side.count, k, config.index.factory, _dead_fraction(inputs, config.index))
-    for run in inputs:
-        rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
-        total += rows * (4 * k + size + 8)
-        total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
-        total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
-    return total
-
-
-def _dead_fraction(inputs: Inputs, index: IndexConfig) -> float:
-    """Return the largest share of dead labels that the index may have."""
-    if inputs.parent is None or index.refresh != "rotate":
-        return index.compact_dead_fraction
-    return 1.0 - inputs.items.side.count / (inputs.items.side.count + inputs.parent.record.index.labels)

@@ -28,7 +28,8 @@ from embsync.manifest import (
 )
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
-from embsync.pipeline.inputs import Inputs, estimate, gather, live_rows
+from embsync.pipeline.estimate import estimate
+from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck, current_number, open_current, parent_index
 from embsync.pipeline.progress import Progress, silent
