@@ -123,6 +123,7 @@ WHOLE: dict[str, Change] = {
     "zero column": lambda rows, _, random: _column(rows, np.zeros_like),
     "shuffled column": lambda rows, _, random: _column(rows, random.permutation),
     "column times 10": lambda rows, _, random: _column(rows, lambda column: column * np.float32(10)),
+    "column times 0.01": lambda rows, _, random: _column(rows, lambda column: column * np.float32(0.01)),
     "two columns exchanged": lambda rows, _, random: rows[:, [1, 0, *range(2, rows.shape[1])]],
     "all columns shuffled": lambda rows, _, random: rows[:, random.permutation(rows.shape[1])],
     "negated side": lambda rows, _, random: -rows,

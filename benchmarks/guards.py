@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from damage import Scene, all_of
-from small_models import Model, nights, trained
+from healthy import Pair, healthy, scenes
+from small_models import Model, nights
 
 from embsync.config import DEFAULT_LIMITS, Config, load
 from embsync.errors import EmbsyncError
@@ -31,17 +34,6 @@ from embsync.pipeline.checks import CheckRefusedError, require
 from embsync.store import Store
 
 MEMORY = Path("/dev/shm")
-KINDS = ("als", "bpr", "lmf", "puresvd", "item2vec", "two_tower")
-OTHER = {"als": "bpr", "bpr": "als", "lmf": "bpr", "puresvd": "als", "item2vec": "two_tower", "two_tower": "item2vec"}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Snapshots published one after the other, the last of which is healthy and judged."""
-
-    name: str
-    history: list[Model]
-    options: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,204 +102,31 @@ class Judge:
         return Verdict(kind, scene, side, share, outcome, refused, warned, figures, message)
 
 
-def healthy(data: Path | None) -> Iterator[Pair]:
-    """Yield pairs that nothing is wrong with."""
-    for kind in KINDS:
-        yield Pair(f"{kind}: another seed", [trained(kind, 1, 0), trained(kind, 1, 5)])
-        for night in (1, 2, 3):
-            yield Pair(f"{kind}: night {night + 1}", [trained(kind, one, one) for one in range(1, night + 2)])
-        yield Pair(f"{kind}: churn of five nights", [trained(kind, 1, 1), trained(kind, 6, 6)])
-        yield Pair(f"{kind}: fewer factors", [trained(kind, 1, 1), trained(kind, 2, 2, factors=24)])
-        yield Pair(
-            f"{kind}: more factors", [trained(kind, 1, 1), trained(kind, 2, 2, factors=40)], {"space.dimension": 40}
-        )
-        yield Pair(f"{kind}: items alone", [_items(trained(kind, 1, 1)), _items(trained(kind, 2, 2))])
-        if kind not in ("puresvd", "item2vec"):
-            warm = trained(kind, 1, 1)
-            yield Pair(f"{kind}: warm start", [warm, trained(kind, 2, 2, start=warm)])
-    for kind, given in _SETTINGS:
-        words = ", ".join(f"{key} {value:g}" for key, value in given.items())
-        yield Pair(f"{kind}: {words}", [trained(kind, 1, 1), trained(kind, 2, 2, **given)])
-    yield from _shapes()
-    if data is not None:
-        days = [Model.load(data / f"day={number}") for number in range(1, 6)]
-        for number in range(2, 6):
-            yield Pair(f"goodbooks: day {number}", days[:number])
-        yield Pair("goodbooks: day 5 after day 1", [days[0], days[4]])
-        yield Pair("goodbooks: day 1 after day 5", [days[4], days[0]])
-        yield Pair("goodbooks: items alone", [_items(days[0]), _items(days[1])])
-        yield Pair("goodbooks: cohorts", [_cohort(day, number % 2, 0.0) for number, day in enumerate(days[:3])])
-
-
-_SETTINGS: list[tuple[str, dict[str, float]]] = [
-    ("als", {"alpha": 1.0}),
-    ("als", {"alpha": 15.0}),
-    ("als", {"regularization": 0.1}),
-    ("als", {"regularization": 10.0}),
-    ("als", {"iterations": 5}),
-    ("als", {"iterations": 40}),
-    ("bpr", {"rate": 0.1}),
-    ("bpr", {"regularization": 0.02}),
-    ("bpr", {"iterations": 200}),
-    ("lmf", {"regularization": 5.0}),
-    ("lmf", {"iterations": 60}),
-    ("puresvd", {"split": 0.0}),
-    ("puresvd", {"split": 1.0}),
-    ("item2vec", {"iterations": 10}),
-    ("item2vec", {"rate": 0.03}),
-    ("two_tower", {"temperature": 0.5}),
-    ("two_tower", {"iterations": 4000}),
-]
-
-
-def _items(model: Model) -> Model:
-    return Model(model.items, model.item_ids)
-
-
-def _cohort(model: Model, which: int, shared: float) -> Model:
-    """Return a night whose users are one half of them, beside a share that is there every night."""
-    ids = model.user_ids
-    kept = (ids % 2 == which) | (ids // 2 % 100 < 100 * shared)
-    return model.with_rows(users=model.users[kept], user_ids=ids[kept])
-
-
-def _shapes() -> Iterator[Pair]:
-    """Yield healthy pairs of other forms: precision, ids, scale, cohorts, zero rows, incremental training."""
-    first, second = trained("als", 1, 1), trained("als", 2, 2)
-    names = ("items", "users")
-    for dtype in (np.float16, np.float64):
-        yield Pair(
-            f"als: saved as {np.dtype(dtype)}",
-            [first, second.with_rows(**{name: getattr(second, name).astype(dtype) for name in names})],
-        )
-    for kind in ("als", "two_tower"):
-        one, two = trained(kind, 1, 1), trained(kind, 2, 2)
-        yield Pair(
-            f"{kind}: saved in 8 bits", [one, two.with_rows(**{name: _in_8_bits(getattr(two, name)) for name in names})]
-        )
-    yield Pair("als: twice as large", [first, second.with_rows(**{n: 1.4 * getattr(second, n) for n in names})])
-    yield Pair("als: other scale split", [first, second.with_rows(items=4 * second.items, users=second.users / 4)])
-    yield Pair("als: in raw axes of another kind", [first, _turned(second)])
-    for kind in ("als", "bpr", "two_tower"):
-        cohorts = [_cohort(trained(kind, night, night), night % 2, 0.0) for night in (1, 2, 3)]
-        yield Pair(f"{kind}: cohorts of users in turn", cohorts)
-        half = [_cohort(trained(kind, night, night), night % 2, 0.5) for night in (1, 2)]
-        yield Pair(f"{kind}: half of the users change", half)
-    zeros = [_some_zero(model) for model in (first, second)]
-    yield Pair("als: 3 % zero rows each night", zeros)
-    yield Pair("als: a constant column each night", [_some_constant(model) for model in (first, second)])
-    yield Pair("als: non-negative values", [_non_negative(model) for model in (first, second)])
-    yield Pair("als: incremental, 90 % untouched", [first, _incremental(first, second)])
-    small = [_only(model, 320, 260) for model in (first, second)]
-    yield Pair("als: a small catalogue", small)
-    few = [_only(model, 2000, 150) for model in (first, second)]
-    yield Pair("als: few users", few)
-    yield Pair("als: twice the items", [_only(first, 700, 2000), second])
-
-
-def _in_8_bits(rows: np.ndarray) -> np.ndarray:
-    scale = np.abs(rows).max() / 127
-    return (np.round(rows / scale) * scale).astype(np.float32)
-
-
-def _turned(model: Model) -> Model:
-    """Return the same scores in axes of condition 100."""
-    random = np.random.default_rng(4)
-    width = model.items.shape[1]
-    left, right = (np.linalg.qr(random.standard_normal((width, width)))[0] for _ in range(2))
-    scales = np.geomspace(0.1, 10, width)
-    return model.with_rows(
-        items=((model.items @ left) * scales @ right).astype(np.float32),
-        users=((model.users @ left) / scales @ right).astype(np.float32),
-    )
-
-
-def _some_zero(model: Model) -> Model:
-    sides = {}
-    for name in ("items", "users"):
-        rows = getattr(model, name).copy()
-        rows[getattr(model, f"{name[:-1]}_ids") % 33 == 0] = 0
-        sides[name] = rows
-    return model.with_rows(**sides)
-
-
-def _some_constant(model: Model) -> Model:
-    items, users = model.items.copy(), model.users.copy()
-    users[:, -1] = 1.0
-    items[:, -1] = 0.2 * np.linalg.norm(items, axis=1)
-    return model.with_rows(items=items, users=users)
-
-
-def _non_negative(model: Model) -> Model:
-    """Return rows as a network with rectified outputs leaves them: in fixed axes, a good part exactly zero."""
-    reference = trained("als", 1, 1)
-    _, here, there = np.intersect1d(model.item_ids, reference.item_ids, return_indices=True)
-    U, _, Vt = np.linalg.svd(model.items[here].T @ reference.items[there])
-    return model.with_rows(items=np.maximum(model.items @ (U @ Vt), 0), users=np.maximum(model.users @ (U @ Vt), 0))
-
-
-def _incremental(before: Model, after: Model) -> Model:
-    """Return the night before with new values for a tenth of the ids, in its own axes."""
-    _, here, there = np.intersect1d(after.item_ids, before.item_ids, return_indices=True)
-    U, _, Vt = np.linalg.svd(after.items[here].T @ before.items[there])
-    sides = {}
-    for name in ("items", "users"):
-        rows, ids = getattr(before, name).copy(), getattr(before, f"{name[:-1]}_ids")
-        new, new_ids = getattr(after, name) @ (U @ Vt), getattr(after, f"{name[:-1]}_ids")
-        _, mine, theirs = np.intersect1d(ids, new_ids, return_indices=True)
-        changed = ids[mine] % 10 == 0
-        rows[mine[changed]] = new[theirs[changed]]
-        sides[name] = rows
-    return before.with_rows(**sides)
-
-
-def _only(model: Model, items: int, users: int) -> Model:
-    """Return the model of the lowest ids."""
-    first, second = np.argsort(model.item_ids)[:items], np.argsort(model.user_ids)[:users]
-    return Model(model.items[first], model.item_ids[first], model.users[second], model.user_ids[second])
-
-
-def scenes(data: Path | None) -> Iterator[Scene]:
-    """Yield the healthy pairs that damage is done to."""
-    for kind in KINDS:
-        yield Scene(kind, trained(kind, 1, 1), trained(kind, 2, 2), trained(kind, 2, 9), trained(OTHER[kind], 2, 2))
-    yield Scene(
-        "als, items alone",
-        *(
-            _items(model)
-            for model in (trained("als", 1, 1), trained("als", 2, 2), trained("als", 2, 9), trained("bpr", 2, 2))
-        ),
-    )
-    if data is not None:
-        days = [Model.load(data / f"day={number}") for number in (1, 2, 3)]
-        random = np.random.default_rng(8)
-        unrelated = days[1].with_rows(
-            **{name: random.permuted(getattr(days[1], name), axis=0) for name in ("items", "users")}
-        )
-        yield Scene("goodbooks", days[0], days[1], days[2], unrelated)
-
-
-def run(data: Path | None, parts: tuple[str, ...], only: str | None, scene_names: list[str]) -> list[Verdict]:
-    """Judge everything."""
-    verdicts = []
+def _judge_pair(pair: Pair) -> list[Verdict]:
     with tempfile.TemporaryDirectory(prefix="embsync-guards-", dir=MEMORY if MEMORY.is_dir() else None) as place:
-        if "healthy" in parts:
-            for number, pair in enumerate(healthy(data)):
-                judge = Judge(Path(place) / f"h{number}", pair.history[:-1], pair.options)
-                verdicts.append(judge.judge(pair.history[-1], "healthy", pair.name))
-                shutil.rmtree(Path(place) / f"h{number}")
-        if "damaged" in parts:
-            for number, scene in enumerate(scenes(data)):
-                if scene_names and scene.name not in scene_names:
-                    continue
-                judge = Judge(Path(place) / f"d{number}", [scene.before], {})
-                verdicts += [
-                    judge.judge(one.model, one.kind, scene.name, one.side, one.share)
-                    for one in all_of(scene)
-                    if only in (None, one.kind) or (only == "whole" and one.share == 1)
-                ]
-                print(f"  {scene.name} done", flush=True)
-                shutil.rmtree(Path(place) / f"d{number}")
+        judge = Judge(Path(place), pair.history[:-1], pair.options)
+        return [judge.judge(pair.history[-1], "healthy", pair.name)]
+
+
+def _judge_scene(scene: Scene, only: str | None) -> list[Verdict]:
+    with tempfile.TemporaryDirectory(prefix="embsync-guards-", dir=MEMORY if MEMORY.is_dir() else None) as place:
+        judge = Judge(Path(place), [scene.before], {})
+        return [
+            judge.judge(one.model, one.kind, scene.name, one.side, one.share)
+            for one in all_of(scene)
+            if only in (None, one.kind) or (only == "whole" and one.share == 1)
+        ]
+
+
+def run(pairs: Iterable[Pair], damaged: Iterable[Scene], only: str | None, jobs: int) -> list[Verdict]:
+    """Judge everything, in so many processes."""
+    verdicts: list[Verdict] = []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        tasks = [pool.submit(_judge_scene, scene, only) for scene in damaged]
+        tasks += [pool.submit(_judge_pair, pair) for pair in pairs]
+        for task in tasks:
+            verdicts += task.result()
+            print(f"  {len(verdicts)} judged, {verdicts[-1].scene} done", file=sys.stderr, flush=True)
     return verdicts
 
 
@@ -384,6 +203,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="directory with the goodbooks days; left out where it is missing")
     parser.add_argument("--only", help="one kind of damage, or whole: those that reach a whole side")
     parser.add_argument("--scene", action="append", default=[], help="damage to this model alone; may be repeated")
+    parser.add_argument("--pair", default="", help="healthy pairs with this in their name alone")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--healthy", action="store_true", help="healthy pairs alone")
     parser.add_argument("--damaged", action="store_true", help="made damage alone")
     given = parser.parse_args()
@@ -395,7 +216,13 @@ def main() -> None:
         verdicts = [Verdict(**one) for path in given.verdicts for one in json.loads(path.read_text())]
     else:
         nights()
-        verdicts = run(data if data.is_dir() else None, parts, given.only, given.scene)
+        found = data if data.is_dir() else None
+        verdicts = run(
+            [pair for pair in healthy(found) if given.pair in pair.name] if "healthy" in parts else [],
+            [one for one in scenes(found) if one.name in (given.scene or [one.name])] if "damaged" in parts else [],
+            given.only,
+            given.jobs,
+        )
     show(verdicts)
     if given.markdown:
         print(table(verdicts))

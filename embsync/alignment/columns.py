@@ -32,8 +32,8 @@ class ColumnAgreement:
     new : int
         Directions that the rows determine and the anchors do not: those of a model that grew.
     scale : float
-        Greatest ratio of a column's spread to the one that the anchors have through the inverse of the map, over the
-        median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing can be
+        Greatest ratio of an explained column's spread to the one that the anchors have through the inverse of the map,
+        over the median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing can be
         measured.
     """
 
@@ -103,7 +103,10 @@ def judge_columns(sums: Cross, rows: int, transform: Float64) -> ColumnAgreement
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))
     new = max(_rank(energy) - _rank(anchors), 0)
-    largest = np.sort(scale)[-1 - min(new, len(scale) - 1)]
+    # A column of noise has no scale in the anchors: averages over nights leave little of it.
+    known = share[judged] >= EXPLAINED
+    compared = np.sort(scale[known] if known.any() else scale)
+    largest = compared[-1 - min(new, len(compared) - 1)]
     return ColumnAgreement(share, new, float(largest / np.median(scale)))
 
 

@@ -92,6 +92,13 @@ def test_a_column_of_another_scale_stands_out(by: float) -> None:
     )
 
 
+def test_a_column_of_noise_has_no_scale_to_stand_out_by() -> None:
+    """It is drawn anew each night, so that the anchors, averages over nights, have little of it."""
+    faint = _with(_model(), lambda column: 0.05 * column)
+    noise = np.random.default_rng(7).standard_normal(ROWS)
+    assert _columns(_with(_noisy(_model()), lambda _: noise), faint).scale < 1.5
+
+
 def test_a_constant_or_weightless_column_is_not_judged() -> None:
     """A bias column of ones has nothing to explain, and noise that changes no ranking may be there every night."""
     rows = _noisy(_model())
