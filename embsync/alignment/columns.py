@@ -33,8 +33,8 @@ class ColumnAgreement:
         Directions that the rows determine and the anchors do not: those of a model that grew.
     scale : float
         Greatest ratio of an explained column's spread to the one that the anchors have through the inverse of the map,
-        over the median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing can be
-        measured.
+        over the median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing
+        can be measured.
     """
 
     explained: Float64
