@@ -22,6 +22,9 @@ from embsync.store import Store
 from embsync.store.journal import Event
 
 RESCAN = 0.4
+COMMAND = [sys.executable, "-m", "embsync"]
+#: A command for which a file's mode counts, whoever runs it.
+OBEYING = [sys.executable, "-m", "support.obeying", "embsync"]
 
 #: Everything a store may hold when its daemon is not at work.
 AT_REST = {
@@ -56,7 +59,7 @@ class Place:
         self.store = Store(root / "store", wait=20.0)
         self.file = root / "embsync.yaml"
         self.log = root / "log"
-        self.command = [sys.executable, "-m", "embsync"]
+        self.command = COMMAND
         self.settings: dict[str, Any] = {
             "watch": {"path": "watch", "rescan_seconds": RESCAN, "backlog": "every", "complete": "marker", **watch},
             "store": {"path": "store", "keep_versions": 3},
@@ -189,15 +192,6 @@ def running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def obeying_permissions(command: list[str]) -> list[str]:
-    """Return a command for which a file's mode counts, whoever runs it; skip the test where that cannot be had."""
-    if os.geteuid() != 0:
-        return command
-    if shutil.which("setpriv") is None:
-        pytest.skip("root obeys no permissions, and there is no setpriv")
-    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from daemons import Place, environment, eventually, obeying_permissions
+from daemons import COMMAND, OBEYING, Place, environment, eventually
 from support.nights import night, write_npy
 
 
@@ -69,7 +69,7 @@ def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
 def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
     """It is never journaled, waited for or a mark; every night beside it is published, and each is named once."""
     place = Place(root, order=order, complete="settled", settle_seconds=0.0)
-    place.command = obeying_permissions(place.command)
+    place.command = OBEYING
     strays = ("logs", "eval_reports", "@eaDir", "mlruns", "checkpoints", "zz", "lost+found")
     for name in strays:
         (place.watch / name).mkdir()
@@ -93,13 +93,13 @@ def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
 @pytest.mark.parametrize("closed", [".", "items.npy"])
 def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
     """Its own state, once in the log, as a figure, and beside what the caller of `status` sees; one file is enough."""
-    place.command = obeying_permissions(place.command)
+    place.command = OBEYING
     folder = place.drop(1) / closed
     folder.chmod(0)
     with place.daemon():
         eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 1.0)
         assert len(eventually(lambda: place.logged("not_permitted"))) == 1
-        place.command = place.command[-3:]
+        place.command = COMMAND
         if os.geteuid() == 0:
             told = place.run("status").stdout
             assert "the daemon sees not permitted" in told, told
@@ -112,7 +112,7 @@ def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
 @pytest.mark.parametrize("how", ["missing", "closed"])
 def test_a_root_that_cannot_be_read_is_told_at_the_start(place: Place, how: str) -> None:
     """One line, and another when it is there."""
-    place.command = obeying_permissions(place.command)
+    place.command = OBEYING
     if how == "missing":
         place.remove_root()
     else:
@@ -193,7 +193,7 @@ def test_thousands_of_old_snapshots_are_no_flood(place: Place) -> None:
 @pytest.mark.parametrize("how", ["its files", "the version"])
 def test_what_cannot_be_pruned_holds_no_publish_up(place: Place, how: str) -> None:
     """A version left by another user: every night is published, and what is left is named once and counted."""
-    place.command = obeying_permissions(place.command)
+    place.command = OBEYING
     place.configure(store={"keep_versions": 2})
     with place.daemon():
         for number in (1, 2):

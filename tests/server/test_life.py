@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.forkserver import SWITCH
 from support.http import NPY, Server, command, environment, serving
 from support.nights import configured, night
 from support.quick import quick_directory
@@ -210,7 +211,11 @@ def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
     sync(root, night(0, **SIZES), "n0")
     _, _, _, _, _, *arguments = command(root, "--listen", "127.0.0.1:0")
     done = subprocess.run(
-        [sys.executable, "-c", _TOO_EARLY, *arguments], capture_output=True, check=False, timeout=20, env=environment()
+        [sys.executable, "-m", "support.script", _TOO_EARLY, *arguments],
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr
 
@@ -355,3 +360,11 @@ def test_one_worker_hashes_for_all_and_none_holds_up_a_stop(root: Path) -> None:
         for _ in range(20):  # each worker has its turn, and none takes a connection before it serves
             assert server.ask("/v1/version").status == 200
         assert size < sum(map(has_read, children(server))) < 2 * size
+
+
+def test_a_server_and_its_workers_run_as_programs_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading all they need themselves, which other tests spare them; no warning is met on the way."""
+    monkeypatch.setenv(SWITCH, "0")
+    sync(root, night(0, **SIZES), "n0")
+    with serving(root, "--workers", "2") as server:
+        assert server.ask("/readyz").status == 200

@@ -6,7 +6,7 @@ such a command a process that is forked, by a server that did nothing but load t
 child of the process that asked for it, with its own process id and group, arguments, environment, directory and
 descriptors, and dies of signals as any other. What a command forked here starts itself is forked from it.
 
-A process is started as without this wherever it would notice: under another program (strace, prlimit, setpriv), with
+A process is started as without this wherever it would notice: under another program (strace, prlimit), with
 variables that the interpreter or a library reads while it is loaded (``LD_PRELOAD``, ``OMP_NUM_THREADS``), as another
 user, or where ``PYTEST_FORK_COMMANDS`` is ``0``.
 """
@@ -37,9 +37,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+import embsync
+
 SWITCH = "PYTEST_FORK_COMMANDS"
-#: Modules that may be run. Others, as the decoder of parquet files, limit their memory or must load nothing else.
-_PROGRAMS = ("embsync", "embsync.daemon.work", "embsync.server.worker", "support.script")
+#: Modules that may be run.
+_PROGRAMS = ("embsync", "embsync.daemon.work", "embsync.server.worker", "support.obeying", "support.script")
 _LOADED = (
     "embsync.cli.main",
     "embsync.cli.daemon",
@@ -60,6 +62,10 @@ _LOADED = (
     "uvicorn.loops.asyncio",
     "uvicorn.protocols.http.h11_impl",
 )
+#: What is run as a file of the package, ``python -I FILE``, limits its memory, and so has a server that loads less.
+_FILES = Path(embsync.__file__).parent
+_LOADED_BY_FILES = ("numpy", "pyarrow", "pyarrow.compute", "pyarrow.parquet", "deltalake")
+_VARIABLES_OF_FILES = {"MALLOC_ARENA_MAX": "2"}
 #: Loaded anew by each process: prometheus_client reads its environment while it is loaded.
 _FRESH = ("prometheus_client", "embsync.server")
 #: Beginnings of the names of variables that are read before a program runs.
@@ -74,7 +80,8 @@ _parameters = inspect.signature(_execute)
 class _Program:
     """What a forked process becomes."""
 
-    module: str
+    #: A module, or the path of a file.
+    name: str
     arguments: list[str]
     warnings: list[str]
     environment: dict[str, str]
@@ -90,16 +97,21 @@ class _Program:
 class _Server:
     """The server of one process, started when it is first needed; in a forked process there is none."""
 
+    loaded: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
     owner: int = field(default_factory=os.getpid)
     channel: socket.socket | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     process: subprocess.Popen[bytes] | None = None
-    environment: Mapping[str, str] = field(default_factory=lambda: _read_at_start(os.environ))
+
+    def __post_init__(self) -> None:
+        self.read_at_start = _read_at_start({**os.environ, **self.variables})
 
     def suits(self, environment: Mapping[str, str]) -> bool:
         """Return whether a process of this one with these variables would load the same libraries the same way."""
         mine = _inside or self.owner == os.getpid()
-        return mine and environment.get(SWITCH) != "0" and _read_at_start(environment) == self.environment
+        read = _read_at_start({**environment, **self.variables})
+        return mine and environment.get(SWITCH) != "0" and read == self.read_at_start
 
     def fork(self, program: _Program, descriptors: Sequence[int]) -> int:
         """Return the process id of a child of this process that runs a program."""
@@ -112,8 +124,8 @@ class _Server:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_REQUEST)
         with theirs:
-            command = [sys.executable, "-m", "support.forkserver", str(theirs.fileno())]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command = [sys.executable, "-m", "support.forkserver", str(theirs.fileno()), *self.loaded]
+            environment = {**os.environ, **self.variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
@@ -127,28 +139,31 @@ class _Server:
             self.process.wait()
 
 
-_server: _Server | None = None
+_commands: _Server | None = None
+_files: _Server | None = None
 _inside = False
 
 
 def install() -> None:
     """Have commands of ours forked from now on, in this process and in those that are forked."""
-    global _server  # noqa: PLW0603
-    if os.environ.get(SWITCH) != "0" and _server is None:
-        _server = _Server()
+    global _commands, _files
+    if os.environ.get(SWITCH) != "0" and _commands is None:
+        _commands, _files = _Server(_LOADED), _Server(_LOADED_BY_FILES, _VARIABLES_OF_FILES)
         subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
 
 
 def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
     """Start a process: in place of the method of Popen that forks and executes."""
     call = _parameters.bind(popen, *arguments).arguments
-    program = _program(call)
-    if program is None or _server is None:
+    program, server = _program(call), _commands
+    if program is not None and program.name not in _PROGRAMS:
+        server = None if _inside else _files
+    if program is None or server is None or not server.suits(program.environment):
         _execute(popen, *arguments)
         return
     standard = [call["p2cread"], call["c2pwrite"], call["errwrite"]]
     ours = [own if given == -1 else given for own, given in enumerate(standard)] + program.descriptors[3:]
-    popen.pid = _fork_here(program, ours) if _inside else _server.fork(program, ours)
+    popen.pid = _fork_here(program, ours) if _inside else server.fork(program, ours)
     popen._child_created = True  # type: ignore[attr-defined]
     pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
     popen._close_pipe_fds(*(call[name] for name in pipes))  # type: ignore[attr-defined]
@@ -169,13 +184,13 @@ def _program(call: Mapping[str, Any]) -> _Program | None:
     while words[first : first + 1] == ["-W"]:
         warned.append(words[first + 1])
         first += 2
+    kind, name = [*words[first : first + 2], "", ""][:2]
+    known = name in _PROGRAMS if kind == "-m" else kind == "-I" and _FILES in Path(name).parents
     fixed = all(isinstance(word, str) for word in [*words, *environment, *environment.values()])
-    if words[first : first + 1] != ["-m"] or words[first + 1] not in _PROGRAMS or set(warned) - {"error"} or not fixed:
-        return None
-    if _server is None or not _server.suits(environment):
+    if not known or set(warned) - {"error"} or not fixed:
         return None
     return _Program(
-        words[first + 1],
+        name,
         words[first + 2 :],
         warned,
         environment,
@@ -209,10 +224,11 @@ def _adopting() -> Iterator[None]:
         library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
-def _serve(channel: socket.socket) -> None:
-    """Load what commands load, then fork one for each request, until nobody is left to ask."""
-    for module in _LOADED:
-        importlib.import_module(module)
+def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
+    """Load modules, then fork a process for each request, until nobody is left to ask."""
+    for module in loaded:
+        with contextlib.suppress(ModuleNotFoundError):  # of an extra
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever asks ends this by closing the channel
@@ -288,12 +304,15 @@ def _become(program: _Program, descriptors: list[int]) -> NoReturn:
 
 def _run(program: _Program) -> int:
     atexit._clear()
-    for name in [name for name in sys.modules if name == program.module != "embsync" or name.startswith(_FRESH)]:
+    for name in [name for name in sys.modules if name == program.name != "embsync" or name.startswith(_FRESH)]:
         del sys.modules[name]
     sys.argv = ["", *program.arguments]
     code = 0
     try:
-        runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+        if program.name in _PROGRAMS:
+            runpy.run_module(program.name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program.name, run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -339,4 +358,4 @@ if __name__ == "__main__":
     from support import forkserver
 
     forkserver.install()
-    forkserver._serve(socket.socket(fileno=int(sys.argv[1])))
+    forkserver._serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
