@@ -16,7 +16,9 @@ from daemons import PATIENCE, Place, eventually, running
 from support.forkserver import SWITCH
 from support.nights import Night, night
 from support.stores import assert_whole
+from support.units import exit_code_in_time
 
+from embsync.store import Store
 from embsync.store.hold import hold, resume
 
 
@@ -52,7 +54,7 @@ def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, num
         eventually(lambda: (place.status()["work"] or {}).get("stage") == "indexing")
         worker = place.worker()
         process.send_signal(number)
-        assert process.wait(PATIENCE) == 0
+        assert exit_code_in_time(process, "embsync.service") == 0
     assert worker is not None
     assert not running(worker)
     assert place.published() == []
@@ -75,7 +77,20 @@ def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
     with place.daemon() as process:
         eventually(lambda: (place.status().get("work") or {}).get("stage") == "comparing")
         process.terminate()
-        assert process.wait(PATIENCE) == 0
+        assert exit_code_in_time(process, "embsync.service") == 0
+
+
+def test_a_stop_is_within_the_units_time_out_whatever_is_in_its_way(place: Place) -> None:
+    """Work that no longer runs, and a lock that somebody holds for ever: the daemon waits for neither."""
+    place.configure(index={"factory": "HNSW32"})
+    place.drop(1, big(1))
+    with place.daemon() as process:
+        worker = place.at_work()
+        os.kill(worker, signal.SIGSTOP)
+        with Store(place.store.root).locked():
+            process.terminate()
+            assert exit_code_in_time(process, "embsync@.service") == 0
+    assert not running(worker)
 
 
 def test_a_second_signal_ends_at_once(place: Place) -> None:

@@ -23,6 +23,7 @@ from support.http import NPY, Server, command, environment, serving
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
+from support.units import exit_code_in_time
 from support.waiting import PATIENCE, eventually
 
 from embsync.store import Store
@@ -187,7 +188,7 @@ def test_a_signal_ends_it_in_order(root: Path, number: signal.Signals, workers: 
         server.ask("/readyz", connection=connection)
         workers = children(server)
         server.process.send_signal(number)
-        assert server.process.wait(10) == 0
+        assert exit_code_in_time(server.process, "embsync-serve@.service") == 0
         connection.close()
         assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 

@@ -1,0 +1,31 @@
+"""What the shipped systemd units allow, and whether a process keeps to it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+UNITS = Path(__file__).resolve().parents[2] / "systemd"
+_LOOK_SECONDS = 0.02
+
+
+def stop_seconds(unit: str) -> float:
+    """Return a unit's ``TimeoutStopSec=``, after which systemd kills what is left."""
+    found = re.search(r"^TimeoutStopSec=(\d+)s$", (UNITS / unit).read_text(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def exit_code_in_time(process: subprocess.Popen[str], unit: str) -> int:
+    """Return what a process that was told to stop exits with, before systemd would kill it.
+
+    The time is counted in looks, which come later on a busy machine, where the process is slower too.
+    """
+    for _ in range(int(stop_seconds(unit) / _LOOK_SECONDS)):
+        code = process.poll()
+        if code is not None:
+            return code
+        time.sleep(_LOOK_SECONDS)
+    raise AssertionError(f"still there after TimeoutStopSec of {unit}")
