@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
@@ -32,7 +33,15 @@ from embsync.errors import SnapshotError
 from embsync.snapshots import parquet_decoder, parquet_process
 
 FORMATS = ("npy", "npz", "parquet", "safetensors", "word2vec", "word2vec_packed", "word2vec_binary")
-LAYOUTS = {"word2vec_packed": "word2vec"}
+#: Ways in which a format is used, fuzzed by themselves in the long run alone.
+WAYS = ("bfloat16", "hive", "ml_vectors", "text_vectors")
+LAYOUTS = {
+    "word2vec_packed": "word2vec",
+    "bfloat16": "safetensors",
+    **dict.fromkeys(("hive", "ml_vectors", "text_vectors"), "parquet"),
+}
+#: Those that a decoder reads.
+DECODED = ("parquet", "hive", "ml_vectors", "text_vectors")
 SECONDS = 10
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
@@ -77,6 +86,8 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         for file, end in (("a.bin", b"\n"), ("b.bin", b"")):
             (folder / file).write_bytes(binary(small.named().item_ids.tolist(), small.items, end))
         return [folder / "a.bin", folder / "b.bin"]
+    if name in WAYS:
+        return [WRITERS[name](folder / "a", small), WRITERS[name](folder / "b", small.named())]
     if name == "safetensors":
         from snapshots.test_safetensors import write as write_safetensors
 
@@ -96,27 +107,79 @@ def good_parquet(folder: Path, small: made.Model) -> list[Path]:
         write_parquet(folder / "c", small.named(), "large", compression="zstd", data_page_version="2.0"),
         write_parquet(folder / "d", small, "fixed", compression="gzip", row_group_size=7, store_schema=False),
         write_parquet(folder / "e", small.typed("f8"), compression="brotli", **split),
-        good_ml_vectors(folder / "f", small),
     ]
 
 
-def good_ml_vectors(folder: Path, small: made.Model) -> Path:
-    """Leave items as Spark's ML vectors, dense and sparse, and users as text."""
+def sides_of(small: made.Model) -> Iterator[tuple[str, made.Array, made.Array]]:
+    """Yield the name, vectors and ids of each side."""
+    yield "items", small.items, small.item_ids
+    yield "users", small.users, small.user_ids
+
+
+def good_bfloat16(folder: Path, small: made.Model) -> Path:
+    """Leave vectors of two bytes a number."""
+    folder.mkdir()
+    for side, rows, ids in sides_of(small):
+        vectors = (rows.view("<u4") >> 16).astype("<u2").tobytes()
+        table = made.utf8(ids)
+        kind, shape = ("I64", [len(ids)]) if table.dtype.kind == "i" else ("U8", [len(ids), table.dtype.itemsize])
+        end = len(vectors) + table.nbytes
+        head = {"vectors": {"dtype": "BF16", "shape": rows.shape, "data_offsets": [0, len(vectors)]}}
+        head["ids"] = {"dtype": kind, "shape": shape, "data_offsets": [len(vectors), end]}
+        text = json.dumps(head).encode()
+        (folder / f"{side}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + vectors + table.tobytes())
+    return folder
+
+
+def write_column(path: Path, ids: made.Array, column: Any) -> None:
+    """Write one part file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir()
-    kinds = {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
-    rows = [
-        {"type": row % 2, "size": 4 if row % 2 == 0 else None, "indices": [0, 1, 2, 3] if row % 2 == 0 else None}
-        | {"values": numbers}
-        for row, numbers in enumerate(small.items.tolist())
-    ]
-    vectors = pa.array(rows, pa.struct(list(kinds.items())))
-    pq.write_table(pa.table({"id": small.item_ids, "features": vectors}), folder / "items.parquet")
-    text = [str(numbers) for numbers in small.users.astype("f8").tolist()]
-    pq.write_table(pa.table({"id": small.user_ids, "embedding": text}), folder / "users.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": ids, "features": column}), path)
+
+
+def good_hive(folder: Path, small: made.Model) -> Path:
+    """Leave both sides in partitions, with and without endings."""
+    for side, rows, ids in sides_of(small):
+        half = len(ids) // 2
+        write_column(folder / side / "b=0/hour=1/part-0.parquet", ids[:half], list(rows[:half]))
+        write_column(folder / side / "b=1/000000_0", ids[half:], list(rows[half:]))
     return folder
+
+
+def good_ml_vectors(folder: Path, small: made.Model) -> Path:
+    """Leave vectors as Spark's ML library does, dense and sparse."""
+    import pyarrow as pa
+
+    kinds = {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
+    for side, rows, ids in sides_of(small):
+        vectors = [
+            {"type": row % 2, "size": 4 if row % 2 == 0 else None, "indices": [0, 1, 2, 3] if row % 2 == 0 else None}
+            | {"values": numbers}
+            for row, numbers in enumerate(rows.tolist())
+        ]
+        write_column(folder / f"{side}.parquet", ids, pa.array(vectors, pa.struct(list(kinds.items()))))
+    return folder
+
+
+def good_text_vectors(folder: Path, small: made.Model) -> Path:
+    """Leave vectors as text, with commas and with blanks."""
+    for side, rows, ids in sides_of(small):
+        text = [str(numbers) for numbers in rows.astype("f8").tolist()]
+        write_column(
+            folder / f"{side}.parquet", ids, text if side == "items" else [row.replace(",", "") for row in text]
+        )
+    return folder
+
+
+WRITERS = {
+    "bfloat16": good_bfloat16,
+    "hive": good_hive,
+    "ml_vectors": good_ml_vectors,
+    "text_vectors": good_text_vectors,
+}
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -206,7 +269,7 @@ def mutants(snapshots: list[Path], folder: Path, files: int, seed: int) -> Itera
         else:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(original, target)
-            file = chance.choice(sorted(target.iterdir()))
+            file = chance.choice(sorted(path for path in target.rglob("*") if path.is_file()))
             file.write_bytes(damaged(file.read_bytes(), chance))
         yield target
 
@@ -218,7 +281,7 @@ def _too_long(*_: object) -> None:
 def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
     """Read damaged snapshots and return how each ended."""
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "parquet":
+    if name in DECODED:
         fork_decoders()
     snapshots = good_snapshots(name, folder)
     config = SnapshotConfig(layout=LAYOUTS.get(name, name))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from snapshots.fuzz import FORMATS
+from snapshots.fuzz import DECODED, FORMATS, WAYS
 
 #: Packed text needs a library to be made.
 NAMES = [
@@ -22,7 +22,7 @@ SEED = 20261123
 
 def run(name: str, files: int, folder: Path) -> dict[str, object]:
     """Fuzz a format in a process of its own and return its counts."""
-    if name == "parquet":
+    if name in DECODED:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), name, str(files), str(SEED), str(folder)],
@@ -51,7 +51,7 @@ def test_some_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> No
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *WAYS])
 def test_ten_thousand_damaged_files_are_read_or_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
