@@ -102,6 +102,18 @@ def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
         assert [value.decode() for value in side.ids().tolist()] == names, kind
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
+    """float32 and bfloat16, as a device holds them; ids too."""
+    jax = pytest.importorskip("jax.numpy", reason="jax is not installed")
+    for dtype in ("float32", "bfloat16"):
+        items = jax.asarray(ITEMS, dtype)
+        path = embsync.write_snapshot(tmp_path / dtype, items=items, item_ids=jax.arange(40), item_weights=jax.ones(40))
+        side, _ = read_back(path)
+        np.testing.assert_array_equal(vectors(side), np.asarray(items).astype("f4"))
+        assert side.ids().tolist() == list(range(40))
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -1,0 +1,114 @@
+"""The table of layouts in docs/snapshots.md: every line that makes a snapshot is run, with the writer itself."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from snapshots.made import vectors
+from support.documents import Document
+
+from embsync.config import SnapshotConfig
+from embsync.snapshots import open_snapshot
+from embsync.snapshots.layouts import LAYOUTS
+
+ROWS = [
+    [cell.strip() for cell in line.strip("| ").split(" | ")]
+    for line in Document("docs/snapshots.md").text.split("## Layouts")[1].split("\n#")[0].splitlines()
+    if line.startswith("| `")
+]
+LINES = [(layout.strip("`"), writer, line) for layout, writer, *_, last in ROWS for line in re.findall("`(.+?)`", last)]
+RNG = np.random.default_rng(2)
+COUNT, WIDTH = 12, 4
+ITEMS, USERS = (RNG.normal(size=(rows, WIDTH)).astype("f4") for rows in (COUNT, 9))
+IDS = np.arange(COUNT) + 500
+
+
+def module(name: str) -> Any:
+    """Return a module, or skip the test and name it."""
+    return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+def columns() -> dict[str, Any]:
+    """Return what a table of items holds."""
+    return {"id": IDS, "embedding": list(ITEMS)}
+
+
+def frame(line: str, _: str) -> Any:
+    """Return a table of the library whose method is called."""
+    if ".write_" in line:
+        polars = module("polars")
+        return polars.DataFrame(
+            {"id": IDS, "embedding": polars.Series(ITEMS.tolist(), dtype=polars.List(polars.Float32))}
+        )
+    return module("pandas").DataFrame(columns())
+
+
+def model(_: str, writer: str) -> Any:
+    """Return a small model of the library that writes the layout."""
+    if "implicit" in writer:
+        trained = module("implicit.als").AlternatingLeastSquares(factors=WIDTH, iterations=1, num_threads=1)
+        trained.fit(module("scipy.sparse").random(9, COUNT, 0.3, "csr", random_state=2), show_progress=False)
+        return trained
+    words = [str(number) for number in IDS]
+    return module("gensim.models").Word2Vec([words] * 5, vector_size=WIDTH, min_count=1, workers=1)
+
+
+#: What the lines may name, made when it is named.
+GIVEN: dict[str, Callable[[str, str], Any]] = {
+    "np": lambda *_: np,
+    "pa": lambda *_: module("pyarrow"),
+    "pq": lambda *_: module("pyarrow.parquet"),
+    "feather": lambda *_: module("pyarrow.feather"),
+    "table": lambda *_: module("pyarrow").table(columns()),
+    "items": lambda *_: ITEMS,
+    "vectors": lambda *_: ITEMS,
+    "users": lambda *_: USERS,
+    "ids": lambda *_: IDS,
+    "user_ids": lambda *_: np.arange(9),
+    "frame": frame,
+    "model": model,
+    "save_file": lambda *_: module("safetensors.numpy").save_file,
+    "write_deltalake": lambda *_: module("deltalake").write_deltalake,
+    "gzip": lambda *_: importlib.import_module("gzip"),
+    "Path": lambda *_: Path,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:OpenBLAS is configured")
+@pytest.mark.parametrize(("layout", "writer", "line"), LINES, ids=[line[:50] for *_, line in LINES])
+def test_the_line_makes_a_snapshot_of_its_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, writer: str, line: str
+) -> None:
+    """It opens as that layout, with the items that were written; Spark's are run by test_spark.py."""
+    if writer.startswith("Spark ") or line.startswith("spark"):
+        pytest.skip("run by test_spark.py, as it needs Java")
+    named = {node.id for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)} - set(dir(builtins))
+    given = {name: GIVEN[name](line, writer) for name in named}
+    monkeypatch.chdir(tmp_path)
+    if '"day=1/' in line:
+        (tmp_path / "day=1").mkdir()
+    exec(line, given)
+    (path,) = tmp_path.iterdir()
+    opened = open_snapshot(path, SnapshotConfig())
+    assert opened.layout == layout
+    assert opened.unread == ()
+    assert (opened.items.count, opened.items.width) == (COUNT, WIDTH)
+    ids = [int(value) for value in opened.items.ids().tolist()]
+    assert sorted(ids) == IDS.tolist()
+    if "model" not in named:
+        np.testing.assert_array_equal(vectors(opened.items)[np.argsort(ids)], ITEMS)
+
+
+def test_every_layout_has_its_row() -> None:
+    """In one table, which a blank line would end."""
+    assert {layout.name for layout in LAYOUTS} == {layout for layout, *_ in LINES}
+    table = Document("docs/snapshots.md").text.split("## Layouts")[1].split("| layout |")[1].split("\n\n")[0]
+    assert table.count("\n| `") == len(ROWS)
