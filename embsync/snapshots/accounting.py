@@ -172,9 +172,5 @@ def _not_taken_inside(folder: Place, path: str, claim: Claim, marker: str) -> It
     for part, kind in folder.entries().items():
         if kind == "directory" and PARTITION.match(part):
             yield from _not_taken_inside(folder.child(part), f"{path}/{part}", claim, marker)
-        elif (
-            part != marker
-            and f"{path}/{part}" not in claim.inside
-            and (part.startswith((".", "_")) or not part.endswith(".parquet"))
-        ):
+        elif part != marker and f"{path}/{part}" not in claim.inside:
             yield _Entry(part, kind, names.parse(part), path)

@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from embsync.config import SideColumns, SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.snapshots.dimensions import NUMBERS, Dimensions, numbered
 from embsync.snapshots.named_arrays import reject_ids
+from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, USERS
 
-FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8", "list vector": "f8"}
+FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8", "list vector": "f8", "list text": "f4"}
 #: What a column that is named as vectors may be; numbers in text become float32.
 VECTORS = FLOATS | {"string": "f4"}
 IDS = frozenset({"integer", "string"})
@@ -197,6 +202,11 @@ class Columns:
     kinds: Mapping[str, str]
     types: Mapping[str, str]
 
+    def one_a_dimension(self, side: str) -> list[Dimensions]:
+        """Return the groups of numbered columns of numbers that are not named as the other side's."""
+        other = USERS if side == ITEMS else ITEMS
+        return [group for group in numbered(self.kinds, self.types) if side_of(group.prefix) != other]
+
     def shown(self, names: Iterable[str] | None = None) -> str:
         """Return columns with their types, for messages."""
         chosen = self.kinds if names is None else names
@@ -204,10 +214,20 @@ class Columns:
 
     def _type(self, name: str) -> str:
         kind = self.kinds[name]
-        return self.types.get(name, kind) if kind in {"other", "list other", "float"} else kind
+        return kind if kind in {"integer", "string"} or kind in FLOATS else self.types.get(name, kind)
 
 
-def choose(side: str, columns: Columns, config: SnapshotConfig) -> tuple[str, str | None, str | None]:
+@dataclass(frozen=True)
+class Chosen:
+    """The columns of a side: of vectors (one of lists, or one a dimension), ids (None: row numbers), weights."""
+
+    vectors: tuple[str, ...]
+    dtype: np.dtype[Any]
+    ids: str | None
+    weights: str | None
+
+
+def choose(side: str, columns: Columns, config: SnapshotConfig) -> Chosen:
     """Return the columns of vectors, ids (None: row numbers) and weights (None: alike).
 
     Raises
@@ -216,27 +236,51 @@ def choose(side: str, columns: Columns, config: SnapshotConfig) -> tuple[str, st
         There is none, more than one, or one of a type that is not read; the message names it and what helps.
     """
     weight = config.weight_column
-    if weight is not None and columns.kinds.get(weight) not in {"integer", "float"}:
+    if weight is not None and columns.kinds.get(weight) not in {"integer", *NUMBERS}:
         raise _none("weight", columns, f"a column of numbers named {weight}")
     vectors = _vectors(side, columns, _configured(config.vector_column, side))
-    others = [name for name in columns.kinds if name not in {weight, vectors}]
-    return vectors, _ids(side, columns, others, config), weight
+    others = [name for name in columns.kinds if name not in {weight, *vectors}]
+    kind = columns.kinds[vectors[0]]
+    dtype = np.dtype(VECTORS[kind] if len(vectors) == 1 else NUMBERS.get(kind, "f4"))
+    return Chosen(vectors, dtype, _ids(side, columns, others, config), weight)
 
 
 def _configured(value: str | SideColumns, side: str) -> str:
     return value if isinstance(value, str) else str(getattr(value, side))
 
 
-def _vectors(side: str, columns: Columns, configured: str) -> str:
+def _vectors(side: str, columns: Columns, configured: str) -> tuple[str, ...]:
+    if configured.endswith("*") and configured not in columns.kinds:
+        return _configured_dimensions(configured, columns)
     if configured != "auto":
-        return _usable("vector", configured, columns, VECTORS.keys(), side)
+        return (_usable("vector", configured, columns, VECTORS.keys(), side),)
     exact = [name for name in columns.kinds if _folded(name) in {*_VECTOR_NAMES, *_prefixed(side)}]
     lists = [name for name, kind in columns.kinds.items() if kind in FLOATS]
     named = [name for name in lists if not _VECTOR_WORDS.isdisjoint(_words(name))]
-    candidates = list(dict.fromkeys([*exact, *named])) or lists
+    groups = columns.one_a_dimension(side)
+    of_vectors = [group for group in groups if not _VECTOR_WORDS.isdisjoint(_words(group.prefix))]
+    candidates = list(dict.fromkeys([*exact, *named])) or ([] if of_vectors else lists)
+    groups = of_vectors or ([] if candidates else [group for group in groups if group.is_plain])
+    if len(groups) + len(candidates) > 1 and groups:
+        found = ", ".join([*candidates, *(group.shown for group in groups)])
+        hint = f"set snapshot.vector_column: {candidates[0] if candidates else groups[0].pattern}, or whichever it is"
+        raise SnapshotError(
+            "more than one may be the vectors", where=columns.where, found=found[:300], expected="one", hint=hint
+        )
+    if groups:
+        return groups[0].in_order(columns.where)
     if not candidates:
-        raise _none("vector", columns, "a list of float16, float32 or float64", _likely_vectors(columns))
-    return _one("vector", candidates, columns, VECTORS.keys(), side)
+        likely = columns.one_a_dimension(side)
+        cast = f"set snapshot.vector_column: {likely[0].pattern} if it is right" if likely else _likely_vectors(columns)
+        raise _none("vector", columns, "a list of float16, float32 or float64, or one column a dimension", cast)
+    return (_one("vector", candidates, columns, VECTORS.keys(), side),)
+
+
+def _configured_dimensions(pattern: str, columns: Columns) -> tuple[str, ...]:
+    for group in numbered(columns.kinds, columns.types):
+        if group.pattern == pattern:
+            return group.in_order(columns.where)
+    raise _none("vector", columns, f"columns of numbers named {pattern[:-1]}0, {pattern[:-1]}1 and so on")
 
 
 def _prefixed(side: str) -> set[str]:
@@ -300,7 +344,7 @@ def _is_of(name: str, side: str) -> bool:
 
 def _may_be_ids(name: str, columns: Columns) -> bool:
     kind, words = columns.kinds[name], _words(name)
-    if kind == "float" or kind.startswith("list") or columns.types.get(name, "").startswith(_NO_VALUES):
+    if kind in NUMBERS or kind.startswith("list") or columns.types.get(name, "").startswith(_NO_VALUES):
         return False
     return _NEVER.isdisjoint(words) and not (kind == "other" and not _VECTOR_WORDS.isdisjoint(words))
 

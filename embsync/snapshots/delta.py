@@ -20,8 +20,9 @@ from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, SnapshotIncomplete, UsageError
 from embsync.snapshots import parquet
 from embsync.snapshots.accounting import Claim
+from embsync.snapshots.column_files import open_files
+from embsync.snapshots.decoder_process import Decoders
 from embsync.snapshots.files import Place
-from embsync.snapshots.parquet_process import Decoders
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 from embsync.snapshots.tables import delta_sides
 
@@ -100,9 +101,8 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
 
 
 def _open_side(side: str, version: Version, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
-    return parquet.open_files(
-        side, version.place, [_below(version.place, name) for name in version.files], decoders, config, ordered=False
-    )
+    files = [(_below(version.place, name), parquet.FORM) for name in version.files]
+    return open_files(side, version.place, files, decoders, config, ordered=False)
 
 
 def _below(place: Place, name: str) -> Place:

@@ -22,8 +22,8 @@ from embsync.snapshots.files import Place, kind_of
 from embsync.watching import source_manifest
 from embsync.watching.source_manifest import NotAList
 
-#: Directories that hold a side, as the parquet layout knows them. Spark's two come together or not at all.
-_SIDE_DIRECTORIES = ("items", "users", "items.parquet", "users.parquet")
+#: Directories that hold a side, also with an ending (``items.parquet``). Spark's two come together or not at all.
+_SIDE_DIRECTORIES = ("items", "users")
 _SPARK_DIRECTORIES = ("itemFactors", "userFactors")
 
 
@@ -144,7 +144,11 @@ def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:
 def _marked_sides(look: Look, marker: str) -> list[str]:
     names = {name for name, status in look.entries.items() if kind_of(status) == "directory"}
     spark = [name for name in _SPARK_DIRECTORIES if name in names]
-    sides = list(_SPARK_DIRECTORIES) if spark else [name for name in _SIDE_DIRECTORIES if name in names]
+    sides = (
+        list(_SPARK_DIRECTORIES)
+        if spark
+        else sorted(name for name in names if name.partition(".")[0] in _SIDE_DIRECTORIES)
+    )
     if not any(side.startswith("item") for side in sides):
         return []
     prefixes = [f"{side}/" for side in sides]

@@ -39,7 +39,10 @@ _OF_THE_SYSTEM = frozenset(
     }
 )
 #: Endings that layouts know.
-_DATA = (".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".gz", ".zst", ".bin")
+_DATA = (
+    *(".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".gz", ".zst", ".bin"),
+    *(".arrow", ".feather", ".ipc", ".csv", ".tsv", ".json"),
+)
 #: Entries named in a reason.
 _NAMED = 4
 

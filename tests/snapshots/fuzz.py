@@ -30,9 +30,9 @@ from snapshots import made
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots import parquet_decoder, parquet_process
+from embsync.snapshots import decoder_process
 
-FORMATS = ("npy", "npz", "parquet", "safetensors", "word2vec", "word2vec_packed", "word2vec_binary")
+FORMATS = ("npy", "npz", "parquet", "arrow", "safetensors", "word2vec", "word2vec_packed", "word2vec_binary")
 #: Ways in which a format is used, fuzzed by themselves in the long run alone.
 WAYS = ("bfloat16", "hive", "ml_vectors", "text_vectors")
 LAYOUTS = {
@@ -41,7 +41,7 @@ LAYOUTS = {
     **dict.fromkeys(("hive", "ml_vectors", "text_vectors"), "parquet"),
 }
 #: Those that a decoder reads.
-DECODED = ("parquet", "hive", "ml_vectors", "text_vectors")
+DECODED = ("parquet", "arrow", "hive", "ml_vectors", "text_vectors")
 SECONDS = 10
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
@@ -92,6 +92,16 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         from snapshots.test_safetensors import write as write_safetensors
 
         return [write_safetensors(folder / "a", small), write_safetensors(folder / "b", small.named())]
+    if name == "arrow":
+        from snapshots.test_arrow import write as write_arrow
+
+        wide = made.model(items=40, users=20, width=4)
+        return [
+            write_arrow(folder / "a", small, rows=7),
+            write_arrow(folder / "b", small.named(), "large", compression="lz4"),
+            write_arrow(folder / "c", small.named(), "fixed", compression="zstd", stream=True),
+            write_arrow(folder / "d", wide, stream=True),
+        ]
     return good_parquet(folder, small)
 
 
@@ -216,7 +226,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 class Forked:
-    """A forked decoder, as far as :class:`parquet_process.Decoder` uses a process."""
+    """A forked decoder, as far as :class:`decoder_process.Decoder` uses a process."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -236,26 +246,22 @@ class Forked:
 
 def fork_decoders() -> None:
     """Make decoders forks of this process, which has the libraries loaded."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from embsync.decoder import service
 
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
-
-    def start() -> parquet_process.Decoder:
+    def start() -> decoder_process.Decoder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
             ours.close()
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            parquet_decoder.limit_memory()
-            parquet_decoder.Decoder(theirs, pa, pq, np).serve()
+            service.start(theirs)
             os._exit(0)
         theirs.close()
-        return parquet_process.Decoder(Forked(pid), ours)
+        assert ours.recv(64)
+        return decoder_process.Decoder(Forked(pid), ours)
 
-    parquet_process.Decoder.start = start
+    decoder_process.Decoder.start = start
 
 
 def mutants(snapshots: list[Path], folder: Path, files: int, seed: int) -> Iterator[Path]:

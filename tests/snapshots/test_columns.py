@@ -18,7 +18,7 @@ CONFIG = SnapshotConfig()
 FLOATS = ("list float32", "list<element: float>")
 INT = ("integer", "int64")
 TEXT = ("string", "string")
-FLOAT = ("float", "double")
+FLOAT = ("float64", "double")
 DECIMAL = ("other", "decimal128(20, 0)")
 UUID = ("other", "fixed_size_binary[16]")
 
@@ -30,7 +30,9 @@ def chosen(config: SnapshotConfig = CONFIG, side: str = "items", **columns: tupl
         {name: kind for name, (kind, _) in columns.items()},
         {name: full for name, (_, full) in columns.items()},
     )
-    return choose(side, table, config)[:2]
+    found = choose(side, table, config)
+    assert len(found.vectors) == 1
+    return found.vectors[0], found.ids
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def chosen(config: SnapshotConfig = CONFIG, side: str = "items", **columns: tupl
         DECIMAL,
         UUID,
         ("other", "struct<id: int64>"),
-        ("float", "dictionary<values=double, indices=int32"),
+        ("float64", "dictionary<values=double, indices=int32"),
         ("other", "timestamp[us]"),
         ("other", "binary"),
         ("list other", "list<element: int64>"),

@@ -39,8 +39,6 @@ def refusal(path: Path) -> SnapshotError:
         ("model.pkl", "pickle", "numpy"),
         ("items.csv", "CSV", "read_csv"),
         ("items.tsv", "TSV", "tr "),
-        ("items.feather", "Arrow", "feather"),
-        ("x.arrow", "Arrow", "feather"),
         ("w2v.model", "gensim", "save_word2vec_format"),
         ("w2v.kv", "gensim", "save_word2vec_format"),
         ("w2v.bin", "word2vec", "binary=True"),
@@ -70,15 +68,6 @@ def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: st
     assert seen in str(error.found)
     assert hint in str(error.hint)
     assert error.expected is None
-
-
-def feather(path: Path) -> Path:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    import pyarrow.feather
-
-    table = pa.table({"item_id": np.arange(12), "embedding": list(ROWS)})
-    pyarrow.feather.write_feather(table, str(path / "items.feather"))
-    return path
 
 
 def projector(path: Path) -> Path:
@@ -126,7 +115,7 @@ def parts_and_table(path: Path) -> Path:
 SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for write in (keyed_vectors,)]
 
 
-@pytest.mark.parametrize("write", [feather, projector, starspace, numbered, *SAVED_BY_GENSIM, parts_and_table])
+@pytest.mark.parametrize("write", [projector, starspace, numbered, *SAVED_BY_GENSIM, parts_and_table])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
@@ -154,7 +143,6 @@ def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path],
         "w2v.model.vectors.npy",
         "w2v.bin",
         "items.csv",
-        "items.feather",
         "model.pkl",
         "items.h5",
     ],

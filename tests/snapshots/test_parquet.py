@@ -19,7 +19,7 @@ from support.stores import next_line, running
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
 from embsync.rows import block_rows
-from embsync.snapshots import open_snapshot, parquet_memory, parquet_process
+from embsync.snapshots import decoder_memory, decoder_process, open_snapshot
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -362,7 +362,7 @@ def test_decoders_end_with_their_snapshot(tmp_path: Path) -> None:
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2 and the command that helps."""
     path = write(tmp_path / "s", model())
-    monkeypatch.setattr(parquet_process.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoder_process.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'embsync\[parquet\]'") as missing:
         open_snapshot(path, CONFIG)
     assert missing.value.exit_code == 2
@@ -389,7 +389,7 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 def test_blocks_stay_as_they_are_while_somebody_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is a view of shared memory, and none is written again while it is held, however many are."""
-    monkeypatch.setattr(parquet_memory, "_MOST_SLOTS", 7)
+    monkeypatch.setattr(decoder_memory, "_MOST_SLOTS", 7)
     step = block_rows(900)
     rows = 10 * step + 5
     matrix = np.random.default_rng(1).standard_normal((rows, 900)).astype(np.float16)
@@ -421,32 +421,29 @@ def test_two_passes_may_run_at_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(c, a)
 
 
-def _decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *changes: tuple[str, str]) -> None:
-    """Have decoders started from a copy of the script in which some text is another."""
-    text = parquet_process._SCRIPT.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    place.mkdir()
-    (place / "parquet_decoder.py").write_text(text)
-    monkeypatch.setattr(parquet_process, "_SCRIPT", place / "parquet_decoder.py")
+def decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *lines: str) -> None:
+    """Have decoders run some lines before they begin."""
+    text = decoder_process._SCRIPT.read_text()
+    served = '    importlib.import_module("embsync.decoder.service").start(channel)\n'
+    assert text.count(served) == 1
+    begun = "".join(
+        f"    {line}\n" for line in ("import time", "from embsync.decoder import limits, tables, values", *lines)
+    )
+    script = place / "embsync" / "decoder" / "__main__.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(text.replace(served, begun + served))
+    monkeypatch.setattr(decoder_process, "_SCRIPT", script)
 
 
-_SHORT = ("STEP_SECONDS = 6", "STEP_SECONDS = 0")
-_SPIN = "        while True:\n            pass\n"
+#: A function that is not over in the time that a test has.
+_SPIN = "def spin(*_): exec('while True: pass')"
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "    def _columns(self, file: Any) -> list[tuple[str, str, str]]:\n",
-        "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n",
-    ],
-)
+@pytest.mark.parametrize("where", ["tables.ParquetTable.columns", "values.vectors"])
 def test_a_parser_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Its processor time is limited for the footer as for each batch; that is a refusal of the file."""
     path = write(tmp_path / "s", model())
-    _decoder_with(monkeypatch, tmp_path / "script", _SHORT, (where, where + _SPIN))
+    decoder_with(monkeypatch, tmp_path / "script", "limits.STEP_SECONDS = 0", _SPIN, f"{where} = spin")
     with pytest.raises(SnapshotError, match="no end of work") as ended:
         read(path)
     assert not ended.value.transient
@@ -457,12 +454,14 @@ def test_many_batches_may_take_longer_together_than_one_may(tmp_path: Path, monk
     """The limit is each batch's own: a large snapshot is no endless one."""
     made = model(items=40 * block_rows(64), users=10, width=64)
     write(tmp_path / "s", made)
-    where = "    def _vectors(self, batch: Any, wanted: Message, start: int) -> memoryview:\n"
     burn = (
-        "        import time\n        end = time.process_time() + 0.2\n"
-        "        while time.process_time() < end:\n            pass\n"
+        "usual = values.vectors",
+        "end = lambda: time.process_time() + 0.2",
+        "loop = 'while time.process_time() < end: pass'",
+        "burning = lambda *given: (exec(loop, {'time': time, 'end': end()}), usual(*given))[1]",
+        "values.vectors = burning",
     )
-    _decoder_with(monkeypatch, tmp_path / "script", ("STEP_SECONDS = 6", "STEP_SECONDS = 2"), (where, where + burn))
+    decoder_with(monkeypatch, tmp_path / "script", "limits.STEP_SECONDS = 2", *burn)
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path / "s", CONFIG).items), made.items)
 
 

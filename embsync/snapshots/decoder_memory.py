@@ -18,8 +18,8 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.snapshots.decoder_process import Decoder, Message
 from embsync.snapshots.files import FileBytes, Place
-from embsync.snapshots.parquet_process import Decoder, Message
 
 #: Slots the decoder holds: it decodes the next batches while one is taken.
 _AHEAD = 4
@@ -31,7 +31,7 @@ _MOST_SLOTS = 64
 @contextmanager
 def shared_memory(where: str) -> Iterator[FileBytes]:
     """Give memory that a decoder can write and this process reads by position."""
-    with os.fdopen(os.memfd_create("embsync-parquet"), "rb", buffering=0) as file:
+    with os.fdopen(os.memfd_create("embsync-decoder"), "rb", buffering=0) as file:
         yield FileBytes(file, where)
 
 
@@ -60,7 +60,7 @@ class BlockMemory:
     @contextmanager
     def make(cls, shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[BlockMemory]:
         """Give memory for blocks; views of it outlive this context."""
-        handle = os.memfd_create("embsync-parquet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        handle = os.memfd_create("embsync-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         with os.fdopen(handle, "r+b", buffering=0) as file:
             exact = shape[0] * shape[1] * dtype.itemsize
             os.ftruncate(handle, _MOST_SLOTS * (-(-exact // mmap.PAGESIZE) * mmap.PAGESIZE))
@@ -81,7 +81,7 @@ class BlockMemory:
 
 
 def read_column(
-    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message
+    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message, total: int
 ) -> Iterator[tuple[int, int]]:
     """Have a column of ids or weights decoded, and yield (offset in ``memory``, rows) of each batch.
 
@@ -90,9 +90,11 @@ def read_column(
     Parameters
     ----------
     wanted : dict
-        ``column``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
+        ``form``, ``columns``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
     expected : dict
-        ``rows`` and ``type``, as they were when the file was described.
+        The head of the answer: ``rows``, ``name`` and ``kind``, as they were when the file was described.
+    total : int
+        Number of rows, which the head of a text file does not say.
     """
     where = str(place)
     with place.open() as file:
@@ -101,48 +103,49 @@ def read_column(
     done = 0
     while "end" not in (message := decoder.answer(where)):
         slot, rows = int(message["slot"]), int(message["rows"])
-        if not (0 <= slot < _AHEAD and 0 <= rows <= wanted["batch"] and done + rows <= expected["rows"]):
-            raise _other_rows(where, done + rows, expected)
+        if not (0 <= slot < _AHEAD and 0 <= rows <= wanted["batch"] and done + rows <= total):
+            raise _other_rows(where, done + rows, total, expected)
         yield slot * wanted["slot_bytes"], rows
         done += rows
         decoder.free(where, slot)
-    if done != expected["rows"]:
-        raise _other_rows(where, done, expected)
+    if done != total:
+        raise _other_rows(where, done, total, expected)
 
 
 def stream_blocks(
-    decoder: Decoder, parts: Iterator[tuple[Place, Message]], memory: BlockMemory, wanted: Message
+    decoder: Decoder, parts: Iterator[tuple[Place, Message, Message, int]], memory: BlockMemory, wanted: Message
 ) -> Iterator[Array]:
     """Have a column of vectors decoded, file after file, and yield full blocks and a shorter last one.
 
     Parameters
     ----------
-    parts : iterator of (file, expected)
-        ``expected`` has ``rows`` and ``type``, as they were when the file was described.
+    parts : iterator of (file, wanted, expected, total)
+        ``form`` and ``columns`` of this file, the head of the answer, and the number of rows, as they were when the
+        file was described.
     wanted : dict
-        ``column``, ``width`` and ``batch`` (rows of a block).
+        ``width`` and ``batch`` (rows of a block).
     """
     filled = 0
-    for place, expected in parts:
+    for place, inside, expected, total in parts:
         where = str(place)
-        asked = wanted | {"slots": memory.lent, "filled": filled, "slot_bytes": memory.slot_bytes}
+        asked = wanted | inside | {"slots": memory.lent, "filled": filled, "slot_bytes": memory.slot_bytes}
         with place.open() as file:
             head = decoder.ask(where, "stream", asked, file.fileno(), memory.file.fileno())
         _require_same(head, expected, where)
-        blocks_left = (filled + expected["rows"]) // wanted["batch"]
+        blocks_left = (filled + total) // wanted["batch"]
         while "end" not in (message := decoder.answer(where)):
             slot = message["slot"]
             if slot not in memory.lent or blocks_left == 0:
-                raise _other_rows(where, "more", expected)
+                raise _other_rows(where, "more", total, expected)
             block, instead = memory.take(slot, wanted["batch"])
             memory.lent[memory.lent.index(slot)] = instead
             blocks_left -= 1
             yield block
             del block
             decoder.free(where, instead)
-        if message["end"] != expected["rows"] or sorted(message["slots"]) != sorted(memory.lent):
-            raise _other_rows(where, message["end"], expected)
-        filled = (filled + expected["rows"]) % wanted["batch"]
+        if message["end"] != total or sorted(message["slots"]) != sorted(memory.lent):
+            raise _other_rows(where, message["end"], total, expected)
+        filled = (filled + total) % wanted["batch"]
         memory.lent = message["slots"]
     if filled:
         yield memory.take(memory.lent[0], filled)[0]
@@ -153,7 +156,7 @@ def _require_same(head: Message, expected: Message, where: str) -> None:
         raise SnapshotChanged("changed while it was read", where=where, found=head, expected=expected)
 
 
-def _other_rows(where: str, found: object, expected: Message) -> SnapshotError:
-    return SnapshotError(
-        "malformed parquet", where=where, found=f"{found} rows", expected=f"{expected['rows']}, as its footer says"
-    )
+def _other_rows(where: str, found: object, total: int, expected: Message) -> SnapshotError:
+    if expected["rows"] is None:  # of a text file, whose rows were counted before
+        return SnapshotChanged("changed while it was read", where=where, found=f"{found} rows", expected=total)
+    return SnapshotError("malformed table", where=where, found=f"{found} rows", expected=f"{total}, as it says itself")

@@ -1,6 +1,6 @@
-"""Parsing parquet in another process, which a malformed file may crash, and copying out what it decoded.
+"""Parsing tables in another process, which a malformed file may crash, and copying out what it decoded.
 
-Nothing of a parquet file is parsed in this process: the decoder (:mod:`embsync.snapshots.parquet_decoder`) gets the
+Nothing of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the
 open file, decodes batches into shared memory under its limits, and says where they lie. A decoder outlives a pass, so
 that the next pass over the same side does not wait for libraries to load.
 """
@@ -25,7 +25,7 @@ from embsync.processes import ChildProcess, describe_exit
 
 Message = dict[str, Any]
 
-_SCRIPT = Path(__file__).with_name("parquet_decoder.py")
+_SCRIPT = Path(__file__).parents[1] / "decoder" / "__main__.py"
 #: Beyond this something is stuck: a disk or a share, since the decoder's own steps are limited to seconds.
 _PATIENCE_SECONDS = 30
 #: Loading the libraries from a cold disk.
@@ -51,7 +51,9 @@ class Decoder:
         """
         if importlib.util.find_spec("pyarrow") is None:
             raise UsageError(
-                "parquet needs pyarrow", expected="the extra 'parquet'", hint="pip install 'embsync[parquet]'"
+                "parquet, Arrow and CSV need pyarrow",
+                expected="the extra 'parquet'",
+                hint="pip install 'embsync[parquet]'",
             )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -124,10 +126,12 @@ class Decoder:
     def _ended(self, where: str) -> SnapshotError:
         self._channel.close()
         code = self._process.wait(_PATIENCE_SECONDS) or 0
+        if code == -signal.SIGBUS:  # of a mapped file that became shorter
+            return SnapshotChanged("became shorter while it was read", where=where)
         if code == -signal.SIGKILL:  # nothing in the file does this: an administrator, or a machine out of memory
-            return SnapshotChanged("the parquet decoder was killed", where=where)
+            return SnapshotChanged("the decoder was killed", where=where)
         found = "no end of work" if code == -signal.SIGXCPU else f"the decoder {describe_exit(code)}"
-        return SnapshotError("malformed parquet", where=where, found=found, expected="a file that can be decoded")
+        return SnapshotError("malformed table", where=where, found=found, expected="a file that can be decoded")
 
 
 class Decoders:

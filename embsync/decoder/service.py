@@ -1,0 +1,195 @@
+"""Answers to requests about one table at a time.
+
+The address space and the processor time of every step are limited before a file is looked at; a parser that asks for
+absurd memory, spins or crashes ends here, and the other side turns that into a refusal. No file is opened by name:
+files arrive as handles.
+
+Messages are JSON. A request comes with the handles of a file and, for ``read`` and ``stream``, of shared memory. Each
+has ``form``, which says what the file is, and columns by their positions::
+
+    {"describe": {}}
+        -> {"columns": [["id", "integer", "int64"], ["v", "list float32", "list<element: float>"]]} …, {"rows": 7}
+    {"count": {"columns": [0]}}  -> {"rows": 7, "kind": "integer"}
+    {"width": {"columns": [1]}}  -> {"width": 64}
+    {"read": {"columns": [0], "as": "integers", "batch": 8192, "slots": 4, "slot_bytes": 65536}}
+        -> {"rows": 7, "name": "id", "kind": "integer"}, {"slot": 0, "rows": 7} …, {"end": 7}
+    {"stream": {"columns": [1], "width": 64, "batch": 4096, "slots": [5, 2], "filled": 0, "slot_bytes": 1048576}}
+        -> {"rows": 7, "name": "v", "kind": "list float32"}, {"slot": 5, "rows": 4096} …,
+           {"end": 7, "slots": [2], "filled": 7}
+
+``read`` passes each batch on as it comes, and uses its slots in turn; ``stream`` fills one slot after the other with
+exactly ``batch`` rows, the first of them from row ``filled`` on. For every slot it was given the other side sends one
+that may be written, ``{"free": 3}``. A refusal is ``{"refused": …, "found": …}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+import pyarrow as pa
+
+from embsync.decoder import limits, tables, values
+from embsync.decoder.limits import Message, Unusable
+from embsync.decoder.tables import Table
+
+#: Beyond one column a dimension of the widest embeddings that people store so.
+_MOST_COLUMNS = 8192
+#: Columns in one message.
+_COLUMNS_AT_ONCE = 200
+_LONGEST_NAME = 80
+_LONGEST_TYPE = 40
+_NAMES = {"parquet": "parquet", "arrow": "Arrow file", "text": "text table"}
+_ENCODINGS = {"integers": values.integers, "strings": values.strings, "weights": values.weights}
+
+
+def start(channel: socket.socket) -> None:
+    """Take on the limits, say so, and answer until the other side hangs up."""
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    limits.limit_memory()
+    channel.send(b"{}")
+    TableService(channel).serve()
+
+
+class TableService:
+    """Answers requests about one table at a time."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+
+    def serve(self) -> None:
+        """Answer until the other side hangs up."""
+        while True:
+            data, handles, _, _ = socket.recv_fds(self._channel, 2**17, 2)
+            if not data:
+                return
+            form: Message = {}
+            try:
+                ((verb, arguments),) = json.loads(data).items()
+                form = arguments["form"]
+                self._answer(verb, form, arguments, handles)
+            except Unusable as refusal:
+                self._send(refusal.message)
+            except MemoryError:
+                most = f"{limits.MEMORY} bytes"
+                self._send(Unusable("asks for more memory than reading it may take", expected=most).message)
+            except Exception as error:  # whatever a malformed file causes is an answer about that file
+                called = _NAMES.get(form.get("kind", ""), "file")
+                self._send(Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__).message)
+            finally:
+                for handle in handles:
+                    os.close(handle)
+
+    def _answer(self, verb: str, form: Message, arguments: Message, handles: list[int]) -> None:
+        limits.limit_step()
+        columns = arguments.get("columns", [])
+        with tables.opened(form, handles[0], len(columns)) as table:
+            if verb == "describe":
+                self._describe(table)
+            elif verb == "count":
+                self._send(table.count(columns))
+            elif verb == "width":
+                first = next(table.batches(columns, 1, "vectors"), None)
+                if first is None:
+                    raise Unusable("fewer rows than its footer says", 0)
+                self._send({"width": values.width_of(first)})
+            elif verb == "read":
+                self._read(table, arguments, handles[1])
+            else:
+                self._stream(table, arguments, handles[1])
+
+    def _describe(self, table: Table) -> None:
+        columns = table.columns()
+        if len(columns) > _MOST_COLUMNS:
+            raise Unusable("too many columns", len(columns), f"at most {_MOST_COLUMNS}")
+        for first in range(0, len(columns), _COLUMNS_AT_ONCE):
+            some = columns[first : first + _COLUMNS_AT_ONCE]
+            self._send({"columns": [(name[:_LONGEST_NAME], kind, _shown(full)) for name, kind, full in some]})
+        self._send({"rows": table.rows})
+
+    def _read(self, table: Table, wanted: Message, memory: int) -> None:
+        encode = _ENCODINGS[wanted["as"]]
+        self._send_head(table, wanted)
+        free = list(range(wanted["slots"]))
+        sent: list[int] = []
+        done = 0
+        use = "weights" if wanted["as"] == "weights" else "ids"
+        for (batch,) in table.batches(wanted["columns"], wanted["batch"], use):
+            if not free:
+                self._next_free()
+                free.append(sent.pop(0))
+            self._write(memory, free[0], wanted["slot_bytes"], encode(batch, wanted, done))
+            done += len(batch)
+            self._send({"slot": free[0], "rows": len(batch)})
+            sent.append(free.pop(0))
+        while sent:
+            self._next_free()
+            sent.pop(0)
+        self._send({"end": done})
+
+    def _stream(self, table: Table, wanted: Message, memory: int) -> None:
+        self._send_head(table, wanted)
+        slots, filled, step = list(wanted["slots"]), wanted["filled"], wanted["batch"]
+        done, owed = 0, 0
+        for arrays in table.batches(wanted["columns"], step, "vectors"):
+            rows = len(arrays[0])
+            numbers = values.vectors(arrays, wanted["width"], done)
+            row_bytes, taken = len(numbers) // max(rows, 1), 0
+            while taken < rows:
+                if not slots:
+                    slots.append(self._next_free())
+                    owed -= 1
+                some = min(rows - taken, step - filled)
+                self._write_at(
+                    memory,
+                    slots[0] * wanted["slot_bytes"] + filled * row_bytes,
+                    numbers[taken * row_bytes : (taken + some) * row_bytes],
+                )
+                taken, filled = taken + some, filled + some
+                if filled == step:
+                    self._send({"slot": slots.pop(0), "rows": step})
+                    filled, owed = 0, owed + 1
+            done += rows
+        slots.extend(self._next_free() for _ in range(owed))
+        self._send({"end": done, "slots": slots, "filled": filled})
+
+    def _send_head(self, table: Table, wanted: Message) -> None:
+        columns = table.columns()
+        kinds = {columns[position][1] for position in wanted["columns"]}
+        if len(kinds) != 1 and wanted.get("form", {}).get("kind") != "text":
+            raise Unusable("columns of different types", ", ".join(sorted(kinds)), "one type")
+        name, kind, _ = columns[wanted["columns"][0]]
+        self._send({"rows": table.rows, "name": name[:_LONGEST_NAME], "kind": kind})
+
+    def _write(self, memory: int, slot: int, slot_bytes: int, parts: list[Any]) -> None:
+        view = [memoryview(part).cast("B") for part in parts if len(part)]
+        if sum(map(len, view)) > slot_bytes:
+            raise Unusable("a batch larger than it may be", sum(map(len, view)), slot_bytes)
+        position = slot * slot_bytes
+        for part in view:
+            self._write_at(memory, position, part)
+            position += len(part)
+
+    def _write_at(self, memory: int, position: int, part: memoryview) -> None:
+        done = 0
+        while done < len(part):
+            done += os.pwrite(memory, part[done:], position + done)
+
+    def _next_free(self) -> int:
+        data = self._channel.recv(64)
+        if not data:
+            sys.exit(0)
+        return int(json.loads(data)["free"])
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(json.dumps(message, ensure_ascii=False).encode())
+
+
+def _shown(kind: str) -> str:
+    """Return an Arrow type for people, in a few plain characters, as names in it are the file's."""
+    plain = kind[:_LONGEST_TYPE].encode("ascii", "replace").decode()
+    return "".join(character if character.isprintable() else "?" for character in plain)

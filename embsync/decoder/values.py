@@ -1,0 +1,163 @@
+"""Values of Arrow arrays as the bytes that go into shared memory: vectors, ids and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embsync.decoder.limits import Message, Unusable
+
+_DENSE, _SPARSE = 1, 0
+_BLANKS, _OPENING, _CLOSING = " \t\r\n", "[({", "])}"
+
+
+def width_of(arrays: Sequence[Any]) -> int:
+    """Return how many numbers the first row has."""
+    if len(arrays) > 1:
+        return len(arrays)
+    (batch,) = arrays
+    if not batch[0].is_valid:
+        raise Unusable("a row without a vector", "null in row 0")
+    if pa.types.is_fixed_size_list(batch.type):
+        return int(batch.type.list_size)
+    if pa.types.is_struct(batch.type):
+        first = batch[0].as_py()
+        if first["type"] == _SPARSE and first["size"] is not None:
+            return int(first["size"])
+        if first["type"] == _DENSE and first["values"] is not None:
+            return len(first["values"])
+        raise Unusable("a vector that is neither dense nor sparse", "row 0", "type 1 and values, or type 0 and size")
+    return len(_lists(batch[:1])[0])
+
+
+def vectors(arrays: Sequence[Any], width: int, start: int) -> memoryview:
+    """Return the rows of one column of lists, or of one column a dimension, C-contiguous."""
+    if len(arrays) > 1:
+        return _interleaved(arrays, start)
+    (batch,) = arrays
+    if batch.null_count:
+        raise Unusable("a row without a vector", f"null in row {start + _first_null(batch)}")
+    if pa.types.is_struct(batch.type):
+        return _ml_vectors(batch, width, start)
+    batch = _lists(batch)
+    if pa.types.is_fixed_size_list(batch.type):
+        if batch.type.list_size != width:
+            raise Unusable("vectors of different widths", batch.type.list_size, width)
+    else:
+        offsets = batch.offsets.to_numpy()
+        widths = offsets[1:] - offsets[:-1]
+        if (widths != width).any():
+            row = int((widths != width).argmax())
+            raise Unusable("vectors of different widths", f"{widths[row]} numbers in row {start + row}", width)
+    values = batch.flatten()
+    if values.null_count:
+        raise Unusable("a vector with holes", f"null in row {start + _first_null(values) // width}")
+    return memoryview(_numbers(values)).cast("B")
+
+
+def integers(batch: Any, _: Message, start: int) -> list[Any]:
+    """Return 64-bit ids."""
+    return [_numbers(_cast(batch, pa.int64(), start))]
+
+
+def weights(batch: Any, _: Message, start: int) -> list[Any]:
+    """Return float64."""
+    return [_numbers(_cast(batch, pa.float64(), start))]
+
+
+def strings(batch: Any, wanted: Message, start: int) -> list[Any]:
+    """Return the lengths of strings in bytes as int32, and their bytes end to end."""
+    texts = _cast(batch, pa.large_string(), start)
+    offsets = np.frombuffer(texts.buffers()[1], "i8", len(texts) + 1, texts.offset * 8)
+    lengths = offsets[1:] - offsets[:-1]
+    if len(lengths) and (lengths.min() < 1 or lengths.max() > wanted["longest"]):
+        row = int(((lengths < 1) | (lengths > wanted["longest"])).argmax())
+        raise Unusable(
+            "an id of an unusable length",
+            f"{lengths[row]} bytes in row {start + row}",
+            f"1 to {wanted['longest']} bytes",
+        )
+    return [lengths.astype("<i4"), memoryview(texts.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])]]
+
+
+def _interleaved(arrays: Sequence[Any], start: int) -> memoryview:
+    for column in arrays:
+        if column.null_count:
+            raise Unusable("a vector with holes", f"null in row {start + _first_null(column)}")
+    first = _numbers(arrays[0])
+    rows = np.empty((len(first), len(arrays)), first.dtype)
+    for number, column in enumerate(arrays):
+        rows[:, number] = _numbers(column)
+    return rows.reshape(-1).view(np.uint8).data
+
+
+def _lists(batch: Any) -> Any:
+    """Return lists; those of a column of text (``[0.1, 0.2]``, ``0.1 0.2``) as float32."""
+    types = pa.types
+    if types.is_dictionary(batch.type) and not types.is_nested(batch.type.value_type):
+        batch = batch.cast(batch.type.value_type)
+    if not (types.is_string(batch.type) or types.is_large_string(batch.type) or types.is_string_view(batch.type)):
+        return batch
+    text = pc.utf8_trim(batch.cast(pa.large_string()), _BLANKS)
+    opened, closed = (pc.match_substring_regex(text, pattern) for pattern in (r"^[\[({]", r"[\])}]$"))
+    if not opened.equals(closed):
+        raise Unusable("a vector that is cut off", "one bracket of two", "numbers, such as [0.1, 0.2]")
+    text = pc.utf8_trim(text, _BLANKS + _OPENING + _CLOSING)
+    commas = len(text) and "," in text[0].as_py()
+    parts = pc.split_pattern(text, ",") if commas else pc.utf8_split_whitespace(text)
+    words = pc.utf8_trim_whitespace(parts.flatten())
+    try:
+        numbers = words.cast(pa.float32())
+    except pa.ArrowInvalid as error:
+        raise Unusable("something that is no number", error, "numbers, such as [0.1, 0.2]") from None
+    return pa.LargeListArray.from_arrays(parts.offsets.cast(pa.int64()), numbers)
+
+
+def _ml_vectors(batch: Any, width: int, start: int) -> memoryview:
+    """Return Spark's vectors: dense ones as they are, sparse ones with their zeros."""
+    fields = {field.name: array for field, array in zip(batch.type, batch.flatten(), strict=True)}
+    kinds = np.asarray(fields["type"].fill_null(-1))
+    dense = kinds == _DENSE
+    if (~dense & (kinds != _SPARSE)).any():
+        raise Unusable("a vector that is neither dense nor sparse", f"in rows from {start}", "type 1 or type 0")
+    lengths, places = (
+        np.asarray(fields[name].value_lengths().fill_null(0)).astype(np.int64) for name in ("values", "indices")
+    )
+    sizes = np.where(dense, lengths, np.asarray(fields["size"].fill_null(-1)))
+    if (sizes != width).any():
+        row = int((sizes != width).argmax())
+        raise Unusable("vectors of different widths", f"{sizes[row]} numbers in row {start + row}", width)
+    if (places[~dense] != lengths[~dense]).any() or fields["values"].null_count:
+        raise Unusable("an ill-formed sparse vector", f"in rows from {start}", "an index for each value")
+    values = fields["values"].flatten()
+    if values.null_count:
+        raise Unusable("a vector with holes", f"in rows from {start}")
+    rows = np.repeat(np.arange(len(batch)), lengths)
+    columns = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    indices = np.asarray(fields["indices"].filter(pa.array(~dense)).flatten())
+    columns[~dense[rows]] = indices
+    if len(columns) and (columns.min() < 0 or columns.max() >= width):
+        raise Unusable("an index outside its vector", f"in rows from {start}", f"0 to {width - 1}")
+    if ((np.diff(columns) <= 0) & (np.diff(rows) == 0)).any():
+        raise Unusable("an ill-formed sparse vector", f"in rows from {start}", "ascending indices, each once")
+    out = np.zeros((len(batch), width))
+    out[rows, columns] = np.asarray(values)
+    return out.reshape(-1).view(np.uint8).data
+
+
+def _cast(batch: Any, kind: Any, start: int) -> Any:
+    if batch.null_count:
+        raise Unusable("a missing id or weight", f"null in row {start + _first_null(batch)}")
+    return batch.cast(kind)
+
+
+def _first_null(values: Any) -> int:
+    return int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+
+
+def _numbers(values: Any) -> Any:
+    return values.to_numpy(zero_copy_only=True)

@@ -1,0 +1,249 @@
+"""Sides whose ids, vectors and weights are columns of files that a decoder reads: parquet, Arrow, CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from embsync.config import SnapshotConfig
+from embsync.dtypes import Array
+from embsync.errors import SnapshotError
+from embsync.ids import LONGEST_ID, joined
+from embsync.rows import block_rows
+from embsync.snapshots.arrays import require_vectors
+from embsync.snapshots.columns import Chosen, Columns, choose
+from embsync.snapshots.decoder_memory import BlockMemory, read_column, shared_memory, stream_blocks
+from embsync.snapshots.decoder_process import Decoders, Message
+from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.sides import IdentifiedSide
+
+_ID_TYPES = {"integer": np.dtype(np.int64), "string": np.dtype("S1")}
+
+#: Rows of a batch of ids or weights: at most 8 MiB of the longest strings.
+_COLUMN_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a side, as it describes itself.
+
+    Attributes
+    ----------
+    place : Place
+    form : dict
+        What the decoder is told of the file.
+    rows : int or None
+        None where only reading all of it tells.
+    kinds, types : mapping of column name to what its values are
+    """
+
+    place: Place
+    form: Message = field(compare=False)
+    rows: int | None
+    kinds: Mapping[str, str]
+    types: Mapping[str, str]
+
+    @classmethod
+    def at(cls, place: Place, form: Message, decoders: Decoders) -> Part:
+        """Return the file as the decoder describes it."""
+        where = str(place)
+        columns: list[tuple[str, str, str]] = []
+        with decoders.one() as decoder, place.open() as file:
+            answer = decoder.ask(where, "describe", {"form": form}, file.fileno())
+            while "columns" in answer:
+                columns += answer["columns"]
+                answer = decoder.answer(where)
+        rows, names = answer["rows"], [name for name, _, _ in columns]
+        if len(set(names)) != len(names) or not (rows is None or 0 <= rows < 2**62):
+            raise SnapshotError(
+                "column names repeat or the number of rows is absurd",
+                where=where,
+                found=f"{rows} rows, columns {', '.join(names)[:200]}",
+                expected="each name once",
+            )
+        kinds, types = ({column[0]: column[which] for column in columns} for which in (1, 2))
+        return cls(place, form, rows, kinds, types)
+
+    @property
+    def columns(self) -> Columns:
+        """The columns, to choose among."""
+        return Columns(str(self.place), self.kinds, self.types)
+
+    def wanted(self, names: Sequence[str]) -> Message:
+        """Return what a request for these columns says of the file."""
+        positions = {name: number for number, name in enumerate(self.kinds)}
+        return {"form": self.form, "columns": [positions[name] for name in names]}
+
+    def head(self, names: Sequence[str]) -> Message:
+        """Return how the answer to such a request begins, unless the file has changed."""
+        rows = None if self.form["kind"] == "text" else self.rows
+        return {"rows": rows, "name": names[0], "kind": self.kinds[names[0]]}
+
+
+@dataclass(frozen=True)
+class FileColumn:
+    """A column of ids or weights over all files of a side."""
+
+    source: str
+    parts: tuple[Part, ...]
+    name: str
+    kind: str
+    decoders: Decoders = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.source}({self.name})"
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return _rows_of(self.parts)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the values, for strings without their length."""
+        return np.dtype(np.float64) if self.kind == "weights" else _ID_TYPES[self.kind]
+
+    def read(self) -> Array:
+        """Return the values in the order of the files."""
+        wanted = {
+            "as": "weights" if self.kind == "weights" else f"{self.kind}s",
+            "batch": _COLUMN_BATCH,
+            "longest": LONGEST_ID,
+            "slot_bytes": _COLUMN_BATCH * (LONGEST_ID + 4),
+        }
+        values = []
+        with self.decoders.one() as decoder, shared_memory(str(self)) as memory:
+            for part in self.parts:
+                asked = wanted | part.wanted([self.name])
+                total = _rows_of((part,))
+                for offset, rows in read_column(decoder, part.place, memory, asked, part.head([self.name]), total):
+                    values.append(self._decoded(memory, offset, rows))
+        return np.concatenate(values)
+
+    def _decoded(self, memory: FileBytes, offset: int, rows: int) -> Array:
+        if self.kind != "string":
+            numbers = np.empty(rows, self.dtype)
+            memory.fill(numbers, offset)
+            return numbers
+        lengths = np.empty(rows, "<i4")
+        memory.fill(lengths, offset)
+        text = np.empty(min(int(lengths.sum()), rows * LONGEST_ID), np.uint8)
+        memory.fill(text, offset + lengths.nbytes)
+        return joined(lengths, text.data, str(self))
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The vectors of all files of a side, as :class:`~embsync.rows.Rows`: one column of lists, or one a dimension."""
+
+    source: str
+    parts: tuple[Part, ...]
+    columns: tuple[str, ...]
+    dtype: np.dtype[Any]
+    width: int
+    decoders: Decoders = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return _rows_of(self.parts)
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Yield blocks of the agreed size, whatever the files' own row groups and pages are."""
+        step, start = block_rows(self.width), 0
+        wanted = {"width": self.width, "batch": step}
+        parts = (
+            (part.place, part.wanted(self.columns), part.head(self.columns), _rows_of((part,))) for part in self.parts
+        )
+        with self.decoders.one() as decoder, BlockMemory.make((step, self.width), self.dtype) as memory:
+            for block in stream_blocks(decoder, parts, memory, wanted):
+                start += len(block)
+                yield start - len(block), block
+                del block
+
+
+def open_files(
+    side: str,
+    place: Place,
+    files: Sequence[tuple[Place, Message]],
+    decoders: Decoders,
+    config: SnapshotConfig,
+    *,
+    ordered: bool = True,
+) -> IdentifiedSide:
+    """Return a side made of files in this order, which means nothing where ``ordered`` is False.
+
+    Parameters
+    ----------
+    files : sequence of (file, form)
+        The form is what the decoder is told of the file.
+    """
+    parts = [Part.at(file, form, decoders) for file, form in files]
+    filled = [part for part in parts if part.rows != 0]
+    if not filled:
+        raise _no_rows(place, len(parts))
+    chosen = choose(side, filled[0].columns, config)
+    _require_alike(filled, chosen)
+    kind = "" if chosen.ids is None else filled[0].kinds[chosen.ids]
+    counted, kind = count_rows(filled, chosen.ids, kind, decoders)
+    if not counted:
+        raise _no_rows(place, len(parts))
+    vectors = rows_of(place, counted, chosen, decoders)
+    ids, weights = (
+        None if name is None else FileColumn(str(place), counted, name, kind, decoders)
+        for name, kind in ((chosen.ids, kind), (chosen.weights, "weights"))
+    )
+    stored_bytes = vectors.count * (vectors.width * vectors.dtype.itemsize + 8)
+    return IdentifiedSide(side, str(place), vectors, ids, weights, stored_bytes=stored_bytes, ordered=ordered)
+
+
+def count_rows(parts: Sequence[Part], ids: str | None, kind: str, decoders: Decoders) -> tuple[tuple[Part, ...], str]:
+    """Return the parts that have rows, with their number, and what all ids are.
+
+    Of text that takes reading it: ids are integers where each of them, in all parts, is written as one is.
+    """
+    counted, kinds = [], set()
+    for part in parts:
+        if part.rows is None:
+            wanted = part.wanted([ids or next(iter(part.kinds))])
+            with decoders.one() as decoder, part.place.open() as file:
+                answer = decoder.ask(str(part.place), "count", wanted, file.fileno())
+            counted.append(replace(part, rows=int(answer["rows"])))
+            kinds.add(answer["kind"])
+    if not counted:
+        return tuple(parts), kind
+    return tuple(part for part in counted if part.rows), kinds.pop() if len(kinds) == 1 else "string"
+
+
+def rows_of(place: Place, parts: tuple[Part, ...], chosen: Chosen, decoders: Decoders) -> FileRows:
+    """Return the vectors of these files, of the width that the first row has."""
+    first = parts[0]
+    with decoders.one() as decoder, first.place.open() as file:
+        width = int(decoder.ask(str(first.place), "width", first.wanted(chosen.vectors), file.fileno())["width"])
+    shown = chosen.vectors[0] if len(chosen.vectors) == 1 else f"{chosen.vectors[0]} to {chosen.vectors[-1]}"
+    require_vectors(chosen.dtype, (_rows_of((first,)), width), f"{first.place}({shown})")
+    return FileRows(str(place), parts, chosen.vectors, chosen.dtype, width, decoders)
+
+
+def _require_alike(parts: Sequence[Part], chosen: Chosen) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for name in filter(None, (*chosen.vectors, chosen.ids, chosen.weights)):
+            if part.kinds.get(name) != first.kinds[name] and not (first.rows is None and name in part.kinds):
+                raise SnapshotError(
+                    f"column {name} differs among part files",
+                    where=str(part.place),
+                    found=part.kinds.get(name, "no such column"),
+                    expected=f"{first.kinds[name]}, as in {first.place.name}",
+                )
+
+
+def _rows_of(parts: Sequence[Part]) -> int:
+    return sum(part.rows or 0 for part in parts)
+
+
+def _no_rows(place: Place, files: int) -> SnapshotError:
+    return SnapshotError("no rows", where=str(place), found=f"{files} files without rows", expected="at least one row")

@@ -1,0 +1,169 @@
+"""Where the files of each side are, in the layouts that keep a side as files of columns.
+
+A side is one file, or a directory of part files, perhaps in hive partitions; or the snapshot is one side alone, a file
+or a directory of part files and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotError
+from embsync.snapshots.accounting import Claim
+from embsync.snapshots.column_files import open_files
+from embsync.snapshots.conversions import PARTITION
+from embsync.snapshots.decoder_process import Decoders, Message
+from embsync.snapshots.files import DEEPEST, Place
+from embsync.snapshots.names import side_of
+from embsync.snapshots.natural_order import natural_key
+from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
+from embsync.snapshots.tables import SIDE_NAMES
+
+
+@dataclass(frozen=True)
+class ColumnFormat:
+    """A format of files with columns.
+
+    Attributes
+    ----------
+    suffixes : tuple of str
+        Endings of its files.
+    is_part : function of a Place
+        Tells whether a file whose name is no hidden one's is of this format; looks at its name and its first bytes.
+    form : function of a Place and the configuration
+        Returns what the decoder is told of a file.
+    """
+
+    suffixes: tuple[str, ...]
+    is_part: Callable[[Place], bool]
+    form: Callable[[Place, SnapshotConfig], Message]
+
+    def recognise(self, place: Place) -> bool:
+        """Tell whether the names at ``place`` are of this format."""
+        return self._is_part(place, "file") if place.kind() == "file" else bool(self.find_sides(place))
+
+    def claim(self, place: Place, _: SnapshotConfig) -> Claim:
+        """Return what is taken of what lies at ``place``."""
+        if place.kind() == "file":
+            return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
+        found = self.find_sides(place)
+        if found.get(ITEMS) == place:
+            parts = frozenset(file.name for file in self.part_files(place))
+            return Claim(frozenset({ITEMS}), parts, parts)
+        inside = frozenset(
+            "/".join(part.parts[len(place.parts) :])
+            for child in found.values()
+            if child.kind() == "directory"
+            for part in self.part_files(child)
+        )
+        return Claim(frozenset(found), frozenset(child.name for child in found.values()), inside=inside)
+
+    def open_sides(self, place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
+        """Return the sides at ``place``, judged by what all their files say of themselves."""
+        decoders = Decoders()
+        found = {ITEMS: place} if place.kind() == "file" else self.find_sides(place)
+        if ITEMS not in found:
+            raise SnapshotError(
+                "half of a snapshot",
+                where=str(place),
+                found=", ".join(p.name for p in found.values()),
+                expected="items or itemFactors",
+            )
+        items, users = (
+            None
+            if side not in found
+            else open_files(
+                side,
+                found[side],
+                [(file, self.form(file, config)) for file in self.part_files(found[side])],
+                decoders,
+                config,
+            )
+            for side in (ITEMS, USERS)
+        )
+        assert items is not None
+        return items, users
+
+    def find_sides(self, place: Place) -> dict[str, Place]:
+        """Return where each side is: a file, a directory of part files, or ``place`` itself for items alone."""
+        entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
+        sides: dict[str, Place] = {}
+        for side, names in SIDE_NAMES.items():
+            found = [
+                place.child(name) for stem in names for end in ("", *self.suffixes) if (name := stem + end) in entries
+            ]
+            found = [child for child in found if self._is_side(child, entries[child.name])]
+            if len(found) > 1:
+                raise SnapshotError(
+                    f"more than one place for {side}",
+                    where=str(place),
+                    found=", ".join(child.name for child in found),
+                    expected="one",
+                )
+            sides.update((side, child) for child in found)
+        if set(sides) == {USERS} and any(side_of(name) == ITEMS for name in entries):
+            return {}  # the items are of another layout
+        others = [name for name in entries if not name.endswith(self.suffixes) and side_of(name) is not None]
+        if not sides and not others and any(self._is_side_alone(place, name) for name in entries):
+            return {ITEMS: place}  # a directory of part files and nothing else, as autofaiss reads it
+        return sides
+
+    def part_files(self, place: Place) -> list[Place]:
+        """Return the files of a side, part 9 before part 10."""
+        if place.kind() == "file":
+            return [place]
+        _require_shallow(place)
+        entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
+        folders = [name for name, kind in entries.items() if kind == "directory" and not PARTITION.match(name)]
+        if folders:
+            raise SnapshotError(
+                "a directory among part files",
+                where=str(place),
+                found=", ".join(folders[:5]),
+                expected="part files, or partitions such as bucket=1",
+            )
+        links = [
+            name for name, kind in entries.items() if kind == "link" and ("." not in name or PARTITION.match(name))
+        ]
+        if links:  # a part or a partition that leads elsewhere; without it the rest is half of a side
+            raise SnapshotError(
+                "will not be opened",
+                where=str(place.child(links[0])),
+                found="a link",
+                expected="a regular file or directory inside the snapshot",
+                hint="copy the snapshot without links: cp -rL",
+            )
+        files: list[Place] = []
+        for name in sorted(entries, key=natural_key):
+            child = place.child(name)
+            if entries[name] == "directory":
+                files += self.part_files(child)
+            elif name.endswith(self.suffixes) or self._is_part(child, entries[name]):
+                files.append(child)  # whatever it is: nothing among part files is skipped
+        return files
+
+    def _is_side_alone(self, place: Place, name: str) -> bool:
+        return name.endswith(self.suffixes) and self._is_part(place.child(name), "file")
+
+    def _is_side(self, child: Place, kind: str) -> bool:
+        return (kind != "file" and child.name.endswith(self.suffixes)) or self._holds_parts(child, kind)
+
+    def _holds_parts(self, child: Place, kind: str) -> bool:
+        if kind != "directory":
+            return self._is_part(child, kind)
+        _require_shallow(child)
+        return any(
+            self._holds_parts(child.child(name), below)
+            for name, below in child.entries().items()
+            if below != "directory" or PARTITION.match(name)
+        )
+
+    def _is_part(self, place: Place, kind: str) -> bool:
+        return kind == "file" and not place.name.startswith((".", "_")) and self.is_part(place)
+
+
+def _require_shallow(place: Place) -> None:
+    if len(place.parts) > DEEPEST:
+        raise SnapshotError("too many directories in one another", where=str(place), expected=f"at most {DEEPEST}")

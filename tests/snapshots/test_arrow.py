@@ -1,0 +1,145 @@
+"""Layout arrow: IPC files and streams of several writers, read exactly; what is ill-formed, refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snapshots.made import Model, assert_reads, model, read, vectors
+from snapshots.test_parquet import decoder_with, lists, table
+
+from embsync.config import SnapshotConfig
+from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.rows import block_rows
+from embsync.snapshots import open_snapshot
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+feather = pytest.importorskip("pyarrow.feather", reason="pyarrow is not installed")
+
+CONFIG = SnapshotConfig()
+
+
+def write(path: Path, made: Model, kind: str = "list", *, stream: bool = False, rows: int = 77, **options: str) -> Path:
+    """Leave the model as one IPC file or stream a side, in record batches of so many rows."""
+    path.mkdir(exist_ok=True)
+    begin = pa.ipc.new_stream if stream else pa.ipc.new_file
+    for side, ids, matrix in (("items", made.item_ids, made.items), ("users", made.user_ids, made.users)):
+        made_table = table(ids, matrix, kind)
+        with begin(str(path / f"{side}.arrow"), made_table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+            writer.write_table(made_table, max_chunksize=rows)
+    return path
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("options", [{}, {"compression": "lz4"}, {"compression": "zstd"}])
+def test_files_and_streams_of_every_codec_are_read_exactly(
+    tmp_path: Path, stream: bool, options: dict[str, str]
+) -> None:
+    """Record batches are the writer's own business, and so is compression."""
+    made = model().named()
+    opened = open_snapshot(write(tmp_path / "s", made, stream=stream, **options), CONFIG)
+    assert opened.layout == "arrow"
+    assert_reads(opened, made)
+
+
+def test_other_writers_and_many_parts(tmp_path: Path) -> None:
+    """Feather of pyarrow and Polars, lists of every kind, categories as ids, parts in the order of their numbers."""
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    rows = block_rows(16) + 500
+    matrix = np.random.default_rng(2).standard_normal((rows, 16)).astype(np.float32)
+    names = [f"i{number}" for number in range(rows)]
+    (tmp_path / "items").mkdir()
+    for number, start in enumerate(range(0, rows, 2000)):
+        ids, part = names[start : start + 2000], matrix[start : start + 2000]
+        path = str(tmp_path / "items" / f"part-{number}.feather")
+        if number % 3 == 0:
+            kinds = pa.DictionaryArray.from_arrays(np.arange(len(ids), dtype=np.int32), ids)
+            feather.write_feather(pa.table({"item_id": kinds, "embedding": lists(part, "fixed")}), path)
+        elif number % 3 == 1:
+            feather.write_feather(pa.table({"item_id": ids, "embedding": lists(part, "large")}), path, "lz4")
+        else:
+            dictionary = polars.DataFrame({"item_id": ids, "embedding": list(part)})
+            dictionary.cast({"embedding": polars.List(polars.Float32)}).write_ipc(path, compression="zstd")
+    stranger = tmp_path / "items/part-999.feather"
+    feather.write_feather(pa.table({"item_id": [1], "embedding": lists(matrix[:1])}), str(stranger))
+    with pytest.raises(SnapshotError, match="column item_id differs"):
+        read(tmp_path)
+    stranger.unlink()
+    items = open_snapshot(tmp_path, CONFIG).items
+    np.testing.assert_array_equal(vectors(items), matrix)
+    assert [value.decode() for value in items.ids().tolist()] == names
+
+
+def test_one_file_is_items(tmp_path: Path) -> None:
+    """Given by hand or alone in its directory."""
+    made = model()
+    feather.write_feather(table(made.item_ids, made.items), tmp_path / "day.feather")
+    for path in (tmp_path, tmp_path / "day.feather"):
+        opened = open_snapshot(path, CONFIG)
+        assert (opened.layout, opened.users) == ("arrow", None)
+        np.testing.assert_array_equal(vectors(opened.items), made.items)
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def first_feather(path: Path) -> None:
+    path.write_bytes(b"FEA1" + b"\0" * 64 + b"FEA1")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda _: b"", "ill-formed Arrow file"),
+        (cut, "ill-formed Arrow file"),
+        (lambda data: b"ARROW1\0\0" + b"\xff" * 64, "ill-formed Arrow file|more memory"),
+        (lambda data: data[:-20] + b"\xff\xff\xff\x7f" + data[-16:], "ill-formed Arrow file|more memory"),
+        (lambda _: b"FEA1" + b"\0" * 64 + b"FEA1", r"Feather of version 1.*write_feather"),
+        (lambda _: b"\x93NUMPY" * 20, "ill-formed Arrow file"),
+    ],
+)
+def test_what_is_no_arrow_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
+    """Empty, cut, forged, of version 1, of another format."""
+    path = write(tmp_path / "s", model()) / "items.arrow"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(SnapshotError, match=says) as refused:
+        read(tmp_path / "s", CONFIG)
+    assert refused.value.exit_code == 3
+    assert "\n" not in str(refused.value)
+
+
+def test_offsets_that_lead_outside_are_refused(tmp_path: Path) -> None:
+    """A list that says it begins before its values would otherwise give away memory of the decoder."""
+    values = pa.array(np.ones(6, np.float32))
+    offsets = pa.py_buffer(np.array([0, 2, 2000, 6], np.int32))
+    broken = pa.Array.from_buffers(pa.list_(pa.float32()), 3, [None, offsets], children=[values])
+    feather.write_feather(pa.table({"id": [1, 2, 3], "v": broken}), tmp_path / "items.feather", "uncompressed")
+    with pytest.raises(SnapshotError, match="ill-formed Arrow file"):
+        read(tmp_path, CONFIG)
+
+
+def test_a_file_larger_than_the_decoders_memory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is mapped: one record batch of 50 MiB takes addresses, which the limit leaves room for, and no memory."""
+    decoder_with(monkeypatch, tmp_path / "script", f"limits.MEMORY = {40 * 2**20}")
+    rows, width = 200_000, 64
+    (tmp_path / "s").mkdir()
+    path = tmp_path / "s" / "items.arrow"
+    zeros = pa.array(np.zeros(rows * width, np.float32))
+    vector = pa.FixedSizeListArray.from_arrays(zeros, width)
+    made = pa.table({"id": np.arange(rows), "v": vector})
+    with pa.ipc.new_file(str(path), made.schema) as writer:
+        writer.write_table(made)
+    assert len(vectors(open_snapshot(tmp_path / "s", CONFIG).items)) == rows
+
+
+def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
+    """More rows than it said at opening."""
+    path = write(tmp_path / "s", model())
+    items = open_snapshot(path, CONFIG).items
+    vectors(items)
+    write(path, model(items=20))
+    with pytest.raises(SnapshotChanged, match="changed while it was read"):
+        vectors(items)
