@@ -38,8 +38,9 @@ from embsync.pipeline.second_pass import write_sides
 from embsync.reader import Version
 from embsync.snapshots import Signature, open_snapshot, signature, stamp
 from embsync.store import Store, layout
-from embsync.store.durable import Staging, storage_errors
+from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
+from embsync.store.staging import Staging
 from embsync.watching.history import snapshot_event
 
 #: Runs without the lock before one is made under it: a store that changes under every run is published to at last.

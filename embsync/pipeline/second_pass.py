@@ -21,7 +21,7 @@ from embsync.rows import as_slice, block_rows
 from embsync.sides import Sides
 from embsync.similarity import row_cosines
 from embsync.store import layout
-from embsync.store.durable import ArrayFile, Staging
+from embsync.store.staging import ArrayFile, Staging
 
 
 @dataclass(frozen=True)

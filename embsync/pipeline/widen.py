@@ -20,8 +20,9 @@ from embsync.reader import Version, open_version
 from embsync.reader.side import Side
 from embsync.rows import block_rows
 from embsync.store import Store, layout
-from embsync.store.durable import Staging, storage_errors
+from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
+from embsync.store.staging import Staging
 
 
 def widen(store: Store, dimension: int, config: Config) -> Manifest:

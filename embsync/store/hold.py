@@ -12,9 +12,10 @@ from embsync.invocation import command
 from embsync.manifest import Manifest
 from embsync.store import Store
 from embsync.store.critical import uninterrupted
-from embsync.store.durable import Staging, remove_file, replace_file, storage_errors, taking_effect
+from embsync.store.durable import remove_file, replace_file, storage_errors, taking_effect
 from embsync.store.journal import Event, now
 from embsync.store.records import read_struct
+from embsync.store.staging import Staging
 
 HOLD = "hold"
 

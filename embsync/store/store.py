@@ -19,18 +19,11 @@ from embsync.store.critical import uninterrupted
 from embsync.store.durable import (
     FULL,
     NotTakenBack,
-    Staging,
-    delete,
-    leftovers,
     make_root,
     remove_file,
     remove_link,
-    remove_unpublished,
     replace_file,
-    retire_version,
-    retired_numbers,
     storage_errors,
-    sweep,
     switch_link,
     sync_directory,
     taking_effect,
@@ -40,6 +33,8 @@ from embsync.store.locks import exclusive
 from embsync.store.modes import make_directory
 from embsync.store.order import read_decided
 from embsync.store.records import read_struct
+from embsync.store.removal import delete, leftovers, remove_unpublished, retire_version, retired_numbers, sweep
+from embsync.store.staging import Staging
 from embsync.store.version_manifest import decode, hash_line, read
 
 #: Room kept free beyond what a version needs, for the journal and the file system's own tables.

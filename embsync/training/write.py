@@ -20,7 +20,9 @@ from embsync.snapshots.files import Place
 from embsync.snapshots.given import side_of_arrays
 from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide, require_agreement
-from embsync.store.durable import Staging, rename_to_free, sweep_staging, write_errors
+from embsync.store.durable import rename_to_free, write_errors
+from embsync.store.removal import sweep_staging
+from embsync.store.staging import Staging
 from embsync.watching.source_manifest import NAME as MANIFEST
 
 #: Directories in the making; names that begin with a dot are no snapshots.

@@ -21,7 +21,7 @@ from support.nights import night
 from support.trees import deep
 from support.waiting import next_tick
 
-from embsync.store.durable import remove_tree
+from embsync.store.removal import remove_tree
 
 #: The daemon with a fault that cannot be made from outside.
 FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"

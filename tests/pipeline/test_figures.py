@@ -21,7 +21,7 @@ from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
 from embsync.store import Store
-from embsync.store.durable import Staging
+from embsync.store.staging import Staging
 
 NIGHTS = [night(number, churn=0.15) for number in range(4)]
 

@@ -27,7 +27,7 @@ from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, layout
-from embsync.store.durable import Staging
+from embsync.store.staging import Staging
 
 CARRIED = sorted(layout.version_files(two_sided=True) - {layout.INDEX, layout.INDEX_ROWS})
 

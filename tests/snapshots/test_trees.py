@@ -17,8 +17,8 @@ from embsync.cli.main import run
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import EmbsyncError, NotFoundError, SnapshotError
 from embsync.snapshots import files, open_snapshot, stamp
-from embsync.store import durable
-from embsync.store.durable import remove_tree
+from embsync.store import removal
+from embsync.store.removal import remove_tree
 from embsync.watching.discovery import discover
 from embsync.watching.stat_cache import StatCache
 
@@ -76,9 +76,9 @@ def test_a_deep_tree_given_by_hand_is_refused(place: Path, where: str, levels: i
 def test_a_deep_tree_is_removed(place: Path, levels: int, name: str) -> None:
     """Wherever it lies: a sweep takes it like any leftover."""
     (place / "S/versions").mkdir(parents=True)
-    deep(place / f"S/versions/{durable.PRUNED_PREFIX}000001-ab", levels, name)
-    deep(place / f"S/versions/{durable.STAGING_PREFIX}1-ab", levels, name)
-    assert len(durable.sweep(place / "S", place / "S/versions")) == 2
+    deep(place / f"S/versions/{removal.PRUNED_PREFIX}000001-ab", levels, name)
+    deep(place / f"S/versions/{removal.STAGING_PREFIX}1-ab", levels, name)
+    assert len(removal.sweep(place / "S", place / "S/versions")) == 2
     assert list((place / "S/versions").iterdir()) == []
 
 

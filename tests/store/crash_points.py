@@ -23,13 +23,14 @@ from embsync.pipeline import Request, process
 from embsync.pipeline.widen import widen
 from embsync.store import Store
 
+_CHANGES = {("store", f"{name}.py") for name in ("durable", "staging", "removal")}
 CALLS = ("open", "mkdir", "posix_fallocate", "fsync", "close", "rename", "replace", "symlink", "unlink", "rmdir")
 CONFIG = configured(store__keep_versions=2)
 SIZES = {"items": 60, "users": 50, "width": 4}
 
 
 def watch(before: Callable[[int, str], None]) -> None:
-    """Call ``before`` with the number and the name of each system call that durable.py is about to make."""
+    """Call ``before`` with the number and the name of each system call that changes the store."""
     counted = 0
 
     def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +50,7 @@ def watch(before: Callable[[int, str], None]) -> None:
 def _from_durable() -> bool:
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename.endswith(f"store{os.sep}durable.py"):
+        if Path(frame.f_code.co_filename).parts[-2:] in _CHANGES:
             return True
         frame = frame.f_back
     return False

@@ -22,8 +22,9 @@ from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 from embsync.errors import OutOfSpace, StoreError
 from embsync.manifest import hash_file
 from embsync.pipeline import Request, process
-from embsync.store import Store, durable
-from embsync.store.durable import ArrayFile, Staging, append_line, replace_file, switch_link
+from embsync.store import Store, durable, removal, staging
+from embsync.store.durable import append_line, replace_file, switch_link
+from embsync.store.staging import ArrayFile, Staging
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 
@@ -239,7 +240,7 @@ def test_a_rename_that_cannot_be_made_durable_is_taken_back(store: Path, monkeyp
             raise OSError(5, os.strerror(5))
         real(folder)
 
-    monkeypatch.setattr(durable, "sync_directory", failing)
+    monkeypatch.setattr(staging, "sync_directory", failing)
     with pytest.raises(StoreError):
         process(Store(store), Request(path), configured())
     assert snapshot_of(store) == before
@@ -387,7 +388,7 @@ def test_discarding_removes_and_publishing_keeps(tmp_path: Path) -> None:
     """A staging directory is gone when its context ends, unless it was kept."""
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))
-        assert staging.path.name.startswith(durable.STAGING_PREFIX)
+        assert staging.path.name.startswith(removal.STAGING_PREFIX)
     assert list(tmp_path.iterdir()) == []
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))

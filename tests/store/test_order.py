@@ -19,9 +19,10 @@ from embsync.errors import StoreError
 from embsync.pipeline import Request, process
 from embsync.pipeline.on_publish import note
 from embsync.pipeline.widen import widen
-from embsync.store import Store, durable
-from embsync.store.durable import ArrayFile, Staging, replace_file
+from embsync.store import Store, removal
+from embsync.store.durable import replace_file
 from embsync.store.hold import HeldError, HoldableStore, hold, resume
+from embsync.store.staging import ArrayFile, Staging
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 CONFIG = configured(store__keep_versions=2)
@@ -209,7 +210,7 @@ def test_a_sweep_never_takes_what_its_maker_goes_on_to_use(
         path = str(Path(f"/proc/self/fd/{what}").readlink()) if isinstance(what, int) else str(what)
         if ".staging-" in path and not swept:
             swept.append(True)
-            thread = threading.Thread(target=durable.sweep, args=(root, versions))
+            thread = threading.Thread(target=removal.sweep, args=(root, versions))
             thread.start()
             thread.join()
         return real(what, *rest, **options)
@@ -226,7 +227,7 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
     left = root / "versions/.staging-1-0123abcd"
     left.mkdir()
     locked: list[bool] = []
-    real = durable.shutil.rmtree
+    real = removal.shutil.rmtree
 
     def looking(path: Any, *rest: Any, **options: Any) -> None:
         descriptor = os.open(path, os.O_RDONLY)
@@ -237,8 +238,8 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
         os.close(descriptor)
         real(path, *rest, **options)
 
-    monkeypatch.setattr(durable.shutil, "rmtree", looking)
-    durable.sweep(root, root / "versions")
+    monkeypatch.setattr(removal.shutil, "rmtree", looking)
+    removal.sweep(root, root / "versions")
     assert locked == [True]
 
 

@@ -20,9 +20,10 @@ from embsync.cli.main import run
 from embsync.errors import NotFoundError, StoreError
 from embsync.pipeline import Request, process
 from embsync.reader import open_version
-from embsync.store import Store, durable
-from embsync.store.durable import Staging, sweep
+from embsync.store import Store, durable, removal
 from embsync.store.journal import Event
+from embsync.store.removal import sweep
+from embsync.store.staging import Staging
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 PIN = """
@@ -119,7 +120,7 @@ def test_numbers_are_never_used_twice(root: Path) -> None:
     store.rollback(1)
     with store.locked():
         for number in (2, 3, 4):
-            durable.remove_version(store.path(number))
+            removal.remove_unpublished(store.path(number))
     assert store.next_number() == 5
     assert sync(root, night(4, **SIZES), "n4").version == 5
 
@@ -189,7 +190,7 @@ MAKE = """
 import sys
 from pathlib import Path
 import numpy as np
-from embsync.store.durable import Staging
+from embsync.store.staging import Staging
 staging = Staging(Path(sys.argv[1]))
 staging.save("a.npy", np.arange(3))
 print(staging.path.name, flush=True)
@@ -232,7 +233,7 @@ def test_what_is_being_made_is_safe_from_its_first_moment(
         real = os.open
 
         def opened(path: object, *rest: int, **options: int) -> int:
-            if Path(str(path)).name.startswith(durable.STAGING_PREFIX):
+            if Path(str(path)).name.startswith(removal.STAGING_PREFIX):
                 once()
             return real(path, *rest, **options)
 

@@ -24,7 +24,7 @@ from embsync.cli.main import run
 from embsync.config import DEFAULT_LIMITS, SnapshotConfig, WatchConfig
 from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError, UsageError
 from embsync.snapshots import open_snapshot
-from embsync.store import durable
+from embsync.store import durable, staging
 from embsync.watching.discovery import discover
 from embsync.watching.source_manifest import require_as_listed
 
@@ -180,7 +180,7 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
             states.append(child.state)
         sync(folder)
 
-    monkeypatch.setattr(durable, "sync_directory", look)
+    monkeypatch.setattr(staging, "sync_directory", look)
     wider = {"items": np.hstack([ITEMS, ITEMS]), "users": np.hstack([USERS, USERS])}
     embsync.write_snapshot(path, **{**BOTH, **wider}, overwrite=True)
     assert states[:2] == ["waiting", "waiting"]
@@ -241,7 +241,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Wherever it comes: no snapshot, nothing in the making."""
     for call in ("stream", "seal", "array", "move"):
         with monkeypatch.context() as patched:
-            patched.setattr(durable.Staging, call, interrupted)
+            patched.setattr(staging.Staging, call, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 embsync.write_snapshot(tmp_path / "day=1", **BOTH)
         assert entries(tmp_path) == []

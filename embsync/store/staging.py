@@ -1,0 +1,241 @@
+"""A version in the making: its files are written, synced, read back and hashed before anybody sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import mmap
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embsync.dtypes import Array
+from embsync.errors import StoreError
+from embsync.manifest import FileEntry, forget_pages, hash_file
+from embsync.store.durable import close, exchange, lock_new, require_same, sync_directory
+from embsync.store.modes import create_file, make_directory
+from embsync.store.removal import STAGING_PREFIX, remove_tree
+
+_READ_BYTES = 4 * 2**20
+_SEALED_AT_ONCE = 2
+
+
+class ArrayFile:
+    """An ``.npy`` file of known shape, filled in any order by any thread, then sealed.
+
+    Space is reserved first, so that a full disk is an error here and not a fault in a mapped page.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        header = _npy_header(shape, dtype)
+        self._path = path
+        self._bytes = len(header) + int(np.prod(shape)) * dtype.itemsize
+        self._sum = 0
+        self._lock = threading.Lock()
+        with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
+            os.posix_fallocate(file.fileno(), 0, self._bytes)
+            if (size := os.fstat(file.fileno()).st_size) != self._bytes:
+                raise StoreError(
+                    "the space that was reserved is not there",
+                    where=path,
+                    found=f"{size} bytes",
+                    expected=f"{self._bytes} bytes",
+                    hint="the disk or its driver is faulty",
+                )
+            mapped = mmap.mmap(file.fileno(), self._bytes)
+        mapped[: len(header)] = header
+        self._header = header
+        self._row_bytes = (self._bytes - len(header)) // max(shape[0], 1)
+        #: The mapped array; read it freely, write through :meth:`put` alone.
+        self.array: Array = np.frombuffer(mapped, dtype, offset=len(header)).reshape(shape)
+
+    def put(self, rows: Array | slice, block: Array) -> None:
+        """Write rows, each exactly once."""
+        self.array[rows] = block
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        total = _row_sum(np.ascontiguousarray(block, self.array.dtype).reshape(len(numbers), -1), numbers)
+        with self._lock:
+            self._sum = (self._sum + total) % 2**64
+
+    def seal(self, root: Path) -> FileEntry:
+        """Sync the file, read it back, compare with what was put, and return its entry."""
+        total, rows = 0, 0
+        step = max(_READ_BYTES // max(self._row_bytes, 1), 1) * self._row_bytes
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+            forget_pages(file)
+            header = file.read(len(self._header))
+            digest = hashlib.sha256(header)
+            while chunk := file.read(step or _READ_BYTES):
+                digest.update(chunk)
+                part = np.frombuffer(chunk, np.uint8, len(chunk) // self._row_bytes * self._row_bytes)
+                part = part.reshape(-1, self._row_bytes)
+                total = (total + _row_sum(part, np.arange(rows, rows + len(part)))) % 2**64
+                rows += len(part)
+            size = file.tell()
+        if header != self._header or size != self._bytes or total != self._sum:
+            raise StoreError(
+                "what was written does not read back",
+                where=self._path,
+                found=f"{size} bytes",
+                expected=f"{self._bytes} bytes with the header and rows that were put",
+                hint="the disk or its driver is faulty",
+            )
+        return FileEntry(str(self._path.relative_to(root)), size, digest.hexdigest())
+
+
+class Staging:
+    """A directory in the making beside the versions; nothing in it is visible until it is moved.
+
+    It is locked while its maker lives, so that a sweep never takes it from under a running command.
+    """
+
+    def __init__(self, versions: Path, prefix: str = STAGING_PREFIX) -> None:
+        self.path, self._descriptor = _own_directory(versions, prefix)
+        self._arrays: list[ArrayFile] = []
+        self._entries: list[FileEntry] = []
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayFile:
+        """Create an array file to be filled."""
+        file = ArrayFile(self._place(name), shape, np.dtype(dtype))
+        self._arrays.append(file)
+        return file
+
+    def save(self, name: str, array: Array) -> None:
+        """Write a whole array."""
+        contiguous = np.ascontiguousarray(array)
+        with self.stream(name) as write:
+            write(_npy_header(contiguous.shape, contiguous.dtype))
+            write(contiguous.reshape(-1).view(np.uint8).data)
+
+    @contextlib.contextmanager
+    def stream(self, name: str) -> Iterator[Callable[[bytes | memoryview], None]]:
+        """Give a function that appends to a new file; on leaving, the file is synced, read back and compared."""
+        path = self._place(name)
+        digest = hashlib.sha256()
+        with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
+
+            def write(data: bytes | memoryview) -> None:
+                digest.update(data)
+                file.write(data)
+
+            yield write
+            file.flush()
+            os.fsync(file.fileno())
+        size, found = hash_file(path, drop_cache=True)
+        if found != digest.hexdigest():
+            raise StoreError(
+                "what was written does not read back",
+                where=path,
+                found=f"sha256 {found}",
+                expected=digest.hexdigest(),
+                hint="the disk or its driver is faulty",
+            )
+        self._entries.append(FileEntry(name, size, found))
+
+    def seal(self) -> list[FileEntry]:
+        """Make every file durable and return their entries, by path."""
+        failed = threading.Event()
+
+        def seal(file: ArrayFile) -> FileEntry:
+            if failed.is_set():  # files start in order, so the error that is raised is the one that came first
+                raise StoreError("not sealed, because another file could not be", where=self.path)
+            try:
+                return file.seal(self.path)
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing and waiting for the disk overlap
+            self._entries += pool.map(seal, self._arrays)
+        self._arrays.clear()
+        return sorted(self._entries, key=lambda entry: entry.path)
+
+    def move(self, target: Path, rename: Callable[[Path, Path], object] = Path.rename) -> None:
+        """Move the directory into place under its final name; until :meth:`keep` it may still be discarded."""
+        for folder, _, _ in os.walk(self.path):
+            sync_directory(Path(folder))
+        rename(self.path, target)
+        self.path = target
+        require_same(target, self._descriptor)
+        sync_directory(target.parent)
+
+    def replace(self, target: Path, first: str) -> None:
+        """Put the directory, which could not be moved, in the place of another, which is removed.
+
+        The two are exchanged in one step where the file system can. Elsewhere the files are renamed into ``target`` one
+        by one, ``first`` before the others, and what is not of this directory is removed last: there is always
+        something under the name, and ``first`` tells that it is not whole.
+        """
+        if not exchange(self.path, target):
+            names = sorted((path.name for path in self.path.iterdir()), key=lambda name: (name != first, name))
+            for name in names:
+                if (target / name).is_dir() and not (target / name).is_symlink():
+                    remove_tree(target / name)
+                (self.path / name).replace(target / name)
+                sync_directory(target)
+            for path in target.iterdir():
+                if path.name not in names:
+                    remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            sync_directory(target)
+        sync_directory(target.parent)
+
+    def keep(self) -> None:
+        """Let go of the directory: it is no longer this one's to remove."""
+        descriptor, self._descriptor = self._descriptor, -1
+        close(descriptor)
+
+    def discard(self) -> None:
+        """Remove the directory, wherever it is by now, unless it was kept."""
+        if self._descriptor >= 0:
+            self._arrays.clear()
+            with contextlib.suppress(OSError):
+                remove_tree(self.path)
+            self.keep()
+
+    def _place(self, name: str) -> Path:
+        path = self.path / name
+        if not path.parent.is_dir():
+            make_directory(path.parent)
+        return path
+
+
+def _own_directory(versions: Path, prefix: str) -> tuple[Path, int]:
+    """Make a staging directory and lock it; a sweep may take it in between, then make another."""
+    while True:
+        path = versions / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            make_directory(path)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            if lock_new(descriptor):
+                return path, descriptor
+
+
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
+
+
+def _row_sum(rows: Array, numbers: Array) -> int:
+    """Return a sum over rows, each weighted by its number, so that neither a lost nor a misplaced row goes unseen."""
+    data = rows.view(np.uint8)
+    word = next(word for word in (np.uint64, np.uint32, np.uint8) if data.shape[1] % np.dtype(word).itemsize == 0)
+    words: Array = data.view(word)
+    weighted = words.sum(axis=1, dtype=np.uint64) * (numbers.astype(np.uint64) + np.uint64(1))
+    return int(weighted.sum(dtype=np.uint64))
