@@ -76,7 +76,7 @@ def hold(store: Store, reason: str | None = None) -> bool:
         with uninterrupted(), storage_errors(store.root):
             with taking_effect("on hold", lambda: _is_there(store.root), store.root):
                 replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
-            store.journal.tell(Event(event="held", reason=reason), "on hold: the daemon publishes nothing")
+            store.journal.record(Event(event="held", reason=reason), "on hold: the daemon publishes nothing")
     return True
 
 
@@ -89,5 +89,5 @@ def resume(store: Store) -> bool:
         with uninterrupted(), storage_errors(store.root):
             with taking_effect("resumed", lambda: not _is_there(store.root), store.root):
                 remove_file(store.root / HOLD)
-            store.journal.tell(Event(event="resumed"), "resumed: the daemon publishes again")
+            store.journal.record(Event(event="resumed"), "resumed: the daemon publishes again")
     return True

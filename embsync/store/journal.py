@@ -88,7 +88,7 @@ class Journal:
         """Append an event durably, stamped with the time."""
         append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=now()))))
 
-    def tell(self, event: Event, effect: str) -> None:
+    def record(self, event: Event, effect: str) -> None:
         """Append an event of what took effect already.
 
         Raises

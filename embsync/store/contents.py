@@ -1,0 +1,219 @@
+"""What is in a store: its versions, which of them is current, what the journal tells, and what is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from embsync.errors import NotFoundError, StoreDamaged, StoreError
+from embsync.invocation import Command, command
+from embsync.manifest import Manifest, mismatch
+from embsync.store import layout
+from embsync.store.durable import storage_errors
+from embsync.store.journal import Event, Journal
+from embsync.store.order import read_decided
+from embsync.store.removal import leftovers
+from embsync.store.version_manifest import read
+
+#: Events that publish a version.
+PUBLISHES = ("published", "widened")
+#: Events whose version is current after them.
+MOVES = (*PUBLISHES, "rolled_back")
+
+
+class StoreContents:
+    """A store on disk, for those who look at it as a whole; consumers use :func:`embsync.open`.
+
+    Parameters
+    ----------
+    root : path
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.versions = self.root / layout.VERSIONS
+        self.journal = Journal(self.root / layout.JOURNAL)
+
+    def require(self) -> None:
+        """Raise NotFoundError unless there is a store, damaged or not."""
+        with contextlib.suppress(StoreDamaged):
+            layout.current_number(self.root)
+
+    def current(self) -> int | None:
+        """Return the current version's number, None before the first."""
+        return layout.current_number(self.root)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all published versions on disk, ascending."""
+        return layout.version_numbers(self.versions)
+
+    def next_number(self) -> int:
+        """Return the number of the next version: the highest ever plus one, or the next that no name is in the way of.
+
+        A directory that only looks like a version's, such as a copy under the date, does not count.
+
+        Raises
+        ------
+        StoreError
+            The highest ever was the last that a name can hold.
+        """
+        known = [event.version or 0 for event in self.journal.events()]
+        with contextlib.suppress(StoreError, NotFoundError):
+            known.append(layout.named_number(self.root) or 0)
+        number = max([0, *known, *layout.described_numbers(self.versions)]) + 1
+        while os.path.lexists(self.versions / layout.version_name(number)):
+            number += 1
+        if not layout.is_version_name(layout.version_name(number)):
+            raise StoreError("no number is left for a version", where=self.versions, found=number - 1)
+        return number
+
+    def path(self, number: int) -> Path:
+        """Return the directory of a version that exists.
+
+        Raises
+        ------
+        NotFoundError
+            It does not; the message names those that do.
+        """
+        path = self.versions / layout.version_name(number)
+        if not path.is_dir() or number in layout.unpublished_numbers(self.versions):
+            there = ", ".join(map(str, self.numbers())) or "none"
+            raise NotFoundError(f"no version {number}", where=self.root, found=f"versions {there}")
+        return path
+
+    def manifest(self, number: int) -> Manifest:
+        """Return a version's manifest.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such version.
+        StoreDamaged
+            Its manifest is missing or damaged.
+        """
+        return read(self.path(number))[1]
+
+    def served(self) -> int | None:
+        """Return the current version's number, from the journal where the link does not tell."""
+        try:
+            return self.current()
+        except StoreDamaged:
+            moves = [event.version for event in self.journal.events() if event.event in MOVES]
+            numbers = self.numbers()
+            return next((number for number in reversed(moves) if number in numbers), max(numbers, default=None))
+
+    def way_out(self, damaged: Collection[int]) -> Command:
+        """Return the command that leads out of damage: to the newest other version that is whole, or to a new space."""
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(StoreError, NotFoundError):
+                if number not in damaged and self.is_whole(number):
+                    return command("rollback", number, store=self.root)
+        none = "no other version is whole: restore the file from a copy, or start a new space"
+        published = (event.snapshot or {} for event in self.journal.events() if event.event == "published")
+        paths = [path for path in (snapshot.get("path") for snapshot in published) if path and Path(path).exists()]
+        if not paths:
+            return command("accept", "--help", purpose=f"{none} from a snapshot", store=self.root)
+        return command("accept", paths[-1], "--new-space", purpose=none, store=self.root)
+
+    def unpruned(self, keep: int) -> list[str]:
+        """Return what prune would delete and has not: in use by a reader, or another user's to delete."""
+        with storage_errors(self.versions):
+            current = self.current()
+            numbers = [number for number in self._beyond(keep) if number != current]
+            return [*map(layout.version_name, numbers), *leftovers(self.versions)]
+
+    def _beyond(self, keep: int) -> list[int]:
+        """Return the numbers below the ``keep`` highest of versions that have a manifest, ascending."""
+        numbers = self.numbers()
+        described = layout.described_numbers(self.versions).intersection(numbers)
+        if len(described) <= keep:
+            return []
+        return [number for number in numbers if number < sorted(described)[-keep]]
+
+    def is_whole(self, number: int, path: str | None = None) -> bool:
+        """Return whether a version, or one file of it, is as its manifest says."""
+        return not self.damaged_files(number, path)
+
+    def damaged_files(self, number: int, path: str | None = None) -> list[str]:
+        """Re-hash a version's files, or one of them; return a line for each that is not as its manifest says."""
+        folder = self.path(number)
+        problems = []
+        for entry in self.manifest(number).files:
+            if path in (None, entry.path) and (wrong := mismatch(folder, entry)) is not None:
+                expected = "" if wrong.expected is None else f", expected {wrong.expected}"
+                problems.append(f"{entry.path}: {wrong.found}{expected}")
+        return problems
+
+    def damage(self) -> list[StoreDamaged]:
+        """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order.
+
+        Also versions that have no manifest.
+        """
+        found = [
+            StoreDamaged(
+                "damaged line",
+                where=f"{self.root / layout.JOURNAL}:{line.number}",
+                found=line.problem,
+                expected="a line as it was written",
+                hint="it can be deleted while no command and no daemon runs",
+            )
+            for line in self.journal.damaged()
+        ]
+        found += layout.without_manifest(self.root)
+        for record in (partial(read_decided, self.root), self._read_current):
+            try:
+                record()
+            except StoreDamaged as error:
+                found.insert(0, error)
+            except (StoreError, NotFoundError) as error:
+                found.insert(0, StoreDamaged(error.what, where=error.where, found=error.found, hint=error.hint))
+        return found
+
+    def _read_current(self) -> Manifest | None:
+        number = self.current()
+        return None if number is None else self.manifest(number)
+
+    def events(self) -> list[Event]:
+        """Return the journal's events, and in their places those that only manifests still tell.
+
+        A damaged line makes no published snapshot a new one: every version that is known to have been published and
+        is still there says by its manifest what it was made from.
+        """
+        events = list(self.journal.events())
+        written = {event.version for event in events if event.event in PUBLISHES}
+        for number in sorted(self._published(events) - written):
+            with contextlib.suppress(StoreError, NotFoundError):
+                later = (place for place, event in enumerate(events) if (event.version or 0) > number)
+                events.insert(next(later, len(events)), self._event_from_manifest(number))
+        return events
+
+    def _published(self, events: list[Event]) -> set[int]:
+        """Return the versions on disk that were current at some time, as far as anything tells."""
+        known = {number for event in events for number in (event.version, event.parent) if number is not None}
+        with contextlib.suppress(StoreError, NotFoundError):
+            current = self.current()
+            if current is not None:
+                lineage = layout.map_array(self.path(current) / layout.LINEAGE, ("<i8",), (None,))
+                known |= {current, *map(int, lineage)}
+        with contextlib.suppress(StoreError):  # versions that cannot be listed tell nothing
+            return known & set(self.numbers()) if known else known
+        return set()
+
+    def _event_from_manifest(self, number: int) -> Event:
+        manifest = self.manifest(number)
+        snapshot: dict[str, str | None] = {
+            "name": manifest.snapshot.name,
+            "fingerprint": manifest.snapshot.fingerprint,
+            "mtime_ns": manifest.snapshot.mtime_ns,
+        }
+        return Event(
+            event="published",
+            version=number,
+            parent=manifest.parent,
+            snapshot=snapshot,
+            space_id=manifest.space_id,
+            recovered=True,
+        )
