@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import embsync
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.pipeline import Request, process
 from embsync.store import Store
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import embsync
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.pipeline import Request, process
 from embsync.reader import Version
 from embsync.store import Store

@@ -27,7 +27,8 @@ from damage import Scene, all_of
 from healthy import Pair, healthy, scenes
 from small_models import Model, nights
 
-from embsync.config import DEFAULT_LIMITS, Config, load
+from embsync.config import DEFAULT_LIMITS, Config
+from embsync.config_loader import load
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process
 from embsync.pipeline.checks import CheckRefusedError, require

@@ -26,7 +26,7 @@ import numpy as np
 from workload import Size, write_nights
 
 import embsync
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.pipeline import Request, process
 from embsync.reader import Side, Version, follower
 from embsync.reader.verification import verify

@@ -23,7 +23,8 @@ import numpy as np
 from rotation_worlds import Night, enlarged, goodbooks, lasting, retrainings, wandering
 
 import embsync
-from embsync.config import IndexConfig, load
+from embsync.config import IndexConfig
+from embsync.config_loader import load
 from embsync.index import Built, ParentIndex, Searcher, refresh
 from embsync.index.build import build
 from embsync.index.gate import RecallGate, Verdict

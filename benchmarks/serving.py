@@ -34,7 +34,7 @@ import numpy as np
 from workload import Size, write_nights
 
 import embsync
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.pipeline import Request, process
 from embsync.store import Store
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import yaml
 
-from embsync.config import DEFAULT_LIMITS, CheckLimits, Config, LimitsConfig, ServeConfig, StoreConfig, load
+from embsync.config import DEFAULT_LIMITS, CheckLimits, Config, LimitsConfig, ServeConfig, StoreConfig
+from embsync.config_loader import load
 from embsync.errors import UsageError
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "config.example.yaml"

@@ -11,7 +11,7 @@ from support.documents import Document
 
 import embsync
 from embsync.cli import main as command_line
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.demo.directory import DemoDirectory
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, process

@@ -15,7 +15,8 @@ from embsync.checks import CHECKS
 from embsync.cli.factory import try_factory
 from embsync.cli.options import Context, context, shared
 from embsync.cli.output import print_json, say
-from embsync.config import DEFAULT_LIMITS, PATHS, Config
+from embsync.config import DEFAULT_LIMITS, Config
+from embsync.config_loader import PATHS
 from embsync.environment import Sources
 
 _COMMENT_COLUMN = 56

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from embsync import config, invocation
+from embsync import config_loader, invocation
 from embsync.config import Config
 from embsync.environment import ENVIRONMENT_PREFIX, TOLD_TO_HOOKS, Found, Sources, find
 from embsync.invocation import Invocation
@@ -100,7 +100,7 @@ def context(
     chosen = {name.replace("__", "."): value for name, value in options.items() if value is not None}
     if found.store is not None:
         chosen["store.path"] = found.store
-    parsed, sources = config.load_with_sources(found.file, options=chosen)
+    parsed, sources = config_loader.load_with_sources(found.file, options=chosen)
     given = Context(parsed, as_json, wait, found, sources)
     told = click.get_current_context().ensure_object(dict)
     if "as_owner" in told and not told.get("reads"):

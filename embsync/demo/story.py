@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsync import config
+from embsync import config_loader
 from embsync.config import Config
 from embsync.demo import als, measure, stale, taste, titles
 from embsync.demo.directory import DemoDirectory
@@ -206,7 +206,9 @@ def _nights(play: _Play) -> Iterator[_Trained]:
 
 def _configuration(play: _Play) -> Config:
     """Return the defaults, whatever the environment says, and keep all nights to look at."""
-    return config.load(environment={}, options={"store.path": str(play.place.store), "store.keep_versions": play.count})
+    return config_loader.load(
+        environment={}, options={"store.path": str(play.place.store), "store.keep_versions": play.count}
+    )
 
 
 def _figures(play: _Play, trained: list[_Trained]) -> tuple[NightFigures, ...]:

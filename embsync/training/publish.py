@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from embsync.config import Config, load
+from embsync.config import Config
+from embsync.config_loader import load
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import Command
 from embsync.manifest import Manifest

@@ -18,7 +18,7 @@ from support.quick import quick_directory
 
 from embsync import environment
 from embsync.cli.main import COMMANDS, run
-from embsync.config import load
+from embsync.config_loader import load
 from embsync.invocation import quoted
 from embsync.store import Store
 

@@ -14,7 +14,8 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, snapshot_of
 
 import embsync
-from embsync.config import Config, load
+from embsync.config import Config
+from embsync.config_loader import load
 from embsync.manifest import Manifest
 from embsync.pipeline import CheckRefusedError, Request, process
 from embsync.pipeline.verify import verify

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from embsync.cli.main import run
-from embsync.config import Config, load
+from embsync.config import Config
+from embsync.config_loader import load
 from embsync.errors import UsageError
 from embsync.server.settings import Settings, address, is_open_to_all, names_this_machine, require_servable
 

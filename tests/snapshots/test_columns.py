@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.safetensors import save_file
 
-from embsync.config import SideColumns, SnapshotConfig, load
+from embsync.config import SideColumns, SnapshotConfig
+from embsync.config_loader import load
 from embsync.errors import SnapshotError
 from embsync.snapshots import open_snapshot
 from embsync.snapshots.columns import Columns, choose

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embsync.config import Config, load
+from embsync.config import Config
+from embsync.config_loader import load
 
 Array = NDArray[Any]
 
