@@ -327,6 +327,16 @@ _ROWS: tuple[Check, ...] = (
         needs="anchors",
     ),
     *_both(
+        "axis_scale",
+        "floor",
+        0.16,
+        0.05,
+        "least spread of {side} along any axis against their anchors', over the median axis's",
+        "An axis of {side} all but vanished: a column of one side was scaled down or overwritten.",
+        _MEND,
+        needs="anchors",
+    ),
+    *_both(
         "column_fit",
         "floor",
         0.1,

@@ -84,6 +84,7 @@ class SideFitRecord(_Record, frozen=True):
     repeated: float | None = None
     unexplained_columns: _Count | None = None
     lone_scale: float | None = None
+    axis_scale: float | None = None
 
     @property
     def cosine_margin(self) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import linalg
 
@@ -71,32 +73,62 @@ def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64) ->
     return float(np.sqrt(np.trace(difference.T @ energy @ difference) / scale)) if scale else 0.0
 
 
-def axis_agreement(cross: Float64, rows: Float64, anchors: Float64) -> float:
-    """Return the least agreement of rows with their anchors along any axis: 1 for equal rows, -1 for a flipped axis.
+@dataclass(frozen=True)
+class Axes:
+    """How rotated rows A agree with their anchors B along the axes; None where it was not measured.
 
-    The least eigenvalue of E^-1/2 (C + C^T)/2 E^-1/2 with E = (A^T A + B^T B)/2, within the axes that hold energy:
-    min over directions v of 2 sum (a v)(b v) / sum ((a v)^2 + (b v)^2). Axes that only one of the two has give 0.
+    Attributes
+    ----------
+    axis_agreement : float or None
+        Least along any axis: 1 for equal rows, -1 for a flipped axis. The least eigenvalue of E^-1/2 (C + C^T)/2 E^-1/2
+        with C = A^T B and E = (A^T A + B^T B)/2, within the axes that hold energy: min over directions v of
+        2 sum (a v)(b v) / sum ((a v)^2 + (b v)^2). Axes that only one of the two has give 0.
+    axis_scale : float or None
+        Least spread of the rows against the anchors' along any axis, over the median axis's: square roots of the
+        eigenvalues of (B^T B)^-1/2 A^T A (B^T B)^-1/2 within the axes that the anchors determine. As many of the least
+        are passed over as a narrower model has axes less. A column times c on one side of two shows as about sqrt(c).
+    """
+
+    axis_agreement: float | None = None
+    axis_scale: float | None = None
+
+
+def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
+    """Return how rows agree with their anchors along the axes.
 
     Parameters
     ----------
     cross, rows, anchors : (k, k) float64
-        C = A^T B, A^T A and B^T B of the rotated rows and their anchors.
+        A^T B, A^T A and B^T B of the rotated rows and their anchors.
 
     Returns
     -------
-    float
+    Axes
         NaN where there is no energy, or none that can be measured.
     """
-    energy = (rows + anchors) / 2
-    if not (np.isfinite(energy).all() and np.isfinite(cross).all()):
-        return float("nan")
-    values, vectors = np.linalg.eigh((energy + energy.T) / 2)
-    held = values > DETERMINED * values[-1]
-    if values[-1] <= 0 or not held.any():
-        return float("nan")
-    whitened = vectors[:, held] / np.sqrt(values[held])
-    agreement = whitened.T @ ((cross + cross.T) / 2) @ whitened
-    return float(np.linalg.eigvalsh((agreement + agreement.T) / 2)[0])
+    both = _whitening((rows + anchors) / 2)
+    determined = _whitening(anchors)
+    if both is None or determined is None or not np.isfinite(cross).all():
+        return Axes(float("nan"), float("nan"))
+    agreement = both.T @ ((cross + cross.T) / 2) @ both
+    spreads = np.sqrt(np.maximum(np.linalg.eigvalsh(determined.T @ ((rows + rows.T) / 2) @ determined), 0.0))
+    own = _whitening(rows)
+    fewer = max(len(spreads) - (0 if own is None else own.shape[1]), 0)
+    median = float(np.median(spreads))
+    least = float(spreads[min(fewer, len(spreads) - 1)])
+    return Axes(
+        float(np.linalg.eigvalsh((agreement + agreement.T) / 2)[0]), least / median if median > 0 else float("nan")
+    )
+
+
+def _whitening(gram: Float64) -> Float64 | None:
+    """Return the (k, r) map that makes a Gram matrix the identity in the axes that hold energy; None without any."""
+    if not np.isfinite(gram).all():
+        return None
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    held = values > max(DETERMINED * values[-1], 0.0)
+    whitened: Float64 = vectors[:, held] / np.sqrt(values[held])
+    return whitened if held.any() else None
 
 
 def _leading_entries(columns: Float64) -> Float64:

@@ -11,7 +11,7 @@ from embsync.alignment.columns import ColumnAgreement, judge_columns
 from embsync.alignment.drift import FitMeter
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
-from embsync.alignment.procrustes import align, axis_agreement, disagreement, first_rotation
+from embsync.alignment.procrustes import Axes, align, compare_axes, disagreement, first_rotation
 from embsync.alignment.standardize import Standardization, keep_products, standardize
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
@@ -62,18 +62,17 @@ class SideFit:
         Each fitted without one fold of the anchors.
     scale : float
         See :func:`embsync.alignment.preservation.residual_scale`.
-    axis_agreement : float or None
-        See :func:`embsync.alignment.procrustes.axis_agreement`; None in a new space or below 4e anchored rows, NaN
-        where it cannot be measured.
+    axes : Axes
+        Figures are None in a new space or below 4e anchored rows, NaN where they cannot be measured.
     columns : ColumnAgreement or None
-        None where ``axis_agreement`` is.
+        None where those of ``axes`` are.
     """
 
     sums: SideSums
     map: Float64
     fold_maps: Float64 | None
     scale: float
-    axis_agreement: float | None
+    axes: Axes
     columns: ColumnAgreement | None
 
     @property
@@ -174,14 +173,14 @@ def _rotate(form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums
     return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
 
 
-def _axes(sums: SideSums, transform: Float64) -> tuple[float, ColumnAgreement] | tuple[None, None]:
+def _axes(sums: SideSums, transform: Float64) -> tuple[Axes, ColumnAgreement | None]:
     """Return how the axes of the space and the raw columns agree with the anchors."""
     if sums.cross is None or not judged_alone(sums):
-        return None, None
+        return Axes(), None
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
         cross = transform.T @ sums.cross.folds.sum(axis=0)
-        agreement = axis_agreement(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
-        return agreement, judge_columns(sums.cross, sums.judged, transform)
+        axes = compare_axes(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
+        return axes, judge_columns(sums.cross, sums.judged, transform)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

@@ -104,7 +104,7 @@ def side_fit(
         **{**vars(fit or Fit()), "common": part.sums.paired},
         **figures,
         **vars(examine(part.sums.sample)),
-        axis_agreement=part.axis_agreement,
+        **vars(part.axes),
         column_fit=None if columns is None else columns.fit(counterpart),
         column_scale=None if columns is None else columns.scale,
         magnitude=part.magnitude,

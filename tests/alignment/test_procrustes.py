@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.laws import law
 from support.nights import rotation
 
-from embsync.alignment.procrustes import align, disagreement, first_rotation, fix_signs
+from embsync.alignment.procrustes import align, compare_axes, disagreement, first_rotation, fix_signs
 
 
 @law
@@ -101,3 +101,34 @@ def test_disagreement_is_asked_only_where_anchors_reach() -> None:
     cross = np.diag([3.0, 2.0, 1.0])
     half = np.diag([3.0, 2.0, 0.0])
     assert disagreement(cross, half, np.eye(3)) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("factors", "agreement", "scale"),
+    [
+        ([1, 1, 1, 1, 1], 1.0, 1.0),
+        ([2, 2, 2, 2, 1], 0.8, 1.0),
+        ([1, -1, 1, 1, 1], -1.0, 1.0),
+        ([1, 1, 0.1, 1, 1], 2 * 0.1 / (1 + 0.1**2), 0.1),
+        ([4, 4, 0.4, 4, 1], 2 * 4 / (1 + 4**2), 0.1),
+        ([1, 1, 1, 0, 1], 0.0, 1.0),
+    ],
+    ids=["same", "twice as long", "flipped", "shrunk", "shrunk beside others that grew", "narrower"],
+)
+def test_axes_are_compared_one_by_one(factors: list[float], agreement: float, scale: float) -> None:
+    """The worst counts, against the median; an axis that a narrower model has no more is no damage to its scale."""
+    turn = rotation(5, 8)
+    columns = np.linalg.qr(np.random.default_rng(7).standard_normal((400, 5)))[0]
+    anchors = columns * [3.0, 2.0, 1.0, 0.5, 0.0] @ turn
+    rows = anchors @ turn.T @ np.diag(factors) @ turn
+    found = compare_axes(rows.T @ anchors, rows.T @ rows, anchors.T @ anchors)
+    assert found.axis_agreement == pytest.approx(agreement, abs=1e-6)
+    assert found.axis_scale == pytest.approx(scale, abs=1e-6)
+
+
+def test_axes_without_energy_are_not_measured() -> None:
+    """Rows that are zero or overflow: NaN, which no check passes."""
+    nothing, some = np.zeros((3, 3)), np.eye(3)
+    for cross, rows, anchors in ((nothing, nothing, nothing), (some + np.inf, some, some), (some, some + np.nan, some)):
+        found = compare_axes(cross, rows, anchors)
+        assert np.isnan([found.axis_agreement or 0.0, found.axis_scale or 0.0]).all()

@@ -248,6 +248,16 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
     ),
     *(
         (
+            f"axis_scale_{side}",
+            outcome,
+            lambda by=by: _changed(night(1), "users", _column(3, lambda column: column * np.float32(by))),
+            {},
+        )
+        for outcome, by in (("warn", 0.01), ("refuse", 0.001))
+        for side in ("items", "users")
+    ),
+    *(
+        (
             f"column_scale_{side}",
             "warn",
             lambda side=side: _changed(night(1), side, _column(3, lambda column: column * np.float32(10))),
@@ -366,6 +376,7 @@ def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
         "share_below_half_users",
         "lost_users",
         "axis_agreement_users",
+        "axis_scale_users",
         "column_fit_users",
         "column_scale_users",
         "rotation_disagreement",
