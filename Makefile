@@ -21,6 +21,7 @@ bench:
 	python benchmarks/publish.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py
+	python benchmarks/formats.py
 	python benchmarks/fold_in.py
 	python benchmarks/reading.py
 	python benchmarks/serving.py
