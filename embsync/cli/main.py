@@ -25,6 +25,7 @@ COMMANDS = {
     "accept": ("publish", "Publish a snapshot although checks refuse it."),
     "check-config": ("configuration", "Print the configuration as it is in force."),
     "demo": ("demo", "Train a small recommender night by night and show what stays stable."),
+    "diff": ("diff", "Show what changed between two versions."),
     "fold-in": ("query", "Print a vector for a user never trained, from the items it liked."),
     "history": ("inspect", "Show what was published, refused, rolled back and pruned."),
     "hold": ("daemon", "Make the daemon publish nothing until resume."),

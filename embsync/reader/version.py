@@ -20,6 +20,8 @@ from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.manifest import RowCounts, mismatch
+from embsync.reader.diff import Diff, diff
+from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, numbers, of_known, stable_queries
 from embsync.reader.side import Ids, Missing, Side, check_missing
 from embsync.sides import SideName, Sides
@@ -311,6 +313,50 @@ class Version:
         An unknown item is what an unknown user is to :meth:`search_by_user`.
         """
         return self._search_by("items", ids, Filters(allowed, blocked), missing, k, parameters)
+
+    def diff(self, before: Version, *, limit: int = 20) -> Diff:
+        """Return what changed from an earlier version to this one.
+
+        One pass over the rows that both have, and two searches for the ten nearest items of a thousand users.
+
+        Parameters
+        ----------
+        before : Version
+            Of the same store. In another space, only ids, neighbours and scores are compared.
+        limit : int
+            Ids to name of each kind: new, gone, moved most.
+
+        Raises
+        ------
+        UsageError
+            ``limit`` is below 0, or the two versions have ids of different types.
+        """
+        if limit < 0:
+            raise UsageError("not a number of ids", found=limit, expected="0 or more")
+        return diff(before, self, limit=limit)
+
+    def movement(self, ids: Ids, side: SideName = "items", *, missing: Literal["raise", "nan"] = "raise") -> Movement:
+        """Return how ids moved over the kept versions of this space, up to the newest.
+
+        Parameters
+        ----------
+        ids : sequence of int or str
+        side : {"items", "users"}
+        missing : {"raise", "nan"}
+            What an id that this version does not have gives: an error, or NaN.
+
+        Raises
+        ------
+        NotFoundError
+            An id is unknown and ``missing`` is "raise".
+        UsageError
+            Ids of the wrong type, no such side.
+        """
+        versions = self.path.parent
+        return movement(self, layout.version_numbers(versions), self._sibling, side, ids, missing)
+
+    def _sibling(self, number: int) -> Version:
+        return Version(self.path.parent / layout.version_name(number), indexed=False)
 
     def _search_by(
         self,

@@ -14,6 +14,8 @@ from embsync.manifest import Manifest
 from embsync.server import handlers, resources
 from embsync.server.handlers import Answer
 from embsync.server.schema import (
+    DiffReply,
+    DiffRequest,
     FoldInRequest,
     LookupReply,
     LookupRequest,
@@ -168,6 +170,17 @@ QUERIES = (
         MovementReply,
         handlers.movement,
         {"side": "items", "id": 17},
+        array_reply=False,
+        get=True,
+    ),
+    Query(
+        "diff",
+        "vectors",
+        "What changed between two versions: ids, rows, neighbours, scores",
+        DiffRequest,
+        DiffReply,
+        handlers.diff,
+        {"before": 1, "limit": 5},
         array_reply=False,
         get=True,
     ),

@@ -6,18 +6,21 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from embsync.dtypes import Array
 from embsync.reader import ForeignSpace, Version
+from embsync.reader.diff import diff as compared
+from embsync.reader.movement import movement as moved
 from embsync.reader.search import stable_queries
 from embsync.server.arrays import NPY, Piece, json_pieces, json_rows, npy_pieces
 from embsync.server.errors import Invalid
 from embsync.server.memory import Reservation
 from embsync.server.schema import (
+    DiffRequest,
     FoldInRequest,
     LookupRequest,
     MovementReply,
@@ -42,6 +45,8 @@ _DIGITS = 20
 _QUERIES, _COSTLY_QUERIES = 1024, 64
 #: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
 _FILTERED_BYTES = 12
+#: Memory that a comparison of two versions takes for each row: its place in both, cosine, and ratio of norms.
+_COMPARED_BYTES = 48
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,13 @@ class Answer:
 
     pieces: deque[Piece]
     media_type: str
+
+
+class OpenKept(Protocol):
+    """Pins a kept version by number."""
+
+    def __call__(self, number: int, *, searched: bool = False) -> Version:
+        """Pin it; with ``searched`` its index is known to be whole, and may be searched."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,8 @@ class Context:
     version : Version
         Everything in an answer comes from it, so no answer mixes two.
     limits : Limits
-    open_kept : callable
-        Opens another kept version by number, for raw vectors of its snapshot and for how an id moved.
+    open_kept : OpenKept
+        Opens another kept version, for raw vectors of its snapshot and for what moved.
     kept_versions : callable
         Returns the numbers of the kept versions.
     memory : Reservation
@@ -73,7 +85,7 @@ class Context:
 
     version: Version
     limits: Limits
-    open_kept: Callable[[int], Version]
+    open_kept: OpenKept
     kept_versions: Callable[[], list[int]]
     memory: Reservation
     as_array: bool
@@ -292,23 +304,53 @@ def movement(context: Context, request: MovementRequest) -> Answer:
     """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
     context.require_space(request.space_id)
     ids = context.checked_ids([request.id], "$.id")
-    now = context.version.side(request.side).lookup(ids, request.missing)[0]
-    steps: list[MovementStep] = []
-    for number in [] if np.isnan(now).any() else context.kept_versions():
+
+    def open_kept(number: int) -> Version:
         context.memory.raise_if_cancelled()
-        with contextlib.suppress(Exception), context.open_kept(number) as version:
-            side = version.side(request.side)
-            if version.space_id != context.version.space_id or side.rows(ids)[0] < 0:
-                continue
-            then = side.lookup(ids)[0]
-            length = float(np.linalg.norm(then))
-            shared = min(len(now), len(then))
-            product = float(now[:shared] @ then[:shared])
-            cosine = product / max(length * float(np.linalg.norm(now)), 1e-30)
-            steps.append({"version": number, "cosine": cosine, "norm": length, "age": int(side.age(ids)[0])})
+        return context.open_kept(number)
+
+    found = moved(context.version, context.kept_versions(), open_kept, request.side, ids, request.missing)
+    steps: list[MovementStep] = [
+        {"version": number, "cosine": cosine, "norm": norm, "age": age}
+        for number, cosine, norm, age in zip(
+            found.versions.tolist(),
+            np.nan_to_num(found.cosines[0]).tolist(),
+            found.norms[0].tolist(),
+            found.ages[0].tolist(),
+            strict=True,
+        )
+        if age >= 0
+    ]
     id_shown = str(request.id) if request.string_ids else request.id
     reply: MovementReply = {**context.head(), "id": id_shown, "side": request.side, "steps": steps}
     return Answer(deque([msgspec.json.encode(reply)]), JSON)
+
+
+def diff(context: Context, request: DiffRequest) -> Answer:
+    """Return what changed from a kept version to another, by default from the parent to the version served."""
+    context.require_space(request.space_id)
+    context.require_at_most(context.limits.batch, request.limit, "$.limit")
+    with contextlib.ExitStack() as opened:
+
+        def version(number: int) -> Version:
+            if number == context.version.number:
+                return context.version
+            return opened.enter_context(context.open_kept(number, searched=True))
+
+        after = context.version if request.after is None else version(request.after)
+        earlier = request.before or after.record.parent
+        if earlier is None:
+            raise Invalid(
+                "nothing to compare with",
+                where="$.before",
+                found=f"null, and version {after.number} has no parent",
+                expected="the number of a kept version",
+            )
+        before = version(earlier)
+        rows = sum(side.rows for side in (after.record.items, after.record.users) if side is not None)
+        context.memory.reserve(rows * _COMPARED_BYTES, "a comparison of all rows")
+        found = compared(before, after, limit=request.limit, between=context.memory.raise_if_cancelled)
+    return Answer(deque([msgspec.json.encode({**context.head(), **msgspec.to_builtins(found)})]), JSON)
 
 
 def _vectors(context: Context, rows: Array, **beside: list[int | None]) -> Answer:

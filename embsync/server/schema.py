@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
+from embsync.reader.diff import NeighboursDiff, SideDiff
+
 Id = int | str
 Ids = list[int | str]
 Rows = list[list[float]]
@@ -96,6 +98,15 @@ class MovementRequest(Request, frozen=True):
     space_id: str | None = None
 
 
+class DiffRequest(Request, frozen=True):
+    """What changed between two kept versions."""
+
+    before: Annotated[Positive | None, msgspec.Meta(description="null: the parent of ``after``")] = None
+    after: Annotated[Positive | None, msgspec.Meta(description="null: the version served")] = None
+    limit: Annotated[int, msgspec.Meta(ge=0, description="Ids to name of each kind: new, gone, moved most")] = 20
+    space_id: str | None = None
+
+
 class Reply(TypedDict):
     """Each response comes from one version."""
 
@@ -138,6 +149,17 @@ class MovementReply(Reply):
     id: Id
     side: SideName
     steps: list[MovementStep]
+
+
+class DiffReply(Reply):
+    """Ids, rows, neighbours and scores of two versions; cosines are null between different spaces."""
+
+    before: int
+    after: int
+    same_space: bool
+    items: SideDiff
+    users: SideDiff | None
+    neighbours: NeighboursDiff
 
 
 class ServerState(TypedDict):

@@ -18,7 +18,7 @@ from embsync.store import layout
 
 #: Seconds for the follower to notice that it is over; beyond them it ends with the process.
 _LAST_LOOK = 1.0
-_MAPS = "transform/"
+_MAPS, _INDEX = "transform/", "index"
 
 
 class ServedVersion:
@@ -29,7 +29,7 @@ class ServedVersion:
         self.current: Version | None = None
         self._space_id = settings.space_id
         self._metrics = metrics
-        self._verified_maps: set[tuple[int, object]] = set()  # whose transform/ files were hashed
+        self._verified: set[tuple[int, object, str]] = set()  # versions of which these files were hashed
         self._follower = Follower(
             self.root,
             self._switch,
@@ -51,14 +51,15 @@ class ServedVersion:
         """Stop following, whatever is being verified; requests still being answered keep their version."""
         self._follower.stop(_LAST_LOOK)
 
-    def open_kept(self, number: int) -> Version:
-        """Pin a kept version of the space that is served; its maps are hashed the first time."""
+    def open_kept(self, number: int, *, searched: bool = False) -> Version:
+        """Pin a kept version of the space that is served; its maps, or its index, are hashed the first time."""
         version = open_version(self.root, number)
+        part = _INDEX if searched else _MAPS
         try:
             require_space(version, self._space_id)
-            if (number, version.identity) not in self._verified_maps:
-                verify(version, below=_MAPS)
-                self._verified_maps.add((number, version.identity))
+            if (number, version.identity, part) not in self._verified:
+                verify(version, below=part)
+                self._verified.add((number, version.identity, part))
         except BaseException:
             version.close()
             raise

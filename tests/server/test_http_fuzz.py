@@ -15,7 +15,7 @@ from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
 
-PATHS = ["search", "lookup", "transform", "fold_in", "movement"]
+PATHS = ["search", "lookup", "transform", "fold_in", "movement", "diff"]
 PIECES = [
     b"\r\n",
     b"\n",

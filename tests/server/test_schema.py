@@ -73,6 +73,8 @@ def narrowed(document: dict[str, Any], root: Path) -> dict[str, Any]:
         "space_id": space,
         "version": kept,
         "snapshot_version": kept,
+        "before": kept,
+        "after": kept,
     }
     schemas = document["components"]["schemas"]
     for name, ids in (("LookupRequest", either), ("FoldInRequest", _list(either))):
@@ -143,6 +145,6 @@ def test_what_the_store_has_is_answered(server: Server, root: Path, tmp_path: Pa
     file.write_text(json.dumps(narrowed(server.ask("/openapi.json").plain, root)))
     tried(server, file, examples, "--checks", CHECKS, "--mode", "positive")
     figures = server.ask("/metrics").body.decode()
-    for name in ("search", "lookup", "transform", "fold_in", "movement"):
+    for name in ("search", "lookup", "transform", "fold_in", "movement", "diff"):
         assert f'endpoint="/v1/{name}",status="200"' in figures
     assert 'status="500"' not in figures

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import numpy as np
 import pytest
 from support.http import NPY, Server, command, environment, heard, serving
@@ -104,6 +105,19 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
     assert server.ask("/v1/version").body == (root / "versions/000003/manifest.json").read_bytes()
 
 
+def test_versions_are_compared_as_the_reader_does(server: Server, version: Version, root: Path) -> None:
+    """By default the version served against its parent; any two that are kept; the rest is refused by field."""
+    with embsync.open(root) as reader, reader.version(2) as parent, reader.version(1) as first:
+        last, all_ = (msgspec.to_builtins(version.diff(one, limit=5)) for one in (parent, first))
+    answer = server.ask("/v1/diff", {"limit": 5})
+    assert answer.plain == {"version": 3, "space_id": version.space_id, **last}
+    assert server.ask("/v1/diff?before=1&after=3&limit=5").plain["items"] == all_["items"]
+    refused = server.ask("/v1/diff", {"after": 1})
+    assert (refused.status, refused.plain["where"]) == (422, "$.before")
+    assert server.ask("/v1/diff", {"before": 77}).status == 404
+    assert server.ask("/v1/diff", {"limit": -1}).status == 422
+
+
 def test_a_url_asks_what_json_asks(server: Server, version: Version) -> None:
     """The same fields by the same names, a list as a field repeated, an empty text as it stands."""
     users = users_of(version).ids[:3].tolist()
@@ -113,6 +127,7 @@ def test_a_url_asks_what_json_asks(server: Server, version: Version) -> None:
         ("search", {"items": items[:1], "string_ids": True, "space_id": version.space_id}),
         ("lookup", {"side": "users", "ids": [*users, -5], "missing": "nan", "max_age": 1}),
         ("movement", {"side": "items", "id": items[0]}),
+        ("diff", {"before": 1, "after": 2, "limit": 3}),
     ):
         text = urlencode(
             {name: json.dumps(value) if isinstance(value, bool) else value for name, value in fields.items()},

@@ -1,0 +1,231 @@
+"""What changed between two versions: ids that came and went, rows that moved, neighbours and scores of users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embsync.dtypes import Float64, Int64
+from embsync.ids import sample
+from embsync.reader.side import Side
+from embsync.rows import as_slice, block_rows
+from embsync.similarity import TOP_K, overlap
+
+if TYPE_CHECKING:
+    from embsync.alignment.transform import SideName
+    from embsync.reader.version import Version
+
+#: Users (items on a one-sided store) whose neighbours are compared.
+SAMPLED = 1000
+#: Queries between two calls of ``between``.
+_QUERIES = 100
+
+
+@dataclass(frozen=True)
+class MovedRow:
+    """An id live in both versions.
+
+    Attributes
+    ----------
+    id : int or str
+    cosine : float
+        Between its vectors in the two versions.
+    norm_ratio : float or None
+        Its length in the later version over that in the earlier one; None where that is 0.
+    """
+
+    id: int | str
+    cosine: float
+    norm_ratio: float | None
+
+
+@dataclass(frozen=True)
+class SideDiff:
+    """Changes of one side.
+
+    Attributes
+    ----------
+    live_before, live_after, new, gone, common : int
+        Live ids of each version, of the later one alone, of the earlier one alone, and of both.
+    new_ids, gone_ids : list of int or str
+        The first of them, ascending.
+    cosine, cosine_p05 : float or None
+        Mean and fifth percentile of the cosine between an id's two vectors; None in different spaces, or without ids
+        in both.
+    moved_most : list of MovedRow
+        Lowest cosines first; empty where ``cosine`` is None.
+    """
+
+    live_before: int
+    live_after: int
+    new: int
+    gone: int
+    common: int
+    new_ids: list[int | str]
+    gone_ids: list[int | str]
+    cosine: float | None
+    cosine_p05: float | None
+    moved_most: list[MovedRow]
+
+
+@dataclass(frozen=True)
+class NeighboursDiff:
+    """Changes of what is recommended.
+
+    Attributes
+    ----------
+    side : str
+        "users", or "items" on a one-sided store.
+    sampled : int
+        Ids that were asked for, live in both versions: those with the lowest stable hashes.
+    overlap_at_10 : float or None
+        Mean share of the earlier version's ten nearest items that the later version finds too.
+    score_change : float or None
+        Mean absolute change of the scores of those ten items, over their mean absolute score; items that are gone are
+        left out.
+    """
+
+    side: str
+    sampled: int
+    overlap_at_10: float | None
+    score_change: float | None
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Changes from one version to another.
+
+    Attributes
+    ----------
+    before, after : int
+        Numbers of the two versions.
+    same_space : bool
+        Vectors of different spaces cannot be compared: then there are no cosines.
+    items : SideDiff
+    users : SideDiff or None
+        None unless both versions have users.
+    neighbours : NeighboursDiff
+    """
+
+    before: int
+    after: int
+    same_space: bool
+    items: SideDiff
+    users: SideDiff | None
+    neighbours: NeighboursDiff
+
+
+def diff(before: Version, after: Version, *, limit: int = 20, between: Callable[[], None] = lambda: None) -> Diff:
+    """Compare two versions; see :meth:`embsync.Version.diff`."""
+    same = before.space_id == after.space_id
+    two = before.users is not None and after.users is not None
+    return Diff(
+        before=before.number,
+        after=after.number,
+        same_space=same,
+        items=_side(before.items, after.items, same, limit, between),
+        users=_side(before.side("users"), after.side("users"), same, limit, between) if two else None,
+        neighbours=_neighbours(before, after, "users" if two else "items", between),
+    )
+
+
+def _side(before: Side, after: Side, same: bool, limit: int, between: Callable[[], None]) -> SideDiff:
+    old, new, common = _rows(before, after)
+    gone = np.setdiff1d(np.flatnonzero(before.live), old, assume_unique=True)
+    joined = np.setdiff1d(np.flatnonzero(after.live), new, assume_unique=True)
+    cosines, ratios = _movement(before, after, old, new, between) if same and common else (np.empty(0), np.empty(0))
+    known = cosines[~np.isnan(cosines)]
+    return SideDiff(
+        live_before=common + len(gone),
+        live_after=common + len(joined),
+        new=len(joined),
+        gone=len(gone),
+        common=common,
+        new_ids=after.names(joined[:limit]).tolist(),
+        gone_ids=before.names(gone[:limit]).tolist(),
+        cosine=float(known.mean()) if len(known) else None,
+        cosine_p05=float(np.percentile(known, 5)) if len(known) else None,
+        moved_most=_moved_most(after, new, cosines, ratios, limit),
+    )
+
+
+def _rows(before: Side, after: Side) -> tuple[Int64, Int64, int]:
+    """Return the rows, in both versions, of the ids live in both, and how many there are."""
+    new = np.flatnonzero(after.live)
+    old = before.rows(after.ids[new])
+    both = (old >= 0) & before.live[np.maximum(old, 0)]
+    return old[both], new[both], int(np.count_nonzero(both))
+
+
+def _movement(
+    before: Side, after: Side, old: Int64, new: Int64, between: Callable[[], None]
+) -> tuple[Float64, Float64]:
+    """Return cosine and ratio of norms of each pair of rows, block by block."""
+    # A space that was widened meanwhile has zeros in its new axes.
+    width = min(before.vectors.shape[1], after.vectors.shape[1])
+    cosines, ratios = np.full(len(old), np.nan), np.full(len(old), np.nan)
+    step = block_rows(width)
+    for start in range(0, len(old), step):
+        between()
+        part = slice(start, start + step)
+        left = np.asarray(before.vectors[as_slice(old[part])][:, :width], np.float64)
+        right = np.asarray(after.vectors[as_slice(new[part])], np.float64)
+        lengths = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
+        cosines[part] = np.einsum("ij,ij->i", left, right[:, :width])
+        np.divide(cosines[part], lengths[0] * lengths[1], out=cosines[part], where=lengths[0] * lengths[1] > 0)
+        cosines[part][lengths[0] * lengths[1] == 0] = np.nan
+        np.divide(lengths[1], lengths[0], out=ratios[part], where=lengths[0] > 0)
+    return cosines, ratios
+
+
+def _moved_most(after: Side, rows: Int64, cosines: Float64, ratios: Float64, limit: int) -> list[MovedRow]:
+    known = np.flatnonzero(~np.isnan(cosines))
+    lowest = known[np.argsort(cosines[known], kind="stable")[:limit]]
+    return [
+        MovedRow(name, float(cosines[place]), None if np.isnan(ratios[place]) else float(ratios[place]))
+        for name, place in zip(after.names(rows[lowest]).tolist(), lowest.tolist(), strict=True)
+    ]
+
+
+def _neighbours(before: Version, after: Version, name: SideName, between: Callable[[], None]) -> NeighboursDiff:
+    """Ask both versions for the nearest items of the same ids, and compare ids and scores."""
+    old, new, _ = _rows(before.side(name), after.side(name))
+    chosen = sample(after.side(name).ids[new], SAMPLED)
+    old, new = old[chosen], new[chosen]
+    if len(chosen) == 0:
+        return NeighboursDiff(name, 0, None, None)
+    first = _nearest(before, name, old, between)
+    second = _nearest(after, name, new, between)
+    # The later version's rows of what the earlier one found, -1 where it is gone.
+    kept = after.items.rows(before.items.names(first.reshape(-1))).reshape(first.shape)
+    kept[(first < 0) | ~after.items.live[kept]] = -1
+    gone = len(after.items)  # a row that no search finds
+    shares = overlap(np.where(first < 0, -1, np.where(kept < 0, gone, kept)), second)
+    there = kept >= 0
+    scores = _scores(before, name, old, first)[there], _scores(after, name, new, kept)[there]
+    size = float(np.abs(scores[0]).mean()) if there.any() else 0.0
+    change = float(np.abs(scores[1] - scores[0]).mean()) / size if size > 0 else None
+    return NeighboursDiff(name, len(chosen), shares, change)
+
+
+def _nearest(version: Version, name: SideName, rows: Int64, between: Callable[[], None]) -> Int64:
+    """Return the (q, 10) rows of the items nearest to each row of a side, -1 where there are fewer."""
+    search = version.search_by_user if name == "users" else version.search_by_item
+    found = []
+    for start in range(0, len(rows), _QUERIES):
+        between()
+        ids, scores = search(version.side(name).names(rows[start : start + _QUERIES]), TOP_K)
+        nearest = version.items.rows(ids.reshape(-1)).reshape(ids.shape)
+        nearest[np.isneginf(scores)] = -1
+        found.append(nearest)
+    return np.concatenate(found)
+
+
+def _scores(version: Version, name: SideName, asked: Int64, found: Int64) -> Float64:
+    """Return the (q, k) inner products of rows of a side with the items they found; any number where none was."""
+    queries = np.asarray(version.side(name).vectors).take(asked, axis=0).astype(np.float64)
+    items = np.asarray(version.items.vectors).take(found, axis=0, mode="clip").astype(np.float64)
+    return np.asarray(np.einsum("qe,qke->qk", queries, items))
