@@ -54,7 +54,7 @@ def ranks_above(scores: Any, wanted: Any) -> float:
 def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, each in a fresh namespace."""
     monkeypatch.chdir(place)
-    following, search, per_query, many, features, cold, plain = DOCUMENT.run_python()
+    following, search, per_query, many, features, cold, moved, plain = DOCUMENT.run_python()
     with embsync.open(place / "embsync-demo/store") as store:
         version = store.current
         users = version.side("users")
@@ -74,6 +74,9 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         np.testing.assert_array_equal(cold["trained"], users.lookup([100002])[0])
         np.testing.assert_array_equal(cold["new"], users.fold_in([17, 23]))
         np.testing.assert_array_equal(cold["stranger"], users.mean)
+        assert moved["moved"].cosines.shape == (2, 3)
+        with store.version(1) as first:
+            assert moved["changed"] == version.diff(first, limit=5)
         np.testing.assert_array_equal(plain["vectors"][plain["row"]], version.items.lookup([17])[0])
 
 
@@ -91,6 +94,13 @@ def test_the_shell_does_what_the_reader_does(place: Path) -> None:
         np.testing.assert_array_equal(np.load(place / "two.npy"), store.current.side("users").lookup([100002, 100003]))
         ids = np.load(place / "embsync-demo/snapshots/day=1/user_ids.npy")
         np.testing.assert_allclose(np.load(place / "stable.npy"), first.side("users").lookup(ids), atol=1e-6)
+
+
+def test_the_shell_compares_versions(place: Path) -> None:
+    done = shell(only("sh", "embsync diff"), place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "version 2 of" in done.stdout
+    assert "version 1 of" in done.stdout
 
 
 @needs_curl
