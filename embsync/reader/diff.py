@@ -15,8 +15,8 @@ from embsync.rows import as_slice, block_rows
 from embsync.similarity import TOP_K, overlap
 
 if TYPE_CHECKING:
-    from embsync.alignment.transform import SideName
     from embsync.reader.version import Version
+    from embsync.sides import SideName
 
 #: Users (items on a one-sided store) whose neighbours are compared.
 SAMPLED = 1000

@@ -13,8 +13,8 @@ from embsync.errors import EmbsyncError, NotFoundError
 from embsync.reader.side import Ids
 
 if TYPE_CHECKING:
-    from embsync.alignment.transform import SideName
     from embsync.reader.version import Version
+    from embsync.sides import SideName
 
 
 @dataclass(frozen=True)
