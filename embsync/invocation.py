@@ -63,7 +63,7 @@ class Command:
     arguments : tuple of str
         The command's name, its arguments and its own options.
     purpose : str
-        What it is for, such as "to go back to a whole version"; may be empty.
+        What it is for, such as "to return to an intact version"; may be empty.
     store : str or None
         The store it is meant for, where it is known.
     """

@@ -1,7 +1,7 @@
-"""Rows in blocks: the protocol every source of rows follows, and the one parallel loop over them.
+"""Rows in blocks: the protocol of every source of rows, and the parallel loop over them.
 
-Nothing here holds a side in memory. Blocks are handed to worker threads (NumPy and BLAS release the GIL) while
-their results come back in file order, so every sum has one order of additions and one result.
+No side is held in memory. Worker threads process the blocks (NumPy and BLAS release the GIL), and results are yielded
+in file order, so every sum is added in the same order and has the same result.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from embsync.dtypes import Array, RowNumbers
 
 Result = TypeVar("Result")
 
-#: Numbers in one block, 2 MiB in float64: the work of both passes on 1M x 128 rows is flat from 2**17 to 2**19 (0.25 s
-#: and 0.6 s on 2 cores) and rises beyond, where blocks leave the cache. It bounds the memory of a worker.
+#: Values in one block, 2 MiB in float64. The time of both passes over 1M x 128 rows is constant from 2**17 to 2**19
+#: (0.25 s and 0.6 s on 2 cores) and rises beyond, where blocks no longer fit the cache. It bounds a worker's memory.
 BLOCK_NUMBERS = 2**18
 
 
 def block_rows(width: int) -> int:
-    """Return how many rows of ``width`` numbers make one block."""
+    """Return how many rows of ``width`` values make one block."""
     return max(64, BLOCK_NUMBERS // max(width, 1))
 
 
@@ -42,12 +42,12 @@ class Rows(Protocol):
 
     @property
     def width(self) -> int:
-        """Numbers in a row, e."""
+        """Values in a row, e."""
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield ``(start, block)``: the position of the block's first row, and a read-only (b, e) float array.
 
-        A block belongs to the receiver until it lets go of it: a source never reuses its memory.
+        The receiver may keep a block: a source never reuses its memory.
         """
 
 
@@ -69,7 +69,7 @@ class ArrayRows:
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """Values in a row."""
         return int(self.array.shape[1])
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
@@ -100,8 +100,8 @@ def _thread_pools(modules: int) -> ThreadpoolController:
 def map_blocks(work: Callable[[int, Array], Result], rows: Rows, threads: int = 0) -> Iterator[tuple[int, Result]]:
     """Yield ``(start, work(start, block))`` for every block, in order, computed by worker threads.
 
-    BLAS runs single-threaded meanwhile: the blocks are the parallelism. At most two blocks a worker are held. For one
-    worker, or what fits in one block, no thread is started.
+    BLAS runs single-threaded meanwhile, since the blocks run in parallel. At most two blocks per worker are held. For
+    one worker, or what fits in one block, no thread is started.
     """
     workers = worker_count(threads)
     with library_threads(1, "blas"):
@@ -144,7 +144,7 @@ def _quietly(work: Callable[[int, Array], Result], start: int, block: Array) -> 
 
 
 def as_slice(rows: Array) -> Array | slice:
-    """Return consecutive row numbers as a slice, which a memory map serves without a copy; others as they are."""
+    """Return consecutive row numbers as a slice, which reads a memory map without a copy; return others unchanged."""
     if len(rows) == 0 or rows[-1] - rows[0] + 1 != len(rows) or (np.diff(rows) != 1).any():
         return rows
     return slice(int(rows[0]), int(rows[-1]) + 1)

@@ -1,4 +1,4 @@
-"""Similarity of vectors by the three metrics: unit rows, scores, and the exact top k over rows that stream by."""
+"""Similarity of vectors by the three metrics: unit rows, scores, and the exact top k over streamed rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Metric = Literal["inner_product", "cosine", "l2"]
 #: Neighbours by which two spaces are compared.
 TOP_K = 10
 
-#: Queries whose scores against a block are held at once: 4 MiB at 128 dimensions. Products of 256 queries took 1.6
-#: times as long (7.2 ms against 4.6 ms for 1,000 queries and 2,048 rows, one thread); more only takes memory.
+#: Queries scored against a block at once: 4 MiB at 128 dimensions. With 256 queries the product took 1.6 times as long
+#: (7.2 ms against 4.6 ms for 1,000 queries and 2,048 rows, one thread); more queries only need more memory.
 _QUERIES_AT_ONCE = 512
 #: Candidates held for each neighbour that is wanted, before the best are chosen of them.
 _CANDIDATES = 4
@@ -39,13 +39,13 @@ def row_cosines(left: Array, right: Array) -> Float64:
 
 
 def scores_of(queries: Array, vectors: Array, metric: Metric) -> Float64:
-    """Return the (q, m) scores, higher is better, of m vectors for each query, in float64.
+    """Return the (q, m) float64 scores of m vectors for each query; higher is better.
 
     Parameters
     ----------
     queries : (q, e) ndarray
     vectors : (q, m, e) ndarray
-        Each query has its own; with ``metric`` "cosine" both are of length one already.
+        The vectors of each query; with ``metric`` "cosine", queries and vectors already have length one.
     metric : {"inner_product", "cosine", "l2"}
     """
     found, asked = vectors.astype(np.float64), queries[:, None, :]
@@ -63,7 +63,7 @@ class TopK:
     scores : (q, k) float64
         Inner product, cosine, or minus the squared distance; -inf where a row is missing.
     tolerance : (q,) float64
-        Scores nearer than this are equal within float32 rounding.
+        Scores that differ by less than this are equal within float32 rounding.
     """
 
     rows: Int64
@@ -72,7 +72,7 @@ class TopK:
 
 
 class RunningTopK:
-    """Collects the k best rows of each query from blocks, in any order and from several threads.
+    """Collects the k best rows of each query from blocks, which may come in any order and from several threads.
 
     Only rows that reach a lower bound of the k-th best score are looked at again, which after a few blocks are almost
     none: the cost is the matrix product and one comparison.
@@ -89,8 +89,8 @@ class RunningTopK:
         self._lengths = np.linalg.norm(exact, axis=1)
         scale = np.where(self._lengths > 0, self._lengths, 1.0) if metric != "l2" else np.ones(len(exact))
         if metric == "inner_product":
-            # Queries of length 1 to 2 rank the same, and their products with large rows stay within float32. A power
-            # of two changes no digit, so that equal scores stay equal.
+            # Scaling queries to a length between 1 and 2 keeps the ranking, and products with large rows do not
+            # overflow float32. A power of two changes no digit, so equal scores stay equal.
             scale = np.exp2(np.floor(np.log2(scale)))
         self._queries: Float32 = np.ascontiguousarray(exact / scale[:, None], dtype=np.float32)
         self._scale = scale if metric == "inner_product" else np.ones(len(exact))
@@ -212,9 +212,9 @@ def _ranks(query: Int64, queries: int) -> Int64:
 
 
 def overlap(first: Int64, second: Int64) -> float | None:
-    """Return the mean share of each query's neighbours in ``first`` (q, k) that ``second`` has too.
+    """Return the mean share of each query's neighbours in ``first`` (q, k) that are also in ``second``.
 
-    Numbers below zero are missing neighbours; None when no query has any.
+    Row numbers below zero are missing neighbours. Returns None if no query has any neighbour.
     """
     shared = ((first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]).any(axis=2).sum(axis=1)
     present = (first >= 0).sum(axis=1)
@@ -223,10 +223,10 @@ def overlap(first: Int64, second: Int64) -> float | None:
 
 
 def agreement(expected: TopK, found: TopK) -> float | None:
-    """Return the share of queries whose neighbours agree, ties within rounding counting as equal.
+    """Return the share of queries whose neighbours agree, counting ties within rounding as equal.
 
-    A query agrees when every neighbour that only one of the two lists has scores within ``tolerance`` of the
-    last neighbour of the other list: which of several equal rows is listed last is not a difference.
+    A query agrees if every neighbour that is in only one of the two lists scores within ``tolerance`` of the last
+    neighbour of the other list: it does not matter which of several equal rows is listed last.
     """
     if len(expected.rows) == 0:
         return None

@@ -1,1 +1,1 @@
-"""Pure mathematics: arrays and blocks of rows in, frozen results out. No path, clock, log or global random state."""
+"""The method: arrays and blocks of rows in, frozen results out; no paths, clocks, logs or global random state."""

@@ -1,4 +1,4 @@
-"""Anchors: the reference rows the next snapshot is aligned to, and how they move on."""
+"""Anchors: the reference rows that the next snapshot is aligned to, and how they are updated."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from embsync.rows import as_slice, block_rows
 
 Policy = Literal["two_time_scales", "moving_average", "previous", "first"]
 
-#: The policy of a space that begins, as measured by benchmarks/stability.py.
+#: The default policy for a new space, chosen with benchmarks/stability.py.
 DEFAULT_POLICY: Policy = "two_time_scales"
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How anchors move on.
+    """How anchors are updated from one version to the next.
 
     Attributes
     ----------
     policy : {"two_time_scales", "moving_average", "previous", "first"}
     weight : float
-        Of the newest vector in the moving average.
+        Weight of the newest vector in the moving average.
     parent_share, slow_weight : float
-        Of two time scales: what is fitted to is ``parent_share`` times the parent's stable row plus the rest of a slow
-        average, in which the newest vector weighs ``slow_weight``.
+        For two time scales: a snapshot is fitted to ``parent_share`` times the parent's stable row plus
+        ``1 - parent_share`` times a slow average, in which the newest vector has weight ``slow_weight``.
     """
 
     policy: Policy = DEFAULT_POLICY
@@ -39,7 +39,7 @@ class Motion:
 
     @property
     def share_of_new(self) -> float:
-        """Weight of the newest vector in what is stored."""
+        """Weight of the newest vector in the stored anchors."""
         return {"two_time_scales": self.slow_weight, "moving_average": self.weight, "previous": 1.0, "first": 0.0}[
             self.policy
         ]
@@ -53,11 +53,11 @@ class AnchorSide:
     ----------
     ids : (a,) int64 or ``S<n>``, ascending
     vectors : (a, k) float32
-        What moves on by the policy; the slow part of two time scales.
+        The rows that the policy updates; for two time scales, the slow average.
     rate : float
-        Share of the side's rows that are anchors; the side's cross-Gram matrix is scaled up by its inverse.
+        Share of the side's rows that are anchors; the side's cross-Gram matrix is divided by it.
     recent : (a, k) float32, or None
-        Each id's last stable vector, the other part of two time scales; None: none but ``vectors``.
+        Each id's last stable vector, which two time scales also need; None when only ``vectors`` is kept.
     """
 
     ids: Array
@@ -69,14 +69,14 @@ class AnchorSide:
         return f"<AnchorSide: {len(self.ids):,} ids of {self.ids.dtype}, {self.vectors.shape[1]} dimensions>"
 
     def reference(self, motion: Motion) -> ReferenceRows:
-        """Return the rows that a snapshot is fitted to."""
+        """Return the (a, k) float32 rows that a snapshot is fitted to."""
         if motion.policy != "two_time_scales" or self.recent is None:
             return self.vectors
         return Blend(self.vectors, self.recent, None, motion.parent_share)
 
 
 class ReferenceRows(Protocol):
-    """Rows that can be had by their positions: an array, or a :class:`Blend`."""
+    """Rows that can be read by position: an array or a :class:`Blend`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,16 +91,16 @@ class ReferenceRows(Protocol):
 
 @dataclass(frozen=True)
 class Blend:
-    """The reference of two time scales, blended where it is read: nothing of the size of a side is made.
+    """The reference rows of two time scales, blended as they are read, so that no array of a side's size is allocated.
 
     Attributes
     ----------
     slow : (a, k) float32
     recent : (n, k) float32
     rows : (a,) int64, or None
-        Row in ``recent`` of each anchor; None: its own position.
+        Row in ``recent`` of each anchor; None when anchor i is row i.
     share : float
-        Of the recent row.
+        Weight of the recent row.
     """
 
     slow: Float32
@@ -128,7 +128,7 @@ class Blend:
 
 
 def choose(ids: Array, limit: int) -> Int64:
-    """Return the rows, ascending, whose ids become anchors: those with the lowest stable hashes."""
+    """Return the positions, ascending, of the ids that become anchors: those with the lowest stable hashes."""
     return sample(ids, limit)
 
 
@@ -142,11 +142,11 @@ def advance(
     previous: AnchorSide | None,
     motion: Motion,
 ) -> None:
-    """Hand the next anchors of the chosen rows to ``put``, block by block.
+    """Compute the next anchors of the chosen rows and pass them to ``put``, block by block.
 
-    A live row's anchor moves to (1 - w) old + w new, with w the weight of the ``moving_average`` or of the slow part of
-    ``two_time_scales``, 1 for ``previous`` and 0 for ``first``. Absent ids keep theirs; ids without one join with their
-    vector.
+    The anchor of a live row becomes (1 - w) old + w new, where w is ``weight`` for ``moving_average``, ``slow_weight``
+    for ``two_time_scales``, 1 for ``previous`` and 0 for ``first``. Absent ids keep their anchors; the anchor of a new
+    id is its vector.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def advance(
     live : (a,) bool
         Whether the id is in the version's own snapshot.
     previous : AnchorSide or None
-        What the parent had stored.
+        The anchors that the parent version stored.
     motion : Motion
     """
     places = np.full(len(ids), -1, np.int64) if previous is None else positions_in(ids, previous.ids)
@@ -181,7 +181,7 @@ def advance(
 
 
 def _mixed(old: Float32, new: Float32, share: Float32) -> Float32:
-    """Return (1 - share) old + share new; a share of 0 or 1 gives the one or the other to the last bit."""
+    """Return (1 - share) old + share new; a share of 0 or 1 returns old or new bit for bit."""
     mixed = new - old
     mixed *= share[:, None]
     mixed += old

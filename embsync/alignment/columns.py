@@ -1,4 +1,4 @@
-"""Whether each raw column still says what it said: a column damaged alone hardly shows in the rows' cosines."""
+"""Agreement of each raw column with the anchors: damage to a single column barely changes the cosines of rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from embsync.alignment.gram import Cross
 from embsync.alignment.procrustes import DETERMINED
 from embsync.dtypes import Bool, Float64
 
-#: Columns that carry less than this share of what an average column carries of the stable rows are not judged: they may
-#: be noise every night, and change no ranking.
+#: Columns that contribute less than this share of an average column's contribution to the stable rows are not judged:
+#: they may be noise in every snapshot, and they affect no ranking.
 _CARRIES = 0.01
-#: Variance of a column below this share of its mean square is rounding: a constant column has nothing to explain.
+#: Variance of a column below this share of its mean square is rounding error: the column is constant.
 _CONSTANT = 1e-10
-#: Share of a column's variance from which the anchors explain it: healthy columns are at 0.15 and above, noise at 0.01.
+#: A column is explained when the anchors account for this share of its variance: healthy columns measure 0.15 or more,
+#: noise 0.01.
 EXPLAINED = 0.1
 
 
@@ -27,10 +28,10 @@ class ColumnAgreement:
     ----------
     explained : (e,) float64
         Share of a column's variance that a linear function of the anchors explains: the coefficient of determination,
-        adjusted for the number of anchors' axes (Ezekiel, "Methods of Correlation Analysis", 1930). About 0 for a
+        adjusted for the number of the anchors' axes (Ezekiel, "Methods of Correlation Analysis", 1930). About 0 for a
         column whose values were shuffled, NaN for one that is not judged.
     new : int
-        Directions that the rows determine and the anchors do not: those of a model that grew.
+        Directions that the rows determine and the anchors do not: those that a wider model added.
     scale : float
         Greatest ratio of an explained column's spread to the one that the anchors have through the inverse of the map,
         over the median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing
@@ -42,29 +43,29 @@ class ColumnAgreement:
     scale: float
 
     def fit(self, other: ColumnAgreement | None) -> float:
-        """Return the least explained share, as many of the worst passed over as the model has new directions.
+        """Return the smallest explained share, skipping as many of the worst columns as the model has new directions.
 
-        A column that is noise on both sides, or noise against a constant, is so every night and says nothing: a column
-        is judged where the anchors explain its counterpart on the other side.
+        A column is judged only where the anchors explain the same column of the other side: one that is noise on both
+        sides, or noise against a constant, is so in every snapshot.
 
         Parameters
         ----------
         other : ColumnAgreement or None
-            Of the other side; None: every column is judged.
+            The other side; None to judge every column.
 
         Returns
         -------
         float
-            NaN where nothing can be measured.
+            NaN where it cannot be measured.
         """
         judged = self._judged(other)
-        if not judged.any():  # the other side says nothing at all
+        if not judged.any():  # no column of the other side is explained
             judged = self._judged(None)
         found = np.sort(self.explained[judged])
         return float(found[min(self.new, len(found) - 1)]) if len(found) else float("nan")
 
     def unexplained(self, other: ColumnAgreement | None) -> int:
-        """Return how many columns neither side's anchors explain, those of a model that grew left out."""
+        """Return how many columns neither side's anchors explain, not counting those that a wider model added."""
         unknown = self._judged(None) & ~self._judged(other) & ~(self.explained >= EXPLAINED)
         return max(int(np.count_nonzero(unknown)) - self.new, 0)
 
@@ -74,7 +75,7 @@ class ColumnAgreement:
 
 
 def judge_columns(sums: Cross, rows: int, transform: Float64) -> ColumnAgreement:
-    """Return how the raw columns of a side agree with its anchors, means taken out.
+    """Return how the centred raw columns of a side agree with its anchors.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def _nothing(width: int) -> ColumnAgreement:
 
 
 def _determined(gram: Float64) -> tuple[Float64, Float64]:
-    """Return the eigenvalues and eigenvectors of a Gram matrix that stand above rounding."""
+    """Return the eigenvalues of a Gram matrix that exceed rounding error, and their eigenvectors."""
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     held = values > max(DETERMINED * values[-1], 0.0)
     return values[held], vectors[:, held]

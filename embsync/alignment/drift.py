@@ -1,4 +1,4 @@
-"""What moved: cosines, displacement and norms of rows against references, collected while the rows stream by."""
+"""Fit to the anchors and drift from the parent: cosines, displacements and norms, collected as the rows are read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from embsync.similarity import row_cosines
 
 MOVED_MOST = 10
 
-#: Numbers of rows judged together, 4 MiB: with the few anchors of one block, calls would cost ten times the arithmetic.
+#: Values judged together, 4 MiB: on the few anchors of one block, call overhead would cost ten times the arithmetic.
 _JUDGED_AT_ONCE = 2**20
 
-#: Squared relative distance up to which two raw rows are the same: what is left of ||a||^2 + ||b||^2 - 2ab in float32,
-#: with one of them come back through the parent's map.
+#: Squared relative distance up to which two raw rows count as equal: the float32 rounding of ||a||^2 + ||b||^2 - 2ab
+#: when one of them was mapped back through the parent's inverse.
 _ROUNDING = 1e-5
 
 _OUTLIER = 3.0
@@ -28,7 +28,7 @@ _OUTLIER = 3.0
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit of one side to its anchors, out of sample: each fold by the rotation fitted without it.
+    """Out-of-sample fit of one side to its anchors: each fold is mapped by the rotation fitted without it.
 
     Attributes
     ----------
@@ -36,10 +36,11 @@ class Fit:
         Rows compared, n: all with an anchor up to 8,000 or 8k, beyond that those whose ids have the lowest hashes. A
         share p has the standard error sqrt(p (1 - p) / n).
     cosine, cosine_mismatched, share_below_half : float or None
-        Mean cosine; the same with wrong partners; share of rows below 0.5. None: nothing to compare.
+        Mean cosine of rows with their own anchors; the same with other ids' anchors; share of rows whose cosine is
+        below 0.5. None when there is nothing to compare.
     lost : float or None
-        Estimated share of rows with another id's vector: twice the share below the mean of wrong partners, since half
-        of wrong rows lie below their own mean.
+        Estimated share of rows with another id's vector: twice the share of cosines below ``cosine_mismatched``, since
+        half of the mismatched rows lie below their own mean.
     """
 
     common: int = 0
@@ -72,7 +73,7 @@ class RowChange:
 
 
 def mean(values: Array) -> float | None:
-    """Return the mean of the values that are not NaN, None when there are none."""
+    """Return the mean of the values that are not NaN, or None if there are none."""
     kept = values[~np.isnan(values)]
     return float(kept.mean(dtype=np.float64)) if len(kept) else None
 
@@ -84,12 +85,12 @@ class FitMeter:
     ----------
     pairing : Pairing
     fold_maps : (10, e, k) float64
-        Raw rows to the space, each fitted without the rows of its fold.
+        Maps from raw rows to the space, each fitted without the rows of its fold.
     """
 
     def __init__(self, pairing: Pairing, fold_maps: Float64) -> None:
         self._pairing = pairing
-        # A mean of cosines needs no more than float32, at half the work.
+        # float32 is precise enough for a mean of cosines, at half the work.
         self._maps = fold_maps.astype(np.float32)
         self._cosines = np.full(len(pairing.anchors), np.nan, np.float32)
         self._mismatched = np.full(len(pairing.anchors), np.nan, np.float32)
@@ -97,7 +98,7 @@ class FitMeter:
         self._held: list[tuple[RowNumbers, Float32]] = []
 
     def observe(self, start: int, block: Array) -> None:
-        """Take in raw rows; every anchor is met at most once, so threads do not collide."""
+        """Add a block of raw rows; no two rows share an anchor, so threads never write to the same place."""
         local = self._pairing.judged(start, start + len(block))
         if len(local) == 0:
             return
@@ -121,7 +122,7 @@ class FitMeter:
             mine = places[part]
             fitted = rows[part] @ onto
             self._cosines[mine] = row_cosines(fitted, anchors[mine])
-            # A wrong partner that is the same whatever came together in one block: half the anchors away.
+            # The mismatched anchor is half the anchors away, which does not depend on how rows fall into blocks.
             self._mismatched[mine] = row_cosines(fitted, anchors[(mine + len(anchors) // 2) % len(anchors)])
 
     def result(self) -> Fit:
@@ -146,11 +147,11 @@ class DriftMeter:
     Parameters
     ----------
     parent_rows : (t,) row numbers
-        The parent's row of each id live in both, -1 for others.
+        The parent's row of each id that is live in both versions, -1 for the others.
     parent_vectors : (p, k) float32
         The parent's stable vectors, possibly memory-mapped.
     parent_inverse : (k, e) float64 or None
-        Back to the parent's raw vectors; None when they do not come back or have another width.
+        Map back to the parent's raw vectors; None when it is not exact or they have another width.
     id_of : callable
         The id of a row, by its position; default: the position itself.
     """
@@ -173,7 +174,7 @@ class DriftMeter:
         self._stable: list[tuple[int, float, float]] = []
 
     def observe(self, start: int, block: Array, stable: Float32) -> None:
-        """Take in raw rows and their stable vectors."""
+        """Add a block of raw rows and their stable vectors."""
         rows = self._rows[start : start + len(block)]
         local = np.flatnonzero(rows >= 0)
         if len(local) == 0:
@@ -234,7 +235,7 @@ class DriftMeter:
         if not both.any():
             return {}
         new, old = self._norms[:, both].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # what overflowed is found by its result
+        with np.errstate(invalid="ignore"):  # an overflow shows in the result
             ratio = np.median(new) / np.median(old)
             relative = new / old / np.median(new / old)
         outside = (relative > _OUTLIER) | (relative < 1 / _OUTLIER)

@@ -1,7 +1,7 @@
 """The first pass over the rows: Gram sums, and cross-Gram sums with the anchors, fold by fold.
 
-Sums are accumulated in float64. A Gram matrix squares the condition number, so where that would cost digits the
-triangular factor comes from QR of the blocks instead (a second pass, for ill-conditioned sides only).
+Sums are accumulated in float64. Forming a Gram matrix squares the condition number, so for ill-conditioned sides the
+triangular factor comes from a QR decomposition of the blocks instead, in another pass.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from embsync.errors import SnapshotError
 from embsync.ids import FOLDS, fold_of, sample
 from embsync.rows import Rows, map_blocks
 
-#: Condition number of a side up to which its Gram matrix is trusted. Relative error of the smallest direction
-#: is eps * condition**2: 2e-4 of it at 1e6, and Cholesky fails near 1e8.
+#: Condition number of a side up to which its Gram matrix is used. The relative error in the smallest direction is
+#: eps * condition**2: 2e-4 at 1e6; Cholesky fails near 1e8.
 GRAM_CONDITION = 1e6
 
 #: Rows of a side that the fit is judged on, and how many a dimension at least: a share of 0.03 of them has a standard
@@ -36,7 +36,7 @@ class Pairing:
     positions : (t,) row numbers
         Position of each row's anchor, -1 without one.
     anchors : (a, k) float32
-        Rows to fit to, possibly memory-mapped or blended where they are read.
+        Rows to fit to, possibly memory-mapped, or blended as they are read.
     folds : (a,) uint8
         Cross-validation fold of each anchor that the fit is judged on, 10 for others.
     """
@@ -75,7 +75,7 @@ class Cross:
     rows, anchors : (e, e) and (k, k) float64
         X^T diag(weights) X and B^T diag(weights) B.
     row_sum, anchor_sum : (e,) and (k,) float64
-        Weighted and added up.
+        Weighted sums of the rows.
     weight : () float64
         Sum of the weights.
     """
@@ -90,7 +90,7 @@ class Cross:
 
     @classmethod
     def zeros(cls, width: int, dimension: int) -> Cross:
-        """Return sums of nothing."""
+        """Return the sums over no rows."""
         return cls(
             np.zeros((width, dimension)),
             np.zeros((FOLDS, width, dimension)),
@@ -109,7 +109,7 @@ class Cross:
 
 @dataclass(frozen=True)
 class SideSums:
-    """What one pass over a side leaves.
+    """The sums from one pass over a side.
 
     Attributes
     ----------
@@ -121,9 +121,9 @@ class SideSums:
     paired, judged : int
         Rows with an anchor, and those of them that the fit is judged on.
     zero_rows : int
-        Rows that are all zero.
+        Rows in which every value is zero.
     sample : (s, e) ndarray
-        Raw rows at the positions asked for.
+        Raw rows at the requested positions.
     """
 
     rows: int
@@ -155,14 +155,14 @@ def sum_side(
     sampled : (s,) int64, ascending, optional
         Positions of rows to keep.
     name : str
-        What the rows are called in an error.
+        How errors refer to the rows.
     threads : int
         Workers; 0 for all cores.
 
     Raises
     ------
     SnapshotError
-        A value is not finite, or so large that its square is not.
+        A value is not finite, or its square overflows float64.
     """
     width = rows.width
     gram = np.zeros((width, width))
@@ -176,7 +176,7 @@ def sum_side(
         product = x.T @ x
         if not np.isfinite(np.trace(product)):
             raise _not_finite(name, start, block)
-        # Only a row that begins with zero can be all zero: looking at every number takes a seventh of the whole pass.
+        # Only a row that begins with zero can be all zero; testing every value would take a seventh of the pass.
         suspects = x[x[:, 0] == 0.0]
         zeros = len(suspects) - int(np.count_nonzero(suspects.any(axis=1)))
         part = None if pairing is None else _cross(start, x, product, pairing, weights)
@@ -235,7 +235,7 @@ def by_fold(folds: Array) -> tuple[Int64, list[slice]]:
 
 
 def require_finite(name: str, start: int, block: Array) -> None:
-    """Refuse a block with a value that is not finite, or so large that its square is not, as :func:`measure` does."""
+    """Raise SnapshotError if a value is not finite or its square overflows, as :func:`sum_side` does."""
     x = block.astype(np.float64).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isfinite(x @ x):
@@ -258,15 +258,15 @@ def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
         where=name,
         found=f"in row {shown}{more} (counted from 0)",
         expected="finite vectors",
-        hint="the training run diverged or wrote a hole",
+        hint="the training run diverged, or left part of the file unwritten",
     )
 
 
 def triangular_factor(rows: Rows, gram: Float64) -> Float64:
     """Return the upper triangular (e, e) factor R with R^T R = T^T T.
 
-    Cholesky of the Gram matrix while its condition allows, else QR of the blocks (Demmel et al.,
-    "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
+    A Cholesky factor of the Gram matrix if it is well enough conditioned, otherwise a QR factor of the blocks (Demmel
+    et al., "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
     """
     try:
         factor: Float64 = linalg.cholesky(gram)

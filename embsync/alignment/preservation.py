@@ -1,4 +1,4 @@
-"""The preservation certificate: how far the published vectors are from the scores of the raw ones."""
+"""The preservation certificate: how much the scores of the published vectors differ from those of the raw ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from embsync.alignment.gram import sum_side
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64
-from embsync.rows import ArrayRows, Rows, library_threads, map_blocks
+from embsync.rows import Rows, library_threads, map_blocks
 from embsync.sides import Sides
 
-#: Exponents of residual scales whose squares and their inverses are float64 numbers.
+#: Exponents of residual scales for which the squared scale and its inverse are finite in float64.
 _SCALE_EXPONENTS = (-500, 500)
 
 
 class Sliced(Protocol):
-    """Rows that can be had by slices."""
+    """Rows that can be read by slices."""
 
     def __getitem__(self, part: slice, /) -> Array:
         """Return the rows of a slice."""
@@ -26,7 +26,7 @@ class Sliced(Protocol):
 
 @dataclass(frozen=True)
 class Residual:
-    """Rounding residual D = written - raw A of one side, in sums.
+    """Sums over the rounding residual D = written - T A of one side, T its raw rows and A its map.
 
     Attributes
     ----------
@@ -46,15 +46,15 @@ class Residual:
 def written_block(block: Array, transform: Float64, scale: float) -> tuple[Float32, Float64, Float64]:
     """Return the float32 rows to write, and the block's T^T D and D^T D.
 
-    The product is taken in float64, so the only error left is the rounding to float32. Sums of the residual
-    need no more than float32: an error of 1e-4 in an error of 1e-8 is nothing.
+    The product is computed in float64, so the only error is the rounding to float32. float32 is precise enough for the
+    sums of the residual: a relative error of 1e-4 in a residual of 1e-8 is negligible.
 
     Parameters
     ----------
     block : (b, e) raw rows
     transform : (e, k) float64
     scale : float
-        Power of two that brings the residual near 1, so that its squares neither vanish nor overflow.
+        Power of two that brings the residual near 1, so that its squares neither underflow nor overflow.
     """
     exact = block.astype(np.float64) @ transform
     written = exact.astype(np.float32)
@@ -82,14 +82,14 @@ def residual_scale(gram: Float64, transform: Float64, rows: int) -> float:
 
 
 def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int = 0) -> Residual:
-    """Return the residual sums of vectors that were written earlier, in the order of ``rows``.
+    """Return the residual sums of vectors written earlier, in the order of ``rows``.
 
     Parameters
     ----------
     rows : Rows
-        Raw rows, t of them.
+        The t raw rows.
     written : (t, k) float32
-        What stands in the version; a slice of it is all that is asked for.
+        The version's vectors, read slice by slice.
     transform : (e, k) float64
     """
     gram = sum_side(rows, threads=threads).gram
@@ -109,8 +109,8 @@ def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int
 def map_error(transform: Transform) -> float:
     """Return ||A_W^T A_T - P||_2, where P = Q^T I_r Q is an orthogonal projector.
 
-    P is rebuilt from the product itself (its leading singular subspace), so that maps read back from a store
-    can be judged alone.
+    P is derived from the product itself (its leading singular subspace), so that maps read from a store can be judged
+    without anything else.
     """
     with library_threads(1, "blas"):
         product = transform.side("users").T @ transform.items
@@ -125,10 +125,10 @@ def score_error(sides: Sides[Residual], transform: Transform) -> float:
 
     With T' = T A_T + D_T and W' = W A_W + D_W the difference is
     [T D_T] [[A_T A_W^T - I, A_T], [A_W^T, I]] [W D_W]^T, whose norm follows from the stacked Gram matrices.
-    Forming T'W'^T's norm and subtracting would cancel. One-sided: the same with T on both sides.
+    Computing the norm of T' W'^T and subtracting would cancel. On one side, T takes the place of W.
 
-    Returns 0 when all scores are zero on both sides of the comparison, and infinity where the written vectors or
-    the maps are so large, as damage makes them, that no digit of the difference is certain.
+    Returns 0 if all scores are zero before and after, and infinity if the written vectors or the maps are so large
+    (which means damage) that no digit of the difference is reliable.
     """
     items, other = sides.items, sides.queries
     with library_threads(1, "blas"), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -142,7 +142,7 @@ def score_error(sides: Sides[Residual], transform: Transform) -> float:
 
 
 def _relative_size(side: Residual) -> float:
-    """Size of the residual against the raw rows; scaling by it keeps the stacked Gram matrix conditioned."""
+    """Size of the residual relative to the raw rows; scaling by it keeps the stacked Gram matrix well conditioned."""
     raw, own = float(np.trace(side.gram)), float(np.trace(side.own))
     return float(np.sqrt(own / raw)) if raw > 0 and own > 0 else 1.0
 
@@ -159,23 +159,7 @@ def _stacked(side: Residual) -> Float64:
 
 
 def _squared_norm(left: Float64, middle: Float64, right: Float64) -> tuple[float, float]:
-    """Return tr(L M R M^T) and how far rounding may have moved it, which shows where damage made all digits cancel."""
+    """Return tr(L M R M^T) and a bound on its rounding error, which shows whether any digit is reliable."""
     squared = np.sum((left @ middle) * (middle @ right))
     L, M, R = np.abs(left), np.abs(middle), np.abs(right)
     return float(squared), float(np.finfo(np.float64).eps * np.sum((L @ M) * (M @ R)))
-
-
-def certify(
-    items: Array, users: Array | None, stable_items: Float32, stable_users: Float32 | None, transform: Transform
-) -> float:
-    """Return the score error of stable arrays against raw arrays, row by row in the same order.
-
-    Parameters
-    ----------
-    items, users : (t, e) and (w, e) raw arrays
-    stable_items, stable_users : (t, k) and (w, k) float32
-    """
-    residuals = Sides(ArrayRows(items), None if users is None else ArrayRows(users)).map(
-        residual_of, Sides(stable_items, stable_users), transform
-    )
-    return score_error(residuals, transform)

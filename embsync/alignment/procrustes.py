@@ -1,4 +1,4 @@
-"""Weighted orthogonal Procrustes from a cross-Gram matrix, reflections allowed."""
+"""Weighted orthogonal Procrustes from a cross-Gram matrix; reflections are allowed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from scipy import linalg
 
 from embsync.dtypes import Float64
 
-#: Cross-Gram directions below this share of the strongest say nothing about the rotation: float32 anchors carry
-#: rounding of about 1e-7 of their norm in axes that hold no score.
+#: Cross-Gram directions below this share of the strongest do not determine the rotation: float32 anchors have rounding
+#: errors of about 1e-7 of their norm along axes that carry no score.
 DETERMINED = 1e-6
 
 
 def align(cross: Float64, energy: Float64) -> Float64:
     """Return the rotation that brings standardized rows closest to the anchors.
 
-    Q = argmin over Q with orthonormal rows of ||A Q - B||_F, which depends on A^T B alone: with the singular
-    value decomposition A^T B = U S V^T it is U V^T (Schönemann, "A generalized solution of the orthogonal
-    Procrustes problem", Psychometrika 31, 1966). Where A^T B leaves axes undetermined, the remaining
-    directions go to the remaining axes in descending order of their energy, with :func:`fix_signs`.
+    Q minimizes ||A Q - B||_F over matrices with orthonormal rows. It depends on A^T B alone: with the singular value
+    decomposition A^T B = U S V^T, Q = U V^T (Schönemann, "A generalized solution of the orthogonal Procrustes problem",
+    Psychometrika 31, 1966). Directions that A^T B leaves undetermined are assigned to the remaining axes in descending
+    order of energy, with signs by :func:`fix_signs`.
 
-    Neither scales nor centres: both would change scores.
+    There is no scaling or centring: both would change scores.
 
     Parameters
     ----------
     cross : (r, k) float64
         A^T B, with r <= k.
     energy : (r, r) float64
-        A^T A, which orders undetermined directions.
+        A^T A, which orders the undetermined directions.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def align(cross: Float64, energy: Float64) -> Float64:
 
 
 def first_rotation(basis: Float64, dimension: int) -> Float64:
-    """Return the (r, k) signed identity that makes the first version of a space reproducible."""
+    """Return the (r, k) signed identity matrix that makes the first version of a space reproducible."""
     signs = np.sign(_leading_entries(basis))
     rotation = np.zeros((basis.shape[1], dimension))
     np.fill_diagonal(rotation, np.where(signs == 0, 1.0, signs))
@@ -61,9 +61,9 @@ def fix_signs(directions: Float64) -> Float64:
 
 
 def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64) -> float:
-    """Return how far the two sides' own rotations differ, 0 for equal and about 1 for unrelated ones.
+    """Return how far the rotations fitted to each side alone differ: 0 if equal, about 1 if unrelated.
 
-    ||E^1/2 (Q_items - Q_users)||_F / sqrt(2 tr E) within what the anchors determine, E the energy.
+    ||E^1/2 (Q_items - Q_users)||_F / sqrt(2 tr E) within the axes that the anchors determine; E is the energy.
     """
     own, other = _determined(cross_items), _determined(cross_users)
     axes = own[2] if own[2].shape[1] <= other[2].shape[1] else other[2]
@@ -80,13 +80,15 @@ class Axes:
     Attributes
     ----------
     axis_agreement : float or None
-        Least along any axis: 1 for equal rows, -1 for a flipped axis. The least eigenvalue of E^-1/2 (C + C^T)/2 E^-1/2
-        with C = A^T B and E = (A^T A + B^T B)/2, within the axes that hold energy: min over directions v of
-        2 sum (a v)(b v) / sum ((a v)^2 + (b v)^2). Axes that only one of the two has give 0.
+        Smallest agreement along any axis: 1 for equal rows, -1 for a flipped axis. The smallest eigenvalue of
+        E^-1/2 (C + C^T)/2 E^-1/2 with C = A^T B and E = (A^T A + B^T B)/2, within the axes that have energy: the
+        minimum over directions v of 2 sum (a v)(b v) / sum ((a v)^2 + (b v)^2). An axis that only A or only B has
+        gives 0.
     axis_scale : float or None
-        Least spread of the rows against the anchors' along any axis, over the median axis's: square roots of the
-        eigenvalues of (B^T B)^-1/2 A^T A (B^T B)^-1/2 within the axes that the anchors determine. As many of the least
-        are passed over as a narrower model has axes less. A column times c on one side of two shows as about sqrt(c).
+        Smallest spread of the rows relative to the anchors' along any axis, divided by the median axis's: square roots
+        of the eigenvalues of (B^T B)^-1/2 A^T A (B^T B)^-1/2 within the axes that the anchors determine. If the model
+        became narrower, as many of the smallest are skipped as it lost axes. Multiplying a column of one of two sides
+        by c shows as about sqrt(c).
     """
 
     axis_agreement: float | None = None
@@ -104,7 +106,7 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
     Returns
     -------
     Axes
-        NaN where there is no energy, or none that can be measured.
+        NaN if there is no energy, or it is not finite.
     """
     both = _whitening((rows + anchors) / 2)
     determined = _whitening(anchors)
@@ -122,7 +124,7 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
 
 
 def _whitening(gram: Float64) -> Float64 | None:
-    """Return the (k, r) map that makes a Gram matrix the identity in the axes that hold energy; None without any."""
+    """Return the (k, r) map that makes a Gram matrix the identity on the axes with energy; None without any."""
     if not np.isfinite(gram).all():
         return None
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
@@ -150,7 +152,7 @@ def _complement(columns: Float64) -> Float64:
 
 
 def _free_axes(taken: Float64, count: int, k: int) -> Float64:
-    """Return ``count`` orthonormal directions outside ``taken``, as near to coordinate axes as there are."""
+    """Return ``count`` orthonormal directions orthogonal to ``taken``, as close to the coordinate axes as possible."""
     outside = np.eye(k) - taken @ taken.T
     pivots = np.sort(linalg.qr(outside, pivoting=True)[2][:count])
     basis, triangle = linalg.qr(outside[:, pivots], mode="economic")

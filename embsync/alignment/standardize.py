@@ -1,4 +1,4 @@
-"""Low-rank SVD of the score matrix: fixes what training leaves arbitrary except the rotation."""
+"""Low-rank SVD of the score matrix: fixes everything that training leaves arbitrary except the rotation."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from scipy import linalg
 from embsync.dtypes import Float64
 from embsync.sides import Sides
 
-#: Directions whose singular value is below this share of the largest carry no score. Float32 snapshots hold
-#: about 1e-7 of relative precision; a duplicated column gave map entries of 2e8 without a tolerance.
+#: Directions whose singular value is below this share of the largest carry no score. float32 snapshots have a relative
+#: precision of about 1e-7; without a tolerance, a duplicated column gave map entries of 2e8.
 RANK_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
 class Standardization(Sides[Float64]):
-    """Maps that put both sides into a common, rotation-free form.
+    """Maps that bring both sides into a common form, determined up to a rotation.
 
     Attributes
     ----------
     items, users : (e, r) float64
         M_T and M_W with (T M_T)(W M_W)^T = T W^T; the same array when nothing is standardized.
     energy : (r, r) float64
-        Gram matrix of the standardized rows, for which diag(S) stands after :func:`standardize`.
+        Gram matrix of the standardized rows; diag(S) after :func:`standardize`.
     singular_values : (e,) float64
         Of T W^T (of T alone for one side), descending.
     rank : int
-        Directions above the tolerance, r before any truncation.
+        Directions above the tolerance: r before truncation.
     truncation_loss : float
         Relative Frobenius norm of the scores that the narrower space cannot hold.
     """
@@ -42,9 +42,9 @@ class Standardization(Sides[Float64]):
 def standardize(factor_items: Float64, factor_users: Float64, dimension: int) -> Standardization:
     """Return the balanced maps of two sides from their triangular factors.
 
-    With R_T, R_W the factors and U S V^T = SVD(R_T R_W^T): M_T = R_W^T V S^-1/2 and M_W = R_T^T U S^-1/2
+    With the factors R_T and R_W and U S V^T = SVD(R_T R_W^T): M_T = R_W^T V S^-1/2 and M_W = R_T^T U S^-1/2
     (Zielnicki and Hsiao, "Orthogonal Low Rank Embedding Stabilization", RecSys 2025). Both standardized sides
-    have the Gram matrix S. Directions beyond ``dimension`` are cut and their share of the scores reported.
+    have the Gram matrix S. Directions beyond ``dimension`` are truncated, and their share of the scores is reported.
 
     Parameters
     ----------
@@ -70,10 +70,9 @@ def standardize(factor_items: Float64, factor_users: Float64, dimension: int) ->
 
 
 def keep_products(factor_items: Float64, factor_users: Float64 | None, dimension: int) -> Standardization:
-    """Return one orthonormal map for all sides, which keeps every product within a side as well.
+    """Return one orthonormal map for both sides, which also preserves the products within each side.
 
-    The identity while the space is wide enough; otherwise the ``dimension`` leading principal directions of
-    the rows of all sides together.
+    The identity if the space is wide enough; otherwise the ``dimension`` leading principal directions of all rows.
     """
     other = factor_items if factor_users is None else factor_users
     S = linalg.svd(factor_items if factor_users is None else factor_items @ other.T, compute_uv=False)
@@ -96,7 +95,7 @@ def keep_products(factor_items: Float64, factor_users: Float64 | None, dimension
 
 
 def numerical_rank(singular_values: Float64) -> int:
-    """Return how many singular values stand above the tolerance; 0 when all are zero."""
+    """Return how many singular values exceed the tolerance; 0 if all are zero."""
     if len(singular_values) == 0 or singular_values[0] <= 0:
         return 0
     return int(np.count_nonzero(singular_values > RANK_TOLERANCE * singular_values[0]))

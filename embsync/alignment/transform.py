@@ -1,4 +1,4 @@
-"""The pair of maps from a snapshot's raw vectors to the space, their inverses and their composition."""
+"""The pair of maps from a snapshot's raw vectors to the stable space, with inverses and composition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embsync.dtypes import Float64
 from embsync.errors import UsageError
 from embsync.sides import SideName, Sides
 
-#: Largest deviation of A_T A_W^T from the identity at which an inverse is called exact.
+#: Largest deviation of A_T A_W^T from the identity at which the inverses count as exact.
 _EXACT = 1e-6
 
 
@@ -24,9 +24,9 @@ class Transform(Sides[Float64]):
     items : (e, k) float64
         A_T.
     users : (e, k) float64 or None
-        A_W; None on a one-sided store, whose map is orthonormal.
+        A_W; None in a one-sided store, whose map is orthonormal.
     singular_values : (e,) float64
-        Of the snapshot's T W^T, or of T on a one-sided store.
+        Singular values of the snapshot's T W^T, or of T in a one-sided store.
     """
 
     singular_values: Float64
@@ -42,13 +42,13 @@ class Transform(Sides[Float64]):
     def inverse(self, name: SideName) -> Float64:
         """Return the (k, e) map back to raw vectors: the other map's transpose.
 
-        Exact at full rank (A_T A_W^T = I); below it only scores come back: see :attr:`invertible`.
+        Exact at full rank (A_T A_W^T = I); below it, only scores are recovered: see :attr:`invertible`.
         """
         return self.queries.T if name == "items" else self.items.T
 
     @cached_property
     def invertible(self) -> bool:
-        """Whether raw vectors come back exactly, not only their scores."""
+        """Whether the inverses recover raw vectors exactly, not only their scores."""
         return bool(np.abs(self.items @ self.queries.T - np.eye(len(self.items))).max() <= _EXACT)
 
     def to(self, other: Transform, name: SideName) -> Float64:
@@ -57,7 +57,7 @@ class Transform(Sides[Float64]):
         Raises
         ------
         UsageError
-            The two live in spaces of different dimension.
+            The two spaces have different dimensions.
         """
         if self.items.shape[1] != other.items.shape[1]:
             raise UsageError(

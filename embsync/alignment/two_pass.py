@@ -1,4 +1,4 @@
-"""The whole method on rows: fit the maps in one pass, apply them in a second."""
+"""The method on streamed rows: the first pass fits the maps, the second applies them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Observer = Callable[[int, Array, Float32], None]
 
 @dataclass(frozen=True)
 class SideInput:
-    """One side as the method takes it.
+    """The input of one side.
 
     Attributes
     ----------
@@ -34,12 +34,12 @@ class SideInput:
     pairing : Pairing or None
         Which rows have an anchor; None in a new space.
     rate : float
-        Share of the side's rows that anchors stand for.
+        Share of the side's rows that are anchors.
     weights : (t,) float64 or None
     sampled : (s,) int64
-        Rows whose raw vectors are kept.
+        Positions of rows whose raw vectors are kept.
     name : str
-        What to call the rows in an error.
+        How errors refer to the rows.
     """
 
     rows: Rows
@@ -59,7 +59,7 @@ class SideFit:
     sums : SideSums
     map : (e, k) float64
     fold_maps : (10, e, k) float64 or None
-        Each fitted without one fold of the anchors.
+        One map per fold, fitted without that fold of the anchors.
     scale : float
         See :func:`embsync.alignment.preservation.residual_scale`.
     axes : Axes
@@ -77,17 +77,16 @@ class SideFit:
 
     @property
     def magnitude(self) -> float:
-        """Root mean square of the side's stable values, zero rows left out; 0 when there are none else."""
+        """Root mean square of the side's stable values without zero rows; 0 if there are no other rows."""
         energy = float(np.einsum("ij,ik,kj->", self.map, self.sums.gram, self.map, optimize=True))
         return float(np.sqrt(max(energy, 0.0) / max((self.sums.rows - self.sums.zero_rows) * self.map.shape[1], 1)))
 
 
 @dataclass(frozen=True)
 class Alignment(Sides[SideFit]):
-    """The outcome of the first pass.
+    """The result of the first pass.
 
-    ``rotation_disagreement`` is None in a new space, on one side, or when a side has fewer than 4e anchored
-    rows.
+    ``rotation_disagreement`` is None in a new space, for one side, or when a side has fewer than 4e anchored rows.
     """
 
     transform: Transform
@@ -97,12 +96,12 @@ class Alignment(Sides[SideFit]):
 
     @property
     def common(self) -> int:
-        """Rows with an anchor, both sides together."""
+        """Number of rows with an anchor on both sides together."""
         return sum(side.sums.paired for side in self)
 
 
 def judged_alone(sums: SideSums) -> bool:
-    """Whether a side has the 4e anchored rows without which its own figures mean nothing."""
+    """Whether a side has the 4e anchored rows that figures about it alone require."""
     return sums.judged >= 4 * len(sums.gram)
 
 
@@ -114,18 +113,18 @@ def fit_meter(pairing: Pairing | None, side: SideFit) -> FitMeter | None:
 
 
 def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, threads: int = 0) -> Alignment:
-    """Find the maps of a snapshot into a space of ``dimension`` axes: one pass over the rows.
+    """Fit the maps of a snapshot into a space of ``dimension`` axes, in one pass over the rows.
 
-    A snapshot without any score has rank 0 and maps of zeros; refusing it is the caller's.
+    If all scores are zero, the rank is 0 and the maps are zero; callers refuse such a snapshot.
 
     Raises
     ------
     SnapshotError
-        Values that are not finite, or sides of different width.
+        A value is not finite, or the sides have different widths.
     """
     if len({side.rows.width for side in sides}) > 1:
         raise SnapshotError(
-            "sides of different width", found=" and ".join(str(s.rows.width) for s in sides), expected="one width"
+            "sides of different widths", found=" and ".join(str(s.rows.width) for s in sides), expected="one width"
         )
     sums = sides.map(lambda s: sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads))
     factors = sides.map(lambda side, total: triangular_factor(side.rows, total.gram), sums)
@@ -138,7 +137,7 @@ def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, t
 
 
 def _rotate(form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int) -> Alignment:
-    """Align the standardized form to the anchors, as a whole and without each fold."""
+    """Align the standardized form to the anchors: once to all of them, and once without each fold."""
     paired = [
         (basis.T / side.rate, total.cross)
         for basis, side, total in zip(form, sides, sums, strict=False)
@@ -184,12 +183,12 @@ def _axes(sums: SideSums, transform: Float64) -> tuple[Axes, ColumnAgreement | N
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:
-    """Map every row, hand each block to the observers, and return the rounding residual: the second pass.
+    """Run the second pass: map every row, pass each block to the observers, and return the sums of the residual.
 
     Raises
     ------
     SnapshotError
-        A stable value does not fit float32.
+        A stable value overflows float32.
     """
 
     def work(start: int, block: Array) -> tuple[Float64, Float64]:

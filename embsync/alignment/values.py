@@ -1,4 +1,4 @@
-"""What sampled raw values look like, whatever they mean: values at an extreme of their column, and exact zeros."""
+"""Statistics of sampled raw values: values at an extreme of their column, exact zeros, and repeated rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Values:
     Attributes
     ----------
     saturation : float
-        Columns' worth of values that share their column's largest or smallest value, zero not counted: 1 for a column
-        that is constant.
+        Sum over columns of the share of values equal to the column's largest or smallest nonzero value; a constant
+        column adds 1.
     zero_values : float
         Share of values that are exactly zero.
     repeated : float
-        Share of rows that another sampled row equals.
+        Share of rows that are equal to another sampled row.
     """
 
     saturation: float
@@ -30,7 +30,7 @@ class Values:
 
 
 def examine(rows: Array) -> Values:
-    """Return the figures of sampled rows; all-zero rows take no part, they are counted elsewhere.
+    """Return the figures of sampled rows, leaving out all-zero rows, which are counted elsewhere.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def examine(rows: Array) -> Values:
     together = np.zeros(kept.shape[1])
     for extreme in (kept.max(axis=0), kept.min(axis=0)):
         equal = np.count_nonzero(kept == extreme, axis=0)
-        # One value is always the extreme; zeros are counted apart, unless the column is nothing else.
+        # A single row always holds the extreme; zeros are counted separately, unless the whole column is zero.
         equal[(equal == 1) | ((extreme == 0) & (equal < len(kept)))] = 0
         together += equal / len(kept)
     rows_as_one = np.ascontiguousarray(kept).view(f"V{kept.dtype.itemsize * kept.shape[1]}")[:, 0]

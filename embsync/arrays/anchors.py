@@ -36,9 +36,13 @@ _TYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}
 
 @dataclass(frozen=True)
 class Anchors(Sides[AnchorSide]):
-    """Reference rows of a space; hand them to the next :func:`embsync.stabilize`.
+    """Reference rows of a space, to be passed to the next :func:`embsync.stabilize`.
 
-    Under ``two_time_scales`` a side carries both: ``vectors``, the slow average, and ``recent``, the last stable rows.
+    Attributes
+    ----------
+    items, users : AnchorSide
+        ``ids`` (a,), ``vectors`` (a, k) float32 and, with ``two_time_scales``, ``recent`` (a, k) float32: the last
+        stable rows, in addition to the slow average in ``vectors``. ``users`` is None for one side.
     """
 
     def __repr__(self) -> str:
@@ -51,19 +55,19 @@ class Anchors(Sides[AnchorSide]):
         return int(self.items.vectors.shape[1])
 
     def save(self, path: str | Path) -> None:
-        """Write the anchors to one file, durably and as a whole: what was there stays until it is replaced.
+        """Write the anchors to one file, durably and atomically.
 
         Parameters
         ----------
         path : str or Path
-            The directory that holds it has to be there.
+            A file in an existing directory; a previous file is replaced.
 
         Raises
         ------
         NotFoundError
-            There is no such directory.
+            The directory does not exist.
         StoreError
-            The file could not be written.
+            The file cannot be written.
         """
         target = Path(path).absolute()
         if not target.parent.is_dir():

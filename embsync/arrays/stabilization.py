@@ -1,4 +1,4 @@
-"""``embsync.stabilize``: the method on arrays, with no store, no daemon and no files."""
+"""``embsync.stabilize``: the method applied to arrays, without a store, a daemon or files."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ SAMPLED_QUERIES = 1000
 
 @dataclass(frozen=True)
 class Stabilized(Sides[Float32]):
-    """A snapshot in the stable space, rows in the order given.
+    """A snapshot in the stable space, with rows in the order given.
 
     Attributes
     ----------
-    items, users : (t, k) and (w, k) float32, read-only; users None for one side
+    items, users : (t, k) and (w, k) float32, read-only
+        Stable vectors; ``users`` is None for one side.
     transform : Transform
         Maps, inverses and singular values.
     anchors : Anchors
-        For the next snapshot.
+        Reference rows for the next snapshot.
     fit_items, fit_users : Fit or None
         Out-of-sample fit to the anchors; None in a new space or for a side too small to be judged.
     rotation_disagreement : float or None
@@ -124,36 +125,43 @@ def stabilize(
     Parameters
     ----------
     items : (t, e) array of float16, float32 or float64
-        NumPy, or what else :func:`embsync.write_snapshot` takes: pandas with its index as ids, Arrow, tensors.
+        A NumPy array, or any type that :func:`embsync.write_snapshot` takes: pandas with its index as ids, Arrow,
+        tensors.
     users : (w, e) array, optional
-        Without users, every item-item product is kept instead.
+        Without users, the item-item products are preserved instead of the user-item scores.
     item_ids, user_ids : (t,) and (w,) arrays of integers or strings
-        Needed with anchors, unless pandas brings them; a new space without ids goes by row numbers.
+        Required with anchors, unless pandas supplies them. A new space without ids uses row numbers.
     anchors : Anchors, optional
-        Of the previous snapshot's result; without them a new space begins.
+        ``anchors`` of the previous snapshot's result; without them a new space begins.
     check : bool
-        Refuse a fit to the anchors that ``embsync sync`` would refuse. False gives the result all the same; its
-        ``checks`` say what is wrong.
+        Raise RefusedError where ``embsync sync`` would refuse the fit to the anchors. If False, the result is returned
+        anyway, and its ``checks`` show what is wrong.
     dimension : int, optional
-        Width k of a new space; default e.
+        Width k of a new space; default: e.
     standardize : bool
         Fix the scale split between the sides by the low-rank SVD before rotating.
     item_weights, user_weights : (t,) and (w,) arrays, optional
-        Weights of the rows in the rotation's fit.
+        Weights of the rows when the rotation is fitted.
     policy, weight, parent_share, slow_weight, anchor_rows
-        How the anchors move on; see ``space.anchors`` in the configuration and :class:`Motion`.
+        How the anchors are updated; see ``space.anchors`` in the configuration.
     threads : int
-        Workers; 0 for all cores.
+        Worker threads; 0 for one per core.
+
+    Returns
+    -------
+    Stabilized
 
     Raises
     ------
     SnapshotError
-        Wrong shapes, duplicate ids, anchors without ids, values that are not finite, or no scores at all.
+        The shapes do not match, an id occurs twice, ids are missing with anchors, a value is not finite, or every score
+        is zero.
     UsageError
-        Sides or types of ids that do not match the anchors.
+        The sides, the dimension or the type of ids differ from the anchors', or the anchor policy or one of its weights
+        is invalid.
     RefusedError
-        Too few ids are shared with the anchors, or rows fit them no better than chance: other ids, another model,
-        sides of two runs.
+        Too few ids are shared with the anchors, or rows fit them no better than chance, as with other ids, another
+        model, or sides from two training runs.
 
     References
     ----------
@@ -179,7 +187,7 @@ def stabilize(
         raise UsageError(
             "sides differ from the anchors'",
             found="users" if anchors.users is None else "no users",
-            expected="the sides the space began with",
+            expected="the sides that the space began with",
         )
     motion = _motion(policy, weight, parent_share, slow_weight)
     ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
@@ -224,7 +232,7 @@ def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: flo
 def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     if wanted is not None and (wanted < 1 or (anchors is not None and wanted != anchors.dimension)):
         raise UsageError(
-            "dimension does not fit",
+            "wrong dimension",
             found=wanted,
             expected="at least 1" if anchors is None else f"the anchors' {anchors.dimension}",
         )
@@ -254,7 +262,7 @@ class _Written:
 
 
 def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_Written], Preservation]:
-    """Run the second pass and certify it."""
+    """Run the second pass and compute the certificate."""
     queries = found.queries.sums.sample
     raw_best, best = RunningTopK(queries, TOP_K), RunningTopK(queries.astype(np.float64) @ found.queries.map, TOP_K)
 

@@ -1,4 +1,4 @@
-"""The FAISS index of a version: built, rotated, judged and searched. The only package that imports faiss."""
+"""The FAISS index of a version: building, rotating, tuning and searching it. The only package that imports faiss."""
 
 from typing import TYPE_CHECKING
 

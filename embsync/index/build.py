@@ -1,4 +1,4 @@
-"""Training and filling an index from nothing."""
+"""Building an index: training it, and adding vectors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from embsync.index.layers import innermost, takes_ids
 from embsync.index.library import faiss
 from embsync.index.live_rows import LiveVectors
 
-#: Training vectors for each centroid, as FAISS's own k-means would sample them from more.
+#: Training vectors per centroid; FAISS's k-means would sample as many from a larger set.
 POINTS_PER_CENTROID = 256
-#: Training vectors of an index without a coarse quantizer: codebooks of 256 entries, ranges, PCA.
+#: Training vectors for an index without a coarse quantizer: codebooks of 256 entries, ranges, PCA.
 LEAST_TRAINING_ROWS = 65_536
-#: Vectors added to a graph at once: every further block makes its building dearer (2 blocks of a 100k x 64
-#: graph 15 %, 4 blocks 22 %, 12 blocks 30 % more processor time), and is a copy beside the index.
+#: Vectors added to a graph at once. Each further block makes the build dearer (for a 100k x 64 graph, 2 blocks cost
+#: 15 %, 4 blocks 22 % and 12 blocks 30 % more processor time); each block is also a copy beside the index.
 GRAPH_BLOCK_BYTES = 64 << 20
 
 
@@ -30,7 +30,7 @@ def build(factory: str, live: LiveVectors, metric: str) -> Any:
     Raises
     ------
     UsageError
-        The factory needs more rows than there are.
+        The factory needs more rows than are live, or FAISS cannot train on these vectors.
     """
     index = create(factory, live.width, metric)
     reject_few_rows(index, factory, live.count)
@@ -44,7 +44,7 @@ def build(factory: str, live: LiveVectors, metric: str) -> Any:
 
 
 def train(index: Any, live: LiveVectors) -> None:
-    """Train ``index`` on a sample of the live vectors; a no-op where there is nothing to train."""
+    """Train ``index`` on a sample of the live vectors; do nothing if it needs no training."""
     if index.is_trained:
         return
     finder = innermost(index)
@@ -62,7 +62,7 @@ def train(index: Any, live: LiveVectors) -> None:
 
 
 def fill(index: Any, live: LiveVectors, rows: Int64) -> None:
-    """Add the vectors at ``rows``, in order, behind the labels the index has."""
+    """Add the vectors at ``rows``, in order, after the labels the index already has."""
     finder = innermost(index)
     step = live.step
     if isinstance(finder, faiss.IndexNSG | faiss.IndexNNDescent):
@@ -74,11 +74,11 @@ def fill(index: Any, live: LiveVectors, rows: Int64) -> None:
 
 
 def _fill_from_storage(index: Any, live: LiveVectors) -> None:
-    """Add all live vectors to an empty graph in one step, from the memory where the index keeps them anyway.
+    """Add all live vectors to an empty graph in one step, from the memory in which the index stores them.
 
-    A graph made in one step costs 15 % to 30 % less than one made in blocks, but a single ``add`` wants all
-    vectors in one array, a second copy of them. So they are written to where ``add`` would copy them to, and
-    ``add`` is told to take them from there: it finds the room already made and copies each onto itself.
+    Building a graph in one step costs 15 % to 30 % less than in blocks, but a single ``add`` needs all vectors in one
+    array: a second copy. So the vectors are first written to the memory that ``add`` would copy them to, and ``add``
+    is then called on that memory: it allocates nothing and copies each vector onto itself.
     """
     storage = faiss.downcast_index(index.storage)
     numbers = live.count * live.width
@@ -90,7 +90,7 @@ def _fill_from_storage(index: Any, live: LiveVectors) -> None:
 
 
 def reserve(index: Any, count: int) -> None:
-    """Make room for ``count`` labels at once: a vector that grows by doubling holds three copies meanwhile."""
+    """Allocate room for ``count`` labels at once: a vector that grows by doubling briefly needs three times as much."""
     for store in stores(index):
         codes = store.codes.codes
         if codes.size() == 0:

@@ -1,4 +1,4 @@
-"""The arrays of codes that an index keeps in label order, open for rewriting in place."""
+"""The arrays of codes that an index keeps in label order, which can be rewritten in place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from embsync.index.live_rows import LiveVectors
 
 @dataclass(frozen=True)
 class CodeArray:
-    """One array of codes in label order, and the transforms a vector passes on its way into it."""
+    """One array of codes in label order, and the transforms applied to a vector before it is encoded."""
 
     codes: Any
     steps: tuple[Any, ...]
 
     def encode(self, block: Float32) -> UInt8:
-        """Return the codes of a block of vectors, one row each."""
+        """Return the codes of a block of vectors, one row per vector."""
         for step in self.steps:
             block = step.apply(block)
         if isinstance(self.codes, faiss.IndexFlat):
@@ -35,9 +35,9 @@ class CodeArray:
         return np.asarray(view).reshape(count, size)
 
     def rewrite(self, live: LiveVectors, moved: Int64, room: int) -> None:
-        """Write the vectors of the living labels, and make room for ``room`` more labels.
+        """Write the vectors of the live labels, and allocate room for ``room`` more labels.
 
-        The old codes are let go before the new array is made: growing it in place would hold both.
+        The old codes are freed before the new array is allocated: growing it in place would hold both.
         """
         dead = np.flatnonzero(moved < 0)
         kept = self.array()[dead]
@@ -46,7 +46,7 @@ class CodeArray:
         self.codes.codes.resize((moved.size + room) * size)
         self.codes.codes.resize(moved.size * size)
         array = self.array()
-        rows = np.maximum(moved, 0)  # a dead label's place is filled too, and its own codes put back at the end
+        rows = np.maximum(moved, 0)  # a dead label gets the codes of row 0; its own are restored at the end
         for start in range(0, moved.size, live.step):
             self._place(array[start : start + live.step], live, rows[start : start + live.step])
         array[dead] = kept
@@ -60,7 +60,7 @@ class CodeArray:
             target[:] = self.encode(live.at(rows))
 
     def holds(self, live: LiveVectors, moved: Int64) -> bool:
-        """Tell whether the codes of the living labels are those of their vectors; stops at the first that is not."""
+        """Return whether the codes of all live labels match their vectors; stop at the first block that does not."""
         array = self.array()
         return all(
             np.array_equal(array[start : start + live.step][labels], self.encode(live.at(moved[start + labels])))

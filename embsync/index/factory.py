@@ -1,4 +1,4 @@
-"""Index factory strings: what ``auto`` stands for, what is refused before any work, what a file will weigh."""
+"""Index factory strings: resolving ``auto``, refusing unusable strings before any work, and estimating file sizes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from embsync.index.layers import layers, least_rows, parts, transforms
 from embsync.index.library import faiss
 
 AUTO = "auto"
-#: Up to here ``auto`` scans everything. Measured in docs/decisions/0004-index-factories.md.
+#: Largest number of rows for which ``auto`` is a flat index. Measured in docs/decisions/0004-index-factories.md.
 FLAT_ROWS = 5_000
-#: Beyond here ``auto`` leaves graphs. Measured in docs/decisions/0004-index-factories.md.
+#: Largest number of rows for which ``auto`` is a graph. Measured in docs/decisions/0004-index-factories.md.
 HNSW_ROWS = 5_000_000
 
-#: A graph that ages well, and what it costs: docs/decisions/0005-dense-graphs.md.
+#: Build parameters of a graph that stays good after many rotations: docs/decisions/0005-dense-graphs.md.
 EF_CONSTRUCTION = 80
 
-#: To have a string read where the width is not known: one that many numbers divide.
+#: Width at which a factory string is parsed when the real width is not known: it has many divisors.
 _SOME_WIDTH = 64
 
-#: Bytes of every file beside its vectors: headers, and the slack of the estimate.
+#: Bytes of a file in addition to its vectors: headers, and a margin for the estimate.
 _OVERHEAD = 1 << 16
 
 
 def metric_of(metric: str) -> int:
-    """Return the FAISS metric: cosine is the inner product of unit rows."""
+    """Return the FAISS metric of ``metric``: cosine is the inner product of unit rows."""
     return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
 
 
 def resolve_factory(factory: str, rows: int, previous: str | None = None) -> str:
     """Return the factory string for ``rows`` live rows; only ``auto`` depends on them.
 
-    A catalogue that hovers about a limit keeps the kind of index it had (``previous``) until it is a fifth
-    beyond, so that it is not rebuilt every other night.
+    A catalogue whose size fluctuates around a limit keeps the kind of index it had (``previous``) until it is a fifth
+    beyond the limit, so that the index is not rebuilt every other night.
     """
     if factory != AUTO:
         return factory
@@ -51,17 +51,17 @@ def resolve_factory(factory: str, rows: int, previous: str | None = None) -> str
 
 
 def _lists(rows: int) -> str:
-    """Return an IVF with about 4 sqrt(n) lists, rounded to a power of two so that growth seldom changes it."""
+    """Return an IVF with about 4 sqrt(n) lists, rounded to a power of two so that growth rarely changes it."""
     return f"IVF{2 ** round(math.log2(4 * math.sqrt(max(rows, 1))))}_HNSW32,Flat"
 
 
 def create(factory: str, width: int, metric: str) -> Any:
-    """Return an empty index, its graphs set to be dense.
+    """Return an empty index, with its graphs set to be dense.
 
     Raises
     ------
     UsageError
-        FAISS rejects the string for this width, or the index it makes cannot serve the metric.
+        FAISS rejects the string at this width, or the index does not support the metric.
     """
     try:
         index = faiss.index_factory(width, factory, metric_of(metric))
@@ -76,9 +76,9 @@ def create(factory: str, width: int, metric: str) -> Any:
 
 
 def densify(index: Any) -> dict[str, int]:
-    """Make rows that are added find many links; return the build parameters that say so, {} without a graph.
+    """Let rows that are added to a graph get many links; return the build parameters set, or {} if there is no graph.
 
-    FAISS does not store ``keep_max_size_level0`` in the file: a loaded graph needs this again before it grows.
+    FAISS does not store ``keep_max_size_level0`` in the file, so a graph that was loaded needs this before it grows.
     """
     for layer in layers(index):
         if isinstance(layer, faiss.IndexHNSW):
@@ -89,15 +89,15 @@ def densify(index: Any) -> dict[str, int]:
 
 
 def check_factory(config: IndexConfig, width: int, rows: int | None = None) -> None:
-    """Raise UsageError when ``config.factory`` makes no index of such rows; build nothing.
+    """Raise UsageError if ``config.factory`` cannot index such rows; nothing is built.
 
     Parameters
     ----------
     config : IndexConfig
     width : int
-        Numbers in a row.
+        Values in a row.
     rows : int, optional
-        Live rows there are to train on; None: not known, or the index may be a trained one.
+        Live rows available for training; None if unknown, or if the index may already be trained.
     """
     index = create(resolve_factory(config.factory, HNSW_ROWS if rows is None else rows), width, config.metric)
     if rows is not None:
@@ -105,7 +105,7 @@ def check_factory(config: IndexConfig, width: int, rows: int | None = None) -> N
 
 
 def check_spelling(factory: str) -> None:
-    """Raise UsageError when no index can come of ``factory``, whatever the width of the rows."""
+    """Raise UsageError if ``factory`` is invalid at any width."""
     try:
         index = faiss.index_factory(_SOME_WIDTH, resolve_factory(factory, HNSW_ROWS))
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
@@ -126,10 +126,10 @@ def _rejected(found: str) -> UsageError:
 
 
 def reject_few_rows(index: Any, factory: str, rows: int) -> None:
-    """Raise UsageError where there are fewer rows than ``index`` takes to be trained."""
+    """Raise UsageError if there are fewer rows than ``index`` needs for training."""
     if rows < least_rows(index):
         raise UsageError(
-            "the index cannot be trained on so few rows",
+            "too few rows to train the index",
             where="index.factory",
             found=f"'{factory}' and {rows} live rows",
             expected=f"{least_rows(index)} or more",
@@ -138,21 +138,21 @@ def reject_few_rows(index: Any, factory: str, rows: int) -> None:
 
 
 def _reject_unfillable(index: Any, factory: str) -> None:
-    """Raise UsageError for what FAISS makes without a word, and then cannot train, fill or search."""
+    """Raise UsageError for indexes that FAISS creates without an error but cannot train, fill or search."""
     inner = list(layers(index))[1:]
     if any(_is_hollow(part) for part in parts(index)):
         what = "an index without lists, links or dimensions"
     elif any(isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in inner):
-        what = "IDMap inside another index"
+        what = "an IDMap inside another index"
     elif any(isinstance(layer, faiss.IndexRowwiseMinMaxBase) for layer in layers(index)):
-        what = "MinMax takes codes, not vectors"
+        what = "MinMax indexes codes, not vectors"
     else:
         return
     raise UsageError(what, where="index.factory", found=f"'{factory}'", hint="choose another factory string, or 'auto'")
 
 
 def _is_hollow(part: Any) -> bool:
-    """Tell whether a number in the factory string, 0 or the 1 of ``HNSW1``, left nothing; building NSG0 never ends."""
+    """Return whether a number in the factory string left a part empty: 0, or the 1 of ``HNSW1``."""
     if isinstance(part, faiss.IndexHNSW):
         return bool(part.hnsw.cum_nneighbor_per_level.size() < 2 or part.hnsw.nb_neighbors(0) == 0)
     if isinstance(part, faiss.IndexNSG):
@@ -193,9 +193,9 @@ def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
 
 
 def _set_up_training(index: Any) -> None:
-    """Leave out what FAISS trains for nobody: polysemous codes, 4/5 of a PQ's training, serve a filter not used here.
+    """Skip training that is of no use here, and silence FAISS's warning that it would like more training points.
 
-    And stop it from printing that it would like more training points: the recall gate judges the result.
+    Polysemous codes take 4/5 of a PQ's training and serve a filter that is not used; the recall gate judges the result.
     """
     for layer in layers(index):
         if hasattr(layer, "do_polysemous_training"):
@@ -208,7 +208,7 @@ def _set_up_training(index: Any) -> None:
 
 
 def estimate_bytes(rows: int, k: int, factory: str, compact_dead_fraction: float = 0.2) -> int:
-    """Return an upper estimate of the serialized size in bytes, dead labels included.
+    """Return an upper estimate of the serialized size in bytes, including dead labels.
 
     Parameters
     ----------
@@ -219,11 +219,11 @@ def estimate_bytes(rows: int, k: int, factory: str, compact_dead_fraction: float
     factory : str
         As configured; ``auto`` is resolved for ``rows``.
     compact_dead_fraction : float
-        Share of dead labels a rotated graph may carry.
+        Largest share of dead labels in a rotated graph.
     """
     chosen = resolve_factory(factory, rows)
     if factory == AUTO and 0.8 * FLAT_ROWS < rows <= FLAT_ROWS:
-        chosen = "HNSW32"  # the larger of the two it may be, see resolve_factory
+        chosen = "HNSW32"  # the larger of the two candidates, see resolve_factory
     index = create(chosen, k, "l2")
     graph = any(isinstance(layer, faiss.IndexHNSW) for layer in layers(index))
     living = 1.0 - min(compact_dead_fraction, 0.99) if graph else 1.0
@@ -231,7 +231,7 @@ def estimate_bytes(rows: int, k: int, factory: str, compact_dead_fraction: float
 
 
 def _label_bytes(index: Any) -> float:
-    """Return the bytes one label takes in all layers."""
+    """Return the bytes that one label takes in all layers."""
     total = 0.0
     for layer in layers(index):
         if isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2):
@@ -239,7 +239,7 @@ def _label_bytes(index: Any) -> float:
         elif isinstance(layer, faiss.IndexRefine):
             total += _label_bytes(layer.refine_index)
         elif isinstance(layer, faiss.IndexHNSW):
-            # Level 0, and the levels above that one vector in M reaches, doubled for chance.
+            # Level 0, and the upper levels that one vector in M reaches, doubled because levels are random.
             links = 4.0 * layer.hnsw.nb_neighbors(0) + 8.0 * layer.hnsw.nb_neighbors(1) / 8
             total += _label_bytes(layer.storage) + links + 12
         elif isinstance(layer, faiss.IndexNSG):
@@ -250,7 +250,7 @@ def _label_bytes(index: Any) -> float:
 
 
 def _fixed_bytes(index: Any) -> int:
-    """Return the bytes of what is trained: centroids, codebooks, matrices."""
+    """Return the bytes of the trained parts: centroids, codebooks, matrices."""
     total = 0
     for layer in layers(index):
         total += 4 * layer.d * 4096  # codebooks of at most 8 bits, ranges, means

@@ -1,4 +1,4 @@
-"""FAISS indexes as files: streamed out in chunks, read back or mapped, never trusted."""
+"""FAISS index files: written in chunks, read or memory-mapped, and never trusted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from embsync.index.library import faiss
 from embsync.invocation import command
 from embsync.manifest import hash_file, store_of
 
-#: Bytes handed to a writer at once: large enough that hashing dominates, small against any index.
+#: Bytes passed to a writer at once: large enough that hashing dominates, small compared with any index.
 CHUNK_BYTES = 1 << 20
-#: Where in FAISS an exception comes from, which stands before what it says.
+#: The place in FAISS that raised an exception, which precedes its message.
 _SIGNATURE = re.compile(r"Error in .*? at \S+:\d+: ", re.DOTALL)
-#: What FAISS and its wrapper raise on a file that is not the index it claims to be.
+#: Exceptions of FAISS and its wrapper for a malformed file.
 _UNREADABLE = (RuntimeError, MemoryError, ValueError, OverflowError, IndexError)
 
 
 def stream_index(index: Any, write: Callable[[bytes], object]) -> None:
-    """Serialize ``index`` through ``write``; an exception of ``write`` is raised as it is."""
+    """Serialize ``index`` through ``write``; exceptions of ``write`` propagate unchanged."""
     failure: list[BaseException] = []
 
     def receive(chunk: bytes) -> int:
@@ -44,7 +44,7 @@ def stream_index(index: Any, write: Callable[[bytes], object]) -> None:
 
 
 def read_index(path: Path, *, mapped: bool) -> Any:
-    """Return the index in ``path``, mapped where FAISS can map it, else as a private copy in memory.
+    """Return the index in ``path``, memory-mapped if FAISS can map it, otherwise read into memory.
 
     Raises
     ------
@@ -65,24 +65,24 @@ def read_index(path: Path, *, mapped: bool) -> Any:
             "not a readable FAISS index",
             where=path,
             found=faiss_sentence(error),
-            hint=command("rollback", purpose="to go back to a whole version", store=store_of(path)),
+            hint=command("rollback", purpose="to return to an intact version", store=store_of(path)),
         ) from error
 
 
 def reject_newer_faiss(written_by: str, where: Path) -> None:
-    """Raise StoreError for an index of a newer FAISS: old files load in newer releases, not the reverse."""
+    """Raise StoreError for an index written by a newer FAISS: newer releases load old files, but not the reverse."""
     if _version(written_by) > _version(faiss.__version__):
         raise StoreError(
-            "the index was written by a newer FAISS than this reader's",
+            "the index was written by a newer FAISS than the installed one",
             where=where,
             found=f"FAISS {written_by}",
             expected=f"at most {faiss.__version__}",
-            hint="upgrade faiss-cpu where the index is read",
+            hint="upgrade faiss-cpu on this host",
         )
 
 
 def reject_damage(path: Path, sha256: str) -> None:
-    """Raise StoreError unless the file's SHA-256 is ``sha256``: many damaged indexes load without an error."""
+    """Raise StoreError unless the file's SHA-256 is ``sha256``: FAISS loads many damaged files without an error."""
     try:
         if not path.is_file():
             raise StoreError("the index is missing", where=path)
@@ -94,7 +94,7 @@ def reject_damage(path: Path, sha256: str) -> None:
 
 
 def faiss_sentence(error: BaseException) -> str:
-    """Return what a FAISS exception says, without the C++ signature and source line before it."""
+    """Return the message of a FAISS exception without the C++ signature and source line that precede it."""
     text = str(error) or type(error).__name__
     said = _SIGNATURE.sub("", text, count=1)
     return said.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip() or text

@@ -1,4 +1,4 @@
-"""The recall gate: the cheapest search parameters that reach the target, measured as readers will search."""
+"""The recall gate: finds the cheapest search parameters that reach the target recall, with searches like a reader's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from embsync.index.live_rows import LiveVectors
 from embsync.index.searcher import Searcher
 from embsync.similarity import Metric
 
-#: Without queries nothing can be measured: these are FAISS's own habits, on the generous side.
+#: Parameters used when there are no queries to measure with; more generous than FAISS's defaults.
 _UNMEASURED = {"efSearch": 64, "nprobe": 16, "k_factor_rf": 4}
-#: Score slack, relative, in which a found row counts as good as the last exact one: float32 rounding.
+#: Relative difference in score up to which a row counts as good as the last exact neighbour: float32 rounding.
 _ROUNDING = 1e-6
-#: Pairs of rows compared at once, one byte each.
+#: Pairs of row numbers compared at once, one byte each.
 _COMPARED = 1 << 24
 
 
 @dataclass(frozen=True)
 class SearchTuning:
-    """What the gate found: the parameters, the recall they reach (None: not measured), and their cost."""
+    """The parameters that the gate chose, their recall (None if not measured), and their cost."""
 
     search: dict[str, int]
     recall: float | None
@@ -54,9 +54,9 @@ class RecallGate:
     target: float
 
     def judge(self, index: Any, labels: Int64, most: float = math.inf) -> SearchTuning:
-        """Return the cheapest parameters of ``index`` that reach the target, or that come near its best.
+        """Return the cheapest parameters of ``index`` that reach the target, or else come close to its best recall.
 
-        Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the least there is.
+        Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the smallest parameters.
         """
         k = self.truth.shape[1]
         knobs = tunables(index, k)
@@ -71,13 +71,14 @@ class RecallGate:
         return _cheapest_pair(measure, knobs[0], knobs[1], self.target)
 
     def reached(self, tuning: SearchTuning) -> bool:
-        """Tell whether the target was measured to be reached."""
+        """Return whether the measured recall reaches the target."""
         return tuning.recall is not None and tuning.recall >= self.target
 
     def recall(self, rows: Int64) -> float:
-        """Return the share of the exact neighbours found; a row as good as the last one counts as it.
+        """Return the share of the exact neighbours found.
 
-        Only rows that are not among the exact neighbours are scored: among equal scores an index may choose.
+        A row that scores as high as the last exact neighbour counts as found: an index may choose among equal scores.
+        Only rows that are not among the exact neighbours need to be scored.
         """
         wanted = self.truth >= 0
         hit = np.zeros(rows.shape, np.bool_)
@@ -96,7 +97,7 @@ class RecallGate:
 
 
 class _Measurement:
-    """Recall and cost of one index by its search parameters; nothing is measured twice."""
+    """Recall and cost of one index as functions of its search parameters; nothing is measured twice."""
 
     def __init__(self, gate: RecallGate, index: Any, labels: Int64, most: float) -> None:
         self._gate = gate
@@ -122,7 +123,7 @@ class _Measurement:
         return effort(self._index, values, self._k)
 
     def affordable(self, knob: Tunable, fixed: Mapping[str, int]) -> int:
-        """Return the largest value of ``knob`` within the allowed effort, at least its least one."""
+        """Return the largest value of ``knob`` within the allowed effort, or its smallest value if none is."""
         low, high = knob.low, knob.high + 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -138,11 +139,11 @@ def _names(index: Any, k: int) -> list[str]:
 
 
 def _cheapest(measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], target: float) -> dict[str, int]:
-    """Return ``fixed`` with the least value of ``knob`` that reaches ``target``.
+    """Return ``fixed`` with the smallest value of ``knob`` that reaches ``target``.
 
-    Doubling, then halving the interval: recall grows with effort. Where recall has levelled, the largest value tells
-    whether the target can be reached at all: a neighbour far from the others is found by much more effort alone.
-    Where it cannot, the first value that comes within a hundredth of the best is returned: the rest would be paid for
+    Recall grows with effort, so the value is doubled and the last interval then bisected. When recall levels off, the
+    largest value shows whether the target can be reached at all: outlying neighbours are found only with much more
+    effort. If it cannot, the first value within a hundredth of the best recall is returned: more effort would gain
     nothing.
     """
     tried: dict[int, float] = {}
@@ -170,12 +171,12 @@ def _cheapest(measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], ta
 
 
 def _levelled(recalls: list[float]) -> bool:
-    """Tell whether doubling the effort, twice, found less than one neighbour in two thousand more."""
+    """Return whether doubling the effort twice found fewer than one more neighbour in two thousand."""
     return len(recalls) > 3 and recalls[-1] - recalls[-3] < 0.0005
 
 
 def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> SearchTuning:
-    """Return the cheapest pair: for each refining factor, the least effort of the candidate finder."""
+    """Return the cheapest pair: for each refining factor, the smallest effort of the candidate finder."""
     found: list[SearchTuning] = []
     factor = refiner.low
     while factor <= refiner.high:
@@ -183,7 +184,7 @@ def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, tar
             break
         found.append(measure.tuning(_cheapest(measure, finder, {refiner.name: factor}, target)))
         if found[-1].recall is not None and found[-1].recall >= target:
-            measure.most = min(measure.most, found[-1].effort)  # what costs more need not be tried
+            measure.most = min(measure.most, found[-1].effort)  # dearer pairs need not be tried
         factor *= 2
     best = max(float(tuning.recall or 0.0) for tuning in found)
     bar = target if best >= target else 0.99 * best

@@ -1,4 +1,4 @@
-"""Exact neighbours among the live vectors: what the recall gate compares with."""
+"""Exact neighbours among the live vectors: the reference for measuring recall."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from embsync.similarity import Metric, RunningTopK, scores_of, unit_rows
 
 
 def exact_neighbours(live: LiveVectors, queries: Float32, k: int, metric: Metric) -> Int64:
-    """Return the rows of the ``k`` best live vectors of each query, best first, -1 where there are fewer.
+    """Return the rows of the ``k`` best live vectors for each query, best first; -1 if there are fewer.
 
-    Cost: one matrix product of all queries with all live rows. Memory: one block, and k candidates a query.
+    Cost: one matrix product of all queries with all live rows. Memory: one block, and k candidates per query.
     """
     best = RunningTopK(queries, k, metric)
     for start, block in live.blocks():
@@ -21,7 +21,7 @@ def exact_neighbours(live: LiveVectors, queries: Float32, k: int, metric: Metric
 
 
 def exact_scores(live: LiveVectors, queries: Float32, rows: Int64, metric: Metric) -> Float64:
-    """Return the store's scores of ``rows`` (q, m) for their queries, higher is better, -inf for row -1."""
+    """Return the (q, m) scores of ``rows`` for their queries by the store's metric, higher is better; -inf for -1."""
     asked = unit_rows(queries) if metric == "cosine" else queries
     scores = np.full(rows.shape, -np.inf)
     step = max(1, live.step // max(rows.shape[1], 1))

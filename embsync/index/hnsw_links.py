@@ -1,4 +1,4 @@
-"""Leading the links of a graph past labels that are dead: FAISS has no way for a node to leave."""
+"""Replacing links to dead labels in a graph: FAISS cannot remove a node."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from embsync.dtypes import Bool, Int64
 from embsync.index.layers import innermost
 from embsync.index.library import faiss
 
-#: Nodes whose links are looked at in one go: 1 MB of them at 64 a node, and less than 1 kB for each that is dead.
+#: Nodes whose links are processed at once: 1 MB of links at 64 per node, and less than 1 kB for each dead link.
 _BLOCK = 4096
 
 
 def bypass(index: Any, dead: Bool) -> None:
-    """Replace links to dead labels by links to living neighbours of theirs, drawn at random.
+    """Replace each link to a dead label by a link to one of that label's live neighbours, drawn at random.
 
-    Search then reaches what it reached through the dead, and they take fewer places among its candidates. Only the
-    lowest level is changed: above it a search visits few nodes. A link stays, as a stepping stone, where what is
-    drawn is dead too, an empty slot, the node itself or linked already, so that no list of links ever gets shorter.
+    Searches then reach the same nodes without passing dead ones, which take fewer places among the candidates. Only
+    the lowest level is changed: a search visits few nodes above it. A link is kept if the neighbour drawn is dead, an
+    empty slot, the node itself or already linked, so no list of links ever gets shorter.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def bypass(index: Any, dead: Bool) -> None:
     starts = faiss.rev_swig_ptr(graph.offsets.data(), graph.offsets.size()).view(np.int64)
     slots = np.arange(graph.nb_neighbors(0))
     gone = np.append(dead, False)  # the label of an empty slot is -1
-    rng = np.random.default_rng(0)  # the same graph and the same dead give the same file
+    rng = np.random.default_rng(0)  # the same graph and dead labels give the same file
     for first in range(0, dead.size, _BLOCK):
         block = starts[first : first + _BLOCK + 1]
         places = block[0] + np.flatnonzero(gone[links[block[0] : block[-1]]])
@@ -49,7 +49,7 @@ def bypass(index: Any, dead: Bool) -> None:
 
 
 def _first_of_its_kind(values: Int64) -> Bool:
-    """Tell of each value whether none before it is equal."""
+    """Return for each value whether it is the first of its value."""
     first = np.zeros(values.size, np.bool_)
     first[np.unique(values, return_index=True)[1]] = True
     return first

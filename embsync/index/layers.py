@@ -1,4 +1,4 @@
-"""What an index is made of: its layers, the parameters that can be tuned at search time, the work they cost."""
+"""The structure of an index: its layers, its search-time parameters, and what a search costs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from embsync.index.library import faiss
 
-#: Search work beyond which a graph is slower than scanning half a million rows; also where tuning stops.
+#: Search effort at which a graph becomes slower than a scan of half a million rows; tuning stops here.
 LARGEST_EF_SEARCH = 4096
-#: ``IndexIVF.quantizer_trains_alone``, a C char, of a multi-index: its lists are no clusters.
+#: ``IndexIVF.quantizer_trains_alone``, a C char, of a multi-index, whose lists are not clusters.
 _TRAINS_ALONE = "\x01"
-#: The NNDescent graph an NSG begins with refuses 100 rows, aborts the process on some numbers of them up to 130, and
-#: building an NSG never ends where there are few more rows than links (tried, 1.15.1: 1.25 times as many).
+#: Minimum rows of an NSG. Its initial NNDescent graph rejects 100 rows and aborts the process on some counts up to 130;
+#: with only slightly more rows than links (1.25 times as many in FAISS 1.15.1), building it never ends.
 _NSG_ROWS = 256
-#: Centroids of the product quantizer that an ``OPQMatrix`` trains for itself, whatever the index uses.
+#: Centroids of the product quantizer that an ``OPQMatrix`` trains internally, whatever the index uses.
 _OPQ_CENTROIDS = 256
-#: Candidates re-ranked for each result at most; FAISS's own tuner stops here too.
+#: Largest number of candidates re-ranked per result; FAISS's tuner has the same limit.
 LARGEST_REFINE_FACTOR = 64
 
 
 @dataclass(frozen=True)
 class Tunable:
-    """A search parameter with its least and its largest useful value."""
+    """A search parameter with its smallest and largest useful values."""
 
     name: str
     low: int
@@ -31,9 +31,9 @@ class Tunable:
 
 
 def layers(index: Any) -> Iterator[Any]:
-    """Yield the index and what it wraps, outermost first, each as its own class.
+    """Yield the index and the indexes it wraps, outermost first, each downcast to its class.
 
-    A refining index leads to the index it refines; coarse quantizers and refining storage are not layers.
+    The next layer of a refining index is the index it refines; coarse quantizers and refining storage are not layers.
     """
     index = faiss.downcast_index(index)
     yield index
@@ -44,13 +44,13 @@ def layers(index: Any) -> Iterator[Any]:
 
 
 def innermost(index: Any) -> Any:
-    """Return the layer that finds the candidates."""
+    """Return the innermost layer, which finds the candidates."""
     *_, last = layers(index)
     return last
 
 
 def parts(index: Any) -> Iterator[Any]:
-    """Yield the index and everything in it: what it wraps, refines with or stores in, and its coarse quantizer."""
+    """Yield the index and all indexes within it: wrapped, refining and storage indexes, and coarse quantizers."""
     index = faiss.downcast_index(index)
     yield index
     for name in ("index", "base_index", "refine_index", "storage", "quantizer"):
@@ -60,14 +60,14 @@ def parts(index: Any) -> Iterator[Any]:
 
 
 def transforms(layer: Any) -> list[Any]:
-    """Return the steps a vector passes on its way into this layer's own index, each as its own class."""
+    """Return the transforms that this layer applies to a vector, each downcast to its class."""
     if not isinstance(layer, faiss.IndexPreTransform):
         return []
     return [faiss.downcast_VectorTransform(layer.chain.at(place)) for place in range(layer.chain.size())]
 
 
 def least_rows(index: Any) -> int:
-    """Return how many rows training takes at least: every k-means wants one for each centroid."""
+    """Return the minimum number of rows for training: every k-means needs one per centroid."""
     return max(_least_rows(part) for part in parts(index))
 
 
@@ -88,12 +88,12 @@ def _least_rows(part: Any) -> int:
 
 
 def takes_ids(index: Any) -> bool:
-    """Tell whether vectors must be added with their labels (IDMap at the outside)."""
+    """Return whether vectors must be added with explicit labels (the outermost layer is an IDMap)."""
     return isinstance(faiss.downcast_index(index), faiss.IndexIDMap | faiss.IndexIDMap2)
 
 
 def is_exact(index: Any) -> bool:
-    """Tell whether a search compares every vector, unchanged."""
+    """Return whether a search compares the query with every vector, uncompressed."""
     return all(type(layer) in _EXACT for layer in layers(index))
 
 
@@ -101,7 +101,7 @@ _EXACT = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexIDMa
 
 
 def tunables(index: Any, k: int) -> list[Tunable]:
-    """Return what can be tuned to find the best ``k``, the candidate finder first, then the refining factor."""
+    """Return the parameters that affect recall of the best ``k``: the candidate finder's, then the refining factor."""
     found: list[Tunable] = []
     finder = innermost(index)
     if isinstance(finder, faiss.IndexHNSW):
@@ -120,10 +120,10 @@ def _refines_exact(index: Any) -> bool:
 
 
 def completed(index: Any, values: Mapping[str, int]) -> dict[str, int]:
-    """Return ``values`` with what follows from them.
+    """Return ``values`` with the parameters derived from them.
 
-    An HNSW coarse quantizer is asked for ``nprobe`` lists; twice as much effort keeps it from being what limits
-    recall, and it costs little beside the lists themselves.
+    An HNSW coarse quantizer finds the ``nprobe`` nearest lists. Twice that effort keeps it from limiting recall, and
+    costs little compared with scanning the lists.
     """
     full = dict(values)
     finder = innermost(index)
@@ -135,7 +135,7 @@ def completed(index: Any, values: Mapping[str, int]) -> dict[str, int]:
 
 
 def effort(index: Any, values: Mapping[str, int], k: int) -> float:
-    """Return about how many vector comparisons a query costs with ``values``: what "cheapest" means."""
+    """Return the approximate number of vector comparisons per query with ``values``, by which costs are compared."""
     work = float(index.ntotal)
     finder = innermost(index)
     if "efSearch" in values and isinstance(finder, faiss.IndexHNSW):
@@ -146,7 +146,7 @@ def effort(index: Any, values: Mapping[str, int], k: int) -> float:
 
 
 def search_parameters(index: Any, values: Mapping[str, int], selector: Any = None) -> Any:
-    """Return FAISS search parameters for ``values``, nested as the index is; None where it takes none.
+    """Return FAISS search parameters for ``values``, nested like the index; None if it takes none.
 
     Parameters
     ----------

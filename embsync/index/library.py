@@ -1,4 +1,4 @@
-"""FAISS as an untyped name: the stubs it ships lack half of what its wrapper really has (1.15.1)."""
+"""FAISS as an untyped module: its type stubs lack half of what its wrapper defines (1.15.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live rows as the index sees them: normalised for cosine, in blocks, never copied as a whole."""
+"""The live rows as indexed: normalised for cosine, read in blocks, never copied at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embsync.dtypes import Float32, Int64
 from embsync.errors import UsageError
 from embsync.similarity import unit_rows
 
-#: Bytes of one block: small beside any index, large enough that a call into FAISS costs nothing.
+#: Bytes of one block: small compared with any index, large enough to make the cost of a call to FAISS negligible.
 BLOCK_BYTES = 8 << 20
 
 
@@ -24,9 +24,9 @@ class LiveVectors:
     vectors : (rows, k) ndarray of float32, C order
         All rows of the side, possibly a read-only memory map.
     rows : (n,) ndarray of int64
-        Positions of the live ones, ascending.
+        Positions of the live rows, ascending.
     unit : bool
-        True for cosine: rows are handed out with length one (zero rows stay zero).
+        True for cosine: rows are returned with length one (zero rows stay zero).
     """
 
     vectors: Float32
@@ -40,7 +40,7 @@ class LiveVectors:
 
     @property
     def width(self) -> int:
-        """Numbers in a row, k."""
+        """Values in a row, k."""
         return int(self.vectors.shape[1])
 
     @property
@@ -49,7 +49,7 @@ class LiveVectors:
         return max(1024, BLOCK_BYTES // (4 * max(self.width, 1)))
 
     def at(self, rows: Int64) -> Float32:
-        """Return the vectors at ``rows`` (positions in the side), a view where they follow each other."""
+        """Return the vectors at ``rows`` (positions in the side), as a view if the positions are consecutive."""
         if rows.size and rows[-1] - rows[0] == rows.size - 1 and bool((rows[1:] > rows[:-1]).all()):
             block = self.vectors[rows[0] : rows[-1] + 1]
         else:
@@ -63,7 +63,7 @@ class LiveVectors:
             yield start, self.at(chosen[start : start + self.step])
 
     def sample(self, size: int) -> Float32:
-        """Return at most ``size`` live vectors, evenly drawn with a fixed seed, in row order."""
+        """Return at most ``size`` live vectors, drawn uniformly with a fixed seed, in row order."""
         if size >= self.count:
             return self.at(self.rows)
         chosen = np.random.default_rng(0).choice(self.count, size=size, replace=False)
@@ -71,12 +71,12 @@ class LiveVectors:
 
 
 def live_vectors(vectors: Float32, rows: Int64, metric: str) -> LiveVectors:
-    """Return the live rows of a side, checked for the shapes FAISS takes on trust.
+    """Return the live rows of a side, checked for properties that FAISS does not check.
 
     Raises
     ------
     UsageError
-        Not float32 in C order, or rows that do not ascend within the side.
+        The vectors are not float32 in C order, or the rows are not ascending positions in the side.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
         raise UsageError(

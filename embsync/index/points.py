@@ -1,4 +1,4 @@
-"""Search effort by the number of neighbours asked for: measured at a few, scaled to any."""
+"""Search effort for any number of neighbours, from measurements at a few."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 
 from embsync.manifest import OperatingPoint
 
-#: How much more than in proportion to k is looked at beyond the last point.
+#: Factor on the effort beyond the last point, in addition to scaling in proportion to k.
 _BEYOND = 2.0
 
 
 def effort_at(points: Sequence[OperatingPoint], k: int) -> dict[str, int]:
     """Return the search parameters for ``k`` neighbours.
 
-    Up to the first point its own; between two points what lies between; beyond the last, where nothing was measured,
-    twice as many times its own as ``k`` is its ``k``: of 20,000 items a graph found 82 % of the best 500 with five
-    times what finds 99 % of the best 100. A refining factor is a multiple of ``k`` already and stays what it was.
+    Up to the first point, its parameters; between two points, interpolated ones; beyond the last, where nothing was
+    measured, twice the effort in proportion to ``k``: in 20,000 items a graph found 82 % of the best 500 with five
+    times the effort that finds 99 % of the best 100. A refining factor is relative to ``k`` already and does not
+    change.
     """
     if k <= points[0].k:
         return points[0].search

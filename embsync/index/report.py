@@ -1,4 +1,4 @@
-"""What the index package hands over: the finished index, and what it needs of the parent's."""
+"""The input and output of the index package: the parent's index, and the finished one."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ class ParentIndex:
     Parameters
     ----------
     path : path
-        Its ``index.faiss``.
+        The parent's ``index.faiss``.
     sha256 : str
-        Of that file, from the parent's manifest; verified before the file is loaded.
+        Hash of that file in the parent's manifest, verified before the file is loaded.
     labels : (n,) ndarray of int64
-        Its ``index_rows.npy``: label to row of the parent, -1 for a dead label.
+        The parent's ``index_rows.npy``: row of the parent for each label, -1 for a dead label.
     row_map : (rows of the parent,) ndarray of int64
-        Row of the parent to row of the new version, -1 where the id is not live now.
+        Row of the new version for each row of the parent, -1 if the id is no longer live.
     report : IndexReport
         The parent's report.
     vectors : (rows of the parent, k) ndarray of float32, optional
-        The parent's mapped vectors: what tells that nothing changed (``reused``) for an index that does not
-        store vectors bit by bit.
+        The parent's stable vectors, which show whether anything changed if the index does not store vectors exactly.
     damage : StoreError, optional
-        Why the labels could not be read: the index cannot be used.
+        Why the labels could not be read, which makes the index unusable.
     """
 
     path: Path
@@ -52,10 +51,10 @@ class Built:
     Parameters
     ----------
     labels : (n,) ndarray of int64
-        Label to row, -1 for a dead label: what ``index_rows.npy`` holds.
+        Row of each label, -1 for a dead label; the content of ``index_rows.npy``.
     report : IndexReport
     seconds : mapping
-        Wall seconds by step, as far as taken: ``truth``, ``load``, ``rotate``, ``build``, ``gate``.
+        Wall-clock seconds of the steps that were run: ``truth``, ``load``, ``rotate``, ``build``, ``gate``.
     damage : StoreError, optional
         Why the parent's index could not be read, for the journal; the index was rebuilt.
     """
@@ -67,8 +66,8 @@ class Built:
     damage: StoreError | None = None
 
     def write(self, write: Callable[[bytes], object]) -> None:
-        """Serialize the index through ``write``, a chunk at a time, without a second copy of it.
+        """Serialize the index through ``write``, chunk by chunk, without a second copy.
 
-        An exception of ``write`` comes back unchanged; nothing is written after it.
+        Exceptions of ``write`` propagate unchanged, and nothing more is written.
         """
         stream_index(self.index, write)

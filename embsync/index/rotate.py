@@ -1,4 +1,4 @@
-"""Keeping a trained index and moving its vectors: what was learnt yesterday still fits in one stable space."""
+"""Rotation: keeping a trained index and replacing its vectors, possible because both are in one stable space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embsync.index.layers import innermost, layers
 from embsync.index.library import faiss
 from embsync.index.live_rows import LiveVectors
 
-#: Emptied and filled again, they keep all that was trained: quantizers, codebooks, ranges, transforms.
+#: Indexes that keep everything trained when they are emptied: quantizers, codebooks, ranges, transforms.
 _REFILLED = (
     faiss.IndexFlat,
     faiss.IndexFlatIP,
@@ -31,9 +31,9 @@ _WRAPPERS = (faiss.IndexPreTransform, faiss.IndexIDMap, faiss.IndexIDMap2, faiss
 _GRAPHS = (faiss.IndexHNSWFlat, faiss.IndexHNSWSQ, faiss.IndexHNSWPQ)
 _IN_PLACE = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexScalarQuantizer, faiss.IndexPQ)
 
-#: Share of its link slots that a full node frees when a new one wants to be linked: otherwise every link to it
-#: prunes all 64 again. 2 % new rows in 40k x 64 cost 1/47 of a build instead of 1/28, at the same recall after
-#: six nights (0.923); in real retrainings 1/54 instead of 1/44, efSearch for 0.95 after ten nights 20 to 22.
+#: Share of its link slots that a full node frees when another node links to it; otherwise each new link prunes all 64
+#: again. Adding 2 % rows to 40k x 64 cost 1/47 of a build instead of 1/28, with the same recall after six nights
+#: (0.923); in real retrainings 1/54 instead of 1/44, and efSearch for 0.95 went from 20 to 22 after ten nights.
 PRUNE_HEADROOM = 0.1
 
 
@@ -54,26 +54,26 @@ def obstacle(index: Any) -> str | None:
 
 
 def has_graph(index: Any) -> bool:
-    """Tell whether labels are nodes of a graph, which cannot leave it."""
+    """Return whether labels are nodes of a graph, from which they cannot be removed."""
     return isinstance(innermost(index), faiss.IndexHNSW)
 
 
 def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
-    """Move the vectors of ``index`` in place and add the new rows.
+    """Replace the vectors of ``index`` in place and add the new rows.
 
     Parameters
     ----------
     index : faiss.Index
-        The parent's, owned by the caller.
+        The parent's index, owned by the caller.
     live : LiveVectors
     moved : (labels,) ndarray of int64
-        The live row each label stands for now, -1 where there is none any more.
+        The live row of each label, -1 for a dead label.
 
     Returns
     -------
     (labels,) ndarray of int64
-        The rows of all labels. A graph keeps its dead labels, with fewer links to them; everything else is emptied
-        and filled again, and has none.
+        The row of each label. A graph keeps its dead labels, with fewer links to them; other indexes are emptied and
+        filled again, and have none.
     """
     if not has_graph(index):
         index.reset()
@@ -88,20 +88,20 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
 
 
 def move(index: Any, live: LiveVectors, moved: Int64, room: int) -> None:
-    """Give the living labels of a graph their new vectors, and make room for ``room`` more labels."""
+    """Write the new vectors of a graph's live labels, and allocate room for ``room`` more labels."""
     for store in stores(index):
         store.rewrite(live, moved, room)
 
 
 def grow(index: Any, live: LiveVectors, moved: Int64, fresh: Int64) -> None:
-    """Lead links of a graph past its dead labels and add the rows ``fresh``."""
+    """Replace links to dead labels in a graph, and add the rows ``fresh``."""
     bypass(index, moved < 0)
     innermost(index).hnsw.prune_headroom = PRUNE_HEADROOM
     fill(index, live, fresh)
 
 
 def unchanged(index: Any, live: LiveVectors, moved: Int64) -> bool | None:
-    """Tell whether the index holds the live vectors bit by bit already; None where its codes cannot tell."""
+    """Return whether the index already holds exactly the live vectors; None if its codes cannot show it."""
     parts = list(stores(index))
     if not any(isinstance(part.codes, faiss.IndexFlat) and not part.steps for part in parts):
         return None

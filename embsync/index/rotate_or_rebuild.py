@@ -1,4 +1,4 @@
-"""Deciding, by measurement, what becomes of the index: rebuilt, rotated or reused."""
+"""Deciding by measurement whether the index is reused, rotated or rebuilt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
 from embsync.index.threads import faiss_threads
 from embsync.manifest import Action, IndexReport, OperatingPoint
 
-#: Queries of the gates beyond the first: 200 with 100 neighbours each are more than its 1,000 with 10.
+#: Queries of the gates after the first: 200 with 100 neighbours each measure more neighbours than its 1,000 with 10.
 _DEEPER_QUERIES = 200
 
 
@@ -39,7 +39,7 @@ def refresh(
     threads: int = 0,
     previous: ParentIndex | None = None,
 ) -> Built:
-    """Return the index of a version: the parent's with its vectors moved where measurement allows, else a new one.
+    """Return the index of a version: the parent's, rotated, if its measured recall allows; otherwise a new one.
 
     Parameters
     ----------
@@ -50,20 +50,20 @@ def refresh(
     queries : (q, k) ndarray of float32
         Sampled queries for the recall gate.
     truth : (q, >= the first recall_at) ndarray of int64 or None
-        Rows of their exact neighbours by the store's metric, best first; None: computed here, in blocks.
+        Rows of their exact neighbours by the store's metric, best first; None to compute them here, in blocks.
     config : IndexConfig
     threads : int
-        0: all cores. With 1 the same input gives the same file.
+        0 for all cores. With 1, the same input gives the same file.
     previous : ParentIndex, optional
-        The parent's index. One that is missing or damaged is not an error: the index is rebuilt, ``reason`` says
-        so, and ``damage`` holds the error.
+        The parent's index. If it is missing or damaged, the index is rebuilt, ``reason`` says so, and ``damage`` holds
+        the error.
 
     Raises
     ------
     UsageError
-        A factory string that FAISS rejects or cannot train on these vectors; arrays of the wrong form.
+        FAISS rejects the factory string or cannot train it on these vectors, or an array has the wrong shape or dtype.
     StoreError
-        Out of memory.
+        There is not enough memory.
     """
     side = live_vectors(vectors, live, config.metric)
     with faiss_threads(threads):
@@ -72,13 +72,13 @@ def refresh(
         except MemoryError as error:
             raise StoreError(
                 "out of memory while indexing",
-                found=f"{side.count} rows of {side.width} numbers",
+                found=f"{side.count} rows of {side.width} values",
                 hint="a smaller index, such as 'HNSW32_SQ8' or 'IVF4096,SQ8'",
             ) from error
 
 
 class _Rebuild(Exception):
-    """The parent's index will not do; the message says why."""
+    """The parent's index cannot be kept; the message says why."""
 
     def __init__(self, reason: str, damage: StoreError | None = None) -> None:
         super().__init__(reason)
@@ -124,18 +124,18 @@ class _Refresh:
             if not same:
                 self._reject_hopeless(previous.report)
             labels = moved if same else _rotated(index, self.side, moved)
-        # A rebuild would make the same index again: there is nothing cheaper to compare its effort with.
+        # A rebuild would give the same index, so there is no cheaper one to compare its effort with.
         as_rebuilt = same and previous.report.rotations == 0
         tuning = self._judge(index, labels, None if as_rebuilt else previous)
         complaint = None if as_rebuilt else self._complaint(index, tuning, previous)
         if complaint is not None:
             raise _Rebuild(complaint)
         if same:
-            return self._built(index, labels, tuning, "reused", "the index holds these vectors already")
+            return self._built(index, labels, tuning, "reused", "the index already holds these vectors")
         return self._built(index, labels, tuning, "rotated", _achieved(tuning))
 
     def _eligible(self) -> ParentIndex:
-        """Return the parent's index if the configuration lets it be kept at all."""
+        """Return the parent's index if the configuration allows keeping it, or raise _Rebuild."""
         previous = self.previous
         if previous is None:
             raise _Rebuild("there is no previous index")
@@ -149,7 +149,7 @@ class _Refresh:
         return previous
 
     def _reject_dead(self, index: Any, moved: Int64) -> None:
-        """Raise _Rebuild where a graph would carry too many labels that lead nowhere."""
+        """Raise _Rebuild if too many labels of a graph would be dead."""
         if not has_graph(index) or self.config.refresh == "rotate":
             return
         living = int(np.count_nonzero(moved >= 0))
@@ -158,16 +158,16 @@ class _Refresh:
             raise _Rebuild(f"{share:.3f} of the labels would be dead, more than {self.config.compact_dead_fraction}")
 
     def _reject_hopeless(self, last: IndexReport) -> None:
-        """Raise _Rebuild where a new index missed the target already: moving its vectors would be for nothing.
+        """Raise _Rebuild if the last rebuilt index already missed the target: rotating it would gain nothing.
 
-        The recall of one that reached its target says nothing about a higher one: it is that of the least effort.
+        If it reached its target, it may reach a higher one too: its recall was measured at the lowest effort.
         """
         reached = last.recall_at_10
         missed = reached is not None and reached < min(last.target_recall, self.config.target_recall)
         if last.rotations == 0 and missed:
             raise _Rebuild(
                 f"the last rebuild missed recall {last.target_recall} with {reached:.3f}: "
-                "a rotated index would hardly reach it"
+                "a rotated index is unlikely to reach it"
             )
 
     def _judge(self, index: Any, labels: Int64, previous: ParentIndex | None = None) -> SearchTuning:
@@ -177,14 +177,14 @@ class _Refresh:
             return self.gate.judge(index, labels, self._most(index, previous))
 
     def _most(self, index: Any, previous: ParentIndex) -> float:
-        """Return the effort a kept index may ask for."""
+        """Return the largest effort allowed for a kept index."""
         last = previous.report.rebuilt_search or previous.report.search
         return self.config.max_search_cost_growth * effort(index, last, self.gate.truth.shape[1])
 
     def _complaint(self, index: Any, tuning: SearchTuning, previous: ParentIndex) -> str | None:
         """Return why the kept index must not be published, or None."""
         if tuning.recall is None:
-            return None if is_exact(index) else "there were no queries to judge a rotated index by"
+            return None if is_exact(index) else "there were no queries to measure a rotated index with"
         if not self.gate.reached(tuning):
             return (
                 f"rotated, {_achieved(tuning)}, below {self.config.target_recall}, was the best within "
@@ -236,7 +236,7 @@ class _Refresh:
 
 
 def _gates(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> Iterator[RecallGate]:
-    """Yield a gate for each ``recall_at``, cut to the rows there are; the first decides."""
+    """Yield a gate for each ``recall_at``, limited to the number of rows; the first decides."""
     if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
         raise UsageError(
             "queries have the wrong form",
@@ -259,7 +259,7 @@ def _gates(side: LiveVectors, queries: Float32, truth: Int64 | None, config: Ind
 
 
 def _load(previous: ParentIndex) -> Any:
-    """Return the parent's index, whole and ready to grow, or raise _Rebuild."""
+    """Return the parent's index, verified and ready to grow, or raise _Rebuild."""
     try:
         if previous.damage is not None:
             raise previous.damage
@@ -289,7 +289,7 @@ def _unusable(error: StoreError) -> _Rebuild:
 
 
 def _moved(previous: ParentIndex, side: LiveVectors) -> Int64:
-    """Return the live row each label of the parent's index stands for now, -1 where there is none."""
+    """Return the live row of each label of the parent's index, -1 for a dead label."""
     living = np.flatnonzero(previous.labels >= 0)
     if living.size and int(previous.labels.max()) >= previous.row_map.size:
         raise _unusable(
@@ -313,14 +313,12 @@ def _moved(previous: ParentIndex, side: LiveVectors) -> Int64:
     alive[side.rows] = True
     taken[rows] = True
     if int(np.count_nonzero(taken)) != rows.size or not alive[rows].all():
-        raise _unusable(
-            StoreError("labels that lead to one row twice, or to a row that is not live", where=previous.path)
-        )
+        raise _unusable(StoreError("two labels of one row, or a label of a row that is not live", where=previous.path))
     return moved
 
 
 def _same(index: Any, side: LiveVectors, moved: Int64, previous: ParentIndex) -> bool:
-    """Tell whether every live row is in the index already, with the vector it has now."""
+    """Return whether the index already holds every live row with its current vector."""
     living = moved >= 0
     if int(np.count_nonzero(living)) != side.count or np.any((previous.labels >= 0) != living):
         return False

@@ -1,4 +1,4 @@
-"""Search as readers meet it: rows and scores out, labels and dead vectors kept inside."""
+"""Search for readers: returns rows and scores, and hides labels and dead vectors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from embsync.invocation import command
 from embsync.manifest import IndexReport, OperatingPoint, store_of
 from embsync.similarity import unit_rows
 
-#: Relative slack in which two float32 scores of one vector may differ when FAISS takes another code path.
+#: Relative difference between two float32 scores of one vector computed by different code paths of FAISS.
 _ROUNDING = 1e-6
 #: How much less a comparison costs in a scan for many queries: a graph took 12 ns for each, a scan 1.5 (32 dimensions).
 _SHARED = 8
 
-# The OpenMP threads of the parent do not exist in a forked child, and the first search of a batch would wait for
-# them for ever (tried with libgomp): the thread that lives on works alone.
+# The parent's OpenMP threads do not exist in a forked child, where the first batch search would wait for them forever
+# (observed with libgomp); so a forked child searches with one thread.
 os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
 class Searcher:
-    """A version's index, open for search. Safe to use from several threads.
+    """A version's index, open for search; safe for use by several threads.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Searcher:
     metric : str
         ``inner_product``, ``cosine`` or ``l2``.
     search : mapping, or sequence of OperatingPoint
-        Search parameters used where a call gives none: always these, or as many as the neighbours asked for take.
+        Default search parameters: fixed, or derived from the number of neighbours requested.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Searcher:
     ) -> None:
         self._index = index
         self._width = int(index.d)
-        # FAISS answers -1 for a hit that is missing; -1 is also the last position: it leads to row -1.
+        # FAISS returns label -1 for a missing hit; as an index, -1 is the last position, which holds row -1.
         self._rows = np.append(labels, np.int64(-1))
         self._metric = metric
         self._similarity = metric_of(metric) == faiss.METRIC_INNER_PRODUCT
@@ -61,19 +61,19 @@ class Searcher:
         self.live = int(np.count_nonzero(living))
         self._selector = None if self.live == labels.size else _only(living)
         self._parameters = search_parameters(index, self._defaults, self._selector)
-        # IDMap writes its own selector into the parameters while it searches: two threads must not share them.
+        # IDMap writes a selector into the parameters while it searches, so threads must not share them.
         self._shared = self._selector is None or not any(
             isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in layers(index)
         )
 
     @classmethod
     def open(cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None) -> Searcher:
-        """Map the index at ``path``; milliseconds, whatever its size.
+        """Open the index at ``path`` by mapping it, which takes milliseconds whatever its size.
 
         Parameters
         ----------
         path : path
-            ``index.faiss`` of a version; its hash is the caller's to verify.
+            ``index.faiss`` of a version; the caller verifies its hash.
         labels : (n,) ndarray of int64
             ``index_rows.npy`` of the same version.
         report : IndexReport
@@ -84,7 +84,7 @@ class Searcher:
         Raises
         ------
         StoreError
-            Missing or damaged, written by a newer FAISS, or not the index the labels and the report describe.
+            The index is missing or damaged, was written by a newer FAISS, or does not match the labels and the report.
         """
         reject_newer_faiss(report.faiss, Path(path))
         index = read_index(Path(path), mapped=True)
@@ -98,7 +98,7 @@ class Searcher:
 
     @property
     def width(self) -> int:
-        """Numbers in a query, k."""
+        """Values in a query, k."""
         return self._width
 
     def search(
@@ -114,24 +114,24 @@ class Searcher:
         ----------
         queries : (q, width) ndarray of float32
         k : int
-            Cut to the live rows.
+            Number of neighbours, limited to the number of live rows.
         parameters : mapping, optional
-            Overrides of the version's search parameters, such as ``{"efSearch": 200}``; cut to the size of the index.
-            Without, effort follows ``k`` and the share of the live rows that may be found.
+            Override the version's search parameters, such as ``{"efSearch": 200}``; limited to the size of the index.
+            By default, effort depends on ``k`` and on the share of the live rows that may be found.
         allowed : (rows,) ndarray of bool, optional
             Rows of the version that may be found.
 
         Returns
         -------
         rows : (q, min(k, live)) ndarray of int64
-            Best first; equal scores by ascending row; -1 for a hit the index did not find.
+            Best first, equal scores by ascending row; -1 for a hit that the index did not find.
         scores : (q, min(k, live)) ndarray of float32
             Inner product, cosine, or minus the squared distance; -inf for a missing hit.
 
         Raises
         ------
         UsageError
-            Queries of another width or dtype, k below 1, or parameters the index does not take.
+            Queries have another width or dtype, k is below 1, or the index does not take a parameter.
         """
         if queries.ndim != 2 or queries.shape[1] != self._width or queries.dtype != np.float32:
             raise UsageError(
@@ -157,21 +157,21 @@ class Searcher:
         return np.asarray((rows >= 0) & allowed[np.maximum(rows, 0)])
 
     def _find(self, asked: Float32, k: int, parameters: Any, findable: int) -> tuple[Int64, Float32]:
-        # One more hit than asked for shows whether a tie goes on beyond the last one.
+        # One more hit than requested shows whether a tie continues beyond the last one.
         fetch = min(k + 1, findable) if self._exact else k
         scores, labels = self._index.search(asked, fetch, params=parameters)
         if not self._similarity:
             np.negative(scores, out=scores)
         rows = self._rows[labels]
         missing = rows < 0
-        if np.count_nonzero(missing):  # of a single query's few hits: any() and min() take a microsecond more
+        if np.count_nonzero(missing):  # for one query, a microsecond faster than any() or min()
             scores[missing] = -np.inf
         if np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
             return self._untie(asked, rows, scores, k, parameters)
         return rows[:, :k], scores[:, :k]
 
     def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
-        """Order equal scores by row; where a tie of an exact index crosses the last place, look at all of it."""
+        """Order equal scores by row; if a tie of an exact index extends beyond the last hit, fetch all of it."""
         order = np.lexsort((rows, -scores), axis=1)
         rows = np.take_along_axis(rows, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)
@@ -207,7 +207,7 @@ class Searcher:
     def _effort(self, k: int, findable: int) -> dict[str, int]:
         """Return the search parameters for ``k`` of ``findable`` rows.
 
-        The best ``k`` of a share of the rows are about as far away as the best ``k / share`` of all of them.
+        The best ``k`` of a share of the rows are about as far away as the best ``k / share`` of all rows.
         """
         chosen = effort_at(self._points, k if findable == self.live else -(-k * self.live // findable))
         if chosen is self._defaults:
@@ -224,15 +224,15 @@ class Searcher:
         return effort(self._index, self._effort(k, findable), k) * min(queries, _SHARED) >= findable
 
     def _useful(self, name: str, value: object, k: int) -> int:
-        """Return a search parameter, cut to where it looks at everything: FAISS makes room for whatever it says."""
+        """Return a search parameter, limited to a full search: FAISS allocates memory for any value."""
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise UsageError("not a search parameter", found=f"{name} {value!r}", expected="a number, 1 or more")
+            raise UsageError("not a search parameter", found=f"{name} {value!r}", expected="an integer of 1 or more")
         total = int(self._index.ntotal)
         return min(int(value), -(-total // k) if name == "k_factor_rf" else total)
 
 
 def _only(allowed: Bool) -> Any:
-    """Return a selector of the labels where ``allowed`` is true: one bit a label."""
+    """Return a selector of the labels where ``allowed`` is true, one bit per label."""
     return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 

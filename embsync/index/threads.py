@@ -1,4 +1,4 @@
-"""How many threads FAISS may use, for the length of a ``with`` block."""
+"""Limiting the number of threads that FAISS uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embsync.rows import library_threads, worker_count
 
 @contextmanager
 def faiss_threads(threads: int) -> Iterator[None]:
-    """Let FAISS and BLAS use ``threads`` threads (0: all cores this process may use), then restore both."""
+    """Let FAISS and BLAS use ``threads`` threads (0 for all cores available to the process), then restore both."""
     before = faiss.omp_get_max_threads()
     workers = worker_count(threads)
     try:

@@ -240,7 +240,7 @@ class Store(StoreContents):
                 f"version {number} is damaged",
                 where=self.path(number),
                 found=", ".join(damaged[:3]),
-                hint=command("rollback", purpose="to go back to a whole version", store=self.root),
+                hint=command("rollback", purpose="to return to an intact version", store=self.root),
             )
 
     def prune(self, keep: int) -> tuple[list[int], list[int]]:

@@ -10,8 +10,19 @@ from support.laws import Pair, law, pairs, score_error
 from support.nights import Array, night
 
 import embsync
-from embsync.alignment.preservation import certify, map_error, residual_scale
+from embsync.alignment.preservation import map_error, residual_of, residual_scale
+from embsync.alignment.preservation import score_error as certified_score_error
 from embsync.alignment.transform import Transform
+from embsync.rows import ArrayRows
+from embsync.sides import Sides
+
+
+def certify(
+    items: Array, users: Array | None, stable_items: Array, stable_users: Array | None, maps: Transform
+) -> float:
+    """Return the certified score error of stable arrays against raw ones, rows in the same order."""
+    sides = Sides(ArrayRows(items), None if users is None else ArrayRows(users))
+    return certified_score_error(sides.map(residual_of, Sides(stable_items, stable_users), maps), maps)
 
 
 @law

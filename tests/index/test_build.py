@@ -223,7 +223,7 @@ def test_the_least_rows_are_known_without_training(make, index_of, factory, leas
 
 def test_more_lists_than_rows(make, index_of):
     """A factory that needs more rows than there are says so, as a configuration error."""
-    with pytest.raises(UsageError, match="cannot be trained"):
+    with pytest.raises(UsageError, match="too few rows to train"):
         index_of(make(rows=200), IndexConfig(factory="IVF1024,Flat"))
 
 
