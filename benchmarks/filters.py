@@ -20,7 +20,7 @@ import numpy as np
 
 import embsync
 from embsync.config_loader import load
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 ITEMS, USERS, WIDTH, ASKED, BLOCKED = 20_000, 2_000, 32, 1_000, 200
@@ -57,7 +57,9 @@ def main() -> None:
         snapshot = written(Path(directory) / "day=1")
         for factory in ("HNSW32", "IVF128,Flat"):
             root = Path(directory) / factory[:4]
-            process(Store(root), Request(snapshot), load(environment={}, options={"index": {"factory": factory}}))
+            publish_snapshot(
+                Store(root), Request(snapshot), load(environment={}, options={"index": {"factory": factory}})
+            )
             with embsync.open(root) as reader:
                 version = reader.current
                 asked = np.arange(ASKED)

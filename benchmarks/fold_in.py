@@ -19,7 +19,7 @@ import numpy as np
 
 import embsync
 from embsync.config_loader import load
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Version
 from embsync.store import Store
 
@@ -63,7 +63,7 @@ def main(data: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place) / "S")
         for day in range(1, 6):
-            process(store, Request(data / f"day={day}"), load(environment={}))
+            publish_snapshot(store, Request(data / f"day={day}"), load(environment={}))
         with embsync.open(store.root) as reader:
             version = reader.current
             users = np.asarray(version.users.vectors[version.users.live])[::2]

@@ -30,7 +30,7 @@ from small_models import Model, nights
 from embsync.config import DEFAULT_LIMITS, Config
 from embsync.config_loader import load
 from embsync.errors import EmbsyncError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.checks import CheckRefusedError, require
 from embsync.store import Store
 
@@ -77,14 +77,16 @@ class Judge:
         self._number = number
 
     def _publish(self, model: Model, name: str) -> int:
-        return process(self._store, Request(model.save(self._root / name), tuple(DEFAULT_LIMITS)), self._config).version
+        return publish_snapshot(
+            self._store, Request(model.save(self._root / name), tuple(DEFAULT_LIMITS)), self._config
+        ).version
 
     def judge(self, model: Model, kind: str, scene: str, side: str = "", share: float = 0.0) -> Verdict:
         """Return the verdict on one snapshot; the store is as before."""
         path = model.save(self._root / "tonight")
         message = ""
         try:
-            published = process(self._store, Request(path, tuple(DEFAULT_LIMITS)), self._config)
+            published = publish_snapshot(self._store, Request(path, tuple(DEFAULT_LIMITS)), self._config)
             records = published.checks
             self._store.rollback(self._number)
             shutil.rmtree(self._store.path(published.version))  # or prune would delete the night before

@@ -22,7 +22,7 @@ from workload import Size, write_nights
 import embsync
 from embsync.alignment import gram
 from embsync.config import DEFAULT_LIMITS
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 _LIMITS = (gram.JUDGED, gram.JUDGED_A_DIMENSION)
@@ -57,10 +57,10 @@ def publishing(nights: tuple[Path, Path], root: Path, anchor_rows: int) -> Calla
     """Return what publishes the second night with an exact index, and forgets it again."""
     config = configuration(**{"space.anchors.rows": anchor_rows})
     store = Store(root)
-    process(store, Request(nights[0]), config)
+    publish_snapshot(store, Request(nights[0]), config)
 
     def work() -> None:
-        made = process(store, Request(nights[1], tuple(DEFAULT_LIMITS)), config)
+        made = publish_snapshot(store, Request(nights[1], tuple(DEFAULT_LIMITS)), config)
         store.rollback(1)
         shutil.rmtree(store.path(made.version))
 

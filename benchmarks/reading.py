@@ -27,7 +27,7 @@ from workload import Size, write_nights
 
 import embsync
 from embsync.config_loader import load
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Side, Version, follower
 from embsync.reader.verification import verify
 from embsync.store import Store
@@ -39,7 +39,7 @@ def published(root: Path, rows: int) -> Path:
     """Publish two versions, nine users to an item."""
     nights = write_nights(root.parent, Size(rows - rows // 10, rows // 10, WIDTH))
     for night in nights:
-        process(Store(root), Request(night), load(environment={}, options={"index": {"factory": "Flat"}}))
+        publish_snapshot(Store(root), Request(night), load(environment={}, options={"index": {"factory": "Flat"}}))
     return root
 
 

@@ -35,7 +35,7 @@ from embsync.index.live_rows import LiveVectors, live_vectors
 from embsync.index.rotate import grow, has_graph, move, rotate
 from embsync.index.threads import faiss_threads
 from embsync.manifest import Manifest
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 METRIC = "inner_product"
@@ -238,7 +238,7 @@ def published(place: Path, night: Night, factory: str) -> Manifest:
     }.items():
         np.save(snapshot / f"{name}.npy", array)
     config = load(environment={}, options={"index.factory": factory})
-    return process(Store(place / "store"), Request(snapshot), config)
+    return publish_snapshot(Store(place / "store"), Request(snapshot), config)
 
 
 def consistency(days: list[tuple[Night, Night]], factory: str) -> Iterator[Row]:

@@ -35,7 +35,7 @@ from workload import Size, write_nights
 
 import embsync
 from embsync.config_loader import load
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 WIDTH, K = 64, 10
@@ -75,7 +75,7 @@ def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
     """Publish so many versions."""
     config = load(environment={}, options={"store": {"keep_versions": count + 1}})
     for number in range(count):
-        process(Store(root), Request(nights[number % 2]), config)
+        publish_snapshot(Store(root), Request(nights[number % 2]), config)
 
 
 @contextlib.contextmanager

@@ -16,13 +16,13 @@ STORE_VARIABLE = "EMBSYNC_STORE"
 #: Taken where neither option nor variable names a file.
 SYSTEM_FILE = Path("/etc/embsync/embsync.yaml")
 #: Set by embsync itself for ``store.on_publish``.
-TOLD_TO_HOOKS = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
+HOOK_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
 #: No keys.
-RESERVED_VARIABLES = TOLD_TO_HOOKS | {FILE_VARIABLE, STORE_VARIABLE}
+RESERVED_VARIABLES = HOOK_VARIABLES | {FILE_VARIABLE, STORE_VARIABLE}
 
 
 @dataclass(frozen=True)
-class Found:
+class ConfigurationFile:
     """The configuration file in force.
 
     Attributes
@@ -42,22 +42,22 @@ class Found:
         return "none" if self.file is None else f"{self.file} ({self.why})"
 
 
-def find(config: Path | None, store: Path | None, environment: Mapping[str, str] | None = None) -> Found:
+def find(config: Path | None, store: Path | None, environment: Mapping[str, str] | None = None) -> ConfigurationFile:
     """Return the file by option, variable, or where the system keeps it; with ``--store`` only by option."""
     variables = os.environ if environment is None else environment
     named = str(store) if store is not None else variables.get(STORE_VARIABLE) or None
     if config is not None:
-        return Found(config, "--config", named)
+        return ConfigurationFile(config, "--config", named)
     if store is not None:
-        return Found(None, "none", named)
+        return ConfigurationFile(None, "none", named)
     if FILE_VARIABLE in variables:
         chosen = variables[FILE_VARIABLE]
-        return Found(Path(chosen) if chosen else None, FILE_VARIABLE, named)
+        return ConfigurationFile(Path(chosen) if chosen else None, FILE_VARIABLE, named)
     try:
         there = SYSTEM_FILE.exists()
     except OSError:  # a directory that we may not enter: that it cannot be read is said by who reads it
         there = True
-    return Found(SYSTEM_FILE, "found", named) if there else Found(None, "none", named)
+    return ConfigurationFile(SYSTEM_FILE, "found", named) if there else ConfigurationFile(None, "none", named)
 
 
 def variables_of_keys(variables: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:

@@ -31,8 +31,8 @@ class _Json(logging.Formatter):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, _FIELDS, {})
-        told = "  ".join(f"{name}={one_line(str(value))}" for name, value in fields.items() if value is not None)
-        line = f"{_time(record)}  {record.levelname.lower():<7}  {record.getMessage():<12}  {told}".rstrip()
+        pairs = "  ".join(f"{name}={one_line(str(value))}" for name, value in fields.items() if value is not None)
+        line = f"{_time(record)}  {record.levelname.lower():<7}  {record.getMessage():<12}  {pairs}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -8,15 +8,9 @@ from pathlib import Path
 
 import embsync
 
-#: Still called alike in two rooms; nothing may join them.
-TWINS = {
-    *("Context", "Decoder", "Found", "Health", "Query", "Refused", "Request"),
-    *("Seen", "Settings", "Side", "Version", "Worker", "_Record"),
-}
-
 
 def test_no_class_name_stands_for_two_things() -> None:
     """In the whole package, private ones included."""
     sources = Path(embsync.__file__).parent.rglob("*.py")
     names = Counter(name for path in sources for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE))
-    assert {name for name, count in names.items() if count > 1} <= TWINS
+    assert {name for name, count in names.items() if count > 1} == set()

@@ -14,7 +14,7 @@ from embsync.cli import main as command_line
 from embsync.config_loader import load
 from embsync.demo.directory import DemoDirectory
 from embsync.errors import EmbsyncError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 README = Document("README.md")
@@ -42,7 +42,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
             (users[present] @ turn).astype(np.float32),
         )
         if day < 3:
-            process(store, Request(path), load(environment={}))
+            publish_snapshot(store, Request(path), load(environment={}))
     return store
 
 

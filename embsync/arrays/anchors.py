@@ -145,12 +145,12 @@ def _metadata(content: FileBytes) -> Mapping[str, str]:
 
 
 def _require_as_written(content: FileBytes, size: int, metadata: Mapping[str, str]) -> None:
-    told = str(metadata.get("sha256"))
+    stated = str(metadata.get("sha256"))
     length = 8 + int.from_bytes(content.read(8, 0), "little")
-    digest = hashlib.sha256(content.read(length, 0).replace(told.encode(), _NO_HASH.encode(), 1))
+    digest = hashlib.sha256(content.read(length, 0).replace(stated.encode(), _NO_HASH.encode(), 1))
     for start in range(length, size, _PIECE):
         digest.update(content.read(min(_PIECE, size - start), start))
-    if digest.hexdigest() != told:
+    if digest.hexdigest() != stated:
         raise _ill_formed(content, "another sha256 than it has in itself", "the file as it was written")
 
 

@@ -22,8 +22,8 @@ def demo(directory: Path, nights: int, as_json: bool) -> None:
     from embsync.demo import render, story  # noqa: PLC0415  (sparse solvers, needed by nothing else)
 
     with progress_bar("demo", wanted=not as_json) as progress:
-        told = story.run(directory, nights, progress=progress)
+        played = story.run(directory, nights, progress=progress)
     if as_json:
-        print_json(render.as_dict(told))
+        print_json(render.as_dict(played))
     else:
-        render.show(told)
+        render.show(played)

@@ -41,20 +41,20 @@ def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
             found |= {"outcome": "would_refuse" if refused else "failed", **error.as_dict()}
             if not given.as_json:
                 say(f"{path}: would be {'refused' if refused else 'rejected'}; nothing was written")
-                _tell(checks)
+                _print_checks(checks)
             warn(f"embsync: {error}")
         else:
             checks = manifest.checks
             found |= {"outcome": "would_publish", "version": manifest.version}
             if not given.as_json:
-                _tell_version(path, manifest)
+                _print_version(path, manifest)
         results.append({**found, "checks": [msgspec.to_builtins(check) for check in checks]})
     if given.as_json:
         print_json({"results": results, "exit_code": code, "written": False})
     return code
 
 
-def tell_backlog(given: Context) -> int:
+def print_backlog(given: Context) -> int:
     """Say of everything in the watched directory whether it would be taken, and why not."""
     found = look(given)
     entries = [
@@ -80,17 +80,17 @@ def tell_backlog(given: Context) -> int:
     return 0
 
 
-def _tell_version(path: Path, manifest: Manifest) -> None:
+def _print_version(path: Path, manifest: Manifest) -> None:
     users = "" if manifest.users is None else f" and {manifest.users.live:,} users"
     parent = "as the first of a space" if manifest.parent is None else f"beside version {manifest.parent}"
     say(
         f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
         "nothing was written"
     )
-    _tell(manifest.checks)
+    _print_checks(manifest.checks)
 
 
-def _tell(checks: list[CheckRecord]) -> None:
+def _print_checks(checks: list[CheckRecord]) -> None:
     if checks:
         table(
             ("  check", "value", "outcome"),

@@ -52,7 +52,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
         return code
     say(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
     say(f"config    {found['config']}")
-    _tell_current(found)
+    _print_current(found)
     for damage in found["damage"]:
         say(f"damaged   {damage}")
     for line in daemon_lines(found["daemon"]):
@@ -82,7 +82,7 @@ def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _tell_current(found: dict[str, Any]) -> None:
+def _print_current(found: dict[str, Any]) -> None:
     if not found["intact"]:
         number = found["current"]
         say(f"current   {'unknown' if number is None else f'version {number}'}, damaged")

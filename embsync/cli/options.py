@@ -13,7 +13,7 @@ import click
 
 from embsync import config_loader, invocation
 from embsync.config import Config
-from embsync.environment import ENVIRONMENT_PREFIX, TOLD_TO_HOOKS, Found, Sources, find
+from embsync.environment import ENVIRONMENT_PREFIX, HOOK_VARIABLES, ConfigurationFile, Sources, find
 from embsync.invocation import Invocation
 from embsync.store import Store
 from embsync.store.owner import act_as, name_of, owner_to_be, reject_stranger
@@ -31,7 +31,7 @@ class Context:
     as_json : bool
     wait : float
         Seconds to wait for the store's lock.
-    found : Found
+    found : ConfigurationFile
         The configuration file in force.
     sources : Sources
         Where each key comes from.
@@ -40,7 +40,7 @@ class Context:
     config: Config
     as_json: bool
     wait: float = 60.0
-    found: Found = field(default_factory=lambda: Found(None, "none", None))
+    found: ConfigurationFile = field(default_factory=lambda: ConfigurationFile(None, "none", None))
     sources: Sources = field(default_factory=lambda: Sources("configuration"))
 
     @property
@@ -102,9 +102,9 @@ def context(
         chosen["store.path"] = found.store
     parsed, sources = config_loader.load_with_sources(found.file, options=chosen)
     given = Context(parsed, as_json, wait, found, sources)
-    told = click.get_current_context().ensure_object(dict)
-    if "as_owner" in told and not told.get("reads"):
-        _as_owner(given.store.root, told["as_owner"], told.get("arguments", []))
+    state = click.get_current_context().ensure_object(dict)
+    if "as_owner" in state and not state.get("reads"):
+        _as_owner(given.store.root, state["as_owner"], state.get("arguments", []))
     return given
 
 
@@ -132,7 +132,7 @@ def _remember_owner(ctx: click.Context, _: click.Parameter, value: bool) -> None
     ctx.ensure_object(dict)["as_owner"] = value
 
 
-def _present(found: Found) -> Invocation:
+def _present(found: ConfigurationFile) -> Invocation:
     """Return how embsync was called, so that a command that is printed means the same store and the same file."""
     options: list[str] = []
     if found.file is not None:
@@ -142,7 +142,7 @@ def _present(found: Found) -> Invocation:
     variables = tuple(
         f"{name}={text}"
         for name, text in sorted(os.environ.items())
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in TOLD_TO_HOOKS
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in HOOK_VARIABLES
     )
     return Invocation(Invocation.of_process().program, tuple(options), variables)
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from embsync import pipeline
-from embsync.cli.dry_run import check_each, look, tell_backlog
+from embsync.cli.dry_run import check_each, look, print_backlog
 from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
@@ -53,7 +53,7 @@ def sync(
             hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the configuration"),
         )
     if dry:
-        return check_each(snapshots, given) if snapshots else tell_backlog(given)
+        return check_each(snapshots, given) if snapshots else print_backlog(given)
     if snapshots:
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = look(given)
@@ -108,11 +108,11 @@ def rollback(
     """Make an older VERSION current, by default the previous one."""
     given = context(config_file, store, as_json, wait)
     given.store.require()
-    held, untold = False, None
+    held, unjournaled = False, None
     try:
         held = and_hold and hold(given.store, "rollback")  # first, so that nothing is published in between
     except NotJournaled as error:
-        held, untold = True, error
+        held, unjournaled = True, error
     try:
         before, after = given.store.rollback(version)
     except NotJournaled:  # it took effect, and so does the hold
@@ -128,9 +128,9 @@ def rollback(
             f"rolled back from version {before} to version {after}"
             + (f"; on hold; {command('resume', purpose='to go on')}" if and_hold else "")
         )
-    if untold is not None:
-        warn(f"embsync: {untold}")
-        return untold.exit_code
+    if unjournaled is not None:
+        warn(f"embsync: {unjournaled}")
+        return unjournaled.exit_code
     return 0
 
 
@@ -184,7 +184,7 @@ def _counts(found: list[Entry]) -> str:
 
 
 def _processing(request: Request, given: Context) -> Work:
-    return lambda progress: pipeline.process(given.store, request, given.config, progress)
+    return lambda progress: pipeline.publish_snapshot(given.store, request, given.config, progress)
 
 
 def _handling(entry: Entry, given: Context) -> Work:
@@ -213,7 +213,7 @@ def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
             warn(f"embsync: {error}")
         else:
             if not given.as_json:
-                _tell(name, manifest)
+                _print_published(name, manifest)
             results.append(
                 {
                     "snapshot": name,
@@ -244,7 +244,7 @@ def _figures(error: EmbsyncError) -> dict[str, object]:
     return {"checks": [msgspec.to_builtins(check) for check in error.records if check.outcome != "pass"]}
 
 
-def _tell(name: str, manifest: Manifest) -> None:
+def _print_published(name: str, manifest: Manifest) -> None:
     """Print a summary of a new version."""
     sides = [f"{manifest.items.live:,} items"]
     if manifest.users is not None:

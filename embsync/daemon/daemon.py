@@ -191,7 +191,7 @@ class Daemon:
         self._scanner.scan(now)
         self._problems.over("watch")
         if self._scanner.health.state != "missing":
-            self._notices.tell(self._scanner.entries, self._scanner.order)
+            self._notices.log_changes(self._scanner.entries, self._scanner.order)
         snapshot = self._problems.snapshot("work")
         gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._scanner.entries)
         if snapshot is not None and (gone or self._scanner.last_published > self._problems.since("work")):
@@ -267,8 +267,8 @@ class Daemon:
         if outcome.kind in {"error", "crashed"}:
             self._handle_failure(entry, outcome, now)
             return
-        told = outcome.kind in {"refused", "failed"} or (outcome.kind == "published" and outcome.what)
-        level = logging.WARNING if told else logging.INFO
+        warned = outcome.kind in {"refused", "failed"} or (outcome.kind == "published" and outcome.what)
+        level = logging.WARNING if warned else logging.INFO
         log(level, outcome.kind, **fields)
         if outcome.kind == "failed":
             self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
@@ -399,13 +399,13 @@ class Daemon:
 
     def _write_status(self, state: State, doing: str) -> None:
         now, queue, job, step = time.monotonic(), self._scanner.queue, self._worker.job, self._worker.step
-        retry, vain = None, self._attempts.of(queue[0]).failures if queue else 0
-        if vain:
-            retry = Retry(queue[0].child.name, vain, round(max(self._attempts.not_before - now, 0.0), 1))
+        retry, failures = None, self._attempts.of(queue[0]).failures if queue else 0
+        if failures:
+            retry = Retry(queue[0].child.name, failures, round(max(self._attempts.not_before - now, 0.0), 1))
         work = None
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
-        said = Now(
+        present = Now(
             state,
             doing,
             self._scanner,
@@ -418,7 +418,7 @@ class Daemon:
             self._counted,
             len(self._unpruned),
         )
-        if self._status_writer.write(said):
+        if self._status_writer.write(present):
             self._problems.over("status")
 
     def _ping(self, now: float) -> None:

@@ -55,8 +55,8 @@ def write(store: Store, figures: Figures) -> None:
 def render(figures: Figures) -> str:
     """Return the figures in Prometheus's text format."""
     lines: list[str] = []
-    for name, kind, told, samples in _families(figures):
-        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+    for name, kind, text, samples in _families(figures):
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [f"{name}{_labels(labels)} {value:.10g}" for labels, value in samples if value is not None]
     return "\n".join(lines) + "\n"
 
@@ -83,14 +83,14 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         "Snapshots handled, by outcome, over the life of the store.",
         [({"outcome": outcome}, figures.outcomes.get(outcome, 0)) for outcome in _OUTCOMES],
     )
-    for name, told in (
+    for name, text in (
         ("embsync_worker_crashes_total", "Deaths of the process that handles snapshots, since the daemon started."),
         ("embsync_errors_total", "Attempts that failed for transient reasons, since the daemon started."),
         ("embsync_on_publish_failures_total", "Failures of store.on_publish, since the daemon started."),
         ("embsync_set_aside_total", "Snapshots set aside after repeated failures, since the daemon started."),
         ("embsync_scans_total", "Scans of the watched directory, since the daemon started."),
     ):
-        yield name, "counter", told, [({}, figures.counted.get(name, 0))]
+        yield name, "counter", text, [({}, figures.counted.get(name, 0))]
     yield (
         "embsync_watched_snapshots",
         "gauge",
@@ -109,7 +109,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         "1 for the state the daemon is in.",
         [({"state": state}, float(state == status.state)) for state in _STATES],
     )
-    for name, told, value in (
+    for name, text, value in (
         ("embsync_queue_snapshots", "Snapshots waiting to be handled.", float(len(status.queue))),
         (
             "embsync_unpruned_versions",
@@ -137,7 +137,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
             float(status.retry.attempts if status.retry else 0),
         ),
     ):
-        yield name, "gauge", told, [({}, value)]
+        yield name, "gauge", text, [({}, value)]
 
 
 def age(manifest: Manifest, now: float) -> float:

@@ -30,7 +30,7 @@ class Notices:
         self._said: dict[str, tuple[str, str | None]] = {}
         self._order: str | None = None
 
-    def tell(self, entries: Iterable[Entry], order: str | None) -> None:
+    def log_changes(self, entries: Iterable[Entry], order: str | None) -> None:
         """Say what is new since the last call."""
         if order is not None and order != self._order:
             log(logging.INFO, "order", reason=order)

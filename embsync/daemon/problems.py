@@ -48,9 +48,9 @@ class Problems:
         if event is not None and (before is None or _without_random_names(before.what) != _without_random_names(what)):
             log(logging.ERROR, event, reason=what, **(details or {}))
         self._since[source] = time.time()
-        told = at(self._since[source])
-        assert told is not None
-        self._open[source] = Problem(told, what, snapshot, **(details or {}))
+        since = at(self._since[source])
+        assert since is not None
+        self._open[source] = Problem(since, what, snapshot, **(details or {}))
 
     def over(self, *sources: str) -> None:
         """Forget what is solved."""

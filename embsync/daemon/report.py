@@ -12,7 +12,7 @@ import msgspec
 
 from embsync.daemon import metrics, status
 from embsync.daemon.notify import notify
-from embsync.daemon.status import Current, Problem, Retry, Seen, State, Status, Watch, Work
+from embsync.daemon.status import Current, Problem, Retry, SnapshotStatus, State, Status, Watch, Work
 from embsync.errors import EmbsyncError
 from embsync.logs import log
 from embsync.manifest import Manifest
@@ -179,16 +179,16 @@ class StatusWriter:
 
 
 def _at(seconds: float) -> str:
-    told = status.at(seconds)
-    assert told is not None
-    return told
+    shown = status.at(seconds)
+    assert shown is not None
+    return shown
 
 
 def _waiting(entries: list[Entry]) -> dict[str, str]:
     return {entry.child.name: entry.reason for entry in entries if entry.state in {"waiting", "not_permitted"}}
 
 
-def _seen(entries: list[Entry]) -> dict[str, Seen]:
+def _seen(entries: list[Entry]) -> dict[str, SnapshotStatus]:
     """Return the newest of what is there, and what stands out of the rest."""
     shown = [
         entry
@@ -196,7 +196,8 @@ def _seen(entries: list[Entry]) -> dict[str, Seen]:
         if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}
     ]
     return {
-        entry.child.name: Seen(entry.state, entry.reason, entry.younger) for entry in reversed(shown[:_MOST_LISTED])
+        entry.child.name: SnapshotStatus(entry.state, entry.reason, entry.younger)
+        for entry in reversed(shown[:_MOST_LISTED])
     }
 
 

@@ -71,7 +71,7 @@ class Watch(msgspec.Struct, frozen=True):
     next_scan: str | None
 
 
-class Seen(msgspec.Struct, frozen=True):
+class SnapshotStatus(msgspec.Struct, frozen=True):
     """A snapshot as the daemon sees it: its state, as in ``embsync status``, why, and whether it is passed over.
 
     Passed over is one that is skipped or changed although it is younger than all that was published.
@@ -95,7 +95,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     current: Current | None
     queue: list[str]
     waiting: dict[str, str]
-    snapshots: dict[str, Seen] = {}
+    snapshots: dict[str, SnapshotStatus] = {}
     order: str | None = None
     work: Work | None
     retry: Retry | None

@@ -36,24 +36,24 @@ _STEP_SECONDS = 0.5
 
 def main(parent: int) -> None:
     """Serve one job from standard input."""
-    tell = _private_output()
+    send = _private_output()
     die_with_parent(parent)
     faulthandler.enable()
     _be_first_to_go()
     _take_buffers()
     importlib.import_module("embsync.pipeline.run")  # with FAISS, before there is a job to wait for it
-    tell(Ready())
+    send(Ready())
     line = sys.stdin.buffer.readline()
     if line:
-        tell(run(msgspec.json.decode(line, type=Job), tell))
+        send(run(msgspec.json.decode(line, type=Job), send))
 
 
-def run(job: Job, tell: Callable[[Line], None]) -> Outcome:
+def run(job: Job, send: Callable[[Line], None]) -> Outcome:
     """Handle the job's entry and return how it ended."""
     config = msgspec.convert(job.config, Config)
     set_invocation(job.invocation)
     try:
-        manifest = publish_entry(HoldableStore(job.store), job.entry, config, _Steps(tell))
+        manifest = publish_entry(HoldableStore(job.store), job.entry, config, _Steps(send))
     except EmbsyncError as error:
         return Outcome(
             "crashed" if _out_of_memory(error) else _kind(error),
@@ -100,16 +100,16 @@ def _kind(error: EmbsyncError) -> Kind:
 class _Steps:
     """Tells each new stage, and the same stage now and then."""
 
-    def __init__(self, tell: Callable[[Line], None]) -> None:
-        self._tell = tell
+    def __init__(self, send: Callable[[Line], None]) -> None:
+        self._send = send
         self._stage = ""
-        self._told = 0.0
+        self._sent = 0.0
 
     def __call__(self, stage: str, share: float) -> None:
         now = time.monotonic()
-        if stage != self._stage or now - self._told >= _STEP_SECONDS:
-            self._stage, self._told = stage, now
-            self._tell(Step(stage, round(share, 3)))
+        if stage != self._stage or now - self._sent >= _STEP_SECONDS:
+            self._stage, self._sent = stage, now
+            self._send(Step(stage, round(share, 3)))
 
 
 def _private_output() -> Callable[[Line], None]:
@@ -117,12 +117,12 @@ def _private_output() -> Callable[[Line], None]:
     channel = os.dup(1)
     os.dup2(2, 1)
 
-    def tell(line: Line) -> None:
+    def send(line: Line) -> None:
         data = msgspec.json.encode(line) + b"\n"
         while data:
             data = data[os.write(channel, data) :]
 
-    return tell
+    return send
 
 
 def _be_first_to_go() -> None:

@@ -19,7 +19,7 @@ from embsync.rows import library_threads
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Of the training.
 
     Attributes
@@ -48,7 +48,7 @@ class Factors:
     users: Float32
 
 
-def train(likes: csr_array[np.float32], settings: Settings, random: np.random.Generator) -> Factors:
+def train(likes: csr_array[np.float32], settings: TrainingSettings, random: np.random.Generator) -> Factors:
     """Train from scratch on ``likes`` (w, t), from random factors: other factors give other axes."""
     items = (0.01 * random.standard_normal((likes.shape[1], settings.factors))).astype(np.float32)
     users = solve(likes, items, settings)
@@ -59,7 +59,7 @@ def train(likes: csr_array[np.float32], settings: Settings, random: np.random.Ge
     return Factors(items, users)
 
 
-def solve(likes: csr_array[np.float32], others: Float32, settings: Settings) -> Float32:
+def solve(likes: csr_array[np.float32], others: Float32, settings: TrainingSettings) -> Float32:
     """Return the best factors (n, e) of the rows of ``likes`` (n, m) for fixed ``others`` (m, e)."""
     width = others.shape[1]
     systems = np.empty((likes.shape[0], width, width), np.float32)

@@ -101,7 +101,7 @@ def returning(
     known: taste.Catalogue,
     now: Embeddings,
     world: taste.World,
-    settings: als.Settings,
+    settings: als.TrainingSettings,
     random: np.random.Generator,
 ) -> Returning:
     """Have the absent users return and like items; ``now`` is the last night's raw model."""

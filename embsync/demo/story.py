@@ -19,7 +19,7 @@ from embsync.demo.stale import Example, StaleFigures
 from embsync.dtypes import Array
 from embsync.errors import UsageError
 from embsync.manifest import Manifest
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.progress import Progress, silent
 from embsync.reader import StoreReader
 from embsync.reader import open as open_store
@@ -119,7 +119,7 @@ class _Play:
     count: int
     seed: int
     world: taste.World
-    settings: als.Settings
+    settings: als.TrainingSettings
     known: taste.Catalogue
     progress: Progress
 
@@ -138,7 +138,7 @@ def run(
     *,
     seed: int = SEED,
     world: taste.World | None = None,
-    settings: als.Settings | None = None,
+    settings: als.TrainingSettings | None = None,
 ) -> Story:
     """Play the demo and leave its snapshots and store in ``directory``.
 
@@ -168,7 +168,7 @@ def run(
     place, world = DemoDirectory(directory.absolute()), world or taste.World()
     place.prepare()
     known = taste.catalogue(world, nights, np.random.default_rng([seed, _TASTES]))
-    play = _Play(place, nights, seed, world, settings or als.Settings(), known, progress)
+    play = _Play(place, nights, seed, world, settings or als.TrainingSettings(), known, progress)
     with storage_errors(place.root):
         _write_titles(place, known)
         trained = list(_nights(play))
@@ -199,7 +199,7 @@ def _nights(play: _Play) -> Iterator[_Trained]:
         path = play.place.write_snapshot(
             night.number, play.known.item_ids[night.items], model.items, play.known.user_ids[night.users], model.users
         )
-        manifest = process(store, Request(path), parsed)
+        manifest = publish_snapshot(store, Request(path), parsed)
         with open_store(play.place.store) as published:
             yield _Trained(night, manifest, measure.of_snapshot(path), measure.of_version(published.current))
 

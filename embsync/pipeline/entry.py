@@ -28,7 +28,7 @@ def publish_entry(store: Store, entry: Entry, config: Config, progress: Progress
     try:
         if config.watch.complete in {"auto", "manifest"}:
             require_as_listed(entry.child.path, lambda share: progress("comparing", share))
-        return pipeline.process(store, request, config, progress)
+        return pipeline.publish_snapshot(store, request, config, progress)
     except UnchangedError:
         journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)
         raise

@@ -18,10 +18,10 @@ from embsync.invocation import command
 from embsync.manifest import store_of
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
-from embsync.reader.side import Side as VersionSide
+from embsync.reader.side import Side
 from embsync.rows import row_numbers
 from embsync.sides import NAMES, SideName, Sides
-from embsync.snapshots import FingerprintedRows, Side, Snapshot
+from embsync.snapshots import FingerprintedRows, Snapshot, SnapshotSide
 from embsync.store.rows import ParentRows, RowPlan, plan
 
 #: Sampled users of the certificate and of the overlaps.
@@ -37,7 +37,7 @@ class SideRun:
     Attributes
     ----------
     name : str
-    side : Side
+    side : SnapshotSide
         Of the snapshot.
     plan : RowPlan
     rows : FingerprintedRows
@@ -51,7 +51,7 @@ class SideRun:
     """
 
     name: SideName
-    side: Side
+    side: SnapshotSide
     plan: RowPlan
     rows: FingerprintedRows
     fitted: SideInput
@@ -113,7 +113,7 @@ def gather(
         _reject_other_sides(snapshot, parent)
     motion = _motion(config, known)
 
-    def run(side: Side, name: SideName) -> SideRun:
+    def run(side: SnapshotSide, name: SideName) -> SideRun:
         ids = side.ids()
         if known is not None and (name == "items" or known.users is not None):
             _reject_other_ids(side, ids, known.side(name).ids)
@@ -143,7 +143,7 @@ def _motion(config: Config, known: Version | None) -> Motion:
 
 
 def _side_run(
-    side: Side,
+    side: SnapshotSide,
     name: SideName,
     ids: Array,
     rows: FingerprintedRows,
@@ -167,7 +167,7 @@ def _side_run(
     return SideRun(name, side, laid_out, rows, fitted, held, anchors)
 
 
-def _reference(anchors: AnchorSide, parent: VersionSide, motion: Motion) -> ReferenceRows:
+def _reference(anchors: AnchorSide, parent: Side, motion: Motion) -> ReferenceRows:
     """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
     rows = positions_in(anchors.ids, parent.ids)
     if motion.policy != "two_time_scales" or (rows < 0).any():
@@ -193,7 +193,7 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
         )
 
 
-def _reject_other_ids(side: Side, ids: Array, stored: Array) -> None:
+def _reject_other_ids(side: SnapshotSide, ids: Array, stored: Array) -> None:
     if ids.dtype.kind != stored.dtype.kind:
         kinds = {"i": "integers", "S": "strings"}
         raise SnapshotError(

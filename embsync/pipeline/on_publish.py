@@ -23,13 +23,13 @@ from embsync.store.durable import replace_file, storage_errors
 from embsync.store.journal import now as time_of_day
 from embsync.store.records import read_struct
 
-TOLD = "on_publish.json"
+HOOK_RECORD = "on_publish.json"
 
 #: Longer than any reload of a search backend should need, short enough that a stuck one does not hold up a night.
 LIMIT_SECONDS = 60.0
 
 
-class Told(msgspec.Struct, frozen=True):
+class HookRecord(msgspec.Struct, frozen=True):
     """The highest version whose command ended, when, and what went wrong; None when nothing did."""
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
@@ -47,8 +47,8 @@ def pending_version(store: Store) -> int | None:
     EmbsyncError
         The store cannot be read.
     """
-    current, told = store.current(), _told(store)
-    return None if current is None or (told is not None and current <= told.version) else current
+    current, last = store.current(), _last_record(store)
+    return None if current is None or (last is not None and current <= last.version) else current
 
 
 def note(store: Store, version: int, failed: str | None) -> None:
@@ -59,10 +59,10 @@ def note(store: Store, version: int, failed: str | None) -> None:
     StoreError
         The store cannot be written.
     """
-    told = _told(store)
-    if told is None or told.version <= version:
+    last = _last_record(store)
+    if last is None or last.version <= version:
         with storage_errors(store.root):
-            replace_file(store.root / TOLD, msgspec.json.encode(Told(version, time_of_day(), failed)))
+            replace_file(store.root / HOOK_RECORD, msgspec.json.encode(HookRecord(version, time_of_day(), failed)))
 
 
 def run_on_publish(store: Store, command: str, version: int, limit: float = LIMIT_SECONDS) -> str | None:
@@ -100,10 +100,10 @@ class Hook:
 
     def start(self, command: str, version: int, path: Path, now: float, environment: Mapping[str, str]) -> str | None:
         """Start the command by ``/bin/sh``; return why it could not be started."""
-        told = {**environment, "EMBSYNC_VERSION": str(version), "EMBSYNC_PATH": str(path)}
+        variables = {**environment, "EMBSYNC_VERSION": str(version), "EMBSYNC_PATH": str(path)}
         self.version = version
         try:
-            self._process = ChildProcess(["/bin/sh", "-c", command], guarded=True, env=told, stdout=2)
+            self._process = ChildProcess(["/bin/sh", "-c", command], guarded=True, env=variables, stdout=2)
         except OSError as error:
             return f"store.on_publish could not be started: {error.strerror}"
         self._deadline = now + self._limit
@@ -135,10 +135,10 @@ class Hook:
             process.kill()
 
 
-def _told(store: Store) -> Told | None:
+def _last_record(store: Store) -> HookRecord | None:
     """Return what was noted last; a file that says nothing readable is none, so that the command runs once more."""
     try:
-        return read_struct(store.root / TOLD, Told)
+        return read_struct(store.root / HOOK_RECORD, HookRecord)
     except StoreError as error:
         log(logging.WARNING, "on_publish_unknown", reason=str(error))
         return None

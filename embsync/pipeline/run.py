@@ -71,7 +71,7 @@ class _ParentChanged(Exception):
     """The current version changed while a run was aligned to it."""
 
 
-def process(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
+def publish_snapshot(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
     """Publish one snapshot.
 
     The store's lock is taken for the last moment only, so that a rollback never waits for a run. When
@@ -102,14 +102,14 @@ def _attempt(store: Store, request: Request, config: Config, progress: Progress)
 
 
 def dry_run(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
-    """Do what :func:`process` does, in a temporary directory; return the manifest that would be published.
+    """Do what ::func:`publish_snapshot` does, in a temporary directory; return the manifest that would be published.
 
     The store is read and never written to: no lock, no journal, no directory. ``TMPDIR`` needs the room of a version.
 
     Raises
     ------
     SnapshotError, NotFoundError, CheckRefusedError, StoreError
-        As :func:`process` does.
+        As ::func:`publish_snapshot` does.
     """
     return _DryRun(store, request, config, progress).publish()
 

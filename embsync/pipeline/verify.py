@@ -14,9 +14,9 @@ from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import EmbsyncError
 from embsync.ids import positions_in
 from embsync.reader import Version
-from embsync.reader.side import Side as VersionSide
+from embsync.reader.side import Side
 from embsync.rows import as_slice
-from embsync.snapshots import FingerprintedRows, Side, combined, open_snapshot
+from embsync.snapshots import FingerprintedRows, SnapshotSide, combined, open_snapshot
 from embsync.store import Store
 
 
@@ -109,7 +109,7 @@ def _recompute(version: Version, path: Path, config: Config) -> float | None:
         return None
     digests: list[str] = []
 
-    def residual(side: Side, stored: VersionSide, matrix: Float64) -> Residual:
+    def residual(side: SnapshotSide, stored: Side, matrix: Float64) -> Residual:
         ids = side.ids()
         rows = FingerprintedRows(side, ids)
         written = _WrittenRows(stored.vectors, positions_in(ids, stored.ids))

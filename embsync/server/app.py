@@ -21,13 +21,13 @@ from embsync.logs import log_exception
 from embsync.server.arrays import NPY
 from embsync.server.connections import Connections
 from embsync.server.decoding import Fields, decode, decode_query
-from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource
+from embsync.server.endpoints import QUERIES, RESOURCES, QueryEndpoint, Resource
 from embsync.server.errors import Refused
-from embsync.server.handlers import JSON, Answer, Context
+from embsync.server.handlers import JSON, Answer, RequestContext
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.openapi import document
-from embsync.server.resources import Worker
+from embsync.server.resources import WorkerState
 from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, version_header
 from embsync.server.served_version import ServedVersion
 from embsync.server.settings import Settings
@@ -52,7 +52,7 @@ class Application:
         self._limits = settings.limits
         self._metrics = Metrics()
         self._served = ServedVersion(settings, self._metrics)
-        self._worker = Worker(self._served, self._metrics, document(settings.limits))
+        self._worker = WorkerState(self._served, self._metrics, document(settings.limits))
         self._token = None if settings.token_file is None else Token(Path(settings.token_file))
         self.connections = Connections(settings.limits, self._metrics, self._version_now)
         self._busy = 0
@@ -160,13 +160,13 @@ class Application:
 
         return read
 
-    def _query(self, endpoint: Query) -> Callable[[Request], Awaitable[Response]]:
+    def _query(self, endpoint: QueryEndpoint) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
             return await self._answer(endpoint, request)
 
         return asked
 
-    async def _answer(self, endpoint: Query, request: Request) -> Response:
+    async def _answer(self, endpoint: QueryEndpoint, request: Request) -> Response:
         """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
         version = self._worker.version()
         if self._busy >= self._limits.concurrency and not self._end_slow_body():
@@ -180,7 +180,9 @@ class Application:
             memory.release()
             raise
         as_array = NPY in request.headers.get("accept", "").lower()
-        context = Context(version, self._limits, self._served.open_kept, self._served.kept_versions, memory, as_array)
+        context = RequestContext(
+            version, self._limits, self._served.open_kept, self._served.kept_versions, memory, as_array
+        )
         content_type, fields = request.headers.get("content-type", JSON), request.query_params.multi_items()
         future = asyncio.get_running_loop().run_in_executor(
             self._threads, _handle, endpoint, context, content_type, fields, body
@@ -254,7 +256,9 @@ class Application:
         return b"".join(parts)
 
 
-def _handle(endpoint: Query, context: Context, content_type: str, fields: Fields, body: bytes | None) -> Answer:
+def _handle(
+    endpoint: QueryEndpoint, context: RequestContext, content_type: str, fields: Fields, body: bytes | None
+) -> Answer:
     context.memory.raise_if_cancelled()  # it may have waited long for a thread
     if body is None:
         request = decode_query(endpoint, fields)

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from embsync.server.arrays import NPY, from_npy
-from embsync.server.endpoints import Query, query_types
+from embsync.server.endpoints import QueryEndpoint, query_types
 from embsync.server.errors import Invalid, Malformed, Refused
 from embsync.server.memory import Reservation
-from embsync.server.schema import Request
+from embsync.server.schema import RequestBody
 
 #: What msgspec says of a value of another type, or out of its range.
 _EXPECTED = re.compile(r"Expected (.+?)(?:, got .+)?")
@@ -24,10 +24,10 @@ _SHOWN = 80
 _JSON = "application/json"
 #: Names and values of a query string, in its order.
 Fields = Sequence[tuple[str, str]]
-AnyRequest = TypeVar("AnyRequest", bound=Request)
+AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
 
-def decode(endpoint: Query, content_type: str, fields: Fields, body: bytes, memory: Reservation) -> Any:
+def decode(endpoint: QueryEndpoint, content_type: str, fields: Fields, body: bytes, memory: Reservation) -> Any:
     """Return the request that a body, and the fields of the query string beside it, make.
 
     Raises
@@ -59,7 +59,7 @@ def decode(endpoint: Query, content_type: str, fields: Fields, body: bytes, memo
     return decode_json(body, endpoint.request)
 
 
-def decode_query(endpoint: Query, fields: Fields) -> Any:
+def decode_query(endpoint: QueryEndpoint, fields: Fields) -> Any:
     """Return the request that a query string alone makes: the same fields as in JSON, a list as a repeated field.
 
     Raises
@@ -109,7 +109,7 @@ def convert(tree: object, kind: type[AnyRequest]) -> AnyRequest:
         raise _wrong(str(error), tree, kind) from None
 
 
-def _wrong(message: str, tree: object, kind: type[Request]) -> Invalid:
+def _wrong(message: str, tree: object, kind: type[RequestBody]) -> Invalid:
     """Return what msgspec says of a field as an error: which field, what stands there, what was expected."""
     what, _, path = message.partition(" - at `")
     where = path.rstrip("`") or "$"
@@ -129,7 +129,7 @@ def _wrong(message: str, tree: object, kind: type[Request]) -> Invalid:
     )
 
 
-def _typed(kind: type[Request], fields: Fields) -> dict[str, Any]:
+def _typed(kind: type[RequestBody], fields: Fields) -> dict[str, Any]:
     """Return the fields of a query string as JSON would have them: ``users=1&users=2``, ``parameters[efSearch]=64``."""
     types = query_types(kind)
     tree: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from embsync.server.schema import (
     LookupRequest,
     MovementReply,
     MovementRequest,
-    Request,
+    RequestBody,
     SearchReply,
     SearchRequest,
     ServerState,
@@ -31,7 +31,7 @@ from embsync.server.schema import (
 
 
 @dataclass(frozen=True)
-class Query:
+class QueryEndpoint:
     """An endpoint that is asked with fields and answered in a thread, from one version.
 
     Attributes
@@ -44,7 +44,7 @@ class Query:
     request, reply : type
         What the body and the answer are in JSON.
     handler : callable
-        Takes a :class:`~embsync.server.handlers.Context` and the request.
+        Takes a :class:`~embsync.server.handlers.RequestContext` and the request.
     example : dict
         A request.
     array_body : bool
@@ -58,9 +58,9 @@ class Query:
     name: str
     tag: str
     summary: str
-    request: type[Request]
+    request: type[RequestBody]
     reply: Any
-    handler: Callable[[handlers.Context, Any], Answer]
+    handler: Callable[[handlers.RequestContext, Any], Answer]
     example: dict[str, Any]
     array_body: bool = False
     array_reply: bool = True
@@ -73,7 +73,7 @@ class Query:
 
 
 @cache
-def query_types(request: type[Request]) -> dict[str, msgspec.inspect.Type]:
+def query_types(request: type[RequestBody]) -> dict[str, msgspec.inspect.Type]:
     """Return the fields that a query string can carry, with the type of each: all but lists of lists."""
     types = {}
     for field in msgspec.inspect.type_info(request).fields:  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ class Resource:
         Its operation in the OpenAPI document.
     summary : str
     handler : callable
-        Takes a :class:`~embsync.server.resources.Worker`.
+        Takes a :class:`~embsync.server.resources.WorkerState`.
     reply : type or str
         What the answer is in JSON, or its media type where it is no JSON.
     failures : tuple of str
@@ -115,14 +115,14 @@ class Resource:
     path: str
     name: str
     summary: str
-    handler: Callable[[resources.Worker], Response]
+    handler: Callable[[resources.WorkerState], Response]
     reply: Any
     failures: tuple[str, ...] = ("421",)
     open: bool = True
 
 
 QUERIES = (
-    Query(
+    QueryEndpoint(
         "search",
         "search",
         "Live items with the highest scores for vectors, users or items",
@@ -133,7 +133,7 @@ QUERIES = (
         array_body=True,
         get=True,
     ),
-    Query(
+    QueryEndpoint(
         "lookup",
         "vectors",
         "Stable vectors by id, live or carried",
@@ -143,7 +143,7 @@ QUERIES = (
         {"side": "users", "ids": [100002, 100003], "missing": "mean"},
         get=True,
     ),
-    Query(
+    QueryEndpoint(
         "transform",
         "vectors",
         "Map raw vectors into the space, or back",
@@ -153,7 +153,7 @@ QUERIES = (
         {"side": "users", "vectors": [[0.5, -1.25, 0.0]], "version": 1},
         array_body=True,
     ),
-    Query(
+    QueryEndpoint(
         "fold_in",
         "vectors",
         "Vectors for untrained users or items",
@@ -162,7 +162,7 @@ QUERIES = (
         handlers.fold_in,
         {"side": "users", "ids": [[17, 23, 42]], "weights": [[5, 3, -1]], "missing": "mean"},
     ),
-    Query(
+    QueryEndpoint(
         "movement",
         "vectors",
         "Movement of an id over the kept versions",
@@ -173,7 +173,7 @@ QUERIES = (
         array_reply=False,
         get=True,
     ),
-    Query(
+    QueryEndpoint(
         "diff",
         "vectors",
         "What changed between two versions: ids, rows, neighbours, scores",

@@ -65,7 +65,7 @@ class OpenKept(Protocol):
 
 
 @dataclass(frozen=True)
-class Context:
+class RequestContext:
     """What a handler works with.
 
     Attributes
@@ -142,7 +142,7 @@ class Context:
             yield source
 
 
-def search(context: Context, request: SearchRequest) -> Answer:
+def search(context: RequestContext, request: SearchRequest) -> Answer:
     """Return ids and scores of the nearest live items."""
     context.require_space(request.space_id)
     k = min(_K, context.limits.neighbours) if request.k is None else request.k
@@ -187,7 +187,7 @@ def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
 
 
 def _search_in_blocks(
-    context: Context, request: SearchRequest, kind: Kind, value: Any
+    context: RequestContext, request: SearchRequest, kind: Kind, value: Any
 ) -> Iterator[tuple[Array, Array]]:
     """Yield ids and scores of one block of queries after the other."""
     filters: dict[str, Any] = {
@@ -219,7 +219,7 @@ def _search_in_blocks(
         yield ids, scores
 
 
-def _require_consistent(context: Context, request: SearchRequest, kind: Kind) -> None:
+def _require_consistent(context: RequestContext, request: SearchRequest, kind: Kind) -> None:
     if request.missing != "raise" and kind == "vectors":
         raise Invalid(
             "vectors are never unknown", where="$.missing", found=request.missing, expected="users or items beside it"
@@ -239,7 +239,7 @@ def _require_consistent(context: Context, request: SearchRequest, kind: Kind) ->
         )
 
 
-def lookup(context: Context, request: LookupRequest) -> Answer:
+def lookup(context: RequestContext, request: LookupRequest) -> Answer:
     """Return vectors, the age of each and the version it is from."""
     context.require_space(request.space_id)
     ids = context.checked_ids(request.ids, "$.ids")
@@ -259,7 +259,7 @@ def lookup(context: Context, request: LookupRequest) -> Answer:
     )
 
 
-def transform(context: Context, request: TransformRequest) -> Answer:
+def transform(context: RequestContext, request: TransformRequest) -> Answer:
     """Return raw vectors in the space, or stable ones in a snapshot's raw basis."""
     context.require_space(request.space_id)
     vectors = _matrix(request.vectors, "$.vectors")
@@ -278,7 +278,7 @@ def transform(context: Context, request: TransformRequest) -> Answer:
         return _vectors(context, chosen[request.side, request.inverse](vectors))
 
 
-def fold_in(context: Context, request: FoldInRequest) -> Answer:
+def fold_in(context: RequestContext, request: FoldInRequest) -> Answer:
     """Return vectors for untrained users or items."""
     context.require_space(request.space_id)
     if not request.ids:
@@ -300,7 +300,7 @@ def fold_in(context: Context, request: FoldInRequest) -> Answer:
     return _vectors(context, vectors)
 
 
-def movement(context: Context, request: MovementRequest) -> Answer:
+def movement(context: RequestContext, request: MovementRequest) -> Answer:
     """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
     context.require_space(request.space_id)
     ids = context.checked_ids([request.id], "$.id")
@@ -326,7 +326,7 @@ def movement(context: Context, request: MovementRequest) -> Answer:
     return Answer(deque([msgspec.json.encode(reply)]), JSON)
 
 
-def diff(context: Context, request: DiffRequest) -> Answer:
+def diff(context: RequestContext, request: DiffRequest) -> Answer:
     """Return what changed from a kept version to another, by default from the parent to the version served."""
     context.require_space(request.space_id)
     context.require_at_most(context.limits.batch, request.limit, "$.limit")
@@ -353,7 +353,7 @@ def diff(context: Context, request: DiffRequest) -> Answer:
     return Answer(deque([msgspec.json.encode({**context.head(), **msgspec.to_builtins(found)})]), JSON)
 
 
-def _vectors(context: Context, rows: Array, **beside: list[int | None]) -> Answer:
+def _vectors(context: RequestContext, rows: Array, **beside: list[int | None]) -> Answer:
     """Return vectors, and in JSON what is beside them."""
     if context.as_array:
         return Answer(npy_pieces(rows), NPY)

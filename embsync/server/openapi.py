@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from embsync.server.arrays import NPY
-from embsync.server.endpoints import QUERIES, RESOURCES, Query, Resource, query_types
+from embsync.server.endpoints import QUERIES, RESOURCES, QueryEndpoint, Resource, query_types
 from embsync.server.schema import ErrorReply, ServerState
 from embsync.server.settings import Limits
 
@@ -84,7 +84,7 @@ def _describe_default(field: dict[str, Any]) -> None:
         )
 
 
-def _post(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+def _post(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {_JSON: {"schema": schemas[str(query.request)], "example": query.example}}
     parameters = []
     if query.array_body:
@@ -100,7 +100,7 @@ def _post(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> 
     }
 
 
-def _get(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+def _get(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     failures = tuple(status for status in _FAILURES if status not in _OF_BODIES)
     return {
         **_described(f"get_{query.name}", query.tag, f"{query.summary}, asked by a URL"),
@@ -111,7 +111,7 @@ def _get(query: Query, schemas: dict[str, Any], components: dict[str, Any]) -> d
 
 
 def _parameters(
-    query: Query, components: dict[str, Any], names: list[str], description: str = ""
+    query: QueryEndpoint, components: dict[str, Any], names: list[str], description: str = ""
 ) -> list[dict[str, Any]]:
     """Return fields as parameters: those a client leaves out, it does not send, so none has a default."""
     schema = components[query.request.__name__]
@@ -135,7 +135,7 @@ def _parameters(
     return parameters
 
 
-def _answers(query: Query, schemas: dict[str, Any]) -> dict[str, Any]:
+def _answers(query: QueryEndpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {_JSON: {"schema": schemas[str(query.reply)]}}
     return {**answers, NPY: _BINARY} if query.array_reply else answers
 

@@ -17,7 +17,7 @@ from embsync.server.served_version import ServedVersion
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerState:
     """What a worker tells about itself: the version it serves, its metrics, its OpenAPI document."""
 
     served: ServedVersion
@@ -42,35 +42,35 @@ class Worker:
         return self.served.current
 
 
-def manifest(worker: Worker) -> Response:
+def manifest(worker: WorkerState) -> Response:
     """Return the manifest, byte for byte."""
     version = worker.version()
     return Response(version.manifest_bytes, media_type=JSON, headers=version_header(version))
 
 
-def health(worker: Worker) -> Response:
+def health(worker: WorkerState) -> Response:
     """Return the state; 503 where the store is not followed any more."""
     state = worker.served.state()
     return json_response(state, 200 if state["following"] else 503)
 
 
-def readiness(worker: Worker) -> Response:
+def readiness(worker: WorkerState) -> Response:
     """Return the state; 503 before there is a version."""
     state = worker.served.state()
     return json_response(state, 200 if state["ready"] else 503)
 
 
-def metrics(worker: Worker) -> Response:
+def metrics(worker: WorkerState) -> Response:
     """Return the metrics in Prometheus' exposition format."""
     worker.served.state()  # looks up the newest version
     return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def openapi(worker: Worker) -> Response:
+def openapi(worker: WorkerState) -> Response:
     """Return the OpenAPI document."""
     return json_response(worker.document)
 
 
-def home(_: Worker) -> Response:
+def home(_: WorkerState) -> Response:
     """Return the page for people."""
     return Response(page.HTML, media_type="text/html; charset=utf-8", headers=page.HEADERS)

@@ -20,11 +20,11 @@ StringIds = Annotated[bool, msgspec.Meta(description="Return ids as strings even
 Number = float | None
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every request has in common: unknown fields are refused."""
 
 
-class SearchRequest(Request, frozen=True):
+class SearchRequest(RequestBody, frozen=True):
     """A search by exactly one of ``vectors``, ``users`` and ``items``."""
 
     vectors: Rows | None = None
@@ -52,7 +52,7 @@ class SearchRequest(Request, frozen=True):
     space_id: str | None = None
 
 
-class LookupRequest(Request, frozen=True):
+class LookupRequest(RequestBody, frozen=True):
     """Stable vectors by id."""
 
     side: SideName
@@ -62,7 +62,7 @@ class LookupRequest(Request, frozen=True):
     space_id: str | None = None
 
 
-class TransformRequest(Request, frozen=True):
+class TransformRequest(RequestBody, frozen=True):
     """Raw vectors of a version's snapshot into the space, or back."""
 
     side: SideName
@@ -72,7 +72,7 @@ class TransformRequest(Request, frozen=True):
     space_id: str | None = None
 
 
-class FoldInRequest(Request, frozen=True):
+class FoldInRequest(RequestBody, frozen=True):
     """Vectors for ``side`` from lists of ids of the other side."""
 
     ids: list[Ids]
@@ -86,7 +86,7 @@ class FoldInRequest(Request, frozen=True):
     space_id: str | None = None
 
 
-class MovementRequest(Request, frozen=True):
+class MovementRequest(RequestBody, frozen=True):
     """The movement of an id over the kept versions."""
 
     side: SideName
@@ -98,7 +98,7 @@ class MovementRequest(Request, frozen=True):
     space_id: str | None = None
 
 
-class DiffRequest(Request, frozen=True):
+class DiffRequest(RequestBody, frozen=True):
     """What changed between two kept versions."""
 
     before: Annotated[Positive | None, msgspec.Meta(description="null: the parent of ``after``")] = None

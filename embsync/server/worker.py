@@ -17,10 +17,10 @@ from embsync.server.settings import Settings
 def main(parent: str, descriptor: str, settings: str) -> int:
     """Serve on a listening socket that the parent holds open; without the parent, stop as on SIGTERM."""
     die_with_parent(int(parent), signal.SIGTERM)
-    told = msgspec.json.decode(settings.encode(), type=Settings)
-    logs.configure(told.log)
+    given = msgspec.json.decode(settings.encode(), type=Settings)
+    logs.configure(given.log)
     with socket.socket(fileno=int(descriptor)) as bound:
-        return work(told, bound)
+        return work(given, bound)
 
 
 if __name__ == "__main__":

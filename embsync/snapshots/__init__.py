@@ -3,13 +3,13 @@
 from embsync.snapshots.accounting import shortened
 from embsync.snapshots.files import Signature, signature, stamp
 from embsync.snapshots.layouts import open_snapshot
-from embsync.snapshots.snapshot import FingerprintedRows, Side, Snapshot, combined
+from embsync.snapshots.snapshot import FingerprintedRows, Snapshot, SnapshotSide, combined
 
 __all__ = [
     "FingerprintedRows",
-    "Side",
     "Signature",
     "Snapshot",
+    "SnapshotSide",
     "combined",
     "open_snapshot",
     "shortened",

@@ -18,7 +18,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
-from embsync.snapshots.decoder_process import Decoder, Message
+from embsync.snapshots.decoder_process import DecoderProcess, Message
 from embsync.snapshots.files import FileBytes, Place
 
 #: Slots the decoder holds: it decodes the next batches while one is taken.
@@ -81,7 +81,7 @@ class BlockMemory:
 
 
 def read_column(
-    decoder: Decoder, place: Place, memory: FileBytes, wanted: Message, expected: Message, total: int
+    decoder: DecoderProcess, place: Place, memory: FileBytes, wanted: Message, expected: Message, total: int
 ) -> Iterator[tuple[int, int]]:
     """Have a column of ids or weights decoded, and yield (offset in ``memory``, rows) of each batch.
 
@@ -113,7 +113,7 @@ def read_column(
 
 
 def stream_blocks(
-    decoder: Decoder, parts: Iterator[tuple[Place, Message, Message, int]], memory: BlockMemory, wanted: Message
+    decoder: DecoderProcess, parts: Iterator[tuple[Place, Message, Message, int]], memory: BlockMemory, wanted: Message
 ) -> Iterator[Array]:
     """Have a column of vectors decoded, file after file, and yield full blocks and a shorter last one.
 

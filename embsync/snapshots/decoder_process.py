@@ -33,7 +33,7 @@ _START_SECONDS = 120
 _LONGEST_MESSAGE = 2**17
 
 
-class Decoder:
+class DecoderProcess:
     """A running decoder."""
 
     def __init__(self, process: ChildProcess, channel: socket.socket) -> None:
@@ -138,13 +138,13 @@ class Decoders:
     """The decoders of one snapshot: as many as passes that run at the same time."""
 
     def __init__(self) -> None:
-        self._idle: list[Decoder] = []
+        self._idle: list[DecoderProcess] = []
         weakref.finalize(self, _close_all, self._idle)
 
     @contextmanager
-    def one(self) -> Iterator[Decoder]:
+    def one(self) -> Iterator[DecoderProcess]:
         """Lend a decoder; one whose pass did not end well is not used again."""
-        decoder = self._idle.pop() if self._idle else Decoder.start()
+        decoder = self._idle.pop() if self._idle else DecoderProcess.start()
         try:
             yield decoder
         except BaseException:
@@ -153,6 +153,6 @@ class Decoders:
         self._idle.append(decoder)
 
 
-def _close_all(idle: list[Decoder]) -> None:
+def _close_all(idle: list[DecoderProcess]) -> None:
     while idle:
         idle.pop().close()

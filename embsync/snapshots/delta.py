@@ -32,7 +32,7 @@ _PATIENCE_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Version:
+class TableVersion:
     """One version of a table: its number, its files, and the commits that wrote rows, oldest first."""
 
     place: Place
@@ -100,7 +100,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     return items, users
 
 
-def _open_side(side: str, version: Version, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
+def _open_side(side: str, version: TableVersion, decoders: Decoders, config: SnapshotConfig) -> IdentifiedSide:
     files = [(_below(version.place, name), parquet.FORM) for name in version.files]
     return open_files(side, version.place, files, decoders, config, ordered=False)
 
@@ -119,7 +119,7 @@ def _below(place: Place, name: str) -> Place:
     return place
 
 
-def _newest(place: Place) -> Version:
+def _newest(place: Place) -> TableVersion:
     if importlib.util.find_spec("deltalake") is None:
         raise UsageError(
             "a Delta table needs deltalake",
@@ -157,7 +157,7 @@ def _newest(place: Place) -> Version:
             expected="none of them",
             hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew",
         )
-    return Version(
+    return TableVersion(
         place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]), answer["from_start"]
     )
 
@@ -190,7 +190,7 @@ def _ask(place: Place) -> dict[str, Any]:
     return answer
 
 
-def _require_one_night(items: Version, users: Version, place: Place) -> None:
+def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -> None:
     """Refuse two tables unless their newest data is known to be of one run."""
     runs = [version.run for version in (items, users)]
     if runs == [None, None]:
@@ -212,7 +212,7 @@ def _require_one_night(items: Version, users: Version, place: Place) -> None:
     )
 
 
-def _in_step(items: Version, users: Version) -> bool:
+def _in_step(items: TableVersion, users: TableVersion) -> bool:
     """Tell whether both have as many commits that wrote rows, and each pair of them was over before the next."""
     if not (items.from_start and users.from_start and len(items.commits) == len(users.commits)):
         return False

@@ -35,7 +35,7 @@ class Column(Protocol):
 
 
 class IdentifiedSide:
-    """One side of a snapshot, as :class:`~embsync.snapshots.snapshot.Side`.
+    """One side of a snapshot, as :class:`~embsync.snapshots.snapshot.SnapshotSide`.
 
     Parameters
     ----------

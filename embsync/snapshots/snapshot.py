@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 
-class Side(Rows, Protocol):
+class SnapshotSide(Rows, Protocol):
     """One side of a snapshot.
 
     A reader may be asked for its blocks several times; every pass opens what it needs anew, so that a change
@@ -51,8 +51,8 @@ class Snapshot:
     name: str
     path: Path
     layout: str
-    items: Side
-    users: Side | None
+    items: SnapshotSide
+    users: SnapshotSide | None
     unread: tuple[str, ...] = ()
 
     @property
@@ -61,7 +61,7 @@ class Snapshot:
         return self.items.width
 
     @property
-    def sides(self) -> Sides[Side]:
+    def sides(self) -> Sides[SnapshotSide]:
         """Items and, perhaps, users."""
         return Sides(self.items, self.users)
 
@@ -73,7 +73,7 @@ class FingerprintedRows:
     was: ids, number type, width, and the numbers in file order; of a side without an order of rows, in any.
     """
 
-    def __init__(self, side: Side, ids: Array) -> None:
+    def __init__(self, side: SnapshotSide, ids: Array) -> None:
         self._side = side
         self._begin = hashlib.sha256(f"{side.name} {side.count} {side.width} {ids.dtype.str}".encode())
         self._ids = ids

@@ -16,7 +16,7 @@ from embsync.config_loader import load
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import Command
 from embsync.manifest import Manifest
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.checks import reject_unknown
 from embsync.pipeline.on_publish import run_on_publish
 from embsync.store import Store
@@ -116,7 +116,7 @@ def _configuration(given: Config | str | Path | Mapping[str, object] | None, sto
 
 def _publish(path: Path, config: Config, accept: tuple[str, ...], new_space: bool) -> Manifest:
     store = Store(config.store.path, _WAIT_SECONDS)
-    manifest = process(store, Request(path, accept, new_space), config)
+    manifest = publish_snapshot(store, Request(path, accept, new_space), config)
     command = config.store.on_publish
     failed = None if command is None else run_on_publish(store, command, manifest.version)
     if failed is not None:

@@ -14,7 +14,7 @@ from embsync.config import SnapshotConfig
 from embsync.dtypes import Array, Float64
 from embsync.errors import NotFoundError, SnapshotError, UsageError, printable
 from embsync.invocation import quoted
-from embsync.snapshots import Side
+from embsync.snapshots import SnapshotSide
 from embsync.snapshots.arrays import native
 from embsync.snapshots.files import Place
 from embsync.snapshots.given import side_of_arrays
@@ -167,7 +167,7 @@ def _reject_existing(target: Path, overwrite: bool) -> None:
         )
 
 
-def _require_rows(side: Side) -> None:
+def _require_rows(side: SnapshotSide) -> None:
     filled = False
     for start, block in side.blocks():
         require_finite(side.source, start, block)
@@ -176,7 +176,7 @@ def _require_rows(side: Side) -> None:
         raise SnapshotError("no scores: every vector is zero", where=side.source, found="rank 0")
 
 
-def _write_side(staging: Staging, side: Side, ids: Array, weights: Float64 | None) -> None:
+def _write_side(staging: Staging, side: SnapshotSide, ids: Array, weights: Float64 | None) -> None:
     dtype: np.dtype[Any] | None = None
     one = side.name[:-1]
     blocks = _little_endian(side)
@@ -190,7 +190,7 @@ def _write_side(staging: Staging, side: Side, ids: Array, weights: Float64 | Non
         staging.save(f"{one}_weights.npy", weights)
 
 
-def _little_endian(side: Side) -> Iterator[tuple[int, Array]]:
+def _little_endian(side: SnapshotSide) -> Iterator[tuple[int, Array]]:
     for start, block in side.blocks():
         yield start, block if block.dtype.isnative else native(block.copy())
 

@@ -13,7 +13,7 @@ from embsync.invocation import command
 from embsync.snapshots import Signature
 from embsync.store import Store
 from embsync.store.journal import DamagedLine, Event
-from embsync.watching.discovery import Child, Found, discover
+from embsync.watching.discovery import Child, Discovery, discover
 from embsync.watching.history import Handled, history_of, snapshot_event
 from embsync.watching.order import Order, order_of
 
@@ -63,14 +63,14 @@ class Survey:
         return [entry for entry in self.entries if entry.state == "next"]
 
 
-def survey(store: Store, config: Config, found: Found | None = None) -> Survey:
+def survey(store: Store, config: Config, found: Discovery | None = None) -> Survey:
     """Say of every child of ``watch.path`` what it is, in order.
 
     Parameters
     ----------
     store : Store
     config : Config
-    found : Found, optional
+    found : Discovery, optional
         A look at the directory; default: one look now, without memory of earlier ones.
     """
     assert config.watch.path is not None

@@ -28,7 +28,7 @@ _SPARK_DIRECTORIES = ("itemFactors", "userFactors")
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is known of a child from earlier looks, kept by the caller.
 
     Attributes
@@ -49,7 +49,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Look:
+class ChildListing:
     """One look at one child: what it is, what is in it, and for how many seconds it has not changed."""
 
     place: Place
@@ -79,14 +79,14 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Completeness:
     """``ready`` by which evidence, or ``waiting`` for what."""
 
     state: Literal["ready", "waiting"]
     reason: str
 
 
-def judge(look: Look, watch: WatchConfig) -> Verdict:
+def judge(look: ChildListing, watch: WatchConfig) -> Completeness:
     """Return whether a child is complete by the configured evidence.
 
     Raises
@@ -95,7 +95,7 @@ def judge(look: Look, watch: WatchConfig) -> Verdict:
         The manifest names something outside the snapshot, or a file may not be read.
     """
     if not look.files:
-        return Verdict("waiting", "files")
+        return Completeness("waiting", "files")
     by = {"manifest": _by_manifest, "marker": _by_marker}
     wanted = ("manifest", "marker") if watch.complete == "auto" else (watch.complete,)
     for evidence in wanted:
@@ -106,10 +106,10 @@ def judge(look: Look, watch: WatchConfig) -> Verdict:
         return _by_quiet(look, watch)
     what = f"the marker {watch.marker}" if watch.complete == "marker" else f"a valid {source_manifest.NAME}"
     alone = "" if look.is_directory else ", which a single file cannot have (watch.complete: settled)"
-    return Verdict("waiting", what + alone)
+    return Completeness("waiting", what + alone)
 
 
-def _by_manifest(look: Look, watch: WatchConfig) -> Verdict | None:
+def _by_manifest(look: ChildListing, watch: WatchConfig) -> Completeness | None:
     if source_manifest.NAME not in look.files or not look.is_directory:
         return None
     try:
@@ -118,10 +118,10 @@ def _by_manifest(look: Look, watch: WatchConfig) -> Verdict | None:
         return None  # somebody else's file of that name, or half of ours
     data = {name: status for name, status in look.files.items() if name not in {source_manifest.NAME, watch.marker}}
     lacking = source_manifest.missing_from(listed, data)
-    return Verdict("ready", "manifest") if lacking is None else Verdict("waiting", lacking)
+    return Completeness("ready", "manifest") if lacking is None else Completeness("waiting", lacking)
 
 
-def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:
+def _by_marker(look: ChildListing, watch: WatchConfig) -> Completeness | None:
     if not look.is_directory:
         return None
     marked = [""] if watch.marker in look.entries else _marked_sides(look, watch.marker)
@@ -134,14 +134,14 @@ def _by_marker(look: Look, watch: WatchConfig) -> Verdict | None:
         ]
         if late and look.quiet_seconds < watch.settle_seconds:
             # copied in the order of names, or overwritten in place: the marker was there before the data
-            return Verdict("waiting", f"{_rest(look, watch)}, as {late[0]} is newer than the marker")
+            return Completeness("waiting", f"{_rest(look, watch)}, as {late[0]} is newer than the marker")
     if len(marked) == 1 and marked != [""] and look.quiet_seconds < watch.settle_seconds:
         # items are written before users as often as without any: half a snapshot would make a one-sided store for good
-        return Verdict("waiting", f"{_rest(look, watch)}, as users may follow the marked items")
-    return Verdict("ready", "marker") if marked else None
+        return Completeness("waiting", f"{_rest(look, watch)}, as users may follow the marked items")
+    return Completeness("ready", "marker") if marked else None
 
 
-def _marked_sides(look: Look, marker: str) -> list[str]:
+def _marked_sides(look: ChildListing, marker: str) -> list[str]:
     names = {name for name, status in look.entries.items() if kind_of(status) == "directory"}
     spark = [name for name in _SPARK_DIRECTORIES if name in names]
     sides = (
@@ -155,19 +155,19 @@ def _marked_sides(look: Look, marker: str) -> list[str]:
     return prefixes if all(prefix + marker in look.entries for prefix in prefixes) else []
 
 
-def _by_quiet(look: Look, watch: WatchConfig) -> Verdict:
+def _by_quiet(look: ChildListing, watch: WatchConfig) -> Completeness:
     if look.quiet_seconds < watch.settle_seconds:
-        return Verdict("waiting", _rest(look, watch))
+        return Completeness("waiting", _rest(look, watch))
     unfinished = [name for name in look.entries if name.endswith(".tmp") or f"/{name}".endswith("/_temporary")]
     if unfinished:
-        return Verdict("waiting", f"{unfinished[0]} to be renamed or removed by whoever writes it")
+        return Completeness("waiting", f"{unfinished[0]} to be renamed or removed by whoever writes it")
     for name in look.files:
         if is_open_for_writing(source_manifest.below(look.place, name) if look.is_directory else look.place):
-            return Verdict("waiting", f"{name} to be closed by whoever writes it")
-    return Verdict("ready", "settled")
+            return Completeness("waiting", f"{name} to be closed by whoever writes it")
+    return Completeness("ready", "settled")
 
 
-def _rest(look: Look, watch: WatchConfig) -> str:
+def _rest(look: ChildListing, watch: WatchConfig) -> str:
     rest = watch.settle_seconds - max(look.quiet_seconds, 0)
     return f"{rest:.0f} more seconds without a change"
 

@@ -19,11 +19,11 @@ from embsync.snapshots import names
 from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
 from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
 from embsync.snapshots.natural_order import natural_key
-from embsync.watching.completeness import Look, Seen, Verdict, judge
+from embsync.watching.completeness import ChildListing, Completeness, Observation, judge
 from embsync.watching.links import FOLLOWED_NOWHERE, followed
 
 State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
-Memory = Mapping[str, Seen]
+Memory = Mapping[str, Observation]
 
 #: What file systems (ext4) and servers (Synology, QNAP, Windows) put beside the files they hold, often closed.
 _OF_THE_SYSTEM = frozenset(
@@ -79,11 +79,11 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Found:
+class Discovery:
     """One look at a watched directory: its children in order, and what to remember for the next look."""
 
     children: tuple[Child, ...]
-    memory: dict[str, Seen]
+    memory: dict[str, Observation]
 
     @property
     def ready(self) -> tuple[Child, ...]:
@@ -99,7 +99,7 @@ def discover(
     now: float,
     memory: Memory | None = None,
     known: Mapping[str, Child] | None = None,
-) -> Found:
+) -> Discovery:
     """Look at the watched directory once.
 
     Parameters
@@ -108,7 +108,7 @@ def discover(
     watch, snapshot : WatchConfig, SnapshotConfig
     now : float
         Seconds. With ``memory``, of any clock that does not jump; without, of the wall clock.
-    memory : mapping of name to Seen, optional
+    memory : mapping of name to Observation, optional
         What the previous look returned; ``{}`` before the first. None: a single look, in which times of last change
         stand for having watched.
     known : mapping of name to Child, optional
@@ -116,7 +116,7 @@ def discover(
 
     Returns
     -------
-    Found
+    Discovery
         Children by name in natural order, or with ``watch.order: mtime`` by time. What comes after what also depends
         on what was published: see ``pipeline.order``.
 
@@ -151,7 +151,7 @@ def discover(
             looks.append(_look_at(target, shown.joinpath(*target.parts), kind, watch, snapshot, now, memory, link=name))
             named["/".join(target.parts)] = True
     children = sorted((child for child, _ in looks), key=lambda child: _order_key(child, watch))
-    return Found(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
+    return Discovery(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
 
 
 def _none(name: str, path: Path, why: str) -> tuple[Child, None]:
@@ -172,12 +172,12 @@ def _look_at(
     now: float,
     memory: Memory | None,
     link: str | None = None,
-) -> tuple[Child, Seen | None]:
+) -> tuple[Child, Observation | None]:
     found = Signature("", "", 0)
     seen = None
     name = "/".join(place.parts)
 
-    def child(state: State, reason: str) -> tuple[Child, Seen | None]:
+    def child(state: State, reason: str) -> tuple[Child, Observation | None]:
         return Child(
             printable(name),
             path,
@@ -197,9 +197,9 @@ def _look_at(
             return child("not_a_snapshot", why)
         found = Signature.of(entries.items())
         before = (memory or {}).get(name)
-        seen = before if before is not None and before.stamp == found.stamp else Seen(found.stamp, now)
+        seen = before if before is not None and before.stamp == found.stamp else Observation(found.stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
-        look = Look(place, kind == "directory", entries, now - changed)
+        look = ChildListing(place, kind == "directory", entries, now - changed)
         verdict = _put_off(seen, now) or judge(look, watch)
         if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
             verdict = _wait_for_the_rest(place, snapshot, watch) or verdict
@@ -240,18 +240,18 @@ def _looks_like_a_side(name: str) -> bool:
     return not says.harmless and (says.side is not None or (not says.finished and says.name.endswith(_DATA)))
 
 
-def _put_off(seen: Seen, now: float) -> Verdict | None:
+def _put_off(seen: Observation, now: float) -> Completeness | None:
     """Return what a child waits for that showed to be incomplete when it was read, until it is to be tried again."""
-    return Verdict("waiting", seen.lacking) if seen.lacking is not None and now < seen.again else None
+    return Completeness("waiting", seen.lacking) if seen.lacking is not None and now < seen.again else None
 
 
-def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Verdict | None:
+def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Completeness | None:
     """Return what a child waits for whose evidence is good but of which only half is there."""
     try:
         missing = missing_at(place, snapshot, watch.marker)
     except SnapshotError:  # ill-formed: whoever opens it says so
         return None
-    return None if missing is None else Verdict("waiting", missing.reason)
+    return None if missing is None else Completeness("waiting", missing.reason)
 
 
 def _not_a_snapshot(name: str, kind: str) -> str | None:

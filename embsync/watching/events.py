@@ -37,7 +37,7 @@ _JOIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Health:
+class WatchHealth:
     """How well the root is watched.
 
     Attributes
@@ -84,15 +84,15 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None
         self._not_before = 0.0
-        self._health = Health("missing", "not looked at yet")
+        self._health = WatchHealth("missing", "not looked at yet")
 
-    def check(self, now: float) -> Health:
+    def check(self, now: float) -> WatchHealth:
         """Return the watch's health, armed again where it went blind."""
         try:
             identity = _identity(self._path)
         except OSError as error:
             self.close()
-            self._health = Health("missing", error.strerror or str(error), self._health.armed)
+            self._health = WatchHealth("missing", error.strerror or str(error), self._health.armed)
             return self._health
         if (self._observer is None and now >= self._not_before) or not self._sees(identity):
             self._arm(identity, now)
@@ -121,10 +121,10 @@ class Watcher:
         except (OSError, RecursionError) as error:
             why = "directories nested too deeply" if isinstance(error, RecursionError) else error.strerror
             self._not_before = now + self._retry_seconds
-            self._health = Health("rescan", why or str(error), self._health.armed)
+            self._health = WatchHealth("rescan", why or str(error), self._health.armed)
             return
         self._observer = observer
-        self._health = Health("events", "", self._health.armed + 1)
+        self._health = WatchHealth("events", "", self._health.armed + 1)
         self._nudge()  # what came before the first event could
 
 

@@ -178,12 +178,12 @@ def _decided(before: Decided | None, history: History, children: Sequence[Child]
     if before.order == "name":
         return before
     members, published = _members(history, children, now)
-    told = sorted(
+    named = sorted(
         series
         for series, times in members.items()
         if series not in before.series and counts(list(times.items()), new=series not in published)
     )
-    return msgspec.structs.replace(before, series=[*before.series, *told]) if told else before
+    return msgspec.structs.replace(before, series=[*before.series, *named]) if named else before
 
 
 def _members(

@@ -15,8 +15,8 @@ from embsync.logs import log
 from embsync.snapshots.files import real_path
 from embsync.store import Store, layout
 from embsync.watching.backlog import Entry, survey
-from embsync.watching.discovery import Child, Found, discover
-from embsync.watching.events import Health, Watcher
+from embsync.watching.discovery import Child, Discovery, discover
+from embsync.watching.events import Watcher, WatchHealth
 from embsync.watching.stat_cache import StatCache
 
 #: Between scans that events ask for: this, and twice what the last scan cost, so that a storm of events never takes
@@ -42,8 +42,8 @@ class Scanner:
     Attributes
     ----------
     path : Path
-    health : Health
-    reported_health : Health or None
+    health : WatchHealth
+    reported_health : WatchHealth or None
         What was said of it last, kept by who says it.
     entries : list of Entry
         Every child as of the last look.
@@ -67,14 +67,14 @@ class Scanner:
         self.path = Path(config.watch.path)
         self._watcher = Watcher(self.path, self.request, config.watch.rescan_seconds)
         self._cache = StatCache()
-        self._found = Found((), {})
+        self._found = Discovery((), {})
         self._journal: tuple[int, ...] | None = None
         self._judged = 0.0
         self._last_change = 0.0
         self._not_before = 0.0
         self.rescan_at = 0.0
-        self.health = Health("missing", "not looked at yet")
-        self.reported_health: Health | None = None
+        self.health = WatchHealth("missing", "not looked at yet")
+        self.reported_health: WatchHealth | None = None
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
         self.order: str | None = None
@@ -150,7 +150,7 @@ class Scanner:
                 replace(one, state="waiting", reason=reason) if one.name == child.name else one
                 for one in self._found.children
             )
-            self._found = Found(tuple(children), memory)
+            self._found = Discovery(tuple(children), memory)
             self._journal = None
 
     def close(self) -> None:
@@ -162,10 +162,10 @@ class Scanner:
             changed = self._cache.changed(real_path(self.path), time.time_ns())
         except OSError as error:
             self._cache.forget()
-            self._found = Found((), {})
+            self._found = Discovery((), {})
             self._journal = None
             if self.health.state != "missing":
-                self.health = Health("missing", error.strerror or str(error), self.health.armed)
+                self.health = WatchHealth("missing", error.strerror or str(error), self.health.armed)
             return
         if changed:
             self._last_change = now

@@ -29,14 +29,14 @@ _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
-class _Record:
+class _ChildStat:
     """A child as it was: path by path, or as a digest; ``settled`` when equal figures prove that nothing happened."""
 
     entries: tuple[tuple[str, _Fields], ...]
     digest: bytes
     settled: bool
 
-    def needs_scan_after(self, other: _Record) -> bool:
+    def needs_scan_after(self, other: _ChildStat) -> bool:
         """Return whether another look is needed: not known to show the same, or only now settled."""
         if self is _NEVER_A_SNAPSHOT:
             return False
@@ -45,9 +45,9 @@ class _Record:
 
 
 #: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
-_NEVER_A_SNAPSHOT = _Record((), b"", settled=True)
+_NEVER_A_SNAPSHOT = _ChildStat((), b"", settled=True)
 #: Of a child that could not be walked to the end: it always counts as changed, and costs a full look.
-_UNKNOWN = _Record((), b"", settled=False)
+_UNKNOWN = _ChildStat((), b"", settled=False)
 
 
 class StatCache:
@@ -63,7 +63,7 @@ class StatCache:
         self.changed_names: set[str] = set()
         self._path = ""
         self._root: _Fields | None = None
-        self._children: dict[str, _Record] = {}
+        self._children: dict[str, _ChildStat] = {}
 
     def forget(self) -> None:
         """Let the next look find everything changed."""
@@ -109,7 +109,7 @@ class StatCache:
         return changed or bool(self.changed_names)
 
 
-def _same(known: _Record, path: str) -> bool:
+def _same(known: _ChildStat, path: str) -> bool:
     lstat = os.lstat
     try:
         if known.digest:
@@ -123,7 +123,7 @@ def _same(known: _Record, path: str) -> bool:
     return True
 
 
-def _record(path: str, wall_ns: int) -> _Record:
+def _record(path: str, wall_ns: int) -> _ChildStat:
     try:
         walk = _walk(path, path.rpartition("/")[0])
         entries = tuple((found, _stat_fields(status)) for found, status in islice(walk, _MOST_REMEMBERED + 1))
@@ -134,7 +134,7 @@ def _record(path: str, wall_ns: int) -> _Record:
             digest, newest = _digest(_walk(path, path.rpartition("/")[0]))
     except OSError:
         return _UNKNOWN
-    return _Record(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
+    return _ChildStat(entries, digest, settled=newest < wall_ns - _CLOCK_TICK_NS)
 
 
 def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:

@@ -10,7 +10,7 @@ from support.damage import flip
 from support.stores import assert_whole
 
 from embsync.daemon.attempts import ATTEMPT
-from embsync.pipeline.on_publish import TOLD
+from embsync.pipeline.on_publish import HOOK_RECORD
 from embsync.store import layout
 
 
@@ -51,7 +51,7 @@ def start_with_a_damaged(place: Place, *names: str) -> None:
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
-        eventually((place.store.root / TOLD).exists)
+        eventually((place.store.root / HOOK_RECORD).exists)
     for name in names:
         path = place.store.root / name
         path.unlink(missing_ok=True)
@@ -70,11 +70,13 @@ def logged_of(place: Place, name: str) -> list[str]:
 
 def test_the_daemon_survives_its_damaged_records(place: Place) -> None:
     """It says which, writes them anew, and publishes the night; the line that the journal lost makes nothing new."""
-    names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, TOLD)
+    names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, HOOK_RECORD)
     start_with_a_damaged(place, *names)
     with place.daemon() as process:
         place.wait_for(2)
-        assert eventually(lambda: all(logged_of(place, name) for name in (layout.JOURNAL, layout.ORDER, ATTEMPT, TOLD)))
+        assert eventually(
+            lambda: all(logged_of(place, name) for name in (layout.JOURNAL, layout.ORDER, ATTEMPT, HOOK_RECORD))
+        )
         assert place.wait_state("idle")["damage"] == [logged_of(place, layout.JOURNAL)[0]]
         assert process.poll() is None
     assert place.process is not None

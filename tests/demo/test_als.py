@@ -8,10 +8,10 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.sparse import csr_array
 
 from embsync.demo import taste
-from embsync.demo.als import Settings, solve, train
+from embsync.demo.als import TrainingSettings, solve, train
 from embsync.demo.taste import World
 
-SETTINGS = Settings(factors=6, iterations=8)
+SETTINGS = TrainingSettings(factors=6, iterations=8)
 
 
 def some_likes(users: int = 60, items: int = 40) -> csr_array:
@@ -42,7 +42,7 @@ def test_training_lowers_the_loss() -> None:
     likes = some_likes()
 
     def loss(iterations: int) -> float:
-        model = train(likes, Settings(factors=6, iterations=iterations), np.random.default_rng(1))
+        model = train(likes, TrainingSettings(factors=6, iterations=iterations), np.random.default_rng(1))
         dense = likes.toarray()
         errors = (1 + SETTINGS.alpha * dense) * (dense - model.users @ model.items.T) ** 2
         return float(errors.sum() + (model.users**2).sum() + (model.items**2).sum())
@@ -55,7 +55,7 @@ def test_another_seed_gives_nearly_the_same_scores_on_other_axes() -> None:
     """Same data, same scores, unlike vectors: the reason why embsync exists."""
     world, random = World(items=300, users=400), np.random.default_rng(2)
     night = next(taste.nights(world, taste.catalogue(world, 1, random), 1, random))
-    settings = Settings(iterations=20)
+    settings = TrainingSettings(iterations=20)
     one, two = (train(night.likes, settings, np.random.default_rng(seed)) for seed in (1, 2))
     scores = [(model.users @ model.items.T).ravel() for model in (one, two)]
     assert np.corrcoef(*scores)[0, 1] > 0.9

@@ -16,7 +16,7 @@ import embsync
 from embsync import rows
 from embsync.errors import SnapshotChanged
 from embsync.manifest import Manifest
-from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
@@ -347,10 +347,10 @@ def test_files_that_change_after_they_were_read_are_not_published(root: Path, wh
             CHANGES[what](path)
 
     with pytest.raises(SnapshotChanged) as raised:
-        process(Store(root), Request(path), configured(), change)
+        publish_snapshot(Store(root), Request(path), configured(), change)
     assert raised.value.transient
     assert Store(root).current() is None
-    manifest = process(Store(root), Request(path), configured())
+    manifest = publish_snapshot(Store(root), Request(path), configured())
     assert manifest.version == 1
 
 

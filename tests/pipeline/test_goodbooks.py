@@ -17,7 +17,7 @@ import embsync
 from embsync.config import Config
 from embsync.config_loader import load
 from embsync.manifest import Manifest
-from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.pipeline.verify import verify
 from embsync.reader import open_version
 from embsync.store import Store
@@ -42,7 +42,7 @@ COMMON = {2: (6456, 2303), 3: (6550, 2229), 4: (6615, 2281), 5: (6689, 2314)}
 
 
 def _publish_all(root: Path, config: Config) -> dict[int, Manifest]:
-    return {number: process(Store(root), Request(day(number)), config) for number in DAYS}
+    return {number: publish_snapshot(Store(root), Request(day(number)), config) for number in DAYS}
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +131,14 @@ def test_the_default_policy_stays_near_the_start(
 def first_day() -> Iterator[Path]:
     """A store with day 1, exact index."""
     with quick_directory() as directory:
-        process(Store(directory / "S"), Request(day(1)), configured(threads=0))
+        publish_snapshot(Store(directory / "S"), Request(day(1)), configured(threads=0))
         yield directory / "S"
 
 
 def _refused(root: Path, path: Path) -> CheckRefusedError:
     before = {name: data for name, data in snapshot_of(root).items() if name != "journal.jsonl"}
     with pytest.raises(CheckRefusedError) as raised:
-        process(Store(root), Request(path), configured(threads=0))
+        publish_snapshot(Store(root), Request(path), configured(threads=0))
     after = {name: data for name, data in snapshot_of(root).items() if name != "journal.jsonl"}
     assert after == before
     assert_at_rest(root)
@@ -177,8 +177,8 @@ def test_any_row_order_gives_the_same_version(first_day: Path) -> None:
     config = configured(threads=0)
     for number in (1, 2):
         path = write_npy(first_day.parent / f"mixed-{number}", read_day(number).reordered(number))
-        process(Store(other), Request(path), config)
-    process(Store(first_day), Request(day(2)), config)
+        publish_snapshot(Store(other), Request(path), config)
+    publish_snapshot(Store(first_day), Request(day(2)), config)
     with embsync.open(first_day) as one, embsync.open(other) as two:
         for name in ("items", "users"):
             a, b = (reader.current.side(name) for reader in (one, two))

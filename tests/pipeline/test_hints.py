@@ -18,7 +18,7 @@ from support.stores import assert_whole
 import embsync
 from embsync.errors import EmbsyncError, StoreDamaged, UsageError
 from embsync.invocation import Invocation, set_invocation
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.store import Store
 
@@ -123,7 +123,7 @@ def _lookup(root: Path) -> None:
 
 ACTIONS: dict[str, Callable[[Path, Path], object]] = {
     "read": lambda root, _: _lookup(root),
-    "next night": lambda root, place: process(Store(root), Request(place / "watch/day=5"), config_of(place)),
+    "next night": lambda root, place: publish_snapshot(Store(root), Request(place / "watch/day=5"), config_of(place)),
     "widen": lambda root, place: widen(Store(root), 6, config_of(place)),
     "rollback": lambda root, _: Store(root).rollback(None),
     "rollback to 1": lambda root, _: Store(root).rollback(1),
@@ -196,11 +196,11 @@ def test_a_narrower_dimension_is_not_asked_of_widen(tmp_path: Path) -> None:
     """A space becomes wider, never narrower: what is printed begins another one."""
     set_invocation(Invocation())
     root = tmp_path / "the store"
-    process(Store(root), Request(write_npy(tmp_path / "n1", night(1, **SIZES))), configured())
+    publish_snapshot(Store(root), Request(write_npy(tmp_path / "n1", night(1, **SIZES))), configured())
     path = write_npy(tmp_path / "n2", night(2, **SIZES))
     for wanted, word in ((3, "accept"), (6, "widen")):
         with pytest.raises(UsageError) as caught:
-            process(Store(root), Request(path), configured(space__dimension=wanted))
+            publish_snapshot(Store(root), Request(path), configured(space__dimension=wanted))
         line = printed_command(str(caught.value))
         assert line is not None
         assert line.split()[1] == word

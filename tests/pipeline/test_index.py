@@ -16,7 +16,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 import embsync
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store, layout
 
 #: Anchors that stay make the same snapshot the same rows.
@@ -34,7 +34,7 @@ def root() -> Iterator[Path]:
 def _publish(root: Path, made: Night, name: str) -> dict[str, object]:
     """Publish a night with a graph index; return the manifest's ``index``."""
     path = write_npy(root.parent / name, made)
-    manifest = process(Store(root), Request(path), GRAPH)
+    manifest = publish_snapshot(Store(root), Request(path), GRAPH)
     return {
         "action": manifest.index.action,
         "reason": manifest.index.reason,
@@ -138,7 +138,7 @@ def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root
     config = configured(index__factory="IVF240,Flat")
     for number, rows in enumerate((300, 200)):
         path = write_npy(root.parent / f"n{number}", night(0, items=rows, users=200))
-        manifest = process(Store(root), Request(path), config)
+        manifest = publish_snapshot(Store(root), Request(path), config)
     assert (manifest.items.live, manifest.index.action) == (200, "rotated")
 
 
@@ -148,7 +148,7 @@ def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
     recalls = []
     for queries in (1, 7, 1000):
         config = configured(index__factory="IVF16,PQ2x4", index__sample_queries=queries)
-        manifest = process(Store(root), Request(path), config)
+        manifest = publish_snapshot(Store(root), Request(path), config)
         recalls.append(float(str(manifest.index.recall_at_10)))
         assert manifest.preservation.sampled_users == SIZES["users"]
     for recall, neighbours in zip(recalls, (10, 70, 10 * SIZES["users"]), strict=True):
@@ -184,7 +184,7 @@ def _index_under_a_limit(root: Path, path: Path) -> int:
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     try:
-        process(Store(root), Request(path), configured(index__factory="HNSW16384"), limit)
+        publish_snapshot(Store(root), Request(path), configured(index__factory="HNSW16384"), limit)
     except EmbsyncError as error:
         print(error)
         return error.exit_code

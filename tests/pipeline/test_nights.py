@@ -19,7 +19,7 @@ from support.stores import assert_at_rest, assert_whole, next_line, running, sna
 import embsync
 from embsync.config import DEFAULT_LIMITS
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, StoreBusy, UsageError
-from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
@@ -276,7 +276,7 @@ def test_weights_of_the_snapshot_take_part(root: Path) -> None:
         path = write_npy(root.parent / f"in-{name}", made)
         if given is not None:
             np.save(path / "item_weights.npy", given)
-        process(Store(place), Request(path, tuple(DEFAULT_LIMITS)), configured())
+        publish_snapshot(Store(place), Request(path, tuple(DEFAULT_LIMITS)), configured())
         with embsync.open(place) as reader, reader.version(1) as old:
             cosines.append(_cosine(reader.current.items.lookup(ids), old.items.lookup(ids)))
     assert cosines[1] > cosines[0]
@@ -422,7 +422,7 @@ def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -
             write_npy(path, night(2))
 
     with pytest.raises(SnapshotChanged) as raised:
-        process(Store(root), Request(path), configured(), swap)
+        publish_snapshot(Store(root), Request(path), configured(), swap)
     assert raised.value.transient
     assert snapshot_of(root) == before
 
@@ -439,7 +439,7 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
             mapped[3, 1] = 2.0
 
     with pytest.raises(SnapshotChanged, match="other contents in the second pass"):
-        process(Store(root), Request(path), configured(), write)
+        publish_snapshot(Store(root), Request(path), configured(), write)
     assert stamp(path) == before
     assert Store(root).current() is None
 
@@ -451,11 +451,12 @@ SYNC = """
 import sys
 from pathlib import Path
 from support.nights import configured
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
-print(process(Store(sys.argv[1]), Request(Path(sys.argv[2])), configured(store__keep_versions=50)).version, flush=True)
+request = Request(Path(sys.argv[2]))
+print(publish_snapshot(Store(sys.argv[1]), request, configured(store__keep_versions=50)).version, flush=True)
 """
 
 
@@ -496,7 +497,7 @@ def test_a_run_that_was_overtaken_is_made_again(root: Path) -> None:
             elif len(overtaken) == 2:
                 sync(root, night(3), "n3")
 
-    manifest = process(Store(root), Request(path), configured(), meanwhile)
+    manifest = publish_snapshot(Store(root), Request(path), configured(), meanwhile)
     assert overtaken == [2, 1, 3]
     assert (manifest.version, manifest.parent) == (4, 3)
 
@@ -514,7 +515,7 @@ def test_a_number_that_was_taken_meanwhile_is_not_taken_again(root: Path) -> Non
                 sync(root, night(1), "n1")
                 Store(root).rollback(1)
 
-    manifest = process(Store(root), Request(path), configured(), meanwhile)
+    manifest = publish_snapshot(Store(root), Request(path), configured(), meanwhile)
     assert (manifest.version, manifest.parent) == (3, 1)
     assert Store(root).numbers() == [1, 2, 3]
     assert_at_rest(root)
@@ -537,7 +538,7 @@ def test_a_run_that_is_overtaken_again_and_again_publishes_at_last(root: Path) -
             else:
                 waited.append(False)
 
-    assert process(Store(root), Request(path), configured(), meanwhile).version == 3
+    assert publish_snapshot(Store(root), Request(path), configured(), meanwhile).version == 3
     assert waited == [False, False, False, True]
 
 

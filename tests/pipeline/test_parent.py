@@ -22,7 +22,7 @@ from support.stores import assert_at_rest, assert_whole
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
 from embsync.manifest import FileEntry
-from embsync.pipeline import Request, parent, process
+from embsync.pipeline import Request, parent, publish_snapshot
 from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
@@ -125,7 +125,7 @@ def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Pat
     """Nothing is taken from the version that nobody can name."""
     (root / "current").unlink()
     (root / "current").symlink_to("versions/00000")
-    process(Store(root), Request(directory / "watch/day=5", new_space=True), config_of(directory))
+    publish_snapshot(Store(root), Request(directory / "watch/day=5", new_space=True), config_of(directory))
     assert assert_whole(root) == 4
 
 

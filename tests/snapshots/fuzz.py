@@ -226,7 +226,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 class Forked:
-    """A forked decoder, as far as :class:`decoder_process.Decoder` uses a process."""
+    """A forked decoder, as far as :class:`decoder_process.DecoderProcess` uses a process."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -248,7 +248,7 @@ def fork_decoders() -> None:
     """Make decoders forks of this process, which has the libraries loaded."""
     from embsync.decoder import service
 
-    def start() -> decoder_process.Decoder:
+    def start() -> decoder_process.DecoderProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
@@ -259,9 +259,9 @@ def fork_decoders() -> None:
             os._exit(0)
         theirs.close()
         assert ours.recv(64)
-        return decoder_process.Decoder(Forked(pid), ours)
+        return decoder_process.DecoderProcess(Forked(pid), ours)
 
-    decoder_process.Decoder.start = start
+    decoder_process.DecoderProcess.start = start
 
 
 def mutants(snapshots: list[Path], folder: Path, files: int, seed: int) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embsync.config import SnapshotConfig
-from embsync.snapshots import Side, Snapshot, open_snapshot
+from embsync.snapshots import Snapshot, SnapshotSide, open_snapshot
 
 Array = NDArray[Any]
 ROW_NUMBERS = SnapshotConfig(row_number_ids=True)
@@ -70,7 +70,7 @@ def write_npz(path: Path, made: Model, *, deflate: bool = False) -> Path:
     return path
 
 
-def vectors(side: Side) -> Array:
+def vectors(side: SnapshotSide) -> Array:
     """Return all rows of a side, after checking the promises that every block keeps."""
     blocks, expected_start = [], 0
     for start, block in side.blocks():

@@ -15,7 +15,7 @@ import pytest
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
-from embsync.snapshots import FingerprintedRows, Side, open_snapshot
+from embsync.snapshots import FingerprintedRows, SnapshotSide, open_snapshot
 from embsync.snapshots.row_digest import RowDigest
 from embsync.watching.discovery import discover
 
@@ -43,7 +43,7 @@ def snapshot(path: Path) -> Path:
     return path
 
 
-def digest(side: Side | None) -> str:
+def digest(side: SnapshotSide | None) -> str:
     """Return the digest of one pass over a side."""
     assert side is not None
     rows = FingerprintedRows(side, side.ids())

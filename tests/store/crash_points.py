@@ -19,7 +19,7 @@ from typing import Any
 from support.nights import configured, night, write_npy
 from support.stores import assert_at_rest, assert_whole
 
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.store import Store
 
@@ -62,14 +62,14 @@ def build(directory: Path) -> Path:
     for number in range(4):
         path = write_npy(directory / f"night-{number}", night(number, **SIZES))
         if number < 2:
-            process(Store(root), Request(path), CONFIG)
+            publish_snapshot(Store(root), Request(path), CONFIG)
     return root
 
 
 def act(scenario: str, directory: Path, root: Path) -> None:
     """Run the command that is to be killed."""
     if scenario == "publish":
-        process(Store(root), Request(directory / "night-2"), CONFIG)
+        publish_snapshot(Store(root), Request(directory / "night-2"), CONFIG)
     elif scenario == "widen":
         widen(Store(root), 6, CONFIG)
     else:
@@ -130,7 +130,7 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
     told = {"current": number, "journaled": number in known}
     if not follow:
         return told
-    following = process(Store(root), Request(directory / "night-3"), CONFIG)
+    following = publish_snapshot(Store(root), Request(directory / "night-3"), CONFIG)
     assert_at_rest(root)
     return {**told, "next": following.version, "parent": following.parent, "served": assert_whole(root)}
 

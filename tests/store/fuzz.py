@@ -31,7 +31,7 @@ from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
 from embsync.errors import EmbsyncError
-from embsync.pipeline.on_publish import TOLD, pending_version
+from embsync.pipeline.on_publish import HOOK_RECORD, pending_version
 from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.durable import replace_file
@@ -45,7 +45,7 @@ RECORDS = {
     b'"watch":{"path":"w","health":"events","reason":"","armed":1,"last_scan":null,"next_scan":null}}',
     HOLD: b'{"time":"2026-11-25T02:00:00Z","reason":"looked at"}',
     ATTEMPT: b'{"name":"day=4","stamp":"00ff","crashes":1,"lost":2,"unreadable":0,"errors":3}',
-    TOLD: b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}',
+    HOOK_RECORD: b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}',
     layout.ORDER: b'{"order":"auto","series":["day=#"]}',
 }
 ARRAYS = sorted(layout.version_files(two_sided=True) - {layout.INDEX})

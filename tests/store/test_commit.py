@@ -22,7 +22,7 @@ from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 import embsync
 from embsync.cli.main import run
 from embsync.errors import EmbsyncError, NotFoundError, StoreDamaged, StoreError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, durable, layout
@@ -54,7 +54,7 @@ def store(made: Path) -> Iterator[Path]:
 
 
 def _next(store: Path) -> int:
-    return process(Store(store), Request(store.parent / "n2"), configured()).version
+    return publish_snapshot(Store(store), Request(store.parent / "n2"), configured()).version
 
 
 def _failing(
@@ -97,7 +97,7 @@ def _goes_on(store: Path) -> None:
     published = [event.version for event in Store(store).journal.events() if event.event in {"published", "widened"}]
     assert sorted(set(published)) == published, "journaled twice"
     assert set(numbers) == set(published)
-    following = process(Store(store), Request(store.parent / "n3"), configured())
+    following = publish_snapshot(Store(store), Request(store.parent / "n3"), configured())
     assert following.parent == number
     assert following.version == max(published) + 1
     assert_at_rest(store)
@@ -467,10 +467,10 @@ def test_a_first_version_that_was_never_switched_to_is_removed(monkeypatch: pyte
         child = os.fork()
         if child == 0:
             monkeypatch.setattr(Store, "_point_to", lambda *_: os._exit(0))
-            process(Store(directory / "S"), Request(path), configured())
+            publish_snapshot(Store(directory / "S"), Request(path), configured())
         os.waitpid(child, 0)
         assert Store(directory / "S").current() is None
-        assert process(Store(directory / "S"), Request(path), configured()).version == 1
+        assert publish_snapshot(Store(directory / "S"), Request(path), configured()).version == 1
         assert_at_rest(directory / "S")
 
 
@@ -503,7 +503,7 @@ def test_a_version_switched_to_just_before_a_crash_is_journaled_with_all_that_is
     child = os.fork()
     if child == 0:
         monkeypatch.setattr("embsync.store.journal.append_line", lambda *_: os._exit(0))
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     os.waitpid(child, 0)
     number = Store(store).current()
     assert all(event.version != number for event in Store(store).journal.events())

@@ -17,7 +17,7 @@ from embsync.cli.main import run
 from embsync.daemon import status
 from embsync.daemon.attempts import ATTEMPT, Attempts
 from embsync.errors import EmbsyncError, StoreDamaged, StoreError
-from embsync.pipeline.on_publish import TOLD, pending_version
+from embsync.pipeline.on_publish import HOOK_RECORD, pending_version
 from embsync.store import Store, layout
 from embsync.store.hold import HOLD, held
 from embsync.store.journal import Event, Journal
@@ -80,7 +80,7 @@ RECORDS = (
     layout.ORDER,
     HOLD,
     ATTEMPT,
-    TOLD,
+    HOOK_RECORD,
     layout.LOCK,
     layout.DAEMON_LOCK,
     "versions/000003/manifest.json",
@@ -115,7 +115,7 @@ def test_no_command_meets_what_it_did_not_expect(
         layout.ORDER,
         HOLD,
         ATTEMPT,
-        TOLD,
+        HOOK_RECORD,
         "versions/000003/manifest.json",
         "versions/000003/lineage.npy",
         "versions/000003",
@@ -424,7 +424,7 @@ def test_small_records_of_the_daemon_say_their_damage(root: Path) -> None:
         replace(root / ATTEMPT, data)
         with pytest.raises(StoreDamaged, match=r"attempt\.json: damaged"):
             Attempts(root).load()
-        replace(root / TOLD, data)
+        replace(root / HOOK_RECORD, data)
         assert pending_version(Store(root)) == 3
 
 

@@ -21,7 +21,7 @@ from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 from embsync.errors import OutOfSpace, StoreError
 from embsync.manifest import hash_file
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store, durable, removal, staging
 from embsync.store.durable import append_line, replace_file, switch_link
 from embsync.store.staging import ArrayFile, Staging
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_everything_as_it_was(small_disk:
     first = write_npy(small_disk.parent / "n0", night(0, items=800, users=500))
     second = write_npy(small_disk.parent / "n1", night(1, items=800, users=500))
     config = configured()
-    process(Store(root), Request(first), config)
+    publish_snapshot(Store(root), Request(first), config)
     before = snapshot_of(root)
     ballast: list[Path] = []
 
@@ -132,12 +132,12 @@ def test_a_disk_that_fills_up_on_the_way_leaves_everything_as_it_was(small_disk:
             ballast.append(_fill(small_disk, leave))
 
     with pytest.raises(OutOfSpace) as raised:
-        process(Store(root), Request(second), config, fill)
+        publish_snapshot(Store(root), Request(second), config, fill)
     assert raised.value.exit_code == 5
     assert raised.value.transient
     assert snapshot_of(root) == before
     ballast[0].unlink()
-    assert process(Store(root), Request(second), config).version == 2
+    assert publish_snapshot(Store(root), Request(second), config).version == 2
     assert assert_whole(root) == 2
     assert_at_rest(root)
 
@@ -150,7 +150,7 @@ def test_too_little_space_is_known_before_anything_is_written(small_disk: Path) 
     _fill(small_disk, 3 * 2**20)
     path = write_npy(small_disk.parent / "n1", night(1, **SIZES))
     with pytest.raises(OutOfSpace, match=r"too little space for a version; found [\d,]+ bytes free; expected"):
-        process(Store(root), Request(path), configured())
+        publish_snapshot(Store(root), Request(path), configured())
     assert snapshot_of(root) == before
 
 
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_grow_leaves_everything_as_it_was(store: Path, size: 
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
     with pytest.raises(StoreError), _largest_file(size):
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     assert snapshot_of(store) == before
 
 
@@ -223,7 +223,7 @@ def _without_journal(store: Path) -> dict[str, bytes | str]:
 
 def _failure(store: Path, path: Path) -> StoreError | None:
     try:
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     except StoreError as error:
         return error
     return None
@@ -242,13 +242,13 @@ def test_a_rename_that_cannot_be_made_durable_is_taken_back(store: Path, monkeyp
 
     monkeypatch.setattr(staging, "sync_directory", failing)
     with pytest.raises(StoreError):
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     assert snapshot_of(store) == before
 
 
 def _failure(store: Path, path: Path) -> StoreError | None:
     try:
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     except StoreError as error:
         return error
     return None
@@ -281,7 +281,7 @@ def test_an_error_after_the_switch_is_no_failed_publish(store: Path, monkeypatch
     monkeypatch.setattr("embsync.store.journal.append_line", full)
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     try:
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     except StoreError:
         assert Store(store).current() == 1
     else:
@@ -323,7 +323,7 @@ def test_a_disk_that_lies_is_caught(store: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "posix_fadvise", lying)
     with pytest.raises(StoreError, match="does not read back"):
-        process(Store(store), Request(path), configured())
+        publish_snapshot(Store(store), Request(path), configured())
     assert lied
     monkeypatch.undo()
     assert snapshot_of(store) == before

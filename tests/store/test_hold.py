@@ -9,7 +9,7 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_whole, sync
 
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 from embsync.store.hold import HeldError, HoldableStore, hold, resume
 
@@ -33,9 +33,9 @@ def test_what_is_held_while_it_is_made_is_not_published(stage: str, how: str) ->
                     (Path(root) / "hold").touch()
 
         with pytest.raises(HeldError) as held:
-            process(HoldableStore(root), Request(path), configured(), meanwhile)
+            publish_snapshot(HoldableStore(root), Request(path), configured(), meanwhile)
         assert held.value.transient
         assert assert_whole(root) == 1
         assert [event.event for event in Store(root).journal.events() if event.event != "held"] == ["published"]
         assert resume(Store(root))
-        assert process(HoldableStore(root), Request(path), configured()).version == 2
+        assert publish_snapshot(HoldableStore(root), Request(path), configured()).version == 2

@@ -24,7 +24,7 @@ from torture.scenarios import forked
 
 import embsync
 from embsync.errors import SnapshotError, UsageError
-from embsync.pipeline import CheckRefusedError, Request, process
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.reader import Version, open_version
 from embsync.reader.version import identity
@@ -119,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self._tree()
         events = len(list(self.store.journal.events()))
         with pytest.raises(CheckRefusedError, match="cosine_items"):
-            process(self.store, Request(write_npy(self._place(), made)), CONFIG)
+            publish_snapshot(self.store, Request(write_npy(self._place(), made)), CONFIG)
         assert self._tree() == before
         assert [event.event for event in self.store.journal.events()][events:] == ["refused"]
 
@@ -130,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         made.items[row, 2] = np.nan
         before = snapshot_of(self.root)
         with pytest.raises(SnapshotError, match=f"row {row} "):
-            process(self.store, Request(write_npy(self._place(), made)), CONFIG)
+            publish_snapshot(self.store, Request(write_npy(self._place(), made)), CONFIG)
         assert snapshot_of(self.root) == before
 
     @rule(data=st.data())
@@ -178,7 +178,9 @@ class StoreMachine(RuleBasedStateMachine):
     def crash(self, seed: int, place: int, number: signal.Signals) -> None:
         """Publish, and be killed, interrupted or ended at some call: the old version is current, or the new one."""
         path = write_npy(self._place(), made := self._made(seed, 0.0))
-        struck = forked(lambda: _struck(place, number, lambda: process(Store(self.root), Request(path), CONFIG)))
+        struck = forked(
+            lambda: _struck(place, number, lambda: publish_snapshot(Store(self.root), Request(path), CONFIG))
+        )
         assert struck in {0, number, -number}
         with self.store.locked():
             pass
@@ -303,7 +305,7 @@ class StoreMachine(RuleBasedStateMachine):
         return Night(made.items[here], made.item_ids[here], made.users[there], made.user_ids[there])
 
     def _publish(self, made: Night, **request: Any) -> None:
-        manifest = process(self.store, Request(write_npy(self._place(), made), **request), CONFIG)
+        manifest = publish_snapshot(self.store, Request(write_npy(self._place(), made), **request), CONFIG)
         self._adopt_published(made, manifest.version, new_space=bool(request))
 
     def _adopt_published(self, made: Night, version: int, *, new_space: bool = False) -> None:

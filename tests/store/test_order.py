@@ -16,7 +16,7 @@ from support.quick import quick_directory
 from support.stores import sync
 
 from embsync.errors import StoreError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.on_publish import note
 from embsync.pipeline.widen import widen
 from embsync.store import Store, removal
@@ -82,7 +82,7 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(
     """Each file the manifest names, the manifest, each directory after its last file; then the move, then the link."""
     seen = Recorder(monkeypatch)
     if how == "publish":
-        process(Store(root), Request(root.parent / "n2"), CONFIG)
+        publish_snapshot(Store(root), Request(root.parent / "n2"), CONFIG)
     else:
         widen(Store(root), 6, CONFIG)
     monkeypatch.undo()
@@ -164,7 +164,7 @@ def test_a_new_store_is_durable_with_what_leads_to_it(monkeypatch: pytest.Monkey
         path = write_npy(directory / "n0", night(0, **SIZES))
         root = directory / "a/b/S"
         seen = Recorder(monkeypatch)
-        process(Store(root), Request(path), CONFIG)
+        publish_snapshot(Store(root), Request(path), CONFIG)
         for folder in (directory / "a", directory / "a/b", root, root / "versions"):
             made = seen.place("mkdir", folder)
             assert seen.place("fsync", folder.parent, made) < seen.place("rename", root / "versions/000001")
@@ -257,8 +257,8 @@ def test_a_hold_that_comes_while_work_goes_on_keeps_it_back(
             (root / "hold").write_bytes(b'{"time":"2026-01-01T00:00:00Z"}' if content is None else content)
 
     with pytest.raises(HeldError):
-        process(HoldableStore(root), Request(root.parent / "n2"), CONFIG, late)
+        publish_snapshot(HoldableStore(root), Request(root.parent / "n2"), CONFIG, late)
     assert Store(root).current() == 2
     assert Store(root).numbers() == [1, 2]
     assert resume(Store(root)) is True
-    assert process(HoldableStore(root), Request(root.parent / "n2"), CONFIG).version == 3
+    assert publish_snapshot(HoldableStore(root), Request(root.parent / "n2"), CONFIG).version == 3

@@ -18,7 +18,7 @@ from support.disk import Disk
 from support.nights import configured, night, write_npy
 from support.stores import assert_whole, publish_for_ever
 
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 _NIGHTS = 6
@@ -66,4 +66,4 @@ def test_what_was_said_to_be_published_survives_a_power_cut(disk: Disk, tmp_path
         disk.mount()
         assert assert_whole(root) >= reported
         assert {event.version for event in Store(root).journal.events() if event.event == "published"} >= {reported}
-    assert process(Store(root), Request(Path(snapshots[0])), configured()).version > reported
+    assert publish_snapshot(Store(root), Request(Path(snapshots[0])), configured()).version > reported

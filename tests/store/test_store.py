@@ -18,7 +18,7 @@ from support.stores import assert_at_rest, assert_whole, next_line, running, sna
 import embsync
 from embsync.cli.main import run
 from embsync.errors import NotFoundError, StoreError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import open_version
 from embsync.store import Store, durable, removal
 from embsync.store.journal import Event
@@ -268,7 +268,7 @@ def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> N
     (tmp_path / "S" / "letter.txt").touch()
     path = write_npy(tmp_path / "n0", night(0, **SIZES))
     with pytest.raises(StoreError, match="the directory is not a store; found other files"):
-        process(Store(tmp_path / "S"), Request(path), configured())
+        publish_snapshot(Store(tmp_path / "S"), Request(path), configured())
     assert [entry.name for entry in (tmp_path / "S").iterdir()] == ["letter.txt"]
 
 

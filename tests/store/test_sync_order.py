@@ -17,7 +17,7 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
 from embsync.store.hold import HOLD, hold, resume
@@ -95,8 +95,8 @@ def _inode(path: Path) -> int:
 
 
 PUBLISHES: dict[str, Callable[[Path, Path], object]] = {
-    "publish": lambda root, path: process(Store(root), Request(path), configured()),
-    "new space": lambda root, path: process(Store(root), Request(path, new_space=True), configured()),
+    "publish": lambda root, path: publish_snapshot(Store(root), Request(path), configured()),
+    "new space": lambda root, path: publish_snapshot(Store(root), Request(path, new_space=True), configured()),
     "widen": lambda root, _: widen(Store(root), 6, configured()),
 }
 
@@ -128,7 +128,7 @@ def test_a_first_version_lies_in_directories_that_are_on_the_disk(trace: Callabl
         root = directory / "above" / "S"
         path = write_npy(directory / "n0", night(0, **SIZES))
         found = trace()
-        process(Store(root), Request(path), configured())
+        publish_snapshot(Store(root), Request(path), configured())
         moved = found.first("rename", target=Store(root).path(1))
         for folder in (directory, root.parent, root):
             made = found.first("mkdir", path=str(folder / next(iter((root / "versions").relative_to(folder).parts))))

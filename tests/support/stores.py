@@ -18,7 +18,7 @@ import embsync
 from embsync.config import Config
 from embsync.errors import EmbsyncError
 from embsync.manifest import Manifest
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 #: Everything a store may hold at rest.
@@ -64,7 +64,7 @@ def snapshot_of(root: Path) -> dict[str, bytes | str]:
 def sync(root: Path, made: Night, name: str, config: Config | None = None, **request: Any) -> Manifest:
     """Leave a night beside a store, publish it, and return its manifest."""
     path = write_npy(root.parent / "snapshots" / name, made)
-    return process(Store(root, wait=20.0), Request(path, **request), config or configured())
+    return publish_snapshot(Store(root, wait=20.0), Request(path, **request), config or configured())
 
 
 def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connection) -> None:
@@ -75,7 +75,9 @@ def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connecti
     config = configured(store__keep_versions=2)
     with contextlib.suppress(EmbsyncError, OSError):
         for turn in range(first, first + 1000):
-            version = process(Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config).version
+            version = publish_snapshot(
+                Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config
+            ).version
             told.send((version, time.monotonic()))
 
 

@@ -19,7 +19,7 @@ from torture.report import Tally
 from torture.scenarios import CONFIG, SCENARIOS, Bench, Scenario, examine
 
 from embsync.errors import EmbsyncError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.store import Store
 from embsync.store.hold import hold, resume
@@ -32,8 +32,8 @@ def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, C
     store = Store(root)
     night = snapshots / f"night-{chance.randrange(4)}"
     return {
-        "publish": lambda: process(store, Request(night), CONFIG).version,
-        "new space": lambda: process(store, Request(night, new_space=True), CONFIG).version,
+        "publish": lambda: publish_snapshot(store, Request(night), CONFIG).version,
+        "new space": lambda: publish_snapshot(store, Request(night, new_space=True), CONFIG).version,
         "rollback": lambda: store.rollback(chance.choice(store.numbers()))[1],
         "widen": lambda: widen(store, store.manifest(store.current() or 0).dimension + 1, CONFIG).version,
         "hold": lambda: hold(store),

@@ -16,7 +16,7 @@ from torture.report import Tally
 from embsync.daemon import work
 from embsync.daemon.job import Job
 from embsync.errors import EmbsyncError
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.on_publish import note
 from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
@@ -39,7 +39,7 @@ class Scenario:
 
 
 def _publish(root: Path, number: int = 2, **request: object) -> None:
-    process(Store(root), Request(root.parent / f"night-{number}", **request), CONFIG)
+    publish_snapshot(Store(root), Request(root.parent / f"night-{number}", **request), CONFIG)
 
 
 def _prune(root: Path) -> None:
@@ -250,7 +250,7 @@ def _follow(bench: Bench, tally: Tally, where: str, current: int | None) -> None
     store = Store(bench.root)
     try:
         expected = store.next_number()
-        made = process(store, Request(bench.directory / "night-3"), CONFIG)
+        made = publish_snapshot(store, Request(bench.directory / "night-3"), CONFIG)
     except Exception as error:
         tally.harm("unmendable", f"{where}: the next night: {error}")
         return

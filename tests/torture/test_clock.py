@@ -13,7 +13,7 @@ from support.quick import quick_directory
 from support.stores import assert_whole
 from torture.report import tally
 
-from embsync.pipeline import Request, process
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 from embsync.store.locks import exclusive
 from embsync.watching.backlog import survey
@@ -48,7 +48,7 @@ def test_the_wall_clock_may_jump_at_any_time(watched: Path, monkeypatch: pytest.
     root = watched / "S"
     with tally("jumps of the clock", jumps) as counted:
         for turn in range(jumps):
-            made = process(Store(root), Request(watched / "watch" / f"day={turn % 3}"), config)
+            made = publish_snapshot(Store(root), Request(watched / "watch" / f"day={turn % 3}"), config)
             counted.points += 1
             if (made.version, made.parent) != (turn + 1, turn or None):
                 counted.harm("phantom", f"version {made.version} of {made.parent} in turn {turn}")
