@@ -169,8 +169,8 @@ def belongs_to_another(name: str) -> bool:
 def seen(place: Place) -> tuple[str, str | None]:
     """Return what was seen at a snapshot's root that no layout recognises, and the line that helps."""
     if place.kind() != "directory":
-        line = conversion_of(place, place.kind())
-        return (f"{printable(place.name)}, {line[0]}", line[1]) if line else (f"a file named {place.name}", None)
+        advice = conversion_of(place, place.kind())
+        return (f"{printable(place.name)}, {advice[0]}", advice[1]) if advice else (f"a file named {place.name}", None)
     everything = place.entries()
     entries = {name: kind for name, kind in everything.items() if not names.parse(name).harmless}
     if not entries:
@@ -181,10 +181,10 @@ def seen(place: Place) -> tuple[str, str | None]:
     # metadata.tsv is converted with the vectors that it is beside
     tried = sorted(list(entries.items())[:_MOST], key=lambda entry: entry[0] in {"metadata.tsv", "labels.tsv"})
     for name, kind in tried:
-        line = conversion_of(place.child(name), kind)
-        if line is not None:
+        advice = conversion_of(place.child(name), kind)
+        if advice is not None:
             others = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
-            return f"{printable(name)}, {line[0]}{others}", line[1]
+            return f"{printable(name)}, {advice[0]}{others}", advice[1]
     more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
     return printable(f"{len(entries)} entries: {', '.join(list(entries)[:8])}{more}"), None
 
@@ -227,9 +227,9 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
         return numbered
     if folders and not files and not names.parse(place.name).side:
         for name in folders[:10]:
-            line = _of_directory(place.child(name))
-            if line is not None:
-                return f"{printable(name)}/ with {line[0]}", line[1]
+            advice = _of_directory(place.child(name))
+            if advice is not None:
+                return f"{printable(name)}/ with {advice[0]}", advice[1]
     return None
 
 
@@ -245,12 +245,12 @@ def _numbered_parts(place: Place, folders: list[str]) -> tuple[str, str] | None:
             tables = name
     if arrays is None:
         return None
-    line = f"{printable(arrays[0])}/ with {printable(arrays[1])}, a numbered part of an array"
+    parts = f"{printable(arrays[0])}/ with {printable(arrays[1])}, a numbered part of an array"
     if tables is None:
         found = conversion_of(place.child(arrays[0]).child(arrays[1]), "file")
-        return None if found is None else (line, found[1])
+        return None if found is None else (parts, found[1])
     return (
-        f"{line}, and {printable(tables)}/ with parquet",
+        f"{parts}, and {printable(tables)}/ with parquet",
         _PARTS_AND_TABLE.format(str(place), f"{arrays[0]}/*.npy", f"{tables}/*.parquet"),
     )
 
