@@ -42,9 +42,19 @@ class SideColumns(_Section, frozen=True):
 class SnapshotConfig(_Section, frozen=True):
     """How snapshots are read."""
 
-    layout: Literal["auto", "npy", "npz", "parquet", "arrow", "delta", "safetensors", "word2vec", "word2vec_binary"] = (
-        "auto"
-    )
+    layout: Literal[
+        "auto",
+        "npy",
+        "npz",
+        "parquet",
+        "arrow",
+        "csv",
+        "projector",
+        "delta",
+        "safetensors",
+        "word2vec",
+        "word2vec_binary",
+    ] = "auto"
     sides: Literal["auto", "both", "items"] = "auto"
     id_column: str | SideColumns = "auto"
     vector_column: str | SideColumns = "auto"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embsync.decoder.limits import Message, Unusable, addresses_of, limit_step
+from embsync.decoder.text import Column, TextTable
 
 #: What is read ahead of all columns together.
 _BUFFER = 64 * 1024**2
@@ -24,8 +25,6 @@ _ML_VECTOR = {"type", "size", "indices", "values"}
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 _FEATHER_1 = b"FEA1"
 _ARROW_FILE = b"ARROW1"
-
-Column = tuple[str, str, str]
 
 
 class Table(Protocol):
@@ -60,6 +59,8 @@ def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
             pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True) as file,
         ):
             yield ParquetTable(file)
+    elif form["kind"] == "text":
+        yield TextTable(path, form)
     else:
         with addresses_of(handle), pa.memory_map(path) as source:
             yield ArrowTable(source)

@@ -7,7 +7,7 @@ to take another column: a leftover index, a count or a rank would be published a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,10 +239,9 @@ def choose(side: str, columns: Columns, config: SnapshotConfig) -> Chosen:
     if weight is not None and columns.kinds.get(weight) not in {"integer", *NUMBERS}:
         raise _none("weight", columns, f"a column of numbers named {weight}")
     vectors = _vectors(side, columns, _configured(config.vector_column, side))
-    others = [name for name in columns.kinds if name not in {weight, *vectors}]
     kind = columns.kinds[vectors[0]]
     dtype = np.dtype(VECTORS[kind] if len(vectors) == 1 else NUMBERS.get(kind, "f4"))
-    return Chosen(vectors, dtype, _ids(side, columns, others, config), weight)
+    return Chosen(vectors, dtype, choose_ids(side, columns, config, {weight, *vectors}), weight)
 
 
 def _configured(value: str | SideColumns, side: str) -> str:
@@ -296,7 +295,9 @@ def _likely_vectors(columns: Columns) -> str | None:
     return _cast("vector", likely[0], columns) if likely else None
 
 
-def _ids(side: str, columns: Columns, others: list[str], config: SnapshotConfig) -> str | None:
+def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Collection[str | None] = ()) -> str | None:
+    """Return the column of ids among those that are not taken for something else; errors as of :func:`choose`."""
+    others = [name for name in columns.kinds if name not in taken]
     configured = _configured(config.id_column, side)
     if configured != "auto":
         if config.row_number_ids:
@@ -344,6 +345,8 @@ def _is_of(name: str, side: str) -> bool:
 
 def _may_be_ids(name: str, columns: Columns) -> bool:
     kind, words = columns.kinds[name], _words(name)
+    if not name and kind == "integer":
+        return False  # the row numbers that pandas writes beside a table
     if kind in NUMBERS or kind.startswith("list") or columns.types.get(name, "").startswith(_NO_VALUES):
         return False
     return _NEVER.isdisjoint(words) and not (kind == "other" and not _VECTOR_WORDS.isdisjoint(words))

@@ -12,10 +12,15 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.snapshots.files import FileBytes
 
 PACKED = (".gz", ".zst")
-#: Deflate turns one byte into at most 1,032; text of numbers shrinks to a third.
-MOST_INFLATION = 1032
+#: Text of numbers shrinks to a third, rows of zeros to a thirtieth; deflate turns one byte into up to 1,032.
+_MOST_INFLATION = 100
 _PIECE = 1024**2
 _ALWAYS = 16 * _PIECE
+
+
+def most_unpacked(size: int) -> int:
+    """Return how many bytes of text so many compressed ones may become."""
+    return size * _MOST_INFLATION + _ALWAYS
 
 
 def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
@@ -42,8 +47,8 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
                 out = machine.decompress(piece, _PIECE)
                 while out or not (machine.eof or _hungry(machine)):
                     given += len(out)
-                    if given > read * MOST_INFLATION + _ALWAYS:
-                        raise _refusal(content, f"more than {given} bytes from {read}", "text")
+                    if given > most_unpacked(read):
+                        raise _refusal(content, f"more than {given} bytes from {read}", "text that unpacks to less")
                     yield out
                     rest = b"" if machine.eof else getattr(machine, "unconsumed_tail", b"")
                     out = b"" if machine.eof else machine.decompress(rest, _PIECE)

@@ -40,25 +40,17 @@ _GENSIM_LINE = (
 #: Numbered names of one beginning in the order of their numbers.
 _NUMBERED_ORDER = "key=lambda f: (len(f.name), f.name)"
 _RULES = (
+    _rule(
+        r"\.[ct]sv(\.gz|\.zst)?$",
+        "CSV or TSV without a column of vectors",
+        'write id,embedding with quoted lists such as "[0.1, 0.2]", or id,d0,d1 and so on with one column a dimension',
+    ),
     _rule(r"\.(gz|gzip)$", "compressed", "gunzip -k {sh}"),
     _rule(r"\.(zst|zstd)$", "compressed", "zstd -d {sh}"),
     _rule(r"\.bz2$", "compressed", "bunzip2 -k {sh}"),
     _rule(r"\.(xz|lzma)$", "compressed", "xz -dk {sh}"),
     _rule(r"\.(tar|tgz)$", "an archive", "tar -xf {sh} -C {shdir}"),
     _rule(r"\.zip$", "an archive", "unzip {sh} -d {shdir}"),
-    _rule(
-        r"^(vectors|tensors?)\.tsv$",
-        "TSV of the embedding projector",
-        "in Python: import numpy as n; d = {dir}; n.save(d+'items', n.loadtxt(d+{name}, 'f4')); "
-        "n.save(d+'item_ids', open(d+'metadata.tsv').read().splitlines())",
-    ),
-    _rule(r"\.tsv$", "TSV", "tr '\\t' ' ' < {sh} > {shto}.vec if each line is an id and numbers"),
-    _rule(
-        r"\.csv$",
-        "CSV",
-        "in Python: import json, pandas; t = pandas.read_csv({py}); t['embedding'] = t['embedding'].map(json.loads); "
-        "t.to_parquet({parquet})",
-    ),
     _rule(
         r"\.(jsonl|ndjson)$",
         "JSON lines",

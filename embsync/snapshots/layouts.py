@@ -8,7 +8,18 @@ from pathlib import Path
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError, printable
-from embsync.snapshots import arrow, delta, npy, npz, parquet, safetensors, word2vec, word2vec_binary
+from embsync.snapshots import (
+    arrow,
+    delimited,
+    delta,
+    npy,
+    npz,
+    parquet,
+    projector,
+    safetensors,
+    word2vec,
+    word2vec_binary,
+)
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
 from embsync.snapshots.conversions import seen
 from embsync.snapshots.files import Place
@@ -55,6 +66,8 @@ LAYOUTS = (
     Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides, npz.is_foreign),
     Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.FORMAT.claim, parquet.FORMAT.open_sides),
     Layout("arrow", arrow.EXPECTS, arrow.FORMAT.recognise, arrow.FORMAT.claim, arrow.FORMAT.open_sides),
+    Layout("csv", delimited.EXPECTS, delimited.recognise, delimited.FORMAT.claim, delimited.FORMAT.open_sides),
+    Layout("projector", projector.EXPECTS, projector.recognise, projector.claim, projector.open_sides),
     Layout("delta", delta.EXPECTS, delta.recognise, delta.claim, delta.open_sides),
     Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
     Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.claim, word2vec.open_sides),

@@ -22,7 +22,7 @@ from embsync.invocation import quoted
 from embsync.rows import block_rows
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import MOST_WIDTH, native, require_vectors
-from embsync.snapshots.compression import MOST_INFLATION, PACKED, unpacked
+from embsync.snapshots.compression import PACKED, most_unpacked, unpacked
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
 from embsync.snapshots.names import side_of
@@ -82,7 +82,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
     with place.open() as file:
         size = file_size(file)
     # a row is an id, and a space and a digit for each number
-    if rows.count * (1 + 2 * rows.width) > size * (MOST_INFLATION if place.name.endswith(PACKED) else 1):
+    if rows.count * (1 + 2 * rows.width) > (most_unpacked(size) if place.name.endswith(PACKED) else size):
         raise SnapshotError(
             "the size does not match the header",
             where=str(place),

@@ -32,7 +32,18 @@ from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
 from embsync.snapshots import decoder_process
 
-FORMATS = ("npy", "npz", "parquet", "arrow", "safetensors", "word2vec", "word2vec_packed", "word2vec_binary")
+FORMATS = (
+    "npy",
+    "npz",
+    "parquet",
+    "arrow",
+    "csv",
+    "projector",
+    "safetensors",
+    "word2vec",
+    "word2vec_packed",
+    "word2vec_binary",
+)
 #: Ways in which a format is used, fuzzed by themselves in the long run alone.
 WAYS = ("bfloat16", "hive", "ml_vectors", "text_vectors")
 LAYOUTS = {
@@ -41,7 +52,7 @@ LAYOUTS = {
     **dict.fromkeys(("hive", "ml_vectors", "text_vectors"), "parquet"),
 }
 #: Those that a decoder reads.
-DECODED = ("parquet", "arrow", "hive", "ml_vectors", "text_vectors")
+DECODED = ("parquet", "arrow", "csv", "projector", "hive", "ml_vectors", "text_vectors")
 SECONDS = 10
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
@@ -92,6 +103,8 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         from snapshots.test_safetensors import write as write_safetensors
 
         return [write_safetensors(folder / "a", small), write_safetensors(folder / "b", small.named())]
+    if name in {"csv", "projector"}:
+        return good_text(name, folder)
     if name == "arrow":
         from snapshots.test_arrow import write as write_arrow
 
@@ -103,6 +116,18 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
             write_arrow(folder / "d", wide, stream=True),
         ]
     return good_parquet(folder, small)
+
+
+def good_text(name: str, folder: Path) -> list[Path]:
+    """Leave small CSV and TSV of several kinds."""
+    from snapshots import test_delimited as text
+
+    if name == "projector":
+        return [text.projector(folder / "p", text.ONE_COLUMN)]
+    for number, kind in enumerate(("one column a dimension", "JSON lists", "StarSpace", "gzip")):
+        end, data = text.GOOD[kind]
+        (folder / f"{number}{end[1:]}").write_bytes(data)
+    return sorted(folder.iterdir())
 
 
 def good_parquet(folder: Path, small: made.Model) -> list[Path]:

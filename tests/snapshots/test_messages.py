@@ -17,7 +17,6 @@ from embsync.snapshots import open_snapshot
 
 CONFIG = SnapshotConfig()
 ROWS = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
-LINES = ["\t".join(f"{number:.6g}" for number in row) for row in ROWS]
 
 
 def refusal(path: Path) -> SnapshotError:
@@ -37,8 +36,8 @@ def refusal(path: Path) -> SnapshotError:
         ("model.pt", "PyTorch", "torch.load"),
         ("pytorch_model.bin", "PyTorch", "torch"),
         ("model.pkl", "pickle", "numpy"),
-        ("items.csv", "CSV", "read_csv"),
-        ("items.tsv", "TSV", "tr "),
+        ("items.csv", "CSV", "id,embedding"),
+        ("items.tsv", "TSV", "id,embedding"),
         ("w2v.model", "gensim", "save_word2vec_format"),
         ("w2v.kv", "gensim", "save_word2vec_format"),
         ("w2v.bin", "word2vec", "binary=True"),
@@ -68,17 +67,6 @@ def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: st
     assert seen in str(error.found)
     assert hint in str(error.hint)
     assert error.expected is None
-
-
-def projector(path: Path) -> Path:
-    (path / "vectors.tsv").write_text("\n".join(LINES) + "\n")
-    (path / "metadata.tsv").write_text("\n".join(f"item {number}" for number in range(12)) + "\n")
-    return path
-
-
-def starspace(path: Path) -> Path:
-    (path / "model.tsv").write_text("\n".join(f"i{number}\t{line}" for number, line in enumerate(LINES)) + "\n")
-    return path
 
 
 def numbered(path: Path) -> Path:
@@ -115,7 +103,7 @@ def parts_and_table(path: Path) -> Path:
 SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for write in (keyed_vectors,)]
 
 
-@pytest.mark.parametrize("write", [projector, starspace, numbered, *SAVED_BY_GENSIM, parts_and_table])
+@pytest.mark.parametrize("write", [numbered, *SAVED_BY_GENSIM, parts_and_table])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
@@ -137,7 +125,6 @@ def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path],
 @pytest.mark.parametrize(
     "name",
     [
-        "vectors.tsv",
         "w2v.model",
         "w2v.kv",
         "w2v.model.vectors.npy",

@@ -1,0 +1,199 @@
+"""Tables of delimited text: CSV and TSV, perhaps compressed.
+
+What the file is like was found out by the other side from its first lines::
+
+    {"kind": "text", "delimiter": ",", "header": true, "quoted": true, "packed": null, "ids": true}
+
+``packed`` is ``gzip``, ``zstd`` or null. Columns without a header are called ``id`` and, behind it, ``embedding`` where
+there is one or ``0``, ``1`` and so on where there are more; without ``ids`` all are numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from embsync.decoder.limits import Message, Unusable, limit_step
+
+#: A block, which must hold the longest row: 65,536 numbers of 32 characters and an id.
+_BLOCK = 4 * 1024**2
+#: Text of numbers shrinks to a third, rows of zeros to a thirtieth.
+_MOST_INFLATION = 100
+_ALWAYS = 16 * 1024**2
+#: Rows by which the kinds of columns are judged.
+_SAMPLE = 1000
+_INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
+_NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
+_FRACTION = r"[.eE]"
+_LIST = r"^\s*([\[({]|[+-]?[0-9.]+([eE][+-]?[0-9]+)?\s+[+-]?[0-9.])"
+
+Column = tuple[str, str, str]
+
+
+class TextTable:
+    """A file of delimited text."""
+
+    rows: int | None = None
+
+    def __init__(self, path: str, form: Message) -> None:
+        self._path = path
+        self._form = form
+        self._columns: list[Column] = []
+
+    def columns(self) -> list[Column]:
+        """Return the columns with what their first values are written as."""
+        if not self._columns:
+            self._columns = list(self._judged())
+        return self._columns
+
+    def count(self, columns: Sequence[int]) -> Message:
+        """Return the number of rows, and whether all values of a column are written as integers are."""
+        rows, integers = 0, True
+        for (batch,) in self.batches(columns, _BLOCK, "ids"):
+            rows += len(batch)
+            integers = integers and _are_integers(batch)
+        return {"rows": rows, "kind": "integer" if integers else "string"}
+
+    def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
+        """Yield slices of the blocks that are parsed one after the other."""
+        if not self.columns():
+            return
+        kinds = {column: self._type(self._columns[column][1], kind) for column in columns}
+        for batch in self._parsed(kinds):
+            if batch.num_columns != len(columns):
+                raise Unusable("not as many columns as before", batch.num_columns, len(columns))
+            for start in range(0, batch.num_rows, rows):
+                some = batch.slice(start, rows)
+                yield [some.column(place) for place in range(len(columns))]
+
+    def _type(self, kind: str, use: str) -> Any:
+        if use == "weights":
+            return pa.float64()
+        return pa.float32() if use == "vectors" and kind in {"number", "integer"} else pa.string()
+
+    def _judged(self) -> Iterator[Column]:
+        names = self._names()
+        first = next(self._parsed(None, len(names)), None) if names else None
+        if first is None or not first.num_rows:
+            return
+        if first.num_columns != len(names):
+            raise Unusable("rows of another number of fields than the header", first.num_columns, len(names))
+        for name, values in zip(names, first.slice(0, _SAMPLE).columns, strict=True):
+            kind = _kind_of(values)
+            yield name, kind, {"number": "float in text", "integer": "integer in text"}.get(kind, "text")
+
+    def _names(self) -> list[str]:
+        with self._opened() as source:
+            line = source.read(_BLOCK).partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf")
+        csv.field_size_limit(_BLOCK)
+        delimiter, text = self._form["delimiter"], line.decode().rstrip("\r")
+        if not text:
+            return []
+        quoted = self._form["quoted"]
+        names = next(csv.reader([text], delimiter=delimiter, strict=True)) if quoted else text.split(delimiter)
+        if self._form["header"]:
+            return names
+        if not self._form["ids"]:
+            return [str(number) for number in range(len(names))]
+        return ["id", "embedding"] if len(names) == 2 else ["id", *(str(number) for number in range(len(names) - 1))]
+
+    def _parsed(self, kinds: dict[int, Any] | None, columns: int = 0) -> Iterator[Any]:
+        """Yield record batches of some columns, or of all as text."""
+        kinds = kinds if kinds is not None else dict.fromkeys(range(columns), pa.string())
+        types = {f"f{column}": kind for column, kind in kinds.items()}
+        many = (columns or len(self._columns)) > 1
+        quote = '"' if self._form["quoted"] else False
+        with self._opened() as source:
+            try:
+                reader = pyarrow.csv.open_csv(
+                    source,
+                    pyarrow.csv.ReadOptions(
+                        use_threads=False,
+                        block_size=_BLOCK,
+                        skip_rows=int(self._form["header"]),
+                        autogenerate_column_names=True,
+                    ),
+                    # in a table of one column an empty line is an empty value
+                    pyarrow.csv.ParseOptions(
+                        delimiter=self._form["delimiter"], quote_char=quote, ignore_empty_lines=many
+                    ),
+                    pyarrow.csv.ConvertOptions(
+                        column_types=types, include_columns=None if columns else list(types), null_values=["", "NULL"]
+                    ),
+                )
+            except pa.ArrowInvalid as error:
+                if "Empty CSV" in str(error) and not source.read(1):
+                    return  # a header alone, or nothing
+                raise
+            while True:
+                try:
+                    yield reader.read_next_batch()
+                except StopIteration:
+                    return
+                limit_step()
+
+    def _opened(self) -> Any:
+        source = pa.OSFile(self._path)
+        return source if self._form["packed"] is None else _Bounded(source, self._form["packed"])
+
+
+class _Bounded:
+    """A compressed file that gives no more than text can have become."""
+
+    closed = False
+
+    def __init__(self, source: Any, codec: str) -> None:
+        self._most = source.size() * _MOST_INFLATION + _ALWAYS
+        self._source = source
+        self._unpacked = pa.CompressedInputStream(source, codec)
+        self._given = 0
+
+    def __enter__(self) -> _Bounded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, size: int = _BLOCK) -> bytes:
+        data: bytes = self._unpacked.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
+        self._given += len(data)
+        if self._given > self._most:
+            raise Unusable("more than text unpacks to", f"over {self._most} bytes", "at most 100 times the file")
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._unpacked.close()
+        self._source.close()
+
+
+def _kind_of(values: Any) -> str:
+    if _all(values, _INTEGER):
+        return "integer"
+    if _all(values, _NUMBER) and pc.any(pc.match_substring_regex(values, _FRACTION)).as_py():
+        return "number"
+    return "list text" if _all(values, _LIST) else "string"
+
+
+def _are_integers(values: Any) -> bool:
+    if not _all(values, _INTEGER):
+        return False
+    try:
+        values.cast(pa.int64())
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return False
+    return True
+
+
+def _all(values: Any, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
