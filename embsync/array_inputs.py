@@ -73,12 +73,15 @@ def as_ids(value: Any, name: str) -> Array:
     ids = _as_array(_objects(value), name)
     if ids.dtype.kind in "OT" and ids.ndim == 1:
         ids = _of_objects(ids, name)
-    if ids.ndim != 1 or ids.dtype.kind not in "iuSU":
+    if ids.ndim != 1:
+        raise SnapshotError("not one value a row", where=name, found=f"shape {ids.shape}", expected="one dimension")
+    if ids.dtype.kind not in "iuSU":
         raise SnapshotError(
-            f"{name} are not ids",
-            found=f"{ids.dtype} of shape {ids.shape}",
-            expected="one integer or string a row",
-            hint="ids.astype('int64') if they are whole numbers, else ids.astype(str)",
+            "ids of an unusable type",
+            where=name,
+            found=ids.dtype.name,
+            expected="integers or strings",
+            hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)",
         )
     return ids
 

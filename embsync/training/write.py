@@ -72,7 +72,7 @@ def write_snapshot(
     Raises
     ------
     SnapshotError
-        What ``embsync sync`` would refuse, in its words; nothing is written.
+        What ``embsync sync`` calls ill-formed, in its words, or a side of zeros; nothing is written.
     UsageError
         There is something at ``path``, with ``overwrite`` something that is no snapshot, or its name is none of one.
     NotFoundError
@@ -154,7 +154,7 @@ def _reject_existing(target: Path, overwrite: bool) -> None:
             "there is a directory already",
             where=target,
             expected="a name that is free",
-            hint="overwrite=True replaces it",
+            hint="overwrite=True replaces it, and so does embsync write --overwrite",
         )
     place = Place.at(target)
     entries = place.entries()

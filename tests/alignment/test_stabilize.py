@@ -27,7 +27,7 @@ T, W = night(0).both
         (T.astype(np.int64), {}, "items: vectors that are not floats; found int64"),
         (T[:, :7], {}, "sides of different widths; found 7 and 8"),
         (T, {"item_ids": np.arange(239)}, "item_ids: ids and vectors differ in number; found 239 ids; expected 240"),
-        (T, {"item_ids": np.arange(240.0)}, "item_ids are not ids; found float64"),
+        (T, {"item_ids": np.arange(240.0)}, "item_ids: ids of an unusable type; found float64"),
         (T, {"item_ids": np.r_[0, np.arange(239)]}, "item_ids: ids repeat; found 1 repeated rows, among them 0"),
         (
             T,

@@ -113,12 +113,12 @@ def test_integer_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
         (["\ud800", *NAMES[1:]], "no text"),
         ([2**64, *range(399)], "beyond 64"),
         ([-1, 2**63, *range(398)], "beyond 64"),
-        (np.array(NAMES).reshape(20, 20), "item_ids are not ids"),
-        (np.array(NAMES, object).reshape(400, 1), "item_ids are not ids"),
-        (dict.fromkeys(NAMES), "item_ids are not ids"),
-        ("abc", "item_ids are not ids"),
-        (np.full(400, np.nan), "item_ids are not ids; found float64"),
-        (np.array(["2026-11-25"] * 400, "M8[D]"), "item_ids are not ids"),
+        (np.array(NAMES).reshape(20, 20), "item_ids: not one value a row"),
+        (np.array(NAMES, object).reshape(400, 1), "item_ids: not one value a row"),
+        (dict.fromkeys(NAMES), "item_ids: not one value a row"),
+        ("abc", "item_ids: not one value a row"),
+        (np.full(400, np.nan), "item_ids: ids of an unusable type; found float64"),
+        (np.array(["2026-11-25"] * 400, "M8[D]"), "item_ids: ids of an unusable type"),
     ],
 )
 def test_what_are_no_ids_is_refused_by_one_line(ids: Any, says: str) -> None:
@@ -138,7 +138,7 @@ def test_missing_ids_of_pandas_and_arrow_are_refused() -> None:
         pa.array([None, *NAMES[1:]]),
         pa.array([None, *range(399)]),
     ):
-        with pytest.raises(SnapshotError, match="item_ids are not ids"):
+        with pytest.raises(SnapshotError, match=r"ids of an unusable type|not ids of one type"):
             embsync.stabilize(FIRST.items, item_ids=holed)
 
 

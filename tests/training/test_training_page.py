@@ -38,6 +38,23 @@ def test_implicit(tmp_path: Path) -> None:
     assert (opened.items.count, opened.users.count, opened.width) == (40, 30, 4)
 
 
+@pytest.mark.filterwarnings("ignore:OpenBLAS is configured")
+@pytest.mark.parametrize(
+    ("module", "name"), [("bpr", "BayesianPersonalizedRanking"), ("lmf", "LogisticMatrixFactorization")]
+)
+def test_biases_of_implicit_are_columns_with_ones_on_the_other_side(tmp_path: Path, module: str, name: str) -> None:
+    """As the page says of them, and left as they are."""
+    library = pytest.importorskip(f"implicit.{module}", reason="implicit is not installed")
+    sparse = pytest.importorskip("scipy.sparse")
+    model = getattr(library, name)(factors=4, iterations=1, num_threads=1)
+    seen = sparse.random(30, 40, 0.2, "csr", random_state=2)
+    opened = run("implicit", tmp_path, model=model, interactions=seen)
+    (_, items), (_, users) = next(opened.items.blocks()), next(opened.users.blocks())
+    assert (users == 1).all(axis=0).any()
+    assert opened.width == (5 if module == "bpr" else 6)
+    assert module == "bpr" or (items == 1).all(axis=0).any()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_gensim(tmp_path: Path) -> None:
     """The library's own model."""

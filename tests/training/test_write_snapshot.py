@@ -120,7 +120,7 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
         ({"item_ids": np.zeros(40, int)}, "ids repeat"),
         ({"item_ids": np.arange(39)}, "ids and vectors differ in number"),
         ({"item_ids": ["a", None, *range(38)]}, "are not ids of one type"),
-        ({"item_ids": np.linspace(0, 1, 40)}, "are not ids"),
+        ({"item_ids": np.linspace(0, 1, 40)}, "ids of an unusable type"),
         ({"item_ids": None}, "vectors without ids"),
         ({"items": np.where(np.eye(40, 4) > 0, np.nan, ITEMS)}, "NaN or infinity"),
         ({"items": np.zeros((40, 4))}, "no scores"),
