@@ -329,7 +329,7 @@ _ROWS: tuple[Check, ...] = (
     *_both(
         "axis_scale",
         "floor",
-        0.16,
+        0.15,
         0.05,
         "least spread of {side} along any axis against their anchors', over the median axis's",
         "An axis of {side} all but vanished: a column of one side was scaled down or overwritten.",

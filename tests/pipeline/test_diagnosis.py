@@ -245,6 +245,14 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         True,
         False,
     ),
+    "a shuffled column of a night that was hardly trained again": (
+        lambda: _side(night(0, churn=0.0), "users", lambda rows: _column(rows, _shuffled)),
+        "column_lost",
+        "a column of users was shuffled",
+        True,
+        False,
+    ),
+    "trained with little but noise": (lambda: night(1, noise=4.0, churn=0.0), "rows_lost", "", True, False),
     "hardly trained": (lambda: night(1, noise=2.0, churn=0.0), "rows_lost", "", True, False),
 }
 
