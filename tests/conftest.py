@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 from support import forkserver
+from support.quick import use_memory
 
 # One thread a process, also in those that tests start: pytest has a worker for each core already. The libraries of
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 forkserver.install()
+use_memory()
 
 
 @pytest.fixture(autouse=True, scope="session")
