@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,17 @@ def directory_numbers(versions: Path) -> list[int]:
 
 def described_numbers(versions: Path) -> set[int]:
     """Return the numbers of the directories that have a manifest, published or not."""
-    return {number for number in directory_numbers(versions) if (versions / version_name(number) / MANIFEST).is_file()}
+    return {number for number in directory_numbers(versions) if is_described(versions / version_name(number))}
+
+
+def is_described(folder: Path) -> bool:
+    """Return whether a directory has a manifest; what one may not enter is taken for the version it is named as."""
+    try:
+        return stat.S_ISREG((folder / MANIFEST).stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def without_manifest(root: Path) -> list[StoreDamaged]:
@@ -116,7 +127,7 @@ def without_manifest(root: Path) -> list[StoreDamaged]:
             hint=f"to put it aside: mv {quoted(str(folder))} {quoted(str(_free(root / folder.name)))}",
         )
         for folder in folders
-        if folder.is_dir() and not (folder / MANIFEST).is_file()  # nor was pruned meanwhile
+        if folder.is_dir() and not is_described(folder)  # nor was pruned meanwhile
     ]
 
 
@@ -221,7 +232,7 @@ def _relink(root: Path) -> str:
         return f"{versions} cannot be listed ({error.found}): mount it or put it back before anything else"
     published = [folder for folder in folders if not is_marked(folder)]
     steps = [f"mv {link} {quoted(f'{_free(root / CURRENT)}')}"] if is_directory else []
-    if any((folder / MANIFEST).is_file() for folder in published):
+    if any(map(is_described, published)):
         return " && ".join([*steps, command("rollback", store=root).line])
     steps = steps or [f"rm -f {link}"]
     if published:
