@@ -16,6 +16,7 @@ from embsync.checks import CHECKS
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.environment import Sources, nearest_variable, variables_of_keys
 from embsync.errors import UsageError
+from embsync.validation import Violation
 
 _SIZE_UNITS = {
     "": 1,
@@ -138,28 +139,29 @@ def _convert(tree: dict[str, Any], where: Sources) -> Config:
     try:
         config = msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error), tree, where) from None
+        raise _wrong(Violation.of(error), tree, where) from None
     _reject_contradictions(config, where)
     return config
 
 
-def _wrong(message: str, tree: dict[str, Any], where: Sources) -> UsageError:
-    """Return what msgspec says ("Expected `int` >= 0 - at `$.threads`") as an error with value and key."""
-    what, _, path = message.removesuffix("`").partition(" - at `$")
-    expected, _, found = what.removeprefix("Expected ").replace("`", "").partition(", got ")
-    node: Any = tree
+def _wrong(violation: Violation, tree: dict[str, Any], where: Sources) -> UsageError:
+    """Return an error with key, value, and what was expected in the words of this file."""
+    key, expected = violation.path.strip("$."), violation.expected or violation.what
     kind: Any = Config
-    for part in path.strip(".").split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+    for part in key.split("."):
         types = {field.name: field.type for field in msgspec.structs.fields(kind)} if _is_section(kind) else {}
         kind = types.get(part)
     if get_origin(kind) is Literal:
         expected = ", ".join(get_args(kind))
     word, _, rest = expected.partition(" ")
+    try:
+        value = violation.value(tree)
+    except LookupError:
+        value = None
     return UsageError(
         "wrong value",
-        where=where.place(path.strip(".")),
-        found=found if node is None else repr(node),
+        where=where.place(key),
+        found=violation.found if value is None else repr(value),
         expected=f"{_WORDS.get(word, word)} {rest}".rstrip(),
     )
 

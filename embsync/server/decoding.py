@@ -14,12 +14,10 @@ from embsync.server.endpoints import QueryEndpoint, query_types
 from embsync.server.errors import Invalid, Malformed, Refused
 from embsync.server.memory import Reservation
 from embsync.server.schema import RequestBody
+from embsync.validation import Violation
 
-#: What msgspec says of a value of another type, or out of its range.
-_EXPECTED = re.compile(r"Expected (.+?)(?:, got .+)?")
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
-_STEP = re.compile(r"\.(\w+)|\[([^]]+)\]")
 _SHOWN = 80
 _JSON = "application/json"
 #: Names and values of a query string, in its order.
@@ -106,27 +104,24 @@ def convert(tree: object, kind: type[AnyRequest]) -> AnyRequest:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error), tree, kind) from None
+        raise _invalid(Violation.of(error), tree, kind) from None
 
 
-def _wrong(message: str, tree: object, kind: type[RequestBody]) -> Invalid:
-    """Return what msgspec says of a field as an error: which field, what stands there, what was expected."""
-    what, _, path = message.partition(" - at `")
-    where = path.rstrip("`") or "$"
-    names = list(kind.__struct_fields__)
-    if field := _FIELD.fullmatch(what):
+def _invalid(violation: Violation, tree: object, kind: type[RequestBody]) -> Invalid:
+    """Return an error that says which field, what stands there, and what was expected."""
+    where, names = violation.path, list(kind.__struct_fields__)
+    if field := _FIELD.fullmatch(violation.what):
         if field[1] == "missing required":
             return Invalid("missing field", where=f"{where}.{field[2]}", expected=f"{field[2]} in the request")
         near = difflib.get_close_matches(field[2], names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(names)}"
         return Invalid("unknown field", where=where, found=field[2][:_SHOWN], hint=hint)
-    expected = _EXPECTED.fullmatch(what)
-    return Invalid(
-        "wrong value" if expected else what,
-        where=where,
-        found=_found(tree, where),
-        expected=expected and expected[1].replace("`", ""),
-    )
+    try:
+        found = msgspec.json.encode(violation.value(tree))[:_SHOWN].decode("utf-8", "ignore")
+    except LookupError:
+        found = None
+    what = violation.what if violation.expected is None else "wrong value"
+    return Invalid(what, where=where, found=found, expected=violation.expected)
 
 
 def _typed(kind: type[RequestBody], fields: Fields) -> dict[str, Any]:
@@ -152,13 +147,3 @@ def _scalar(kind: msgspec.inspect.Type | None, text: str) -> object:
     if isinstance(kind, msgspec.inspect.BoolType):
         return {"true": True, "false": False}.get(text, text)
     return text
-
-
-def _found(tree: Any, where: str) -> str | None:
-    """Return what stands at a path, shortened; None where the path does not lead to one place."""
-    for key, place in _STEP.findall(where):
-        try:
-            tree = tree[key] if key else tree[int(place)]
-        except (LookupError, TypeError, ValueError):
-            return None
-    return msgspec.json.encode(tree)[:_SHOWN].decode("utf-8", "ignore")
