@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -200,9 +201,13 @@ def journal_mark(store: Store) -> tuple[int, ...]:
 
 
 def store_mark(store: Store) -> tuple[object, ...]:
-    """Return what changes whenever a command changes the store, or a hand the link ``current``."""
-    try:
-        target = os.readlink(store.root / layout.CURRENT)  # noqa: PTH115
-    except OSError:
-        target = None
-    return (journal_mark(store), target)
+    """Return what changes whenever a command changes the store, or a hand ``current`` or a file it leads to."""
+    current, target = store.root / layout.CURRENT, None
+    files: list[tuple[object, ...]] = []
+    with contextlib.suppress(OSError):
+        target = str(current.readlink())
+        for folder, _, names in os.walk(current):
+            for name in names:
+                status = os.lstat(os.path.join(folder, name))  # noqa: PTH118
+                files.append((name, status.st_ino, status.st_size, status.st_ctime_ns))
+    return (journal_mark(store), target, sorted(files))

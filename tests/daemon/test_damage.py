@@ -7,6 +7,7 @@ import json
 import pytest
 from daemons import Place, eventually
 from support.damage import flip
+from support.hints import printed_command, run_as_printed
 from support.stores import assert_whole
 
 from embsync.daemon.attempts import ATTEMPT
@@ -43,6 +44,26 @@ def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
         assert metric(place, "embsync_store_damaged") == 0.0
     assert assert_whole(place.store.root) == 3
     assert place.store.manifest(3).parent == 1
+
+
+def test_a_file_that_is_mended_by_hand_ends_the_pause(place: Place) -> None:
+    """By the command that the error names, which copies it from another version: the night goes on at once."""
+    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
+    with place.daemon():
+        for number in (1, 2):
+            place.drop(number)
+            place.wait_for(number)
+        flip(place.store.root / "versions/000002/start/users.npy", -2, 6)
+        place.drop(3)
+        waiting = place.wait_state("retrying")
+        line = printed_command(f"hint: {waiting['last_error']['hint']}")
+        assert line is not None
+        assert line.startswith("cp ")
+        assert run_as_printed(line) == 0
+        place.wait_for(3)
+        assert place.wait_state("idle")["damage"] == []
+    assert assert_whole(place.store.root) == 3
+    assert place.store.manifest(3).parent == 2
 
 
 def start_with_a_damaged(place: Place, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""Versions of several spaces, versions that go while they are opened, and what a graph misses among allowed items."""
+"""Versions of several spaces, versions that go or are damaged, and what a graph misses among allowed items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.waiting import eventually
 
 import embsync
 from embsync.errors import NotFoundError, UsageError
-from embsync.reader import Follower, open_version, search
+from embsync.reader import Follower, follower, open_version, search
 from embsync.store import Store, layout
 
 SIZES = {"items": 100, "users": 80, "width": 6}
@@ -66,10 +66,13 @@ def test_a_version_that_goes_between_link_and_pin_is_no_error(
         open_version(root, 1)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3])
-def test_what_a_graph_misses_among_allowed_items_is_filled_in(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+@pytest.mark.parametrize(("share", "held"), [(0.02, 2**20), (0.02, 4), (0.3, 2**20)])
+def test_what_a_graph_misses_among_allowed_items_is_filled_in(
+    monkeypatch: pytest.MonkeyPatch, share: float, held: int
+) -> None:
     """With the least effort a graph gives up among items it must skip; the answer has no holes, and is exact there."""
     monkeypatch.setattr(search, "_SCANNED", 10)
+    monkeypatch.setattr(search, "_HELD", held)  # a few at a time: put together from parts
     with quick_directory() as directory:
         made = night(0, items=3000, users=60, width=6)
         sync(directory / "S", made, "n0", configured(index__factory="HNSW4", index__target_recall=0.1))
@@ -109,3 +112,63 @@ def test_an_error_is_told_once_however_long_it_lasts(root: Path) -> None:
             aside.rename(root)
             eventually(lambda: follower.health.healthy)
         assert reader.current.number == 1
+
+
+def test_k_is_cut_where_allowed_items_go_through_the_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above what is scanned, too: no more places than items that may be found."""
+    monkeypatch.setattr(search, "_SCANNED", 5)
+    with embsync.open(root) as reader:
+        live = reader.current.items.names(np.flatnonzero(reader.current.items.live))
+        ids, scores = reader.current.search(np.ones((2, 6), np.float32), 1000, allowed=live[:50])
+        assert ids.shape == scores.shape == (2, 50)
+        assert set(ids[0].tolist()) == set(live[:50].tolist())
+
+
+def test_what_was_refused_is_hashed_again_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every look, but when the time is over: then a file that was mended in place is found whole."""
+    hashed, verify = [0], follower.verify
+    looks, current_number = [0], layout.current_number
+
+    def looked(path: Path) -> int | None:
+        looks[0] += 1
+        return current_number(path)
+
+    def counted(*arguments: object) -> None:
+        hashed[0] += 1
+        verify(*arguments)
+
+    monkeypatch.setattr(layout, "current_number", looked)
+    monkeypatch.setattr(follower, "_TRY_AGAIN", 3600.0)
+    with embsync.open(root) as reader:
+        sync(root, night(1, **SIZES), "n1", configured(index__factory="HNSW16"))
+        file = root / "versions/000002/items/vectors.npy"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        errors: list[Exception] = []
+        followed = follower.Follower(
+            root,
+            lambda version: setattr(reader, "current", version),
+            serving=reader.current,
+            on_error=errors.append,
+            interval=0.01,
+            verify=counted,
+        )
+        followed.start()
+        eventually(lambda: errors)
+        eventually(lambda end=looks[0] + 20: looks[0] > end)
+        assert hashed == [1]
+        followed.stop()
+        monkeypatch.setattr(follower, "_TRY_AGAIN", 0.05)
+        followed = follower.Follower(
+            root,
+            lambda version: setattr(reader, "current", version),
+            serving=reader.current,
+            on_error=errors.append,
+            interval=0.01,
+            verify=counted,
+        )
+        followed.start()
+        eventually(lambda: hashed[0] >= 4)
+        file.write_bytes(whole)
+        eventually(lambda: reader.current.number == 2)
+        followed.stop()

@@ -44,7 +44,7 @@ class Recorder:
                 folder = Path(f"/proc/self/fd/{options['dir_fd']}").readlink()
                 path = f"{folder}/{path}"
             done = real(*arguments, **options)
-            kind = "create" if name == "open" and arguments[1] & os.O_CREAT else name
+            kind = "create" if name == "open" and arguments[1] & os.O_CREAT else name.replace("fdatasync", "fsync")
             self.calls.append((kind, path))
             return done
 
@@ -75,16 +75,20 @@ def root() -> Iterator[Path]:
         yield directory / "S"
 
 
-@pytest.mark.parametrize("how", ["publish", "widen"])
+PUBLISHES: dict[str, Callable[[Path], object]] = {
+    "publish": lambda root: publish_snapshot(Store(root), Request(root.parent / "n2"), CONFIG),
+    "new space": lambda root: publish_snapshot(Store(root), Request(root.parent / "n2", new_space=True), CONFIG),
+    "widen": lambda root: widen(Store(root), 6, CONFIG),
+}
+
+
+@pytest.mark.parametrize("how", PUBLISHES)
 def test_everything_of_a_version_is_synced_before_it_is_moved(
     root: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Each file the manifest names, the manifest, each directory after its last file; then the move, then the link."""
     seen = Recorder(monkeypatch)
-    if how == "publish":
-        publish_snapshot(Store(root), Request(root.parent / "n2"), CONFIG)
-    else:
-        widen(Store(root), 6, CONFIG)
+    PUBLISHES[how](root)
     monkeypatch.undo()
     version, versions = root / "versions/000003", root / "versions"
     moved = seen.place("rename", version)
@@ -100,7 +104,7 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(
         ]
         assert seen.last("fsync", folder, moved) > max(created), folder
     in_place = seen.place("fsync", versions, moved)
-    switched = seen.place("replace", root / "current", moved)
+    switched = seen.place("replace", root / "current")
     current = seen.place("fsync", root, switched)
     journaled = seen.place("fsync", root / "journal.jsonl", switched)
     assert moved < in_place < switched < current < journaled
@@ -111,17 +115,22 @@ def test_a_pruned_version_is_out_of_sight_for_good_before_a_file_of_it_goes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ``current`` names is on the disk, the version's name is gone from it, the journal tells: then deletion."""
-    seen = Recorder(monkeypatch)
+    sync(root, night(2, **SIZES), "n2", configured())
     with Store(root).locked():
-        Store(root).prune(1)
-    retired = next(place for place, (call, path) in enumerate(seen.calls) if call == "rename" and ".pruned-" in path)
-    deleted = next(
-        place for place, (call, path) in enumerate(seen.calls) if call in {"unlink", "rmdir"} and ".pruned-" in path
-    )
-    current = seen.place("fsync", root)
-    durable_rename = seen.place("fsync", root / "versions", retired)
-    journaled = seen.place("fsync", root / "journal.jsonl", retired)
-    assert current < retired < durable_rename < journaled < deleted
+        seen = Recorder(monkeypatch)
+        assert Store(root).prune(1)[0] == [1, 2]
+    for name in ("000001", "000002"):
+        retired, path = next(
+            (place, path)
+            for place, (call, path) in enumerate(seen.calls)
+            if call == "rename" and f".pruned-{name}-" in path
+        )
+        removals = ((place, call, at) for place, (call, at) in enumerate(seen.calls) if call in {"unlink", "rmdir"})
+        deleted = next(place for place, _, at in removals if at.startswith(path))
+        current = seen.place("fsync", root)
+        durable_rename = seen.place("fsync", root / "versions", retired)
+        journaled = seen.place("fsync", root / "journal.jsonl", retired)
+        assert current < retired < durable_rename < journaled < deleted
 
 
 @pytest.mark.parametrize(
