@@ -136,6 +136,8 @@ def _ml_vectors(batch: Any, width: int, start: int) -> memoryview:
     values = fields["values"].flatten()
     if values.null_count:
         raise Unusable("a vector with holes", f"in rows from {start}")
+    if dense.all():
+        return np.ascontiguousarray(values, np.float64).view(np.uint8).data
     rows = np.repeat(np.arange(len(batch)), lengths)
     columns = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     indices = np.asarray(fields["indices"].filter(pa.array(~dense)).flatten())
