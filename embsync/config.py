@@ -39,6 +39,10 @@ class SideColumns(_Section, frozen=True):
     users: str = "auto"
 
 
+#: Its form is that of :data:`embsync.labels.NAME`.
+LabelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
 class SnapshotConfig(_Section, frozen=True):
     """How snapshots are read."""
 
@@ -59,6 +63,7 @@ class SnapshotConfig(_Section, frozen=True):
     id_column: str | SideColumns = "auto"
     vector_column: str | SideColumns = "auto"
     weight_column: str | None = None
+    labels: tuple[LabelName, ...] | None = None
     row_number_ids: bool = False
     max_bytes: int = 256 * 1024**3
 

@@ -199,6 +199,15 @@ class Seconds(_Record, frozen=True):
     total: float = 0.0
 
 
+class LabelRecord(_Record, frozen=True):
+    """A label of the items: its kind, how many items have none, and how many ids of its table were no items."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+    kind: Literal["string", "integer", "float", "boolean", "strings"]
+    nulls: _Count
+    unknown: _Count = 0
+
+
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a version: path relative to it, size and sha256."""
 
@@ -285,7 +294,11 @@ class IndexReport(msgspec.Struct, frozen=True):
 
 
 class Manifest(_Record, frozen=True):
-    """One version."""
+    """One version.
+
+    ``relabels`` is the version whose rows and index this one shares, with other labels: the end of its lineage. None
+    for all others. ``labels`` is empty in a manifest of an earlier release.
+    """
 
     format: int
     version: _Number
@@ -303,6 +316,13 @@ class Manifest(_Record, frozen=True):
     checks: list[CheckRecord]
     seconds: Seconds
     files: list[FileEntry]
+    labels: list[LabelRecord] = []
+    relabels: _Number | None = None
+
+    @property
+    def night(self) -> int:
+        """The end of the version's lineage: itself, or the version whose rows it shares."""
+        return self.version if self.relabels is None else self.relabels
 
 
 def store_of(path: str | Path) -> Path | None:

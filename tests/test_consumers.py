@@ -54,7 +54,7 @@ def ranks_above(scores: Any, wanted: Any) -> float:
 def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, each in a fresh namespace."""
     monkeypatch.chdir(place)
-    following, search, per_query, many, features, cold, moved, plain = DOCUMENT.run_python()
+    following, search, per_query, labels, many, features, cold, moved, plain = DOCUMENT.run_python()
     with embsync.open(place / "embsync-demo/store") as store:
         version = store.current
         users = version.side("users")
@@ -67,6 +67,8 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         assert per_query["ages"][1] == -1
         assert per_query["known"] == [100002, 100003]
         assert per_query["rows"] == len(users)
+        assert set(labels["shown"]["genre"]) <= {"history", "crime"}
+        assert len(labels["shown"]["title"]) == 10
         assert many["ids"].shape == (1, 500)
         assert (many["ids"] > 0).all()
         assert [point.k for point in many["points"]] == [10, 100]

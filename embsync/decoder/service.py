@@ -43,7 +43,12 @@ _COLUMNS_AT_ONCE = 200
 _LONGEST_NAME = 80
 _LONGEST_TYPE = 40
 _NAMES = {"parquet": "parquet", "arrow": "Arrow file", "text": "text table"}
-_ENCODINGS = {"integers": values.integers, "strings": values.strings, "weights": values.weights}
+_ENCODINGS = {
+    "integers": values.integers,
+    "strings": values.strings,
+    "weights": values.weights,
+    "labels": values.labels,
+}
 
 
 def start(channel: socket.socket) -> None:

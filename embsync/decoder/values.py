@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,44 @@ def strings(batch: Any, wanted: Message, start: int) -> list[Any]:
             f"1 to {wanted['longest']} bytes",
         )
     return [lengths.astype("<i4"), memoryview(texts.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])]]
+
+
+def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
+    """Return what kind of label a batch has and its values as JSON, behind its length."""
+    if pa.types.is_dictionary(batch.type):
+        batch = batch.cast(batch.type.value_type)
+    kind = _label_kind(batch.type)
+    if kind in {"integer", "float"}:
+        batch = batch.cast(pa.int64() if kind == "integer" else pa.float64())
+    values = batch.to_pylist()
+    if kind == "strings":
+        values = [None if one is None else [word for word in one if word is not None] for one in values]
+    for row, one in enumerate(values):
+        words = one if kind == "strings" and one else [one] if kind == "string" and one else ()
+        if max(map(len, words), default=0) > wanted["longest"]:
+            raise Unusable("a label that is too long", f"row {start + row}", f"at most {wanted['longest']} characters")
+    data = json.dumps([kind, values]).encode()
+    return [len(data).to_bytes(8, "little"), data]
+
+
+def _label_kind(kind: Any) -> str | None:
+    types = pa.types
+    if types.is_null(kind):
+        return None
+    if types.is_boolean(kind):
+        return "boolean"
+    if types.is_integer(kind):
+        return "integer"
+    if types.is_floating(kind) or types.is_decimal(kind):
+        return "float"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "string"
+    if (types.is_list(kind) or types.is_large_list(kind)) and _label_kind(kind.value_type) == "string":
+        return "strings"
+    shown = str(kind)[:40].encode("ascii", "replace").decode()
+    raise Unusable(
+        "a label of a type that is not read", shown, "strings, integers, floats, booleans or lists of strings"
+    )
 
 
 def _interleaved(arrays: Sequence[Any], start: int) -> memoryview:

@@ -67,11 +67,12 @@ class DemoDirectory:
             ) from error
 
     def write_snapshot(self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32) -> Path:
-        """Leave a trained model as a training job does: arrays first, ``_SUCCESS`` when all are there."""
+        """Leave a trained model as a training job does: arrays and labels first, ``_SUCCESS`` when all are there."""
         path = self.snapshot(night)
         path.mkdir(parents=True)
         for name, array in (("item_ids", item_ids), ("items", items), ("user_ids", user_ids), ("users", users)):
             np.save(path / f"{name}.npy", array)
+        shutil.copyfile(self.titles, path / "item_labels.csv")
         (path / "_SUCCESS").touch()
         return path
 

@@ -206,9 +206,12 @@ def _nights(play: _Play) -> Iterator[_Trained]:
 
 def _configuration(play: _Play) -> Config:
     """Return the defaults, whatever the environment says, and keep all nights to look at."""
-    return config_loader.load(
-        environment={}, options={"store.path": str(play.place.store), "store.keep_versions": play.count}
-    )
+    options = {
+        "store.path": str(play.place.store),
+        "store.keep_versions": play.count,
+        "snapshot.labels": ["title", "genre"],
+    }
+    return config_loader.load(environment={}, options=options)
 
 
 def _figures(play: _Play, trained: list[_Trained]) -> tuple[NightFigures, ...]:

@@ -13,6 +13,8 @@ def estimate(inputs: Inputs, config: Config) -> int:
     """Return an upper estimate of a version's bytes."""
     k = inputs.dimension
     total = estimate_bytes(inputs.items.side.count, k, config.index.factory, _dead_fraction(inputs, config.index))
+    for label in inputs.labels.columns:
+        total += sum(array.nbytes for _, array in label.files())
     for run in inputs:
         rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
         total += rows * (4 * k + size + 8)

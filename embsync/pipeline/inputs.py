@@ -16,6 +16,7 @@ from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.invocation import command
 from embsync.manifest import store_of
+from embsync.pipeline.labels import LaidOut, of_snapshot, read_labels
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side
@@ -66,13 +67,17 @@ class SideRun:
 
 @dataclass(frozen=True)
 class Inputs(Sides[SideRun]):
-    """A whole run's inputs; ``parent`` is None when a new space begins, ``motion`` is how its anchors move on."""
+    """A whole run's inputs; ``parent`` is None when a new space begins, ``motion`` is how its anchors move on.
+
+    ``labels`` are those of the items' rows.
+    """
 
     snapshot: Snapshot
     parent: Version | None
     number: int
     dimension: int
     motion: Motion
+    labels: LaidOut
 
 
 def gather(
@@ -122,7 +127,9 @@ def gather(
         return _side_run(side, name, ids, rows, watched, parent, motion, config)
 
     runs = snapshot.sides.map(run, NAMES)
-    return Inputs(runs.items, runs.users, snapshot, parent, number, dimension, motion)
+    configured, plan = config.snapshot.labels, runs.items.plan
+    labels = of_snapshot(read_labels(snapshot, parent, configured, plan.ids), parent, plan, configured is not None)
+    return Inputs(runs.items, runs.users, snapshot, parent, number, dimension, motion, labels)
 
 
 def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:

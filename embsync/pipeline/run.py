@@ -213,6 +213,7 @@ class _Run:
             alignment=alignment,
             preservation=preservation,
             drift=drift,
+            labels=inputs.labels.save(staging),
         )
         index = partial(
             refresh,

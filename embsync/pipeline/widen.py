@@ -89,6 +89,9 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
         staging.save("transform/users.npy", maps.users)
     staging.save(layout.SINGULAR_VALUES, maps.singular_values)
     staging.save(layout.LINEAGE, np.append(parent.lineage, np.int64(number)))
+    for label in parent.labels.values():
+        for path, array in label.files():
+            staging.save(path, array)
     return vectors.items
 
 
@@ -134,6 +137,7 @@ def _manifest(
         checks=[],
         seconds=Seconds(total=round(seconds, 3)),
         files=staging.seal(),
+        relabels=None,
     )
 
 

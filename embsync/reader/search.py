@@ -47,10 +47,19 @@ class Query:
 
 @dataclass(frozen=True)
 class Filters:
-    """Ids that alone may be found, and ids that may not: for all queries, or a list (or None) for each of them."""
+    """What may be found: ids that alone may be, and ids that may not, for all queries, or a list (or None) for each.
+
+    ``rows`` tells for each row of the items whether it may be found at all; None: all of them.
+    """
 
     allowed: Filter = None
     blocked: Filter = None
+    rows: Bool | None = None
+
+    @property
+    def none(self) -> bool:
+        """Whether everything may be found."""
+        return self.allowed is None and self.blocked is None and self.rows is None
 
 
 def stable_queries(version: Version, queries: Array, space: str, snapshot: Version | None) -> Float32:
@@ -130,7 +139,7 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
     if _is_per_query(filters.blocked):
         return _without_blocked(version, query, filters)
     searcher = version.searcher
-    mask = None if filters.allowed is None and filters.blocked is None else _mask(version, filters)
+    mask = None if filters.none else _mask(version, filters)
     findable = searcher.live if mask is None else int(np.count_nonzero(mask))
     few = mask is not None and findable <= _SCANNED
     if few or (query.parameters is None and searcher.costs_a_scan(min(query.k, findable), findable)):
@@ -175,7 +184,7 @@ def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64
     count = len(query.vectors)
     lists = zip(_for_each(filters.allowed, count, "allowed"), _for_each(filters.blocked, count, "blocked"), strict=True)
     found = [
-        narrowed(version, replace(query, vectors=query.vectors[place : place + 1]), Filters(*pair))
+        narrowed(version, replace(query, vectors=query.vectors[place : place + 1]), Filters(*pair, filters.rows))
         for place, pair in enumerate(lists)
     ]
     width = max((rows.shape[1] for rows, _ in found), default=0)
@@ -201,12 +210,12 @@ def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[
     while len(asking):
         part, theirs = replace(query, vectors=query.vectors[asking], k=fetched), blocked[asking]
         if again and query.parameters is None:
-            candidates = _candidates(version, filters.allowed)
+            candidates = np.flatnonzero(_mask(version, replace(filters, blocked=None)))
             if version.searcher.costs_a_scan(min(fetched, len(candidates)), len(candidates), len(asking)):
                 found, best = scan(version, replace(part, k=query.k), candidates, theirs.pairs(version.items))
                 rows[asking, : found.shape[1]], scores[asking, : found.shape[1]] = found, best
                 return rows, scores
-        found, their_scores = narrowed(version, part, Filters(filters.allowed))
+        found, their_scores = narrowed(version, part, replace(filters, blocked=None))
         names = np.asarray(version.items.ids).take(found, mode="clip")
         left = (found >= 0) & ~theirs.contain(names)
         best_first = np.argsort(~left, axis=1, kind="stable")[:, : query.k]
@@ -229,10 +238,6 @@ def _expected(version: Version, k: int, blocked: BlockedIds) -> int:
     longest = int(blocked.lengths.max(initial=0))
     mean = k * longest / max(version.searcher.live, 1)
     return min(longest, math.ceil(mean + 2 * math.sqrt(mean)))
-
-
-def _candidates(version: Version, allowed: Filter) -> Int64:
-    return np.flatnonzero(version.items.live if allowed is None else _mask(version, Filters(allowed)))
 
 
 def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
@@ -266,7 +271,7 @@ def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tupl
 
 def _mask(version: Version, filters: Filters) -> Bool:
     items = version.items
-    mask = items.live.copy()
+    mask = items.live.copy() if filters.rows is None else items.live & filters.rows
     if filters.allowed is not None:
         chosen = items.rows(cast("Ids", filters.allowed))
         only = np.zeros(len(mask), np.bool_)

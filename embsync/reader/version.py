@@ -19,8 +19,10 @@ from embsync import index
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
+from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
 from embsync.manifest import RowCounts, mismatch
 from embsync.reader.diff import Diff, diff
+from embsync.reader.labels import Where, matching, values_of
 from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, numbers, of_known, stable_queries
 from embsync.reader.side import Ids, Missing, Side, check_missing
@@ -160,14 +162,14 @@ class Version:
 
     @cached_property
     def lineage(self) -> Int64:
-        """Ancestors of this version and itself, ascending."""
+        """Ancestors of this version and itself, ascending; of one with other labels, those of the one it relabels."""
         lineage = self._map(layout.LINEAGE, _INTEGER, (None,))
-        if len(lineage) == 0 or lineage[-1] != self.number:
+        if len(lineage) == 0 or lineage[-1] != self.record.night:
             raise StoreDamaged(
                 "damaged file",
                 where=self.path / layout.LINEAGE,
                 found=str(lineage[-1:]),
-                expected=f"version {self.number} last",
+                expected=f"version {self.record.night} last",
                 hint=damage_hint(self.path),
             )
         return lineage
@@ -201,6 +203,35 @@ class Version:
         if side is None:
             raise UsageError("the store has no users", where=self.path, found="a one-sided store")
         return side
+
+    @cached_property
+    def labels(self) -> Mapping[str, LabelColumn]:
+        """The labels of the items, by name, mapped; row i belongs to row i of the items."""
+        return {label.name: self._label(label.name, label.kind) for label in self.record.labels}
+
+    def labels_of(self, ids: Ids, names: Sequence[str] | None = None) -> dict[str, list[Any]]:
+        """Return the labels of items by name, all of them without ``names``; None for null and for unknown items.
+
+        Raises
+        ------
+        UsageError
+            An unknown label, or ids of the wrong type.
+        """
+        return values_of(self, self.items.rows(ids), names)
+
+    def _label(self, name: str, kind: Kind) -> LabelColumn:
+        types = {"values": VALUE_TYPES[kind], "starts": _INTEGER, "offsets": _INTEGER, "text": ("|u1",)}
+        parts = {part: self._map(path, types[part], (None,)) for part, path in files_of(name, kind).items()}
+        column = LabelColumn(name, kind, **parts)
+        for problem in damage(column, self.record.items.rows):
+            raise StoreDamaged(
+                "damaged label",
+                where=self.path / files_of(name, kind)["values"],
+                found=problem,
+                expected=f"{self.record.items.rows} rows, as the manifest says",
+                hint=damage_hint(self.path),
+            )
+        return column
 
     @cached_property
     def transform(self) -> Maps:
@@ -247,6 +278,7 @@ class Version:
         snapshot: Version | None = None,
         allowed: Filter = None,
         blocked: Filter = None,
+        where: Where = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each query by the store's metric.
@@ -263,6 +295,9 @@ class Version:
             The version whose snapshot raw queries come from; default: this one.
         allowed, blocked : ids, or a list with ids or None for each query, optional
             Only these items may be found; these may not. Ids that are not items of this version find nothing.
+        where : mapping, optional
+            Conditions on labels, all of which hold: a value, a list of which any will do, or a range of numbers
+            ``{"min": 5, "max": 20}``, both included and either left out. None is null.
         parameters : mapping, optional
             Search effort such as ``{"efSearch": 100}``; default: what the recall gate found.
 
@@ -276,10 +311,11 @@ class Version:
         Raises
         ------
         UsageError
-            Queries of another width or with NaN, k below 1, unknown parameters, ids of another type.
+            Queries of another width or with NaN, k below 1, unknown parameters, labels, or values of another type.
         """
         vectors = stable_queries(self, queries, space, snapshot)
-        rows, scores = narrowed(self, Query(vectors, k, parameters), Filters(allowed, blocked))
+        filters = Filters(allowed, blocked, matching(self, where))
+        rows, scores = narrowed(self, Query(vectors, k, parameters), filters)
         return self.items.names(rows), scores
 
     def search_by_user(
@@ -290,13 +326,14 @@ class Version:
         missing: Missing = "raise",
         allowed: Filter = None,
         blocked: Filter = None,
+        where: Where = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each user, live or carried; see :meth:`search`.
 
         An unknown user is an error (``missing="raise"``), finds nothing ("nan"), or what the mean user finds ("mean").
         """
-        return self._search_by("users", ids, Filters(allowed, blocked), missing, k, parameters)
+        return self._search_by("users", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 
     def search_by_item(
         self,
@@ -306,13 +343,14 @@ class Version:
         missing: Missing = "raise",
         allowed: Filter = None,
         blocked: Filter = None,
+        where: Where = None,
         parameters: Mapping[str, int] | None = None,
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each item, without the item itself; see :meth:`search`.
 
         An unknown item is what an unknown user is to :meth:`search_by_user`.
         """
-        return self._search_by("items", ids, Filters(allowed, blocked), missing, k, parameters)
+        return self._search_by("items", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 
     def diff(self, before: Version, *, limit: int = 20) -> Diff:
         """Return what changed from an earlier version to this one.

@@ -197,7 +197,9 @@ def open_files(
         for name, kind in ((chosen.ids, kind), (chosen.weights, "weights"))
     )
     stored_bytes = vectors.count * (vectors.width * vectors.dtype.itemsize + 8)
-    return IdentifiedSide(side, str(place), vectors, ids, weights, stored_bytes=stored_bytes, ordered=ordered)
+    return IdentifiedSide(
+        side, str(place), vectors, ids, weights, stored_bytes=stored_bytes, ordered=ordered, parts=counted
+    )
 
 
 def count_rows(parts: Sequence[Part], ids: str | None, kind: str, decoders: Decoders) -> tuple[tuple[Part, ...], str]:

@@ -241,7 +241,7 @@ def choose(side: str, columns: Columns, config: SnapshotConfig) -> Chosen:
     vectors = _vectors(side, columns, _configured(config.vector_column, side))
     kind = columns.kinds[vectors[0]]
     dtype = np.dtype(VECTORS[kind] if len(vectors) == 1 else NUMBERS.get(kind, "f4"))
-    return Chosen(vectors, dtype, choose_ids(side, columns, config, {weight, *vectors}), weight)
+    return Chosen(vectors, dtype, choose_ids(side, columns, config, {weight, *vectors, *(config.labels or ())}), weight)
 
 
 def _configured(value: str | SideColumns, side: str) -> str:

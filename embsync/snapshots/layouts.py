@@ -12,6 +12,7 @@ from embsync.snapshots import (
     arrow,
     delimited,
     delta,
+    labels,
     npy,
     npz,
     parquet,
@@ -121,7 +122,7 @@ def open_snapshot(
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     reject_tables(place)
     layout = _choose(place, config)
-    claim = layout.claim(place, config)
+    claim = _claim(layout, place, config)
     missing = missing_of(place, claim, config, marker)
     if missing is not None:
         raise missing.refusal(place)
@@ -130,14 +131,20 @@ def open_snapshot(
     if config.sides == "items" and users is not None:
         left, users = (*left, users.source), None
     require_agreement(items, users, config.max_bytes)
-    shown = Path(path).absolute()
-    return Snapshot(shown.name or place.name, shown, layout.name, items, users, left)
+    shown, found = Path(path).absolute(), labels.find(place, items, config)
+    return Snapshot(shown.name or place.name, shown, layout.name, items, users, left, found)
 
 
 def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | None:
     """Return what says that what lies at ``place`` is only half of a snapshot, as far as one layout takes it."""
     fitting = recognised_by(place, config)
-    return missing_of(place, fitting[0].claim(place, config), config, marker) if len(fitting) == 1 else None
+    return missing_of(place, _claim(fitting[0], place, config), config, marker) if len(fitting) == 1 else None
+
+
+def _claim(layout: Layout, place: Place, config: SnapshotConfig) -> Claim:
+    """Return what a layout takes, and the table of labels beside it."""
+    claim = layout.claim(place, config)
+    return replace(claim, entries=claim.entries | {*labels.tables_beside(place)}) if config.labels else claim
 
 
 def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:

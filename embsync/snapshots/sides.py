@@ -50,6 +50,8 @@ class IdentifiedSide:
         Bytes the side takes, decompressed, by its own account.
     ordered : bool
         False where the order of rows is no part of the contents.
+    parts : tuple
+        The files of a table that may have further columns.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class IdentifiedSide:
         *,
         stored_bytes: int,
         ordered: bool = True,
+        parts: tuple[Any, ...] = (),
     ) -> None:
         self.name = name
+        self.parts = parts
         self.source = source
         self.stored_bytes = stored_bytes
         self.ordered = ordered

@@ -18,6 +18,8 @@ from embsync.snapshots.row_digest import RowDigest
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+    from embsync.snapshots.labels import LabelTable
+
 
 class SnapshotSide(Rows, Protocol):
     """One side of a snapshot.
@@ -45,7 +47,8 @@ class SnapshotSide(Rows, Protocol):
 class Snapshot:
     """An opened snapshot: well-formed as far as headers tell; rows are judged when they are read.
 
-    ``unread`` names the entries that are neither read nor known to be harmless.
+    ``unread`` names the entries that are neither read nor known to be harmless; ``labels`` is where those of the items
+    are, None where none are configured.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Snapshot:
     items: SnapshotSide
     users: SnapshotSide | None
     unread: tuple[str, ...] = ()
+    labels: LabelTable | None = None
 
     @property
     def width(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from embsync.errors import StoreDamaged, StoreError
+from embsync.labels import files_of
 from embsync.manifest import FORMAT, IndexReport, Manifest
 from embsync.store import layout
 from embsync.store.records import MALFORMED, damage_hint, read_record, require_time
@@ -94,6 +95,8 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
     require_time(manifest.created)
     paths = [entry.path for entry in manifest.files]
     needed = layout.version_files(two_sided=manifest.users is not None)
+    for label in manifest.labels:
+        needed |= set(files_of(label.name, label.kind).values())
     if not needed <= set(paths) or len(set(paths)) != len(paths):
         return "files that are not those of a version"
     if any(".." in path or path.startswith("/") or not path.isprintable() for path in paths):
@@ -102,7 +105,15 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
         return "a file without size and sha256"
     if (manifest.users is None) != (manifest.alignment.users is None):
         return "one side here and two sides there"
-    return _index_problem(manifest.index)
+    return _label_problem(manifest) or _index_problem(manifest.index)
+
+
+def _label_problem(manifest: Manifest) -> str | None:
+    if len({label.name for label in manifest.labels}) != len(manifest.labels):
+        return "a label twice"
+    if manifest.relabels is not None and manifest.relabels >= manifest.version:
+        return "labels of a later version"
+    return None
 
 
 def _index_problem(index: IndexReport) -> str | None:

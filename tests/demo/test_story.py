@@ -82,7 +82,7 @@ def test_snapshots_are_complete_and_have_axes_of_their_own(told: Story) -> None:
     """Two nights' raw items are near orthogonal as they stand, and near each other once rotated."""
     for night in told.nights:
         files = {path.name for path in (told.snapshots / f"day={night.night}").iterdir()}
-        assert files == {"items.npy", "item_ids.npy", "users.npy", "user_ids.npy", "_SUCCESS"}
+        assert files == {"items.npy", "item_ids.npy", "users.npy", "user_ids.npy", "item_labels.csv", "_SUCCESS"}
     one, two = raw(told, 1), raw(told, 2)
     _, a, b = np.intersect1d(one.item_ids, two.item_ids, return_indices=True)
     turned = one.items[a] @ orthogonal_procrustes(one.items[a], two.items[b])[0]
