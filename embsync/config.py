@@ -49,6 +49,7 @@ class SnapshotConfig(_Section, frozen=True):
     layout: Literal[
         "auto",
         "npy",
+        "npy_parts",
         "npz",
         "parquet",
         "arrow",

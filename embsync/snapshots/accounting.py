@@ -7,6 +7,7 @@ another format or under the name of an unfinished file, makes the rest half of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -129,7 +130,8 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
         holder = place
         for folder in () if entry.inside is None else entry.inside.split("/"):
             holder = holder.child(folder)
-        if says.controls or (entry.inside is not None and says.name not in holder.entries()):
+        a_part = entry.inside is not None or _numberless(says.name) in map(_numberless, claim.entries)
+        if says.controls or (a_part and says.name not in holder.entries()):
             return _unfinished(entry)
     if config.sides == "items" or {ITEMS, USERS} <= claim.sides or entry.inside is not None:
         return None
@@ -148,6 +150,11 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
             f"{how}; {instead}" if how else instead,
         )
     return None
+
+
+def _numberless(name: str) -> str:
+    """Return a name that all part files of an array have."""
+    return re.sub(r"[0-9]+", "#", name)
 
 
 def _unfinished(entry: _Entry) -> Missing:

@@ -18,7 +18,7 @@ class _Rule:
     """Names of one kind of file, what it is, and how to convert it.
 
     In the line, ``{py}`` is the file, ``{dir}`` its directory with a slash, ``{model}`` the pickle it belongs to,
-    ``{parts}`` the pattern of its name, and ``{parquet}``, ``{vec}`` and ``{npz}`` the same path with another ending,
+    and ``{parquet}``, ``{vec}`` and ``{npz}`` the same path with another ending,
     quoted for Python; ``{sh}``, ``{shto}`` (without its ending) and ``{shdir}`` (its directory) are quoted for a shell.
     A path stands in a line once, as far as that can be: a terminal has to show it.
     """
@@ -37,8 +37,6 @@ _GENSIM_LINE = (
     "in Python: import gensim; p = {}; m = gensim.utils.SaveLoad.load(p); "
     "getattr(m, 'wv', m).save_word2vec_format(p + '.vec')"
 )
-#: Numbered names of one beginning in the order of their numbers.
-_NUMBERED_ORDER = "key=lambda f: (len(f.name), f.name)"
 _RULES = (
     _rule(
         r"\.[ct]sv(\.gz|\.zst)?$",
@@ -114,9 +112,7 @@ _RULES = (
     _rule(
         r"[_-]?\d+\.npy$",
         "a numbered part of an array",
-        "in Python: import numpy as n, pathlib; d = pathlib.Path({dir}); n.save(d / 'items', n.concatenate("
-        "[n.load(f) for f in sorted(d.glob({parts}), " + _NUMBERED_ORDER + ")])), "
-        "and the ids in the same order in item_ids.npy",
+        "keep all parts in one directory, and the ids as item_ids.npy or as parts (item_ids-0.npy) beside them",
     ),
     _rule(r"\.npy$", "an array under another name", "mv {sh} {shdir}/items.npy, and the ids to item_ids.npy beside it"),
     _rule(
@@ -125,13 +121,6 @@ _RULES = (
         "mv {sh} {shdir}/items.safetensors, with tensors vectors and ids",
     ),
     _rule(r"\.parq(uet)?$|\.pq$", "parquet under another name", "mv {sh} {shdir}/items.parquet (or users.parquet)"),
-)
-_NUMBERED = re.compile(r"\d+\.npy$")
-_PARTS_AND_TABLE = (
-    "in Python: import numpy as n, pathlib, pyarrow.parquet as q; d = pathlib.Path({0!r}); s = lambda g: "
-    "sorted(d.glob(g), " + _NUMBERED_ORDER + "); n.save(d / 'items', n.concatenate([n.load(f) for f in s({1!r})])); "
-    "n.save(d / 'item_ids', [i for f in s({2!r}) for i in q.read_table(f)['image_path'].to_pylist()]) "
-    "with the name of your column of ids"
 )
 PARQUET_MAGIC = b"PAR1"
 PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
@@ -215,8 +204,6 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
             f"{printable(bare[0])}, parquet without its ending",
             f'for f in {_shell(place)}/*; do mv "$f" "$f.parquet"; done',
         )
-    if (numbered := _numbered_parts(place, folders)) is not None:
-        return numbered
     if folders and not files and not names.parse(place.name).side:
         for name in folders[:10]:
             advice = _of_directory(place.child(name))
@@ -225,39 +212,15 @@ def _of_directory(place: Place) -> tuple[str, str] | None:
     return None
 
 
-def _numbered_parts(place: Place, folders: list[str]) -> tuple[str, str] | None:
-    """Return the line for directories of numbered arrays, with a directory of parquet that has their ids or without."""
-    arrays = tables = None
-    for name in folders[:10]:
-        inside = [one for one, kind in place.child(name).entries().items() if kind == "file"]
-        array = next((one for one in inside if _NUMBERED.search(one)), None)
-        if array is not None and arrays is None:
-            arrays = (name, array)
-        elif tables is None and any(one.endswith(".parquet") for one in inside):
-            tables = name
-    if arrays is None:
-        return None
-    parts = f"{printable(arrays[0])}/ with {printable(arrays[1])}, a numbered part of an array"
-    if tables is None:
-        found = conversion_of(place.child(arrays[0]).child(arrays[1]), "file")
-        return None if found is None else (parts, found[1])
-    return (
-        f"{parts}, and {printable(tables)}/ with parquet",
-        _PARTS_AND_TABLE.format(str(place), f"{arrays[0]}/*.npy", f"{tables}/*.parquet"),
-    )
-
-
 def _paths(place: Place) -> dict[str, str]:
     path = PurePosixPath(str(place))
     to = path.with_suffix("") if path.suffix else path
     model = re.sub(r"(\.wv)?\.(vectors|syn1neg|syn1|vectors_\w+)\.npy$", "", str(path))
-    parts = re.sub(r"\d+\.npy$", "", path.name) + "*.npy"
     to_other = {ending: repr(f"{to}.{ending}") for ending in ("parquet", "vec", "npz")}
     return {
         "py": repr(str(path)),
         "name": repr(path.name),
         "dir": repr(f"{path.parent}/"),
-        "parts": repr(parts),
         "model": repr(model),
         "sh": quoted(str(path)),
         "shto": quoted(str(to)),

@@ -14,6 +14,7 @@ from embsync.snapshots import (
     delta,
     labels,
     npy,
+    npy_parts,
     npz,
     parquet,
     projector,
@@ -64,6 +65,9 @@ class Layout:
 
 LAYOUTS = (
     Layout("npy", npy.EXPECTS, npy.recognise, npy.claim, npy.open_sides),
+    Layout(
+        "npy_parts", npy_parts.EXPECTS, npy_parts.recognise, npy_parts.claim, npy_parts.open_sides, npy_parts.is_foreign
+    ),
     Layout("npz", npz.EXPECTS, npz.recognise, npz.claim, npz.open_sides, npz.is_foreign),
     Layout("parquet", parquet.EXPECTS, parquet.recognise, parquet.FORMAT.claim, parquet.FORMAT.open_sides),
     Layout("arrow", arrow.EXPECTS, arrow.FORMAT.recognise, arrow.FORMAT.claim, arrow.FORMAT.open_sides),

@@ -34,6 +34,7 @@ from embsync.snapshots import decoder_process
 
 FORMATS = (
     "npy",
+    "npy_parts",
     "npz",
     "parquet",
     "arrow",
@@ -72,6 +73,10 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
             made.write_npy(folder / "b", small.named()),
             made.write_npy(folder / "c", fortran),
         ]
+    if name == "npy_parts":
+        from snapshots.test_npy_parts import write as write_parts
+
+        return [write_parts(folder / "a", small, many=3), write_parts(folder / "b", small.named(), many=2)]
     if name == "npz":
         return [made.write_npz(folder / "a.npz", small), made.write_npz(folder / "b.npz", small.named(), deflate=True)]
     if name == "word2vec":

@@ -51,7 +51,7 @@ def refusal(path: Path) -> SnapshotError:
         ("model.wv.vectors.npy", "gensim", "save_word2vec_format"),
         ("model.syn1neg.npy", "gensim", "save_word2vec_format"),
         ("embeddings.npy", "another name", "item_ids"),
-        ("img_emb_0.npy", "numbered", "concatenate"),
+        ("img_emb_0.npy", "numbered", "item_ids-0"),
         ("day.zip", "archive", "unzip"),
         ("items.orc", "ORC", "read_orc"),
         ("items.avro", "Avro", "polars"),
@@ -69,13 +69,6 @@ def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: st
     assert error.expected is None
 
 
-def numbered(path: Path) -> Path:
-    for number in range(12):
-        np.save(path / f"emb_{number}.npy", ROWS[number : number + 1])
-    np.save(path / "item_ids.npy", np.arange(12))
-    return path
-
-
 def keyed_vectors(path: Path) -> Path:
     from gensim.models import KeyedVectors
 
@@ -85,25 +78,10 @@ def keyed_vectors(path: Path) -> Path:
     return path
 
 
-def parts_and_table(path: Path) -> Path:
-    """Write as clip-retrieval does: parts whose numbers have one digit or two, and the ids in as many tables."""
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    import pyarrow.parquet
-
-    for folder in ("img_emb", "metadata"):
-        (path / folder).mkdir()
-    for number in range(12):
-        np.save(path / f"img_emb/img_emb_{number}.npy", ROWS[number : number + 1])
-        pyarrow.parquet.write_table(
-            pa.table({"image_path": [f"/img/{number}.jpg"]}), path / f"metadata/metadata_{number}.parquet"
-        )
-    return path
-
-
 SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for write in (keyed_vectors,)]
 
 
-@pytest.mark.parametrize("write", [numbered, *SAVED_BY_GENSIM, parts_and_table])
+@pytest.mark.parametrize("write", SAVED_BY_GENSIM)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:

@@ -1,0 +1,167 @@
+"""Layout npy_parts: arrays in numbered pieces are one array; a piece that is missing is a refusal or is waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snapshots.made import Array, Model, assert_reads, model, read, vectors
+
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import SnapshotChanged, SnapshotError, SnapshotIncomplete
+from embsync.rows import block_rows
+from embsync.snapshots import open_snapshot
+from embsync.watching.discovery import discover
+
+CONFIG = SnapshotConfig()
+
+
+def pieces(path: Path, name: str, array: Array, many: int = 12, first: int = 0) -> None:
+    """Leave an array in so many files, named by a pattern."""
+    for number, part in enumerate(np.array_split(array, many), first):
+        file = path / f"{name.format(number, many)}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, part)
+
+
+def write(path: Path, made: Model, name: str = "{}-{{:05}}", many: int = 12, first: int = 0) -> Path:
+    """Leave the model as pieces."""
+    for array, values in vars(made).items():
+        pieces(path, name.format(array), values, many, first)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["{}-{{:05}}", "{}_{{}}", "{}{{}}", "{}-{{:05}}-of-{{:05}}", "{}/part-{{}}", "{}/{{}}"]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_pieces_are_one_array_in_the_order_of_numbers(tmp_path: Path, name: str, first: int) -> None:
+    """At the root or in directories, 9 before 10, from 0 or 1; strings of other lengths in other pieces."""
+    made = model(items=301, users=203).named()
+    opened = open_snapshot(write(tmp_path, made, name, first=first), CONFIG)
+    assert (opened.layout, opened.unread) == ("npy_parts", ())
+    assert_reads(opened, made)
+
+
+def test_blocks_are_cut_by_width_alone(tmp_path: Path) -> None:
+    """Also of big-endian pieces smaller and larger than a block, and with whole ids and weights beside them."""
+    rows = 2 * block_rows(64) + 100
+    made = model(items=rows, users=3, width=64)
+    swapped = made.items.astype(">f4")
+    for number, (start, end) in enumerate([(0, 3), (3, 3), (3, 5000), (5000, rows)]):
+        np.save(tmp_path / f"part-{number}.npy", swapped[start:end])
+    np.save(tmp_path / "item_ids.npy", made.item_ids)
+    np.save(tmp_path / "item_weights.npy", np.arange(rows))
+    items = open_snapshot(tmp_path, CONFIG).items
+    assert [len(block) for _, block in items.blocks()] == [block_rows(64), block_rows(64), 100]
+    np.testing.assert_array_equal(vectors(items), made.items)
+    np.testing.assert_array_equal(items.ids(), made.item_ids)
+    assert items.weights()[-1] == rows - 1
+
+
+def test_ids_in_numbered_parquet_files(tmp_path: Path) -> None:
+    """As clip-retrieval leaves them; each file has as many rows as the piece of its number."""
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow as pa
+
+    made = model(items=36)
+    pieces(tmp_path, "img_emb/img_emb_{}", made.items.astype("f2"))
+    (tmp_path / "metadata").mkdir()
+    paths = [f"/img/{row}.jpg" for row in range(36)]
+    for number in range(12):
+        table = pa.table({"image_path": paths[number * 3 : number * 3 + 3], "caption": ["x"] * 3})
+        pq.write_table(table, tmp_path / f"metadata/metadata_{number}.parquet")
+    opened = open_snapshot(tmp_path, CONFIG)
+    assert (opened.layout, opened.unread) == ("npy_parts", ())
+    np.testing.assert_array_equal(vectors(opened.items), made.items.astype("f2"))
+    assert [value.decode() for value in opened.items.ids().tolist()] == paths
+    pq.write_table(table.slice(1), tmp_path / "metadata/metadata_11.parquet")
+    with pytest.raises(SnapshotError, match=r"metadata_11\.parquet: ids and vectors differ in number"):
+        open_snapshot(tmp_path, CONFIG)
+    (tmp_path / "metadata/metadata_11.parquet").unlink()
+    with pytest.raises(SnapshotError, match="not as many files of ids"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).unlink()
+
+
+def put(name: str, array: Array) -> Callable[[Path], None]:
+    return lambda path: np.save(path / name, array)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (remove("items-00003.npy"), "without gap.*number 3 once"),
+        (remove("item_ids-00003.npy"), "without gap.*number 3 once"),
+        (remove("item_ids-00011.npy"), "differ in number"),
+        (put("items-3.npy", np.ones((2, 8), "f4")), "without gap"),
+        (
+            put("items-00012.npy", np.ones((2, 9), "f4")),
+            "pieces of one array that differ.*expected rows as in items-00000",
+        ),
+        (put("items-00012.npy", np.ones((2, 8), "f8")), "pieces of one array that differ"),
+        (put("items-00012.npy", np.ones(2, "f4")), "pieces of one array that differ"),
+        (put("items-00012.npy", np.asfortranarray(np.ones((2, 8), "f4"))), "Fortran"),
+        (put("item_ids-00011.npy", np.array(["a"])), "pieces of one array that differ"),
+        (put("item_ids.npy", np.arange(300)), "more than one item_ids"),
+        (put("item_factors-0.npy", np.ones((2, 8), "f4")), "more than one array in pieces"),
+        (put("item_ids-00000.npy", np.arange(25) * 0), "ids repeat"),
+        (lambda path: (path / "items-00002.npy").write_bytes(b"\x93NUMPY"), r"items-00002\.npy: not a \.npy file"),
+        (lambda path: [file.unlink() for file in path.glob("item_ids*")], "vectors without ids"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
+    """Gaps, numbers twice, other widths and types, ids that repeat across pieces, damaged ones."""
+    change(write(tmp_path, model()))
+    with pytest.raises(SnapshotError, match=says) as refused:
+        read(tmp_path, CONFIG)
+    assert not refused.value.transient
+
+
+def test_two_arrays_that_name_no_side_are_a_question(tmp_path: Path) -> None:
+    """Of images and of text, as clip-retrieval leaves both."""
+    for name in ("img_emb", "text_emb"):
+        pieces(tmp_path, f"{name}/{name}_{{}}", np.ones((24, 4), "f4"))
+    with pytest.raises(SnapshotError, match=r"more than one array in pieces.*img_emb.*text_emb"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def test_a_piece_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
+    """The headers of all pieces are compared with what they were."""
+    items = open_snapshot(write(tmp_path, model()), CONFIG).items
+    np.save(tmp_path / "items-00005.npy", np.ones((3, 8), "f4"))
+    with pytest.raises(SnapshotChanged):
+        vectors(items)
+
+
+def test_pieces_that_are_still_to_come_are_waited_for(tmp_path: Path) -> None:
+    """While a transfer of one is under way, or while their names say that there are more."""
+    watch = WatchConfig(settle_seconds=0)
+    night = write(tmp_path / "day=1", model())
+
+    def state() -> str:
+        (child,) = discover(tmp_path, watch, CONFIG, now=time.time() + 1).children
+        return child.state
+
+    assert state() == "ready"
+    (night / "items-00011.npy").rename(night / ".items-00011.npy.aB3xY9")
+    assert state() == "waiting"
+    (night / ".items-00011.npy.aB3xY9").rename(night / "items-00011.npy")
+    assert state() == "ready"
+    some = write(tmp_path / "some", model(), "{}-{{:05}}-of-{{:05}}")
+    (some / "items-00011-of-00012.npy").unlink()
+    with pytest.raises(SnapshotIncomplete, match="11 pieces; expected 12"):
+        open_snapshot(some, CONFIG)
+
+
+def test_numbered_arrays_of_something_else_are_no_snapshot(tmp_path: Path) -> None:
+    """Curves of an evaluation, one file an epoch."""
+    pieces(tmp_path / "curves", "loss_{}", np.ones(24))
+    (child,) = discover(tmp_path, WatchConfig(settle_seconds=0), CONFIG, now=time.time() + 1).children
+    assert child.state == "not_a_snapshot"
