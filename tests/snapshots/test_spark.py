@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,27 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),
     pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
 ]
+
+
+#: Rows with zeros, so that half of them are kept as sparse vectors.
+ML = np.where(np.random.default_rng(6).random((20, 5)) < 0.5, 0.0, np.arange(100.0).reshape(20, 5))
+
+
+def leave_ml_vectors(spark: Any, folder: Path) -> None:
+    """Write dense and sparse vectors of Spark's ML library, also in partitions."""
+    from pyspark.ml.linalg import Vectors
+
+    rows = [
+        (
+            number,
+            number % 3,
+            Vectors.dense(row) if number % 2 else Vectors.sparse(5, np.flatnonzero(row), row[row != 0]),
+        )
+        for number, row in enumerate(ML)
+    ]
+    frame = spark.createDataFrame(rows, ["id", "bucket", "features"])
+    frame.drop("bucket").write.parquet(str(folder / "plain/items"))
+    frame.write.partitionBy("bucket").parquet(str(folder / "partitioned/items"))
 
 
 def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
@@ -43,10 +65,16 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         page = (Path(__file__).parents[2] / "docs/training.md").read_text()
         block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
         exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
+        leave_ml_vectors(spark, tmp_path / "ml")
         factors = {"items": trained.itemFactors.collect(), "users": trained.userFactors.collect()}
     finally:
         spark.stop()
     assert open_snapshot(tmp_path / "day=1", SnapshotConfig()).width == 6
+    for name in ("plain", "partitioned"):
+        items = open_snapshot(tmp_path / "ml" / name, SnapshotConfig()).items
+        order = np.argsort(items.ids())
+        assert items.ids()[order].tolist() == list(range(20))
+        np.testing.assert_array_equal(vectors(items)[order], ML)
     opened = open_snapshot(tmp_path / "als", SnapshotConfig())
     assert opened.layout == "parquet"
     assert opened.users is not None
