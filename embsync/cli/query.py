@@ -17,6 +17,7 @@ from embsync.dtypes import Array, Float32
 from embsync.errors import UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.fold_in import Method
+from embsync.reader.labels import column_of
 from embsync.reader.side import Missing
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
@@ -80,6 +81,13 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
     help="Return only the items in an .npy or .json file; a list for all queries or each.",
 )
 @click.option("--block-file", type=_FILE, help="Exclude the items in such a file.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="Return only items with this label; a label repeated: any of its values; a range of numbers: price=5..20.",
+)
+@click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items found.")
 @_missing("An unknown user or item: an error, finds nothing, or finds what the mean vector finds.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
 @reading
@@ -94,6 +102,8 @@ def search(
     block: tuple[str, ...],
     allow_file: Path | None,
     block_file: Path | None,
+    where: tuple[str, ...],
+    labels: tuple[str, ...],
     missing: Missing,
     parameter: tuple[str, ...],
     output: Path | None,
@@ -111,6 +121,7 @@ def search(
     filters: dict[str, Any] = {
         "allowed": _filter(allow, allow_file, "--allow"),
         "blocked": _filter(block, block_file, "--block"),
+        "where": _conditions(version, where),
         "parameters": _parameters(parameter),
     }
     verify(version, below="index")  # a graph with a wrong link ends whoever follows it
@@ -125,7 +136,7 @@ def search(
         hits["id"], hits["score"] = ids, scores
         _written(version, output, hits, as_json)
     else:
-        _print_hits(version.number, ids, scores, as_json)
+        _print_hits(version, ids, scores, labels, as_json)
 
 
 def _filter(given: tuple[str, ...], file: Path | None, option: str) -> Any:
@@ -134,19 +145,56 @@ def _filter(given: tuple[str, ...], file: Path | None, option: str) -> Any:
     return (list(given) or None) if file is None else npy.read_filter(file)
 
 
-def _print_hits(number: int, ids: Array, scores: Float32, as_json: bool) -> None:
+def _conditions(version: Version, given: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return conditions on labels, each value read as the label's kind."""
+    conditions: dict[str, Any] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError("not a condition", found=pair, expected="LABEL=VALUE, such as genre=history, price=5..20")
+        kind = column_of(version, name).kind
+        low, dots, high = text.partition("..")
+        if dots and kind in ("integer", "float"):
+            ends = {"min": low, "max": high}
+            conditions[name] = {end: _value(name, kind, number) for end, number in ends.items() if number}
+        else:
+            conditions.setdefault(name, []).append(_value(name, kind, text))
+    return conditions or None
+
+
+def _value(name: str, kind: str, text: str) -> object:
+    if kind == "boolean" and text in ("true", "false"):
+        return text == "true"
+    try:
+        return {"integer": int, "float": float}.get(kind, str)(text) if kind != "boolean" else text
+    except ValueError:
+        return text  # the label says what it expects
+
+
+def _print_hits(version: Version, ids: Array, scores: Float32, labels: tuple[str, ...], as_json: bool) -> None:
+    shown = version.labels_of(ids.ravel(), labels)
+    rows = list(zip(*shown.values(), strict=True)) or [()] * ids.size
     results = [
-        [{"id": name, "score": score} for name, score in zip(found, values, strict=True) if score != -np.inf]
-        for found, values in zip(ids.tolist(), scores.tolist(), strict=True)
+        [
+            {"id": name, "score": score, **({"labels": dict(zip(labels, row, strict=True))} if labels else {})}
+            for name, score, row in zip(found, values, rows[start : start + len(found)], strict=True)
+            if score != -np.inf
+        ]
+        for start, found, values in zip(
+            range(0, ids.size or len(ids), ids.shape[1] or 1), ids.tolist(), scores.tolist(), strict=True
+        )
     ]
     if as_json:
-        print_json({"version": number, "results": results})
+        print_json({"version": version.number, "results": results})
         return
-    say(f"version {number}")
-    for place, found in enumerate(results):
+    say(f"version {version.number}")
+    for place, hits in enumerate(results):
         if len(results) > 1:
             say(f"query {place}")
-        table(("item", "score"), [(hit["id"], f"{hit['score']:.4f}") for hit in found])
+        table(
+            ("item", "score", *labels),
+            [(hit["id"], f"{hit['score']:.4f}", *hit.get("labels", {}).values()) for hit in hits],
+        )
 
 
 def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:

@@ -74,11 +74,12 @@ class QueryEndpoint:
 
 @cache
 def query_types(request: type[RequestBody]) -> dict[str, msgspec.inspect.Type]:
-    """Return the fields that a query string can carry, with the type of each: all but lists of lists."""
+    """Return the fields that a query string can carry, with the type of each: no lists of lists, no conditions."""
     types = {}
     for field in msgspec.inspect.type_info(request).fields:  # type: ignore[attr-defined]
         kind = _without_null(field.type)
-        if not (isinstance(kind, msgspec.inspect.ListType) and isinstance(kind.item_type, msgspec.inspect.ListType)):
+        lists = isinstance(kind, msgspec.inspect.ListType) and isinstance(kind.item_type, msgspec.inspect.ListType)
+        if not lists and field.encode_name != "where":
             types[field.encode_name] = kind
     return types
 

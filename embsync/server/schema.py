@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -10,7 +10,11 @@ from embsync.reader.diff import NeighboursDiff, SideDiff
 
 Id = int | str
 Ids = list[int | str]
+#: Ids for all queries, or for each of them ids or null.
+IdsOrLists = list[int | str | Ids | None]
 Rows = list[list[float]]
+#: A value of a label.
+Scalar = str | int | float | bool | None
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
@@ -22,6 +26,13 @@ Number = float | None
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every request has in common: unknown fields are refused."""
+
+
+class Range(RequestBody, frozen=True, omit_defaults=True):
+    """Numbers from ``min`` to ``max``, both included and either left out."""
+
+    min: int | float | None = None
+    max: int | float | None = None
 
 
 class SearchRequest(RequestBody, frozen=True):
@@ -36,8 +47,24 @@ class SearchRequest(RequestBody, frozen=True):
     ] = None
     space: Literal["stable", "snapshot"] = "stable"
     snapshot_version: Positive | None = None
-    allowed: Ids | None = None
-    blocked: Ids | None = None
+    allowed: Annotated[
+        IdsOrLists | None,
+        msgspec.Meta(description="Ids that alone are found; or a list of them, or null, for each query"),
+    ] = None
+    blocked: Annotated[
+        IdsOrLists | None,
+        msgspec.Meta(description="Ids that are not found; or a list of them, or null, for each query"),
+    ] = None
+    where: Annotated[
+        dict[str, Scalar | list[Scalar] | Range] | None,
+        msgspec.Meta(
+            description="Conditions on labels, all of which hold: a value, a list of which any will do, or a range; "
+            "only in a body of JSON"
+        ),
+    ] = None
+    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item found")] = (
+        None
+    )
     parameters: dict[str, Positive] | None = None
     missing: Annotated[
         Missing,
@@ -119,6 +146,7 @@ class SearchReply(Reply):
 
     ids: list[list[Id | None]]
     scores: list[list[Number]]
+    labels: NotRequired[list[list[dict[str, Scalar | list[str]]]]]
 
 
 class VectorsReply(Reply):

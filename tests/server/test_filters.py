@@ -1,0 +1,115 @@
+"""Filters over HTTP and from the shell: a list for each query, and conditions on labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.http import Server, serving
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+
+import embsync
+from embsync.cli.main import run
+from embsync.pipeline import Request, publish_snapshot
+from embsync.reader import Version
+from embsync.store import Store
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """One night with labels: a genre, and a price that every third item lacks."""
+    with quick_directory() as directory:
+        made = night(0, items=150, users=80, width=6)
+        path = write_npy(directory / "n0", made)
+        rows = [f"{name},{'abc'[name % 3]},{name if name % 3 else ''}" for name in made.item_ids.tolist()]
+        (path / "item_labels.csv").write_text("\n".join(["item_id,genre,price", *rows]))
+        publish_snapshot(Store(directory / "S"), Request(path), configured(snapshot__labels=["genre", "price"]))
+        yield directory / "S"
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Server]:
+    with serving(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def version(root: Path) -> Iterator[Version]:
+    with embsync.open(root) as reader:
+        yield reader.current
+
+
+@pytest.fixture(scope="module")
+def users(version: Version) -> list[int]:
+    found: list[int] = version.side("users").ids[:3].tolist()
+    return found
+
+
+@pytest.mark.parametrize("name", ["allowed", "blocked"])
+def test_each_query_may_have_its_own_list(server: Server, version: Version, users: list[int], name: str) -> None:
+    """Of any lengths, null for no filter; as the reader answers."""
+    best = version.search_by_user(users, 12)[0].tolist()
+    lists = [best[0], None, best[2][:4]]
+    answer = server.ask("/v1/search", {"users": users, "k": 5, name: lists})
+    assert answer.status == 200, answer.plain
+    assert answer.plain["ids"] == version.search_by_user(users, 5, **{name: lists})[0].tolist()  # type: ignore[arg-type]
+
+
+def test_conditions_and_labels(server: Server, version: Version, users: list[int]) -> None:
+    """A value, a list, a range; labels stand beside the ids, null for what is missing."""
+    where = {"genre": ["a", "b"], "price": {"min": 10}}
+    answer = server.ask("/v1/search", {"users": users, "k": 5, "where": where, "labels": ["genre", "price"]})
+    ids = version.search_by_user(users, 5, where=where)[0]
+    assert answer.plain["ids"] == ids.tolist()
+    expected = version.labels_of(ids[0])
+    assert [hit["genre"] for hit in answer.plain["labels"][0]] == expected["genre"]
+    assert [hit["price"] for hit in answer.plain["labels"][0]] == expected["price"]
+    nulls = server.ask("/v1/search", {"users": users[:1], "k": 3, "where": {"price": None}, "labels": ["price"]}).plain
+    assert nulls["labels"] == [[{"price": None}] * 3]
+    by_url = server.ask(f"/v1/search?users={users[0]}&k=2&labels=genre&string_ids=true").plain
+    assert [len(hit) for hit in by_url["labels"][0]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "found"),
+    [
+        ({"blocked": [[1]]}, "$.blocked", "1 lists"),
+        ({"allowed": [[1], [2], 3]}, "$.allowed[2]", "3"),
+        ({"blocked": [[1], [2], [3, "x"]]}, "$.blocked[2][1]", "str"),
+        ({"where": {"genr": "a"}}, None, "'genr'"),
+        ({"where": {"genre": 1}}, "label genre", "1"),
+        ({"where": {"price": {"least": 1}}}, "$.where[...]", "least"),
+        ({"where": ["genre"]}, "$.where", '["genre"]'),
+        ({"labels": ["colour"]}, None, "'colour'"),
+    ],
+)
+def test_what_is_no_filter_is_said(
+    server: Server, users: list[int], fields: dict[str, object], where: str | None, found: str
+) -> None:
+    """422 with the place, what was found and what was expected."""
+    answer = server.ask("/v1/search", {"users": users, **fields})
+    assert answer.status == 422, answer.plain
+    assert answer.plain["where"] == where
+    assert answer.plain["found"] == found
+    assert answer.plain["expected"] or answer.plain["hint"]
+
+
+def test_the_shell_filters_and_shows(
+    root: Path, version: Version, users: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each value is read as its label's kind; a label repeated means any of them."""
+    base = ["search", "--store", str(root), "--user", str(users[0]), "-k", "4", "--json"]
+    assert run([*base, "--where", "genre=a", "--where", "genre=b", "--where", "price=5..90", "--label", "genre"]) == 0
+    hits = json.loads(capsys.readouterr().out)["results"][0]
+    ids = version.search_by_user(users[:1], 4, where={"genre": ["a", "b"], "price": {"min": 5, "max": 90}})[0][0]
+    assert [hit["id"] for hit in hits] == ids.tolist()
+    assert [hit["labels"]["genre"] for hit in hits] == version.labels_of(ids)["genre"]
+    assert run([*base[:-1], "--label", "genre"]) == 0
+    assert "genre" in capsys.readouterr().out
+    assert run([*base, "--where", "price=cheap"]) == 2
+    assert "label price" in capsys.readouterr().err
+    assert run([*base, "--where", "genre"]) == 2
+    assert "expected LABEL=VALUE" in capsys.readouterr().err
