@@ -18,13 +18,13 @@ from embsync.daemon.notices import Notices
 from embsync.daemon.notify import notify, reloading, watchdog_seconds
 from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
 from embsync.daemon.problems import Problems
+from embsync.daemon.publish_hook import PublishHook
 from embsync.daemon.report import Now, StatusWriter
 from embsync.daemon.signals import Requests, noted
 from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
 from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log
-from embsync.pipeline import on_publish
 from embsync.store import Store
 from embsync.store.durable import storage_errors
 from embsync.store.hold import Hold, held
@@ -56,8 +56,6 @@ class Daemon:
         self._store = Store(self._config.store.path)
         self._requests = Requests()
         self._worker = Worker(self._requests.wake.set)
-        self._hook = on_publish.Hook()
-        self._on_publish_pending = True
         self._attempts = Attempts(self._store.root)
         self._scanner = Scanner(self._config, self._store, self._requests.wake.set)
         self._status_writer = StatusWriter(self._store)
@@ -67,10 +65,10 @@ class Daemon:
         self._problems = Problems()
         self._notices = Notices()
         self._damage: tuple[str, tuple[object, ...]] | None = None
-        self._on_publish: str | None = None
         self._ownership: Ownership | None = None
         self._unpruned: list[str] = []
         self._counted: Counter[str] = Counter()
+        self._hook = PublishHook(self._store, self._problems, self._counted)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code.
@@ -129,7 +127,7 @@ class Daemon:
             self._reload()
         if self._requests.take_scan():
             self._scanner.request()
-        for duty in (self._poll_worker, self._poll_hook, self._check_hold, self._check_repair):
+        for duty in (self._poll_worker, self._hook.poll, self._check_hold, self._check_repair):
             self._tick(duty)
         for duty in (self._check_watch, self._look):
             self._tick(duty, "watch")
@@ -248,7 +246,7 @@ class Daemon:
         entry, self._entry = self._entry, None
         assert entry is not None
         self._scanner.request()
-        self._on_publish_pending = True
+        self._hook.pending = True
         try:
             self._handle_outcome(entry, outcome, now)
         finally:
@@ -324,30 +322,8 @@ class Daemon:
         self._scanner.request()
 
     def _start_hook(self, now: float) -> None:
-        """Run the command for the current version, if it has not ended for it yet."""
-        command = self._config.store.on_publish
-        if not self._on_publish_pending or not self._at_rest or self._requests.stop:
-            return
-        version = None if command is None else on_publish.pending_version(self._store)
-        self._on_publish_pending = False
-        if command is not None and version is not None:
-            failed = self._hook.start(command, version, self._store.path(version), now, os.environ)
-            self._hook_ended(failed)
-
-    def _poll_hook(self, now: float) -> None:
-        self._hook_ended(self._hook.poll(now))
-
-    def _hook_ended(self, how: str | None) -> None:
-        if how is None:
-            return
-        self._on_publish = f"version {self._hook.version}: {how or 'well'}"
-        if how:
-            self._counted["embsync_on_publish_failures_total"] += 1
-            self._problems.note("on_publish", how)
-        else:
-            self._problems.over("on_publish")
-        log(logging.ERROR if how else logging.INFO, "on_publish", version=self._hook.version, reason=how or None)
-        on_publish.note(self._store, self._hook.version, how or None)
+        if self._hook.pending and self._at_rest and not self._requests.stop:
+            self._hook.start(self._config.store.on_publish, now)
 
     def _reload(self) -> None:
         """Read the configuration again; a bad one changes nothing."""
@@ -375,7 +351,7 @@ class Daemon:
             self._scanner.close()
             self._scanner = Scanner(fresh, self._store, self._requests.wake.set)
         self._config = fresh
-        self._on_publish_pending = True
+        self._hook.pending = True
         self._attempts.not_before = 0.0
         self._scanner.request()
 
@@ -413,7 +389,7 @@ class Daemon:
             work,
             retry,
             self._problems.latest,
-            self._on_publish,
+            self._hook.ended,
             self._damage and self._damage[0],
             self._counted,
             len(self._unpruned),
