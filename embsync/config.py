@@ -57,6 +57,7 @@ class SnapshotConfig(_Section, frozen=True):
         "projector",
         "delta",
         "safetensors",
+        "state_dict",
         "word2vec",
         "word2vec_binary",
     ] = "auto"

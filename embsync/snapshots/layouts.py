@@ -19,6 +19,7 @@ from embsync.snapshots import (
     parquet,
     projector,
     safetensors,
+    state_dict,
     word2vec,
     word2vec_binary,
 )
@@ -75,6 +76,7 @@ LAYOUTS = (
     Layout("projector", projector.EXPECTS, projector.recognise, projector.claim, projector.open_sides),
     Layout("delta", delta.EXPECTS, delta.recognise, delta.claim, delta.open_sides),
     Layout("safetensors", safetensors.EXPECTS, safetensors.recognise, safetensors.claim, safetensors.open_sides),
+    Layout("state_dict", state_dict.EXPECTS, state_dict.recognise, state_dict.claim, state_dict.open_sides),
     Layout("word2vec", word2vec.EXPECTS, word2vec.recognise, word2vec.claim, word2vec.open_sides),
     Layout(
         "word2vec_binary",

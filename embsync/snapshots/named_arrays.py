@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from embsync.config import SnapshotConfig
+from embsync.config import SideColumns, SnapshotConfig
 from embsync.errors import SnapshotError
 from embsync.snapshots import names
 from embsync.snapshots.arrays import Stored, StoredColumn, StoredMatrix
@@ -52,6 +52,14 @@ def open_named_sides(
     _reject_swapped_ids(headers, source)
     items = _open_side(ITEMS, ITEM_NAMES, stored, headers, config, likely)
     return items, _open_side(USERS, USER_NAMES, stored, headers, config, likely) if USERS in stored else None
+
+
+def configured_name(value: str | SideColumns, side: str) -> str | None:
+    """Return the name of an array that is configured for a side, None for ``auto``; one name alone is that of items."""
+    if isinstance(value, str):
+        return value if value != "auto" and side == ITEMS else None
+    name = str(getattr(value, side))
+    return None if name == "auto" else name
 
 
 def reject_ids(found: Collection[str], source: str) -> None:

@@ -25,7 +25,7 @@ from embsync.errors import SnapshotError
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import Content, Stored
 from embsync.snapshots.files import FileBytes, Place, file_size, unreadable
-from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
+from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, configured_name, found_sides, open_named_sides
 from embsync.snapshots.names import side_of
 from embsync.snapshots.npy import NpyFile, ids_beside
 from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
@@ -85,7 +85,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
     """Return what this layout takes of what lies at ``place``."""
     archive = _archive(place)
     beside = _beside(place)
-    taken = {*_find(archive, _members(archive)), *beside}
+    taken = {*_find(archive, _members(archive), config), *beside}
     entries = frozenset({archive.name, *(file.place.name for file in beside.values())}) - {place.name}
     return Claim(found_sides(taken, config), entries)
 
@@ -94,7 +94,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     """Return the sides at ``place``, judged by their headers; ids and weights may lie beside the archive."""
     archive = _archive(place)
     members = _members(archive)
-    found: dict[str, Stored] = {**_find(archive, members)}
+    found: dict[str, Stored] = {**_find(archive, members, config)}
     if not found:
         raise SnapshotError(
             "no arrays of a snapshot", where=str(archive), found=", ".join(members)[:200], expected=EXPECTS
@@ -238,11 +238,18 @@ def _archive(place: Place) -> Place:
     return place.child(names[0])
 
 
-def _find(archive: Place, members: dict[str, str]) -> dict[str, NpzMember]:
+def _find(archive: Place, members: dict[str, str], config: SnapshotConfig) -> dict[str, NpzMember]:
     found = {name: NpzMember(archive, members[name]) for name in (*ITEM_NAMES, *USER_NAMES) if name in members}
     for side, factors in _IMPLICIT.items():
         if side not in members and factors in members:
             found[side] = NpzMember(archive, members[factors])
+    for side, (vectors, ids, _) in ((ITEMS, ITEM_NAMES), (USERS, USER_NAMES)):
+        for array, value in ((vectors, config.vector_column), (ids, config.id_column)):
+            name = configured_name(value, side)
+            if name is not None and name not in members:
+                raise SnapshotError("no such array", where=str(archive), found=", ".join(members)[:200], expected=name)
+            if name is not None:
+                found[array] = NpzMember(archive, members[name])
     return found
 
 

@@ -28,7 +28,7 @@ from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = "items.safetensors with tensors vectors and ids, perhaps users.safetensors"
-_SUFFIX = ".safetensors"
+SUFFIX = ".safetensors"
 _VECTORS, _IDS, _WEIGHTS = "vectors", "ids", "weights"
 
 #: A handful of tensors take some hundred bytes; a whole model's header takes a megabyte.
@@ -52,16 +52,26 @@ _TYPES = {
 def recognise(place: Place) -> bool:
     """Tell whether the names at ``place`` are this layout's."""
     if place.kind() == "file":
-        return place.name.endswith(_SUFFIX)
-    return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
+        return place.name.endswith(SUFFIX) and is_of_sides(place)
+    return not {ITEMS + SUFFIX, USERS + SUFFIX}.isdisjoint(place.entries())
+
+
+def is_of_sides(place: Place) -> bool:
+    """Tell whether a file is of one side, and not a model's with names of its own; True for what is ill-formed."""
+    try:
+        with place.open() as file:
+            found = read_headers(FileBytes(file, str(place)), file_size(file))
+    except SnapshotError:
+        return True
+    return not {_VECTORS, _IDS, _WEIGHTS}.isdisjoint(found) or not found
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
     """Return what this layout takes of what lies at ``place``."""
     if place.kind() == "file":
         return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
-    found = [side for side in (ITEMS, USERS) if side + _SUFFIX in place.entries()]
-    return Claim(frozenset(found), frozenset(side + _SUFFIX for side in found))
+    found = [side for side in (ITEMS, USERS) if side + SUFFIX in place.entries()]
+    return Claim(frozenset(found), frozenset(side + SUFFIX for side in found))
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
@@ -69,10 +79,10 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     if place.kind() == "file":
         return _open_side(ITEMS, place, config), None
     entries = place.entries()
-    if ITEMS + _SUFFIX not in entries:
-        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(entries), expected=ITEMS + _SUFFIX)
-    items = _open_side(ITEMS, place.child(ITEMS + _SUFFIX), config)
-    users = place.child(USERS + _SUFFIX)
+    if ITEMS + SUFFIX not in entries:
+        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(entries), expected=ITEMS + SUFFIX)
+    items = _open_side(ITEMS, place.child(ITEMS + SUFFIX), config)
+    users = place.child(USERS + SUFFIX)
     return items, _open_side(USERS, users, config) if users.name in entries else None
 
 
@@ -82,6 +92,7 @@ class Tensor:
 
     place: Place
     name: str
+    is_ids: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}({self.name})"
@@ -96,7 +107,7 @@ class Tensor:
                 raise SnapshotError(
                     "no such tensor", where=str(self.place), found=", ".join(headers)[:200], expected=self.name
                 )
-            yield _as_ids(headers[self.name], str(self)) if self.name == _IDS else headers[self.name], content
+            yield as_ids(headers[self.name], str(self)) if self.is_ids else headers[self.name], content
 
 
 def read_headers(content: FileBytes, size: int) -> dict[str, ArrayHeader]:
@@ -187,7 +198,8 @@ def _header(name: str, value: object, base: int, where: str) -> ArrayHeader:
     return ArrayHeader(dtype, tuple(shape), False, base + first)
 
 
-def _as_ids(header: ArrayHeader, where: str) -> ArrayHeader:
+def as_ids(header: ArrayHeader, where: str) -> ArrayHeader:
+    """Return the header of a tensor as one of ids: a (rows, n) tensor of U8 is strings of n bytes."""
     if len(header.shape) != 2:
         return header
     rows, longest = header.shape
@@ -219,8 +231,8 @@ def _open_side(side: str, place: Place, config: SnapshotConfig) -> IdentifiedSid
     columns = {}
     for name in (_IDS, _WEIGHTS):
         if name in headers:
-            tensor = Tensor(place, name)
-            header = _as_ids(headers[name], str(tensor)) if name == _IDS else headers[name]
+            tensor = Tensor(place, name, is_ids=name == _IDS)
+            header = as_ids(headers[name], str(tensor)) if name == _IDS else headers[name]
             columns[name] = StoredColumn(tensor, header)
     vectors = Tensor(place, _VECTORS)
     return IdentifiedSide(

@@ -41,6 +41,7 @@ FORMATS = (
     "csv",
     "projector",
     "safetensors",
+    "state_dict",
     "word2vec",
     "word2vec_packed",
     "word2vec_binary",
@@ -77,6 +78,12 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         from snapshots.test_npy_parts import write as write_parts
 
         return [write_parts(folder / "a", small, many=3), write_parts(folder / "b", small.named(), many=2)]
+    if name == "state_dict":
+        from snapshots.test_state_dict import BOTH
+        from snapshots.test_state_dict import write as write_model
+
+        text = {"item_ids__txt": b"".join(b"i%d\n" % row for row in range(30)), "user_vocab__json": list(range(20))}
+        return [write_model(folder / "a", **BOTH), write_model(folder / "b", **text)]
     if name == "npz":
         return [made.write_npz(folder / "a.npz", small), made.write_npz(folder / "b.npz", small.named(), deflate=True)]
     if name == "word2vec":
