@@ -27,7 +27,7 @@ def test_saturation_is_counted_in_columns() -> None:
     assert examine(constant).saturation == 1.0
     positive = np.maximum(ROWS, 0.0)
     assert examine(positive).saturation == 0.0
-    assert examine(positive).zeros == pytest.approx(0.5, abs=0.05)
+    assert examine(positive).zero_values == pytest.approx(0.5, abs=0.05)
 
 
 def test_rows_that_others_equal_are_repeated() -> None:
