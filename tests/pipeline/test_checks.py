@@ -351,6 +351,13 @@ def test_a_healthy_night_passes_everything(root: Path) -> None:
     assert set(found) == set(DEFAULT_LIMITS) | {"finite", "unique_ids", "widths"}
 
 
+def test_the_same_snapshot_again_is_said_once(root: Path) -> None:
+    """Its rows are those of the version before, all of them, and that is no second finding."""
+    found = _checks(root, night(0))
+    assert {name for name, record in found.items() if record.outcome != "pass"} == {"same_snapshot"}
+    assert not [name for name in found if name.startswith(("unchanged", "lone_scale"))]
+
+
 def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
     """Only what the snapshot itself lets be judged."""
     with quick_directory() as directory:
