@@ -71,10 +71,10 @@ def nights() -> list[taste.Night]:
     return list(taste.nights(WORLD, known, NIGHTS, random))
 
 
-def drawn_nights(count: int, churn: float) -> list[taste.Night]:
+def drawn_nights(count: int, churn: float, seed: int = 23) -> list[taste.Night]:
     """Return a sequence of nights in which a share of both sides leaves and joins, and as many users stay away."""
     world = replace(WORLD, new=churn, leaving=churn, away=2 * churn)
-    random = np.random.default_rng(23)
+    random = np.random.default_rng(seed)
     return list(taste.nights(world, taste.catalogue(world, count, random), count, random))
 
 

@@ -1,7 +1,7 @@
 """How stable a space stays over a sequence of snapshots: raw, by simpler recipes, and by each policy of embsync.
 
     python benchmarks/stability.py SNAPSHOT SNAPSHOT … [--json FILE] [--picture FILE]
-    python benchmarks/stability.py --drawn als --nights 22 [--churn 0.03]
+    python benchmarks/stability.py --drawn als --nights 22 [--churn 0.03] [--world 31]
 
 Figures, on ids of both nights or of the first and the last: mean item cosine of consecutive nights and since the start;
 stale classifier: AUC on the last night of a linear classifier trained on the first night's item vectors, told apart by
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--drawn", choices=("als", "bpr", "puresvd"), help="nights of a drawn world instead")
     parser.add_argument("--nights", type=int, default=22)
     parser.add_argument("--churn", type=float, default=0.0, help="share of both sides that leaves and joins a night")
+    parser.add_argument("--world", type=int, default=23, help="seed of the drawn world")
     parser.add_argument("--sweep", action="store_true", help="two time scales with other shares and weights as well")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="an SVG of the cosines")
@@ -242,7 +243,8 @@ def main() -> None:
     if bool(given.snapshots) == bool(given.drawn):
         parser.error("give snapshots, or --drawn")
     models = [read(path) for path in given.snapshots] or [
-        train_night(given.drawn, night, seed) for seed, night in enumerate(drawn_nights(given.nights, given.churn))
+        train_night(given.drawn, night, seed)
+        for seed, night in enumerate(drawn_nights(given.nights, given.churn, given.world))
     ]
     ways: dict[str, Callable[[], list[Sides]]] = {
         "raw": lambda: raw(models),
