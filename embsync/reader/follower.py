@@ -13,8 +13,9 @@ from embsync.errors import EmbsyncError, NotFoundError
 from embsync.manifest import Stopped
 from embsync.reader.pin import open_version, require_space
 from embsync.reader.verification import verify
-from embsync.reader.version import Version, identity
+from embsync.reader.version import Version
 from embsync.store import layout
+from embsync.store.locks import identity
 
 OnError = Callable[[Exception], None]
 #: Raises unless a version is whole; asks the function it is given whether to stop.

@@ -13,8 +13,9 @@ from pathlib import Path
 from embsync.manifest import Stopped
 from embsync.reader.follower import Follower, OnError
 from embsync.reader.pin import ForeignSpace, open_version, require_space
-from embsync.reader.version import Version, identity
+from embsync.reader.version import Version
 from embsync.store import layout
+from embsync.store.locks import identity
 
 __all__ = ["ForeignSpace", "StoreReader", "open", "open_version"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
 import warnings
 import weakref
@@ -13,68 +11,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from embsync import index
 from embsync.alignment.transform import Transform
-from embsync.dtypes import Array, Float32, Float64, Int64
+from embsync.dtypes import Array, Float32, Int64
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
 from embsync.manifest import RowCounts, mismatch
 from embsync.reader.diff import Diff, diff
 from embsync.reader.labels import Where, matching, values_of
+from embsync.reader.maps import Maps
 from embsync.reader.movement import Movement, movement
-from embsync.reader.search import Filter, Filters, Query, narrowed, numbers, of_known, stable_queries
+from embsync.reader.search import Filter, Filters, Query, narrowed, of_known, stable_queries
 from embsync.reader.side import Ids, Missing, Side, check_missing
 from embsync.sides import SideName, Sides
 from embsync.store import layout
 from embsync.store.durable import close
+from embsync.store.locks import identity, pin
 from embsync.store.records import damage_hint, damaged_file
 from embsync.store.version_manifest import read
 
 _INTEGER, _FLOAT32, _FLOAT64, _IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
 SpaceName = Literal["stable", "snapshot"]
-
-
-class Maps:
-    """The version's maps on arrays, both ways."""
-
-    def __init__(self, transform: Transform) -> None:
-        self.maps = transform
-
-    def items(self, raw: Array) -> Float32:
-        """Map raw item rows (n, e) of this version's snapshot into the space, (n, k) float32."""
-        return _apply(raw, self.maps.side("items"))
-
-    def users(self, raw: Array) -> Float32:
-        """Map raw user rows (n, e) into the space."""
-        return _apply(raw, self.maps.side("users"))
-
-    def items_inverse(self, stable: Array) -> Float32:
-        """Map stable item rows (n, k) back to this version's raw vectors (n, e)."""
-        return _apply(stable, self.maps.inverse("items"))
-
-    def users_inverse(self, stable: Array) -> Float32:
-        """Map stable user rows back to this version's raw vectors."""
-        return _apply(stable, self.maps.inverse("users"))
-
-
-def _apply(rows: Array, matrix: Float64) -> Float32:
-    given = numbers(rows)
-    if given.ndim not in (1, 2) or given.shape[-1] != len(matrix):
-        raise UsageError(
-            "vectors of the wrong width", found=f"shape {given.shape}", expected=f"rows of {len(matrix)} numbers"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        moved = (given.astype(np.float64) @ matrix).astype(np.float32)
-    strange = np.flatnonzero(~np.isfinite(np.atleast_2d(moved)).all(axis=1))
-    if len(strange):
-        raise UsageError(
-            "vectors that are not finite in float32",
-            expected="finite numbers",
-            found=f"{np.abs(np.atleast_2d(given)[strange[0]]).max():g} in row {strange[0]}",
-        )
-    return moved
 
 
 class Version:
@@ -102,7 +60,7 @@ class Version:
     def __init__(self, path: Path, *, indexed: bool = True) -> None:
         self.path = path
         self._warns = True
-        self._pin = _pin(path)
+        self._pin = pin(path)
         self.identity = identity(path, self._pin)
         try:
             self.manifest_bytes, self.record = read(path)
@@ -445,38 +403,3 @@ def _other_side(owner: weakref.ref[Version], name: str) -> Side:
     if version is None:
         raise UsageError("the version of this side was dropped", hint="hold the version while you fold in")
     return version.sides.queries if name == "items" else version.items
-
-
-def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:
-    """Return device and inode of a version's directory, None where there is none.
-
-    Numbers alone do not tell versions apart: a store that was removed and made again begins with 1 once more.
-    """
-    try:
-        status = path.stat() if descriptor is None else os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _pin(path: Path) -> int:
-    """Open a version's directory under a shared lock that is known to be on the directory still there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreDamaged("damaged version", where=path, found=error.strerror, hint=damage_hint(path)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if identity(path) != identity(path, descriptor):
-            raise FileNotFoundError(path)
-    except FileNotFoundError:
-        close(descriptor)
-        raise
-    except OSError as error:
-        close(descriptor)
-        raise StoreError(
-            "the version cannot be locked", where=path, found=error.strerror, hint="does its file system support flock?"
-        ) from error
-    return descriptor

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from embsync.errors import StoreBusy
+from embsync.errors import StoreBusy, StoreDamaged, StoreError
 from embsync.store.durable import close, storage_errors
 from embsync.store.modes import correct_lock
+from embsync.store.records import damage_hint
 
 _POLL_SECONDS = 0.05
 
@@ -95,3 +96,38 @@ def _process_in_kernel(status: os.stat_result) -> int | None:
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == device:
                 return int(fields[4])
     return None
+
+
+def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:
+    """Return device and inode of a version's directory, None where there is none.
+
+    Numbers alone do not tell versions apart: a store that was removed and made again begins with 1 once more.
+    """
+    try:
+        status = path.stat() if descriptor is None else os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def pin(path: Path) -> int:
+    """Open a version's directory under a shared lock that is known to be on the directory still there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreDamaged("damaged version", where=path, found=error.strerror, hint=damage_hint(path)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if identity(path) != identity(path, descriptor):
+            raise FileNotFoundError(path)
+    except FileNotFoundError:
+        close(descriptor)
+        raise
+    except OSError as error:
+        close(descriptor)
+        raise StoreError(
+            "the version cannot be locked", where=path, found=error.strerror, hint="does its file system support flock?"
+        ) from error
+    return descriptor

@@ -27,9 +27,9 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.pipeline.widen import widen
 from embsync.reader import Version, open_version
-from embsync.reader.version import identity
 from embsync.store import Store
 from embsync.store.hold import hold, resume
+from embsync.store.locks import identity
 
 STOPS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 KEEP, CARRY, WIDTH = 3, 2, 4
