@@ -217,7 +217,7 @@ _ROWS: tuple[Check, ...] = (
         Relative("max_truncation_loss"),
         "relative Frobenius norm of the scores that a narrower space cannot hold",
         "The model is wider than the space.",
-        "embsync widen K, with the model's width for K",
+        "make the space as wide as the model: widen one that is there, or leave out space.dimension for a new one",
     ),
     Check(
         "rank",

@@ -66,3 +66,14 @@ def test_the_architecture_names_what_there_is() -> None:
     tree = set(re.findall(r"^  ([a-z_]+(?:\.py|/)) ", text, re.MULTILINE))
     there = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     assert tree == there | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    """By file or by name."""
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    written = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    files = {path.name for path in ROOT.glob("tests/**/test_*.py")}
+    named = set(re.findall(r"`(?:tests/)?(?:\w+/)*(?:test_\w+\.py::)?(test_\w+)`", page))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if f"def {name}(" not in written] == []
+    assert set(re.findall(r"\b(test_\w+\.py)\b", page)) <= files

@@ -16,6 +16,7 @@ from support.quick import quick_directory
 from support.stores import assert_whole
 
 import embsync
+from embsync.checks import CHECKS
 from embsync.errors import EmbsyncError, StoreDamaged, UsageError
 from embsync.invocation import Invocation, set_invocation
 from embsync.pipeline import Request, publish_snapshot
@@ -224,4 +225,5 @@ def test_no_hint_in_the_source_stands_for_something_else() -> None:
             if isinstance(node.func, ast.Name) and node.func.id in {"command", "Command"}:
                 hints += node.args
             found += [f"{path.name}: {text}" for hint in hints for text in _literals(hint) if PLACEHOLDER.search(text)]
+    found += [f"{name}: {check.remedy}" for name, check in CHECKS.items() if PLACEHOLDER.search(check.remedy)]
     assert not found

@@ -585,6 +585,11 @@ def test_verify_names_what_is_damaged_and_what_is_gone(root: Path) -> None:
         gone = verify(store, reader.current, config)
         assert gone.note is not None
         assert "gone" in gone.note
+        (root.parent / "moved").mkdir()
+        (root.parent / "elsewhere").rename(root.parent / "moved" / "n0")
+        write_npy(root.parent / "moved" / "n0", night(0))
+        moved = verify(store, reader.current, configured(watch__path=str(root.parent / "moved")))
+        assert (moved.snapshot, moved.note) == (str(root.parent / "moved/n0"), None)
         write_npy(snapshot, night(0))
 
         file = reader.current.path / "users/vectors.npy"
@@ -599,3 +604,15 @@ def test_verify_names_what_is_damaged_and_what_is_gone(root: Path) -> None:
         assert damaged.score_error > 1e-6
         file.unlink()
         assert verify(store, reader.current, config).damaged == ["users/vectors.npy: No such file or directory"]
+
+
+def test_what_was_accepted_as_lost_is_no_damage(root: Path) -> None:
+    """A narrower space keeps its snapshot's scores but for what it was allowed to lose; one changed value shows."""
+    config = configured(space__dimension=4)
+    manifest = sync(root, night(0, width=6), "n0", config, accepted=("truncation_loss",))
+    assert manifest.alignment.truncation_loss > 1e-3
+    with embsync.open(root) as reader:
+        found = verify(Store(root), reader.current, config)
+        assert found.score_error is not None
+        assert found.score_error > 1e-3
+        assert found.sound
