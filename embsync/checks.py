@@ -1,6 +1,6 @@
-"""The table of checks a version must meet: name, limits, what each measures, what its refusal most likely means.
+"""The table of checks: name, limits, what each check measures, and what its refusal most likely means.
 
-Configuration, judging, messages and the table of ``docs/checks.md`` come from it.
+Configuration, judging, messages and the table in ``docs/checks.md`` are derived from it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Literal
 
 Kind = Literal["floor", "ceiling", "range"]
 
-#: What a figure of a side in the manifest needs in order to be measured; see :class:`Check`.
+#: Data without which a side's figure cannot be measured; see :class:`Check`.
 Needs = Literal["anchors", "parent", "raw rows"]
 
-#: One limit as configured: a number, or ``[low, high]`` for a range; None switches it off.
+#: One configured limit: a number, or ``[low, high]`` for a range; None disables it.
 Limit = float | tuple[float, float] | None
 
 SIDES = ("items", "users")
@@ -27,10 +27,10 @@ class Relative:
     Attributes
     ----------
     figure : str
-        Name of the figure: ``e``, the raw width; ``k``, the space's; ``before``, the parent's value; and what a check
-        names itself.
+        Name of the figure: ``e``, the raw width; ``k``, the space's width; ``before``, the parent's value; or one that
+        the check defines.
     absent : float or None
-        What stands for a figure that the run does not have.
+        Value used if the run does not have the figure.
     """
 
     figure: str
@@ -39,7 +39,7 @@ class Relative:
     absent: float | None = None
 
     def at(self, figures: Mapping[str, float]) -> float:
-        """Return the limit of one run."""
+        """Return the limit for a run with these figures."""
         figure = figures[self.figure] if self.absent is None else figures.get(self.figure, self.absent)
         return self.factor * figure + self.more
 
@@ -56,21 +56,21 @@ class Check:
     ----------
     name : str
     kind : {"floor", "ceiling", "range"}
-        Which side of a limit is wrong.
+        Whether values below the limit, above it or outside a range violate it.
     warn, refuse : Limit or Relative
     measures : str
     means : str
-        What a refusal most likely means, in one sentence.
+        The most likely cause of a refusal, in one sentence.
     remedy : str
-        What to do about it.
+        What to do then.
     acceptable : bool
         Whether ``embsync accept --check`` may override it.
     warned_by : str or None
-        The check whose warning says the same, beside which this one's is not repeated.
+        A check whose warning implies this one's, which is then not repeated.
     needs : {"anchors", "parent", "raw rows"} or None
-        Of a check that judges the figure of its name in the manifest's ``alignment``, side by side: enough anchored
-        rows, ids live in the parent too, or the parent's raw rows. Without raw rows the check is not made; a figure
-        that is missing although what it needs is there refuses. None: ``pipeline/record.py`` measures it.
+        For checks of the figure with the same name in the manifest's ``alignment``: the data it requires, which is
+        enough anchored rows, ids that are live in the parent too, or the parent's raw rows. Without raw rows the check
+        is skipped; a figure that is missing although its data exist refuses. None: ``pipeline/record.py`` measures it.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _both(
     warned_by: str | None = None,
     needs: Needs | None = None,
 ) -> Iterator[Check]:
-    """Yield the rows of a check that is made of each side."""
+    """Yield one row per side of a check that is made for each side."""
     for side in SIDES:
         words = {"side": side, "one": side[:-1]}
         yield Check(
@@ -117,12 +117,12 @@ def _both(
         )
 
 
-#: Relative score error that warns and that refuses; float32 output alone makes about 4e-8.
+#: Relative score errors that warn and refuse; rounding to float32 alone gives about 4e-8.
 SCORE_ERROR_LIMITS = (2e-6, 1e-5)
 
-_MEND = "mend the training job's output; the previous version goes on being served"
+_MEND = "fix the training job's output; the previous version is still being served"
 _IDS = "compare the order of ids and rows where the training job writes them"
-_ILL_FORMED = "the snapshot itself must be mended"
+_ILL_FORMED = "fix the snapshot itself"
 
 _ROWS: tuple[Check, ...] = (
     Check(
@@ -151,7 +151,7 @@ _ROWS: tuple[Check, ...] = (
         None,
         None,
         "sides of different widths",
-        "the sides are of two models",
+        "the sides come from two models",
         _ILL_FORMED,
         acceptable=False,
     ),
@@ -179,8 +179,8 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         Relative("before", more=0.1),
         Relative("before", more=0.25),
-        "columns' worth of sampled values that stand at their column's extreme",
-        "Many values of {side} stand at one and the same extreme: clipping, saturation or a constant column.",
+        "share of sampled values equal to their column's extreme, summed over columns",
+        "Many values of {side} are equal to one extreme: clipping, saturation or a constant column.",
         _MEND,
     ),
     *_both(
@@ -188,7 +188,7 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         Relative("before", more=0.02),
         Relative("before", more=0.2),
-        "share of sampled values that are exactly zero, zero rows left out",
+        "share of sampled values that are exactly zero, excluding zero rows",
         "Many values of {side} became exactly zero: underflow of a narrow number format, or lost columns.",
         "save the vectors as float32",
     ),
@@ -197,8 +197,8 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         Relative("before", more=0.015),
         Relative("before", more=0.03),
-        "share of sampled {side} whose vector is another one's too, zero rows left out",
-        "Many {side} have one and the same vector: a row was repeated, or gaps were filled with a default.",
+        "share of sampled {side} with the same vector as another, excluding zero rows",
+        "Many {side} have the same vector: a row was repeated, or gaps were filled with a default.",
         "leave ids without a vector out of the snapshot",
     ),
     *_both(
@@ -233,8 +233,8 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         Relative("k", 16.0),
         Relative("k", 2.0),
-        "ids shared with the anchors, both sides",
-        "Hardly an id is known: they were numbered anew, or this is another catalogue.",
+        "ids shared with the anchors, both sides together",
+        "Hardly any id is known: ids were renumbered, or this is another catalogue.",
         "keep ids stable from night to night",
     ),
     *_both(
@@ -242,10 +242,10 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         0.5,
         Relative("least"),
-        "ids of {side} known to the parent, live or carried, over the smaller count; least is 0.3, and 0.5 where "
-        "too few are common for the side to be judged alone",
-        "Most ids of {side} are not those of the version before: they were numbered anew (an encoder fitted again, "
-        "an offset), or this is another catalogue.",
+        "ids of {side} known to the parent, live or carried, relative to the smaller count; least is 0.3, or 0.5 if "
+        "too few are common to judge the side alone",
+        "Most {one} ids differ from the previous version's: they were renumbered (an encoder was refitted, or an "
+        "offset added), or this is another catalogue.",
         "export the ids of your catalogue, not an encoder's row numbers",
     ),
     *_both(
@@ -253,7 +253,7 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         0.9,
         0.5,
-        "{side} in the snapshot over the parent's live ones",
+        "{side} in the snapshot relative to the parent's live ones",
         "Many {side} are missing: the export was cut off, or only a part was trained.",
         "export all {side}",
     ),
@@ -262,9 +262,9 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         0.0,
         None,
-        "whether the contents are the parent's",
-        "The training job left the same model again.",
-        "look whether training ran",
+        "whether the contents are the same as the parent's",
+        "The training job wrote the same model again.",
+        "check whether training ran",
     ),
     Check(
         "score_error",
@@ -272,7 +272,7 @@ _ROWS: tuple[Check, ...] = (
         Relative("truncation_loss", more=SCORE_ERROR_LIMITS[0], absent=0.0),
         Relative("truncation_loss", more=SCORE_ERROR_LIMITS[1], absent=0.0),
         "relative error of all user-item scores as written",
-        "The scores could not be kept: the values are too small, too large or too ill-conditioned for float32.",
+        "The scores could not be preserved: the values are too small, too large or too ill-conditioned for float32.",
         "scale the embeddings before saving them",
     ),
     *_both(
@@ -280,8 +280,8 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         0.7,
         0.5,
-        "mean fit of {side} to the anchors, out of sample",
-        "The vectors of {side} do not fit those of the versions before.",
+        "mean out-of-sample cosine of {side} with their anchors",
+        "The vectors of {side} do not fit those of earlier versions.",
         _IDS,
         needs="anchors",
     ),
@@ -290,9 +290,8 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         Relative("room", 0.45),
         Relative("room", 0.3),
-        "the same minus the mean of mismatched rows; room is 1, "
-        "less where mismatched rows have more than 0.3 in common",
-        "The vectors of {side} fit their own ids hardly better than any others.",
+        "the same minus the mean for mismatched rows; room is 1, or less if that mean exceeds 0.3",
+        "The vectors of {side} fit their own ids hardly better than other ids.",
         _IDS,
         needs="anchors",
     ),
@@ -303,7 +302,7 @@ _ROWS: tuple[Check, ...] = (
         None,
         "share of {side} whose cosine with their anchor is below 0.5",
         "Many {side} moved far.",
-        "look at how long the model was trained",
+        "check how long the model was trained",
         needs="anchors",
     ),
     *_both(
@@ -312,7 +311,7 @@ _ROWS: tuple[Check, ...] = (
         Relative("one_row", 2.0, 0.02),
         Relative("one_row", 4.0, 0.03),
         "estimated share of {side} with another id's vector; one_row is 1 over the rows compared, for chance",
-        "A part of the {side} carries wrong vectors: a block was shuffled, shifted, repeated or left stale.",
+        "Some {side} have wrong vectors: a block was shuffled, shifted, repeated or left stale.",
         _IDS,
         needs="anchors",
     ),
@@ -321,8 +320,8 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         Relative("e_per_row", -0.2, -0.1),
         Relative("e_per_row", -0.2, -0.15),
-        "least agreement of {side} with their anchors along any axis; e_per_row is e over the rows compared",
-        "An axis of {side} points the other way: a column was flipped, exchanged or shuffled on one side.",
+        "smallest agreement of {side} with their anchors along any axis; e_per_row is e over the rows compared",
+        "An axis of {side} is reversed: a column was flipped, exchanged or shuffled on one side.",
         _MEND,
         needs="anchors",
     ),
@@ -331,8 +330,8 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         0.15,
         0.05,
-        "least spread of {side} along any axis against their anchors', over the median axis's",
-        "An axis of {side} all but vanished: a column of one side was scaled down or overwritten.",
+        "smallest spread of {side} along any axis relative to their anchors', divided by the median axis's",
+        "An axis of {side} has almost vanished: a column of one side was scaled down or overwritten.",
         _MEND,
         needs="anchors",
     ),
@@ -341,9 +340,9 @@ _ROWS: tuple[Check, ...] = (
         "floor",
         0.1,
         0.05,
-        "least share of a raw column's variance of {side} that the anchors explain, adjusted for their axes; of "
-        "columns whose counterpart on the other side is explained",
-        "A column of {side} has nothing to do with what {side} were: its values were shuffled or overwritten.",
+        "smallest share of the variance of a raw column of {side} that the anchors explain, adjusted for the number of "
+        "axes, among columns explained on the other side",
+        "A column of {side} is unrelated to earlier versions: its values were shuffled or overwritten.",
         _MEND,
         needs="anchors",
     ),
@@ -352,7 +351,7 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         Relative("before", absent=0.0),
         None,
-        "raw columns that the anchors of neither side explain",
+        "raw columns that neither side's anchors explain",
         "A column of both sides is noise.",
         "compare the columns of both sides where they are written",
         needs="anchors",
@@ -362,8 +361,8 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         1.75,
         None,
-        "greatest spread of a raw column of {side} against the anchors', over the median column's",
-        "A column of items or users has another scale than the rest.",
+        "largest spread of a raw column of {side} relative to the anchors', divided by the median column's",
+        "A column of items or users has a different scale from the rest.",
         "if biases or the regularization changed, accept it once",
         needs="anchors",
     ),
@@ -372,8 +371,8 @@ _ROWS: tuple[Check, ...] = (
         "range",
         (0.5, 2.0),
         (1 / 3, 3.0),
-        "median norm of {side} against the parent",
-        "The scale of {side} changed by more than a retraining changes it.",
+        "median norm of {side} relative to the parent",
+        "The scale of {side} changed by more than retraining explains.",
         "if the loss or its regularization changed, accept it once",
         needs="parent",
     ),
@@ -383,8 +382,8 @@ _ROWS: tuple[Check, ...] = (
         2.0,
         None,
         "factor by which the raw {side} grew or shrank, over the square of the other side's",
-        "The {side} alone have another scale.",
-        "it changes no ranking; look whether the export scales one side",
+        "Only the {side} changed in scale.",
+        "rankings do not change; check whether the export scales one side",
         needs="raw rows",
     ),
     *_both(
@@ -392,8 +391,8 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         0.015,
         0.03,
-        "share of {side} whose norm changed by more than a factor of 3 beside the median",
-        "A part of the {side} has another scale than the rest.",
+        "share of {side} whose norm changed by more than a factor of 3 relative to the median",
+        "Some {side} have a different scale from the rest.",
         _MEND,
         needs="parent",
     ),
@@ -402,9 +401,9 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         0.02,
         None,
-        "share of {side} whose raw vector is the parent's to the last digits",
-        "A part of the {side} was not trained again.",
-        "incremental training leaves rows as they were",
+        "share of {side} whose raw vector equals the parent's within rounding",
+        "Some {side} were not retrained.",
+        "expected with incremental training, which leaves rows unchanged",
         needs="raw rows",
     ),
     Check(
@@ -412,9 +411,9 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         0.3,
         0.5,
-        "distance of the rotations that each side asks for alone",
+        "distance between the rotations fitted to each side alone",
         "Items and users come from two different training runs.",
-        "export both sides of one run",
+        "export both sides from one run",
     ),
     Check(
         "recall",
@@ -422,7 +421,7 @@ _ROWS: tuple[Check, ...] = (
         Relative("target_recall"),
         Relative("required_recall"),
         "recall of the index against exact search",
-        "The index cannot find what is there.",
+        "The index misses too many neighbours.",
         "raise the index's effort or choose another factory",
     ),
 )

@@ -59,7 +59,7 @@ class RowChange:
     norm_ratio : float or None
         Median norm over the parent's.
     norm_outliers : float or None
-        Share of rows whose norm changed by more than a factor of 3 beside the median.
+        Share of rows whose norm changed by more than a factor of 3 relative to the median.
     unchanged : float or None
         Share of raw rows within float32 rounding of the parent's.
     scale_raw : float or None

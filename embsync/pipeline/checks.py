@@ -183,7 +183,7 @@ def reject_unknown(names: Collection[str]) -> None:
     """Raise UsageError for names that are no checks, or none that can be accepted."""
     for name in names:
         if name in WELL_FORMED:
-            raise UsageError("this check cannot be accepted", found=name, hint="the snapshot itself must be mended")
+            raise UsageError("this check cannot be accepted", found=name, hint="fix the snapshot itself")
         if name not in DEFAULT_LIMITS:
             raise UsageError("no such check", found=name, expected=f"one of {', '.join(DEFAULT_LIMITS)}")
 

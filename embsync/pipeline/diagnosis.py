@@ -1,4 +1,4 @@
-"""What a refused snapshot most likely is, from the pattern of its checks: one sentence for a tired person."""
+"""Diagnosis of a refused snapshot from the pattern of its checks: its most likely fault, in one sentence."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from dataclasses import dataclass
 from embsync.checks import CHECKS, SIDES
 from embsync.manifest import CheckRecord
 
-#: Mean cosine above that of wrong partners up to which a side is at chance: 0.00 to 0.04 for shuffled rows of the kinds
-#: of models in benchmarks/guards.py, 0.28 and more for healthy ones.
+#: Mean cosine in excess of mismatched rows' up to which a side is at chance: 0.00 to 0.04 for shuffled rows of the
+#: kinds of models in benchmarks/guards.py, 0.28 or more for healthy ones.
 _CHANCE = 0.1
-#: Disagreement of the sides' rotations from which they have nothing in common: 0.7 and more for random axes.
+#: Disagreement of the sides' rotations from which they are unrelated: 0.7 or more for random axes.
 _APART = 0.7
 #: Disagreement of opposite rotations is the square root of 2.
 _OPPOSITE = 1.2
 
-#: Spread of a column against the median column's that is more than a change of regularization makes of a bias: 6.4.
+#: Relative spread of a column beyond what a change of regularization does to a bias: up to 6.4.
 _OTHER_SCALE = 7.0
 
-#: What a new space means for whoever reads the store.
+#: What a new space means for the store's readers.
 NEW_SPACE = (
-    "a new space: no old vector, index or downstream model fits it, and readers that asked for the present "
-    "space keep the present version"
+    "a new space: no old vector, index or downstream model fits it, and readers that asked for the current "
+    "space keep the current version"
 )
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is most likely wrong.
+    """The most likely fault of a refused snapshot.
 
     Attributes
     ----------
     kind : str
-        A stable word for it.
+        Its stable name.
     sentence : str
-        For a person, without a full stop.
+        What is wrong, without a full stop.
     remedy : str
         What to do first.
     override : bool
-        Whether to offer accepting the refused checks: not where the rows are at chance, for then nobody can want it.
+        Whether to offer accepting the refused checks; never if rows fit no better than chance.
     new_space : bool
         Whether to offer a new space.
     """
@@ -52,7 +52,7 @@ class Diagnosis:
 
 
 class _Pattern:
-    """The records of a refused snapshot as the rules ask for them."""
+    """The check records of a refused snapshot, as the rules query them."""
 
     def __init__(self, records: Sequence[CheckRecord]) -> None:
         self._records = {record.name: record for record in records}
@@ -92,7 +92,7 @@ class _Pattern:
 
 
 def diagnose(records: Sequence[CheckRecord]) -> Diagnosis:
-    """Return what the pattern of refusals most likely means; some check must refuse."""
+    """Return the most likely fault; at least one check must refuse."""
     pattern = _Pattern(records)
     for rule in _RULES:
         found = rule(pattern)
@@ -110,8 +110,8 @@ def _no_values(pattern: _Pattern) -> Diagnosis | None:
     if pattern.value("rank") == 0 and pattern.refused("rank"):
         return Diagnosis(
             "no_scores",
-            "all vectors of a side are zero: there is not a single score",
-            "look whether training ran and what the export wrote",
+            "every vector of a side is zero, so there are no scores",
+            "check whether training ran and what the export wrote",
             override=False,
         )
     if pattern.sides("magnitude") or pattern.unmeasured():
@@ -131,7 +131,7 @@ def _cut_off(pattern: _Pattern) -> Diagnosis | None:
     return Diagnosis(
         "cut_off",
         f"many {_of(sides)} are missing: the export was cut off, or only a part was trained",
-        "export everything; absent ids are carried along for as long as store.carry_forward_versions says",
+        "export everything; absent ids are carried forward for store.carry_forward_versions versions",
     )
 
 
@@ -142,7 +142,7 @@ def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
     if len(sides) > 1:
         return Diagnosis(
             "another_catalogue",
-            "hardly an id of items or users is known: both were numbered anew, or this is another catalogue",
+            "hardly any item or user id is known: both were renumbered, or this is another catalogue",
             "export the ids of your catalogue, not an encoder's row numbers",
             override=False,
             new_space=True,
@@ -150,35 +150,33 @@ def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
     share = pattern.value(f"coverage_{sides[0]}") or 0.0
     return Diagnosis(
         "ids_numbered_anew",
-        f"the {sides[0][:-1]} ids were numbered anew (an encoder fitted again, or an "
-        f"offset): only {share:.0%} of them are known",
-        "export the ids of your catalogue, not an "
-        "encoder's "
-        "row numbers; a cohort of users seen for the first time looks the same",
+        f"the {sides[0][:-1]} ids were renumbered (an encoder was refitted, or an offset added): "
+        f"only {share:.0%} of them are known",
+        "export the ids of your catalogue, not an encoder's row numbers; a cohort of new users looks the same",
     )
 
 
 def _zeros(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("zero_rows")
-    if not sides or set(sides) & set(pattern.sides("zero_values")):  # zeros all over come of underflow
+    if not sides or set(sides) & set(pattern.sides("zero_values")):  # zeros everywhere come from underflow
         return None
     share = max(pattern.value(f"zero_rows_{side}") or 0.0 for side in sides)
     return Diagnosis(
         "zero_rows",
-        f"{share:.0%} of the vectors of {_of(sides)} are all zero: never trained, or gaps that the export filled",
+        f"{share:.0%} of the vectors of {_of(sides)} are all zero: they were never trained, or the export filled gaps",
         "leave ids without a vector out of the snapshot",
     )
 
 
 def _repeated(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("repeated")
-    if not sides or set(sides) & set(pattern.sides("zero_values")):  # what underflows becomes alike
+    if not sides or set(sides) & set(pattern.sides("zero_values")):  # rows that underflow become equal
         return None
     share = max(pattern.value(f"repeated_{side}") or 0.0 for side in sides)
     return Diagnosis(
         "rows_repeated",
         f"{share:.0%} of the {_of(sides)} share their vector with another: a row was repeated, or gaps were filled",
-        "leave ids without a vector out of the snapshot, and look how parts of the export are put together",
+        "leave ids without a vector out of the snapshot, and check how the parts of the export are combined",
     )
 
 
@@ -188,10 +186,9 @@ def _values(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "values_lost",
-        f"values of {_of(sorted(set(sides)))} were cut: clipped, saturated, rounded "
-        "to zero by a "
-        "narrow number format, or a column is constant",
-        "save the vectors as training left them, in float32",
+        f"values of {_of(sorted(set(sides)))} were lost: clipped, saturated or rounded to zero by a narrow number "
+        "format, or a column is constant",
+        "save the vectors unchanged, as float32",
     )
 
 
@@ -201,7 +198,7 @@ def _opposite(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "side_negated",
-        "one side points the opposite way: all of its signs were flipped",
+        "one side was negated: all of its signs are flipped",
         "compare the signs of both sides where they are written",
         override=False,
     )
@@ -215,16 +212,16 @@ def _chance(pattern: _Pattern) -> Diagnosis | None:
         what = "neither items nor users resemble" if len(sides) > 1 else f"no {sides[0]} resemble"
         return Diagnosis(
             "another_model",
-            f"this is another model, or every id has another id's vector: {what} the versions before",
-            "look whether ids and rows are written in the same order",
+            f"this is another model, or every id has another id's vector: {what} earlier versions",
+            "check that ids and rows are written in the same order",
             override=False,
             new_space=True,
         )
     return Diagnosis(
         "shuffled_ids",
         f"the {sides[0][:-1]} ids are shuffled or shifted, or their vectors were never trained: {sides[0]} fit their "
-        "own vectors no better than any others, while the other side fits",
-        "look whether ids and rows of that side are written in the same order",
+        "own anchors no better than others', while the other side fits",
+        "check that ids and rows of that side are written in the same order",
         override=False,
     )
 
@@ -236,9 +233,9 @@ def _stale(pattern: _Pattern) -> Diagnosis | None:
     share = max(pattern.value(f"unchanged_{side}") or 0.0 for side in sides)
     return Diagnosis(
         "stale_rows",
-        f"{share:.0%} of the {_of(sides)} are still those of the version before, while the rest was trained anew: "
-        "two runs stand in one snapshot",
-        "export all rows of one run",
+        f"{share:.0%} of the {_of(sides)} are unchanged since the previous version, while the rest were retrained: "
+        "the snapshot mixes two runs",
+        "export all rows from one run",
     )
 
 
@@ -248,7 +245,7 @@ def _column_scale(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "column_scale",
-        "a column of one side has another scale than the rest",
+        "a column of one side has a different scale from the rest",
         "compare the columns of both sides where they are written",
     )
 
@@ -261,10 +258,9 @@ def _two_runs(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "two_runs",
-        "items and users come from two training runs, or all axes of one side were "
-        "changed: each "
-        "side alone asks for another rotation",
-        "export both sides of one run",
+        "items and users come from two training runs, or all axes of one side were changed: the two sides need "
+        "different rotations",
+        "export both sides from one run",
         override=apart < _APART,
     )
 
@@ -274,9 +270,8 @@ def _axis(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "axis_flipped",
-        "a column of one side was flipped, exchanged or shuffled: along one axis "
-        "items and users "
-        "contradict what they were",
+        "a column of one side was flipped, exchanged or shuffled: along one axis, items and users contradict earlier "
+        "versions",
         "compare the columns of both sides where they are written",
     )
 
@@ -287,7 +282,7 @@ def _column(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "column_lost",
-        f"a column of {_of(sides)} was shuffled or overwritten: nothing of the versions before explains its values",
+        f"a column of {_of(sides)} was shuffled or overwritten: earlier versions do not explain its values",
         "compare the columns of both sides where they are written",
     )
 
@@ -298,17 +293,16 @@ def _part(pattern: _Pattern) -> Diagnosis | None:
         share = max(pattern.value(f"lost_{side}") or 0.0 for side in sides)
         return Diagnosis(
             "rows_lost",
-            f"about {share:.0%} of the {_of(sides)} carry a wrong vector: a block was "
-            "shuffled, "
-            "shifted, repeated, left stale or never trained",
-            "look how parts of the export are put together",
+            f"about {share:.0%} of the {_of(sides)} have a wrong vector: a block was "
+            "shuffled, shifted, repeated, left stale or never trained",
+            "check how the parts of the export are combined",
         )
     sides = pattern.sides("norm_outliers")
     if sides:
         return Diagnosis(
             "part_scaled",
-            f"a part of the {_of(sides)} has another scale than the rest",
-            "look how parts of the export are put together",
+            f"some {_of(sides)} have a different scale from the rest",
+            "check how the parts of the export are combined",
         )
     return None
 
@@ -331,8 +325,8 @@ def _far(pattern: _Pattern) -> Diagnosis | None:
         return None
     return Diagnosis(
         "moved_far",
-        f"the model changed more than retraining changes it: {_of(sides)} resemble the versions before, but not enough",
-        "look for changed settings or too short a training",
+        f"the model changed more than retraining explains: {_of(sides)} resemble earlier versions, but not enough",
+        "check for changed settings or too little training",
         new_space=True,
     )
 

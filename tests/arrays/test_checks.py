@@ -80,7 +80,7 @@ def test_one_side_is_judged_too() -> None:
     assert "pass" in {
         record.outcome for record in embsync.stabilize(SECOND.items, item_ids=SECOND.item_ids, anchors=alone).checks
     }
-    with pytest.raises(RefusedError, match="no items resemble the versions before"):
+    with pytest.raises(RefusedError, match="no items resemble earlier versions"):
         embsync.stabilize(SECOND.items, item_ids=np.roll(SECOND.item_ids, 7), anchors=alone)
 
 

@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
     "one side negated": (
         lambda: _side(well(), "items", np.negative),
         "side_negated",
-        "signs were flipped",
+        "signs are flipped",
         False,
         False,
     ),
@@ -126,21 +126,21 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
     "user ids + 1": (
         lambda: _ids(well(), "users", lambda ids: ids + 1),
         "ids_numbered_anew",
-        "user ids were numbered",
+        "user ids were renumbered",
         True,
         False,
     ),
     "item ids + 10**6": (
         lambda: _ids(well(), "items", lambda ids: ids + 10**6),
         "ids_numbered_anew",
-        "item ids were numbered",
+        "item ids were renumbered",
         True,
         False,
     ),
     "all ids anew": (
         lambda: _ids(_ids(well(), "items", lambda ids: ids + 1), "users", lambda ids: ids + 1),
         "another_catalogue",
-        "numbered anew",
+        "renumbered",
         False,
         True,
     ),
@@ -151,11 +151,11 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         True,
         False,
     ),
-    "a side of zeros": (lambda: _side(well(), "users", np.zeros_like), "no_scores", "not a single score", False, False),
+    "a side of zeros": (lambda: _side(well(), "users", np.zeros_like), "no_scores", "there are no scores", False, False),
     "half left stale": (
         lambda: _half_stale("users"),
         "stale_rows",
-        "50% of the users are still those of the version before",
+        "50% of the users are unchanged since the previous version",
         True,
         False,
     ),
@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
     "a column of another scale": (
         lambda: _side(well(), "items", lambda rows: _column(rows, lambda column: 300 * column)),
         "column_scale",
-        "a column of one side has another scale",
+        "a column of one side has a different scale",
         True,
         False,
     ),
@@ -215,11 +215,11 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         True,
         False,
     ),
-    "a part shuffled": (lambda: _part(well(), "items", 0.1), "rows_lost", "items carry a wrong vector", True, False),
+    "a part shuffled": (lambda: _part(well(), "items", 0.1), "rows_lost", "items have a wrong vector", True, False),
     "a part scaled": (
         lambda: _side(well(), "items", lambda rows: _some(rows, 0.1, lambda part: 4 * part)),
         "part_scaled",
-        "another scale than the rest",
+        "a different scale from the rest",
         True,
         False,
     ),
@@ -279,6 +279,6 @@ def test_a_new_space_is_offered_with_what_it_means(root: Path) -> None:
     with pytest.raises(
         CheckRefusedError,
         match=r"beginning a new space: no old vector, index or downstream "
-        r"model fits it, and readers that asked for the present space keep",
+        r"model fits it, and readers that asked for the current space keep",
     ):
         sync(root, _other(99), "tonight")
