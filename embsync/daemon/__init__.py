@@ -1,1 +1,1 @@
-"""The daemon: watches where training runs leave snapshots and publishes each by the pipeline, for months."""
+"""The daemon: watches the directory of snapshots and publishes each new one with the pipeline."""

@@ -1,6 +1,6 @@
-"""How often an attempt on a snapshot failed, remembered beyond the daemon's own death.
+"""The number of failed attempts on a snapshot, kept across restarts of the daemon.
 
-Only the snapshot that is worked on is remembered; another one, or new contents, begin anew.
+Only the snapshot being worked on is remembered; for another snapshot or new contents, counting starts again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ATTEMPT = "attempt.json"
 
 FailureKind = Literal["crashes", "unreadable", "errors"]
 
-#: A snapshot on which its process died so often is set aside.
+#: A snapshot is set aside after so many deaths of its process.
 MOST_CRASHES = 3
-#: The same for deaths that took the daemon along. They are far more, because few are the snapshot's doing: machines are
-#: switched off and containers moved.
+#: The same for deaths together with the daemon. The limit is higher because the snapshot is rarely the cause: machines
+#: are switched off and containers moved.
 MOST_LOST = 30
-#: A snapshot that could not be read so often for reasons that may pass is set aside, so that others get their turn.
+#: A snapshot is set aside after so many transient errors in reading it, so that others get their turn.
 MOST_UNREADABLE = 10
-#: After so many other errors the one behind it is tried as well: if that can be published, it was the snapshot's doing
-#: after all, such as a version that is too large for the disk.
+#: After so many other errors, the next snapshot is tried too: if it can be published, the first one was the cause, for
+#: example because its version is too large for the disk.
 ERRORS_BEFORE_THE_NEXT = 10
 _LONGEST_PAUSE = 600.0
 
@@ -42,8 +42,8 @@ class Attempt(msgspec.Struct, frozen=True):
     crashes, lost : int
         Deaths of the process, and of the daemon with it.
     unreadable, errors : int
-        Errors that may pass: of reading the snapshot, and of the store, the configuration or the machine. The latter
-        never set a snapshot aside, however many they are: as a rule the next one meets them just the same.
+        Transient errors: in reading the snapshot, and of the store, the configuration or the machine. The latter never
+        set a snapshot aside, since they usually affect the next one too.
     """
 
     name: str
@@ -55,23 +55,23 @@ class Attempt(msgspec.Struct, frozen=True):
 
     @property
     def exhausted(self) -> str | None:
-        """Why it is not tried again, None while it is."""
+        """Why it is not tried again, or None if it is."""
         if self.crashes >= MOST_CRASHES:
             return f"its process died {self.crashes} times on it"
         if self.lost >= MOST_LOST:
-            return f"the daemon died {self.lost} times while at it"
+            return f"the daemon died {self.lost} times while working on it"
         if self.unreadable >= MOST_UNREADABLE:
             return f"it could not be read {self.unreadable} times"
         return None
 
     @property
     def failures(self) -> int:
-        """Attempts that failed."""
+        """Number of failed attempts."""
         return self.crashes + self.unreadable + self.errors
 
 
 class Attempts:
-    """The memory, in the store."""
+    """The file of failed attempts in the store."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / ATTEMPT
@@ -79,17 +79,17 @@ class Attempts:
         self.not_before = 0.0
 
     def load(self) -> None:
-        """Read what an earlier daemon left.
+        """Read the file of an earlier daemon.
 
         Raises
         ------
         StoreError
-            It is damaged, or cannot be read: counting begins anew.
+            The file is damaged or cannot be read; counting starts again.
         """
         self._attempt = read_struct(self._path, Attempt)
 
     def of(self, entry: Entry) -> Attempt:
-        """Return what is known of an entry."""
+        """Return the failed attempts on an entry."""
         known = self._attempt
         child = entry.child
         if known is None or (known.name, known.stamp) != (child.name, child.stamp):
@@ -102,20 +102,20 @@ class Attempts:
         return now >= self.not_before or known is None or known is not self.of(entry)
 
     def choose(self, queue: Sequence[Entry], now: float) -> Entry | None:
-        """Return whose turn it is: the first, or for once the second while a first that fails for ever pauses."""
+        """Return the entry to work on: the first, or the second, once, while a first that keeps failing waits."""
         if queue and self.due(queue[0], now):
             return queue[0]
         stuck = len(queue) > 1 and self.of(queue[0]).errors >= ERRORS_BEFORE_THE_NEXT
         return queue[1] if stuck else None
 
     def begin(self, entry: Entry) -> None:
-        """Write down that work begins: if nobody lives to tell how it ended, it was lost."""
+        """Record that work begins; if no end is recorded, the daemon died during it."""
         known = self.of(entry)
         self._save(msgspec.structs.replace(known, lost=known.lost + 1))
         self._attempt = known
 
     def record_failure(self, entry: Entry, now: float, pause: float, why: FailureKind) -> Attempt:
-        """Count a failed attempt, and wait longer each time before the next; return what is known."""
+        """Count a failed attempt, and double the wait before the next; return the count."""
         known = self.of(entry)
         known = msgspec.structs.replace(known, lost=0, **{why: getattr(known, why) + 1})
         self._attempt = known
@@ -123,7 +123,7 @@ class Attempts:
         return known
 
     def record_end(self, entry: Entry) -> None:
-        """Write down what is known: the work begun did not take the daemon along."""
+        """Record that the work ended and the daemon survived."""
         known = msgspec.structs.replace(self.of(entry), lost=0)
         if known.failures:
             self._attempt = known
@@ -132,7 +132,7 @@ class Attempts:
             self.forget()
 
     def forget(self) -> None:
-        """Forget: the snapshot was handled."""
+        """Delete the record, once the snapshot was handled."""
         self._attempt = None
         self.not_before = 0.0
         with storage_errors(self._path):

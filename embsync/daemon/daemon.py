@@ -1,4 +1,4 @@
-"""The daemon: one loop, one sleep, and everything that may take long or die in a process of its own."""
+"""The daemon: one loop with one sleep; everything that may take long or crash runs in a separate process."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from embsync.store.hold import Hold, held
 from embsync.watching.backlog import Entry, set_aside
 from embsync.watching.scanner import Scanner, store_mark
 
-#: The loop turns at least so often: a hold, a blind watch and a stop are seen within this.
+#: Longest sleep of the loop, in seconds: the delay in noticing a hold, a lost watch or a stop.
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE = 0.01
-#: After a stop the store's lock is waited for no longer than this, to sweep what the ended work left.
+#: After a stop, how long to wait for the store's lock in order to remove leftovers of the ended work, in seconds.
 _SWEEP_SECONDS = 3.0
 
 
@@ -46,7 +46,7 @@ class Daemon:
     load : callable
         Returns the configuration; called again on SIGHUP.
     file : str
-        Which file it is from, for the log.
+        The configuration file's name, for the log.
     """
 
     def __init__(self, load: Callable[[], Config], file: str = "none") -> None:
@@ -78,7 +78,7 @@ class Daemon:
         StoreBusy
             Another daemon serves the store.
         StoreError
-            There is something else in the store's place, it cannot be written, or it was replaced meanwhile.
+            The path is not a store, the store cannot be written, or it was replaced while the daemon ran.
         """
         logs.configure(self._config.log)
         self._store.create()
@@ -94,7 +94,7 @@ class Daemon:
         return 0
 
     def startup(self) -> None:
-        """Clear what a dead daemon left, and get ready."""
+        """Remove leftovers of a dead daemon, and get ready."""
         self._sweep()
         self._tick(lambda _: self._attempts.load())
         self._tick(self._check_unpruned)
@@ -113,14 +113,14 @@ class Daemon:
         notify("READY=1")
 
     def main_loop(self) -> None:
-        """Turn until told to stop."""
+        """Run the loop until a stop is requested."""
         while not self._requests.stop:
             self._requests.wake.clear()
             self.on_tick()
             self._requests.wake.wait(self._pause())
 
     def on_tick(self) -> None:
-        """Do what is due; nothing here takes long."""
+        """Run the duties that are due; none of them takes long."""
         assert self._ownership is not None
         self._ownership.require()
         if self._requests.take_reload():
@@ -137,7 +137,7 @@ class Daemon:
         self._ping(time.monotonic())
 
     def shutdown(self) -> None:
-        """End what runs, clear what it left, and say so."""
+        """End running work, remove its leftovers, and log it."""
         notify("STOPPING=1", "STATUS=stopping")
         self._hook.kill()
         at_work = self._worker.job is not None
@@ -156,7 +156,7 @@ class Daemon:
         self._tick(lambda _: self._write_status("stopped", "stopped"), "status")
 
     def _tick(self, work: Callable[[float], None], source: str = "work") -> None:
-        """Do something that may fail without the daemon failing: the next tick tries again, and the error is seen."""
+        """Run a duty; an error in it is reported, and the next tick tries again."""
         try:
             with storage_errors(self._store.root):
                 work(time.monotonic())
@@ -178,7 +178,7 @@ class Daemon:
         before = self._scanner.reported_health
         self._scanner.check(now)
         health = self._scanner.reported_health = self._scanner.health
-        quiet = before is None and health.state == "events"  # at the start, as it should be
+        quiet = before is None and health.state == "events"  # normal at the start
         if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
             level = logging.INFO if health.state == "events" else logging.WARNING
             log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._scanner.path))
@@ -204,7 +204,7 @@ class Daemon:
             self._give_up(self._entry)
 
     def _check_repair(self, _now: float) -> None:
-        """Try again at once what met damage, when the store has changed since: a rollback, a link made anew."""
+        """Retry at once after damage if the store has changed since, for example by a rollback or a repaired link."""
         if self._damage is not None and store_mark(self._store) != self._damage[1]:
             self._damage = None
             self._attempts.not_before = 0.0
@@ -219,7 +219,7 @@ class Daemon:
         log(logging.INFO, "work_ended", snapshot=entry.child.name, reason="on hold")
 
     def _begin(self, now: float) -> None:
-        """Start on the next snapshot, when nothing speaks against it."""
+        """Start work on the next snapshot, unless something prevents it."""
         if not self._scanner.queue or self._held is not None or not self._at_rest or self._requests.stop:
             return
         self._scanner.refresh()
@@ -253,7 +253,7 @@ class Daemon:
             self._worker.warm()
 
     def _handle_outcome(self, entry: Entry, outcome: Outcome, now: float) -> None:
-        """Act on how work ended."""
+        """Handle the outcome of a job."""
         fields = {
             "snapshot": entry.child.name,
             "version": outcome.version,
@@ -282,7 +282,7 @@ class Daemon:
         self._scanner.scan(now)
 
     def _check_unpruned(self, _now: float) -> None:
-        """Say what of old versions is still there: it takes room, and holds nothing up."""
+        """Report old versions that could not be deleted; they take up space, but block nothing."""
         before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
         if self._unpruned and self._unpruned != before:
             log(
@@ -290,7 +290,7 @@ class Daemon:
                 "not_pruned",
                 count=len(self._unpruned),
                 path=str(self._store.versions),
-                reason=f"in use, or another user's: {', '.join(self._unpruned[:5])}",
+                reason=f"in use, or owned by another user: {', '.join(self._unpruned[:5])}",
             )
 
     def _handle_failure(self, entry: Entry, outcome: Outcome, now: float) -> None:
@@ -307,7 +307,7 @@ class Daemon:
             attempt=attempt.failures,
             **outcome.details,
         )
-        self._sweep()  # also ends a publish that could neither be ended nor taken back, before it is tried again
+        self._sweep()  # also completes or reverts an interrupted publish before the next attempt
         if attempt.exhausted is not None:
             self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
         else:
@@ -326,7 +326,7 @@ class Daemon:
             self._hook.start(self._config.store.on_publish, now)
 
     def _reload(self) -> None:
-        """Read the configuration again; a bad one changes nothing."""
+        """Read the configuration again; if it is invalid, keep the old one."""
         reloading()
         try:
             fresh = _watching(self._load())
@@ -398,14 +398,14 @@ class Daemon:
             self._problems.over("status")
 
     def _ping(self, now: float) -> None:
-        """Tell the service manager that there is progress, while there is."""
-        working = self._worker.job is not None  # a hook ends by its own limit, and the loop turns meanwhile
+        """Ping the service manager's watchdog as long as there is progress."""
+        working = self._worker.job is not None  # a hook has its own time limit, and does not block the loop
         if self._watchdog is not None and (not working or now - self._worker.progressed < self._watchdog / 2):
             notify("WATCHDOG=1")
 
     def _sweep(self) -> None:
         with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
-            pass  # whoever takes the lock sweeps first
+            pass  # whoever takes the lock next sweeps first
 
     def _end_at_once(self) -> None:
         self._hook.kill()
@@ -414,5 +414,5 @@ class Daemon:
 
 def _watching(config: Config) -> Config:
     if config.watch.path is None:
-        raise UsageError("nothing to watch", found="no watch.path", hint="set watch.path in the configuration")
+        raise UsageError("no directory to watch", found="no watch.path", hint="set watch.path in the configuration")
     return config

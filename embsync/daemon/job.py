@@ -1,4 +1,4 @@
-"""What passes between the daemon and the process that does its heavy work: one job in, lines out."""
+"""Messages between the daemon and its worker process: one job in, lines out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplet
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One entry of the backlog, with all that is needed to handle it."""
+    """One entry of the backlog, with everything needed to handle it."""
 
     store: str
     config: dict[str, Any]
@@ -31,7 +31,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, store: Path, entry: Entry, config: Config) -> Job:
-        """Return the job of handling an entry."""
+        """Return the job that handles an entry."""
         child = entry.child
         return cls(
             str(store),
@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def entry(self) -> Entry:
-        """The entry again."""
+        """The entry to handle."""
         child = Child(self.name, Path(self.path), "ready", self.reason, self.stamp, self.mtime_ns, self.listing)
         return Entry(child, "next", self.reason, fingerprint=self.fingerprint)
 
@@ -60,17 +60,17 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
     ----------
     kind : str
         published, refused, failed (journaled: only a new snapshot helps), unchanged, held, incomplete (its writer has
-        more to write), error (may be tried again) or crashed (the process died, or met what nobody expected).
+        not finished), error (may be tried again) or crashed (the process died, or raised an unexpected exception).
     what : str
-        In words.
+        A description.
     version : int or None
     seconds : float or None
     of_snapshot : bool
-        Whether an error is the snapshot's rather than the store's or the machine's.
+        Whether an error is due to the snapshot rather than to the store or the machine.
     details : dict
-        ``found``, ``expected`` and ``hint`` of an error, as far as there are any.
+        ``found``, ``expected`` and ``hint`` of an error, where it has them.
     damaged : bool
-        Whether an error is damage found in the store: nobody but a person can mend it.
+        Whether an error is damage in the store, which only a person can repair.
     """
 
     kind: Kind
@@ -83,14 +83,14 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="line", tag="step"):
-    """Where a job is: its stage, and the share of the stage that is done."""
+    """Progress of a job: its stage, and the share of that stage that is done."""
 
     stage: str
     share: float
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="line", tag="ready"):
-    """The process has loaded what it needs and waits for a job."""
+    """The process has loaded its libraries and waits for a job."""
 
 
 Line = Outcome | Step | Ready

@@ -1,4 +1,4 @@
-"""``metrics.prom``: figures for the node exporter's textfile collector."""
+"""``metrics.prom``: metrics for the node exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from embsync.store.durable import replace_file, storage_errors
 METRICS = "metrics.prom"
 
 _OUTCOMES = ("published", "refused", "failed", "unchanged")
-#: States of snapshots that are there and not taken.
+#: States of snapshots that exist and are not published.
 _NOT_TAKEN = ("waiting", "not_permitted", "skipped", "changed")
 _STATES = ("starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is exported.
+    """The exported figures.
 
     Attributes
     ----------
     outcomes : mapping
-        Events of the journal by kind; they outlive the daemon.
+        Number of events in the journal by kind, over the life of the store.
     counted : mapping
         Counters since the daemon's start, by metric name.
     found : mapping
-        Snapshots in the watched directory by state, those passed over as ``passed_over``, and versions that are not to
-        be kept and still there as ``unpruned``.
+        Number of snapshots in the watched directory by state, of those passed over as ``passed_over``, and of versions
+        that could not be pruned as ``unpruned``.
     """
 
     status: Status
@@ -94,19 +94,19 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
     yield (
         "embsync_watched_snapshots",
         "gauge",
-        "Snapshots in the watched directory that are not taken, by state.",
+        "Snapshots in the watched directory that are not published, by state.",
         [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN],
     )
     yield (
         "embsync_passed_over_snapshots",
         "gauge",
-        "Snapshots skipped or changed although newer than everything published.",
+        "Snapshots skipped, or changed after being handled, although newer than everything published.",
         [({}, float(figures.found.get("passed_over", 0)))],
     )
     yield (
         "embsync_daemon_state",
         "gauge",
-        "1 for the state the daemon is in.",
+        "1 for the daemon's current state.",
         [({"state": state}, float(state == status.state)) for state in _STATES],
     )
     for name, text, value in (
@@ -116,8 +116,8 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
             "Versions beyond store.keep_versions that still exist.",
             float(figures.found.get("unpruned", 0)),
         ),
-        ("embsync_held", "1 while on hold.", float(status.held is not None)),
-        ("embsync_store_damaged", "1 while a part of the store is known to be damaged.", float(bool(status.damage))),
+        ("embsync_held", "1 while publishing is on hold.", float(status.held is not None)),
+        ("embsync_store_damaged", "1 while part of the store is known to be damaged.", float(bool(status.damage))),
         (
             "embsync_watch_root_present",
             "1 while the watched directory exists.",
@@ -125,12 +125,12 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         ),
         (
             "embsync_watch_events",
-            "1 while file events arrive; 0 with rescans alone.",
+            "1 while the directory is watched by file events; 0 with rescans only.",
             float(status.watch.health == "events"),
         ),
-        ("embsync_last_scan_timestamp_seconds", "When the watched directory was last scanned.", figures.looked),
-        ("embsync_start_timestamp_seconds", "When the daemon started.", figures.started),
-        ("embsync_updated_timestamp_seconds", "When these figures were written.", figures.now),
+        ("embsync_last_scan_timestamp_seconds", "Time of the last scan of the watched directory.", figures.looked),
+        ("embsync_start_timestamp_seconds", "Time at which the daemon started.", figures.started),
+        ("embsync_updated_timestamp_seconds", "Time at which these metrics were written.", figures.now),
         (
             "embsync_retry_attempts",
             "Failed attempts on the snapshot being retried.",
@@ -141,7 +141,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
 
 
 def age(manifest: Manifest, now: float) -> float:
-    """Return how many seconds ago a version was made."""
+    """Return how many seconds ago a version was created."""
     return round(max(now - _created(manifest), 0.0), 1)
 
 
@@ -156,7 +156,7 @@ def _of_the_version(manifest: Manifest) -> Iterator[Family]:
     yield (
         "embsync_current_version_timestamp_seconds",
         "gauge",
-        "When the current version was made.",
+        "Time at which the current version was created.",
         [({}, _created(manifest))],
     )
     yield (
@@ -172,7 +172,7 @@ def _of_the_version(manifest: Manifest) -> Iterator[Family]:
     yield (
         "embsync_stage_seconds",
         "gauge",
-        "Wall seconds of the current version's run, by stage.",
+        "Wall-clock seconds of the run that made the current version, by stage.",
         [({"stage": stage}, value) for stage, value in msgspec.to_builtins(manifest.seconds).items()],
     )
     yield (
@@ -184,14 +184,14 @@ def _of_the_version(manifest: Manifest) -> Iterator[Family]:
     yield (
         "embsync_score_error",
         "gauge",
-        "Relative error of all scores of the current version.",
+        "Relative error of all user-item scores of the current version.",
         [({}, manifest.preservation.score_error)],
     )
     if drift is not None:
         yield (
             "embsync_drift_cosine",
             "gauge",
-            "Mean cosine of the ids in common with the parent version, by side.",
+            "Mean cosine with the parent version over common ids, by side.",
             [
                 ({"side": side}, None if moved is None else moved.cosine)
                 for side, moved in (("items", drift.items), ("users", drift.users))

@@ -1,4 +1,4 @@
-"""Log lines about snapshots that are not taken: each once, so that nothing is passed over in silence."""
+"""Log lines about snapshots that are not published: one for each, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from embsync.logs import log
 from embsync.watching.backlog import Entry
 
-#: Of one kind and one look; a line for all others follows. At the start there may be thousands of old snapshots.
+#: Log lines of one kind per scan; one line counts the rest. At the start there may be thousands of old snapshots.
 _MOST_LINES = 20
 
-#: Names that say by themselves that they are no snapshots are not worth a line.
+#: Kinds that are not logged: their names already show that they are not snapshots.
 _SPEAKING = (".", "_")
 
 _LEVELS = {
@@ -24,14 +24,14 @@ _LEVELS = {
 
 
 class Notices:
-    """What was said of which snapshot, and of the order they come in."""
+    """Remembers what was logged about each snapshot and about their order."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[str, str | None]] = {}
         self._order: str | None = None
 
     def log_changes(self, entries: Iterable[Entry], order: str | None) -> None:
-        """Say what is new since the last call."""
+        """Log what is new since the last call."""
         if order is not None and order != self._order:
             log(logging.INFO, "order", reason=order)
             self._order = order
@@ -49,11 +49,11 @@ class Notices:
             for entry in those[-_MOST_LINES:]:
                 log(_LEVELS[kind], kind, snapshot=entry.child.name, reason=entry.reason)
             if len(those) > _MOST_LINES:
-                log(_LEVELS[kind], kind, count=len(those) - _MOST_LINES, reason="so many more, ordered before these")
+                log(_LEVELS[kind], kind, count=len(those) - _MOST_LINES, reason="more snapshots, ordered before these")
 
 
 def _kind(entry: Entry) -> str | None:
-    """Return the event that says what became of an entry, None where there is nothing to say."""
+    """Return the log event for the state of an entry, or None if there is nothing to log."""
     if entry.younger:
         return "passed_over"
     if entry.state == "not_a_snapshot" and entry.child.name.startswith(_SPEAKING):

@@ -1,4 +1,4 @@
-"""One daemon a store, and one store a daemon: the lock it holds, and that it lies where it was taken."""
+"""The lock that allows one daemon per store, and the check that the store is still the one that was locked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.locks import exclusive
 
-#: Another daemon keeps its lock; ``embsync status`` asks for it for a moment only.
+#: How long to wait for the daemon's lock: another daemon keeps it, but ``embsync status`` only tests it briefly.
 _LOCK_SECONDS = 1.0
 
 
@@ -21,10 +21,7 @@ class StoreLostError(StoreError):
 
 
 class Ownership:
-    """A lock that is held, and the file it was taken on.
-
-    The file is open for as long as the lock is held, so no other one can have its device and inode.
-    """
+    """A held lock and its file, which stays open, so that no other file can get its device and inode numbers."""
 
     def __init__(self, store: Store) -> None:
         self._root = store.root
@@ -34,22 +31,22 @@ class Ownership:
 
     @property
     def lost(self) -> bool:
-        """Whether the store's path leads elsewhere by now, or nowhere."""
+        """Whether the store's path now leads to another directory, or to none."""
         try:
             return self._look() != self._identity
         except OSError:
             return True
 
     def require(self) -> None:
-        """Raise StoreLostError when the store is lost: what is there now is not this daemon's to write to."""
+        """Raise StoreLostError if the store is lost: this daemon must not write to whatever is there now."""
         if self.lost:
-            found = "another one" if self._root.exists() else "nothing"
+            found = "another directory" if self._root.exists() else "nothing"
             raise StoreLostError(
                 "the store was moved or replaced under its daemon",
                 where=self._root,
                 found=found,
-                expected="the one it was started on",
-                hint="a new start takes what is there now",
+                expected="the one that it was started on",
+                hint="restart the daemon to use the store that is there now",
             )
 
     def _look(self) -> tuple[int, int]:
@@ -74,7 +71,7 @@ def only_daemon(store: Store) -> Iterator[Ownership]:
                 "another daemon serves the store",
                 where=store.root,
                 found=busy.found,
-                expected="one daemon a store",
-                hint=command("status", purpose="to see what it does", store=store.root),
+                expected="one daemon per store",
+                hint=command("status", purpose="to see what it is doing", store=store.root),
             ) from None
         yield Ownership(store)

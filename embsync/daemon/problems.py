@@ -1,4 +1,4 @@
-"""What goes wrong, by where it does, until it is over."""
+"""Open problems, by source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANDOM_NAME = re.compile(r"-[0-9a-f]{8}\b")
 
 
 class Problems:
-    """At most one problem for each source: a duty of the loop, a reload, the hook, or the work on snapshots."""
+    """At most one open problem per source: a duty of the loop, a reload, the hook, or the work on snapshots."""
 
     def __init__(self) -> None:
         self._open: dict[str, Problem] = {}
@@ -22,16 +22,16 @@ class Problems:
 
     @property
     def latest(self) -> Problem | None:
-        """The newest that is not over."""
+        """The most recent open problem."""
         return max(self._open.values(), key=lambda one: one.time, default=None)
 
     def snapshot(self, source: str) -> str | None:
-        """Return the snapshot that a source's problem is about."""
+        """Return the snapshot that a source's problem concerns."""
         found = self._open.get(source)
         return None if found is None else found.snapshot
 
     def since(self, source: str) -> float:
-        """Return when a source's problem was met last, by the wall clock; infinite when there is none."""
+        """Return the wall-clock time at which a source's problem last occurred; infinity if there is none."""
         return self._since.get(source, float("inf"))
 
     def note(
@@ -43,7 +43,7 @@ class Problems:
         event: str | None = None,
         details: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep a problem in sight; with an ``event`` it is logged, unless it is the one that is open already."""
+        """Open a problem; with an ``event``, log it, unless the same problem is already open."""
         before = self._open.get(source)
         if event is not None and (before is None or _without_random_names(before.what) != _without_random_names(what)):
             log(logging.ERROR, event, reason=what, **(details or {}))
@@ -53,7 +53,7 @@ class Problems:
         self._open[source] = Problem(since, what, snapshot, **(details or {}))
 
     def over(self, *sources: str) -> None:
-        """Forget what is solved."""
+        """Close the problems of these sources."""
         for source in sources:
             self._open.pop(source, None)
             self._since.pop(source, None)

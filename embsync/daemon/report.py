@@ -1,4 +1,4 @@
-"""What the daemon tells of itself: status.json, metrics.prom and the service manager's status line."""
+"""The daemon's reports about itself: status.json, metrics.prom and the service manager's status line."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from embsync.store.hold import Hold
 from embsync.watching.backlog import Entry
 from embsync.watching.scanner import Scanner, journal_mark
 
-#: While work goes on, the file follows its progress so often.
+#: Seconds between updates of the file while progress is the only change.
 _PROGRESS_SECONDS = 1.0
-#: Snapshots listed in the file, which is written at each rescan: the newest, and with others that stand out so many.
+#: Snapshots listed in the file, which is written at every rescan: the newest, and the total with notable others.
 _MOST_SEEN, _MOST_LISTED = 100, 1_000
 
 
 @dataclass
 class Now:
-    """What the daemon knows at this moment."""
+    """The daemon's state at one moment."""
 
     state: State
     doing: str
@@ -45,7 +45,7 @@ class Now:
 
 
 class StatusWriter:
-    """Writes when something is new, and no more often than a disk should be asked to sync."""
+    """Writes the reports when something has changed, at a limited rate, since each write is a disk sync."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -62,7 +62,7 @@ class StatusWriter:
         self._inspected: object = None
 
     def write(self, now: Now) -> bool:
-        """Write what changed; return whether anything was written.
+        """Write the reports if something has changed; return whether anything was written.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class StatusWriter:
         moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
         if key == self._key and not moved:
             return False
-        self._key, self._written = key, moment  # a disk that is full is asked again at the next look, not at once
+        self._key, self._written = key, moment  # if the disk is full, the next scan tries again
         self._write_files(now)
         return True
 
@@ -126,7 +126,7 @@ class StatusWriter:
                 self._refusal = msgspec.structs.replace(self._refusal, over=event.time)
 
     def _look_for_damage(self, looks: int) -> None:
-        """Look after the store's own records as often as after the watched directory; log what is damaged, once."""
+        """Check the store's own records at every scan; log each damage once."""
         state = (looks, journal_mark(self._store))
         if state == self._inspected:
             return
@@ -137,7 +137,7 @@ class StatusWriter:
                 log(logging.ERROR, "damaged", reason=what)
 
     def _current(self) -> Manifest | None:
-        """Return the current version's manifest; None also where it cannot be read, which is just when people look."""
+        """Return the current version's manifest, or None if there is none or it is unreadable."""
         with contextlib.suppress(EmbsyncError):
             number = self._store.current()
             if number is not None and (self._manifest is None or self._manifest.version != number):
@@ -189,7 +189,7 @@ def _waiting(entries: list[Entry]) -> dict[str, str]:
 
 
 def _seen(entries: list[Entry]) -> dict[str, SnapshotStatus]:
-    """Return the newest of what is there, and what stands out of the rest."""
+    """Return the newest snapshots, and notable ones among the rest."""
     shown = [
         entry
         for place, entry in enumerate(reversed(entries))

@@ -1,4 +1,4 @@
-"""What is asked of a daemon by signals: noted the moment they arrive, acted upon by the loop."""
+"""Requests by signal: recorded as they arrive, and handled by the loop."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HANDLED = (*_STOPS, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Requests:
-    """Flags that signals set and the loop takes, and the event that ends the loop's sleep.
+    """Flags that signals set and the loop clears, and the event that wakes the loop.
 
     Attributes
     ----------
     wake : threading.Event
-        Set whenever there is something to look at.
+        Set whenever there is something to handle.
     stop : bool
-        SIGTERM or SIGINT came.
+        SIGTERM or SIGINT was received.
     """
 
     def __init__(self) -> None:
@@ -30,29 +30,29 @@ class Requests:
         self._scan = False
 
     def note(self, number: int) -> None:
-        """Set the flag a signal stands for."""
+        """Set the flag of a signal."""
         self.stop = self.stop or number in _STOPS
         self._reload = self._reload or number == signal.SIGHUP
         self._scan = self._scan or number == signal.SIGUSR1
         self.wake.set()
 
     def take_scan(self) -> bool:
-        """Return whether SIGUSR1 came since the last call."""
+        """Return whether SIGUSR1 was received since the last call."""
         wanted, self._scan = self._scan, False
         return wanted
 
     def take_reload(self) -> bool:
-        """Return whether SIGHUP came since the last call."""
+        """Return whether SIGHUP was received since the last call."""
         asked, self._reload = self._reload, False
         return asked
 
 
 @contextlib.contextmanager
 def noted(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
-    """Note signals while inside, and put the old handlers back afterwards.
+    """Record signals inside the block, and restore the previous handlers afterwards.
 
-    The interpreter writes each signal's number into a pipe and a thread reads it: a handler proper runs on the main
-    thread between two instructions, where setting an event that the loop is just clearing would wait for ever.
+    The interpreter writes each signal's number into a pipe that a thread reads. An ordinary handler would run on the
+    main thread between two instructions, where setting an event that the loop is clearing would deadlock.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def noted(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
 
 
 def _left_to_the_thread(_number: int, _frame: object) -> None:
-    """Be there, so that the signal neither ends nor stops the process."""
+    """Do nothing: a handler must be installed so that the signal does not end the process."""
 
 
 def _read(pipe: int, requests: Requests, at_once: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""``status.json``: what the daemon is doing now, for people, ``embsync status`` and probes."""
+"""``status.json``: the daemon's current state, for people, ``embsync status`` and probes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ State = Literal["starting", "idle", "working", "retrying", "held", "blind", "sto
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that went wrong, when, and with which snapshot; ``over`` is when a later one was published.
+    """A problem, its time and its snapshot; ``over`` is the time at which a later snapshot was published.
 
-    ``found``, ``expected`` and ``hint`` are parts of ``what``, where it is an error that has them.
+    ``found``, ``expected`` and ``hint`` are the parts of ``what`` if it is an error that has them.
     """
 
     time: str
@@ -36,7 +36,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Current(msgspec.Struct, frozen=True):
-    """The version that is served."""
+    """The current version."""
 
     version: int
     snapshot: str
@@ -45,7 +45,7 @@ class Current(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """The snapshot that is worked on, and how far it is."""
+    """The snapshot being worked on, and its progress."""
 
     snapshot: str
     stage: str | None = None
@@ -53,7 +53,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """The snapshot that is tried again, how often it was in vain, and in how many seconds."""
+    """The snapshot to be retried, the number of failed attempts, and the seconds until the next one."""
 
     snapshot: str
     attempts: int
@@ -61,7 +61,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """The watched directory: ``health`` is events, rescan (alone) or missing."""
+    """The watched directory; ``health`` is ``events``, ``rescan`` (no events, rescans only) or ``missing``."""
 
     path: str
     health: str
@@ -72,9 +72,9 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True):
-    """A snapshot as the daemon sees it: its state, as in ``embsync status``, why, and whether it is passed over.
+    """A snapshot: its state as in ``embsync status``, the reason, and whether it is passed over.
 
-    Passed over is one that is skipped or changed although it is younger than all that was published.
+    A snapshot is passed over if it is skipped or changed although it is newer than everything published.
     """
 
     state: str
@@ -83,7 +83,7 @@ class SnapshotStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The file, field by field; what is unknown or does not apply is null."""
+    """The contents of the file; fields that are unknown or do not apply are null."""
 
     format: int = 1
     pid: int = msgspec.field(default_factory=os.getpid)
@@ -108,7 +108,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at(seconds: float | None) -> str | None:
-    """Return a wall clock reading as RFC 3339 UTC, to the second."""
+    """Return a wall-clock time as RFC 3339 UTC, to the second."""
     return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -130,14 +130,14 @@ def is_running(store: Store) -> bool:
 
 
 def read(store: Store) -> dict[str, Any] | None:
-    """Return the file as plain values; None where no daemon has ever been.
+    """Return the file as plain values, or None if no daemon has ever served the store.
 
     Raises
     ------
     StoreDamaged
-        It is damaged, or of another release.
+        The file is damaged, or was written by another release.
     StoreError
-        It cannot be read.
+        The file cannot be read.
     """
     path = store.root / layout.STATUS
     data = read_record(path, _LONGEST)
@@ -148,6 +148,6 @@ def read(store: Store) -> dict[str, Any] | None:
         msgspec.convert(found, Status)
     except MALFORMED as error:
         raise StoreDamaged(
-            "damaged file", where=path, found=str(error)[:200], hint="a daemon that runs writes it anew within seconds"
+            "damaged file", where=path, found=str(error)[:200], hint="a running daemon rewrites it within seconds"
         ) from None
     return found

@@ -1,7 +1,7 @@
-"""The process that does the daemon's heavy work: it reads one job, runs the pipeline, tells how it ended, and ends.
+"""The daemon's worker process: it reads one job, runs the pipeline, reports the outcome, and exits.
 
-It is a process of its own so that it can be ended at any moment, and so that a crash inside a parser or a lack of
-memory takes nothing else along. It is started before there is work, because loading what it needs takes half a second.
+A separate process can be killed at any moment, and a crash in a parser or a lack of memory does not affect the daemon.
+It is started before there is work, because loading its libraries takes half a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from embsync.processes import die_with_parent
 from embsync.snapshots import shortened
 from embsync.store.hold import HeldError, HoldableStore
 
-#: Steps of one stage told a second; each wakes the daemon.
+#: Reported steps of one stage per second; each wakes the daemon.
 _STEP_SECONDS = 0.5
 
 
@@ -41,7 +41,7 @@ def main(parent: int) -> None:
     faulthandler.enable()
     _be_first_to_go()
     _take_buffers()
-    importlib.import_module("embsync.pipeline.run")  # with FAISS, before there is a job to wait for it
+    importlib.import_module("embsync.pipeline.run")  # loads FAISS before a job would have to wait for it
     send(Ready())
     line = sys.stdin.buffer.readline()
     if line:
@@ -69,7 +69,7 @@ def run(job: Job, send: Callable[[Line], None]) -> Outcome:
             "crashed" if _out_of_memory(error) else "error", f"{error.filename or job.path}: {error.strerror or error}"
         )
     except Exception as error:
-        return Outcome("crashed", f"met an unexpected {type(error).__name__}: {error}")
+        return Outcome("crashed", f"unexpected {type(error).__name__}: {error}")
     unread = shortened(manifest.snapshot.unread)
     return Outcome(
         "published", f"not read: {unread}" if unread else "", version=manifest.version, seconds=manifest.seconds.total
@@ -77,7 +77,7 @@ def run(job: Job, send: Callable[[Line], None]) -> Outcome:
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
-    """Return whether it came from a lack of memory, which counts as a death: elsewhere the kernel would have killed."""
+    """Return whether the cause was a lack of memory, which counts as a death: the kernel often kills the process."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
@@ -98,7 +98,7 @@ def _kind(error: EmbsyncError) -> Kind:
 
 
 class _Steps:
-    """Tells each new stage, and the same stage now and then."""
+    """Reports each new stage at once, and progress within a stage at a limited rate."""
 
     def __init__(self, send: Callable[[Line], None]) -> None:
         self._send = send
@@ -113,7 +113,7 @@ class _Steps:
 
 
 def _private_output() -> Callable[[Line], None]:
-    """Keep standard output for the daemon; what a library prints goes to standard error."""
+    """Reserve standard output for messages to the daemon; what libraries print goes to standard error."""
     channel = os.dup(1)
     os.dup2(2, 1)
 
@@ -126,13 +126,13 @@ def _private_output() -> Callable[[Line], None]:
 
 
 def _be_first_to_go() -> None:
-    """Ask the kernel to end this process rather than another when memory runs out."""
+    """Ask the kernel to kill this process first when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _take_buffers() -> None:
-    """Have NumPy's and SciPy's BLAS take their buffers now: one that is refused memory for them tries for ever."""
+    """Make NumPy's and SciPy's BLAS allocate their buffers now: if that fails later, they retry forever."""
     matrix = np.eye(64)
     linalg.cholesky(matrix @ matrix)
 

@@ -1,4 +1,4 @@
-"""The daemon's side of its heavy work: a process that waits warm, takes one job, and can be ended at any moment."""
+"""Control of the worker process: it is started in advance, takes one job, and can be killed at any moment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from embsync.processes import ChildProcess, describe_exit
 
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
-#: Without a sign of progress for so long, work is ended as if it had crashed. A sign is a line it tells, or time on a
-#: processor: an index build tells nothing for minutes, but it computes.
+#: Work without progress for so many seconds is killed and counted as a crash. Progress is a reported step or processor
+#: time: an index build reports nothing for minutes, but it computes.
 STALL_SECONDS = 240.0
 
 
 class _Process:
-    """One process, and what it has told so far."""
+    """One process, and what it has reported so far."""
 
     def __init__(self, nudge: Callable[[], None]) -> None:
         self._nudge = nudge
@@ -59,7 +59,7 @@ class _Process:
             self.outcome = line
 
     def give(self, job: Job) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died before it got work; that is seen as any other death
+        with contextlib.suppress(BrokenPipeError):  # it died before it got work, which poll reports like any death
             self.child.stdin.write(msgspec.json.encode(job) + b"\n")
             self.child.stdin.flush()
 
@@ -72,7 +72,7 @@ class _Process:
         return int(fields[11]) + int(fields[12])
 
     def close(self) -> int:
-        """End it and everything it started; return its exit code."""
+        """Kill it and everything it started; return its exit code."""
         code = self.child.kill()
         self._reader.join()
         with contextlib.suppress(BrokenPipeError):
@@ -88,7 +88,7 @@ class Worker:
     nudge : callable
         Called from a thread when a job ended.
     stall_seconds : float
-        Work that makes no progress for so long is ended.
+        Work that makes no progress for so long is killed.
     """
 
     def __init__(self, nudge: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:
@@ -101,21 +101,21 @@ class Worker:
 
     @property
     def job(self) -> Job | None:
-        """What is being worked on."""
+        """The running job."""
         return self._job
 
     @property
     def step(self) -> Step | None:
-        """Where the work is."""
+        """The last reported step."""
         return None if self._process is None or self._job is None else self._process.step
 
     @property
     def pid(self) -> int | None:
-        """The process that works or waits."""
+        """Id of the process that works or waits."""
         return None if self._process is None else self._process.child.pid
 
     def warm(self) -> None:
-        """Have a process ready for the next job."""
+        """Start a process for the next job."""
         if self._process is not None and self._process.ended and self._job is None:
             self.kill()
         if self._process is None:
@@ -131,7 +131,7 @@ class Worker:
         self.progressed = now
 
     def poll(self, now: float) -> Outcome | None:
-        """Return how the job ended, None while it runs or when there is none."""
+        """Return the outcome of the job, or None while it runs or if there is none."""
         if self._job is None or self._process is None:
             return None
         self._look_for_progress(now)
@@ -145,7 +145,7 @@ class Worker:
         return outcome or Outcome("crashed", describe_exit(code))
 
     def kill(self) -> int:
-        """End the process at once, with whatever it is doing; return its exit code."""
+        """Kill the process at once; return its exit code."""
         process, self._process, self._job = self._process, None, None
         return 0 if process is None else process.close()
 

@@ -41,11 +41,11 @@ def test_a_healthy_night_passes_and_says_what_was_checked() -> None:
     [
         (
             {"item_ids": SECOND.item_ids + 10**6, "user_ids": SECOND.user_ids + 10**6},
-            r"hardly an id is known.*common 0",
+            r"hardly any id is known.*common 0",
         ),
         (
             {"item_ids": np.r_[SECOND.item_ids[:9], np.arange(391) + 10**6], "user_ids": SECOND.user_ids + 10**6},
-            r"hardly an id is known.*common 9 \(limit at least 16\)",
+            r"hardly any id is known.*common 9 \(limit at least 16\)",
         ),
         ({"item_ids": np.roll(SECOND.item_ids, 7)}, "the item ids are shuffled or shifted"),
         (

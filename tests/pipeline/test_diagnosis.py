@@ -151,7 +151,13 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         True,
         False,
     ),
-    "a side of zeros": (lambda: _side(well(), "users", np.zeros_like), "no_scores", "there are no scores", False, False),
+    "a side of zeros": (
+        lambda: _side(well(), "users", np.zeros_like),
+        "no_scores",
+        "there are no scores",
+        False,
+        False,
+    ),
     "half left stale": (
         lambda: _half_stale("users"),
         "stale_rows",
