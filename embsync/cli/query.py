@@ -314,7 +314,7 @@ def fold_in(
 
     A matrix of ids in a file is one user a row.
     """
-    part = version.side(side or ("items" if version.users is None else "users"))
+    part = version.side(side or version.sides.queries.name)
     vectors = part.fold_in(
         _ids(ids, file, 1, 2), list(weights) or None, method=method, regularization=regularization, missing=missing
     )

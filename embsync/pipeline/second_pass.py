@@ -9,6 +9,7 @@ import numpy as np
 from embsync.alignment.anchors import advance, choose
 from embsync.alignment.drift import DriftMeter, Fit, RowChange, mean
 from embsync.alignment.preservation import Residual
+from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment, Observer, SideFit, fit_meter, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
@@ -18,7 +19,7 @@ from embsync.pipeline.inputs import START_ROWS, Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.rows import as_slice, block_rows
-from embsync.sides import Sides
+from embsync.sides import NAMES, Sides
 from embsync.similarity import row_cosines
 from embsync.store import layout
 from embsync.store.staging import ArrayFile, Staging
@@ -61,12 +62,16 @@ def write_sides(
         return _write_side(staging, inputs, run, part, rows, extra, config)
 
     written = inputs.map(write, found)
-    staging.save("transform/items.npy", found.transform.items)
-    if found.transform.users is not None:
-        staging.save("transform/users.npy", found.transform.users)
-    staging.save(layout.SINGULAR_VALUES, found.transform.singular_values)
+    save_maps(staging, found.transform)
     staging.save(layout.LINEAGE, _lineage(inputs))
     return written
+
+
+def save_maps(staging: Staging, maps: Transform) -> None:
+    """Write a version's maps and their singular values."""
+    for name, matrix in zip(NAMES, maps, strict=False):
+        staging.save(f"transform/{name}.npy", matrix)
+    staging.save(layout.SINGULAR_VALUES, maps.singular_values)
 
 
 def _lineage(inputs: Inputs) -> Array:

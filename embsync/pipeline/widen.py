@@ -16,6 +16,7 @@ from embsync.index import check_factory, estimate_bytes, refresh
 from embsync.manifest import IndexReport, Manifest, RowCounts, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.parent import ParentCheck
+from embsync.pipeline.second_pass import save_maps
 from embsync.reader import Version, open_version
 from embsync.reader.side import Side
 from embsync.rows import block_rows
@@ -83,11 +84,7 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
         return vectors
 
     vectors = parent.sides.map(copy)
-    maps = parent.transform.maps.widened(dimension)
-    staging.save("transform/items.npy", maps.items)
-    if maps.users is not None:
-        staging.save("transform/users.npy", maps.users)
-    staging.save(layout.SINGULAR_VALUES, maps.singular_values)
+    save_maps(staging, parent.transform.maps.widened(dimension))
     staging.save(layout.LINEAGE, np.append(parent.lineage, np.int64(number)))
     for label in parent.labels.values():
         for path, array in label.files():

@@ -341,7 +341,7 @@ def fold_in(context: RequestContext, request: FoldInRequest) -> Answer:
     width = context.version.record.dimension
     context.memory.reserve(24 * width * sum(map(len, lists)), "the vectors of what is folded in")
     context.reserve_vectors(len(lists))
-    name = request.side or ("users" if context.version.users is not None else "items")
+    name = request.side or context.version.sides.queries.name
     vectors = context.version.side(name).fold_in(
         lists,
         request.weights,
