@@ -66,7 +66,7 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         assert not set(per_query["ids"][0].tolist()) & {17, 23}
         assert per_query["ages"][1] == -1
         assert per_query["known"] == [100002, 100003]
-        assert per_query["rows"] == len(users)
+        assert per_query["rows"] == per_query["table"].num_rows == len(users)
         assert set(labels["shown"]["genre"]) <= {"history", "crime"}
         assert len(labels["shown"]["title"]) == 10
         assert many["ids"].shape == (1, 500)

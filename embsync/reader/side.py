@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from embsync.rows import block_rows
 from embsync.sides import SideName
 from embsync.store.rows import ages
 
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
 Missing = Literal["raise", "nan", "mean"]
 Ids = Sequence[int] | Sequence[str] | Array
 
@@ -29,6 +34,14 @@ Ids = Sequence[int] | Sequence[str] | Array
 _MANY = 256
 #: Characters of the longest decimal id.
 _DIGITS = 20
+
+
+def _imported(name: str) -> Any:
+    """Return a library that is not among the requirements."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UsageError(f"{name} is not installed", hint=f"pip install {name}") from None
 
 
 def check_missing(missing: str) -> None:
@@ -81,6 +94,49 @@ class Side:
         for start in range(0, len(self.ids), step):
             end = min(start + step, len(self.ids))
             yield self.names(np.arange(start, end)), self.vectors[start:end]
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return the side as an Arrow table, its vectors as they are mapped, without a copy.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``id`` (int64 or string), ``vector`` (fixed-size list of k float32) and ``last_seen`` (int64) of every id,
+            live and carried, ascending.
+
+        Raises
+        ------
+        UsageError
+            pyarrow is not installed.
+        """
+        arrow = _imported("pyarrow")
+        flat = arrow.array(np.asarray(self.vectors).reshape(-1))
+        return arrow.table(
+            {
+                "id": self.names(np.arange(len(self.ids))),
+                "vector": arrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1]),
+                "last_seen": np.asarray(self.last_seen),
+            }
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the vectors as a data frame by id, as they are mapped, without a copy.
+
+        ``frame[side.live]`` has the ids of the version's own snapshot alone.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns 0 to k - 1 of float32; the index, ``id``, has the ids, live and carried, ascending.
+
+        Raises
+        ------
+        UsageError
+            pandas is not installed.
+        """
+        pd = _imported("pandas")
+        index = pd.Index(self.names(np.arange(len(self.ids))), name="id")
+        return pd.DataFrame(np.asarray(self.vectors), index=index, copy=False)
 
     def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: int | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.

@@ -431,3 +431,24 @@ def test_a_consumer_pulls_in_neither_the_watcher_nor_the_service() -> None:
         env={"PYTHONPATH": str(Path(embsync.__file__).parents[1])},
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.services("pandas")
+def test_a_side_is_a_data_frame_and_an_arrow_table(version: Version) -> None:
+    """Ids in the caller's form, the mapped numbers themselves; what is read back is what was published."""
+    side = version.items
+    frame, table = side.to_pandas(), side.to_arrow()
+    assert frame.index.tolist() == table["id"].to_pylist() == side.names(np.arange(len(side))).tolist()
+    assert frame.dtypes.tolist() == [np.float32] * side.vectors.shape[1]
+    np.testing.assert_array_equal(frame.to_numpy(), side.vectors)
+    assert np.shares_memory(frame.to_numpy(), side.vectors)
+    np.testing.assert_array_equal(np.stack(table["vector"].to_pylist()), side.vectors)
+    assert table["last_seen"].to_pylist() == side.last_seen.tolist()
+    assert len(frame[side.live]) == version.record.items.live
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_a_library_that_is_missing_is_named(version: Version, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=f"{library} is not installed; hint: pip install {library}"):
+        version.items.to_pandas() if library == "pandas" else version.items.to_arrow()
