@@ -1,4 +1,4 @@
-"""One snapshot to one version, or a refusal. No threads of its own, no loop, no signals."""
+"""The pipeline: turns one snapshot into one version, or refuses it. No loop, no signal handlers."""
 
 from typing import TYPE_CHECKING
 

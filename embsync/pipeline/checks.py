@@ -1,4 +1,4 @@
-"""The checks a version must meet before it is published: what each compares, and with which limits."""
+"""Judging a version by the checks before it is published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embsync.invocation import Command, command
 from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
 
-#: Violations of these never come this far: they make a snapshot ill-formed and cannot be accepted.
+#: Checks that are made while the snapshot is read: a violation makes it ill-formed and cannot be accepted.
 WELL_FORMED = tuple(name for name, check in CHECKS.items() if not check.acceptable)
 
 
@@ -28,10 +28,10 @@ class Measured:
     ----------
     name : str
     value : float or None
-        None: the side is too small to be judged alone, which warns. Not finite: it should have been measured and could
-        not be, which violates every limit.
+        None if the side is too small to be judged alone, which warns. Not finite if it could not be measured although
+        its data exist, which violates every limit.
     figures : mapping
-        Those of the run that the check's limits depend on.
+        Figures of the run that the check's limits depend on.
     """
 
     name: str
@@ -66,7 +66,7 @@ def judge(measured: Measured, config: Config, accepted: Collection[str] = ()) ->
 
 
 def _limit(limit: Limit | Relative, figures: Mapping[str, float]) -> Limit:
-    """Return the limit of one run; an infinite one is none."""
+    """Return the limit for one run; an infinite limit is None."""
     if not isinstance(limit, Relative):
         return limit
     found = limit.at(figures)
@@ -74,7 +74,7 @@ def _limit(limit: Limit | Relative, figures: Mapping[str, float]) -> Limit:
 
 
 def well_formed(zero_rows: int) -> list[CheckRecord]:
-    """Return the records of what reading the snapshot has shown; an all-zero row warns."""
+    """Return the records of the checks made while reading the snapshot; an all-zero row warns."""
     values = {"finite": float(zero_rows), "unique_ids": 0.0, "widths": 0.0}
     return [
         CheckRecord(
@@ -91,17 +91,17 @@ def well_formed(zero_rows: int) -> list[CheckRecord]:
 def require(
     records: list[CheckRecord], where: str | None, store: Path | None = None, otherwise: str | None = None
 ) -> None:
-    """Raise CheckRefusedError when a check refuses and was not accepted; it says first what this most likely is.
+    """Raise CheckRefusedError if a check refuses and was not accepted; its message begins with the likely cause.
 
     Parameters
     ----------
     records : list of CheckRecord
     where : str or None
-        The snapshot's path; None: arrays, which no command can accept.
+        The snapshot's path; None for arrays, which no command can accept.
     store : path, optional
         The store that commands in the hint are for.
     otherwise : str, optional
-        How to go on nevertheless where there is no path.
+        How to proceed anyway if there is no path.
     """
     refused = [record for record in records if record.outcome == "refuse" and not record.accepted]
     if refused:
@@ -109,7 +109,7 @@ def require(
 
 
 class CheckRefusedError(RefusedError):
-    """A refusal with the figures of every check made so far, and what they most likely mean.
+    """A refusal, with the record of every check made so far and the diagnosis.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class CheckRefusedError(RefusedError):
         super().__init__(what, where=where, hint=self._what_to_do(where, store, otherwise))
 
     def _what_to_do(self, where: str | None, store: Path | None, otherwise: str | None) -> Hint:
-        """Return what to do, then the commands that go on nevertheless, where somebody could want that."""
+        """Return what to do, then the commands that publish anyway, where that may be wanted."""
         hints: list[str | Command] = [self.diagnosis.remedy]
         if where is None:
             return (*hints, *([] if otherwise is None else [otherwise]))
@@ -145,12 +145,12 @@ class CheckRefusedError(RefusedError):
         return tuple(hints)
 
     def as_dict(self) -> dict[str, object]:
-        """Return the parts, with the kind of what is most likely wrong."""
+        """Return the parts of the error and the kind of the diagnosis."""
         return {**super().as_dict(), "diagnosis": self.diagnosis.kind}
 
 
 def describe(record: CheckRecord) -> str:
-    """Return a record as a few words: name, value and the limit that matters."""
+    """Return a record in words: name, value and the violated limit."""
     limit = record.refuse if record.outcome == "refuse" else record.warn
     value = "not measurable" if record.value is None else f"{record.value:.4g}"
     if limit is None:
@@ -162,7 +162,7 @@ def describe(record: CheckRecord) -> str:
 
 
 def remarks(manifest: Manifest) -> list[tuple[CheckRecord, str]]:
-    """Return the checks of a version that did not pass, each with what it says, and nothing said twice."""
+    """Return the checks of a version that did not pass, each with its description, without repetitions."""
     found = {record.name: record for record in manifest.checks if record.outcome != "pass"}
     said = {name for name, check in CHECKS.items() if check.warned_by in found}
     return [
@@ -180,7 +180,7 @@ def _zero_rows(manifest: Manifest) -> str:
 
 
 def reject_unknown(names: Collection[str]) -> None:
-    """Raise UsageError for names that are no checks, or none that can be accepted."""
+    """Raise UsageError for names that are not checks, or checks that cannot be accepted."""
     for name in names:
         if name in WELL_FORMED:
             raise UsageError("this check cannot be accepted", found=name, hint="fix the snapshot itself")

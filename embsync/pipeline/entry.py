@@ -1,4 +1,4 @@
-"""One entry of the backlog: published by the pipeline, or journaled with what stands against it."""
+"""Handling one entry of the backlog: publish it, or journal why it was not published."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from embsync.watching.source_manifest import require_as_listed
 
 
 def publish_entry(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:
-    """Run the pipeline on an entry of the backlog; what only a new snapshot can mend is journaled, once.
+    """Run the pipeline on an entry of the backlog; journal, once, errors that only a new snapshot can fix.
 
     Raises
     ------
     UnchangedError
-        The contents are those handled last under this name; journaled.
+        The contents are the same as those last handled under this name; journaled.
     SnapshotIncomplete
-        Its manifest lists other contents, or one of two tables has no commit of the other's night yet.
+        The contents do not match the source manifest, or one of two tables has no commit for the other's night yet.
     """
     request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
     try:

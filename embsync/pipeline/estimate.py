@@ -1,4 +1,4 @@
-"""How much room a version takes."""
+"""Estimating the disk space of a version."""
 
 from __future__ import annotations
 

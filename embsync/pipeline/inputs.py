@@ -1,4 +1,4 @@
-"""What a run starts from: the snapshot's ids and rows, and the parent version they are laid out against."""
+"""The inputs of a run: the snapshot's ids and rows, and the parent version."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from embsync.sides import NAMES, SideName, Sides
 from embsync.snapshots import FingerprintedRows, Snapshot, SnapshotSide
 from embsync.store.rows import ParentRows, RowPlan, plan
 
-#: Sampled users of the certificate and of the overlaps.
+#: Number of users sampled for the certificate and the overlaps.
 SAMPLED = 1000
-#: Ids a side of a space's first version that are carried along to tell the drift since the start.
+#: Ids per side of a space's first version that are kept to measure the drift since the start.
 START_ROWS = 1000
 
 
@@ -42,9 +42,9 @@ class SideRun:
         Of the snapshot.
     plan : RowPlan
     rows : FingerprintedRows
-        The raw rows; each complete pass leaves a digest.
+        The raw rows; each complete pass computes a digest.
     fitted : SideInput
-        The same rows as the mathematics takes them.
+        The same rows as the input of the alignment.
     held : ParentRows or None
         The side in the parent.
     anchors : AnchorSide or None
@@ -93,16 +93,16 @@ def gather(
     known : Version or None
         The current version, whose id types the store keeps even in a new space.
     number : int
-        The version in the making.
+        The number of the new version.
     config : Config
     progress : callable
 
     Raises
     ------
     SnapshotError
-        Ids of another type than the store's, or a side that appears or vanishes.
+        The ids are of another type than the store's, or a side appears or disappears.
     UsageError
-        A configured dimension that the space does not have.
+        The configured dimension is not that of the space.
     """
     dimension = config.space.dimension or snapshot.width
     if parent is not None:
@@ -136,12 +136,12 @@ def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:
     store = store_of(parent.path)
     if wanted > parent.record.dimension:
         return command("widen", wanted, purpose="to make the space wider", store=store)
-    purpose = "no space becomes narrower: remove space.dimension; or to begin another space"
+    purpose = "a space cannot become narrower: remove space.dimension; or to begin a new space"
     return command("accept", snapshot.path, "--new-space", purpose=purpose, store=store)
 
 
 def _motion(config: Config, known: Version | None) -> Motion:
-    """Return how anchors move on: as configured, else as they did in the store, else by the default."""
+    """Return how anchors are updated: as configured, else as in the store, else by default."""
     given = config.space.anchors
     policy = given.policy
     if policy is None and known is not None and known.record.alignment.policy in get_args(Policy):

@@ -1,4 +1,4 @@
-"""Exact neighbours of the sampled users: for the certificate, the overlaps and the recall gate, in one pass."""
+"""Exact neighbours of the sampled users, found in one pass for the certificate, the overlaps and the recall gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embsync.similarity import TOP_K, Metric, RunningTopK, TopK, agreement, over
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Shares of the sampled users' exact top 10 that stay; see the manifest's ``drift``."""
+    """Shares of the sampled users' exact top 10 that did not change; see the manifest's ``drift``."""
 
     overlap_at_10: float | None = None
     stale_overlap_at_10: float | None = None
@@ -27,10 +27,10 @@ class Overlaps:
 
 
 class Neighbours:
-    """Collects exact neighbours while the items stream by.
+    """Collects exact neighbours while the items are read.
 
-    - Of the sampled users' raw vectors among the raw items, and of their stable vectors among the stable items;
-    - Of the parent's vectors of the same users, raw and stable, among the new items.
+    - of the sampled users' raw vectors among the raw items, and of their stable vectors among the stable items;
+    - of the parent's vectors of the same users, raw and stable, among the new items.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Neighbours:
         self._stable = RunningTopK(np.concatenate([self.queries, stale]), self._depth, metric)
 
     def observe(self, start: int, block: Array, stable: Float32) -> None:
-        """Take in item rows, raw and stable; called by worker threads."""
+        """Add item rows, raw and stable; called by worker threads."""
         rows = self._rows[start : start + len(block)]
         self._raw.observe(rows, block)
         self._stable.observe(rows, stable)
@@ -70,12 +70,12 @@ class Neighbours:
         return self._stable.result().rows[: len(self.queries)]
 
     def agreement(self) -> float | None:
-        """Return the share of sampled users whose top 10 the maps left as it was."""
+        """Return the share of sampled users whose top 10 the maps did not change."""
         count = len(self.queries)
         return agreement(_part(self._raw.result(), 0, count), _part(self._stable.result(), 0, count, TOP_K))
 
     def overlaps(self) -> Overlaps:
-        """Return how much of the top 10 stayed since the parent version."""
+        """Return how much of the top 10 is unchanged since the parent version."""
         if self._parent is None or len(self._parent.sampled) == 0:
             return Overlaps()
         count = len(self.queries)
@@ -114,7 +114,7 @@ class _ParentView:
         self.stable: Float32 = np.array(self._version.side(run.name).vectors[rows[self.sampled]], np.float32)
 
     def raw(self, transform: Transform) -> Array:
-        """Return the parent's raw vectors of the users; no rows when they do not come back."""
+        """Return the parent's raw vectors of the users; no rows if the maps cannot be inverted."""
         maps = self._version.transform.maps
         if not maps.invertible or len(maps.items) != self._width:
             return np.empty((0, self._width), np.float32)
@@ -122,7 +122,7 @@ class _ParentView:
         return (self.stable.astype(np.float64) @ inverse).astype(np.float32)
 
     def top_rows(self, k: int) -> Int64:
-        """Return the users' top k in the parent as rows of the new version; -2 for items gone since."""
+        """Return the users' top k in the parent as rows of the new version; -2 for items that no longer exist."""
         items = self._version.items
         best = RunningTopK(self.stable, k, self._metric)
 

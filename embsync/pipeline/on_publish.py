@@ -1,7 +1,7 @@
-"""``store.on_publish``: a command run after each publish. It may fail; what was published stays.
+"""``store.on_publish``: a command run after each publish. If it fails, the version stays published.
 
-Whoever publishes runs it: the daemon, ``sync``, ``accept``, ``widen``. How it ended is noted in the store, so that a
-daemon can tell that the command of the current version never ended, because whoever ran it died, and runs it again.
+Whichever process publishes runs it: the daemon, ``sync``, ``accept``, ``widen``. Its outcome is recorded in the store.
+If none is recorded for the current version, because the process died, the daemon runs the command again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from embsync.store.records import read_struct
 
 HOOK_RECORD = "on_publish.json"
 
-#: Longer than any reload of a search backend should need, short enough that a stuck one does not hold up a night.
+#: Time limit in seconds: more than any reload of a search backend should need, and far less than a night.
 LIMIT_SECONDS = 60.0
 
 
@@ -38,9 +38,9 @@ class HookRecord(msgspec.Struct, frozen=True):
 
 
 def pending_version(store: Store) -> int | None:
-    """Return the current version if its command never ended, None when there is none to run.
+    """Return the current version if its command has not ended, or None if there is nothing to run.
 
-    After a rollback ``current`` is lower than what was told of: moving back is no publish.
+    A rollback is not a publish: afterwards ``current`` is lower than the recorded version, and nothing is run.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def pending_version(store: Store) -> int | None:
 
 
 def note(store: Store, version: int, failed: str | None) -> None:
-    """Note durably that a version's command ended.
+    """Record durably that a version's command ended.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def note(store: Store, version: int, failed: str | None) -> None:
 
 
 def run_on_publish(store: Store, command: str, version: int, limit: float = LIMIT_SECONDS) -> str | None:
-    """Run the command for a version just published and wait for it; return what went wrong, None when nothing did."""
+    """Run the command for a version just published and wait for it; return the failure, or None if it succeeded."""
     hook = Hook(limit)
     try:
         failed = hook.start(command, version, store.path(version), time.monotonic(), os.environ) or hook.wait() or None
@@ -79,12 +79,12 @@ def run_on_publish(store: Store, command: str, version: int, limit: float = LIMI
 
 
 class Hook:
-    """At most one command at a time, which ends with the process that runs it.
+    """Runs at most one command at a time; it is killed with the process that runs it.
 
     Parameters
     ----------
     limit : float
-        Seconds after which it is ended.
+        Seconds after which it is killed.
     """
 
     def __init__(self, limit: float = LIMIT_SECONDS) -> None:
@@ -95,7 +95,7 @@ class Hook:
 
     @property
     def running(self) -> bool:
-        """Whether a command has been started and not yet been seen to end."""
+        """Whether a command was started and has not been found to have ended."""
         return self._process is not None
 
     def start(self, command: str, version: int, path: Path, now: float, environment: Mapping[str, str]) -> str | None:
@@ -110,7 +110,7 @@ class Hook:
         return None
 
     def poll(self, now: float) -> str | None:
-        """Look after the command; return what went wrong, "" when it ended well, None while nothing is to be told."""
+        """Check the command; return the failure, "" if it succeeded, or None if it is still running."""
         if self._process is None:
             return None
         code = self._process.poll()
@@ -123,13 +123,13 @@ class Hook:
         return "" if code == 0 else f"store.on_publish {describe_exit(code)}"
 
     def wait(self) -> str | None:
-        """Wait for the command, and return as ``poll`` does."""
+        """Wait for the command; return the failure, or None if it succeeded."""
         if self._process is not None:
             self._process.wait(max(self._deadline - time.monotonic(), 0.0))
         return self.poll(self._deadline)
 
     def kill(self) -> None:
-        """End the command and whatever it started."""
+        """Kill the command and everything it started."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

@@ -1,4 +1,4 @@
-"""The parent version, hashed while it is read: nothing damaged travels on, and no snapshot is blamed for it."""
+"""Verifying the parent version while it is used, so that damage neither spreads nor is blamed on a snapshot."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from embsync.reader import Version, open_version
 from embsync.reader.verification import verify
 from embsync.store import Store, layout
 
-#: Hashed before they are loaded: where they are damaged, the index is built anew.
+#: Files that are hashed before they are loaded; if they are damaged, the index is rebuilt.
 _HASHED_ELSEWHERE = (layout.INDEX, layout.INDEX_ROWS)
 
 
 class ParentCheck:
-    """Hashes what a run takes from a version, in a thread beside the work.
+    """Hashes the files that a run uses from a version, in a thread while the work goes on.
 
-    An error of the work is raised as the damage that may have caused it, where there is damage. Pages that change
-    between being hashed and being used are not noticed.
+    If there is damage, an error of the work is replaced by an error about the damage, which may have caused it. Pages
+    that change between being hashed and being used are not noticed.
 
     Parameters
     ----------
     store : Store
     parent : Version or None
-        None: nothing is taken from any version.
+        None if the run uses no version.
     harmless : tuple of exception types
-        Errors of the work that no damage can have caused.
+        Errors of the work that damage cannot have caused.
     """
 
     def __init__(self, store: Store, parent: Version | None, harmless: tuple[type[Exception], ...] = ()) -> None:
@@ -58,7 +58,7 @@ class ParentCheck:
         self._thread.join()
 
     def look(self) -> None:
-        """Raise what was found so far, without waiting for the rest.
+        """Raise the damage found so far, without waiting for the rest.
 
         Raises
         ------
@@ -68,12 +68,12 @@ class ParentCheck:
             self.require()
 
     def require(self) -> None:
-        """Wait until everything is hashed.
+        """Wait until all files are hashed.
 
         Raises
         ------
         StoreDamaged
-            A file is not as the manifest says; the hint says what to do.
+            A file does not match the manifest; the hint says what to do.
         """
         self._thread.join()
         if isinstance(self._error, StoreDamaged):
@@ -104,7 +104,7 @@ def _advised(store: Store, parent: Version | None, damage: StoreDamaged) -> Stor
 
 
 def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Command:
-    """Return the next command: a copy from a version that has the same file, or back to one that is whole."""
+    """Return the next command: copy the file from a version that has the same, or return to an intact version."""
     wanted = next((entry for entry in parent.record.files if damage.where == str(parent.path / entry.path)), None)
     others = [number for number in reversed(store.numbers()) if number != parent.number]
     for number in others:
@@ -117,9 +117,9 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
 
 
 def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) -> tuple[Version | None, int | None]:
-    """Pin the version whose sides and types of ids a run keeps, and return the number of the current one.
+    """Pin the version whose sides and id types a run keeps, and return the number of the current one.
 
-    A new space begins also where what is there is damaged: then the newest version that can be read is pinned.
+    A new space can begin even if the current version is damaged: then the newest readable version is pinned.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) 
 
 
 def current_number(store: Store, *, new_space: bool) -> int | None:
-    """Return the current version's number; None where there is none, or the link is damaged and nobody needs it."""
+    """Return the current version's number; None if there is none, or if the link is damaged and not needed."""
     try:
         return store.current()
     except StoreDamaged:
@@ -157,14 +157,14 @@ def _newest_readable(store: Store, stack: contextlib.ExitStack) -> Version | Non
 
 
 def parent_index(inputs: Inputs) -> ParentIndex | None:
-    """Return the parent's index as the next one may take it over, None in a new space."""
+    """Return the parent's index for the new version, or None in a new space."""
     parent = inputs.parent
     if parent is None:
         return None
     sha256 = {entry.path: entry.sha256 for entry in parent.record.files}
     labels, damage = np.empty(0, np.int64), None
     try:
-        # Two labels exchanged are still labels: nothing but the hash tells.
+        # If two labels were exchanged, they would still be valid labels: only the hash can show it.
         reject_damage(parent.path / layout.INDEX_ROWS, sha256[layout.INDEX_ROWS])
         labels = parent.index_rows
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""How long work tells where it is, without knowing who listens."""
+"""Progress reports of long-running work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from embsync.rows import Rows
 from embsync.sides import SideName
 from embsync.snapshots import Snapshot
 
-#: Called with the stage and the share of it that is done, 0 to 1.
+#: Called with the stage and the share of it that is done, from 0 to 1.
 Progress = Callable[[str, float], None]
 
 
@@ -20,7 +20,7 @@ def silent(stage: str, share: float) -> None:
 
 @dataclass(frozen=True)
 class WatchedRows:
-    """A side's rows that report how much of their snapshot was read in the same stage, items first."""
+    """A side's rows that report how much of the snapshot has been read in a stage, items first."""
 
     rows: Rows
     snapshot: Snapshot

@@ -1,4 +1,4 @@
-"""Measurements as the manifest's records and as checks."""
+"""Turning measurements into records of the manifest and into checks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fingerprint(inputs: Inputs) -> str:
 
 
 def created() -> str:
-    """Return the present as the manifest writes it: RFC 3339 UTC, to the second."""
+    """Return the current time as in the manifest: RFC 3339 UTC, to the second."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -140,7 +140,7 @@ def drift_record(inputs: Inputs, written: Sides[WrittenSide], neighbours: Neighb
 
 
 def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str) -> list[Measured]:
-    """Return what the first pass lets be judged, before anything is written."""
+    """Return the checks that the first pass allows, before anything is written."""
     e, k, parent = float(inputs.snapshot.width), float(inputs.dimension), inputs.parent
     measured: list[Measured] = []
     for run, part in zip(inputs, found, strict=True):
@@ -160,7 +160,7 @@ def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str)
 
 
 def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | None) -> list[Measured]:
-    """Return what a side shows by itself; where the parent has a figure, limits are above that."""
+    """Return the checks of one side alone; if the parent has a figure, limits are relative to it."""
     sums, values = part.sums, examine(part.sums.sample)
     counts = None if parent is None else _counts(parent, name)
     before = None if parent is None else getattr(parent.record.alignment, name)
@@ -176,7 +176,7 @@ def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | N
 
 
 def _before(value: float | None) -> dict[str, float]:
-    """Return the parent's figure; without one there is nothing that a value could have grown from."""
+    """Return the parent's figure, if there is one, for limits on growth."""
     return {"before": inf if value is None else value}
 
 
@@ -187,7 +187,7 @@ def _counts(parent: Version, name: SideName) -> RowCounts:
 
 
 def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
-    """Return the share of the parent's live rows that are all zero; a manifest of an earlier release does not tell."""
+    """Return the share of the parent's live rows that are all zero; manifests of earlier releases lack the count."""
     if counts.zero is not None:
         return counts.zero / max(counts.live, 1)
     side = parent.side(name)
@@ -196,7 +196,7 @@ def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
 
 
 def _coverage(run: SideRun, part: SideFit, parent: Version) -> Measured:
-    """Return the share of known ids; where few are common because of it, none of the side's other figures protects."""
+    """Return the share of known ids; if it leaves few ids in common, no other check protects the side."""
     counts = _counts(parent, run.name)
     known = run.plan.counts.common + run.plan.counts.returned
     share = known / max(min(run.side.count, counts.rows), 1)
@@ -210,8 +210,8 @@ def _live(run: SideRun, parent: Version) -> Measured:
 def checks_of_rows(
     inputs: Inputs, found: Alignment, alignment: AlignmentRecord, preservation: Preservation
 ) -> list[Measured]:
-    """Return what the second pass lets be judged."""
-    # What truncation takes has its own check; the limits here are for what comes on top.
+    """Return the checks that the second pass allows."""
+    # The loss by truncation has its own check; these limits are for further errors.
     measured = [Measured("score_error", preservation.score_error, {"truncation_loss": alignment.truncation_loss})]
     if inputs.parent is None:
         return measured
@@ -225,31 +225,31 @@ def checks_of_rows(
 def _of_side(
     inputs: Inputs, parent: Version, run: SideRun, part: SideFit, alignment: AlignmentRecord
 ) -> Iterator[Measured]:
-    """Yield the figures of a side that the table judges, with what their limits depend on."""
+    """Yield the figures of a side that the table judges, with the figures that their limits depend on."""
     side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
     same = fingerprint(inputs) == parent.record.snapshot.fingerprint
     for check in _checks_of(run.name):
         if check.needs == "raw rows" and (getattr(side, check.figure) is None or same):
-            continue  # rows that do not come back cannot be compared
+            continue  # without the parent's raw rows there is nothing to compare
         if check.needs == "parent" and run.plan.counts.common == 0:  # cohorts in turn share no live id with the parent
             continue
         yield _measured(check, part, side, None if before is None else getattr(before, check.figure))
 
 
 def _checks_of(name: SideName) -> Iterator[Check]:
-    """Yield the checks of a side that judge the figure of their name."""
+    """Yield the checks of a side that judge the figure of the same name."""
     return (check for check in CHECKS.values() if check.needs is not None and check.name == f"{check.figure}_{name}")
 
 
 def checks_of_anchors(part: SideFit, name: SideName, side: SideFitRecord) -> Iterator[Measured]:
-    """Yield what a side's fit to its anchors lets be judged where there is no version before."""
+    """Yield the checks of a side's fit to its anchors that need no previous version."""
     return (_measured(check, part, side, None) for check in _checks_of(name) if check.needs == "anchors")
 
 
 def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | None) -> Measured:
-    """Return a side's figure with those that its limits depend on."""
+    """Return a side's figure with the figures that its limits depend on."""
     judged = judged_alone(part.sums)
-    # Vectors that all share a component, as item2vec's, leave less between right and wrong partners.
+    # If all vectors share a component, as in item2vec, matched and mismatched rows differ less.
     mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
     of = {
         "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
@@ -258,7 +258,7 @@ def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | 
     }
     value: float | None = getattr(side, check.figure)
     if value is None and (check.needs != "anchors" or judged):
-        value = nan  # should be there and could not be measured: that is never passed
+        value = nan  # a figure that cannot be measured although its data exist never passes
     return Measured(check.name, value, of if before is None else {**of, "before": before})
 
 

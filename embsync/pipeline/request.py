@@ -1,4 +1,4 @@
-"""What is asked of a run; nothing here loads what runs."""
+"""The request for a run, in a module that does not load the pipeline."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Request:
     new_space : bool
         Begin a new space instead of aligning to the current one.
     known_fingerprint : str or None
-        Contents that need not be published again.
+        Fingerprint of contents that need not be published again.
     follow_link : bool
-        Whether the path itself may be a link: yes where a person named it, no where it was found.
+        Whether the path itself may be a link: True if a person named it, False if it was found by watching.
     """
 
     path: Path
@@ -33,6 +33,6 @@ class Request:
 
 
 class UnchangedError(EmbsyncError):
-    """The snapshot's contents are the ones the caller knows."""
+    """The snapshot's contents have the fingerprint that the caller knows."""
 
     exit_code = 0

@@ -1,4 +1,4 @@
-"""One snapshot in, one version out, or a refusal: the same path for the command line and the daemon."""
+"""Publishing one snapshot as one version, or refusing it; the same code for the command line and the daemon."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from embsync.store.journal import Event
 from embsync.store.staging import Staging
 from embsync.watching.history import snapshot_event
 
-#: Runs without the lock before one is made under it: a store that changes under every run is published to at last.
+#: Runs without the lock before one is made under it, so that a store that keeps changing is published to in the end.
 _OPTIMISTIC_RUNS = 3
 
 
 @dataclass
 class _Clock:
-    """Wall seconds by stage."""
+    """Wall-clock seconds by stage."""
 
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,20 +74,20 @@ class _ParentChanged(Exception):
 def publish_snapshot(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
     """Publish one snapshot.
 
-    The store's lock is taken for the last moment only, so that a rollback never waits for a run. When
-    ``current`` moved meanwhile, the run is made again on what is current then.
+    The store's lock is held only for the final switch, so that a rollback never waits for a run. If ``current`` has
+    moved meanwhile, the run is repeated on the new current version.
 
     Raises
     ------
     SnapshotError, NotFoundError
-        The snapshot is missing, ill-formed or changes; nothing is written.
+        The snapshot is missing, ill-formed or changing; nothing is written.
     CheckRefusedError
-        A check refuses; the journal has the figures, nothing else changed.
+        A check refuses; its figures are in the journal, and nothing else has changed.
     StoreError
         The store is locked, damaged, unwritable or out of space.
     """
     manifest = _attempt(store, request, config, progress)
-    # What could not be pruned now is pruned after the next publish: it must not make this one look failed.
+    # Versions that cannot be pruned now are pruned after the next publish; that must not make this one fail.
     with contextlib.suppress(StoreError), store.locked(even_when_full=True):
         store.prune(config.store.keep_versions)
     return manifest
@@ -104,7 +104,7 @@ def _attempt(store: Store, request: Request, config: Config, progress: Progress)
 def dry_run(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
     """Do what ::func:`publish_snapshot` does, in a temporary directory; return the manifest that would be published.
 
-    The store is read and never written to: no lock, no journal, no directory. ``TMPDIR`` needs the room of a version.
+    The store is only read: no lock, no journal line, no directory. ``TMPDIR`` needs space for one version.
 
     Raises
     ------
@@ -153,7 +153,7 @@ class _Run:
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
                 describe, index = self._write(staging, inputs, found)
-                del inputs, found  # what is kept for every row makes room for the index
+                del inputs, found  # frees the arrays per row before the index is built
                 _give_back_memory()
                 return self._finish(staging, describe, index)
 
@@ -170,7 +170,7 @@ class _Run:
         return gather(snapshot, parent, known, number, self._config, self._progress)
 
     def _check_factory(self, inputs: Inputs) -> None:
-        """Refuse a factory before any work; an index that is trained already may be kept, however few the rows are."""
+        """Refuse a factory before any work; a trained index may be kept, however few rows there are."""
         index, parent = self._config.index, inputs.parent
         kept = parent is not None and parent.record.index.factory == index.factory and index.refresh != "rebuild"
         check_factory(index, inputs.dimension, None if kept else inputs.items.side.count)
@@ -188,7 +188,7 @@ class _Run:
         return self._store.stage(estimate(inputs, self._config))
 
     def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> tuple[partial[Manifest], partial[Built]]:
-        """Make the second pass and judge what it shows; return what makes the manifest and the index when called."""
+        """Run the second pass and its checks; return callables that make the manifest and the index."""
         with self._clock.stage("write"):
             neighbours = Neighbours(inputs, found, self._config.index, self._config.threads)
             written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
@@ -228,7 +228,7 @@ class _Run:
         return describe, index
 
     def _finish(self, staging: Staging, describe: partial[Manifest], index: partial[Built]) -> Manifest:
-        """Build the index, make everything durable and switch."""
+        """Build the index, make all files durable, and switch."""
         report = self._index(staging, index)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)
@@ -254,7 +254,7 @@ class _Run:
         return built.report
 
     def _switch(self, staging: Staging, manifest: Manifest) -> Manifest:
-        """Publish under the lock, if the world is still the one the run was made for."""
+        """Publish under the lock, if the parent is still current."""
         with contextlib.nullcontext() if self._locked else self._store.locked():
             number = current_number(self._store, new_space=self._request.new_space)
             if (number, self._store.next_number()) != (self._current, manifest.version):
@@ -295,12 +295,12 @@ class _Run:
             )
 
     def _require(self, measured: list[Measured]) -> None:
-        """Judge; a refusal goes into the journal with every figure there is."""
+        """Apply checks; a refusal is journaled with all figures."""
         self._checks += [judge(one, self._config, self._request.accepted) for one in measured]
         try:
             require(self._checks, str(self._request.path), self._store.root)
         except CheckRefusedError as refusal:
-            self._parent.require()  # or else the snapshot is refused for the damage
+            self._parent.require()  # the snapshot must not be refused because of damage in the store
             self._journal(refusal)
             raise
 
@@ -317,7 +317,7 @@ class _Run:
 
 
 class _DryRun(_Run):
-    """A run whose version is made elsewhere and thrown away."""
+    """A run whose version is written to a temporary directory and deleted."""
 
     @contextlib.contextmanager
     def _stage(self, inputs: Inputs) -> Iterator[Staging]:
@@ -328,7 +328,7 @@ class _DryRun(_Run):
             free = shutil.disk_usage(directory).free
             if free < needed:
                 raise OutOfSpace(
-                    "too little space to try it",
+                    "too little space for a dry run",
                     where=Path(directory).parent,
                     found=f"{free:,} bytes free",
                     expected=f"{needed:,} bytes",
@@ -343,10 +343,10 @@ class _DryRun(_Run):
         return manifest
 
     def _journal(self, refusal: CheckRefusedError) -> None:
-        """Nothing is written down."""
+        """Do nothing: a dry run is not journaled."""
 
 
 def _give_back_memory() -> None:
-    """Return what the passes freed to the system: glibc keeps it by the worker threads (measured: 20 to 40 MB)."""
+    """Return freed memory to the system: glibc keeps it in arenas of the worker threads (measured: 20 to 40 MB)."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

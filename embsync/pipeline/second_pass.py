@@ -1,4 +1,4 @@
-"""The second pass: stable rows, carried rows, anchors, start sample and maps go into the staging directory."""
+"""The second pass: writes stable rows, carried rows, anchors, start sample and maps to the staging directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WrittenSide:
     Attributes
     ----------
     vectors : (n, k) float32
-        As mapped in the staging directory.
+        The memory-mapped file in the staging directory.
     residual : Residual
     fit : Fit or None
         None for a side too small to be judged, or a new space.
@@ -40,7 +40,7 @@ class WrittenSide:
     drift : SideDrift or None
         None in a new space.
     anchors : int
-        Anchors the side was aligned to.
+        Number of anchors that the side was aligned to.
     """
 
     vectors: Float32
@@ -54,7 +54,7 @@ class WrittenSide:
 def write_sides(
     staging: Staging, inputs: Inputs, found: Alignment, neighbours: Neighbours, config: Config, progress: Progress
 ) -> Sides[WrittenSide]:
-    """Transform, write and measure every side; the rows of each are read once."""
+    """Transform, write and measure every side; its rows are read once."""
 
     def write(run: SideRun, part: SideFit) -> WrittenSide:
         rows = WatchedRows(run.rows, inputs.snapshot, run.name, "writing", progress)
@@ -147,7 +147,7 @@ def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideR
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:
-    """Carry the start sample along, or begin it; return the mean cosine of its live rows since then."""
+    """Copy the start sample, or create it; return the mean cosine of its live rows with those of the start."""
     ids_name, vectors_name = layout.reference_files("start", run.name)
     if inputs.parent is None:
         rows = sample(run.plan.ids, START_ROWS)

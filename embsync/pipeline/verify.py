@@ -1,4 +1,4 @@
-"""``verify``: whether a version is what its manifest says, and its scores are still those of its snapshot."""
+"""``verify``: whether a version matches its manifest, and its scores those of its snapshot."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from embsync.store import Store
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of verifying one version.
+    """The result of verifying one version.
 
     Attributes
     ----------
     damaged : list of str
-        Files that are not as the manifest says.
+        Files that do not match the manifest.
     snapshot : str or None
-        The snapshot the certificate was recomputed from; None when it is gone or changed, see ``note``.
+        The snapshot from which the certificate was recomputed; None if it is gone or has changed, see ``note``.
     map_error, score_error : float or None
     limit : float
-        Score error up to which the version is sound.
+        Largest score error of a sound version.
     """
 
     version: int
@@ -46,12 +46,12 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong as far as could be seen."""
+        """Whether no check that could be made failed."""
         return not self.damaged and (self.score_error is None or self.score_error <= self.limit)
 
 
 def verify(store: Store, version: Version, config: Config) -> Verification:
-    """Re-hash every file, and recompute the certificate from the snapshot where it still exists."""
+    """Re-hash every file, and recompute the certificate from the snapshot if it still exists."""
     damaged = store.damaged_files(version.number)
     measured, source, note = None, None, None
     try:
@@ -77,7 +77,7 @@ def verify(store: Store, version: Version, config: Config) -> Verification:
 
 
 def _snapshot_path(store: Store, version: Version, config: Config) -> Path | None:
-    """Find the snapshot where the journal says it was, or in the watched directory."""
+    """Return the snapshot's path from the journal, or else in the watched directory."""
     wanted = version.record.snapshot
     journaled = (event.snapshot or {} for event in store.journal.events())
     named = (entry.get("path") for entry in journaled if entry.get("fingerprint") == wanted.fingerprint)
@@ -102,7 +102,7 @@ class _WrittenRows:
 
 
 def _recompute(version: Version, path: Path, config: Config) -> float | None:
-    """Return the score error of what stands in the files, None when the snapshot is another by now."""
+    """Return the score error of the published files, or None if the snapshot has changed."""
     snapshot = open_snapshot(path, config.snapshot)
     maps = version.transform.maps
     if snapshot.width != len(maps.items) or (snapshot.users is None) != (version.users is None):

@@ -1,4 +1,4 @@
-"""``widen``: the same space with more axes, all vectors zero-padded; no score changes."""
+"""``widen``: gives a space more axes by padding all vectors with zeros, which changes no score."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
     Raises
     ------
     UsageError
-        The space is not narrower than that.
+        The space is not narrower than ``dimension``.
     NotFoundError
         There is no version to widen.
     """
@@ -46,7 +46,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
                 raise UsageError(
                     "the space is not narrower",
                     found=f"{parent.record.dimension} dimensions",
-                    expected=f"less than the {dimension} asked for",
+                    expected=f"less than the requested {dimension}",
                 )
             check_factory(config.index, dimension, parent.record.items.live)
             number = store.next_number()
@@ -63,7 +63,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
                     reason=f"{parent.record.dimension} to {dimension} dimensions",
                 )
                 store.publish(staging, manifest, event)
-        with contextlib.suppress(StoreError):  # the space is wider all the same; the next publish prunes
+        with contextlib.suppress(StoreError):  # the version is published; the next publish prunes again
             store.prune(config.store.keep_versions)
     return manifest
 
@@ -104,7 +104,7 @@ def _pad_rows(staging: Staging, name: str, rows: Array, dimension: int) -> Array
 
 
 def _index(staging: Staging, parent: Version, vectors: Array, config: Config) -> IndexReport:
-    """Build the index anew: none can be rotated into another width."""
+    """Build a new index: an index cannot be rotated into another width."""
     side = parent.sides.queries
     live = np.flatnonzero(side.live)
     sampled = live[sample(side.ids[live], config.index.sample_queries)]
@@ -120,7 +120,7 @@ def _index(staging: Staging, parent: Version, vectors: Array, config: Config) ->
 def _manifest(
     parent: Version, number: int, dimension: int, report: IndexReport, staging: Staging, seconds: float
 ) -> Manifest:
-    """Return the parent's manifest with what widening changes; the certificate holds as it is."""
+    """Return the parent's manifest with the changes by widening; the certificate remains valid."""
     return msgspec.structs.replace(
         parent.record,
         version=number,

@@ -1,4 +1,4 @@
-"""Durable writes, layout, manifest, rows, journal, publish, prune: the directory that holds the versions."""
+"""The store, a directory of versions: layout, manifest, rows, journal, durable writes, publishing and pruning."""
 
 from embsync.store.store import Store
 

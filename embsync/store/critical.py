@@ -1,4 +1,4 @@
-"""Sections that an interrupt does not enter: what is asked by a signal meanwhile is done right after."""
+"""Sections that signals do not interrupt: their handlers run afterwards."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-#: In the order in which they are put back and acted upon: the one that raises by default comes last.
+#: In the order in which handlers are restored and called: the one that raises by default is last.
 _DEFERRED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have SIGINT, SIGTERM and SIGHUP wait until the section is left, however often they come.
+    """Defer SIGINT, SIGTERM and SIGHUP until the section ends.
 
-    Handlers are replaced rather than signals blocked: a signal sent to the process goes to any thread that does not
-    block it, and NumPy and FAISS have threads. Elsewhere than on the main thread, which alone runs handlers, nothing is
-    to be done: no exception comes from outside, and a process that ends is a crash, which recovery copes with.
+    Handlers are replaced rather than signals blocked, because a signal sent to the process is delivered to any thread
+    that does not block it, such as those of NumPy and FAISS. On other threads nothing needs to be done: only the main
+    thread runs handlers, and the end of the process is a crash, which recovery handles.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

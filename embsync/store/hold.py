@@ -1,4 +1,4 @@
-"""``hold`` and ``resume``: a file in the store, while which exists the daemon publishes nothing."""
+"""``hold`` and ``resume``: while a file exists in the store, the daemon publishes nothing."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ HOLD = "hold"
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """Since when, and why."""
+    """The time and the reason of a hold."""
 
     time: str
     reason: str | None = None
 
 
 class HeldError(StoreError):
-    """The store is on hold: what was made is not published."""
+    """The store is on hold, so the new version was not published."""
 
     transient = True
 
 
 class HoldableStore(Store):
-    """The store as the daemon's work sees it: the hold is looked at under the lock, in the moment of publishing."""
+    """The store for the daemon's worker: it checks for a hold under the lock, when it publishes."""
 
     def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
         """Publish unless on hold."""
@@ -44,13 +44,13 @@ class HoldableStore(Store):
                 "the store is on hold",
                 where=self.root,
                 found=f"hold since {found.time}",
-                hint=command("resume", purpose="to go on", store=self.root),
+                hint=command("resume", purpose="to continue", store=self.root),
             )
         super().publish(staging, manifest, event)
 
 
 def held(root: Path) -> Hold | None:
-    """Return the hold of a store, None when there is none; a file that says nothing readable holds too, and why."""
+    """Return the hold of a store, or None; an unreadable file is a hold too, with the error as its reason."""
     try:
         return read_struct(root / HOLD, Hold)
     except StoreError as error:
@@ -58,7 +58,7 @@ def held(root: Path) -> Hold | None:
 
 
 def _is_there(root: Path) -> bool:
-    """Return whether a store has a hold; one that cannot be looked for is no answer, see :func:`held`."""
+    """Return whether a store has a hold; if that cannot be determined, see :func:`held`."""
     with storage_errors(root / HOLD):
         try:
             os.lstat(root / HOLD)
@@ -68,7 +68,7 @@ def _is_there(root: Path) -> bool:
 
 
 def hold(store: Store, reason: str | None = None) -> bool:
-    """Make the daemon publish nothing from now on; False when that is so already."""
+    """Stop the daemon from publishing; return False if it is on hold already."""
     store.require()
     with store.locked(even_when_full=True):
         if _is_there(store.root):
@@ -81,7 +81,7 @@ def hold(store: Store, reason: str | None = None) -> bool:
 
 
 def resume(store: Store) -> bool:
-    """Let the daemon publish again; False when it was not on hold."""
+    """Let the daemon publish again; return False if it was not on hold."""
     store.require()
     with store.locked(even_when_full=True):
         if not _is_there(store.root):

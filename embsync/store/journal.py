@@ -1,4 +1,4 @@
-"""``journal.jsonl``: one line an event, the store's memory of what was published, refused, rolled back, pruned."""
+"""``journal.jsonl``: one line per event: what was published, refused, rolled back and pruned."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from embsync.errors import StoreError
 from embsync.store.durable import append_line, storage_errors
 from embsync.store.records import MALFORMED, open_record, require_time
 
-#: A line has at most some twenty checks of a hundred bytes; what is longer was never written here.
+#: Longest line in bytes: an event has at most about twenty checks of a hundred bytes each.
 _LONGEST_LINE = 2**20
-#: Twice the longest path that Linux takes.
+#: Twice the longest path on Linux.
 _LONGEST_NAME = 8192
-#: Every bit of a line is tried, which takes the square of its length: less than a second here.
+#: Longest line whose bits are all tried, which takes time quadratic in its length: less than a second here.
 _LONGEST_MENDED = 4096
-#: The last member of a line: CRC-32 of all that stands before it.
+#: The last member of a line: the CRC-32 of everything before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
 #: No store has so many versions; beyond it a directory's name would not name one.
@@ -31,7 +31,7 @@ _Number = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the journal; which fields there are depends on the event.
+    """One line of the journal; its fields depend on the event.
 
     Attributes
     ----------
@@ -61,13 +61,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def now() -> str:
-    """Return the present as RFC 3339 UTC, to the second."""
+    """Return the current time as RFC 3339 UTC, to the second."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
 class DamagedLine:
-    """A line that is not as it was written: its number from 1, what is wrong with it, and its bytes, or the first."""
+    """A damaged line: its number from 1, what is wrong with it, and its bytes, or the first of them."""
 
     number: int
     problem: str
@@ -75,26 +75,26 @@ class DamagedLine:
 
 
 class NotJournaled(StoreError):
-    """Something took effect, and the journal does not tell."""
+    """A change took effect, but could not be journaled."""
 
 
 class Journal:
-    """The file, read whole and appended line by line."""
+    """The journal file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def append(self, event: Event) -> None:
-        """Append an event durably, stamped with the time."""
+        """Append an event durably, with the current time."""
         append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=now()))))
 
     def record(self, event: Event, effect: str) -> None:
-        """Append an event of what took effect already.
+        """Append an event for a change that has taken effect.
 
         Raises
         ------
         NotJournaled
-            It could not be written; the message says that the effect is real.
+            It could not be written; the message says that the change took effect.
         """
         try:
             with storage_errors(self._path):
@@ -104,15 +104,15 @@ class Journal:
                 f"{effect}, but the journal could not be written",
                 where=error.where,
                 found=error.found or error.what,
-                hint="the history will not tell; see to the store's disk",
+                hint="the history will lack it; check the store's disk",
             ) from error
 
     def events(self) -> Iterator[Event]:
-        """Yield the events in order; a damaged line is passed over, see :meth:`damaged`."""
+        """Yield the events in order, skipping damaged lines; see :meth:`damaged`."""
         return (line for line in self._read() if isinstance(line, Event))
 
     def damaged(self) -> list[DamagedLine]:
-        """Return the lines that are not as they were written: torn by a crash, or changed since."""
+        """Return the damaged lines: torn by a crash, or changed since they were written."""
         return [line for line in self._read() if isinstance(line, DamagedLine)]
 
     def _read(self) -> Iterator[Event | DamagedLine]:
@@ -125,7 +125,7 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file without their ends, of those too long the beginning."""
+    """Yield the lines of a file without their ends; lines that are too long are truncated."""
     file = open_record(path)
     if file is None:
         return
@@ -144,9 +144,9 @@ def _sealed(line: bytes) -> bytes:
 def _parsed(
     number: int, line: bytes, decoder: msgspec.json.Decoder[Event], *, sealed: bool
 ) -> Iterator[Event | DamagedLine]:
-    """Yield the event of a line, or its damage; both where the checksum tells which bit it was that changed.
+    """Yield the event of a line, its damage, or both if the checksum shows which bit changed.
 
-    Lines before this one may have been ``sealed``: then it was as well, for releases without checksums came before.
+    If earlier lines have checksums (``sealed``), this one must have one too: releases without checksums came before.
     """
     if len(line) >= _LONGEST_LINE:
         yield DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
@@ -159,9 +159,9 @@ def _parsed(
     if checksum is not None and int(checksum[1], 16) != zlib.crc32(line[:start]):
         mended = _mended(line[:start], int(checksum[1], 16))
         if mended is None:
-            yield DamagedLine(number, "not as its checksum says", line)
+            yield DamagedLine(number, "checksum mismatch", line)
             return
-        yield DamagedLine(number, "one bit is wrong, and taken for what it was", b"")
+        yield DamagedLine(number, "one wrong bit, corrected when read", b"")
         line = mended + b"}"
     try:
         event = decoder.decode(line)
@@ -174,9 +174,9 @@ def _parsed(
 
 @lru_cache(16)
 def _mended(line: bytes, checksum: int) -> bytes | None:
-    """Return a line with the one bit turned that makes it as its checksum says, None where there is none.
+    """Return a line with the one bit flipped that makes it match its checksum, or None if there is none.
 
-    CRC-32 tells single bits apart in anything as short as a line. One of its own digits may be what changed as well.
+    CRC-32 identifies single bits in anything as short as a line. The flipped bit may also be in the checksum itself.
     """
     written, found = b"%08x" % checksum, b"%08x" % zlib.crc32(line)
     wrong = [one ^ other for one, other in zip(written, found, strict=True) if one != other]
@@ -195,12 +195,12 @@ def _mended(line: bytes, checksum: int) -> bytes | None:
 
 
 def _require_sound(event: Event) -> None:
-    """Raise ValueError for what no writer would have written although every field has its type."""
+    """Raise ValueError for an event with valid types whose values no writer would have written."""
     snapshot = event.snapshot or {}
     if any("\0" in (value or "") or len(value or "") > _LONGEST_NAME for value in snapshot.values()):
-        raise ValueError("a name or path that no file can have")
+        raise ValueError("an impossible file name or path")
     if event.time:
         require_time(event.time)
     mtime_ns = snapshot.get("mtime_ns")
     if mtime_ns is not None and not re.fullmatch(r"-?[0-9]{1,20}", mtime_ns):
-        raise ValueError("a time that is no number")
+        raise ValueError("a time that is not a number")

@@ -25,13 +25,13 @@ ORDER = "order.json"
 LOCK = "lock"
 DAEMON_LOCK = "daemon.lock"
 MANIFEST = "manifest.json"
-#: Beside it, in the form of sha256sum.
+#: Its hash, in the format of sha256sum.
 MANIFEST_HASH = "manifest.sha256"
 INDEX = "index.faiss"
 INDEX_ROWS = "index_rows.npy"
 LINEAGE = "lineage.npy"
 SINGULAR_VALUES = "transform/singular_values.npy"
-#: In a version that is being switched to: the line that the journal gets afterwards. A version that has it and is not
+#: In a version that is being published: the line that the journal gets afterwards. A version that has it and is not
 #: current was never published.
 PUBLISHING = "publishing.json"
 
@@ -81,7 +81,7 @@ def unpublished_numbers(versions: Path) -> set[int]:
 
 
 def is_marked(version: Path) -> bool:
-    """Return whether a version's publishing was begun and not ended; what one may not enter is not one's to end."""
+    """Return whether publishing of a version is unfinished; False for a directory that this user may not enter."""
     try:
         return (version / PUBLISHING).exists()
     except PermissionError:
@@ -149,7 +149,7 @@ def current_number(root: Path) -> int | None:
     NotFoundError
         There is no store.
     StoreDamaged
-        ``current`` does not lead to a version that is there, or is missing although versions are there.
+        ``current`` does not lead to an existing version, or is missing although versions exist.
     """
     named = named_number(root)
     while True:
@@ -160,19 +160,19 @@ def current_number(root: Path) -> int | None:
         if not missing:
             return named
         before, named = named, named_number(root)
-        if named == before:  # else it moved on between the two looks
+        if named == before:  # otherwise it moved between the two reads
             raise _lost(root, named)
 
 
 def named_number(root: Path) -> int | None:
-    """Return the number ``current`` names, whether it is there or not, None where there is no link.
+    """Return the number that ``current`` names, whether or not that version exists; None without a link.
 
     Raises
     ------
     NotFoundError
         There is no store.
     StoreDamaged
-        It is something else than the name of a version.
+        ``current`` is not a link, or does not name a version.
     """
     try:
         target = (root / CURRENT).readlink()
@@ -207,14 +207,14 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
     if named is None:
         numbers = ", ".join(map(str, version_numbers(root / VERSIONS)))
         return StoreDamaged(
-            "'current' is missing: no version is current any more",
+            "'current' is missing: no version is current",
             where=root / CURRENT,
             found=f"no link beside versions {numbers}",
             expected="a link to one of them",
             hint=_relink(root),
         )
     return StoreDamaged(
-        "'current' names a version that is not there",
+        "'current' names a version that does not exist",
         where=root / CURRENT,
         found=version_name(named),
         expected=f"a directory in {root / VERSIONS}",
@@ -242,7 +242,7 @@ def _relink(root: Path) -> str:
 
 
 def _free(path: Path) -> Path:
-    """Return a name beside a path that nothing has."""
+    """Return an unused name beside a path."""
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
     return next(name for name in names if not os.path.lexists(name))
 
@@ -273,14 +273,14 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
     ----------
     path : path
     types : sequence of str
-        Types it may have, as NumPy writes them; ``S`` for byte strings of any length.
+        Accepted types, as NumPy writes them; ``S`` for byte strings of any length.
     shape : sequence of int or None
-        Its shape; None for any number.
+        Required shape; None for any extent.
 
     Raises
     ------
     StoreDamaged
-        Missing, truncated, not an array, or another one.
+        The file is missing, truncated, not an array, or has another type or shape.
     """
     expected = f"{' or '.join(types)} of shape ({', '.join('any' if size is None else str(size) for size in shape)})"
     try:
@@ -290,7 +290,7 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
         fits = array.ndim == len(shape) and array.flags.c_contiguous
         fits = fits and all(size in (None, found) for size, found in zip(shape, array.shape, strict=False))
         found = f"{array.dtype.str} of shape {array.shape}"
-    except Exception as error:  # NumPy parses the header as Python: what it raises for a damaged one is open
+    except Exception as error:  # NumPy parses the header as Python, so a damaged one may raise anything
         raise StoreDamaged(
             "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_verify(path)
         ) from error

@@ -1,4 +1,4 @@
-"""Advisory locks: freed by the kernel when their holder dies, however it dies."""
+"""Advisory locks, which the kernel releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def exclusive(path: Path, wait: float, what: str) -> Iterator[None]:
     Raises
     ------
     StoreBusy
-        Somebody else holds it; the message says who.
+        Another process holds it; the message names it.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -58,18 +58,18 @@ def _acquire(descriptor: int, path: Path, wait: float, what: str) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that holds a lock as the kernel knows it, without a word in the file itself."""
+    """Return the process that holds a lock, in words, as known to the kernel."""
     process = _process_in_kernel(os.fstat(descriptor))
     return "another process" if process is None else f"process {process}"
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock right now; who may not open it asks the kernel's list of locks.
+    """Return whether a process holds the lock, from the kernel's list of locks if the file may not be opened.
 
     Raises
     ------
     StoreError
-        Neither can be asked.
+        Neither can be read.
     """
     with storage_errors(path):
         try:

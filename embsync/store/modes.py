@@ -1,4 +1,4 @@
-"""Modes of what a store holds, the same whatever the umask: who may enter is decided by the store's own directory."""
+"""Modes of the files in a store, independent of the umask: access is controlled by the store's own directory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 _DIRECTORY = 0o755
 _FILE = 0o644
-#: A lock can be taken by whoever can open its file, so nobody may read it who may not write.
+#: Whoever can open a lock file can take the lock, so only those who may write may read it.
 _LOCK = 0o600
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, for the group to write where its parent is."""
+    """Create a directory, group-writable if its parent is."""
     path.mkdir()
     _set(path, path.stat(), _DIRECTORY | _group(path.parent, stat.S_IWGRP))
 
@@ -25,19 +25,19 @@ def open_to_readers(path: Path) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Create a file that is not there yet, and return a descriptor to read and write it by."""
+    """Create a new file, and return a descriptor for reading and writing."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE)
     correct_file(descriptor, path)
     return descriptor
 
 
 def correct_file(descriptor: int, path: Path) -> None:
-    """Give an open file of ours the mode of a store's files."""
+    """Set the mode of an open file that this user owns."""
     _set(descriptor, os.fstat(descriptor), _FILE | _group(path.parent, stat.S_IWGRP))
 
 
 def correct_lock(descriptor: int, path: Path) -> None:
-    """Give an open lock file of ours the mode of a lock: of who may write to its directory, and nobody else."""
+    """Set the mode of an open lock file that this user owns: only for those who may write to its directory."""
     found = os.fstat(descriptor)
     folder = path.parent.stat()
     with contextlib.suppress(OSError):  # root makes it for the store's owner; others cannot give files away
@@ -57,6 +57,6 @@ def _set(target: Path | int, found: os.stat_result, mode: int) -> None:
     """Change a mode that differs; set-group-id is the file system's to inherit and stays."""
     mode |= found.st_mode & stat.S_ISGID
     if stat.S_IMODE(found.st_mode) != mode:
-        # not ours, a file system without modes, or a service that may not set group bits: it works as it is
+        # owned by another user, a file system without modes, or a service that may not set group bits
         with contextlib.suppress(PermissionError):
             os.chmod(target, mode)  # noqa: PTH101  (also takes a descriptor)

@@ -1,4 +1,4 @@
-"""``order.json``: what ``watch.order: auto`` was decided to mean in a store."""
+"""``order.json``: the order that ``watch.order: auto`` selected for a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.store.records import read_struct
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """The file, field by field.
+    """The contents of the file.
 
     Attributes
     ----------
@@ -32,12 +32,12 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_decided(root: Path) -> Decided | None:
-    """Return what was decided in a store, None before anything was.
+    """Return the order decided for a store, or None if none has been decided.
 
     Raises
     ------
     StoreDamaged
-        The file is damaged; it may be removed, and the journal tells anew.
+        The file is damaged; it can be deleted, and is then derived from the journal again.
     StoreError
         It cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Whose a store is: what another user leaves in it, its owner can neither prune nor replace."""
+"""The owner of a store, who can neither prune nor replace files that other users create in it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _CAP_DAC_READ_SEARCH = 2
 
 
 def owner_to_be(root: Path) -> int | None:
-    """Return the user that a change must be made by, where that is another one than the present.
+    """Return the user who must make a change, if it is not the current one; otherwise None.
 
-    A store that is not there yet belongs to whoever makes it. Only root must not make one for another user, in whose
-    directory it would lie. A store that is made for a group may be changed by all of the group: each can delete what
-    another one left.
+    A new store belongs to the user who creates it, but root must not create one in another user's directory. The
+    members of the group of a group-writable store may all change it: each can delete the others' files.
     """
     me = os.geteuid()
     with storage_errors(root):
@@ -50,15 +49,15 @@ def name_of(uid: int) -> str:
 
 
 def act_as(root: Path, owner: int) -> None:
-    """Be the owner of a store for good, with the groups of that user; of root's rights the one to read is kept.
+    """Become the owner of a store permanently, with that user's groups; keep only root's right to read.
 
-    So what is made belongs to the owner, and a snapshot that root alone may read can still be named by root.
-    Processes that are started have no right of root.
+    New files then belong to the owner, and root can still publish a snapshot that only root may read. Child processes
+    have none of root's rights.
 
     Raises
     ------
     UsageError
-        We are not root.
+        The current user is not root.
     """
     if os.geteuid() != _ROOT:
         raise UsageError(
@@ -78,14 +77,14 @@ def act_as(root: Path, owner: int) -> None:
     os.setuid(owner)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     kept = 1 << _CAP_DAC_READ_SEARCH
-    # Effective, permitted and inheritable, twice: capabilities have 64 bits. Without it only less can be read.
+    # Effective, permitted and inheritable, twice, since capabilities have 64 bits. If it fails, less can be read.
     libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0))
 
 
 def reject_stranger(root: Path, owner: int, hint: Hint) -> None:
-    """Raise UsageError: the present user is not the one who may change the store."""
+    """Raise UsageError: the current user may not change the store."""
     raise UsageError(
-        "the store is another user's",
+        "the store belongs to another user",
         where=root,
         found=name_of(os.geteuid()),
         expected=f"its owner, as by sudo -u {name_of(owner)}; or root with --as-owner",

@@ -1,4 +1,4 @@
-"""Small files of a store, read back as what they are: bytes of which any may have changed since they were written."""
+"""Reading small files of a store, any byte of which may be damaged."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from embsync.store.durable import storage_errors
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
-#: What parsing damaged JSON raises, and converting what came out of it.
+#: Exceptions of parsing damaged JSON and converting the result.
 MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
-#: As strptime takes it, in a fiftieth of its time: every line of a journal has one.
+#: Fifty times as fast as strptime: every line of a journal has a time.
 _TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def require_time(text: str) -> None:
-    """Raise ValueError unless ``text`` is a time in RFC 3339 UTC, to the second, as all are that are written here."""
+    """Raise ValueError unless ``text`` is a time in RFC 3339 UTC, to the second, like all times in a store."""
     if _TIME.fullmatch(text) is None:
-        raise ValueError(f"a time that is none: {text!r}")
+        raise ValueError(f"not a time: {text!r}")
     dt.datetime.fromisoformat(text)
 
 
 def open_record(path: Path) -> BinaryIO | None:
-    """Open a file of a store for reading, None where there is none; looked at once, since others write it.
+    """Open a file of a store for reading, or return None if it does not exist.
 
     Raises
     ------
     StoreDamaged
-        There is something else than a regular file.
+        It is not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
@@ -49,16 +49,16 @@ def open_record(path: Path) -> BinaryIO | None:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise StoreDamaged("damaged file", where=path, found="something else", expected="a regular file")
+    raise StoreDamaged("damaged file", where=path, found="not a regular file", expected="a regular file")
 
 
 def read_record(path: Path, longest: int) -> bytes | None:
-    """Return the bytes of a small file, None where there is none.
+    """Return the bytes of a small file, or None if it does not exist.
 
     Raises
     ------
     StoreDamaged
-        There is something else than a regular file, or one of more than ``longest`` bytes.
+        It is not a regular file, or has more than ``longest`` bytes.
     StoreError
         It cannot be read.
     """
@@ -76,12 +76,12 @@ def read_record(path: Path, longest: int) -> bytes | None:
 
 
 def read_struct(path: Path, kind: type[_Struct], longest: int = 2**20) -> _Struct | None:
-    """Return a small JSON file as a struct, None where there is none.
+    """Return a small JSON file as a struct, or None if it does not exist.
 
     Raises
     ------
     StoreDamaged
-        It is another file, or says something else.
+        It is not a regular file, or does not hold such a struct.
     StoreError
         It cannot be read.
     """
@@ -91,23 +91,23 @@ def read_struct(path: Path, kind: type[_Struct], longest: int = 2**20) -> _Struc
     try:
         return msgspec.json.decode(data, type=kind)
     except MALFORMED as error:
-        raise StoreDamaged("damaged file", where=path, found=str(error)[:200], hint="it may be removed") from None
+        raise StoreDamaged("damaged file", where=path, found=str(error)[:200], hint="it can be deleted") from None
 
 
 def damage_hint(folder: Path) -> Command:
-    """Return what to do about a version's directory in which something is damaged."""
+    """Return the command to run when a version's directory is damaged."""
     root = folder.parent.parent
     try:
         current = layout.current_number(root)
     except StoreError:
         current = None
     if current is not None and folder.name == layout.version_name(current):
-        return command("rollback", purpose="to go back to the last whole version", store=root)
+        return command("rollback", purpose="to return to the last intact version", store=root)
     return command("status", purpose="to see the other versions", store=root)
 
 
 def damaged_file(folder: Path, entry: FileEntry, wrong: Mismatch) -> StoreDamaged:
-    """Return the error of a version's file that is not as its manifest says."""
+    """Return the error for a version's file that does not match its manifest."""
     return StoreDamaged(
         "damaged version",
         where=folder / entry.path,

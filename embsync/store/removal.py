@@ -20,7 +20,7 @@ _RETIRED = re.compile(rf"{re.escape(PRUNED_PREFIX)}([0-9]+)-[0-9a-f]{{8}}")
 
 
 def retire_version(path: Path) -> Path | None:
-    """Take a version that nobody reads out of sight durably; return where it is to be deleted, None when in use."""
+    """Hide a version durably, so that it can be deleted; return its new path, or None if a reader uses it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,10 +36,10 @@ def retire_version(path: Path) -> Path | None:
 
 
 def remove_unpublished(path: Path) -> bool:
-    """Delete a version that was moved into place and never switched to; False when somebody holds it.
+    """Delete a version that was moved into place but never became current; return False if it is in use.
 
-    Its new name says by itself that it was never published. No sync comes in between: file systems that keep a journal
-    keep the order of what is done to names.
+    Its new name shows that it was never published. There is no sync in between: journaling file systems preserve the
+    order of renames.
     """
     with _claimed(path) as ours:
         if ours:
@@ -50,19 +50,19 @@ def remove_unpublished(path: Path) -> bool:
 
 
 def retired_numbers(versions: Path) -> list[int]:
-    """Return the numbers of pruned versions whose deletion was not finished, ascending."""
+    """Return the numbers of pruned versions whose deletion is unfinished, ascending."""
     found = (_RETIRED.fullmatch(path.name) for path in versions.iterdir())
     return sorted(int(match[1]) for match in found if match)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all in it, however deep: what lies in its directories is moved up to it first."""
+    """Remove a directory tree of any depth: entries of its subdirectories are moved up to it first."""
     try:
         shutil.rmtree(path)
     except RecursionError:
         pass
     except OSError as error:
-        if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # a handle or a name for each level
+        if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # each level takes a descriptor and a name
             raise
     else:
         return
@@ -75,7 +75,7 @@ def remove_tree(path: Path) -> None:
 
 
 def delete(path: Path) -> bool:
-    """Delete a directory that nobody needs; False where it is another user's to delete, which must hold nothing up."""
+    """Delete an unneeded directory; return False if only another user may, which must block nothing."""
     try:
         remove_tree(path)
     except PermissionError:
@@ -84,12 +84,12 @@ def delete(path: Path) -> bool:
 
 
 def leftovers(versions: Path) -> list[str]:
-    """Return the names of pruned versions that could not be deleted, or are being deleted now."""
+    """Return the names of pruned versions that could not be deleted or are being deleted."""
     return sorted(path.name for path in versions.iterdir() if path.name.startswith(PRUNED_PREFIX))
 
 
 def sweep_staging(folder: Path, prefix: str) -> None:
-    """Remove the staging directories of dead processes that begin with ``prefix``, as far as one may."""
+    """Remove the staging directories of dead processes whose names begin with ``prefix``, where permitted."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(prefix):
             with _claimed(path) as ours:
@@ -98,7 +98,7 @@ def sweep_staging(folder: Path, prefix: str) -> None:
 
 
 def sweep(root: Path, versions: Path) -> list[str]:
-    """Remove what dead processes left behind, as far as one may; return the names."""
+    """Remove the leftovers of dead processes, where permitted; return their names."""
     removed = []
     for path in sorted(versions.iterdir()):
         if path.name.startswith((STAGING_PREFIX, PRUNED_PREFIX)):
@@ -120,7 +120,7 @@ def sweep(root: Path, versions: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
-    """Hold the lock of something whose maker is dead; False when he lives, or has finished with it."""
+    """Hold the lock of a leftover whose process is dead; yield False if the process lives or has finished with it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
@@ -132,6 +132,6 @@ def _claimed(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True  # with the lock held, or its maker would lock and use what is being removed
+            yield True  # the lock stays held, so that no process starts to use what is being removed
     finally:
         close(descriptor)

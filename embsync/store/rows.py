@@ -1,4 +1,4 @@
-"""Which id stands in which row: live rows of a snapshot and rows carried from the parent, ascending by id."""
+"""Assignment of ids to rows: live rows of a snapshot and rows carried from the parent, ascending by id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ParentRows:
     ids : (p,) ascending
     last_seen : (p,) int64
     lineage : (v,) int64
-        The parent's ancestors and itself, ascending.
+        The versions that the parent descends from, and the parent, ascending.
     """
 
     ids: Array
@@ -31,23 +31,23 @@ class ParentRows:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Rows of a side of the version in the making.
+    """Rows of one side of the new version.
 
     Attributes
     ----------
     ids : (n,) ascending
-        Live and carried together.
+        Ids of live and carried rows.
     live : (n,) bool
     rows : (t,) row numbers
-        Row of each snapshot row, in file order.
+        The version's row of each snapshot row, in file order.
     parent_live : (t,) row numbers
-        The parent's row of each snapshot row that was live there, else -1.
+        The parent's row of each snapshot row whose id is live there, otherwise -1.
     carried, carried_from : (c,) int64
-        Rows carried, and the parent's rows they come from.
+        The version's carried rows, and the parent's rows that they are copied from.
     row_map : (p,) row numbers
-        Row of each of the parent's rows whose id is live now, else -1.
+        The version's row of each of the parent's rows whose id is live now, otherwise -1.
     counts : RowCounts
-        All but the all-zero rows.
+        Row counts, without the number of zero rows.
     """
 
     ids: Array
@@ -60,7 +60,7 @@ class RowPlan:
     counts: RowCounts
 
     def last_seen(self, number: int, parent: ParentRows | None) -> Int64:
-        """Return the (n,) versions that last had each id live, of version ``number``."""
+        """Return for each row the last version in which its id was live, (n,) int64; ``number`` is this version."""
         seen = np.full(len(self.ids), number, np.int64)
         if parent is not None:
             seen[self.carried] = parent.last_seen[self.carried_from]
@@ -68,9 +68,9 @@ class RowPlan:
 
 
 def ages(last_seen: Int64, lineage: Int64) -> Int64:
-    """Return lineage steps from each row's last live version to the end of ``lineage``.
+    """Return the number of lineage steps from each row's last live version to the end of ``lineage``.
 
-    Versions that left the lineage (trimmed, or of a branch rolled back) count as older than all of it.
+    Versions that are not in the lineage (trimmed, or on a branch that was rolled back) count as older than all of it.
     """
     places = np.searchsorted(lineage, last_seen)
     known = lineage[np.minimum(places, len(lineage) - 1)] == last_seen
@@ -78,7 +78,7 @@ def ages(last_seen: Int64, lineage: Int64) -> Int64:
 
 
 def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
-    """Lay out the rows of a side.
+    """Plan the rows of a side.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     parent : ParentRows or None
         None in a new space.
     carry : int
-        Steps of the lineage for which absent ids are kept.
+        Number of lineage steps for which absent ids are kept.
     """
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
@@ -140,7 +140,7 @@ def _without_parent(sorted_ids: Array, order: Int64) -> RowPlan:
 
 
 def _carried(parent: ParentRows, taken: Int64, carry: int) -> Int64:
-    """Return the parent's rows that are absent now and young enough to keep."""
+    """Return the parent's rows whose ids are absent now and recent enough to keep."""
     absent = np.ones(len(parent.ids), bool)
     absent[taken] = False
     rows = np.flatnonzero(absent)
@@ -148,7 +148,7 @@ def _carried(parent: ParentRows, taken: Int64, carry: int) -> Int64:
 
 
 def _merge(first: Array, second: Array) -> tuple[Array, Int64, Int64]:
-    """Return the ascending union of two disjoint ascending id arrays, and where each one's ids went."""
+    """Return the ascending union of two disjoint ascending id arrays, and the positions of each one's ids in it."""
     to_first = np.arange(len(first), dtype=np.int64) + np.searchsorted(second, first)
     to_second = np.arange(len(second), dtype=np.int64) + np.searchsorted(first, second)
     union = np.empty(len(first) + len(second), np.result_type(first, second))

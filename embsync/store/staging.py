@@ -30,7 +30,7 @@ _SEALED_AT_ONCE = 2
 class ArrayFile:
     """An ``.npy`` file of known shape, filled in any order by any thread, then sealed.
 
-    Space is reserved first, so that a full disk is an error here and not a fault in a mapped page.
+    Space is reserved first, so that a full disk raises an error here instead of SIGBUS at a mapped page.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -43,7 +43,7 @@ class ArrayFile:
             os.posix_fallocate(file.fileno(), 0, self._bytes)
             if (size := os.fstat(file.fileno()).st_size) != self._bytes:
                 raise StoreError(
-                    "the space that was reserved is not there",
+                    "the reserved space is missing",
                     where=path,
                     found=f"{size} bytes",
                     expected=f"{self._bytes} bytes",
@@ -53,7 +53,7 @@ class ArrayFile:
         mapped[: len(header)] = header
         self._header = header
         self._row_bytes = (self._bytes - len(header)) // max(shape[0], 1)
-        #: The mapped array; read it freely, write through :meth:`put` alone.
+        #: The mapped array; written only through :meth:`put`.
         self.array: Array = np.frombuffer(mapped, dtype, offset=len(header)).reshape(shape)
 
     def put(self, rows: Array | slice, block: Array) -> None:
@@ -65,7 +65,7 @@ class ArrayFile:
             self._sum = (self._sum + total) % 2**64
 
     def seal(self, root: Path) -> FileEntry:
-        """Sync the file, read it back, compare with what was put, and return its entry."""
+        """Sync the file, read it back, compare it with the rows that were put, and return its entry."""
         total, rows = 0, 0
         step = max(_READ_BYTES // max(self._row_bytes, 1), 1) * self._row_bytes
         with self._path.open("rb") as file:
@@ -92,9 +92,9 @@ class ArrayFile:
 
 
 class Staging:
-    """A directory in the making beside the versions; nothing in it is visible until it is moved.
+    """A temporary directory beside the versions, invisible to readers until it is moved into place.
 
-    It is locked while its maker lives, so that a sweep never takes it from under a running command.
+    It is locked while its process lives, so that a sweep never removes it while it is in use.
     """
 
     def __init__(self, versions: Path, prefix: str = STAGING_PREFIX) -> None:
@@ -109,13 +109,13 @@ class Staging:
         self.discard()
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayFile:
-        """Create an array file to be filled."""
+        """Create an array file, to be filled."""
         file = ArrayFile(self._place(name), shape, np.dtype(dtype))
         self._arrays.append(file)
         return file
 
     def save(self, name: str, array: Array) -> None:
-        """Write a whole array."""
+        """Write an array."""
         contiguous = np.ascontiguousarray(array)
         with self.stream(name) as write:
             write(_npy_header(contiguous.shape, contiguous.dtype))
@@ -123,7 +123,7 @@ class Staging:
 
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[Callable[[bytes | memoryview], None]]:
-        """Give a function that appends to a new file; on leaving, the file is synced, read back and compared."""
+        """Yield a function that appends to a new file; at the end, the file is synced, read back and compared."""
         path = self._place(name)
         digest = hashlib.sha256()
         with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
@@ -151,7 +151,7 @@ class Staging:
         failed = threading.Event()
 
         def seal(file: ArrayFile) -> FileEntry:
-            if failed.is_set():  # files start in order, so the error that is raised is the one that came first
+            if failed.is_set():  # files are started in order, so the first error is the one that is raised
                 raise StoreError("not sealed, because another file could not be", where=self.path)
             try:
                 return file.seal(self.path)
@@ -159,13 +159,13 @@ class Staging:
                 failed.set()
                 raise
 
-        with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing and waiting for the disk overlap
+        with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing overlaps with waiting for the disk
             self._entries += pool.map(seal, self._arrays)
         self._arrays.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
 
     def move(self, target: Path, rename: Callable[[Path, Path], object] = Path.rename) -> None:
-        """Move the directory into place under its final name; until :meth:`keep` it may still be discarded."""
+        """Move the directory to its final name; until :meth:`keep` it may still be discarded."""
         for folder, _, _ in os.walk(self.path):
             sync_directory(Path(folder))
         rename(self.path, target)
@@ -174,11 +174,11 @@ class Staging:
         sync_directory(target.parent)
 
     def replace(self, target: Path, first: str) -> None:
-        """Put the directory, which could not be moved, in the place of another, which is removed.
+        """Replace another directory, which is removed, by this one.
 
-        The two are exchanged in one step where the file system can. Elsewhere the files are renamed into ``target`` one
-        by one, ``first`` before the others, and what is not of this directory is removed last: there is always
-        something under the name, and ``first`` tells that it is not whole.
+        The two are exchanged in one step if the file system supports it. Otherwise the files are renamed into
+        ``target`` one by one, ``first`` before the others, and other files are removed last: the name always exists,
+        and ``first`` shows that it is incomplete.
         """
         if not exchange(self.path, target):
             names = sorted((path.name for path in self.path.iterdir()), key=lambda name: (name != first, name))
@@ -194,12 +194,12 @@ class Staging:
         sync_directory(target.parent)
 
     def keep(self) -> None:
-        """Let go of the directory: it is no longer this one's to remove."""
+        """Keep the directory: :meth:`discard` no longer removes it."""
         descriptor, self._descriptor = self._descriptor, -1
         close(descriptor)
 
     def discard(self) -> None:
-        """Remove the directory, wherever it is by now, unless it was kept."""
+        """Remove the directory, wherever it was moved, unless it is kept."""
         if self._descriptor >= 0:
             self._arrays.clear()
             with contextlib.suppress(OSError):
@@ -214,7 +214,7 @@ class Staging:
 
 
 def _own_directory(versions: Path, prefix: str) -> tuple[Path, int]:
-    """Make a staging directory and lock it; a sweep may take it in between, then make another."""
+    """Create a staging directory and lock it; if a sweep removes it in between, create another."""
     while True:
         path = versions / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):
@@ -233,7 +233,7 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _row_sum(rows: Array, numbers: Array) -> int:
-    """Return a sum over rows, each weighted by its number, so that neither a lost nor a misplaced row goes unseen."""
+    """Return a sum over rows, each weighted by its number, which detects both lost and misplaced rows."""
     data = rows.view(np.uint8)
     word = next(word for word in (np.uint64, np.uint32, np.uint8) if data.shape[1] % np.dtype(word).itemsize == 0)
     words: Array = data.view(word)

@@ -1,4 +1,4 @@
-"""Reading a version's manifest: bytes of which any may have changed since they were written."""
+"""Reading a version's manifest, any byte of which may be damaged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from embsync.manifest import FORMAT, IndexReport, Manifest
 from embsync.store import layout
 from embsync.store.records import MALFORMED, damage_hint, read_record, require_time
 
-#: Far beyond the manifest of any version, which has about twenty files.
+#: Largest manifest in bytes: far more than that of any version, which has about twenty files.
 _LONGEST = 16 * 1024**2
 _HASH_LINE = re.compile(rb"([0-9a-f]{64}) [ *]manifest\.json\n?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def hash_line(data: bytes) -> bytes:
-    """Return what ``manifest.sha256`` says of a manifest, in the form of sha256sum."""
+    """Return the contents of ``manifest.sha256`` for a manifest, in the format of sha256sum."""
     return f"{hashlib.sha256(data).hexdigest()}  {layout.MANIFEST}\n".encode()
 
 
@@ -32,9 +32,9 @@ def read(folder: Path) -> tuple[bytes, Manifest]:
     Raises
     ------
     StoreDamaged
-        It is missing, is not as ``manifest.sha256`` says, or is not a manifest of this version.
+        The manifest is missing, does not match ``manifest.sha256``, or is not of this version.
     StoreError
-        It is of another format.
+        It has another format.
     """
     path = folder / layout.MANIFEST
     data = read_record(path, _LONGEST)
@@ -60,14 +60,14 @@ def _require_hash(folder: Path, data: bytes, line: bytes) -> None:
 
 
 def decode(data: bytes, path: Path) -> Manifest:
-    """Parse and judge a manifest, which stands in ``path``.
+    """Parse and validate the manifest in ``path``.
 
     Raises
     ------
     StoreDamaged
-        Not JSON, or not a manifest of the version whose directory it is in.
+        It is not JSON, or not a manifest of the version whose directory it is in.
     StoreError
-        Of another format.
+        It has another format.
     """
     try:
         head: Any = msgspec.json.decode(data)
@@ -89,7 +89,7 @@ def decode(data: bytes, path: Path) -> Manifest:
 
 
 def _problem(manifest: Manifest, folder: str) -> str | None:
-    """Return what no publisher would have written although every field has its type, None where there is nothing."""
+    """Return what is invalid in a manifest whose fields have valid types, or None."""
     if layout.is_version_name(folder) and int(folder) != manifest.version:
         return f"version {manifest.version} in directory {folder}"
     require_time(manifest.created)
@@ -98,9 +98,9 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
     for label in manifest.labels:
         needed |= set(files_of(label.name, label.kind).values())
     if not needed <= set(paths) or len(set(paths)) != len(paths):
-        return "files that are not those of a version"
+        return "files that do not belong to a version"
     if any(".." in path or path.startswith("/") or not path.isprintable() for path in paths):
-        return "a path that leads out of the version"
+        return "a path outside the version"
     if any(entry.bytes < 0 or not _SHA256.fullmatch(entry.sha256) for entry in manifest.files):
         return "a file without size and sha256"
     if (manifest.users is None) != (manifest.alignment.users is None):
@@ -119,7 +119,7 @@ def _label_problem(manifest: Manifest) -> str | None:
 def _index_problem(index: IndexReport) -> str | None:
     efforts = (*index.search.values(), *index.rebuilt_search.values(), *index.build.values())
     if index.labels < 0 or index.dead < 0 or index.rotations < 0:
-        return "an index of no known kind"
+        return "an unknown kind of index"
     if not all(0 <= effort < 2**31 for effort in efforts):
         return "search parameters out of range"
     return None

@@ -394,7 +394,7 @@ def test_a_line_that_cannot_be_taken_back_is_said(tmp_path: Path, monkeypatch: p
     append_line(tmp_path / "lines", b"one")
     _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
     _failing(monkeypatch, "ftruncate", lambda _: True)
-    with pytest.raises(NotTakenBack, match="could neither be written nor taken back"):
+    with pytest.raises(NotTakenBack, match="could neither be written nor removed"):
         append_line(tmp_path / "lines", b"two")
 
 
