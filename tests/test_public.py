@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from support.documents import ROOT, Document
 
 import embsync
 import embsync.errors
+from embsync.reader.side import Side
 
 PAGE = Document("docs/api.md")
 
@@ -57,3 +60,16 @@ def test_importing_the_package_loads_no_library() -> None:
     code = "import sys, embsync; print(sorted({'numpy', 'scipy', 'faiss', 'watchdog', 'msgspec'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+#: Methods of a version whose docstrings must name the errors they raise.
+RAISING = ("side", "search", "search_by_user", "search_by_item", "labels_of", "diff", "movement")
+
+
+def test_every_public_call_names_its_errors() -> None:
+    """In a section of its docstring: the functions, and the methods of readers, versions, sides and anchors."""
+    reader, anchors = embsync.StoreReader, embsync.Anchors
+    calls: list[Callable[..., object]] = [embsync.open, embsync.publish, embsync.stabilize, embsync.write_snapshot]
+    calls += [reader.refresh, reader.version, reader.numbers, anchors.save, anchors.load]
+    calls += [Side.lookup, Side.age, Side.origin, Side.fold_in, *(getattr(embsync.Version, name) for name in RAISING)]
+    assert [call.__qualname__ for call in calls if "\nRaises\n------" not in (inspect.getdoc(call) or "")] == []

@@ -118,10 +118,6 @@ class Follower:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
-    def look_now(self) -> None:
-        """Look at the store at once instead of at the next interval."""
-        self._wake.set()
-
     @property
     def health(self) -> Health:
         """The follower's state at this moment."""

@@ -39,18 +39,18 @@ class StoreReader:
         self.follower: Follower | None = None
         self._lock = os.getpid(), threading.Lock()
         self.current = self._open()
-        self.current.leave_to_collection()  # it is the reader's, and whoever took it from there may drop it
+        self.current.leave_to_collection()  # callers may still use it after the reader has switched
 
     def refresh(self) -> bool:
         """Switch :attr:`current` to the newest version if there is one; return whether there was.
 
-        Takes milliseconds: sizes and the manifest are checked, hashes are not (:meth:`follow` does). The version
-        held before stays usable for whoever still holds it.
+        Takes milliseconds: sizes and the manifest are checked, but hashes are not (:meth:`follow` checks them). The
+        previous version stays usable for callers that still hold it.
 
         Raises
         ------
         StoreError
-            The newer version is damaged, or of another space than asked for; ``current`` stays.
+            The newer version is damaged, or in another space than the requested one; ``current`` does not change.
         """
         with self._switching:
             number = layout.current_number(self.root)
@@ -66,17 +66,19 @@ class StoreReader:
         on_error: OnError | None = None,
         interval: float = 1.0,
     ) -> Follower:
-        """Switch to each new version by itself, in a background thread, once all its hashes are verified.
+        """Switch to each new version automatically, in a background thread, once all its hashes are verified.
+
+        Errors are not raised: ``on_error`` receives them, and the version served before is kept.
 
         Parameters
         ----------
         callback : callable, optional
-            Called in that thread after each switch, with the version switched to.
+            Called in that thread after each switch, with the new version.
         on_error : callable, optional
             Called in that thread when a version is refused or a callback raises; default: the log
-            ``embsync.reader``. The thread goes on, and so does the version served before.
+            ``embsync.reader``. The thread continues.
         interval : float
-            Seconds between looks at the store.
+            Seconds between checks of the store.
 
         Returns
         -------
@@ -86,7 +88,7 @@ class StoreReader:
         if self.follower is not None:
             self.follower.stop()
 
-        itself = weakref.ref(self)  # a reader nobody holds any more is collected, and its follower ends
+        itself = weakref.ref(self)  # lets an unused reader be collected, which ends its follower
 
         def switch(version: Version) -> None:
             reader = itself()
@@ -110,14 +112,20 @@ class StoreReader:
         Raises
         ------
         NotFoundError
-            It is not kept.
+            The version does not exist, or was pruned.
         ForeignSpace
-            It is of another space than asked for.
+            It is in another space than the requested one.
         """
         return self._open(number)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the versions that are kept, ascending."""
+        """Return the numbers of the kept versions, ascending.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be listed.
+        """
         return layout.version_numbers(self.root / layout.VERSIONS)
 
     def __enter__(self) -> StoreReader:
@@ -127,7 +135,7 @@ class StoreReader:
         self.close()
 
     def close(self) -> None:
-        """Stop following and let go of the current version."""
+        """Stop following, and release the current version."""
         if self.follower is not None:
             self.follower.stop()
         self.current.close()

@@ -289,7 +289,28 @@ class Version:
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each user, live or carried; see :meth:`search`.
 
-        An unknown user is an error (``missing="raise"``), finds nothing ("nan"), or what the mean user finds ("mean").
+        Parameters
+        ----------
+        ids : (q,) integers or strings
+            Users, live or carried.
+        k, allowed, blocked, where, parameters
+            As in :meth:`search`.
+        missing : {"raise", "nan", "mean"}
+            For an unknown user: raise, find nothing, or find what the mean user finds.
+
+        Returns
+        -------
+        ids : (q, <= k) item ids
+        scores : (q, <= k) float32
+
+        Raises
+        ------
+        NotFoundError
+            A user is unknown and ``missing`` is "raise".
+        UsageError
+            The version has no users, ids are of another type than the store's, or as in :meth:`search`.
+        StoreError
+            A file of the version is damaged, or its index needs a newer FAISS.
         """
         return self._search_by("users", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 
@@ -306,7 +327,16 @@ class Version:
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each item, without the item itself; see :meth:`search`.
 
-        An unknown item is what an unknown user is to :meth:`search_by_user`.
+        Parameters, results and errors are those of :meth:`search_by_user`, with items for users.
+
+        Raises
+        ------
+        NotFoundError
+            An item is unknown and ``missing`` is "raise".
+        UsageError
+            Ids are of another type than the store's, or as in :meth:`search`.
+        StoreError
+            A file of the version is damaged, or its index needs a newer FAISS.
         """
         return self._search_by("items", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 

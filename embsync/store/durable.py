@@ -251,10 +251,10 @@ def _take_back(descriptor: int, end: int, path: Path, error: BaseException) -> N
             raise OSError(errno.EIO, f"{left} bytes after it was cut back to {end}", str(path))
     except OSError as second:
         raise NotTakenBack(
-            "a line could neither be written nor taken back",
+            "a line could neither be written nor removed",
             where=path,
             found=f"{error}, then {second}",
-            hint="look after the disk",
+            hint="check the disk",
         ) from error
 
 
