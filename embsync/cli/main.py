@@ -31,6 +31,7 @@ COMMANDS = {
     "hold": ("daemon", "Make the daemon publish nothing until resume."),
     "lookup": ("query", "Print the stable vectors of ids."),
     "prune": ("publish", "Delete all but the highest versions and the current one."),
+    "relabel": ("publish", "Publish the current version with other labels."),
     "resume": ("daemon", "Let the daemon publish again."),
     "rollback": ("publish", "Make an older version current."),
     "run": ("daemon", "Watch the configured directory and publish what appears there."),

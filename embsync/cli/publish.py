@@ -174,6 +174,29 @@ def widen(dimension: int, config_file: Path | None, store: Path | None, as_json:
         say(f"published version {manifest.version}: the space now has {manifest.dimension} dimensions")
 
 
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@shared
+@locking
+def relabel(file: Path, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
+    """Publish the current version with the labels in FILE, a .parquet or .csv table with a column of ids."""
+    from embsync.pipeline.relabel import relabel as relabel_store  # noqa: PLC0415  (loads FAISS)
+
+    given = context(config_file, store, as_json, wait)
+    manifest = relabel_store(given.store, file, given.config)
+    failed = _after_publish(manifest, given)
+    if as_json:
+        print_json({"version": manifest.version, "labels": manifest.labels, "on_publish": failed})
+        return
+    say(
+        f"published version {manifest.version}: {', '.join(label.name for label in manifest.labels)} of version "
+        f"{manifest.relabels}"
+    )
+    unknown = max((label.unknown for label in manifest.labels), default=0)
+    if unknown:
+        say(f"  warning: {unknown} ids of {file} are no items")
+
+
 def _numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 

@@ -19,7 +19,9 @@ from embsync.store.removal import leftovers
 from embsync.store.version_manifest import read
 
 #: Events that publish a version.
-PUBLISHES = ("published", "widened")
+PUBLISHES = ("published", "widened", "relabelled")
+#: Versions kept of a night: the newest, and the one to roll back to where its labels are wrong.
+_OF_A_NIGHT = 2
 #: Events whose version is current after them.
 MOVES = (*PUBLISHES, "rolled_back")
 
@@ -126,12 +128,28 @@ class StoreContents:
             return [*map(layout.version_name, numbers), *leftovers(self.versions)]
 
     def _beyond(self, keep: int) -> list[int]:
-        """Return the numbers below the ``keep`` highest of versions that have a manifest, ascending."""
+        """Return the numbers of versions beyond those to keep, ascending.
+
+        Kept are the ``keep`` newest nights that have a manifest, and of each night the two newest versions: a version
+        with other labels is of the night that it relabels.
+        """
         numbers = self.numbers()
-        described = layout.described_numbers(self.versions).intersection(numbers)
-        if len(described) <= keep:
+        described = sorted(layout.described_numbers(self.versions).intersection(numbers))
+        if len(described) <= min(keep, _OF_A_NIGHT):
             return []
-        return [number for number in numbers if number < sorted(described)[-keep]]
+        nights: dict[int, list[int]] = {}
+        for number in described:
+            nights.setdefault(self._night(number), []).append(number)
+        newest = sorted(nights.values(), key=max)[-keep:]
+        kept = {number for night in newest for number in night[-_OF_A_NIGHT:]}
+        oldest = min(map(max, newest)) if len(nights) > keep else 0
+        return [number for number in numbers if number not in kept and (number in described or number < oldest)]
+
+    def _night(self, number: int) -> int:
+        try:
+            return self.manifest(number).night
+        except (StoreError, NotFoundError):
+            return number
 
     def is_whole(self, number: int, path: str | None = None) -> bool:
         """Return whether a version, or one file of it, is as its manifest says."""
@@ -210,10 +228,10 @@ class StoreContents:
             "mtime_ns": manifest.snapshot.mtime_ns,
         }
         return Event(
-            event="published",
+            event="published" if manifest.relabels is None else "relabelled",
             version=number,
             parent=manifest.parent,
-            snapshot=snapshot,
+            snapshot=snapshot if manifest.relabels is None else None,
             space_id=manifest.space_id,
             recovered=True,
         )

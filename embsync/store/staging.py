@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import mmap
@@ -25,6 +26,8 @@ from embsync.store.removal import STAGING_PREFIX, remove_tree
 
 _READ_BYTES = 4 * 2**20
 _SEALED_AT_ONCE = 2
+#: What a file system says that has no hard links, or no more of them, or that is another one.
+_NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class ArrayFile:
@@ -120,6 +123,27 @@ class Staging:
         with self.stream(name) as write:
             write(_npy_header(contiguous.shape, contiguous.dtype))
             write(contiguous.reshape(-1).view(np.uint8).data)
+
+    def link(self, entry: FileEntry, version: Path) -> None:
+        """Take in a file of a version, which is known to be as its entry says: the same file, or a copy of it."""
+        source, target = version / entry.path, self._place(entry.path)
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with source.open("rb") as file, self.stream(entry.path) as write:
+                while block := file.read(_READ_BYTES):
+                    write(block)
+            if self._entries[-1] != entry:
+                raise StoreError(
+                    "a file changed while it was copied",
+                    where=source,
+                    found=f"sha256 {self._entries[-1].sha256}",
+                    expected=entry.sha256,
+                ) from None
+        else:
+            self._entries.append(entry)
 
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[Callable[[bytes | memoryview], None]]:

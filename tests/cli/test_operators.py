@@ -183,6 +183,7 @@ def read_by_a_shell(line: str) -> list[str]:
 #: Arguments of every command, so that it would do something.
 _ARGUMENTS = {
     "accept": ["watch it/day=2", "--new-space"],
+    "relabel": ["watch it/day=2"],
     "widen": ["16"],
     "search": ["--item", "1000"],
     "lookup": ["items", "1000"],
