@@ -72,7 +72,8 @@ class DemoDirectory:
         path.mkdir(parents=True)
         for name, array in (("item_ids", item_ids), ("items", items), ("user_ids", user_ids), ("users", users)):
             np.save(path / f"{name}.npy", array)
-        shutil.copyfile(self.titles, path / "item_labels.csv")
+        if self.titles.exists():
+            shutil.copyfile(self.titles, path / "item_labels.csv")
         (path / "_SUCCESS").touch()
         return path
 
