@@ -82,7 +82,7 @@ def test_a_snapshot_that_was_only_touched_is_not_published_again(
     (runs.watch / "day=1" / "_SUCCESS").touch()  # last, as whoever wrote it again would
     assert runs.sync() == [("day=1", "unchanged")]
     reads: list[object] = []
-    monkeypatch.setattr("embsync.pipeline.process", lambda *_: reads.append(1))
+    monkeypatch.setattr("embsync.pipeline.publish_snapshot", lambda *_: reads.append(1))
     for _ in range(3):
         assert runs.sync() == []
         assert runs.states()["day=1"] == "published"
