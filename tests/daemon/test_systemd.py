@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +31,9 @@ STORE = "/var/lib/embsync/{}/store"
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with Machine(tmp_path_factory.mktemp("machine")).booted() as booted:
+def machine() -> Iterator[Machine]:
+    # Not in memory, where pytest's directories are: systemd has a /dev/shm of its own.
+    with tempfile.TemporaryDirectory(dir="/tmp") as place, Machine(Path(place)).booted() as booted:
         for unit in ("embsync@.service", "embsync-serve@.service"):
             booted.drop_in(unit, "sight", f"[Service]\nBindReadOnlyPaths={' '.join(interpreter_paths())}\n")
         yield booted
