@@ -52,6 +52,7 @@ class SnapshotConfig(_Section, frozen=True):
         "npy_parts",
         "npz",
         "parquet",
+        "spark_pipeline",
         "arrow",
         "csv",
         "projector",

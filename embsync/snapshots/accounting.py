@@ -177,7 +177,8 @@ def _not_taken(place: Place, claim: Claim, marker: str) -> Iterator[_Entry]:
 
 def _not_taken_inside(folder: Place, path: str, claim: Claim, marker: str) -> Iterator[_Entry]:
     for part, kind in folder.entries().items():
-        if kind == "directory" and PARTITION.match(part):
+        below = f"{path}/{part}/"
+        if kind == "directory" and (PARTITION.match(part) or any(file.startswith(below) for file in claim.inside)):
             yield from _not_taken_inside(folder.child(part), f"{path}/{part}", claim, marker)
         elif part != marker and f"{path}/{part}" not in claim.inside:
             yield _Entry(part, kind, names.parse(part), path)

@@ -143,13 +143,13 @@ def _by_marker(look: ChildListing, watch: WatchConfig) -> Completeness | None:
 
 def _marked_sides(look: ChildListing, marker: str) -> list[str]:
     names = {name for name, status in look.entries.items() if kind_of(status) == "directory"}
-    spark = [name for name in _SPARK_DIRECTORIES if name in names]
-    sides = (
-        list(_SPARK_DIRECTORIES)
-        if spark
-        else sorted(name for name in names if name.partition(".")[0] in _SIDE_DIRECTORIES)
+    # of a model at the root, or in a stage of a pipeline
+    spark = sorted(
+        {name[: -len(side)] for name in names for side in _SPARK_DIRECTORIES if f"/{name}".endswith(f"/{side}")}
     )
-    if not any(side.startswith("item") for side in sides):
+    plain = sorted(name for name in names if name.partition(".")[0] in _SIDE_DIRECTORIES)
+    sides = [holder + side for holder in spark for side in _SPARK_DIRECTORIES] or plain
+    if not spark and not any(side.startswith("item") for side in sides):
         return []
     prefixes = [f"{side}/" for side in sides]
     return prefixes if all(prefix + marker in look.entries for prefix in prefixes) else []

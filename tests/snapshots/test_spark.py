@@ -11,10 +11,12 @@ import pytest
 from snapshots.made import vectors
 
 from embsync.config import SnapshotConfig
-from embsync.snapshots import open_snapshot
+from embsync.errors import SnapshotError
+from embsync.snapshots import Snapshot, open_snapshot
 
 pytestmark = [
     pytest.mark.services("pyspark"),
+    pytest.mark.timeout(900),  # a Java machine on a loaded computer
     pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),
     pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
 ]
@@ -43,6 +45,8 @@ def leave_ml_vectors(spark: Any, folder: Path) -> None:
 
 def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
     """Both factor tables, in part files with markers and checksums beside them, have Spark's own rows."""
+    from pyspark.ml import Pipeline, PipelineModel
+    from pyspark.ml.feature import StringIndexer
     from pyspark.ml.recommendation import ALS
     from pyspark.sql import SparkSession
 
@@ -62,6 +66,11 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
         trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=4, numUserBlocks=4).fit(table)
         trained.write().overwrite().save(str(tmp_path / "als"))
+        PipelineModel([trained]).write().save(str(tmp_path / "pipeline"))
+        named = table.selectExpr("user", "concat('i', item) AS name", "rating")
+        indexed = StringIndexer(inputCol="name", outputCol="item")
+        als = ALS(rank=2, maxIter=1, seed=1)
+        Pipeline(stages=[indexed, als]).fit(named).write().save(str(tmp_path / "indexed"))
         page = (Path(__file__).parents[2] / "docs/training.md").read_text()
         block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
         exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
@@ -75,8 +84,20 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         order = np.argsort(items.ids())
         assert items.ids()[order].tolist() == list(range(20))
         np.testing.assert_array_equal(vectors(items)[order], ML)
+    with pytest.raises(SnapshotError, match=r"StringIndexer gave.*found item.*hint: in Spark: labels"):
+        open_snapshot(tmp_path / "indexed", SnapshotConfig())
     opened = open_snapshot(tmp_path / "als", SnapshotConfig())
     assert opened.layout == "parquet"
+    assert_same_factors(opened, factors)
+    piped = open_snapshot(tmp_path / "pipeline", SnapshotConfig())
+    assert (piped.layout, piped.unread) == ("spark_pipeline", ())
+    assert_same_factors(piped, factors)
+    for side in ("item", "user"):
+        assert (tmp_path / "als" / f"{side}Factors" / "_SUCCESS").exists()
+
+
+def assert_same_factors(opened: Snapshot, factors: dict[str, Any]) -> None:
+    """Assert that both sides have Spark's own rows."""
     assert opened.users is not None
     for side in (opened.items, opened.users):
         expected = {row["id"]: row["features"] for row in factors[side.name]}
@@ -84,4 +105,3 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         assert set(ids.tolist()) == set(expected)
         rows = np.array([expected[number] for number in ids.tolist()], np.float32)
         np.testing.assert_array_equal(vectors(side), rows)
-        assert (tmp_path / "als" / f"{side.name[:-1]}Factors" / "_SUCCESS").exists()

@@ -1,0 +1,101 @@
+"""Layout spark_pipeline: the one ALS model of a pipeline, by files of the form that Spark gives them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snapshots.made import assert_reads, model, read
+from snapshots.test_parquet import table
+
+from embsync.config import SnapshotConfig, WatchConfig
+from embsync.errors import SnapshotError, SnapshotIncomplete
+from embsync.snapshots import open_snapshot
+from embsync.watching.discovery import discover
+
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+
+CONFIG = SnapshotConfig()
+MADE = model()
+
+
+def stage(path: Path, name: str, **parameters: Any) -> Path:
+    """Leave the metadata of a stage."""
+    folder = path / "stages" / name / "metadata"
+    folder.mkdir(parents=True)
+    found = {"class": f"org.apache.spark.ml.{name.split('_')[1]}Model", "paramMap": parameters, "defaultParamMap": {}}
+    (folder / "part-00000").write_text(json.dumps(found) + "\n")
+    (folder / "_SUCCESS").touch()
+    return folder.parent
+
+
+def pipeline(path: Path, name: str = "1_ALS_ab12") -> Path:
+    """Leave a pipeline with an ALS model."""
+    als = stage(path, name, itemCol="item_index", userCol="user")
+    for side, ids, matrix in (("item", MADE.item_ids, MADE.items), ("user", MADE.user_ids, MADE.users)):
+        (als / f"{side}Factors").mkdir()
+        pq.write_table(table(ids, matrix), als / f"{side}Factors" / "part-00000-7f.snappy.parquet")
+        (als / f"{side}Factors" / "_SUCCESS").touch()
+    (path / "metadata").mkdir(exist_ok=True)
+    (path / "metadata" / "part-00000").write_text("{}")
+    return path
+
+
+def test_the_factors_of_the_one_model_are_read(tmp_path: Path) -> None:
+    """Other stages are named as not read."""
+    stage(pipeline(tmp_path), "0_VectorAssembler_cd34", outputCol="features")
+    opened = open_snapshot(tmp_path, CONFIG)
+    assert (opened.layout, opened.unread) == ("spark_pipeline", ("stages/0_VectorAssembler_cd34/",))
+    assert_reads(opened, MADE)
+
+
+def test_row_numbers_of_an_indexer_are_no_ids(tmp_path: Path) -> None:
+    """Of either side; an indexer of something else gives no ids."""
+    stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="genre_index")
+    read(tmp_path, CONFIG)
+    stage(tmp_path, "2_StringIndexer_b", outputCols=["genre", "item_index"])
+    with pytest.raises(SnapshotError, match=r"StringIndexer gave.*found item_index.*indexer.labels"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def test_two_models_are_a_question(tmp_path: Path) -> None:
+    """The hint names one of them, which is a snapshot by itself."""
+    pipeline(pipeline(tmp_path), "2_ALS_cd34")
+    with pytest.raises(SnapshotError, match=r"more than one ALS model.*1_ALS_ab12, 2_ALS_cd34") as refused:
+        open_snapshot(tmp_path, CONFIG)
+    assert_reads(open_snapshot(str(refused.value.hint).partition(": ")[2], CONFIG), MADE)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"class": 1', '{"paramMap": []}', "[" * 5000])
+def test_ill_formed_metadata_is_refused(tmp_path: Path, text: str) -> None:
+    """Whether the ids are an indexer's could not be told."""
+    folder = stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="item_index")
+    (folder / "metadata" / "part-00000").write_text(text)
+    with pytest.raises(SnapshotError, match="ill-formed metadata of a stage"):
+        open_snapshot(tmp_path, CONFIG)
+
+
+def test_a_pipeline_is_complete_when_both_sides_are_marked(tmp_path: Path) -> None:
+    """A part that is on its way is waited for; the markers of both sides are as good as one at the root."""
+    night = pipeline(tmp_path / "day=1")
+    als = night / "stages" / "1_ALS_ab12"
+
+    def look(complete: str) -> tuple[str, str]:
+        watch = WatchConfig(settle_seconds=0, complete=complete)
+        (child,) = discover(tmp_path, watch, CONFIG, now=time.time() + 1).children
+        return child.state, child.reason
+
+    assert look("marker") == ("ready", "marker")
+    (als / "itemFactors" / "_SUCCESS").unlink()
+    assert look("marker")[0] == "waiting"
+    assert look("auto") == ("ready", "settled")
+    part = als / "itemFactors" / "part-00000-7f.snappy.parquet"
+    more = table(MADE.item_ids[:1] + 10**6, MADE.items[:1])
+    pq.write_table(more, part.with_name(".part-00001-7f.snappy.parquet.aB3xY9"))
+    assert look("auto")[0] == "waiting"
+    part.unlink()
+    with pytest.raises(SnapshotIncomplete, match="an ALS model that is not whole"):
+        open_snapshot(night, CONFIG)
