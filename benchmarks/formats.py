@@ -4,7 +4,7 @@ Ours gives ids and every block of vectors, checked, a block at a time; the libra
 Files are in the system's cache, decoders run already. Best of alternating pairs, processor seconds of all processes.
 What needs a library that is not installed is left out, and named.
 
-    python benchmarks/formats.py [--rows 100000] [--pairs 5] [FORMAT ...]
+    python benchmarks/formats.py [--rows 400000] [--pairs 5] [FORMAT ...]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from embsync.snapshots import Snapshot, open_snapshot
 
 WIDTH = 64
 #: Text is slow to read, whoever reads it.
-TEXT_SHARE = 5
+TEXT_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("formats", nargs="*", metavar="FORMAT", help="default: all")
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--pairs", type=int, default=5)
     given = parser.parse_args()
     data = Data(np.arange(given.rows), np.random.default_rng(0).standard_normal((given.rows, WIDTH)).astype(np.float32))
