@@ -68,7 +68,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
             where=str(file),
             found=shown[:200] or "no matrix",
             expected="vectors, or a name such as item_embedding.weight",
-            hint="set snapshot.vector_column: {items: NAME, users: NAME}",
+            hint="name the tensor of each side in snapshot.vector_column",
         )
     items, users = (
         _open_side(side, vectors, place, headers, config) if side in vectors else None for side in (ITEMS, USERS)
@@ -104,7 +104,7 @@ def _vectors(side: str, headers: Mapping[str, ArrayHeader], config: SnapshotConf
             where=str(file),
             found=", ".join(f"{name} {headers[name].shape}" for name in likely)[:300],
             expected="one",
-            hint=f"set snapshot.vector_column: {{items: NAME, users: NAME}}, such as {side}: {likely[0]}",
+            hint=f"name the one in snapshot.vector_column, such as {{{side}: {likely[0]}}}",
         )
     return likely[0] if likely else None
 
