@@ -151,7 +151,7 @@ class Follower:
                 raise
             return  # not there yet
         if self._newest is None and self._serving is not None:
-            raise NotFoundError("no version is current any more", where=self._root / layout.CURRENT)
+            raise NotFoundError("no version is current", where=self._root / layout.CURRENT)
         if self._newest is None or (self._newest, identity(self._path(self._newest))) == self._serving:
             if not self._callback_failed:  # whatever it was is over: rolled back, or the store is there again
                 self._refused = self.error = None

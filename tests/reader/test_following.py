@@ -138,7 +138,7 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
         away.rename(root)
         eventually(lambda: follower.health.healthy)
         (root / "current").rename(root / "former")
-        eventually(lambda: "no version is current any more" in str(follower.error))
+        eventually(lambda: "no version is current" in str(follower.error))
         (root / "former").rename(root / "current")
         eventually(lambda: follower.health.healthy)
 
