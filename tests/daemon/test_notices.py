@@ -94,6 +94,7 @@ def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
 def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
     """Its own state, once in the log, as a figure, and beside what the caller of `status` sees; one file is enough."""
     place.command = OBEYING
+    place.configure(watch={"settle_seconds": 0.5})  # a file whose mode changed is newer than the marker
     folder = place.drop(1) / closed
     folder.chmod(0)
     with place.daemon():
