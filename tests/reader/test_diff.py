@@ -107,6 +107,19 @@ def test_a_version_does_not_differ_from_itself(reader: StoreReader) -> None:
         version.diff(version, limit=-1)
 
 
+def test_an_item_that_was_only_carried_is_new_when_it_returns(tmp_path: Path) -> None:
+    """And did not move: its vector of before is older than the version that is compared."""
+    whole = night(0, **SIZES)
+    away = whole.item_ids[:3]
+    for name, made in (("n0", whole), ("n1", whole.without_items(away)), ("n2", whole)):
+        sync(tmp_path / "S", made, name)
+    with embsync.open(tmp_path / "S") as reader, reader.version(2) as before:
+        assert before.items.rows(away).min() >= 0
+        items = reader.current.diff(before).items
+    assert (items.new, items.new_ids, items.gone) == (3, sorted(away.tolist()), 0)
+    assert items.common == len(whole.item_ids) - 3
+
+
 def test_spaces_sides_and_widths_may_differ(tmp_path: Path) -> None:
     """Another space has no cosines; one side asks items for their neighbours; new axes change no cosine."""
     root = tmp_path / "S"
