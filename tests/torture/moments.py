@@ -24,6 +24,8 @@ from embsync.pipeline.widen import widen
 from embsync.store import Store
 from embsync.store.hold import hold, resume
 
+#: Seconds after which a signal that did nothing is sent again.
+_PATIENCE = 5.0
 _ANY = Scenario("any command", "two", lambda _: None, frozenset(range(1, 10_000)))
 
 
@@ -89,12 +91,25 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
         child, hear = begun(bench, seed + turn)
         time.sleep(chance.uniform(0.0, 0.5))
         number = chance.choice((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
-        os.kill(child, number)
-        os.waitpid(child, 0)
+        _end(child, number)
         check(bench, tally, f"{number.name} in turn {turn}", heard(hear, time.monotonic()))
         if turn % 50 == 49:  # small again, and of few dimensions
             bench.fresh(SCENARIOS["publish"])
     output.write_text(json.dumps(dataclasses.asdict(tally)))
+
+
+def _end(child: int, number: signal.Signals) -> None:
+    """Send the signal, as often as somebody at a keyboard would, until the process has ended.
+
+    Python drops an interrupt that comes while it runs a finalizer.
+    """
+    while True:
+        os.kill(child, number)
+        again = time.monotonic() + _PATIENCE
+        while time.monotonic() < again:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.001)
 
 
 def check(bench: Bench, tally: Tally, point: str, told: list[int]) -> None:
