@@ -30,12 +30,24 @@ def unit_rows(rows: Array) -> Float32:
 
 
 def row_cosines(left: Array, right: Array) -> Float64:
-    """Return the cosine of each pair of rows, NaN where a row is zero."""
-    dot = np.einsum("ij,ij->i", left, right).astype(np.float64)
+    """Return the cosine of each pair of rows, NaN where a row is zero.
+
+    Where one side has more columns, as after a space was widened, the other has zeros there.
+    """
+    width = min(left.shape[1], right.shape[1])
+    dot = np.einsum("ij,ij->i", left[:, :width], right[:, :width]).astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", left, left).astype(np.float64) * np.einsum("ij,ij->i", right, right))
     cosines = np.full(len(dot), np.nan)
     np.divide(dot, norms, out=cosines, where=norms > 0)
     return cosines
+
+
+def lowest(values: Array, count: int) -> Int64:
+    """Return the positions of the ``count`` lowest values, lowest first, equal ones by position; NaN is left out."""
+    known = np.flatnonzero(~np.isnan(values))
+    if 0 < count < len(known):  # no need to sort all of them
+        known = known[values[known] <= np.partition(values[known], count - 1)[count - 1]]
+    return known[np.argsort(values[known], kind="stable")[:count]]
 
 
 def scores_of(queries: Array, vectors: Array, metric: Metric) -> Float64:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.laws import law
 from support.nights import Array
 
-from embsync.similarity import Metric, RunningTopK, TopK, agreement, overlap
+from embsync.similarity import Metric, RunningTopK, TopK, agreement, lowest, overlap, row_cosines
 
 METRICS: tuple[Metric, ...] = ("inner_product", "cosine", "l2")
 
@@ -119,3 +119,24 @@ def test_overlap_counts_what_both_have() -> None:
     assert overlap(first, second) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert overlap(first[3:], second[3:]) is None
     assert overlap(np.array([[-1, 8]]), np.array([[-1, 9]])) == 0.0
+
+
+def test_the_lowest_are_told_without_sorting_all() -> None:
+    """Whatever is asked for: as a stable sort has them, without what is not a number."""
+    random = np.random.default_rng(4)
+    for count in (0, 1, 5, 50, 200):
+        values = random.integers(0, 9, 100).astype(np.float32)
+        values[::7] = np.nan
+        known = np.flatnonzero(~np.isnan(values))
+        expected = known[np.argsort(values[known], kind="stable")[:count]]
+        np.testing.assert_array_equal(lowest(values, count), expected)
+
+
+def test_rows_of_different_width_are_compared_as_if_padded() -> None:
+    random = np.random.default_rng(5)
+    left, right = random.standard_normal((6, 3)), random.standard_normal((6, 5))
+    right[2] = 0.0
+    padded = np.hstack([left, np.zeros((6, 2))])
+    np.testing.assert_allclose(row_cosines(left, right), row_cosines(padded, right))
+    np.testing.assert_allclose(row_cosines(right, left), row_cosines(padded, right))
+    assert np.isnan(row_cosines(left, right)[2])

@@ -12,7 +12,7 @@ from embsync.alignment.gram import Pairing, by_fold
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
 from embsync.manifest import Moved, SideDrift
 from embsync.rows import as_slice, library_threads
-from embsync.similarity import row_cosines
+from embsync.similarity import lowest, row_cosines
 
 MOVED_MOST = 10
 
@@ -242,9 +242,8 @@ class DriftMeter:
         return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean())}
 
     def _moved_most(self) -> tuple[Moved, ...]:
-        known = np.flatnonzero(~np.isnan(self._cosines))
-        lowest = known[np.argsort(self._cosines[known], kind="stable")[:MOVED_MOST]]
-        return tuple(Moved(self._id_of(int(row)), float(self._cosines[row])) for row in lowest)
+        rows = lowest(self._cosines, MOVED_MOST).tolist()
+        return tuple(Moved(self._id_of(row), float(self._cosines[row])) for row in rows)
 
 
 def _divide(top: Array, bottom: Array) -> Float32:

@@ -62,7 +62,7 @@ def _print(found: Diff, first: Version, second: Version) -> None:
     sides = [(name, side) for name, side in (("items", found.items), ("users", found.users)) if side is not None]
     click.echo()
     table(
-        ("", "before", "after", "new", "gone", "cosine", "5 % below"),
+        ("", "before", "after", "new", "gone", "cosine", "5th percentile"),
         [
             (name, *map("{:,}".format, (side.live_before, side.live_after, side.new, side.gone)), *_cosines(side))
             for name, side in sides
@@ -84,7 +84,7 @@ def _print(found: Diff, first: Version, second: Version) -> None:
             click.echo()
             table(
                 (f"{name} moved most", "cosine", "length"),
-                [(row.id, f"{row.cosine:.3f}", f"x {number(row.norm_ratio, '.2f')}") for row in side.moved_most],
+                [(row.id, f"{row.cosine:.3f}", f"x {row.norm_ratio:.2f}") for row in side.moved_most],
             )
 
 

@@ -23,6 +23,7 @@ from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.on_publish import run_on_publish
 from embsync.pipeline.progress import Progress
 from embsync.snapshots import shortened
+from embsync.snapshots.labels import TABLES
 from embsync.store.hold import hold, resume
 from embsync.store.journal import NotJournaled
 from embsync.store.layout import version_name
@@ -280,6 +281,7 @@ def _print_published(name: str, manifest: Manifest) -> None:
     parts.append(f"index {index.factory} {index.action}, recall {number(index.recall_at_10)}")
     say(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
     if manifest.snapshot.unread:
-        say(f"  warning: not read: {shortened(manifest.snapshot.unread)}")
+        cure = "; its columns named in snapshot.labels are published" if {*TABLES} & {*manifest.snapshot.unread} else ""
+        say(f"  warning: not read: {shortened(manifest.snapshot.unread)}{cure}")
     for check, sentence in remarks(manifest):
         say(f"  {'accepted' if check.accepted else 'warning'}: {sentence}")

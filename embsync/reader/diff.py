@@ -12,7 +12,7 @@ from embsync.dtypes import Float64, Int64
 from embsync.ids import sample
 from embsync.reader.side import Side
 from embsync.rows import as_slice, block_rows
-from embsync.similarity import TOP_K, overlap
+from embsync.similarity import TOP_K, lowest, overlap, row_cosines
 
 if TYPE_CHECKING:
     from embsync.reader.version import Version
@@ -33,13 +33,13 @@ class MovedRow:
     id : int or str
     cosine : float
         Between its vectors in the two versions.
-    norm_ratio : float or None
-        Its length in the later version over that in the earlier one; None where that is 0.
+    norm_ratio : float
+        Its length in the later version over that in the earlier one.
     """
 
     id: int | str
     cosine: float
-    norm_ratio: float | None
+    norm_ratio: float
 
 
 @dataclass(frozen=True)
@@ -121,78 +121,76 @@ class Diff:
 def diff(before: Version, after: Version, *, limit: int = 20, between: Callable[[], None] = lambda: None) -> Diff:
     """Compare two versions; see :meth:`embsync.Version.diff`."""
     same = before.space_id == after.space_id
-    two = before.users is not None and after.users is not None
+    names: tuple[SideName, ...] = ("items",) if before.users is None or after.users is None else ("items", "users")
+    pairs = {name: _rows(before.side(name), after.side(name)) for name in names}
+    sides = {name: _side(before.side(name), after.side(name), *pairs[name], same, limit, between) for name in names}
+    asking = names[-1]
     return Diff(
         before=before.number,
         after=after.number,
         same_space=same,
-        items=_side(before.items, after.items, same, limit, between),
-        users=_side(before.side("users"), after.side("users"), same, limit, between) if two else None,
-        neighbours=_neighbours(before, after, "users" if two else "items", between),
+        items=sides["items"],
+        users=sides.get("users"),
+        neighbours=_neighbours(before, after, asking, *pairs[asking], between),
     )
 
 
-def _side(before: Side, after: Side, same: bool, limit: int, between: Callable[[], None]) -> SideDiff:
-    old, new, common = _rows(before, after)
+def _rows(before: Side, after: Side) -> tuple[Int64, Int64]:
+    """Return the rows, in both versions, of the ids live in both."""
+    new = np.flatnonzero(after.live)
+    old = before.rows(after.ids[new])
+    both = (old >= 0) & before.live[np.maximum(old, 0)]
+    return old[both], new[both]
+
+
+def _side(
+    before: Side, after: Side, old: Int64, new: Int64, same: bool, limit: int, between: Callable[[], None]
+) -> SideDiff:
     gone = np.setdiff1d(np.flatnonzero(before.live), old, assume_unique=True)
     joined = np.setdiff1d(np.flatnonzero(after.live), new, assume_unique=True)
-    cosines, ratios = _movement(before, after, old, new, between) if same and common else (np.empty(0), np.empty(0))
+    cosines, ratios = _movement(before, after, old, new, between) if same else (np.empty(0), np.empty(0))
     known = cosines[~np.isnan(cosines)]
+    most = lowest(cosines, limit)
     return SideDiff(
-        live_before=common + len(gone),
-        live_after=common + len(joined),
+        live_before=len(old) + len(gone),
+        live_after=len(new) + len(joined),
         new=len(joined),
         gone=len(gone),
-        common=common,
+        common=len(old),
         new_ids=after.names(joined[:limit]).tolist(),
         gone_ids=before.names(gone[:limit]).tolist(),
         cosine=float(known.mean()) if len(known) else None,
         cosine_p05=float(np.percentile(known, 5)) if len(known) else None,
-        moved_most=_moved_most(after, new, cosines, ratios, limit),
+        moved_most=[
+            MovedRow(name, cosine, ratio)
+            for name, cosine, ratio in zip(
+                after.names(new[most]).tolist(), cosines[most].tolist(), ratios[most].tolist(), strict=True
+            )
+        ],
     )
-
-
-def _rows(before: Side, after: Side) -> tuple[Int64, Int64, int]:
-    """Return the rows, in both versions, of the ids live in both, and how many there are."""
-    new = np.flatnonzero(after.live)
-    old = before.rows(after.ids[new])
-    both = (old >= 0) & before.live[np.maximum(old, 0)]
-    return old[both], new[both], int(np.count_nonzero(both))
 
 
 def _movement(
     before: Side, after: Side, old: Int64, new: Int64, between: Callable[[], None]
 ) -> tuple[Float64, Float64]:
-    """Return cosine and ratio of norms of each pair of rows, block by block."""
-    # A space that was widened meanwhile has zeros in its new axes.
-    width = min(before.vectors.shape[1], after.vectors.shape[1])
+    """Return cosine and ratio of norms of each pair of rows, block by block; NaN where the cosine has none."""
     cosines, ratios = np.full(len(old), np.nan), np.full(len(old), np.nan)
-    step = block_rows(width)
+    step = block_rows(after.vectors.shape[1])
     for start in range(0, len(old), step):
         between()
         part = slice(start, start + step)
-        left = np.asarray(before.vectors[as_slice(old[part])][:, :width], np.float64)
+        left = np.asarray(before.vectors[as_slice(old[part])], np.float64)
         right = np.asarray(after.vectors[as_slice(new[part])], np.float64)
-        lengths = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
-        cosines[part] = np.einsum("ij,ij->i", left, right[:, :width])
-        np.divide(cosines[part], lengths[0] * lengths[1], out=cosines[part], where=lengths[0] * lengths[1] > 0)
-        cosines[part][lengths[0] * lengths[1] == 0] = np.nan
-        np.divide(lengths[1], lengths[0], out=ratios[part], where=lengths[0] > 0)
+        cosines[part] = row_cosines(left, right)
+        lengths = np.linalg.norm(left, axis=1)
+        np.divide(np.linalg.norm(right, axis=1), lengths, out=ratios[part], where=lengths > 0)
     return cosines, ratios
 
 
-def _moved_most(after: Side, rows: Int64, cosines: Float64, ratios: Float64, limit: int) -> list[MovedRow]:
-    known = np.flatnonzero(~np.isnan(cosines))
-    lowest = known[np.argsort(cosines[known], kind="stable")[:limit]]
-    return [
-        MovedRow(name, float(cosines[place]), None if np.isnan(ratios[place]) else float(ratios[place]))
-        for name, place in zip(after.names(rows[lowest]).tolist(), lowest.tolist(), strict=True)
-    ]
-
-
-def _neighbours(before: Version, after: Version, name: SideName, between: Callable[[], None]) -> NeighboursDiff:
+def _neighbours(
+    before: Version, after: Version, name: SideName, old: Int64, new: Int64, between: Callable[[], None]
+) -> NeighboursDiff:
     """Ask both versions for the nearest items of the same ids, and compare ids and scores."""
-    old, new, _ = _rows(before.side(name), after.side(name))
     chosen = sample(after.side(name).ids[new], SAMPLED)
     old, new = old[chosen], new[chosen]
     if len(chosen) == 0:

@@ -11,6 +11,7 @@ import numpy as np
 from embsync.dtypes import Float64, Int64
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.reader.side import Ids
+from embsync.similarity import row_cosines
 
 if TYPE_CHECKING:
     from embsync.reader.version import Version
@@ -77,9 +78,4 @@ def _compared(version: Version, side: SideName, ids: Ids, vectors: Float64) -> t
     """Return cosines, lengths and ages of ids in one version."""
     part = version.side(side)
     then = part.lookup(ids, "nan").astype(np.float64)
-    shared = min(then.shape[1], vectors.shape[1])  # axes that were added by widening are zero before
-    lengths = np.linalg.norm(then, axis=1)
-    sizes = lengths * np.linalg.norm(vectors, axis=1)
-    products = np.einsum("ij,ij->i", then[:, :shared], vectors[:, :shared])
-    cosines = np.divide(products, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
-    return cosines, lengths, part.age(ids, "nan")
+    return row_cosines(then, vectors), np.linalg.norm(then, axis=1), part.age(ids, "nan")

@@ -42,7 +42,8 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
             return Version(root / layout.VERSIONS / layout.version_name(wanted), indexed=indexed)
         except FileNotFoundError:
             if number is not None:
-                raise NotFoundError(f"no version {number}", where=root) from None
+                kept = ", ".join(map(str, layout.version_numbers(root / layout.VERSIONS))) or "none"
+                raise NotFoundError(f"no version {number}", where=root, found=f"versions {kept}") from None
     raise StoreBusy(
         "the current version vanished each time it was opened", where=root, hint="is another program deleting versions?"
     )

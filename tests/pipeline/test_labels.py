@@ -14,6 +14,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, snapshot_of
 
 import embsync
+from embsync.cli.main import run
 from embsync.errors import SnapshotError, UsageError
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, publish_snapshot
@@ -206,3 +207,12 @@ def test_labels_come_from_parquet(root: Path) -> None:
     publish_snapshot(Store(root.parent / "T"), Request(beside), configured(snapshot__labels=["n"]))
     with embsync.open(root.parent / "T") as reader:
         assert reader.current.labels_of(made.item_ids)["n"] == list(range(len(items)))
+
+
+def test_a_table_of_labels_that_nobody_asked_for_is_named_with_what_to_do(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_npy(root.parent / "n0", night(0))
+    (folder / "item_labels.csv").write_text("id,title\n1000,one\n")
+    assert run(["sync", str(folder), "--store", str(root)]) == 0
+    assert "not read: item_labels.csv; its columns named in snapshot.labels are published" in capsys.readouterr().out
