@@ -20,8 +20,10 @@ from torture.scenarios import CONFIG, SCENARIOS, Bench, Scenario, examine
 
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline.relabel import relabel
 from embsync.pipeline.widen import widen
 from embsync.store import Store
+from embsync.store.contents import PUBLISHES
 from embsync.store.hold import hold, resume
 
 #: Seconds after which a signal that did nothing is sent again.
@@ -38,6 +40,7 @@ def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, C
         "new space": lambda: publish_snapshot(store, Request(night, new_space=True), CONFIG).version,
         "rollback": lambda: store.rollback(chance.choice(store.numbers()))[1],
         "widen": lambda: widen(store, store.manifest(store.current() or 0).dimension + 1, CONFIG).version,
+        "relabel": lambda: relabel(store, snapshots / "labels.csv", CONFIG).version,
         "hold": lambda: hold(store),
         "resume": lambda: resume(store),
     }
@@ -56,7 +59,7 @@ def live(root: Path, snapshots: Path, seed: int, told: int) -> None:
 def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, told: int) -> None:
     while True:
         commands = _commands(root, snapshots, chance)
-        name = chance.choices(list(commands), [5, 1, 2, 1, 1, 1])[0]
+        name = chance.choices(list(commands), [5, 1, 2, 1, 1, 1, 1])[0]
         try:
             version = commands[name]()
         except EmbsyncError:  # refused, or nothing to go back to: nothing is acknowledged
@@ -118,7 +121,7 @@ def check(bench: Bench, tally: Tally, point: str, told: list[int]) -> None:
     examine(bench, _ANY, tally, point, done=False, follow=False)
     if not told:
         return
-    moves = {"published", "widened", "rolled_back"}
+    moves = {*PUBLISHES, "rolled_back"}
     known = [event.version for event in store.journal.events() if event.event in moves]
     if told[-1] not in known:
         tally.harm("lost", f"{point}: version {told[-1]} was acknowledged")

@@ -18,8 +18,10 @@ from embsync.daemon.job import Job
 from embsync.errors import EmbsyncError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.on_publish import note
+from embsync.pipeline.relabel import relabel
 from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
+from embsync.store.contents import PUBLISHES
 from embsync.store.hold import hold, resume
 
 SIZES = {"items": 40, "users": 36, "width": 4}
@@ -71,6 +73,10 @@ def _plain() -> dict[str, object]:
     return msgspec.to_builtins(CONFIG)
 
 
+def _relabel(root: Path) -> None:
+    relabel(Store(root), root.parent / "labels.csv", CONFIG)
+
+
 def _recover(root: Path) -> None:
     with Store(root).locked():
         pass
@@ -84,6 +90,7 @@ SCENARIOS = {
         Scenario("accept", "two", lambda root: _publish(root, accepted=("cosine_items",)), frozenset({2, 3})),
         Scenario("new space", "two", lambda root: _publish(root, new_space=True), frozenset({2, 3})),
         Scenario("widen", "two", lambda root: widen(Store(root), 6, CONFIG), frozenset({2, 3})),
+        Scenario("relabel", "two", _relabel, frozenset({2, 3})),
         Scenario("worker", "two", _work, frozenset({2, 3})),
         Scenario("rollback", "two", lambda root: Store(root).rollback(1), frozenset({2, 1})),
         Scenario("prune", "two", _prune, frozenset({2})),
@@ -103,7 +110,11 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         for number in range(4):
-            write_npy(directory / f"night-{number}", night(number, **SIZES))
+            made = night(number, **SIZES)
+            write_npy(directory / f"night-{number}", made)
+            if number == 1:
+                lines = ["item_id,stock", *(f"{one},true" for one in made.item_ids.tolist())]
+                (directory / "labels.csv").write_text("\n".join(lines))
         for name in ("empty", "two", "held", "switched", "moved", "pruned"):
             self._build(name, directory / f"base-{name}")
         self.root = directory / "S"
@@ -225,7 +236,7 @@ def _compared(bench: Bench, scenario: Scenario, current: int | None, *, done: bo
     before = list(Store(base).journal.events()) if base.is_dir() else []
     if events[: len(before)] != before or store.journal.damaged():
         harms.append(("lost", f"{scenario.name}: lines of the journal"))
-    published = [event.version for event in events if event.event in {"published", "widened"}]
+    published = [event.version for event in events if event.event in PUBLISHES]
     pruned = {event.version for event in events if event.event == "pruned"}
     if len(set(published)) != len(published):
         harms.append(("phantom", f"{scenario.name}: journaled twice: {published}"))
