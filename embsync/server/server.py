@@ -37,7 +37,9 @@ from embsync.server.settings import Settings, address, require_servable, threads
 #: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
 #: systemd/.
 _LAST_SECONDS = 10.0
-_BACKLOG = 1024
+#: Connections that the kernel keeps until they are accepted; it takes min(this, net.core.somaxconn), 4,096 by default.
+#: Beyond them it drops the first packet, and the client asks again after 1, 3, 7, 15 and 31 s.
+_BACKLOG = 4096
 #: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
 #: a second to die.
 _DEATHS, _DEATHS_SECONDS = 10, 60.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -56,6 +59,29 @@ def figure(server: Server, name: str) -> float:
     """Return one of the server's figures, 0 before it is there."""
     lines = server.ask("/metrics").body.decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def test_a_storm_while_nobody_accepts_is_waited_for(root: Path) -> None:
+    """2,000 connections are made while the server stands still: else each is asked for again, later and later."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    longest = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    if hard < 2500 or longest < 2500:
+        pytest.skip(f"the machine allows {hard} descriptors and a queue of {longest}, fewer than 2,500")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    try:
+        with serving(root) as server, contextlib.ExitStack() as held:
+            where = ("127.0.0.1", int(server.where.rsplit(":", 1)[1]))
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                for _ in range(2000):
+                    plug = held.enter_context(socket.socket())
+                    plug.settimeout(0.9)  # the kernel asks again after a second
+                    plug.connect(where)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            assert server.ask("/healthz").status == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(
