@@ -19,6 +19,7 @@ fuzz:
 bench:
 	python benchmarks/roofline.py
 	python benchmarks/publish.py
+	python benchmarks/parent_hash.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py
 	python benchmarks/formats.py
