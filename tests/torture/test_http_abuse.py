@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -32,6 +33,8 @@ SIZES = {"items": 1500, "users": 100, "width": 8}
 #: Seconds in which health and a small search are answered, whatever happens; measured: under 1 on two busy cores.
 PATIENCE = 10.0
 MIB = 1 << 20
+#: Errors of an attacker that has run out of something itself.
+_OWN = (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -154,7 +157,10 @@ class Abuse:
 
     def plug(self, sent: bytes = b"") -> socket.socket:
         """Return a connection that sent something, as far as the server took it."""
-        plug = socket.create_connection(("127.0.0.1", int(self.server.where.rsplit(":", 1)[1])), timeout=20)
+        where = ("127.0.0.1", int(self.server.where.rsplit(":", 1)[1]))
+        # From one address, ports run out: each connection keeps its own for a minute after it is closed.
+        own = (f"127.0.{random.randrange(1, 255)}.{random.randrange(1, 255)}", 0)
+        plug = socket.create_connection(where, timeout=20, source_address=own)
         with contextlib.suppress(OSError):
             plug.sendall(sent)
         return plug
@@ -175,8 +181,9 @@ class Abuse:
                 attack(chance)
             except TimeoutError:
                 self.failures.append(f"{attack.__name__}: no connection in 20 s")
-            except OSError:
-                pass  # the server defends itself
+            except OSError as error:  # the server defends itself
+                if error.errno in _OWN:
+                    self.failures.append(f"{attack.__name__}: {error}")
             self.tried[attack.__name__] += 1
 
     def probe(self) -> None:
@@ -212,6 +219,12 @@ def descriptors(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
+def overflows() -> int:
+    """Count the connections that the kernel dropped since it began, as a queue of those to be accepted was full."""
+    names, figures = (line.split() for line in Path("/proc/net/netstat").read_text().splitlines()[:2])
+    return int(figures[names.index("ListenOverflows")])
+
+
 def settled(true: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Wait until something holds; return whether it does."""
     end = time.monotonic() + seconds
@@ -238,7 +251,7 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
         abuse.users = [
             one for one in abuse.users if server.ask("/v1/lookup", {"side": "users", "ids": [one]}).status == 200
         ]
-        before, most = (anonymous_memory(process), descriptors(process)), 0
+        before, most, dropped = (anonymous_memory(process), descriptors(process)), 0, overflows()
         attacks = [
             abuse.half_heads,
             abuse.slow_bodies,
@@ -267,6 +280,7 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
             thread.join(60)
         made.points = sum(abuse.tried.values())
         print(f"\n{dict(abuse.tried)}\n{dict(abuse.statuses)}\nmemory {(most - before[0]) / MIB:.0f} MiB at most")
+        print(f"connections dropped by the kernel, whose queue was full, and asked for again: {overflows() - dropped}")
         for failure in abuse.failures:
             made.harm("lost", failure)
         if strange := {status for status in abuse.statuses if status >= 500} - {501, 503}:
