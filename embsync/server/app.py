@@ -20,10 +20,10 @@ from embsync.errors import EmbsyncError
 from embsync.logs import log_exception
 from embsync.server.arrays import NPY
 from embsync.server.connections import Connections
+from embsync.server.context import JSON, Answer, RequestContext
 from embsync.server.decoding import Fields, decode, decode_query
 from embsync.server.endpoints import QUERIES, RESOURCES, QueryEndpoint, Resource
 from embsync.server.errors import Refused
-from embsync.server.handlers import JSON, Answer, RequestContext
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.openapi import document

@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
-from embsync.server.errors import Malformed
+from embsync.server.errors import Invalid, Malformed
 from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
 
 NPY = "application/x-npy"
@@ -88,3 +88,26 @@ def from_npy(body: bytes) -> Array:
         )
     flat: Array = np.frombuffer(body, header.dtype, offset=header.offset)
     return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+
+def matrix(rows: list[list[float]] | Array, where: str) -> Array:
+    """Return vectors of a request as rows.
+
+    Raises
+    ------
+    Invalid
+        Rows of different lengths, or none.
+    """
+    if isinstance(rows, np.ndarray):
+        return rows if rows.ndim == 2 else rows[None, :]
+    for place, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise Invalid(
+                "rows of different lengths",
+                where=f"{where}[{place}]",
+                found=f"{len(row)} numbers",
+                expected=f"{len(rows[0])} numbers",
+            )
+    if not rows:
+        raise Invalid("no vectors", where=where, found="none", expected="at least one")
+    return np.array(rows, np.float64)

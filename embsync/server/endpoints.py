@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from embsync.manifest import Manifest
 from embsync.server import handlers, resources
-from embsync.server.handlers import Answer
+from embsync.server.context import Answer, RequestContext
 from embsync.server.schema import (
     DiffReply,
     DiffRequest,
@@ -28,6 +28,7 @@ from embsync.server.schema import (
     TransformRequest,
     VectorsReply,
 )
+from embsync.server.search import search
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class QueryEndpoint:
     request, reply : type
         What the body and the answer are in JSON.
     handler : callable
-        Takes a :class:`~embsync.server.handlers.RequestContext` and the request.
+        Takes a :class:`~embsync.server.context.RequestContext` and the request.
     example : dict
         A request.
     array_body : bool
@@ -60,7 +61,7 @@ class QueryEndpoint:
     summary: str
     request: type[RequestBody]
     reply: Any
-    handler: Callable[[handlers.RequestContext, Any], Answer]
+    handler: Callable[[RequestContext, Any], Answer]
     example: dict[str, Any]
     array_body: bool = False
     array_reply: bool = True
@@ -129,7 +130,7 @@ QUERIES = (
         "Live items with the highest scores for vectors, users or items",
         SearchRequest,
         SearchReply,
-        handlers.search,
+        search,
         {"users": [100002, 100003], "k": 5, "blocked": [17], "missing": "nan"},
         array_body=True,
         get=True,

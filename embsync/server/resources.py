@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from embsync.reader import Version
 from embsync.server import page
+from embsync.server.context import JSON
 from embsync.server.errors import Refused
-from embsync.server.handlers import JSON
 from embsync.server.metrics import Metrics
 from embsync.server.responses import json_response, version_header
 from embsync.server.served_version import ServedVersion

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from embsync.errors import EmbsyncError
 from embsync.reader import Version
 from embsync.server.connections import ANSWER_BYTES
-from embsync.server.handlers import JSON, Answer
+from embsync.server.context import JSON, Answer
 from embsync.server.memory import Reservation
 
 VERSION_HEADER = "X-Embsync-Version"

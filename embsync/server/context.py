@@ -1,0 +1,111 @@
+"""What a handler works with: one pinned version, limits, memory; and the answer it returns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from embsync.reader import ForeignSpace, Version
+from embsync.server.arrays import Piece
+from embsync.server.errors import Invalid
+from embsync.server.memory import Reservation
+from embsync.server.schema import Reply
+from embsync.server.settings import Limits
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent: pieces, which are let go as they are sent, and their media type."""
+
+    pieces: deque[Piece]
+    media_type: str
+
+
+class OpenKept(Protocol):
+    """Pins a kept version by number."""
+
+    def __call__(self, number: int, *, searched: bool = False) -> Version:
+        """Pin it; with ``searched`` its index is known to be whole, and may be searched."""
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What a handler works with.
+
+    Attributes
+    ----------
+    version : Version
+        Everything in an answer comes from it, so no answer mixes two.
+    limits : Limits
+    open_kept : OpenKept
+        Opens another kept version, for raw vectors of its snapshot and for what moved.
+    kept_versions : callable
+        Returns the numbers of the kept versions.
+    memory : Reservation
+        Is asked for memory before it is taken, and between blocks whether the request was cancelled.
+    as_array : bool
+        Whether the client takes ``.npy``.
+    """
+
+    version: Version
+    limits: Limits
+    open_kept: OpenKept
+    kept_versions: Callable[[], list[int]]
+    memory: Reservation
+    as_array: bool
+
+    def head(self) -> Reply:
+        """Return what every answer begins with."""
+        return {"version": self.version.number, "space_id": self.version.space_id}
+
+    def require_space(self, wanted: str | None) -> None:
+        """Refuse a request for another space."""
+        if wanted is not None and wanted != self.version.space_id:
+            raise ForeignSpace(
+                "another space is served", where="$.space_id", found=self.version.space_id, expected=wanted
+            )
+
+    def require_at_most(self, limit: int, asked: int, where: str) -> None:
+        """Refuse more than a request may ask for."""
+        if asked > limit:
+            raise Invalid("more than a request may ask for", where=where, found=asked, expected=f"at most {limit}")
+
+    def checked_ids(self, ids: list[int | str], where: str) -> Any:
+        """Return ids of one kind, as many as a request may name."""
+        self.require_at_most(self.limits.batch, len(ids), where)
+        for place, one in enumerate(ids):
+            if type(one) is not type(ids[0]):
+                raise Invalid(
+                    "ids of two kinds",
+                    where=f"{where}[{place}]",
+                    found=type(one).__name__,
+                    expected=f"{type(ids[0]).__name__}, as the first",
+                )
+            if isinstance(one, str) and "\0" in one:  # NumPy drops it, and another id would be found
+                raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
+        return ids
+
+    def reserve_vectors(self, rows: int) -> None:
+        """Reserve memory for vectors to be answered: as numbers, and as text of 19 digits where it is JSON."""
+        self.memory.reserve(rows * self.version.record.dimension * (8 if self.as_array else 32), f"{rows} vectors")
+
+    @contextlib.contextmanager
+    def snapshot_version(self, number: int | None) -> Iterator[Version | None]:
+        """Open the version whose snapshot raw vectors are from; None: the one that is served."""
+        if number is None or number == self.version.number:
+            yield None
+            return
+        with self.open_kept(number) as source:
+            if source.space_id != self.version.space_id:
+                raise ForeignSpace(
+                    "the version lives in another space",
+                    where=f"version {number}",
+                    found=source.space_id,
+                    expected=self.version.space_id,
+                )
+            yield source

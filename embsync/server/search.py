@@ -1,0 +1,183 @@
+"""``/v1/search``: the queries of a request, its filters, and the items found with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, cast
+
+import msgspec
+import numpy as np
+
+from embsync.dtypes import Array
+from embsync.reader import Version
+from embsync.reader.search import stable_queries
+from embsync.server.arrays import NPY, json_pieces, json_rows, matrix, npy_pieces
+from embsync.server.context import JSON, Answer, RequestContext
+from embsync.server.errors import Invalid
+from embsync.server.schema import Ids, IdsOrLists, Range, SearchRequest
+
+#: What a search asks with.
+Kind = Literal["vectors", "users", "items"]
+#: Neighbours where a request does not say how many, and the server allows as many.
+_K = 10
+#: Characters of the longest 64-bit integer.
+_DIGITS = 20
+#: Queries searched between two looks whether the request was cancelled; the second where the effort is the client's
+#: choice: each may look at the whole index.
+_QUERIES, _COSTLY_QUERIES = 1024, 64
+#: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
+_FILTERED_BYTES = 12
+#: Memory that a label of a hit takes, as Python's object and as text.
+_LABEL_BYTES = 400
+
+
+def search(context: RequestContext, request: SearchRequest) -> Answer:
+    """Return ids and scores of the nearest live items."""
+    context.require_space(request.space_id)
+    k = min(_K, context.limits.neighbours) if request.k is None else request.k
+    context.require_at_most(context.limits.neighbours, k, "$.k")
+    kind, value = _queries_given(request)
+    context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
+    if len(value) * k > context.limits.hits:
+        raise Invalid(
+            "more than a request may ask for",
+            where="$.k",
+            found=f"{len(value)} queries x {k}",
+            expected=f"at most {context.limits.hits} hits",
+            hint="ask for fewer neighbours, or in parts",
+        )
+    version = context.version
+    id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
+    hits = len(value) * min(k, version.record.items.live)
+    # Text takes four times its bytes as NumPy's, and once as JSON.
+    context.memory.reserve(hits * _LABEL_BYTES * len(request.labels or ()), "labels")
+    context.memory.reserve(hits * (2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60), f"{hits} hits")
+    found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
+    if context.as_array:
+        return Answer(npy_pieces(_hits([(ids, scores) for ids, scores, _ in found])), NPY)
+    ids, scores, labels = [], [], []
+    for block in found:
+        ids.append(json_rows(block[0], np.isneginf(block[1]) if request.null_ids else None))
+        scores.append(json_rows(block[1]))
+        labels.append(msgspec.json.encode(block[2])[1:-1])
+    columns = {"ids": ids, "scores": scores} | ({} if request.labels is None else {"labels": labels})
+    return Answer(json_pieces(context.head(), columns), JSON)
+
+
+def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
+    """Return which of the three kinds of queries a request has, and the queries."""
+    kinds: dict[Kind, Any] = {"vectors": request.vectors, "users": request.users, "items": request.items}
+    given = {kind: value for kind, value in kinds.items() if value is not None}
+    if len(given) != 1:
+        raise Invalid(
+            "one query is needed",
+            where="$",
+            found=", ".join(given) or "none",
+            expected="exactly one of vectors, users, items",
+        )
+    return next(iter(given.items()))
+
+
+def _search_in_blocks(
+    context: RequestContext, request: SearchRequest, kind: Kind, value: Any
+) -> Iterator[tuple[Array, Array, list[list[dict[str, Any]]]]]:
+    """Yield ids, scores and labels of one block of queries after the other."""
+    lists = {name: _filter(context, getattr(request, name), len(value), name) for name in ("allowed", "blocked")}
+    filters: dict[str, Any] = {"parameters": request.parameters, "where": _conditions(request)}
+    _require_consistent(context, request, kind)
+    version = context.version
+    if not (request.allowed is None and request.blocked is None and request.where is None):
+        context.memory.reserve(len(version.items.ids) * _FILTERED_BYTES, "a filter over all items")
+    search_block: Callable[..., tuple[Array, Array]] = version.search
+    if kind == "vectors":
+        vectors = matrix(value, "$.vectors")
+        context.memory.reserve(12 * vectors.size, "the queries")
+        with context.snapshot_version(request.snapshot_version) as source:
+            queries: Any = stable_queries(version, vectors, request.space, source)
+    else:
+        queries = context.checked_ids(value, f"$.{kind}")
+        version.side(kind).lookup(queries, request.missing)  # unknown ones are refused before any work
+        search_block = version.search_by_item if kind == "items" else version.search_by_user
+        filters["missing"] = request.missing
+    step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
+    for start in range(0, max(1, len(queries)), step):
+        context.memory.raise_if_cancelled()
+        part = slice(start, start + step)
+        theirs = {name: given[part] if ragged else given for name, (given, ragged) in lists.items()}
+        ids, scores = search_block(queries[part], request.k, **theirs, **filters)
+        shown = _labels(version, ids, request.labels)
+        if request.string_ids and ids.dtype.kind == "i":
+            ids = np.where(np.isneginf(scores), "", ids.astype(f"U{_DIGITS}"))
+        yield ids, scores, shown
+
+
+def _labels(version: Version, ids: Array, names: list[str] | None) -> list[list[dict[str, Any]]]:
+    """Return the labels of each hit, in the form of the ids."""
+    if names is None:
+        return []
+    columns = version.labels_of(ids.ravel(), names)
+    hits = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    hits = hits or [{} for _ in range(ids.size)]
+    return [hits[start : start + ids.shape[1]] for start in range(0, ids.size, max(ids.shape[1], 1))]
+
+
+def _filter(context: RequestContext, given: IdsOrLists | None, queries: int, name: str) -> tuple[Any, bool]:
+    """Return a filter, checked, and whether it is a list for each query."""
+    if given is None or not any(one is None or isinstance(one, list) for one in given):
+        return None if given is None else context.checked_ids(cast("Ids", given), f"$.{name}"), False
+    if len(given) != queries:
+        raise Invalid(
+            "lists of another number than the queries",
+            where=f"$.{name}",
+            found=f"{len(given)} lists",
+            expected=f"{queries}, one for each query, or one list of ids for all",
+        )
+    for place, one in enumerate(given):
+        if not (one is None or isinstance(one, list)):
+            raise Invalid(
+                "a list for some queries only", where=f"$.{name}[{place}]", found=repr(one)[:80], expected="ids or null"
+            )
+        context.checked_ids(one or [], f"$.{name}[{place}]")
+    total = sum(len(cast("Ids", one or [])) for one in given)
+    context.require_at_most(context.limits.hits, total, f"$.{name}")
+    context.memory.reserve(16 * total, "the lists of ids")
+    return given, True
+
+
+def _conditions(request: SearchRequest) -> dict[str, Any] | None:
+    """Return conditions on labels as a version takes them."""
+    if request.where is None:
+        return None
+    return {
+        name: msgspec.to_builtins(condition) if isinstance(condition, Range) else condition
+        for name, condition in request.where.items()
+    }
+
+
+def _require_consistent(context: RequestContext, request: SearchRequest, kind: Kind) -> None:
+    if request.missing != "raise" and kind == "vectors":
+        raise Invalid(
+            "vectors are never unknown", where="$.missing", found=request.missing, expected="users or items beside it"
+        )
+    if request.labels is not None and context.as_array:
+        raise Invalid("an array has no labels", where="$.labels", found=NPY, expected=f"Accept: {JSON}")
+    if request.null_ids and context.as_array:
+        raise Invalid("an array has no null", where="$.null_ids", found=NPY, expected=f"Accept: {JSON}")
+    if request.snapshot_version is not None and request.space != "snapshot":
+        raise Invalid(
+            "a snapshot, but queries in the stable space",
+            where="$.snapshot_version",
+            found=request.snapshot_version,
+            expected="space snapshot beside it",
+        )
+    if request.space != "stable" and kind != "vectors":
+        raise Invalid(
+            "a space says where vectors live", where="$.space", found=f"{request.space} and {kind}", expected="vectors"
+        )
+
+
+def _hits(found: list[tuple[Array, Array]]) -> Array:
+    ids = np.concatenate([one for one, _ in found])
+    hits = np.empty(ids.shape, [("id", ids.dtype), ("score", np.float32)])
+    hits["id"], hits["score"] = ids, np.concatenate([scores for _, scores in found])
+    return hits
