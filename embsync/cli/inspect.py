@@ -72,7 +72,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
 
 
 def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the line that says which snapshots are younger than what was published, and not taken."""
+    """Yield the line that says which snapshots are passed_over than what was published, and not taken."""
     names = [entry["name"] for entry in entries if entry["passed_over"]]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -163,7 +163,7 @@ def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> l
             "state": entry.state,
             "reason": entry.reason,
             "version": entry.version,
-            "passed_over": entry.younger,
+            "passed_over": entry.passed_over,
             "daemon": _if_other(entry, seen.get(entry.child.name)),
         }
         for entry in entries

@@ -59,12 +59,12 @@ def sync(
         return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
     found = look(given)
     for entry in found.entries:
-        if entry.younger:
+        if entry.passed_over:
             warn(f"embsync: warning: {entry.child.name}: {entry.reason}")
     waiting = found.queue
     if waiting:
         given.store.create()
-        found.order.keep(given.store)
+        found.order.save(given.store)
     if not waiting and not given.as_json:
         say(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
     return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)

@@ -29,7 +29,7 @@ from embsync.store import Store
 from embsync.store.durable import storage_errors
 from embsync.store.hold import Hold, held
 from embsync.watching.backlog import Entry, set_aside
-from embsync.watching.scanner import Scanner, store_mark
+from embsync.watching.scanner import Scanner, store_state
 
 #: Longest sleep of the loop, in seconds: the delay in noticing a hold, a lost watch or a stop.
 _TICK_SECONDS = 1.0
@@ -205,7 +205,7 @@ class Daemon:
 
     def _check_repair(self, _now: float) -> None:
         """Retry at once after damage if the store has changed since, for example by a rollback or a repaired link."""
-        if self._damage is not None and store_mark(self._store) != self._damage[1]:
+        if self._damage is not None and store_state(self._store) != self._damage[1]:
             self._damage = None
             self._attempts.not_before = 0.0
 
@@ -261,7 +261,7 @@ class Daemon:
             "reason": outcome.what or None,
             **outcome.details,
         }
-        self._damage = (outcome.what, store_mark(self._store)) if outcome.damaged else None
+        self._damage = (outcome.what, store_state(self._store)) if outcome.damaged else None
         if outcome.kind in {"error", "crashed"}:
             self._handle_failure(entry, outcome, now)
             return
@@ -277,7 +277,7 @@ class Daemon:
             self._attempts.record_end(entry)
             return
         if outcome.kind == "incomplete":
-            self._scanner.put_off(entry.child, outcome.what, now)
+            self._scanner.defer(entry.child, outcome.what, now)
         self._attempts.forget()
         self._scanner.scan(now)
 

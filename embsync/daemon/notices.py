@@ -54,7 +54,7 @@ class Notices:
 
 def _kind(entry: Entry) -> str | None:
     """Return the log event for the state of an entry, or None if there is nothing to log."""
-    if entry.younger:
+    if entry.passed_over:
         return "passed_over"
     if entry.state == "not_a_snapshot" and entry.child.name.startswith(_SPEAKING):
         return None

@@ -19,7 +19,7 @@ from embsync.manifest import Manifest
 from embsync.store import Store
 from embsync.store.hold import Hold
 from embsync.watching.backlog import Entry
-from embsync.watching.scanner import Scanner, journal_mark
+from embsync.watching.scanner import Scanner, journal_state
 
 #: Seconds between updates of the file while progress is the only change.
 _PROGRESS_SECONDS = 1.0
@@ -114,7 +114,7 @@ class StatusWriter:
         )
 
     def _read_journal(self) -> None:
-        journal = journal_mark(self._store)
+        journal = journal_state(self._store)
         if journal == self._journal:
             return
         self._journal, self._outcomes = journal, Counter()
@@ -127,7 +127,7 @@ class StatusWriter:
 
     def _look_for_damage(self, looks: int) -> None:
         """Check the store's own records at every scan; log each damage once."""
-        state = (looks, journal_mark(self._store))
+        state = (looks, journal_state(self._store))
         if state == self._inspected:
             return
         self._inspected = state
@@ -193,16 +193,16 @@ def _seen(entries: list[Entry]) -> dict[str, SnapshotStatus]:
     shown = [
         entry
         for place, entry in enumerate(reversed(entries))
-        if place < _MOST_SEEN or entry.younger or entry.state in {"not_permitted", "changed"}
+        if place < _MOST_SEEN or entry.passed_over or entry.state in {"not_permitted", "changed"}
     ]
     return {
-        entry.child.name: SnapshotStatus(entry.state, entry.reason, entry.younger)
+        entry.child.name: SnapshotStatus(entry.state, entry.reason, entry.passed_over)
         for entry in reversed(shown[:_MOST_LISTED])
     }
 
 
 def _counts(now: Now) -> Counter[str]:
     found: Counter[str] = Counter(entry.state for entry in now.scanner.entries)
-    found["passed_over"] = sum(entry.younger for entry in now.scanner.entries)
+    found["passed_over"] = sum(entry.passed_over for entry in now.scanner.entries)
     found["unpruned"] = now.unpruned
     return found

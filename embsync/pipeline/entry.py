@@ -11,7 +11,7 @@ from embsync.pipeline.request import Request, UnchangedError
 from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.watching.backlog import Entry, journal
-from embsync.watching.source_manifest import require_as_listed
+from embsync.watching.source_manifest import verify_listed_files
 
 
 def publish_entry(store: Store, entry: Entry, config: Config, progress: Progress = silent) -> Manifest:
@@ -27,7 +27,7 @@ def publish_entry(store: Store, entry: Entry, config: Config, progress: Progress
     request = Request(entry.child.path, known_fingerprint=entry.fingerprint, follow_link=False)
     try:
         if config.watch.complete in {"auto", "manifest"}:
-            require_as_listed(entry.child.path, lambda share: progress("comparing", share))
+            verify_listed_files(entry.child.path, lambda share: progress("comparing", share))
         return pipeline.publish_snapshot(store, request, config, progress)
     except UnchangedError:
         journal(store, entry, Event(event="unchanged", reason="the same contents as before"), entry.fingerprint)

@@ -1,1 +1,1 @@
-"""What is new in the watched directory, whether it is finished, and what is next."""
+"""The watched directory: which snapshots are new, which are complete, and which comes next."""

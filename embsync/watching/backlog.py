@@ -1,4 +1,4 @@
-"""The watched directory against the journal: what was handled, what waits, what is next."""
+"""The watched directory compared with the journal: what was handled, what is waiting, what is next."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ State = Literal[
 
 @dataclass(frozen=True)
 class Entry:
-    """What one child of the watched directory is.
+    """The state of one child of the watched directory.
 
     Attributes
     ----------
     child : Child
     state : str
-        published, refused, failed (handled before, and as it was then), next (to be handled), waiting (incomplete),
-        not_permitted (to be read), skipped (others come after it that were published, or will be), changed (since it
-        was handled, and skipped all the same), or not_a_snapshot.
+        published, refused, failed (handled before and unchanged since), next (to be handled), waiting (incomplete),
+        not_permitted (cannot be read), skipped (a later one was or will be published), changed (since it was handled,
+        but skipped for the same reason), or not_a_snapshot.
     reason : str
     version : int or None
-        Of a published one.
+        The version published from it.
     fingerprint : str or None
-        Contents handled last under this name.
-    younger : bool
-        Skipped or changed, although its contents are younger than all that was published.
+        Fingerprint of the contents last handled under this name.
+    passed_over : bool
+        Skipped or changed, although its contents are newer than everything published.
     """
 
     child: Child
@@ -47,31 +47,31 @@ class Entry:
     reason: str
     version: int | None = None
     fingerprint: str | None = None
-    younger: bool = False
+    passed_over: bool = False
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Every child of the watched directory as an entry, in order, and the order, which whoever acts on it has kept."""
+    """Every child of the watched directory, in order, and the order itself, which the caller saves before acting."""
 
     entries: list[Entry]
     order: Order
 
     @property
     def queue(self) -> list[Entry]:
-        """Entries to be handled, in order."""
+        """The entries to be handled, in order."""
         return [entry for entry in self.entries if entry.state == "next"]
 
 
 def survey(store: Store, config: Config, found: Discovery | None = None) -> Survey:
-    """Say of every child of ``watch.path`` what it is, in order.
+    """Return the state of every child of ``watch.path``, in order.
 
     Parameters
     ----------
     store : Store
     config : Config
     found : Discovery, optional
-        A look at the directory; default: one look now, without memory of earlier ones.
+        A scan of the directory; by default a single scan is made, without memory of earlier ones.
     """
     assert config.watch.path is not None
     if found is None:
@@ -80,7 +80,7 @@ def survey(store: Store, config: Config, found: Discovery | None = None) -> Surv
     order = order_of(store, config.watch, history, found.children)
     damaged = store.journal.damaged()
     entries = [
-        _entry_of_damage(child, damaged) or _entry(child, history.last.get(child.name), order, config)
+        _from_damaged_line(child, damaged) or _entry(child, history.last.get(child.name), order, config)
         for child in order.sorted(found.children)
     ]
     if config.watch.backlog == "newest":
@@ -88,33 +88,33 @@ def survey(store: Store, config: Config, found: Discovery | None = None) -> Surv
     return Survey(entries, order)
 
 
-def _entry_of_damage(child: Child, damaged: Sequence[DamagedLine]) -> Entry | None:
-    """Return the entry of a child whose stamp stands in a damaged line: it was handled as it is now."""
+def _from_damaged_line(child: Child, damaged: Sequence[DamagedLine]) -> Entry | None:
+    """Return the entry of a child whose stamp occurs in a damaged line of the journal: it was handled in this state."""
     stamp = None if child.stamp is None or child.state != "ready" else child.stamp.encode()
     line = next((line for line in damaged if stamp is not None and stamp in line.data), None)
     if line is None:
         return None
-    return Entry(child, "skipped", f"handled before, as line {line.number} of the journal shows, which is damaged")
+    return Entry(child, "skipped", f"handled before, according to line {line.number} of the journal, which is damaged")
 
 
 def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> Entry:
-    as_it_was = done is not None and done.listing is not None and done.listing == child.listing
-    if child.state != "ready" and not (child.state == "not_permitted" and as_it_was):
+    unchanged = done is not None and done.listing is not None and done.listing == child.listing
+    if child.state != "ready" and not (child.state == "not_permitted" and unchanged):
         return Entry(child, child.state, child.reason)
     if done is not None and done.stamp == child.stamp:
         return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
-    later = order.ahead_of(child)
+    later = order.published_after(child)
     if later is None and child.state == "ready":
         reason = child.reason if done is None else "changed since it was handled"
         return Entry(child, "next", reason, fingerprint=None if done is None else done.fingerprint)
-    if done is not None and as_it_was:  # moved, copied with its times, or closed to us since
+    if done is not None and unchanged:  # moved, copied with its times, or made unreadable since
         return Entry(child, done.outcome, done.reason, done.version, done.fingerprint)
-    younger = order.is_younger(child)
+    passed_over = order.is_newer(child)
     reason = f"{later} comes after it and was published"
     if done is not None:
         reason = f"changed since it was handled, but {reason}"
-    if younger:
-        reason += f", though it is younger; {_advice(child, order, config)}"
+    if passed_over:
+        reason += f", although it is newer; {_advice(child, order, config)}"
     elif done is not None:
         reason += f"; {_by_hand(child, config)}"
     return Entry(
@@ -122,7 +122,7 @@ def _entry(child: Child, done: Handled | None, order: Order, config: Config) -> 
         "skipped" if done is None else "changed",
         reason,
         fingerprint=None if done is None else done.fingerprint,
-        younger=younger,
+        passed_over=passed_over,
     )
 
 
@@ -136,7 +136,7 @@ def _by_hand(child: Child, config: Config) -> str:
 
 
 def _only_newest(entries: Sequence[Entry]) -> list[Entry]:
-    """Skip all that is next but the last."""
+    """Skip every entry that is next, except the last."""
     newest = next((entry for entry in reversed(entries) if entry.state == "next"), None)
     return [
         replace(entry, state="skipped", reason=f"{newest.child.name} is newer, and watch.backlog is newest")
@@ -147,12 +147,12 @@ def _only_newest(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def set_aside(store: Store, entry: Entry, reason: str) -> None:
-    """Journal an entry as failed without trying it again: it is not taken until it changes."""
+    """Journal an entry as failed, so that it is not tried again until it changes."""
     journal(store, entry, Event(event="failed", reason=reason), None)
 
 
 def journal(store: Store, entry: Entry, event: Event, fingerprint: str | None) -> None:
-    """Journal what became of an entry as it was found."""
+    """Journal an event about an entry, with the state in which it was found."""
     child = entry.child
     signature = Signature(child.stamp or "", child.listing or "", child.mtime_ns)
     snapshot = snapshot_event(child.path.name, child.path.absolute(), fingerprint, signature)

@@ -1,9 +1,9 @@
 """Whether a training job has finished writing a snapshot, judged from outside.
 
-Evidence, strongest first: a manifest with sizes and hashes; a marker file that is newer than what it marks; nothing
-changed for a while, and nobody holds a file open for writing where the kernel can tell. Hashes are not compared here:
-that reads the whole snapshot and may take minutes, so it is part of publishing it
-(``source_manifest.require_as_listed``).
+Evidence, strongest first: a manifest with sizes and hashes; a marker file that is newer than the files it covers;
+nothing has changed for a while, and no file is open for writing as far as the kernel can tell. Hashes are not compared
+here: that reads the entire snapshot and may take minutes, so it is part of publishing
+(``source_manifest.verify_listed_files``).
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from embsync.config import WatchConfig
 from embsync.errors import SnapshotError
 from embsync.snapshots.files import Place, kind_of
 from embsync.watching import source_manifest
-from embsync.watching.source_manifest import NotAList
+from embsync.watching.source_manifest import InvalidFileList
 
-#: Directories that hold a side, also with an ending (``items.parquet``). Spark's two come together or not at all.
+#: Directories that hold a side, possibly with a suffix (``items.parquet``). Spark always writes both of its two.
 _SIDE_DIRECTORIES = ("items", "users")
 _SPARK_DIRECTORIES = ("itemFactors", "userFactors")
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a child from earlier looks, kept by the caller.
+    """What is known about a child from earlier scans; kept by the caller.
 
     Attributes
     ----------
     stamp : str
     since : float
         When this stamp was first seen, by the caller's clock, in seconds.
-    lacking : str or None
-        What showed to be incomplete, when the contents were read with this stamp.
-    again : float
-        When that is doubted again, by the same clock.
+    missing : str or None
+        What was found to be incomplete when the contents were read with this stamp.
+    retry_at : float
+        When the contents may be read again, by the same clock.
     """
 
     stamp: str
     since: float
-    lacking: str | None = None
-    again: float = 0.0
+    missing: str | None = None
+    retry_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class ChildListing:
-    """One look at one child: what it is, what is in it, and for how many seconds it has not changed."""
+    """One child as scanned: its place, its entries, and for how many seconds it has not changed."""
 
     place: Place
     is_directory: bool
     entries: Mapping[str, os.stat_result]
-    quiet_seconds: float
+    unchanged_seconds: float
 
     @property
     def files(self) -> dict[str, os.stat_result]:
-        """The regular files, but not those that a name marks as no data."""
+        """The regular files, except those whose names mark them as metadata (``.`` or ``_``)."""
         return {
             name: status
             for name, status in self.entries.items()
@@ -67,12 +67,12 @@ class ChildListing:
         }
 
     def require_permission(self) -> None:
-        """Open every file once; a marker vouches that they are whole, not that they may be read.
+        """Open every file once: a marker says that the files are complete, not that they are readable.
 
         Raises
         ------
         NotPermitted
-            One may not be.
+            A file may not be read.
         """
         for name in self.files:
             (source_manifest.below(self.place, name) if self.is_directory else self.place).open().close()
@@ -80,7 +80,7 @@ class ChildListing:
 
 @dataclass(frozen=True)
 class Completeness:
-    """``ready`` by which evidence, or ``waiting`` for what."""
+    """``ready``, and by which evidence; or ``waiting``, and for what."""
 
     state: Literal["ready", "waiting"]
     reason: str
@@ -95,7 +95,7 @@ def judge(look: ChildListing, watch: WatchConfig) -> Completeness:
         The manifest names something outside the snapshot, or a file may not be read.
     """
     if not look.files:
-        return Completeness("waiting", "files")
+        return Completeness("waiting", "a first file")
     by = {"manifest": _by_manifest, "marker": _by_marker}
     wanted = ("manifest", "marker") if watch.complete == "auto" else (watch.complete,)
     for evidence in wanted:
@@ -103,7 +103,7 @@ def judge(look: ChildListing, watch: WatchConfig) -> Completeness:
         if verdict is not None:
             return verdict
     if watch.complete in {"auto", "settled"}:
-        return _by_quiet(look, watch)
+        return _by_settling(look, watch)
     what = f"the marker {watch.marker}" if watch.complete == "marker" else f"a valid {source_manifest.NAME}"
     alone = "" if look.is_directory else ", which a single file cannot have (watch.complete: settled)"
     return Completeness("waiting", what + alone)
@@ -114,11 +114,11 @@ def _by_manifest(look: ChildListing, watch: WatchConfig) -> Completeness | None:
         return None
     try:
         listed = source_manifest.read_list(look.place)
-    except NotAList:
-        return None  # somebody else's file of that name, or half of ours
+    except InvalidFileList:
+        return None  # an unrelated file of that name, or one that is only half written
     data = {name: status for name, status in look.files.items() if name not in {source_manifest.NAME, watch.marker}}
-    lacking = source_manifest.missing_from(listed, data)
-    return Completeness("ready", "manifest") if lacking is None else Completeness("waiting", lacking)
+    missing = source_manifest.missing_from(listed, data)
+    return Completeness("ready", "manifest") if missing is None else Completeness("waiting", missing)
 
 
 def _by_marker(look: ChildListing, watch: WatchConfig) -> Completeness | None:
@@ -132,18 +132,18 @@ def _by_marker(look: ChildListing, watch: WatchConfig) -> Completeness | None:
             for name, status in look.files.items()
             if name.startswith(prefix) and status.st_ctime_ns > marker.st_ctime_ns and name != watch.marker
         ]
-        if late and look.quiet_seconds < watch.settle_seconds:
-            # copied in the order of names, or overwritten in place: the marker was there before the data
-            return Completeness("waiting", f"{_rest(look, watch)}, as {late[0]} is newer than the marker")
-    if len(marked) == 1 and marked != [""] and look.quiet_seconds < watch.settle_seconds:
-        # items are written before users as often as without any: half a snapshot would make a one-sided store for good
-        return Completeness("waiting", f"{_rest(look, watch)}, as users may follow the marked items")
+        if late and look.unchanged_seconds < watch.settle_seconds:
+            # copied in the order of names, or overwritten in place: the marker existed before the data
+            return Completeness("waiting", f"{_remaining(look, watch)}, as {late[0]} is newer than the marker")
+    if len(marked) == 1 and marked != [""] and look.unchanged_seconds < watch.settle_seconds:
+        # items may come alone or before users; publishing half a snapshot would make the store one-sided for good
+        return Completeness("waiting", f"{_remaining(look, watch)}, as users may follow the marked items")
     return Completeness("ready", "marker") if marked else None
 
 
 def _marked_sides(look: ChildListing, marker: str) -> list[str]:
     names = {name for name, status in look.entries.items() if kind_of(status) == "directory"}
-    # of a model at the root, or in a stage of a pipeline
+    # the model is at the root, or in a stage of a pipeline
     spark = sorted(
         {name[: -len(side)] for name in names for side in _SPARK_DIRECTORIES if f"/{name}".endswith(f"/{side}")}
     )
@@ -155,32 +155,32 @@ def _marked_sides(look: ChildListing, marker: str) -> list[str]:
     return prefixes if all(prefix + marker in look.entries for prefix in prefixes) else []
 
 
-def _by_quiet(look: ChildListing, watch: WatchConfig) -> Completeness:
-    if look.quiet_seconds < watch.settle_seconds:
-        return Completeness("waiting", _rest(look, watch))
+def _by_settling(look: ChildListing, watch: WatchConfig) -> Completeness:
+    if look.unchanged_seconds < watch.settle_seconds:
+        return Completeness("waiting", _remaining(look, watch))
     unfinished = [name for name in look.entries if name.endswith(".tmp") or f"/{name}".endswith("/_temporary")]
     if unfinished:
-        return Completeness("waiting", f"{unfinished[0]} to be renamed or removed by whoever writes it")
+        return Completeness("waiting", f"{unfinished[0]} to be renamed or removed by its writer")
     for name in look.files:
         if is_open_for_writing(source_manifest.below(look.place, name) if look.is_directory else look.place):
-            return Completeness("waiting", f"{name} to be closed by whoever writes it")
+            return Completeness("waiting", f"{name} to be closed by its writer")
     return Completeness("ready", "settled")
 
 
-def _rest(look: ChildListing, watch: WatchConfig) -> str:
-    rest = watch.settle_seconds - max(look.quiet_seconds, 0)
-    return f"{rest:.0f} more seconds without a change"
+def _remaining(look: ChildListing, watch: WatchConfig) -> str:
+    remaining = watch.settle_seconds - max(look.unchanged_seconds, 0)
+    return f"{remaining:.0f} more seconds without a change"
 
 
 def is_open_for_writing(place: Place) -> bool:
-    """Tell whether anyone has a file open for writing, memory maps included; False where the kernel does not say.
+    """Return whether a file is open for writing, memory maps included; False where the kernel cannot tell.
 
-    A read lease is asked for, which the kernel refuses while there is a writer. It knows writers of this machine only,
-    and answers the file's owner or a holder of CAP_LEASE.
+    A read lease is requested, which the kernel refuses while there is a writer. The kernel knows only the writers on
+    this machine, and grants leases only to the file's owner and to processes with CAP_LEASE.
     """
     with place.open() as file:
         try:
-            # whoever opens the file in this moment breaks the lease; the default signal for that would end the process
+            # opening the file now breaks the lease; the default signal for that would end this process
             fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:
@@ -188,6 +188,6 @@ def is_open_for_writing(place: Place) -> bool:
                 return True
             if error.errno in {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
                 return False
-            raise SnapshotError("cannot be asked for a lease", where=str(place), found=error.strerror) from error
+            raise SnapshotError("cannot request a lease", where=str(place), found=error.strerror) from error
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False

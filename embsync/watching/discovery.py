@@ -1,8 +1,8 @@
-"""What lies in the watched directory: every child, whether it is a snapshot, and whether it is complete.
+"""The children of the watched directory: whether each is a snapshot, and whether it is complete.
 
-One look is a function of the directory, the clock and what the caller remembers of earlier looks, so that a daemon and
-a single ``embsync sync`` share it. Whether a snapshot was published, refused or skipped is not decided here: that is
-the journal's knowledge. Nothing is ever written.
+A scan is a function of the directory, the clock and what the caller remembers of earlier scans, so that the daemon and
+a single ``embsync sync`` share it. Whether a snapshot was published, refused or skipped is not decided here, but by the
+journal (``watching/backlog``). Nothing is ever written.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
 from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
 from embsync.snapshots.natural_order import natural_key
 from embsync.watching.completeness import ChildListing, Completeness, Observation, judge
-from embsync.watching.links import FOLLOWED_NOWHERE, followed
+from embsync.watching.links import LINKS_NOT_FOLLOWED, resolve_link
 
 State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
 Memory = Mapping[str, Observation]
 
-#: What file systems (ext4) and servers (Synology, QNAP, Windows) put beside the files they hold, often closed.
-_OF_THE_SYSTEM = frozenset(
+#: Directories that file systems (ext4) and file servers (Synology, QNAP, Windows) create, often unreadable.
+_SYSTEM_NAMES = frozenset(
     {
         "lost+found",
         "@eaDir",
@@ -38,13 +38,13 @@ _OF_THE_SYSTEM = frozenset(
         "System Volume Information",
     }
 )
-#: Endings that layouts know.
-_DATA = (
+#: Suffixes of known layouts.
+_DATA_SUFFIXES = (
     *(".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".gz", ".zst", ".bin"),
     *(".arrow", ".feather", ".ipc", ".csv", ".tsv", ".json"),
 )
-#: Entries named in a reason.
-_NAMED = 4
+#: Entries listed in a reason.
+_MOST_LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class Child:
     path : Path
     state : "ready", "waiting", "not_permitted" or "not_a_snapshot"
     reason : str
-        The evidence, what is waited for, what may not be read, or why it is no snapshot.
+        The evidence, what is missing, what cannot be read, or why it is not a snapshot.
     stamp : str or None
-        Changes with anything in the snapshot; None where there is nothing to stamp.
+        Changes whenever anything in the snapshot does; None if there is nothing to stamp.
     mtime_ns : int
-        Of the newest file in it.
+        Time of last modification of the newest file in it.
     listing : str or None
-        As the stamp, but equal also where the snapshot was moved, or copied with its times.
+        Like the stamp, but it stays the same when the snapshot is moved, or copied with its times.
     link : str or None
-        The link that led to it; its name is the path of what the link leads to, below the watched directory.
+        The link that led to it; the child's name is then the path of the link's target below the watched directory.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Discovery:
-    """One look at a watched directory: its children in order, and what to remember for the next look."""
+    """The result of one scan: the children in order, and what to remember for the next scan."""
 
     children: tuple[Child, ...]
     memory: dict[str, Observation]
@@ -100,61 +100,61 @@ def discover(
     memory: Memory | None = None,
     known: Mapping[str, Child] | None = None,
 ) -> Discovery:
-    """Look at the watched directory once.
+    """Scan the watched directory once.
 
     Parameters
     ----------
     watched : str or Path
     watch, snapshot : WatchConfig, SnapshotConfig
     now : float
-        Seconds. With ``memory``, of any clock that does not jump; without, of the wall clock.
+        Seconds: with ``memory``, by any monotonic clock; without it, by the wall clock.
     memory : mapping of name to Observation, optional
-        What the previous look returned; ``{}`` before the first. None: a single look, in which times of last change
-        stand for having watched.
+        The memory that the previous scan returned; ``{}`` before the first. None: a single scan, which judges by the
+        times of last change instead.
     known : mapping of name to Child, optional
-        Children of the previous look that the caller knows to be as they were; they are not looked at again.
+        Children of the previous scan that are known to be unchanged; they are not inspected again.
 
     Returns
     -------
     Discovery
-        Children by name in natural order, or with ``watch.order: mtime`` by time. What comes after what also depends
-        on what was published: see ``pipeline.order``.
+        Children by name in natural order, or with ``watch.order: mtime`` by time. The order in which they are
+        published also depends on the journal: see ``watching/order``.
 
     Raises
     ------
     NotFoundError
-        The watched directory is not there.
+        The watched directory does not exist.
     SnapshotError
-        It is no directory, or cannot be listed.
+        It is not a directory, or cannot be listed.
     """
     root, shown = Place.at(watched), Path(watched).absolute()
-    same, before = known or {}, memory or {}
+    unchanged, before = known or {}, memory or {}
     kinds = root.entries()
-    looks = [
-        (same[name], before.get(name))
-        if name in same
-        else _look_at(root.child(name), shown / name, kind, watch, snapshot, now, memory)
+    found = [
+        (unchanged[name], before.get(name))
+        if name in unchanged
+        else _inspect(root.child(name), shown / name, kind, watch, snapshot, now, memory)
         for name, kind in kinds.items()
         if kind != "link"
     ]
     named = {
         child.name: child.state != "not_a_snapshot"
-        for child, _ in looks
-        if child.name in kinds and _not_a_snapshot(child.name, kinds[child.name]) is None
+        for child, _ in found
+        if child.name in kinds and _rejected_by_name(child.name, kinds[child.name]) is None
     }
     for name in (name for name, kind in kinds.items() if kind == "link"):
-        target, why = followed(root, name, named)
+        target, why = resolve_link(root, name, named)
         if target is None:
-            looks.append(_none(name, shown / name, why))
+            found.append(_rejected(name, shown / name, why))
         else:
             kind = target.kind()
-            looks.append(_look_at(target, shown.joinpath(*target.parts), kind, watch, snapshot, now, memory, link=name))
+            found.append(_inspect(target, shown.joinpath(*target.parts), kind, watch, snapshot, now, memory, link=name))
             named["/".join(target.parts)] = True
-    children = sorted((child for child, _ in looks), key=lambda child: _order_key(child, watch))
-    return Discovery(tuple(children), {child.name: seen for child, seen in looks if seen is not None})
+    children = sorted((child for child, _ in found), key=lambda child: _order_key(child, watch))
+    return Discovery(tuple(children), {child.name: seen for child, seen in found if seen is not None})
 
 
-def _none(name: str, path: Path, why: str) -> tuple[Child, None]:
+def _rejected(name: str, path: Path, why: str) -> tuple[Child, None]:
     return Child(printable(name), path, "not_a_snapshot", printable(why), None, 0), None
 
 
@@ -163,7 +163,7 @@ def _order_key(child: Child, watch: WatchConfig) -> tuple[object, ...]:
     return (child.mtime_ns, named) if watch.order == "mtime" else (named,)
 
 
-def _look_at(
+def _inspect(
     place: Place,
     path: Path,
     kind: str,
@@ -189,74 +189,74 @@ def _look_at(
             link,
         ), seen
 
-    if (why := _not_a_snapshot(link or name, kind)) is not None:
+    if (why := _rejected_by_name(link or name, kind)) is not None:
         return child("not_a_snapshot", why)
     try:
         entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
-        if (why := _nothing_of_a_snapshot(place, kind, entries, snapshot)) is not None:
+        if (why := _rejected_by_contents(place, kind, entries, snapshot)) is not None:
             return child("not_a_snapshot", why)
         found = Signature.of(entries.items())
         before = (memory or {}).get(name)
         seen = before if before is not None and before.stamp == found.stamp else Observation(found.stamp, now)
         changed = _last_change(entries) if memory is None else seen.since
         look = ChildListing(place, kind == "directory", entries, now - changed)
-        verdict = _put_off(seen, now) or judge(look, watch)
+        verdict = _deferred(seen, now) or judge(look, watch)
         if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
-            verdict = _wait_for_the_rest(place, snapshot, watch) or verdict
+            verdict = _missing_side(place, snapshot, watch) or verdict
         if verdict.state == "ready":
             look.require_permission()
         return child(verdict.state, verdict.reason)
     except SnapshotChanged:
-        return child("waiting", "changes to end")
+        return child("waiting", "changes to stop")
     except NotPermitted as error:
         return child("not_permitted", str(error))
     except SnapshotError as error:
         return child("not_a_snapshot", str(error))
 
 
-def _nothing_of_a_snapshot(
+def _rejected_by_contents(
     place: Place, kind: str, entries: Mapping[str, os.stat_result], snapshot: SnapshotConfig
 ) -> str | None:
-    """Return why what is there is none: no layout knows it, and nothing in it looks like a side that is to come."""
+    """Return why it is not a snapshot: no layout matches, and nothing in it looks like a side being written."""
     if kind == "file" and not entries:
-        return "a file of no known layout"
+        return "not a file of a known layout"
     if not entries:
         return "an empty directory"
     seen = sorted({name.partition("/")[0] for name in entries})
     sided = any(map(_looks_like_a_side, seen))
     foreign = not sided and is_foreign(place, snapshot)
     if kind == "file":
-        return "no array in it could be vectors" if foreign else None
+        return "contains no array that could be vectors" if foreign else None
     if sided or (recognised_by(place, snapshot) and not foreign):
         link = next((name for name, status in entries.items() if kind_of(status) == "link"), None)
         files = any(kind_of(status) == "file" and not name.startswith((".", "_")) for name, status in entries.items())
-        return None if files or link is None else f"{link} is a link; {FOLLOWED_NOWHERE}"
-    more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
-    return f"nothing in it belongs to a known layout: {', '.join(seen[:_NAMED])}{more}"
+        return None if files or link is None else f"{link} is a link; {LINKS_NOT_FOLLOWED}"
+    more = f" and {len(seen) - _MOST_LISTED} more" if len(seen) > _MOST_LISTED else ""
+    return f"contains no file of a known layout: {', '.join(seen[:_MOST_LISTED])}{more}"
 
 
 def _looks_like_a_side(name: str) -> bool:
     says = names.parse(name)
-    return not says.harmless and (says.side is not None or (not says.finished and says.name.endswith(_DATA)))
+    return not says.harmless and (says.side is not None or (not says.finished and says.name.endswith(_DATA_SUFFIXES)))
 
 
-def _put_off(seen: Observation, now: float) -> Completeness | None:
-    """Return what a child waits for that showed to be incomplete when it was read, until it is to be tried again."""
-    return Completeness("waiting", seen.lacking) if seen.lacking is not None and now < seen.again else None
+def _deferred(seen: Observation, now: float) -> Completeness | None:
+    """Return what is missing from a child that was incomplete when it was last read, until it may be read again."""
+    return Completeness("waiting", seen.missing) if seen.missing is not None and now < seen.retry_at else None
 
 
-def _wait_for_the_rest(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Completeness | None:
-    """Return what a child waits for whose evidence is good but of which only half is there."""
+def _missing_side(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Completeness | None:
+    """Return which side is still missing from a child that is complete by the configured evidence."""
     try:
         missing = missing_at(place, snapshot, watch.marker)
-    except SnapshotError:  # ill-formed: whoever opens it says so
+    except SnapshotError:  # ill-formed, which is reported when it is opened
         return None
     return None if missing is None else Completeness("waiting", missing.reason)
 
 
-def _not_a_snapshot(name: str, kind: str) -> str | None:
-    if name in _OF_THE_SYSTEM:
-        return "a name that file systems and servers of files use"
+def _rejected_by_name(name: str, kind: str) -> str | None:
+    if name in _SYSTEM_NAMES:
+        return "a name reserved by file systems and file servers"
     if name.startswith((".", "_")):
         return f"a name that begins with {name[0]}"
     if name.endswith(".tmp"):
@@ -267,5 +267,5 @@ def _not_a_snapshot(name: str, kind: str) -> str | None:
 
 
 def _last_change(entries: Mapping[str, os.stat_result]) -> float:
-    # ctime, because a copy that keeps times carries an old mtime
+    # ctime, because a copy that preserves times has an old mtime
     return max((status.st_ctime_ns for status in entries.values()), default=0) / 1e9

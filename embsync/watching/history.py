@@ -1,4 +1,4 @@
-"""What the journal tells of a watched directory: what became of each snapshot, and what was published from it."""
+"""The journal's record of a watched directory: how each snapshot was handled, and what was published from it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from embsync.store.journal import Event
 Outcome = Literal["published", "refused", "failed"]
 
 _HANDLED: Mapping[str, Outcome] = {"published": "published", "refused": "refused", "failed": "failed"}
-#: A newest file this much younger than its own publication has a time that nobody wrote it at.
-_AHEAD_NS = 86_400 * 10**9
+#: A newest file with an mtime this long after its own publication has a wrong time.
+_CLOCK_TOLERANCE_NS = 86_400 * 10**9
 
 
 @dataclass(frozen=True)
 class Handled:
-    """What became of a snapshot when it was handled last, and what it looked like then."""
+    """How a snapshot was last handled, and its state at that time."""
 
     outcome: Outcome
     reason: str
@@ -34,7 +34,7 @@ class Handled:
 
 @dataclass(frozen=True)
 class Publication:
-    """Contents that were published: the snapshot's name, the mtime in ns of its newest file, and when, in seconds."""
+    """A publication: the snapshot's name, the mtime in ns of its newest file, and the time of publishing in seconds."""
 
     name: str
     mtime_ns: int
@@ -49,9 +49,9 @@ class History:
     ----------
     last : dict of name to Handled
     publications : list of Publication
-        In the order of the journal; what was deleted or rolled back since is among them.
+        In the order of the journal, including what was deleted or rolled back since.
     by_earlier_release : bool
-        A release wrote here that ordered snapshots by name alone.
+        Part of the journal was written by a release that ordered snapshots by name alone.
     """
 
     last: dict[str, Handled] = field(default_factory=dict)
@@ -59,12 +59,12 @@ class History:
     by_earlier_release: bool = False
 
 
-def snapshot_event(name: str, path: Path, print_: str | None, signature: Signature) -> dict[str, str | None]:
-    """Return the journal's ``snapshot``; ``path`` is absolute."""
+def snapshot_event(name: str, path: Path, fingerprint: str | None, signature: Signature) -> dict[str, str | None]:
+    """Return the ``snapshot`` of a journal event; ``path`` is absolute."""
     return {
         "name": name,
         "path": str(path),
-        "fingerprint": print_,
+        "fingerprint": fingerprint,
         "stamp": signature.stamp or None,
         "listing": signature.listing or None,
         "mtime_ns": str(signature.mtime_ns),
@@ -72,22 +72,22 @@ def snapshot_event(name: str, path: Path, print_: str | None, signature: Signatu
 
 
 def history_of(events: Iterable[Event], watched: str | Path) -> History:
-    """Return what the events tell of a directory's snapshots.
+    """Return what the events say about a directory's snapshots.
 
     Parameters
     ----------
     events : iterable of Event
-        Of the whole journal, in order, and of manifests where lines of it are lost.
+        All events of the journal, in order, and those recovered from manifests where its lines are lost.
     watched : str or Path
-        Snapshots go by their path below it.
+        The directory; its snapshots are identified by their path below it.
     """
-    places = _Places(watched)
+    places = _RelativeNames(watched)
     found = History()
     for event in events:
         snapshot = event.snapshot or {}
         name = places.name_of(snapshot.get("path"))
         if name is None and event.recovered and snapshot.get("path") is None:
-            name = snapshot.get("name")  # only its manifest told of it, which has no path
+            name = snapshot.get("name")  # recovered from a manifest, which has no path
         found.by_earlier_release |= (
             event.event in _HANDLED and not event.recovered and bool(snapshot) and snapshot.get("listing") is None
         )
@@ -112,24 +112,24 @@ def history_of(events: Iterable[Event], watched: str | Path) -> History:
 
 
 def _publication(name: str, event: Event, before: list[Publication]) -> Publication:
-    """Return what an event of publishing tells; where it has no times, those of the publication before it."""
+    """Return the publication that an event records; missing times are those of the publication before it."""
     earlier = before[-1] if before else Publication(name, 0, 0.0)
     published = dt.datetime.fromisoformat(event.time).timestamp() if event.time else earlier.published
     mtime_ns = int((event.snapshot or {}).get("mtime_ns") or earlier.mtime_ns)
-    if mtime_ns > published * 1e9 + _AHEAD_NS:
+    if mtime_ns > published * 1e9 + _CLOCK_TOLERANCE_NS:
         mtime_ns = int(published * 1e9)
     return Publication(name, mtime_ns, published)
 
 
-class _Places:
-    """Paths by their names below a directory, links on the way followed."""
+class _RelativeNames:
+    """Names of paths below a directory, after following links."""
 
     def __init__(self, watched: str | Path) -> None:
         self._root = real_path(watched)  # unlike Path.resolve it takes links in a circle
         self._folders: dict[str, str] = {}
 
     def name_of(self, path: str | None) -> str | None:
-        """Return the name of a path below the directory, None where it lies elsewhere."""
+        """Return the name of a path below the directory, or None if it is elsewhere."""
         if path is None:
             return None
         folder, name = os.path.split(path)

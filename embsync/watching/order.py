@@ -1,8 +1,8 @@
-"""Which snapshot comes after which: by name, by time, or by both.
+"""The order of snapshots: by name, by time, or by both.
 
-``auto`` is time with one exception: in a series of names (``day=9``, ``day=10``; anything with a date) the number or
-date counts. A date does so at once; numbers do when they were seen to grow with time, which is decided once, written to
-``order.json``, and never looked at again: training an old day again must not turn it into the newest.
+``auto`` is time with one exception: within a series of names (``day=9``, ``day=10``; anything with a date) the number
+or date decides. A date does so at once; numbers do once they are known to grow with time, which is decided once, saved
+to ``order.json``, and never revised: training an old day again must not make it the newest.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from embsync.store.durable import replace_file, storage_errors
 from embsync.store.order import Decided, read_decided
 from embsync.watching.discovery import Child
 from embsync.watching.history import History, Publication
-from embsync.watching.series import Position, counts, position
+from embsync.watching.series import Position, numbers_follow_time, position
 
 Kind = Literal["auto", "name", "mtime"]
 Key = tuple[object, ...]
 
-#: Contents this much younger than all that was published are younger; within it they may have been copied together.
-_YOUNGER_NS = 3600 * 10**9
+#: From this difference on, contents are newer than everything published; below it they may have been copied together.
+_NEWER_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True)
 class _Published:
-    """A publication as it is compared: the key by time, and the position in a series that counts."""
+    """A publication prepared for comparison: its key, and its position in a series where that decides."""
 
     name: str
     key: Key
@@ -48,16 +48,16 @@ class Order:
     kind : str
     history : History
     children : sequence of Child
-        What is there now.
+        The present children.
     decided : Decided or None
-        What was decided earlier.
+        The saved decision.
     damage : StoreError, optional
-        Why that is not known.
+        Why the saved decision is not known.
 
     Attributes
     ----------
     last_published : float
-        Wall clock of the last publish from this directory, 0 before the first.
+        Wall-clock time of the last publish from this directory, 0 before the first.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class Order:
         series = ", ".join(sorted(self._series))
         return "by time; by date where the name has one" + (f"; by number in {series}" if series else "")
 
-    def keep(self, store: Store) -> None:
-        """Write down what was decided now, in a store that is there.
+    def save(self, store: Store) -> None:
+        """Save a new decision in an existing store.
 
         Raises
         ------
         StoreError
-            It cannot be written.
+            The store cannot be written.
         """
         if self.decided is not None and self.decided != self._before:
             with storage_errors(store.root):
                 replace_file(store.root / layout.ORDER, msgspec.json.encode(self.decided) + b"\n")
             self._before = self.decided
 
-    def ahead_of(self, child: Child) -> str | None:
-        """Return the published snapshot behind which a child stands, None where it stands before all others.
+    def published_after(self, child: Child) -> str | None:
+        """Return a published snapshot that comes after a child, or None if there is none.
 
-        A child's own earlier contents are not in its way: overwritten, the newest is new.
+        The child's own earlier contents do not count: if the newest snapshot is overwritten, it is new.
         """
         mine = self._position(child.name, self._now)
         key = self._key(child.name, child.mtime_ns)
@@ -121,14 +121,14 @@ class Order:
                 return other.name
         return None
 
-    def is_younger(self, child: Child) -> bool:
-        """Return whether a child's contents are younger than all that was published: whoever passes it over says so."""
+    def is_newer(self, child: Child) -> bool:
+        """Return whether a child's contents are newer than everything published, so that skipping it is reported."""
         return child.mtime_ns > self._youngest and (
-            child.mtime_ns > self.last_published * 1e9 or child.mtime_ns - self._youngest > _YOUNGER_NS
+            child.mtime_ns > self.last_published * 1e9 or child.mtime_ns - self._youngest > _NEWER_NS
         )
 
     def sorted(self, children: Iterable[Child]) -> list[Child]:
-        """Return children in order; a member of a series never counts as younger than one of a higher number."""
+        """Return children in order; a member of a series never counts as newer than one with a higher number."""
         named = [(self._position(child.name, self._now), child) for child in children]
         ceilings: dict[str, int] = {}
         keys: dict[str, Key] = {}
@@ -158,9 +158,9 @@ def _last_part(name: str) -> str:
 
 
 def order_of(store: Store, watch: WatchConfig, history: History, children: Sequence[Child]) -> Order:
-    """Return the order of a watched directory; whoever acts on it has it kept.
+    """Return the order of a watched directory; the caller saves it before acting on it.
 
-    Where ``order.json`` is damaged the journal decides anew, and :attr:`Order.damage` says so.
+    If ``order.json`` is damaged, the order is decided again from the journal, and :attr:`Order.damage` says so.
     """
     decided, damage = None, None
     if watch.order == "auto":
@@ -172,7 +172,7 @@ def order_of(store: Store, watch: WatchConfig, history: History, children: Seque
 
 
 def _decided(before: Decided | None, history: History, children: Sequence[Child], now: float) -> Decided:
-    """Return what is decided, with the series that can be told by now."""
+    """Return the decision, extended by the series that are now known to follow time."""
     if before is None:
         before = Decided(order="name" if history.by_earlier_release else "auto")
     if before.order == "name":
@@ -181,7 +181,7 @@ def _decided(before: Decided | None, history: History, children: Sequence[Child]
     named = sorted(
         series
         for series, times in members.items()
-        if series not in before.series and counts(list(times.items()), new=series not in published)
+        if series not in before.series and numbers_follow_time(list(times.items()), new=series not in published)
     )
     return msgspec.structs.replace(before, series=[*before.series, *named]) if named else before
 
@@ -189,14 +189,14 @@ def _decided(before: Decided | None, history: History, children: Sequence[Child]
 def _members(
     history: History, children: Sequence[Child], now: float
 ) -> tuple[dict[str, dict[tuple[int, ...], int]], set[str]]:
-    """Return the members of each series of numbers, with the time when each was first written, and what was published.
+    """Return the members of each numbered series with the time each was first written, and the published series.
 
-    Of a snapshot that was published the first time counts: that it was written again says nothing of its number.
+    For a published snapshot the first time counts: that it was written again says nothing about its number.
     """
     members: dict[str, dict[tuple[int, ...], int]] = {}
     published: set[str] = set()
 
-    def take(name: str, mtime_ns: int, seen: float) -> str | None:
+    def add(name: str, mtime_ns: int, seen: float) -> str | None:
         place = position(_last_part(name), seen)
         if place is None or place.dated:
             return None
@@ -204,8 +204,8 @@ def _members(
         return place.series
 
     for one in history.publications:
-        published.add(take(one.name, one.mtime_ns, one.published) or "")
+        published.add(add(one.name, one.mtime_ns, one.published) or "")
     for child in children:
         if child.state in {"ready", "waiting"} and child.mtime_ns > 0 and child.name not in history.last:
-            take(child.name, child.mtime_ns, now)
+            add(child.name, child.mtime_ns, now)
     return members, published

@@ -1,4 +1,4 @@
-"""What lies in the watched directory and what of it is next, kept from look to look."""
+"""The state of the watched directory, kept from scan to scan."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from embsync.watching.discovery import Child, Discovery, discover
 from embsync.watching.events import Watcher, WatchHealth
 from embsync.watching.stat_cache import StatCache
 
-#: Between scans that events ask for: this, and twice what the last scan cost, so that a storm of events never takes
-#: more than a third of a core and a marker is still seen well within a second.
+#: Pause between scans caused by events: this, plus twice the duration of the last scan, so that a burst of events never
+#: takes more than a third of a core and a marker is still noticed well within a second.
 _PAUSE_SECONDS = 0.05
 _PAUSE_PER_COST = 2.0
-#: What nobody touches any more but was never finished is judged ever more rarely; an event or a change ends that.
+#: Incomplete snapshots that no longer change are evaluated less and less often, until an event or a change.
 _REEVALUATION_SHARE = 0.1
 _LONGEST_REEVALUATION_SECONDS = 600.0
-_NOT_YET = ("waiting", "not_permitted")
+_PENDING = ("waiting", "not_permitted")
 
 
 class Scanner:
-    """The watched directory as the daemon knows it.
+    """The watched directory as of the daemon's last scan.
 
     Parameters
     ----------
     config : Config
     store : Store
     wake : callable
-        Called, from any thread, when a scan was asked for.
+        Called from any thread when a scan is requested.
 
     Attributes
     ----------
     path : Path
     health : WatchHealth
     reported_health : WatchHealth or None
-        What was said of it last, kept by who says it.
+        The health that was last logged; set by the caller.
     entries : list of Entry
-        Every child as of the last look.
+        Every child as of the last scan.
     queue : list of Entry
-        Those to be handled, in order.
+        The entries to be handled, in order.
     order : str or None
-        What comes after what, in words; None before the first look.
+        The order in words; None before the first scan.
     last_published : float
-        Wall clock of the last publish from this directory.
+        Wall-clock time of the last publish from this directory.
     scanned : float or None
-        Wall clock of the last scan.
+        Wall-clock time of the last scan.
     scans : int
     """
 
@@ -70,11 +70,11 @@ class Scanner:
         self._cache = StatCache()
         self._found = Discovery((), {})
         self._journal: tuple[int, ...] | None = None
-        self._judged = 0.0
+        self._evaluated = 0.0
         self._last_change = 0.0
         self._not_before = 0.0
         self.rescan_at = 0.0
-        self.health = WatchHealth("missing", "not looked at yet")
+        self.health = WatchHealth("missing", "not checked yet")
         self.reported_health: WatchHealth | None = None
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
@@ -84,26 +84,26 @@ class Scanner:
         self.scans = 0
 
     def request(self) -> None:
-        """Ask for a scan, from any thread; many requests are one."""
+        """Request a scan, from any thread; several requests cause one scan."""
         self._requested = True
         self._wake()
 
     def check(self, now: float) -> None:
-        """Check that the watch is not blind."""
+        """Set the watch up again if it was lost."""
         before = self.health
         self.health = self._watcher.check(now)
         if before.state == "missing" and self.health.state != "missing":
             self.request()
 
     def due_in(self, now: float) -> float:
-        """Return the seconds until the next look is due."""
+        """Return the seconds until the next scan is due."""
         wanted = self.rescan_at - now
         if self._requested:
             wanted = min(wanted, self._not_before - now)
         return max(wanted, 0.0)
 
     def scan(self, now: float) -> None:
-        """Look at the directory, and at the journal, as far as anything changed.
+        """Read the directory and the journal again, as far as anything has changed.
 
         Raises
         ------
@@ -120,33 +120,33 @@ class Scanner:
             self.scans += 1
         except EmbsyncError:
             self._cache.forget()
-            self.entries, self.queue, self._journal = [], [], None  # what is not known to be so is not acted upon
+            self.entries, self.queue, self._journal = [], [], None  # nothing is done on the basis of stale entries
             raise
         finally:
             cost = time.monotonic() - begin
             self._not_before = time.monotonic() + _PAUSE_SECONDS + _PAUSE_PER_COST * cost
 
     def refresh(self) -> None:
-        """Bring the entries up to the journal: a command may have handled one of them meanwhile."""
-        journal = journal_mark(self._store)
+        """Update the entries from the journal: a command may have handled one of them in the meantime."""
+        journal = journal_state(self._store)
         if journal != self._journal:
             found = survey(self._store, self._config, self._found)
-            found.order.keep(self._store)
+            found.order.save(self._store)
             if found.order.damage is not None:
                 log(logging.ERROR, "damaged", reason=str(found.order.damage))
             self.entries, self.queue, self.order = found.entries, found.queue, str(found.order)
             self.last_published = found.order.last_published
             self._journal = journal
 
-    def put_off(self, child: Child, reason: str, now: float) -> None:
-        """Wait for a snapshot that showed to be incomplete when it was read, for as long again as it was quiet.
+    def defer(self, child: Child, reason: str, now: float) -> None:
+        """Defer a snapshot that was found incomplete when it was read, by as long as it has not changed so far.
 
-        Another stamp ends that at once. Reading it all again and again would leave no time for others.
+        A change of its stamp ends that at once. Reading it again and again would leave no time for others.
         """
         seen = self._found.memory.get(child.name)
         if seen is not None and seen.stamp == child.stamp:
             pause = min(max(now - seen.since, self._config.watch.rescan_seconds), _LONGEST_REEVALUATION_SECONDS)
-            memory = {**self._found.memory, child.name: replace(seen, lacking=reason, again=now + pause)}
+            memory = {**self._found.memory, child.name: replace(seen, missing=reason, retry_at=now + pause)}
             children = (
                 replace(one, state="waiting", reason=reason) if one.name == child.name else one
                 for one in self._found.children
@@ -170,29 +170,29 @@ class Scanner:
             return
         if changed:
             self._last_change = now
-        if not changed and not self._judging_is_due(now, requested):
+        if not changed and not self._evaluation_due(now, requested):
             return
         known = {
             child.name: child
             for child in self._found.children
-            if child.state not in _NOT_YET and child.link is None and child.name not in self._cache.changed_names
+            if child.state not in _PENDING and child.link is None and child.name not in self._cache.changed_names
         }
         self._found = discover(
             self.path, self._config.watch, self._config.snapshot, now=now, memory=self._found.memory, known=known
         )
-        self._judged = now
+        self._evaluated = now
         self._journal = None
 
-    def _judging_is_due(self, now: float, requested: bool) -> bool:
-        """Return whether what waits is to be judged although nothing changed: time passes, and writers let go."""
-        if not any(child.state in _NOT_YET for child in self._found.children):
+    def _evaluation_due(self, now: float, requested: bool) -> bool:
+        """Return whether to evaluate incomplete snapshots although nothing changed: files are closed as time passes."""
+        if not any(child.state in _PENDING for child in self._found.children):
             return False
-        patience = min(_REEVALUATION_SHARE * (now - self._last_change), _LONGEST_REEVALUATION_SECONDS)
-        return requested or now - self._judged >= patience
+        interval = min(_REEVALUATION_SHARE * (now - self._last_change), _LONGEST_REEVALUATION_SECONDS)
+        return requested or now - self._evaluated >= interval
 
 
-def journal_mark(store: Store) -> tuple[int, ...]:
-    """Return what changes whenever the journal does."""
+def journal_state(store: Store) -> tuple[int, ...]:
+    """Return a value that changes whenever the journal does."""
     try:
         status = os.stat(store.root / layout.JOURNAL)  # noqa: PTH116
     except FileNotFoundError:
@@ -200,8 +200,8 @@ def journal_mark(store: Store) -> tuple[int, ...]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def store_mark(store: Store) -> tuple[object, ...]:
-    """Return what changes whenever a command changes the store, or a hand ``current`` or a file it leads to."""
+def store_state(store: Store) -> tuple[object, ...]:
+    """Return a value that changes whenever a command or a person changes the journal or the current version's files."""
     current, target = store.root / layout.CURRENT, None
     files: list[tuple[object, ...]] = []
     with contextlib.suppress(OSError):
@@ -210,4 +210,4 @@ def store_mark(store: Store) -> tuple[object, ...]:
             for name in names:
                 status = os.lstat(os.path.join(folder, name))  # noqa: PTH118
                 files.append((name, status.st_ino, status.st_size, status.st_ctime_ns))
-    return (journal_mark(store), target, sorted(files))
+    return (journal_state(store), target, sorted(files))

@@ -1,4 +1,4 @@
-"""The date or the number in a snapshot's name, and the series of names that it counts in."""
+"""The date or number in a snapshot's name, and the series of names to which it belongs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _DATE = re.compile(
     r"|(?P<y2>(?:19|20)[0-9]{2})(?P<sep>[-_.])(?P<m2>[01]?[0-9])(?P=sep)(?P<d2>[0-3]?[0-9])"
     r")(?![0-9])"
 )
-#: What follows a date as long as it is a time of day or a number of the run: no part of a hash.
+#: A time of day or a run number after a date, as opposed to part of a hash.
 _AFTER_A_DATE = re.compile(r"[-_.:T ]*([0-9]+)(?![0-9A-Za-z])|[-_.:T ]*([0-9]+)(?=T)")
-#: Days a date may lie ahead of the moment in which it is read: a model of tomorrow is trained today, in any time zone.
+#: How far a date may lie in the future when it is read: tomorrow's model is trained today, in any time zone.
 _AHEAD = dt.timedelta(days=2)
-#: Numbers that no int64 holds count nothing.
+#: Most digits of a number; longer ones do not fit int64.
 _LONGEST_NUMBER = 18
 
 _MONTHS = (
@@ -42,35 +42,35 @@ _WORDS = "|".join([*(f"{word[:3]}(?:{word[3:]})?" for word in (*_MONTHS, *_DAYS)
 _CALENDAR_WORD = re.compile(rf"(?<![a-z])(?:{_WORDS})(?![a-z])", re.IGNORECASE)
 _YEARS = range(1990, 2101)
 
-#: Forms of a date that begin again, or whose digits are not in the order of time. A name of such a form follows the
-#: calendar, not a count.
+#: Date formats that repeat, or whose digits do not sort by time. A name of such a format follows the calendar, not a
+#: counter.
 _CALENDARS = ("%d", "%m", "%H", "%j", "%V", "%U", "%W", "%u", "%w", "%d%m", "%m%d", "%d%m%y", "%m%d%y")
-#: How much earlier than its newest file a name may have been chosen: at the job's start, or for the day before.
+#: How long before its newest file was written a name may have been chosen: at the job's start, or for the day before.
 _EARLIER = (dt.timedelta(0), dt.timedelta(hours=6), dt.timedelta(days=1))
 
-#: Distinct members whose times have to agree with their numbers before numbers count: two directories that are
-#: overwritten in turn have numbers as well. Long numbers may be drawn at random, and three in order be chance.
-_ENOUGH, _ENOUGH_LONG = 3, 5
+#: Number of distinct members whose times must agree with their numbers before the numbers decide: two directories that
+#: are overwritten in turn have numbers too. Long numbers may be random, and three of them in order by chance.
+_MIN_MEMBERS, _MIN_MEMBERS_LONG = 3, 5
 _LONG = 10**6
-#: With so many members, a share of them in order is enough: an old one may have been trained again before.
+#: From this many members on, a share of them in order is enough: an old one may have been trained again.
 _MANY = 8
 _MOST = 0.75
-#: What was copied within so short a time without its times says nothing by them.
+#: Times within so short an interval say nothing: the snapshots were probably copied without their times.
 _COPY_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a name stands.
+    """The position of a name in a series.
 
     Attributes
     ----------
     series : str
-        The name with ``#`` for its numbers (``day=#``), or what stands before its date, and ``DATE``.
+        The name with ``#`` for its numbers (``day=#``), or the text before its date followed by ``DATE``.
     numbers : tuple of int
-        Year, month, day and what follows of a time of day; or the numbers in the name.
+        Year, month, day and any time of day; or the numbers in the name.
     dated : bool
-        A date needs no evidence; that numbers count has to be seen.
+        Whether it is a date, which needs no evidence; numbers decide only once they are known to follow time.
     """
 
     series: str
@@ -79,13 +79,13 @@ class Position:
 
 
 def position(name: str, seen: float) -> Position | None:
-    """Return a name's position, None where it has none or its numbers do not follow time.
+    """Return a name's position, or None if it has no date or number, or its numbers belong to a calendar.
 
     Parameters
     ----------
     name : str
     seen : float
-        When the name was read, in seconds since 1970: a date far ahead of it is none.
+        When the name was read, in seconds since 1970: a date far after that is not taken for one.
     """
     return _dated(name, seen) or _numbered(name)
 
@@ -124,46 +124,48 @@ def _numbered(name: str) -> Position | None:
     return Position(_NUMBER.sub("#", name), numbers, dated=False)
 
 
-def counts(members: Sequence[tuple[tuple[int, ...], int]], *, new: bool) -> bool:
-    """Return whether the numbers of a series give its order, by what is known of its members.
+def numbers_follow_time(members: Sequence[tuple[tuple[int, ...], int]], *, new: bool) -> bool:
+    """Return whether the numbers of a series follow time, as far as its members show.
 
     Parameters
     ----------
     members : sequence of (numbers, mtime in ns)
-        Distinct numbers, each with the time when its member was first written.
+        Distinct numbers, each with the time at which its member was first written.
     new : bool
-        Nothing of the series was ever published.
+        Whether nothing of the series was ever published.
     """
     ordered = sorted(members)
     times = [time for _, time in ordered]
-    rise = _longest_rise(times)
-    enough = _ENOUGH_LONG if any(number >= _LONG for numbers, _ in ordered for number in numbers) else _ENOUGH
-    agree = len(times) >= enough and (rise == len(times) or (len(times) >= _MANY and rise >= _MOST * len(times)))
-    copied = new and rise < len(times) and max(times) - min(times) <= _COPY_NS
-    return (agree or copied) and not _by_calendar(ordered)
+    increasing = _longest_increasing(times)
+    enough = _MIN_MEMBERS_LONG if any(number >= _LONG for numbers, _ in ordered for number in numbers) else _MIN_MEMBERS
+    agree = len(times) >= enough and (
+        increasing == len(times) or (len(times) >= _MANY and increasing >= _MOST * len(times))
+    )
+    copied = new and increasing < len(times) and max(times) - min(times) <= _COPY_NS
+    return (agree or copied) and not _follows_calendar(ordered)
 
 
-def _by_calendar(members: Sequence[tuple[tuple[int, ...], int]]) -> bool:
+def _follows_calendar(members: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     """Return whether each member is named by a day, month, hour or week in which it was written.
 
-    What was written first as number 0 or 1 counts from there: a week or month rarely begins with the first night.
+    A series whose first member is number 0 or 1 is a counter: a series by week or month rarely begins with the first.
     """
-    named = _without_constants([numbers for numbers, _ in members])
+    named = _without_common([numbers for numbers, _ in members])
     if min(zip((time for _, time in members), named, strict=True))[1] in {(0,), (1,)}:
         return False
     for earlier in _EARLIER:
         for zone in (dt.UTC, None):
             moments = [dt.datetime.fromtimestamp(time / 1e9, zone) - earlier for _, time in members]
             if any(
-                all(_says(numbers, moment.strftime(form)) for numbers, moment in zip(named, moments, strict=True))
+                all(_matches(numbers, moment.strftime(form)) for numbers, moment in zip(named, moments, strict=True))
                 for form in _CALENDARS
             ):
                 return True
     return False
 
 
-def _without_constants(named: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return numbers without those that all members share; as they are where one of these may be a year."""
+def _without_common(named: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return the numbers without those that all members share, unless one of those may be a year."""
     columns = [set(column) for column in zip(*named, strict=True)]
     if any(len(column) == 1 and column <= set(_YEARS) for column in columns):
         return named
@@ -172,14 +174,14 @@ def _without_constants(named: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     ]
 
 
-def _says(numbers: tuple[int, ...], text: str) -> bool:
-    """Return whether numbers are those of a calendar's text: in one (``1125``), or in parts of two digits."""
+def _matches(numbers: tuple[int, ...], text: str) -> bool:
+    """Return whether numbers match a formatted date, as one number (``1125``) or in parts of two digits."""
     return numbers in {(int(text),), tuple(int(text[at : at + 2]) for at in range(0, len(text), 2))}
 
 
-def _longest_rise(times: Sequence[int]) -> int:
-    """Return how many of the times, at most, are in order."""
-    ends: list[int] = []  # of the shortest possible rise of each length, its last time
+def _longest_increasing(times: Sequence[int]) -> int:
+    """Return the length of the longest subsequence that does not decrease."""
+    ends: list[int] = []  # for each length, the smallest last time of a subsequence of that length
     for time in times:
         place = bisect_right(ends, time)
         ends[place : place + 1] = [time]

@@ -1,4 +1,4 @@
-"""The ``manifest.json`` a training job may write last: its files with sizes and hashes.
+"""The ``manifest.json`` that a training job may write last: a list of its files with sizes and hashes.
 
 ``{"files": [{"path": "items.npy", "bytes": 3614208, "sha256": "9f86…"}, …]}``; further keys are allowed. Paths are
 relative to the snapshot and stay inside it.
@@ -22,7 +22,7 @@ _LONGEST = 32 * 1024**2
 _PIECE = 1024**2
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedFile(msgspec.Struct, frozen=True):
     """One file."""
 
     path: str
@@ -33,15 +33,15 @@ class Listed(msgspec.Struct, frozen=True):
 class FileList(msgspec.Struct, frozen=True):
     """All files of a snapshot."""
 
-    files: Annotated[tuple[Listed, ...], msgspec.Meta(min_length=1)]
+    files: Annotated[tuple[ListedFile, ...], msgspec.Meta(min_length=1)]
 
 
-class NotAList(SnapshotError):
-    """The file is no such manifest, or only half written."""
+class InvalidFileList(SnapshotError):
+    """The file is not such a manifest, or only half written."""
 
 
-class NotAsListed(SnapshotIncomplete):
-    """A file has other contents than the manifest says; whoever writes may not be done."""
+class FileListMismatch(SnapshotIncomplete):
+    """A file's contents differ from the manifest; its writer may not have finished."""
 
 
 def read_list(root: Place) -> FileList:
@@ -49,8 +49,8 @@ def read_list(root: Place) -> FileList:
 
     Raises
     ------
-    NotAList
-        It is no manifest of this form.
+    InvalidFileList
+        It is not a manifest of this form.
     SnapshotError
         It names a file twice or outside the snapshot.
     """
@@ -61,8 +61,8 @@ def read_list(root: Place) -> FileList:
     try:
         listed = msgspec.json.decode(data, type=FileList)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotAList(
-            "no list of files",
+        raise InvalidFileList(
+            "not a list of files",
             where=str(place),
             found=str(error)[:200],
             expected='{"files": [{"path": …, "bytes": …, "sha256": …}]}',
@@ -85,7 +85,7 @@ def below(root: Place, path: str) -> Place:
             place = place.child(part)
     except SnapshotError:
         raise SnapshotError(
-            "no path inside the snapshot",
+            "not a path inside the snapshot",
             where=str(root.child(NAME)),
             found=repr(path[:120]),
             expected="paths relative to the snapshot",
@@ -94,41 +94,41 @@ def below(root: Place, path: str) -> Place:
 
 
 def missing_from(listed: FileList, found: Mapping[str, os.stat_result]) -> str | None:
-    """Return what is missing for the sizes to be as listed, or None.
+    """Return the first difference between the listed and the existing files, or None.
 
     Parameters
     ----------
     found : mapping of relative name to status
-        The regular files that are there and should be listed.
+        The existing regular files, all of which should be listed.
     """
     for entry in listed.files:
         size = found[entry.path].st_size if entry.path in found else None
         if size != entry.bytes:
-            return f"{entry.path}: {'nothing' if size is None else size} of {entry.bytes} bytes"
+            return f"{entry.path}: {size or 0} of {entry.bytes} bytes"
     unlisted = set(found) - {entry.path for entry in listed.files}
     return f"{min(unlisted)} to be listed in {NAME}" if unlisted else None
 
 
-def require_as_listed(path: str | Path, progress: Callable[[float], None]) -> None:
-    """Hash the files of a snapshot that has a manifest of this form.
+def verify_listed_files(path: str | Path, progress: Callable[[float], None]) -> None:
+    """Compare the hashes of a snapshot's files with its manifest, if it has one of this form.
 
     Parameters
     ----------
     path : str or Path
     progress : callable
-        Told the share of the bytes that were read, often.
+        Called often with the share of bytes read.
 
     Raises
     ------
-    NotAsListed
-        A file's contents are not as listed.
+    FileListMismatch
+        A file's contents differ from the manifest.
     """
     root = Place.at(path, follow_link=False)
     if root.kind() != "directory" or NAME not in root.entries():
         return
     try:
         listed = read_list(root)
-    except NotAList:
+    except InvalidFileList:
         return
     total, before = sum(entry.bytes for entry in listed.files), 0
     for entry in listed.files:
@@ -139,8 +139,8 @@ def require_as_listed(path: str | Path, progress: Callable[[float], None]) -> No
             before += len(piece)
             progress(before / max(total, before))
         if digest.hexdigest() != entry.sha256:
-            raise NotAsListed(
-                "not as the manifest lists it",
+            raise FileListMismatch(
+                "differs from the manifest",
                 where=str(place),
                 found=f"sha256 {digest.hexdigest()}",
                 expected=entry.sha256,

@@ -1,8 +1,8 @@
-"""Whether anything in a directory changed since the last look, for the price of one ``stat`` a known file.
+"""Whether anything in a directory changed since the last scan, at the cost of one ``stat`` per known file.
 
-A full look lists, opens and hashes names; over a thousand old snapshots that is a hundred times what nothing new
-should cost. A cache remembers each entry's size, time of change and inode. Contents cannot change without the file's
-ctime, nor names without the directory's, so equal figures mean that a full look would find the same again.
+A full scan lists, opens and hashes names; with a thousand old snapshots that costs a hundred times as much. The cache
+holds each entry's size, time of change and inode. Contents cannot change without the file's ctime, nor names without
+the directory's, so equal values mean that a full scan would find the same.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from itertools import islice
 
 from embsync.snapshots.files import DEEPEST, MOST_ENTRIES, real_path
 
-#: Of one entry: time of last change in ns, inode, size. What changes a file's mtime or mode changes its ctime too.
+#: Time of last change in ns, inode, and size. Whatever changes a file's mtime or mode changes its ctime too.
 _Fields = tuple[int, int, int]
 
-#: A directory changed this recently may change again within the same tick of its file system's clock (2 s on FAT).
+#: A directory that changed this recently may change again within one tick of its file system's clock (2 s on FAT).
 _CLOCK_TICK_NS = 3 * 10**9
-#: Of a child with more entries than this no entry is remembered, only a digest over all: it takes no memory, but the
-#: whole child has to be walked to compare.
+#: For a child with more entries than this, only a digest is kept: it takes no memory, but comparing it means walking
+#: the entire child.
 _MOST_REMEMBERED = 2_000
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class _ChildStat:
-    """A child as it was: path by path, or as a digest; ``settled`` when equal figures prove that nothing happened."""
+    """The state of a child, path by path or as a digest; ``settled`` if equal values prove that nothing changed."""
 
     entries: tuple[tuple[str, _Fields], ...]
     digest: bytes
     settled: bool
 
     def needs_scan_after(self, other: _ChildStat) -> bool:
-        """Return whether another look is needed: not known to show the same, or only now settled."""
-        if self is _NEVER_A_SNAPSHOT:
+        """Return whether another scan is needed: something may have changed, or it has only now settled."""
+        if self is _IGNORED:
             return False
         same = bool(self.entries or self.digest) and (self.entries, self.digest) == (other.entries, other.digest)
         return not same or (self.settled and not other.settled)
 
 
-#: By its name alone, whatever is in it: scratch directories hold thousands of files, none of which matters.
-_NEVER_A_SNAPSHOT = _ChildStat((), b"", settled=True)
-#: Of a child that could not be walked to the end: it always counts as changed, and costs a full look.
+#: Ignored because of its name, whatever it contains: scratch directories may hold thousands of files.
+_IGNORED = _ChildStat((), b"", settled=True)
+#: A child that could not be walked to the end: it always counts as changed, and costs a full scan.
 _UNKNOWN = _ChildStat((), b"", settled=False)
 
 
 class StatCache:
-    """What a directory looked like, child by child.
+    """The last known state of a directory, child by child.
 
     Attributes
     ----------
     changed_names : set of str
-        Names of the children that may have changed between the last two calls of :meth:`changed`, or are new.
+        Names of the children that are new or may have changed between the last two calls of :meth:`changed`.
     """
 
     def __init__(self) -> None:
@@ -66,25 +66,25 @@ class StatCache:
         self._children: dict[str, _ChildStat] = {}
 
     def forget(self) -> None:
-        """Let the next look find everything changed."""
+        """Forget everything, so that the next call finds everything changed."""
         self._root, self._children = None, {}
 
     def changed(self, root: str, wall_ns: int) -> bool:
-        """Return whether anything may have changed since the last call, and remember how it is now.
+        """Return whether anything may have changed since the last call, and remember the present state.
 
         Parameters
         ----------
         root : str
-            Without links, so that the same text is the same place.
+            The directory's path, free of links, so that equal paths are the same directory.
         wall_ns : int
-            The wall clock, to be compared with times of change.
+            The wall-clock time, to be compared with times of change.
 
         Raises
         ------
         OSError
             The root is missing or cannot be listed.
         """
-        if root != self._path:  # a link that leads elsewhere now: what is remembered lies where it led before
+        if root != self._path:  # a link has a new target: what is remembered belongs to the old one
             self.forget()
             self._path = root
         figures = _stat_fields(os.stat(root))  # noqa: PTH116
@@ -98,7 +98,7 @@ class StatCache:
             path = f"{root}/{name}"
             known = self._children.get(name)
             if name.startswith((".", "_")) or name.endswith(".tmp"):
-                fresh = _NEVER_A_SNAPSHOT
+                fresh = _IGNORED
             elif known is None or not known.settled or not _same(known, path):
                 fresh = _record(path, wall_ns)
             else:
@@ -138,7 +138,7 @@ def _record(path: str, wall_ns: int) -> _ChildStat:
 
 
 def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
-    """Return a digest over all entries' figures, and the newest time of change."""
+    """Return a digest over the status of all entries, and the newest time of change."""
     digest, newest = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
     for path, status in walk:
         digest.update(os.fsencode(f"{path}\0{status.st_ctime_ns} {status.st_ino} {status.st_size}\0"))
@@ -147,14 +147,14 @@ def _digest(walk: Iterator[tuple[str, os.stat_result]]) -> tuple[bytes, int]:
 
 
 def _walk(path: str, within: str | None = None) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what is at a path and below it, as far as it can be a snapshot's.
+    """Yield a path and everything below it, within the limits of a snapshot.
 
-    A link in the watched directory leads on as far as it stays in there.
+    A link in the watched directory is followed if its target is in that directory.
 
     Raises
     ------
     OSError
-        Something is gone or may not be read, or the tree is too deep or too large for a snapshot.
+        Something was deleted or cannot be read, or the tree is too deep or too large for a snapshot.
     """
     if within is not None and stat.S_ISLNK((status := os.lstat(path)).st_mode):
         yield path, status

@@ -221,8 +221,8 @@ def test_a_handler_that_raised_is_replaced(place: Place) -> None:
         "-m",
         "support.script",
         FAULTY.format(
-            "import embsync.watching.events as w; real = w._Nudge.on_any_event; once = [True];"
-            "w._Nudge.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
+            "import embsync.watching.events as w; real = w._EventHandler.on_any_event; once = [True];"
+            "w._EventHandler.on_any_event = lambda self, event: 1 // 0 if once and once.pop() else real(self, event);"
         ),
     ]
     with place.daemon():
@@ -305,7 +305,7 @@ def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
     (folder / "items.npy").unlink()
     mapped = np.lib.format.open_memmap(folder / "items.npy", "w+", items.dtype, items.shape)
     with place.daemon():
-        eventually(lambda: "closed by whoever writes it" in place.status().get("waiting", {}).get("day=1", ""))
+        eventually(lambda: "closed by its writer" in place.status().get("waiting", {}).get("day=1", ""))
         mapped[:] = items
         mapped.flush()
         assert place.published() == []
@@ -320,7 +320,7 @@ def test_contents_other_than_listed_are_waited_for(root: Path) -> None:
     list_files(folder, sha256="0" * 64)
     begin = time.monotonic()
     with place.daemon():
-        eventually(lambda: "not as the manifest lists it" in place.status().get("waiting", {}).get("day=2", ""))
+        eventually(lambda: "differs from the manifest" in place.status().get("waiting", {}).get("day=2", ""))
         list_files(place.drop(1, marker=False))
         place.wait_for(1)
         place.wait_looks()

@@ -178,7 +178,7 @@ def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatc
 
     monkeypatch.setattr(os, "scandir", broken)
     found = look(place)
-    assert found["day=1"] == ("waiting", "changes to end")
+    assert found["day=1"] == ("waiting", "changes to stop")
     assert "without a change" in found["day=2"][1]
 
 

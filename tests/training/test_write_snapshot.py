@@ -26,7 +26,7 @@ from embsync.errors import NotFoundError, OutOfSpace, SnapshotError, StoreError,
 from embsync.snapshots import open_snapshot
 from embsync.store import durable, staging
 from embsync.watching.discovery import discover
-from embsync.watching.source_manifest import require_as_listed
+from embsync.watching.source_manifest import verify_listed_files
 
 RNG = np.random.default_rng(7)
 ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).astype("f4")
@@ -45,7 +45,7 @@ def entries(folder: Path) -> list[str]:
 
 def read_back(path: Path) -> tuple[Any, Any]:
     """Return items and users of a snapshot whose hashes agree."""
-    require_as_listed(path, lambda _: None)
+    verify_listed_files(path, lambda _: None)
     opened = open_snapshot(path, SnapshotConfig())
     return opened.items, opened.users
 

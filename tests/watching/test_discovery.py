@@ -100,10 +100,10 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
         "_temporary": ("not_a_snapshot", "a name that begins with _"),
         "day=1.tmp": ("not_a_snapshot", "a name that ends in .tmp"),
         "day=1": ("ready", "settled"),
-        "latest": ("not_a_snapshot", "a link to day=1, which is taken by that name"),
+        "latest": ("not_a_snapshot", "a link to day=1, which is handled under that name"),
         "fifo.npz": ("not_a_snapshot", "a FIFO"),
-        "README.txt": ("not_a_snapshot", "a file of no known layout"),
-        "train.log": ("not_a_snapshot", "a file of no known layout"),
+        "README.txt": ("not_a_snapshot", "not a file of a known layout"),
+        "train.log": ("not_a_snapshot", "not a file of a known layout"),
         "day=2.npz": ("ready", "settled"),
         "words.txt": ("ready", "settled"),
         "empty": ("not_a_snapshot", "an empty directory"),
@@ -280,10 +280,14 @@ def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
     ("changes", "state", "message"),
     [
         ({"bytes": 10**9}, "waiting", "item_ids.npy: 2528 of 1000000000 bytes"),
-        ({"path": "more.npy"}, "waiting", "more.npy: nothing of 2528 bytes"),
-        ({"path": "../day=2/items.npy"}, "not_a_snapshot", "no path inside the snapshot; found '../day=2/items.npy'"),
-        ({"path": "/etc/passwd"}, "not_a_snapshot", "no path inside the snapshot; found '/etc/passwd'"),
-        ({"path": "./item_ids.npy"}, "not_a_snapshot", "no path inside the snapshot"),
+        ({"path": "more.npy"}, "waiting", "more.npy: 0 of 2528 bytes"),
+        (
+            {"path": "../day=2/items.npy"},
+            "not_a_snapshot",
+            "not a path inside the snapshot; found '../day=2/items.npy'",
+        ),
+        ({"path": "/etc/passwd"}, "not_a_snapshot", "not a path inside the snapshot; found '/etc/passwd'"),
+        ({"path": "./item_ids.npy"}, "not_a_snapshot", "not a path inside the snapshot"),
         ({"path": "items.npy"}, "not_a_snapshot", "listed twice"),
     ],
 )
@@ -325,9 +329,9 @@ def test_a_file_open_for_writing_is_waited_for(tmp_path: Path) -> None:
     target = path / "items.npy"
     _require_leases(target)
     with target.open("r+b") as file:
-        assert once(tmp_path)["day=1"].reason == "items.npy to be closed by whoever writes it"
+        assert once(tmp_path)["day=1"].reason == "items.npy to be closed by its writer"
         mapped = mmap.mmap(file.fileno(), 0)
-    assert once(tmp_path)["day=1"].reason == "items.npy to be closed by whoever writes it"
+    assert once(tmp_path)["day=1"].reason == "items.npy to be closed by its writer"
     mapped.close()
     assert once(tmp_path)["day=1"].reason == "settled"
 

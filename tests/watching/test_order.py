@@ -69,7 +69,7 @@ class World:
         handled: list[str] = []
         while True:
             found = survey(self.store, self.config)
-            found.order.keep(self.store)
+            found.order.save(self.store)
             if not (queue := found.queue):
                 return handled
             self.journal(queue[0].child.path, outcome)
@@ -193,12 +193,12 @@ def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) ->
         world.write(old, START.timestamp() + 3.5 * DAY)
     assert world.turn() == []
     entry = world.look()[named[0]]
-    assert (entry.state, entry.younger) == ("changed", True)
+    assert (entry.state, entry.passed_over) == ("changed", True)
     assert "watch.order: mtime" in entry.reason
     assert "embsync sync " in entry.reason
     world.write(named[4], START.timestamp() + 4 * DAY)
     assert world.turn() == [named[4]]
-    assert not world.look()[named[0]].younger
+    assert not world.look()[named[0]].passed_over
 
 
 def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None:
@@ -208,7 +208,7 @@ def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None
         world.turn()
     world.write("day=3", START.timestamp() + 5 * DAY)
     assert world.turn() == []
-    assert (world.look()["day=3"].state, world.look()["day=3"].younger) == ("skipped", True)
+    assert (world.look()["day=3"].state, world.look()["day=3"].passed_over) == ("skipped", True)
 
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
@@ -234,7 +234,7 @@ def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) 
         assert world.look()["day=1"].state == "changed"
     if how == "moved away and back":
         assert world.look()["day=1"].state == "published"
-    assert not any(entry.younger for entry in world.look().values())
+    assert not any(entry.passed_over for entry in world.look().values())
     world.write("day=5", START.timestamp() + 5 * DAY)
     assert world.turn() == ["day=5"]
 
@@ -277,7 +277,7 @@ def test_with_order_name_what_is_passed_over_is_told(root: Path) -> None:
     world.write("2026-10-25", START.timestamp() + DAY)
     assert world.turn() == []
     entry = world.look()["2026-10-25"]
-    assert (entry.state, entry.younger) == ("skipped", True)
+    assert (entry.state, entry.passed_over) == ("skipped", True)
     assert "watch.order: mtime" in entry.reason
 
 
@@ -369,7 +369,7 @@ def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
     world.journal(world.write("9f", START.timestamp()), listing=None)
     world.write("3a", START.timestamp() + DAY)
     assert world.turn() == []
-    assert world.look()["3a"].younger
+    assert world.look()["3a"].passed_over
     world.write("a1", START.timestamp() + 2 * DAY)
     assert world.turn() == ["a1"]
     assert b'"name"' in (world.store.root / "order.json").read_bytes()
