@@ -54,6 +54,8 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         SparkSession.builder.master("local[2]")
         .config("spark.ui.enabled", "false")
         .config("spark.driver.memory", "1g")
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto")
+        .config("spark.default.parallelism", "2")
         .config("spark.sql.shuffle.partitions", "3")
         .getOrCreate()
     )
