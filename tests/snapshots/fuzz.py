@@ -37,6 +37,7 @@ FORMATS = (
     "npy_parts",
     "npz",
     "parquet",
+    "spark_pipeline",
     "arrow",
     "csv",
     "projector",
@@ -47,14 +48,14 @@ FORMATS = (
     "word2vec_binary",
 )
 #: Ways in which a format is used, fuzzed by themselves in the long run alone.
-WAYS = ("bfloat16", "hive", "ml_vectors", "text_vectors")
+WAYS = ("bfloat16", "hive", "ml_vectors", "text_vectors", "dimensions")
 LAYOUTS = {
     "word2vec_packed": "word2vec",
     "bfloat16": "safetensors",
-    **dict.fromkeys(("hive", "ml_vectors", "text_vectors"), "parquet"),
+    **dict.fromkeys(("hive", "ml_vectors", "text_vectors", "dimensions"), "parquet"),
 }
 #: Those that a decoder reads.
-DECODED = ("parquet", "arrow", "csv", "projector", "hive", "ml_vectors", "text_vectors")
+DECODED = ("parquet", "spark_pipeline", "arrow", "csv", "projector", *WAYS[1:])
 SECONDS = 10
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
@@ -115,6 +116,13 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
         from snapshots.test_safetensors import write as write_safetensors
 
         return [write_safetensors(folder / "a", small), write_safetensors(folder / "b", small.named())]
+    if name == "spark_pipeline":
+        from snapshots.test_spark_pipeline import pipeline, stage
+
+        made_of = [pipeline(folder / "a", small), pipeline(folder / "b", small.named())]
+        for whole in made_of:
+            stage(whole, "0_StringIndexer_a", outputCol="genre_index")
+        return made_of
     if name in {"csv", "projector"}:
         return good_text(name, folder)
     if name == "arrow":
@@ -221,7 +229,20 @@ def good_text_vectors(folder: Path, small: made.Model) -> Path:
     return folder
 
 
+def good_dimensions(folder: Path, small: made.Model) -> Path:
+    """Leave one column a dimension."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    for side, rows, ids in sides_of(small):
+        columns = {f"d{number}": rows[:, number] for number in range(rows.shape[1])}
+        pq.write_table(pa.table({"id": ids, **columns}), folder / f"{side}.parquet")
+    return folder
+
+
 WRITERS = {
+    "dimensions": good_dimensions,
     "bfloat16": good_bfloat16,
     "hive": good_hive,
     "ml_vectors": good_ml_vectors,

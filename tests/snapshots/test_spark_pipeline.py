@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snapshots.made import assert_reads, model, read
+from snapshots.made import Model, assert_reads, model, read
 from snapshots.test_parquet import table
 
 from embsync.config import SnapshotConfig, WatchConfig
@@ -32,10 +32,10 @@ def stage(path: Path, name: str, **parameters: Any) -> Path:
     return folder.parent
 
 
-def pipeline(path: Path, name: str = "1_ALS_ab12") -> Path:
+def pipeline(path: Path, made: Model = MADE, name: str = "1_ALS_ab12") -> Path:
     """Leave a pipeline with an ALS model."""
     als = stage(path, name, itemCol="item_index", userCol="user")
-    for side, ids, matrix in (("item", MADE.item_ids, MADE.items), ("user", MADE.user_ids, MADE.users)):
+    for side, ids, matrix in (("item", made.item_ids, made.items), ("user", made.user_ids, made.users)):
         (als / f"{side}Factors").mkdir()
         pq.write_table(table(ids, matrix), als / f"{side}Factors" / "part-00000-7f.snappy.parquet")
         (als / f"{side}Factors" / "_SUCCESS").touch()
@@ -63,7 +63,7 @@ def test_row_numbers_of_an_indexer_are_no_ids(tmp_path: Path) -> None:
 
 def test_two_models_are_a_question(tmp_path: Path) -> None:
     """The hint names one of them, which is a snapshot by itself."""
-    pipeline(pipeline(tmp_path), "2_ALS_cd34")
+    pipeline(pipeline(tmp_path), name="2_ALS_cd34")
     with pytest.raises(SnapshotError, match=r"more than one ALS model.*1_ALS_ab12, 2_ALS_cd34") as refused:
         open_snapshot(tmp_path, CONFIG)
     assert_reads(open_snapshot(str(refused.value.hint).partition(": ")[2], CONFIG), MADE)
