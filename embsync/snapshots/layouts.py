@@ -25,7 +25,7 @@ from embsync.snapshots import (
     word2vec_binary,
 )
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
-from embsync.snapshots.conversions import seen
+from embsync.snapshots.conversions import mistaken, seen
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
@@ -136,17 +136,37 @@ def open_snapshot(
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     reject_tables(place)
     layout = _choose(place, config)
-    claim = _claim(layout, place, config)
-    missing = missing_of(place, claim, config, marker)
-    if missing is not None:
-        raise missing.refusal(place)
-    items, users = layout.open_sides(place, config)
+    try:
+        claim = _claim(layout, place, config)
+        missing = missing_of(place, claim, config, marker)
+        if missing is not None:
+            raise missing.refusal(place)
+        items, users = layout.open_sides(place, config)
+    except SnapshotError as error:
+        raise (_mistaken(error, place) or error) from None
     left = unread(place, claim, marker)
     if config.sides == "items" and users is not None:
         left, users = (*left, users.source), None
     require_agreement(items, users, config.max_bytes)
     shown, found = Path(path).absolute(), labels.find(place, items, config)
     return Snapshot(shown.name or place.name, shown, layout.name, items, users, left, found)
+
+
+def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
+    """Return what the file is that an error is about, where it begins as another format than its name says."""
+    where, root = str(error.where), str(place)
+    for path in (where, where.rpartition("(")[0]):  # a column or a member stands in brackets
+        if error.transient or not (path == root or path.startswith(f"{root}/")):
+            continue
+        file = place
+        for name in filter(None, path.removeprefix(root).split("/")):
+            file = file.child(name)
+        advice = mistaken(file)
+        if advice is not None:
+            return SnapshotError(
+                "not what its name says", where=path, found=advice[0], expected=error.expected, hint=advice[1]
+            )
+    return None
 
 
 def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | None:
