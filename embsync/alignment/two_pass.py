@@ -78,8 +78,13 @@ class SideFit:
     @property
     def magnitude(self) -> float:
         """Root mean square of the side's stable values without zero rows; 0 if there are no other rows."""
+        return self.typical_length / float(np.sqrt(self.map.shape[1]))
+
+    @property
+    def typical_length(self) -> float:
+        """Root mean square of the lengths of the side's stable rows without zero rows; 0 if there are no other rows."""
         energy = float(np.einsum("ij,ik,kj->", self.map, self.sums.gram, self.map, optimize=True))
-        return float(np.sqrt(max(energy, 0.0) / max((self.sums.rows - self.sums.zero_rows) * self.map.shape[1], 1)))
+        return float(np.sqrt(max(energy, 0.0) / max(self.sums.rows - self.sums.zero_rows, 1)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
+from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.drift import Fit
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Residual, map_error, score_error
@@ -25,7 +26,7 @@ from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
 from embsync.rows import worker_count
 from embsync.sides import NAMES, SideName, Sides
-from embsync.similarity import TOP_K, RunningTopK, agreement
+from embsync.similarity import TOP_K
 from embsync.snapshots.given import side_of_arrays
 from embsync.snapshots.sides import IdentifiedSide
 
@@ -264,7 +265,9 @@ class _Written:
 def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_Written], Preservation]:
     """Run the second pass and compute the certificate."""
     queries = found.queries.sums.sample
-    raw_best, best = RunningTopK(queries, TOP_K), RunningTopK(queries.astype(np.float64) @ found.queries.map, TOP_K)
+    stable_queries = queries.astype(np.float64) @ found.queries.map
+    none, none_raw = stable_queries[:0], queries[:0]
+    neighbours = SampledNeighbours(found, stable_queries, none, none_raw, TOP_K, "inner_product")
 
     def write(side: _Side, part: SideFit) -> _Written:
         out = np.empty((side.rows.count, part.map.shape[1]), np.float32)
@@ -275,9 +278,7 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
             if meter is not None:
                 meter.observe(start, block)
             if side is sides.items:
-                numbers = np.arange(start, start + len(block), dtype=np.int64)
-                raw_best.observe(numbers, block)
-                best.observe(numbers, stable)
+                neighbours.observe(np.arange(start, start + len(block)), block, stable)
 
         residual = transform_rows(side.rows, part, [observe], threads=threads)
         out.flags.writeable = False
@@ -287,7 +288,7 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
     certificate = Preservation(
         map_error(found.transform),
         score_error(written.map(lambda side: side.residual), found.transform),
-        agreement(raw_best.result(), best.result()),
+        neighbours.agreement(),
         len(queries),
     )
     return written, certificate

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.transform import Transform
+from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.two_pass import Alignment
 from embsync.config import IndexConfig
 from embsync.dtypes import Array, Float32, Float64, Int64
@@ -14,7 +14,7 @@ from embsync.ids import sample
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
 from embsync.rows import ArrayRows, map_blocks
-from embsync.similarity import TOP_K, Metric, RunningTopK, TopK, agreement, overlap
+from embsync.similarity import TOP_K, Metric, RunningTopK, overlap
 
 
 @dataclass(frozen=True)
@@ -50,48 +50,37 @@ class Neighbours:
         asking = inputs.queries
         #: Positions among them of those that the recall gate asks.
         self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
-        self._depth = max(TOP_K, config.depths[0])
+        depth = max(TOP_K, config.depths[0])
         self._rows = inputs.items.plan.rows
         self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)
-        stale = self._empty(self.queries) if self._parent is None else self._parent.stable
-        stale_raw = self._empty(raw) if self._parent is None else self._parent.raw(found.transform)
-        self._raw = RunningTopK(np.concatenate([raw, stale_raw]).astype(np.float32), TOP_K, metric)
-        self._stable = RunningTopK(np.concatenate([self.queries, stale]), self._depth, metric)
+        stale = self.queries[:0] if self._parent is None else self._parent.stable
+        stale_raw = raw[:0] if self._parent is None else self._parent.raw()
+        self._has_raw = len(stale_raw) > 0
+        self._found = SampledNeighbours(found, self.queries, stale, stale_raw, depth, metric)
 
     def observe(self, start: int, block: Array, stable: Float32) -> None:
         """Add item rows, raw and stable; called by worker threads."""
-        rows = self._rows[start : start + len(block)]
-        self._raw.observe(rows, block)
-        self._stable.observe(rows, stable)
+        self._found.observe(self._rows[start : start + len(block)], block, stable)
 
     @property
     def truth(self) -> Int64:
         """(q, >= recall_at) rows of the sampled users' exact neighbours, best first."""
-        return self._stable.result().rows[: len(self.queries)]
+        return self._found.sampled().rows
 
     def agreement(self) -> float | None:
         """Return the share of sampled users whose top 10 the maps did not change."""
-        count = len(self.queries)
-        return agreement(_part(self._raw.result(), 0, count), _part(self._stable.result(), 0, count, TOP_K))
+        return self._found.agreement()
 
     def overlaps(self) -> Overlaps:
         """Return how much of the top 10 is unchanged since the parent version."""
         if self._parent is None or len(self._parent.sampled) == 0:
             return Overlaps()
-        count = len(self.queries)
-        stable, raw = self._stable.result(), self._raw.result()
-        own = stable.rows[self._parent.sampled, :TOP_K]
-        before = self._parent.top_rows(TOP_K)
-        has_raw = len(raw.rows) > count
+        own = self._found.sampled().rows[self._parent.sampled, :TOP_K]
         return Overlaps(
-            overlap_at_10=overlap(own, before),
-            stale_overlap_at_10=overlap(own, stable.rows[count:, :TOP_K]),
-            stale_overlap_at_10_raw=overlap(own, raw.rows[count:]) if has_raw else None,
+            overlap_at_10=overlap(own, self._parent.top_rows(TOP_K)),
+            stale_overlap_at_10=overlap(own, self._found.others().rows[:, :TOP_K]),
+            stale_overlap_at_10_raw=overlap(own, self._found.others_raw().rows) if self._has_raw else None,
         )
-
-    @staticmethod
-    def _empty(like: Array) -> Array:
-        return np.empty((0, like.shape[1]), like.dtype)
 
 
 class _ParentView:
@@ -113,7 +102,7 @@ class _ParentView:
         self.sampled: Int64 = np.flatnonzero(rows >= 0)
         self.stable: Float32 = np.array(self._version.side(run.name).vectors[rows[self.sampled]], np.float32)
 
-    def raw(self, transform: Transform) -> Array:
+    def raw(self) -> Array:
         """Return the parent's raw vectors of the users; no rows if the maps cannot be inverted."""
         maps = self._version.transform.maps
         if not maps.invertible or len(maps.items) != self._width:
@@ -135,7 +124,3 @@ class _ParentView:
         rows = best.result().rows
         moved = self._row_map[np.maximum(rows, 0)]
         return np.where(rows < 0, -1, np.where(moved < 0, -2, moved))
-
-
-def _part(best: TopK, first: int, last: int, depth: int | None = None) -> TopK:
-    return TopK(best.rows[first:last, :depth], best.scores[first:last, :depth], best.tolerance[first:last])

@@ -1,0 +1,173 @@
+"""The ten best raw items are proved from a scan of the stable ones, whatever the numbers are."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.laws import law
+from support.nights import Array
+
+from embsync.alignment.certified import CertifiedTopK, SampledNeighbours, ScoreBound
+from embsync.alignment.preservation import written_block
+from embsync.alignment.two_pass import Alignment, SideInput, fit
+from embsync.rows import ArrayRows
+from embsync.sides import Sides
+from embsync.similarity import Metric
+
+WORLDS = ("plain", "ties", "near ties", "long", "short", "spread", "zero rows", "unbalanced")
+
+
+@dataclass(frozen=True)
+class World:
+    """Raw items and users, of which all are sampled, and their alignment."""
+
+    items: Array
+    users: Array
+    found: Alignment
+
+    @property
+    def stable(self) -> tuple[Array, Array]:
+        """Items and users as they are written."""
+        sides = (self.items, self.found.items), (self.users, self.found.queries)
+        items, users = (written_block(rows, side.map, side.scale)[0] for rows, side in sides)
+        return items, users
+
+
+def _world(kind: str, seed: int, *, width: int = 6, rank: int | None = None, standardized: bool = True) -> World:
+    random = np.random.default_rng(seed)
+    items, users = random.standard_normal((90, width)), random.standard_normal((20, width))
+    if rank is not None:
+        items, users = (side @ random.standard_normal((width, rank)) @ np.eye(rank, width) for side in (items, users))
+    if kind == "ties":
+        items = items[random.integers(0, 30, 90)]
+    elif kind == "near ties":
+        items = items[random.integers(0, 30, 90)] * (1.0 + 1e-7 * random.standard_normal((90, width)))
+    elif kind in ("long", "short"):
+        items *= 1e25 if kind == "long" else 1e-25
+    elif kind == "spread":
+        items *= 10.0 ** random.uniform(-6, 6, (90, 1))
+    elif kind == "zero rows":
+        items[random.random(90) < 0.6] = 0.0
+        users[random.random(20) < 0.3] = 0.0
+    elif kind == "unbalanced":
+        turn = random.standard_normal((width, width)) * 10.0 ** random.uniform(-3, 3, width)
+        items, users = items @ turn, users @ np.linalg.inv(turn).T
+    items, users = items.astype(np.float32), users.astype(np.float32)
+    sampled = np.arange(len(users))
+    sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=sampled))
+    return World(items, users, fit(sides, dimension=width, standardized=standardized))
+
+
+def _exact(queries: Array, rows: Array) -> Array:
+    return np.asarray(queries.astype(np.longdouble) @ rows.astype(np.longdouble).T)
+
+
+@law
+@given(st.sampled_from(WORLDS), st.integers(0, 2**32 - 1))
+def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
+    """For every pair, the float32 product of the written rows against the exact one of the raw rows."""
+    world = _world(kind, seed)
+    items, users = world.stable
+    bound = ScoreBound.of(world.users, world.found)
+    lengths = (np.linalg.norm(side.astype(np.longdouble), axis=1) for side in (users, items))
+    allowed = bound.relative * np.outer(*lengths) + bound.absolute[:, None]
+    # A power of two, as in the scan: float32 has no room for the square of what is long.
+    changed = np.abs(np.asarray(users @ items.T, np.longdouble) - _exact(world.users, world.items))
+    assert (changed <= allowed).all()
+
+
+@law
+@given(st.sampled_from(WORLDS), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_ten_best_raw_items_are_those_of_all_pairs(kind: str, step: int, seed: int) -> None:
+    """In blocks of any size and order: the exact scores of the ten best, of every user."""
+    world = _world(kind, seed)
+    items, users = world.stable
+    best = CertifiedTopK(users, world.users, ScoreBound.of(world.users, world.found), 10)
+    for start in np.random.default_rng(seed).permutation(np.arange(0, len(items), step)):
+        part = np.arange(start, min(start + step, len(items)))
+        best.observe_mapped(part, world.items[part], items[part])
+    scores = _exact(world.users, world.items).astype(np.float64)
+    expected = -np.sort(-scores, axis=1)[:, :10]
+    found = best.raw()
+    scale = np.abs(expected).max(initial=1e-300)
+    np.testing.assert_allclose(np.take_along_axis(scores, found.rows, 1) / scale, expected / scale, rtol=1e-6)
+    assert best.agreement() == 1.0
+
+
+def test_blocks_from_many_threads_lose_no_raw_neighbour() -> None:
+    """Floors and lengths that other threads raise meanwhile exclude nothing."""
+    random = np.random.default_rng(5)
+    items, users = (random.standard_normal((rows, 16)).astype(np.float32) for rows in (30_000, 60))
+    sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=np.arange(60)))
+    world = World(items, users, fit(sides, dimension=16))
+    stable, asking = world.stable
+    best = CertifiedTopK(asking, users, ScoreBound.of(users, world.found), 10)
+    blocks = np.array_split(random.permutation(30_000), 60)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda rows: best.observe_mapped(rows, items[rows], stable[rows]), blocks))
+    expected = np.argsort(-_exact(users, items), axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(best.raw().rows, expected)
+    assert best.agreement() == 1.0
+
+
+@pytest.mark.parametrize("fault", ["a changed row", "exchanged rows"])
+def test_a_score_that_changed_is_seen(fault: str) -> None:
+    """Rows that are not what the map makes of the raw ones: the users that find them do not agree."""
+    world = _world("plain", 3)
+    items, users = world.stable
+    items = items.copy()
+    best = int(np.argmax(_exact(world.users[:1], world.items)))
+    if fault == "a changed row":
+        items[best] *= np.float32(1.001)
+    else:
+        items[[best, (best + 1) % 90]] = items[[(best + 1) % 90, best]]
+    found = _neighbours(world, users, items)
+    assert isinstance(found.agreement(), float)
+    assert found.agreement() < 1.0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("rank", "metric"), [(None, "inner_product"), (4, "inner_product"), (None, "l2"), (3, "cosine")]
+)
+def test_raw_neighbours_are_found_with_or_without_proof(rank: int | None, metric: Metric) -> None:
+    """Without full rank or by another metric nothing is proved: the raw rows are scanned, with the same answers."""
+    world = _world("plain", 8, rank=rank, standardized=metric == "inner_product")
+    items, users = world.stable
+    others = np.random.default_rng(1).standard_normal((7, 6)) @ np.diag(np.arange(6) < (rank or 6)).astype(float)
+    found = _neighbours(world, users, items, others, metric)
+    assert found.agreement() == 1.0
+    scores = np.asarray(_exact(others, world.items))
+    if metric != "inner_product":
+        lengths = (world.items.astype(np.float64) ** 2).sum(axis=1)
+        scores = scores / np.sqrt(lengths) if metric == "cosine" else 2 * scores - lengths
+    np.testing.assert_array_equal(found.others_raw().rows, np.argsort(-scores, axis=1, kind="stable")[:, :10])
+    assert found.sampled().rows.shape == (20, 12)
+    assert found.others().rows.shape == (2, 12)
+
+
+def test_what_could_overflow_proves_nothing() -> None:
+    """Rows near the end of float32: no bound, and the raw rows are scanned."""
+    world = _world("plain", 2)
+    sides = Sides(
+        SideInput(ArrayRows(world.items * np.float32(1e37))),
+        SideInput(ArrayRows(world.users), sampled=np.zeros(1, int)),
+    )
+    found = fit(sides, dimension=6, standardized=False)
+    bound = ScoreBound.of(world.users[:1], found)
+    assert not bound.negligible(np.ones(1), found.items.typical_length)
+
+
+def _neighbours(
+    world: World, users: Array, items: Array, others: Array | None = None, metric: Metric = "inner_product"
+) -> SampledNeighbours:
+    raw = np.empty((0, 6)) if others is None else others
+    found = SampledNeighbours(world.found, users, users[:2], raw, 12, metric)
+    for start in range(0, len(items), 25):
+        part = np.arange(start, min(start + 25, len(items)))
+        found.observe(part, world.items[part], items[part])
+    return found
