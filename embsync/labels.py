@@ -10,13 +10,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from embsync.dtypes import Array, Bool, Int64
 from embsync.errors import UsageError
 
+#: A value of a label as plain Python; None is null.
+Value: TypeAlias = str | int | float | bool | list[str] | None
 Kind = Literal["string", "integer", "float", "boolean", "strings"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: What a name may be: it names a directory, a field of a query and an argument of the shell.
@@ -172,14 +174,22 @@ class LabelColumn:
         return value
 
     def _is_null(self) -> Bool:
-        if self.kind == "float":
-            return np.asarray(np.isnan(self.values))
-        null: Bool = np.asarray(self.values == _NULL[self.kind])
+        null = self._null_among(self.values)
         if self.starts is None:
             return null
         found = np.zeros(len(self), np.bool_)
         found[np.searchsorted(self.starts, np.flatnonzero(null), "right") - 1] = True
         return found
+
+    def null_at(self, rows: Int64) -> Bool:
+        """Return which of some rows have no value."""
+        if self.starts is None:
+            return self._null_among(np.asarray(self.values)[rows])
+        codes = np.asarray(self.values).take(self.starts[rows], mode="clip")  # the last list may be empty
+        return np.asarray(self._null_among(codes) & (self.starts[rows + 1] - self.starts[rows] == 1))
+
+    def _null_among(self, values: Array) -> Bool:
+        return np.asarray(np.isnan(values) if self.kind == "float" else values == _NULL[self.kind])
 
     def _word(self, code: int) -> str:
         return self.word_bytes(int(code)).decode("utf-8", "replace")
@@ -296,6 +306,54 @@ def _spans(starts: Int64, lengths: Int64) -> Int64:
     """Return the places of spans one after another."""
     first = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(first - starts, lengths)
+
+
+def unchanged(before: LabelColumn, old: Int64, after: LabelColumn, new: Int64) -> Bool:
+    """Return which rows of two columns have equal values, row ``old[i]`` beside row ``new[i]``.
+
+    Null equals null alone, and a value of another kind nothing; a list equals one of the same strings in order.
+    """
+    if before.kind != after.kind:
+        return before.null_at(old) & after.null_at(new)
+    first, second = np.asarray(before.values), np.asarray(after.values)
+    if before.starts is None:
+        first, second = first[old], second[new]
+        if before.kind == "string":
+            return _equal_words(before, first, after, second)
+        return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))
+    starts, others = _starts(before)[old], _starts(after)[new]
+    lengths = _starts(before)[old + 1] - starts
+    same = np.asarray(lengths == _starts(after)[new + 1] - others)
+    rows = np.flatnonzero(same & (lengths > 0))
+    words = first[_spans(starts[rows], lengths[rows])], second[_spans(others[rows], lengths[rows])]
+    same[rows] = _all_of_spans(_equal_words(before, words[0], after, words[1]), lengths[rows])
+    return same
+
+
+def _equal_words(before: LabelColumn, old: Array, after: LabelColumn, new: Array) -> Bool:
+    """Return which codes of two dictionaries are of equal strings: by their lengths first, then by their bytes."""
+    lengths = _word_lengths(before, old)
+    same = lengths == _word_lengths(after, new)
+    places = np.flatnonzero(same & (lengths > 0))
+    sizes = lengths[places]
+    assert before.offsets is not None
+    assert before.text is not None
+    assert after.offsets is not None
+    assert after.text is not None
+    first = before.text[_spans(np.asarray(before.offsets)[old[places]], sizes)]
+    second = after.text[_spans(np.asarray(after.offsets)[new[places]], sizes)]
+    same[places] = _all_of_spans(first == second, sizes)
+    return np.asarray(same)
+
+
+def _word_lengths(column: LabelColumn, codes: Array) -> Int64:
+    """Return the bytes of each string, -1 of null."""
+    return np.append(np.diff(np.asarray(column.offsets)), -1)[codes]
+
+
+def _all_of_spans(true: Bool, lengths: Int64) -> Bool:
+    """Return for spans one after another, none of them empty, whether all in each is true."""
+    return np.logical_and.reduceat(true, np.cumsum(lengths) - lengths) if len(lengths) else np.empty(0, np.bool_)
 
 
 def damage(column: LabelColumn, rows: int) -> Iterator[str]:

@@ -98,6 +98,17 @@ def test_the_shell_does_what_the_reader_does(place: Path) -> None:
         np.testing.assert_allclose(np.load(place / "stable.npy"), first.side("users").lookup(ids), atol=1e-6)
 
 
+def test_the_shell_changes_labels(place: Path, tmp_path: Path) -> None:
+    """Of two items, in a copy of the store; all else is as it was."""
+    shutil.copytree(place / "embsync-demo/store", tmp_path / "embsync-demo/store", symlinks=True)
+    done = shell(only("sh", "embsync relabel"), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with embsync.open(tmp_path / "embsync-demo/store") as store, store.version(store.current.number - 1) as before:
+        assert store.current.labels_of([17, 23])["genre"] == ["poetry", None]
+        found = store.current.diff(before).labels
+        assert {label.name: label.changed for label in found} == {"title": 0, "genre": 2}
+
+
 def test_the_shell_compares_versions(place: Path) -> None:
     done = shell(only("sh", "embsync diff"), place)
     assert (done.returncode, done.stderr) == (0, "")
@@ -113,8 +124,11 @@ def test_the_server_answers_what_the_text_asks(place: Path) -> None:
     script = only("sh", "embsync serve").replace("localhost:8980", f"localhost:{port}")
     done = shell(f"export EMBSYNC_SERVE__LISTEN=localhost:{port}\n{script}wait", place)
     assert done.returncode == 0, done
-    by_user, by_url, by_vector = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()[-3:])
+    answers = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()[-4:])
+    by_user, by_url, by_label, by_vector = answers
     with embsync.open(place / "embsync-demo/store") as store:
+        assert by_label["ids"] == store.current.search_by_user([100002], 3, where={"genre": "history"})[0].tolist()
+        assert [hit["title"] for hit in by_label["labels"][0]] == store.current.labels_of(by_label["ids"][0])["title"]
         assert by_user["ids"] == store.current.search_by_user([100002], 3)[0].tolist()
         assert by_url["ids"] == [[str(one) for one in line] for line in by_vector["ids"]]
         assert by_vector["ids"] == store.current.search_by_user([100002, 100003], 3)[0].tolist()

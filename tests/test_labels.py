@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.laws import law
 
 from embsync.errors import UsageError
-from embsync.labels import Kind, LabelColumn, LabelEncoder, combined, damage
+from embsync.labels import Kind, LabelColumn, LabelEncoder, combined, damage, unchanged
 
 _WORD = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 VALUES: dict[Kind, st.SearchStrategy[Any]] = {
@@ -74,6 +74,31 @@ def test_a_condition_finds_what_python_finds(data: st.DataObject, kind: Kind) ->
         return value in wanted if kind != "strings" or value is None else any(word in wanted for word in value)
 
     assert column(kind, values).matching(wanted).tolist() == [meets(value) for value in values]
+
+
+@law
+@given(st.data(), st.sampled_from(list(VALUES)), st.none() | st.sampled_from(list(VALUES)))
+def test_what_is_unchanged_is_what_python_finds_equal(data: st.DataObject, kind: Kind, other: Kind | None) -> None:
+    """Row by row, of dictionaries that differ; null equals null alone; a value of another kind equals nothing."""
+    other = kind if other is None else other
+    word = st.text("ab", max_size=2)  # often of one length, and not equal
+    few: dict[Kind, st.SearchStrategy[Any]] = {**VALUES, "string": word, "strings": st.lists(word, max_size=2)}
+    rows = data.draw(st.lists(st.none() | few[kind], max_size=9))
+    others = [one if kind == other and data.draw(st.booleans()) else data.draw(st.none() | few[other]) for one in rows]
+    shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
+    second = column(other, [others[place] for place in shuffled])
+    found = unchanged(column(kind, rows), np.arange(len(rows)), second, np.argsort(shuffled))
+    expected = [one == two and (kind == other or one is None) for one, two in zip(rows, others, strict=True)]
+    assert found.tolist() == expected
+
+
+def test_strings_of_one_length_are_compared_by_their_bytes() -> None:
+    """The same code of two dictionaries is not the same string."""
+    rows = np.arange(3)
+    found = unchanged(column("string", ["a", "c", None]), rows, column("string", ["b", "c", "x"]), rows)
+    assert found.tolist() == [False, True, False]
+    lists = column("strings", [["a", "b"], ["b", "a"], []]), column("strings", [["a", "b"], ["a", "b"], []])
+    assert unchanged(lists[0], rows, lists[1], rows).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("kind", ["integer", "float"])

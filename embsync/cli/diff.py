@@ -12,9 +12,13 @@ import msgspec
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, say, table
 from embsync.errors import UsageError
+from embsync.labels import Value
 from embsync.reader import Version, open_version
-from embsync.reader.diff import Diff, SideDiff
+from embsync.reader.diff import Diff, LabelDiff, SideDiff
 from embsync.reader.verification import verify
+
+#: Characters of a label in a table.
+_SHOWN = 40
 
 
 @click.command()
@@ -23,16 +27,25 @@ from embsync.reader.verification import verify
 @click.option(
     "-n", "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Ids to name of each kind."
 )
+@click.option(
+    "-l", "--label", "labels", multiple=True, metavar="LABEL", help="Compare and show this label; default: all."
+)
 @shared
 def diff(
-    before: int | None, after: int | None, limit: int, config_file: Path | None, store: Path | None, as_json: bool
+    before: int | None,
+    after: int | None,
+    limit: int,
+    labels: tuple[str, ...],
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
 ) -> None:
-    """Show what changed from version BEFORE to AFTER: ids, rows, neighbours and scores.
+    """Show what changed from version BEFORE to AFTER: ids, rows, neighbours, scores and labels.
 
     AFTER is the current version by default, and BEFORE the version it was aligned to.
     """
     with _both(context(config_file, store, as_json).store.root, before, after) as (first, second):
-        found = second.diff(first, limit=limit)
+        found = second.diff(first, limit=limit, labels=labels or None)
         if as_json:
             print_json(msgspec.to_builtins(found))
         else:
@@ -75,17 +88,49 @@ def _print(found: Diff, first: Version, second: Version) -> None:
         f"their scores changed by {number(near.score_change, '.1%')}"
     )
     for name, side in sides:
-        for what, ids in (("new", side.new_ids), ("gone", side.gone_ids)):
+        for what, ids, its_labels in (
+            ("new", side.new_ids, side.new_labels),
+            ("gone", side.gone_ids, side.gone_labels),
+        ):
             if ids:
                 more = getattr(side, what) - len(ids)
-                say(f"{what:<5}{name}  {', '.join(map(str, ids))}{f' and {more:,} more' if more else ''}")
+                say(f"{what:<5}{name}  {', '.join(_named(ids, its_labels))}{f' and {more:,} more' if more else ''}")
     for name, side in sides:
         if side.moved_most:
             click.echo()
+            shown = list(side.moved_most[0].labels)
             table(
-                (f"{name} moved most", "cosine", "length"),
-                [(row.id, f"{row.cosine:.3f}", f"x {row.norm_ratio:.2f}") for row in side.moved_most],
+                (f"{name} moved most", "cosine", "length", *shown),
+                [
+                    (row.id, f"{row.cosine:.3f}", f"x {row.norm_ratio:.2f}", *map(_short, row.labels.values()))
+                    for row in side.moved_most
+                ],
             )
+    for label in found.labels:
+        _print_label(label)
+
+
+def _print_label(label: LabelDiff) -> None:
+    kinds = label.kind_before, label.kind_after
+    if kinds[0] != kinds[1]:
+        say(f"label {label.name}: {kinds[0] or 'not there'} before, {kinds[1] or 'not there'} after")
+    if label.changed:
+        click.echo()
+        table(
+            (f"{label.name} of {label.changed:,} items", "before", "after"),
+            [(one.id, _short(one.before), _short(one.after)) for one in label.examples],
+        )
+
+
+def _named(ids: list[int | str], labels: list[dict[str, Value]]) -> list[str]:
+    """Return ids, each with its labels."""
+    shown = [f" ({', '.join(map(_short, one.values()))})" for one in labels] or [""] * len(ids)
+    return [f"{name}{text}" for name, text in zip(ids, shown, strict=True)]
+
+
+def _short(value: Value) -> str:
+    text = "-" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _cosines(side: SideDiff) -> tuple[str, str]:

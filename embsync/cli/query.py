@@ -17,7 +17,7 @@ from embsync.dtypes import Array, Float32
 from embsync.errors import UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.fold_in import Method
-from embsync.reader.labels import column_of
+from embsync.reader.labels import column_of, records_of
 from embsync.reader.side import Missing
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
@@ -213,6 +213,7 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:
 @_ids_file
 @_missing("What an unknown id gives.")
 @click.option("--max-age", type=click.IntRange(min=0), help="Treat vectors older than this many versions as unknown.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items.")
 @reading
 def lookup(
     version: Version,
@@ -221,36 +222,47 @@ def lookup(
     file: Path | None,
     missing: Missing,
     max_age: int | None,
+    labels: tuple[str, ...],
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Print the stable vectors of IDS, live or carried, with the versions since each was last in a snapshot."""
     wanted, part = _ids(ids, file, 1), version.side(side)
+    if labels and (side != "items" or output is not None):
+        raise UsageError(
+            "--label shows labels of items", found="--output" if side == "items" else side, expected="items, printed"
+        )
     vectors = part.lookup(wanted, missing, max_age=max_age)
     if output is not None:
         _written(version, output, vectors, as_json)
         return
     rows = part.rows(wanted)
     names = part.names(rows)
+    shown = records_of(version, rows, labels) if labels else [{}] * len(rows)
     there: Any = names[rows >= 0]
     as_text = names.dtype.kind == "U"
     ages, origins = iter(part.age(there).tolist()), iter(part.origin(there).tolist())
     results: list[dict[str, Any]] = []
-    for asked, name, known, vector in zip(np.asarray(wanted).tolist(), names.tolist(), rows >= 0, vectors, strict=True):
+    columns = np.asarray(wanted).tolist(), names.tolist(), rows >= 0, vectors, shown
+    for asked, name, known, vector, its_labels in zip(*columns, strict=True):
         results.append(
             {
                 "id": name if known else _spelled(asked, as_text),
                 "age": next(ages) if known else None,
                 "from_version": next(origins) if known else None,
                 "vector": vector,
+                **({"labels": its_labels} if labels else {}),
             }
         )
     if as_json:
         print_json({"version": version.number, "side": side, "results": results})
         return
     table(
-        ("id", "age", "vector"),
-        [(one["id"], "unknown" if one["age"] is None else one["age"], _short(one["vector"])) for one in results],
+        ("id", "age", *labels, "vector"),
+        [
+            (one["id"], "unknown" if one["age"] is None else one["age"], *found.values(), _short(one["vector"]))
+            for one, found in zip(results, shown, strict=True)
+        ],
     )
 
 

@@ -90,8 +90,10 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
     if pa.types.is_dictionary(batch.type):
         batch = batch.cast(batch.type.value_type)
     kind = _label_kind(batch.type)
-    if kind in {"integer", "float"}:
-        batch = batch.cast(pa.int64() if kind == "integer" else pa.float64())
+    if kind == "integer":
+        batch = _integers(batch, start)
+    elif kind == "float":
+        batch = batch.cast(pa.float64())
     values = batch.to_pylist()
     if kind == "strings":
         values = [None if one is None else [word for word in one if word is not None] for one in values]
@@ -101,6 +103,19 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
             raise Unusable("a label that is too long", f"row {start + row}", f"at most {wanted['longest']} characters")
     data = json.dumps([kind, values]).encode()
     return [len(data).to_bytes(8, "little"), data]
+
+
+def _integers(batch: Any, start: int) -> Any:
+    """Return a batch as 64-bit integers, without the one that stands for null."""
+    expected = "above -2^63 and below 2^63"
+    try:
+        batch = batch.cast(pa.int64())
+    except pa.ArrowInvalid:
+        raise Unusable("an integer label out of range", f"2^63 or more after row {start}", expected) from None
+    lowest = batch.index(pa.scalar(-(2**63), pa.int64())).as_py()
+    if lowest >= 0:
+        raise Unusable("an integer label out of range", f"-2^63 in row {start + lowest}", expected)
+    return batch
 
 
 def _label_kind(kind: Any) -> str | None:

@@ -16,7 +16,7 @@ from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.invocation import command
 from embsync.manifest import store_of
-from embsync.pipeline.labels import LaidOut, of_snapshot, read_labels
+from embsync.pipeline.labels import LaidOut, of_snapshot
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version
 from embsync.reader.side import Side
@@ -127,8 +127,7 @@ def gather(
         return _side_run(side, name, ids, rows, watched, parent, motion, config)
 
     runs = snapshot.sides.map(run, NAMES)
-    configured, plan = config.snapshot.labels, runs.items.plan
-    labels = of_snapshot(read_labels(snapshot, parent, configured, plan.ids), parent, plan, configured is not None)
+    labels = of_snapshot(snapshot, parent, runs.items.plan, config.snapshot.labels)
     return Inputs(runs.items, runs.users, snapshot, parent, number, dimension, motion, labels)
 
 

@@ -21,10 +21,19 @@ from embsync.store.staging import Staging
 
 @dataclass(frozen=True)
 class LaidOut:
-    """Labels of all rows of a version's items, and how many ids of their table are none of them."""
+    """Labels of all rows of a version's items, and how many ids of their table are none of them.
+
+    ``problem`` is what is wrong with a snapshot's labels: what is wrong with its vectors is said first.
+    """
 
     columns: tuple[LabelColumn, ...] = ()
     unknown: Mapping[str, int] | None = None
+    problem: SnapshotError | None = None
+
+    def require(self) -> None:
+        """Raise what is wrong."""
+        if self.problem is not None:
+            raise self.problem
 
     def save(self, staging: Staging) -> list[LabelRecord]:
         """Write the files and return the manifest's ``labels``."""
@@ -58,11 +67,18 @@ def read_labels(snapshot: Snapshot, parent: Version | None, names: Sequence[str]
     return labels
 
 
-def of_snapshot(labels: Labels | None, parent: Version | None, plan: RowPlan, configured: bool) -> LaidOut:
-    """Return the labels of a version in the making.
+def of_snapshot(snapshot: Snapshot, parent: Version | None, plan: RowPlan, configured: Sequence[str] | None) -> LaidOut:
+    """Return the labels of a version in the making, or what is wrong with those of the snapshot.
 
     Where none are configured, every id keeps the labels it had; where some are, there are no others.
     """
+    try:
+        return _laid_out(read_labels(snapshot, parent, configured, plan.ids), parent, plan, configured is not None)
+    except SnapshotError as error:
+        return LaidOut(problem=error)
+
+
+def _laid_out(labels: Labels | None, parent: Version | None, plan: RowPlan, configured: bool) -> LaidOut:
     before = _parent_rows(parent, plan)
     if labels is None:
         held = {} if parent is None or configured else parent.labels

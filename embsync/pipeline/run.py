@@ -150,6 +150,8 @@ class _Run:
             self._parent.look()
             self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
+            if inputs.parent is None:  # nothing is left to be judged, and no store is made
+                inputs.labels.require()
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
                 describe, index = self._write(staging, inputs, found)
@@ -197,6 +199,7 @@ class _Run:
             preservation = record.preservation_record(found, written, neighbours)
             drift = record.drift_record(inputs, written, neighbours)
         self._require(record.checks_of_rows(inputs, found, alignment, preservation))
+        inputs.labels.require()
         assert self._fingerprint is not None
         parent = inputs.parent
         counts = record.row_counts(inputs, found)

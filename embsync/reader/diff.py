@@ -1,15 +1,17 @@
-"""What changed between two versions: ids that came and went, rows that moved, neighbours and scores of users."""
+"""What changed between two versions: ids that came and went, rows that moved, labels, neighbours and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embsync.dtypes import Float64, Int64
 from embsync.ids import sample
+from embsync.labels import Kind, Value, unchanged
+from embsync.reader.labels import column_of, records_of
 from embsync.reader.side import Side
 from embsync.rows import as_slice, block_rows
 from embsync.similarity import TOP_K, lowest, overlap, row_cosines
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Users (items on a one-sided store) whose neighbours are compared.
 SAMPLED = 1000
+#: Rows whose labels are compared at once: of titles of 40 bytes some 20 MB.
+_LABELLED = 1 << 16
 #: Queries between two calls of ``between``.
 _QUERIES = 100
 
@@ -35,11 +39,14 @@ class MovedRow:
         Between its vectors in the two versions.
     norm_ratio : float
         Its length in the later version over that in the earlier one.
+    labels : dict
+        Its labels in the later version, by name; empty for users.
     """
 
     id: int | str
     cosine: float
     norm_ratio: float
+    labels: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class SideDiff:
         in both.
     moved_most : list of MovedRow
         Lowest cosines first; empty where ``cosine`` is None.
+    new_labels, gone_labels : list of dict
+        The labels of each of ``new_ids`` in the later version, and of ``gone_ids`` in the earlier one; empty for users.
     """
 
     live_before: int
@@ -69,6 +78,39 @@ class SideDiff:
     cosine: float | None
     cosine_p05: float | None
     moved_most: list[MovedRow]
+    new_labels: list[dict[str, Value]] = field(default_factory=list)
+    gone_labels: list[dict[str, Value]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ChangedLabel:
+    """A label of an item that is live in both versions, in each of them."""
+
+    id: int | str
+    before: Value
+    after: Value
+
+
+@dataclass(frozen=True)
+class LabelDiff:
+    """Changes of one label.
+
+    Attributes
+    ----------
+    name : str
+    kind_before, kind_after : str or None
+        None where a version does not have it: every item is then without a value there.
+    changed : int
+        Items live in both versions whose values differ; of another kind every value does.
+    examples : list of ChangedLabel
+        The first of them by id.
+    """
+
+    name: str
+    kind_before: Kind | None
+    kind_after: Kind | None
+    changed: int
+    examples: list[ChangedLabel]
 
 
 @dataclass(frozen=True)
@@ -108,6 +150,8 @@ class Diff:
     users : SideDiff or None
         None unless both versions have users.
     neighbours : NeighboursDiff
+    labels : list of LabelDiff
+        Of each label that one of the versions has at least, or that was asked for.
     """
 
     before: int
@@ -116,14 +160,24 @@ class Diff:
     items: SideDiff
     users: SideDiff | None
     neighbours: NeighboursDiff
+    labels: list[LabelDiff] = field(default_factory=list)
 
 
-def diff(before: Version, after: Version, *, limit: int = 20, between: Callable[[], None] = lambda: None) -> Diff:
+def diff(
+    before: Version,
+    after: Version,
+    *,
+    limit: int = 20,
+    labels: Sequence[str] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Diff:
     """Compare two versions; see :meth:`embsync.Version.diff`."""
+    wanted = _label_names(before, after, labels)
     same = before.space_id == after.space_id
     names: tuple[SideName, ...] = ("items",) if before.users is None or after.users is None else ("items", "users")
     pairs = {name: _rows(before.side(name), after.side(name)) for name in names}
     sides = {name: _side(before.side(name), after.side(name), *pairs[name], same, limit, between) for name in names}
+    sides["items"] = _labelled(before, after, sides["items"], wanted)
     asking = names[-1]
     return Diff(
         before=before.number,
@@ -132,6 +186,47 @@ def diff(before: Version, after: Version, *, limit: int = 20, between: Callable[
         items=sides["items"],
         users=sides.get("users"),
         neighbours=_neighbours(before, after, asking, *pairs[asking], between),
+        labels=[_label(before, after, name, *pairs["items"], limit, between) for name in wanted],
+    )
+
+
+def _label_names(before: Version, after: Version, wanted: Sequence[str] | None) -> list[str]:
+    """Return the labels to compare, all of them by default; those asked for are in one of the versions at least."""
+    if wanted is None:
+        return [*after.labels, *(name for name in before.labels if name not in after.labels)]
+    for name in wanted:
+        if name not in before.labels:
+            column_of(after, name)
+    return list(wanted)
+
+
+def _label(
+    before: Version, after: Version, name: str, old: Int64, new: Int64, limit: int, between: Callable[[], None]
+) -> LabelDiff:
+    first, second = before.labels.get(name), after.labels.get(name)
+    changed = np.zeros(len(old), np.bool_)
+    for start in range(0, len(old), _LABELLED):
+        between()
+        part = slice(start, start + _LABELLED)
+        if first is not None and second is not None:
+            changed[part] = ~unchanged(first, old[part], second, new[part])
+        elif first is not None:
+            changed[part] = ~first.null_at(old[part])
+        elif second is not None:
+            changed[part] = ~second.null_at(new[part])
+    shown = np.flatnonzero(changed)[:limit]
+    nothing: list[Value] = [None] * len(shown)
+    values = (
+        nothing if first is None else first.at(old[shown]),
+        nothing if second is None else second.at(new[shown]),
+    )
+    names = after.items.names(new[shown]).tolist()
+    return LabelDiff(
+        name=name,
+        kind_before=None if first is None else first.kind,
+        kind_after=None if second is None else second.kind,
+        changed=int(np.count_nonzero(changed)),
+        examples=[ChangedLabel(*one) for one in zip(names, *values, strict=True)],
     )
 
 
@@ -167,6 +262,24 @@ def _side(
                 after.names(new[most]).tolist(), cosines[most].tolist(), ratios[most].tolist(), strict=True
             )
         ],
+    )
+
+
+def _labelled(before: Version, after: Version, items: SideDiff, names: Sequence[str]) -> SideDiff:
+    """Return the changes of the items with the labels of those that are named."""
+
+    def records(version: Version, ids: list[Any]) -> list[dict[str, Value]]:
+        known = [name for name in names if name in version.labels]
+        return records_of(version, version.items.rows(ids), known) if ids and known else []
+
+    moved = records(after, [row.id for row in items.moved_most])
+    return replace(
+        items,
+        moved_most=[replace(row, labels=labels) for row, labels in zip(items.moved_most, moved, strict=True)]
+        if moved
+        else items.moved_most,
+        new_labels=records(after, items.new_ids),
+        gone_labels=records(before, items.gone_ids),
     )
 
 

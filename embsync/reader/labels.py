@@ -57,6 +57,14 @@ def column_of(version: Version, name: str) -> LabelColumn:
     return found
 
 
+def records_of(version: Version, rows: Int64, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return the labels of each row by name, None for null and for rows below zero; all labels without names."""
+    columns = values_of(version, rows, names)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [
+        {} for _ in rows
+    ]
+
+
 def values_of(version: Version, rows: Int64, names: Sequence[str] | None) -> dict[str, list[Any]]:
     """Return the labels of rows by name, None for null and for rows below zero; all labels without names."""
     columns = version.labels.values() if names is None else [column_of(version, name) for name in names]

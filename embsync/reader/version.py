@@ -340,7 +340,7 @@ class Version:
         """
         return self._search_by("items", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 
-    def diff(self, before: Version, *, limit: int = 20) -> Diff:
+    def diff(self, before: Version, *, limit: int = 20, labels: Sequence[str] | None = None) -> Diff:
         """Return what changed from an earlier version to this one.
 
         One pass over the rows that both have, and two searches for the ten nearest items of a thousand users.
@@ -350,16 +350,18 @@ class Version:
         before : Version
             Of the same store. In another space, only ids, neighbours and scores are compared.
         limit : int
-            Ids to name of each kind: new, gone, moved most.
+            Ids to name of each kind: new, gone, moved most, of another label.
+        labels : sequence of str, optional
+            Labels to compare, and to show of the items named; default: all of both versions.
 
         Raises
         ------
         UsageError
-            ``limit`` is below 0, or the two versions have ids of different types.
+            ``limit`` is below 0, neither version has a label, or the two have ids of different types.
         """
         if limit < 0:
             raise UsageError("not a number of ids", found=limit, expected="0 or more")
-        return diff(before, self, limit=limit)
+        return diff(before, self, limit=limit, labels=labels)
 
     def movement(self, ids: Ids, side: SideName = "items", *, missing: Literal["raise", "nan"] = "raise") -> Movement:
         """Return how ids moved over the kept versions of this space, up to the newest.

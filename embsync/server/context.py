@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from embsync.reader import ForeignSpace, Version
-from embsync.server.arrays import Piece
+from embsync.reader.labels import records_of
+from embsync.server.arrays import NPY, Piece
 from embsync.server.errors import Invalid
 from embsync.server.memory import Reservation
 from embsync.server.schema import Reply
 from embsync.server.settings import Limits
 
 JSON = "application/json"
+#: Memory that a label of an item takes, as Python's object and as text.
+LABEL_BYTES = 400
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,15 @@ class RequestContext:
     def reserve_vectors(self, rows: int) -> None:
         """Reserve memory for vectors to be answered: as numbers, and as text of 19 digits where it is JSON."""
         self.memory.reserve(rows * self.version.record.dimension * (8 if self.as_array else 32), f"{rows} vectors")
+
+    def labels_of(self, ids: Any, names: list[str] | None) -> list[dict[str, Any]] | None:
+        """Return the labels of items by name, null for what is no item; None where none are asked for."""
+        if names is None:
+            return None
+        if self.as_array:
+            raise Invalid("an array has no labels", where="$.labels", found=NPY, expected=f"Accept: {JSON}")
+        self.memory.reserve(len(ids) * LABEL_BYTES * len(names), "labels")
+        return records_of(self.version, self.version.items.rows(ids), names)
 
     @contextlib.contextmanager
     def snapshot_version(self, number: int | None) -> Iterator[Version | None]:

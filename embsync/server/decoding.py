@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from embsync.server.arrays import NPY, from_npy
-from embsync.server.endpoints import QueryEndpoint, query_types
+from embsync.server.endpoints import AS_JSON, QueryEndpoint, query_types
 from embsync.server.errors import Invalid, Malformed, Refused
 from embsync.server.memory import Reservation
 from embsync.server.schema import RequestBody
@@ -125,20 +125,34 @@ def _invalid(violation: Violation, tree: object, kind: type[RequestBody]) -> Inv
 
 
 def _typed(kind: type[RequestBody], fields: Fields) -> dict[str, Any]:
-    """Return the fields of a query string as JSON would have them: ``users=1&users=2``, ``parameters[efSearch]=64``."""
+    """Return the fields of a query string as JSON would have them: ``users=1&users=2``, ``parameters[efSearch]=64``.
+
+    Conditions are JSON text: ``where={"genre":"history"}``.
+    """
     types = query_types(kind)
     tree: dict[str, Any] = {}
     for name, text in fields:
         outer, _, inner = name.rstrip("]").partition("[")
         if isinstance(types.get(name), msgspec.inspect.ListType):
             tree.setdefault(name, []).append(text)
-        elif isinstance(types.get(outer), msgspec.inspect.DictType) and inner:
+        elif name in AS_JSON and name not in tree:
+            tree[name] = _json(name, text)
+        elif isinstance(types.get(outer), msgspec.inspect.DictType) and inner and outer not in AS_JSON:
             tree.setdefault(outer, {})[inner] = int(text) if _INTEGER.fullmatch(text) else text
         elif name in tree:
             raise Invalid("a field twice", where=f"$.{name}", found=text[:_SHOWN], expected="one value")
         else:
             tree[name] = _scalar(types.get(name), text)
     return tree
+
+
+def _json(name: str, text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid(
+            "not JSON", where=f"$.{name}", found=text[:_SHOWN], expected='such as {"genre": "history"}', hint=str(error)
+        ) from None
 
 
 def _scalar(kind: msgspec.inspect.Type | None, text: str) -> object:

@@ -30,6 +30,9 @@ from embsync.server.schema import (
 )
 from embsync.server.search import search
 
+#: Fields that a query string carries as JSON text.
+AS_JSON = frozenset({"where"})
+
 
 @dataclass(frozen=True)
 class QueryEndpoint:
@@ -75,12 +78,12 @@ class QueryEndpoint:
 
 @cache
 def query_types(request: type[RequestBody]) -> dict[str, msgspec.inspect.Type]:
-    """Return the fields that a query string can carry, with the type of each: no lists of lists, no conditions."""
+    """Return the fields that a query string can carry, with the type of each: no lists of lists."""
     types = {}
     for field in msgspec.inspect.type_info(request).fields:  # type: ignore[attr-defined]
         kind = _without_null(field.type)
         lists = isinstance(kind, msgspec.inspect.ListType) and isinstance(kind.item_type, msgspec.inspect.ListType)
-        if not lists and field.encode_name != "where":
+        if not lists:
             types[field.encode_name] = kind
     return types
 
@@ -131,7 +134,14 @@ QUERIES = (
         SearchRequest,
         SearchReply,
         search,
-        {"users": [100002, 100003], "k": 5, "blocked": [17], "missing": "nan"},
+        {
+            "users": [100002, 100003],
+            "k": 5,
+            "blocked": [17],
+            "where": {"genre": ["history", "crime"]},
+            "labels": ["title"],
+            "missing": "nan",
+        },
         array_body=True,
         get=True,
     ),
@@ -178,7 +188,7 @@ QUERIES = (
     QueryEndpoint(
         "diff",
         "vectors",
-        "What changed between two versions: ids, rows, neighbours, scores",
+        "What changed between two versions: ids, rows, neighbours, scores, labels",
         DiffRequest,
         DiffReply,
         handlers.diff,

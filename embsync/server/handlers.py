@@ -14,7 +14,7 @@ from embsync.reader import Version
 from embsync.reader.diff import diff as compared
 from embsync.reader.movement import movement as moved
 from embsync.server.arrays import NPY, json_pieces, json_rows, matrix, npy_pieces
-from embsync.server.context import JSON, Answer, RequestContext
+from embsync.server.context import JSON, LABEL_BYTES, Answer, RequestContext
 from embsync.server.errors import Invalid
 from embsync.server.schema import (
     DiffRequest,
@@ -38,6 +38,9 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
     ids = context.checked_ids(request.ids, "$.ids")
     side = context.version.side(request.side)
     context.reserve_vectors(len(ids))
+    if request.labels is not None and request.side != "items":
+        raise Invalid("labels are of items", where="$.labels", found=f"beside {request.side}", expected="side items")
+    labels = context.labels_of(ids, request.labels)
     vectors = side.lookup(ids, request.missing, max_age=request.max_age)
     if context.as_array:
         return _vectors(context, vectors)
@@ -49,6 +52,7 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
         vectors,
         ages=[next(ages) if one else None for one in known],
         versions=[next(origins) if one else None for one in known],
+        **({} if labels is None else {"labels": labels}),
     )
 
 
@@ -142,11 +146,15 @@ def diff(context: RequestContext, request: DiffRequest) -> Answer:
         before = version(earlier)
         rows = sum(side.rows for side in (after.record.items, after.record.users) if side is not None)
         context.memory.reserve(rows * _COMPARED_BYTES, "a comparison of all rows")
-        found = compared(before, after, limit=request.limit, between=context.memory.raise_if_cancelled)
+        labels = len(after.record.labels) + len(before.record.labels)
+        context.memory.reserve(5 * request.limit * labels * LABEL_BYTES, "the labels of what is named")
+        found = compared(
+            before, after, limit=request.limit, labels=request.labels, between=context.memory.raise_if_cancelled
+        )
     return Answer(deque([msgspec.json.encode({**context.head(), **msgspec.to_builtins(found)})]), JSON)
 
 
-def _vectors(context: RequestContext, rows: Array, **beside: list[int | None]) -> Answer:
+def _vectors(context: RequestContext, rows: Array, **beside: list[Any]) -> Answer:
     """Return vectors, and in JSON what is beside them."""
     if context.as_array:
         return Answer(npy_pieces(rows), NPY)

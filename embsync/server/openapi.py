@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from embsync.server.arrays import NPY
-from embsync.server.endpoints import QUERIES, RESOURCES, QueryEndpoint, Resource, query_types
+from embsync.server.endpoints import AS_JSON, QUERIES, RESOURCES, QueryEndpoint, Resource, query_types
 from embsync.server.schema import ErrorReply, ServerState
 from embsync.server.settings import Limits
 
@@ -122,17 +122,30 @@ def _parameters(
         if name in _IDS:  # a query string has text alone
             kinds = []
             field |= {"type": "string"} if name == "id" else {"type": "array", "items": {"type": "string"}}
+        if name in AS_JSON:  # as a parameter with content, generators make nothing of it
+            kinds = []
+            field |= {"type": "string", "contentMediaType": _JSON}
+            field["description"] = f"{field['description']}; JSON text"
         field |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
         described = " ".join(filter(None, [field.pop("description", ""), description]))
         required = not query.array_body and name in schema.get("required", ())
         parameter = {"name": name, "in": "query", "required": required}
         parameter["schema"] = field
+        if name in query.example:
+            parameter["example"] = _in_a_url(name, query.example[name])
         if described:
             parameter["description"] = described
         if field.get("type") == "object":
             parameter |= {"style": "deepObject", "explode": True}
         parameters.append(parameter)
     return parameters
+
+
+def _in_a_url(name: str, example: Any) -> Any:
+    """Return an example as a query string has it."""
+    if name in AS_JSON:
+        return msgspec.json.encode(example).decode()
+    return (list(map(str, example)) if isinstance(example, list) else str(example)) if name in _IDS else example
 
 
 def _answers(query: QueryEndpoint, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from embsync.reader.diff import NeighboursDiff, SideDiff
+from embsync.labels import Value
+from embsync.reader.diff import LabelDiff, NeighboursDiff, SideDiff
 
 Id = int | str
 Ids = list[int | str]
@@ -58,8 +59,8 @@ class SearchRequest(RequestBody, frozen=True):
     where: Annotated[
         dict[str, Scalar | list[Scalar] | Range] | None,
         msgspec.Meta(
-            description="Conditions on labels, all of which hold: a value, a list of which any will do, or a range; "
-            "only in a body of JSON"
+            description="Conditions on labels, all of which hold: a value, a list of which any will do, or a range "
+            'such as {"min": 5, "max": 20}'
         ),
     ] = None
     labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item found")] = (
@@ -86,6 +87,7 @@ class LookupRequest(RequestBody, frozen=True):
     ids: Ids
     missing: Missing = "raise"
     max_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item")] = None
     space_id: str | None = None
 
 
@@ -130,7 +132,12 @@ class DiffRequest(RequestBody, frozen=True):
 
     before: Annotated[Positive | None, msgspec.Meta(description="null: the parent of ``after``")] = None
     after: Annotated[Positive | None, msgspec.Meta(description="null: the version served")] = None
-    limit: Annotated[int, msgspec.Meta(ge=0, description="Ids to name of each kind: new, gone, moved most")] = 20
+    limit: Annotated[
+        int, msgspec.Meta(ge=0, description="Ids to name of each kind: new, gone, moved most, of another label")
+    ] = 20
+    labels: Annotated[
+        list[str] | None, msgspec.Meta(description="Labels to compare and to show; null: all of both versions")
+    ] = None
     space_id: str | None = None
 
 
@@ -146,7 +153,7 @@ class SearchReply(Reply):
 
     ids: list[list[Id | None]]
     scores: list[list[Number]]
-    labels: NotRequired[list[list[dict[str, Scalar | list[str]]]]]
+    labels: NotRequired[list[list[dict[str, Value]]]]
 
 
 class VectorsReply(Reply):
@@ -156,10 +163,11 @@ class VectorsReply(Reply):
 
 
 class LookupReply(VectorsReply):
-    """Vectors of ids; age and origin of an unknown id are null."""
+    """Vectors of ids; age, origin and labels of an unknown id are null."""
 
     ages: list[int | None]
     versions: list[int | None]
+    labels: NotRequired[list[dict[str, Value]]]
 
 
 class MovementStep(TypedDict):
@@ -180,7 +188,7 @@ class MovementReply(Reply):
 
 
 class DiffReply(Reply):
-    """Ids, rows, neighbours and scores of two versions; cosines are null between different spaces."""
+    """Ids, rows, neighbours, scores and labels of two versions; cosines are null between different spaces."""
 
     before: int
     after: int
@@ -188,6 +196,7 @@ class DiffReply(Reply):
     items: SideDiff
     users: SideDiff | None
     neighbours: NeighboursDiff
+    labels: list[LabelDiff]
 
 
 class ServerState(TypedDict):

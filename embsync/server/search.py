@@ -10,9 +10,10 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.reader import Version
+from embsync.reader.labels import records_of
 from embsync.reader.search import stable_queries
 from embsync.server.arrays import NPY, json_pieces, json_rows, matrix, npy_pieces
-from embsync.server.context import JSON, Answer, RequestContext
+from embsync.server.context import JSON, LABEL_BYTES, Answer, RequestContext
 from embsync.server.errors import Invalid
 from embsync.server.schema import Ids, IdsOrLists, Range, SearchRequest
 
@@ -27,8 +28,6 @@ _DIGITS = 20
 _QUERIES, _COSTLY_QUERIES = 1024, 64
 #: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
 _FILTERED_BYTES = 12
-#: Memory that a label of a hit takes, as Python's object and as text.
-_LABEL_BYTES = 400
 
 
 def search(context: RequestContext, request: SearchRequest) -> Answer:
@@ -50,7 +49,7 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
     id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
     hits = len(value) * min(k, version.record.items.live)
     # Text takes four times its bytes as NumPy's, and once as JSON.
-    context.memory.reserve(hits * _LABEL_BYTES * len(request.labels or ()), "labels")
+    context.memory.reserve(hits * LABEL_BYTES * len(request.labels or ()), "labels")
     context.memory.reserve(hits * (2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60), f"{hits} hits")
     found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
     if context.as_array:
@@ -115,9 +114,7 @@ def _labels(version: Version, ids: Array, names: list[str] | None) -> list[list[
     """Return the labels of each hit, in the form of the ids."""
     if names is None:
         return []
-    columns = version.labels_of(ids.ravel(), names)
-    hits = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    hits = hits or [{} for _ in range(ids.size)]
+    hits = records_of(version, version.items.rows(ids.ravel()), names)
     return [hits[start : start + ids.shape[1]] for start in range(0, ids.size, max(ids.shape[1], 1))]
 
 

@@ -29,6 +29,7 @@ TABLES = ("item_labels.parquet", "item_labels.csv")
 #: Rows of a batch, and the bytes of one.
 _BATCH, _BATCH_BYTES = 2048, 2**24
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_WIDE = re.compile(r"-?[0-9]{19,300}")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _BOOLEANS = {"true": 1, "false": 0}
 
@@ -276,6 +277,15 @@ def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
         "string": True,
     }
     narrowest = next(kind for kind, fits in kinds.items() if fits) if words else "string"
+    wide = next((word for word in words if _WIDE.fullmatch(word) and abs(int(word)) >= 2**63), None)
+    if wide is not None and narrowest == "float" and known != "string":
+        raise SnapshotError(
+            f"label {column.name} has an integer out of range",
+            where=where,
+            found=wide[:80],
+            expected="above -2^63 and below 2^63",
+            hint="write it with a decimal point, as a float, or with a letter, as a string",
+        )
     kind = known or narrowest
     if words and not kinds.get(kind, False):
         raise _other_kind(where, column.name, narrowest, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import embsync
 from embsync.cli.main import run
 from embsync.errors import SnapshotError, UsageError
 from embsync.manifest import Manifest
-from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.store import Store
 
 LABELED = configured(snapshot__labels=["title", "stock", "price", "year"])
@@ -123,6 +124,65 @@ def test_without_configured_labels_items_keep_theirs(root: Path) -> None:
     assert [label.name for label in manifest.labels] == ["year"]
 
 
+def test_a_diff_shows_labels_and_which_of_them_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what is new, gone or moved most, and of items in both; a label that one version lacks is null there."""
+    first, second = night(0), night(1)
+    publish(root, first, 0, [row(name, 0) for name in first.item_ids.tolist()])
+    both = np.intersect1d(first.item_ids, second.item_ids)
+    table = [row(name, int(name == both[0])) for name in second.item_ids.tolist()]
+    publish(root, second, 1, table, configured(snapshot__labels=["title", "year"]))
+    with embsync.open(root) as reader, reader.version(1) as before:
+        after = reader.current
+        found = after.diff(before, limit=3)
+        items = found.items
+        assert [one.labels for one in items.moved_most] == [
+            {"title": f"Title, é {one.id} of {int(one.id == both[0])}", "year": 1900 + int(one.id)}
+            for one in items.moved_most
+        ]
+        assert [one["year"] for one in items.new_labels] == [1900 + int(name) for name in items.new_ids]
+        assert [one["stock"] for one in items.gone_labels] == [int(name) % 2 == 0 for name in items.gone_ids]
+        assert found.users is not None
+        assert found.users.new_labels == found.users.moved_most[0].labels or not found.users.moved_most[0].labels
+        title, year, stock, price = found.labels
+        assert (title.name, title.kind_before, title.kind_after, title.changed) == ("title", "string", "string", 1)
+        assert [(one.id, one.before, one.after) for one in title.examples] == [
+            (both[0], f"Title, é {both[0]} of 0", f"Title, é {both[0]} of 1")
+        ]
+        assert (year.changed, year.examples) == (0, [])
+        assert (stock.kind_before, stock.kind_after, stock.changed) == ("boolean", None, len(both))
+        assert [(one.id, one.after) for one in stock.examples] == [(name, None) for name in both[:3].tolist()]
+        assert price.changed == np.count_nonzero(both % 7)
+        only = after.diff(before, labels=["year"])
+        assert [label.name for label in only.labels] == list(only.items.moved_most[0].labels) == ["year"]
+        back = before.diff(after).labels[1]
+        assert (back.name, back.kind_before, back.kind_after, back.changed) == ("stock", None, "boolean", len(both))
+        with pytest.raises(UsageError, match=r"unknown label; found .titel.*did you mean title"):
+            after.diff(before, labels=["titel"])
+    assert run(["diff", "--store", str(root), "-n", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "label stock: boolean before, not there after" in said
+    assert f"stock of {len(both):,} items" in said
+    assert f"(Title, é {items.new_ids[0]} of 0, {1900 + int(items.new_ids[0])})" in said
+
+
+def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the vectors, null for what is unknown; users have none, and an array has no place for them."""
+    made = night(0)
+    publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
+    name = str(made.item_ids[0])
+    base = ["lookup", "--store", str(root), "--label", "title", "--label", "year"]
+    assert run([*base, "--json", "--missing", "nan", "items", name, "5"]) == 0
+    labels = [one["labels"] for one in json.loads(capsys.readouterr().out)["results"]]
+    assert labels == [{"title": f"Title, é {name} of 0", "year": 1900 + int(name)}, {"title": None, "year": None}]
+    assert run([*base, "items", name]) == 0
+    assert f"Title, é {name} of 0" in capsys.readouterr().out
+    for wrong in (["users", str(made.user_ids[0])], ["items", name, "--output", str(root.parent / "out.npy")]):  # type: ignore[index]
+        assert run([*base, *wrong]) == 2
+        assert "--label shows labels of items" in capsys.readouterr().err
+    assert run(["lookup", "--store", str(root), "items", name, "--label", "titel"]) == 2
+    assert "did you mean title" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
@@ -150,6 +210,14 @@ def test_without_configured_labels_items_keep_theirs(root: Path) -> None:
         (
             ["item_id,title,stock,price,year", "1,a,true,2,3.5"],
             "label year is of another type than before; found float; expected integer",
+        ),
+        (
+            ["item_id,title,stock,price,year", "1,a,true,2,-9223372036854775808"],
+            "label year has an integer out of range; found -9223372036854775808; expected above -2",
+        ),
+        (
+            ["item_id,title,stock,price,year", "1,a,true,18446744073709551616,3"],
+            "label price has an integer out of range; found 18446744073709551616",
         ),
     ],
 )
@@ -207,6 +275,33 @@ def test_labels_come_from_parquet(root: Path) -> None:
     publish_snapshot(Store(root.parent / "T"), Request(beside), configured(snapshot__labels=["n"]))
     with embsync.open(root.parent / "T") as reader:
         assert reader.current.labels_of(made.item_ids)["n"] == list(range(len(items)))
+
+
+@pytest.mark.parametrize(("value", "said"), [(-(2**63), "-2\\^63 in row 1"), (2**63, "2\\^63 or more")])
+def test_an_integer_that_stands_for_null_or_does_not_fit_is_refused(root: Path, value: int, said: str) -> None:
+    """Not published as null, nor rounded."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    made = night(0)
+    path = write_npy(root.parent / "n0", made)
+    numbers = arrow.array([1, value], arrow.int64() if value < 0 else arrow.uint64())
+    parquet.write_table(arrow.table({"item_id": made.item_ids[:2], "n": numbers}), path / "item_labels.parquet")
+    with pytest.raises(SnapshotError, match=f"an integer label out of range; found {said}"):
+        publish_snapshot(Store(root), Request(path), configured(snapshot__labels=["n"]))
+    assert not root.exists()
+
+
+def test_what_is_wrong_with_vectors_is_said_before_what_is_wrong_with_labels(root: Path) -> None:
+    """A refusal by the checks stands in the journal, whatever the labels are; then the labels are refused."""
+    made, later = night(0), night(1)
+    publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
+    with pytest.raises(CheckRefusedError, match="cosine_items"):
+        publish(root, later.shuffled_item_ids(), 1, ["1,too,few"])
+    assert list(Store(root).journal.events())[-1].event == "refused"
+    later.items[3, 2] = np.nan
+    with pytest.raises(SnapshotError, match=r"not finite|NaN|infinit"):
+        publish(root, later, 2, ["1,too,few"])
+    with pytest.raises(SnapshotError, match="a row of another length"):
+        publish(root, night(1), 3, ["1,too,few"])
 
 
 def test_a_table_of_labels_that_nobody_asked_for_is_named_with_what_to_do(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.http import Server, serving
@@ -71,6 +72,60 @@ def test_conditions_and_labels(server: Server, version: Version, users: list[int
     assert nulls["labels"] == [[{"price": None}] * 3]
     by_url = server.ask(f"/v1/search?users={users[0]}&k=2&labels=genre&string_ids=true").plain
     assert [len(hit) for hit in by_url["labels"][0]] == [1, 1]
+
+
+def test_conditions_stand_in_a_url_as_json(server: Server, version: Version, users: list[int]) -> None:
+    """The same as in a body, and beside vectors as an array."""
+    where = {"genre": ["a", "b"], "price": {"min": 10}}
+    text = quote(json.dumps(where))
+    expected = version.search_by_user(users[:1], 4, where=where)[0].tolist()
+    assert server.ask(f"/v1/search?users={users[0]}&k=4&where={text}").plain["ids"] == expected
+    vectors = version.side("users").lookup(users[:1])
+    assert server.ask(f"/v1/search?k=4&where={text}", vectors).plain["ids"] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "found"),
+    [
+        ("where=genre", "$.where", "genre"),
+        ("where=[1]", "$.where", "[1]"),
+        ("where={%22genre%22:%22a%22}&where={}", "$.where", "{}"),
+        ("where[genre]=a", "$", "where[genre]"),
+        ("where={%22genr%22:%22a%22}", None, "'genr'"),
+        ("where={%22genre%22:1}", "label genre", "1"),
+        ("where=" + "[" * 2000, "$.where", "[" * 80),
+    ],
+)
+def test_what_is_no_condition_in_a_url_is_said(
+    server: Server, users: list[int], query: str, place: str, found: str
+) -> None:
+    answer = server.ask(f"/v1/search?users={users[0]}&{query}")
+    assert answer.status == 422, answer.plain
+    assert (answer.plain["where"], answer.plain["found"]) == (place, found)
+    assert answer.plain["expected"] or answer.plain["hint"]
+
+
+def test_lookup_and_diff_answer_labels(server: Server, version: Version) -> None:
+    """On request beside vectors; an unknown item has none; users and arrays have no labels."""
+    ids = [int(version.items.ids[0]), -5]
+    body = {"side": "items", "ids": ids, "missing": "nan", "labels": ["genre", "price"]}
+    found = server.ask("/v1/lookup", body).plain
+    expected = version.labels_of(ids)
+    assert found["labels"] == [
+        {"genre": expected["genre"][place], "price": expected["price"][place]} for place in range(2)
+    ]
+    assert "labels" not in server.ask("/v1/lookup", {"side": "items", "ids": ids[:1]}).plain
+    assert server.ask(f"/v1/lookup?side=items&ids={ids[0]}&labels=genre").plain["labels"] == [
+        {"genre": expected["genre"][0]}
+    ]
+    assert server.ask("/v1/lookup", {**body, "side": "users"}).plain["found"] == "beside users"
+    assert server.ask("/v1/lookup", body, Accept="application/x-npy").status == 422
+    assert server.ask("/v1/lookup", {**body, "labels": ["genr"]}).plain["hint"] == "did you mean genre?"
+    changed = server.ask("/v1/diff", {"before": 1, "labels": ["price"]}).plain
+    assert changed["labels"] == [
+        {"name": "price", "kind_before": "integer", "kind_after": "integer", "changed": 0, "examples": []}
+    ]
+    assert set(changed["items"]["moved_most"][0]["labels"]) == {"price"}
 
 
 @pytest.mark.parametrize(

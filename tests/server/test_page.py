@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from support.browser import BROWSER, Page, browsing
 from support.http import Server, serving
-from support.nights import night
+from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
 import embsync
+from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 SIZES = {"items": 60, "users": 50, "width": 6}
 #: JavaScript's numbers are exact to 2^53; two of these ids would be one.
 FAR = 2**60
+#: What stands for null.
+DASH = chr(0x2013)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,35 @@ def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -
         point(root, 3)
         assert "damaged version" in page.until("look().then(() => document.getElementById('health').textContent)")
         assert page.value("document.getElementById('number').textContent") == "version 2"
+
+
+def test_labels_stand_beside_items(page: Page, root: Path) -> None:
+    """Of neighbours, of what moved most, and of the item that is shown; text that looks like HTML stays text."""
+    for number in range(2):
+        made = night(number, **SIZES)
+        path = write_npy(root.parent / f"n{number}", made)
+        rows = [f"{name},<i>{name}</i>,{name if name % 2 else ''}" for name in made.item_ids.tolist()]
+        (path / "item_labels.csv").write_text("\n".join(["item_id,title,price", *rows]))
+        publish_snapshot(Store(root), Request(path), configured(snapshot__labels=["title", "price"]))
+    item = int(made.item_ids[0])
+    with serving(root) as server:
+        page.open(server.where)
+        page.until("document.querySelectorAll('#start a').length === 5")
+        for text in page.value("[...document.querySelectorAll('#start a')].map(it => it.textContent)"):
+            name = text.split()[0]
+            assert text == f"{name} <i>{name}</i>"
+        page.open(f"{server.where}/#items/{item}")
+        heading(page, f"Neighbours of item {item}, version 2")
+        assert page.value("document.getElementById('about').textContent") == (
+            f"title: <i>{item}</i> · price: {item if item % 2 else DASH}"
+        )
+        names = column(page, "hits", 0)
+        assert column(page, "hits", 1) == [f"<i>{name}</i>" for name in names]
+        assert column(page, "hits", 2) == [name if int(name) % 2 else DASH for name in names]
+        headers = page.value("[...document.getElementById('columns').children].map(it => it.textContent)")
+        assert headers == ["item", "title", "price", "score"]
+        assert page.value("document.querySelectorAll('#hits i').length") == 0
+    assert page.complaints == []
 
 
 def test_a_token_is_asked_for_and_ids_are_exact(page: Page, root: Path, tmp_path: Path) -> None:
