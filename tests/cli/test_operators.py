@@ -439,6 +439,26 @@ def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: py
     assert Store(place / "the store").current() == 3
 
 
+@pytest.mark.parametrize("where", ["the store", "TMPDIR"])
+def test_a_dry_run_needs_the_room_of_a_run(
+    place: Path, where: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the store as the run itself, and in TMPDIR, where it writes; nothing is left in either."""
+    (place / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
+    real, full = os.statvfs(place), f"{place}/{'tmp' if where == 'TMPDIR' else where}"
+    none = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 1, 1, *tuple(real)[5:]))
+    monkeypatch.setattr("os.statvfs", lambda path: none if str(path).startswith(full) else real)
+    before = tree(place)
+    capfd.readouterr()
+    assert run(["sync", "--check", "watch it/day=2", "--store", "the store"]) == 5
+    told = capfd.readouterr().err
+    assert f"too little space for a {'dry run' if where == 'TMPDIR' else 'version'}; found 4,096 bytes free" in told
+    assert ("set TMPDIR" in told) == (where == "TMPDIR")
+    assert tree(place / "the store") == {name: one for name, one in before.items() if "/the store" in name}
+    assert list((place / "tmp").iterdir()) == []
+
+
 def test_a_dry_run_of_the_backlog_tells_what_is_taken_and_why_not(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

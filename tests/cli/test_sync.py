@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support.waiting import eventually
 
+from embsync.cli.inspect import _age
 from embsync.cli.main import run
 
 WIDTH = 8
@@ -493,3 +494,46 @@ def test_all_zero_rows_are_said_once_and_counted(
     assert [line for line in lines if line.startswith("warning:")] == [f"warning: {sentence}"]
     assert run(["status", *store, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["warnings"] == [sentence]
+
+
+def test_history_tells_the_last_events(store: Path, good: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All of them, or as many as asked for, the newest last."""
+    for _ in range(2):
+        assert run(["sync", str(good), "--store", str(store)]) == 0
+    for last, versions in (([], [1, 2, 3]), (["-n", "2"], [2, 3]), (["--last", "9"], [1, 2, 3])):
+        capfd.readouterr()
+        assert run(["history", *last, "--store", str(store), "--json"]) == 0
+        assert [event["version"] for event in json.loads(capfd.readouterr().out)] == versions
+
+
+def test_a_reader_that_reads_no_further_is_no_error(store: Path) -> None:
+    """As of ``embsync history | head``: exit code 0, and not a word."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with subprocess.Popen(
+        [sys.executable, "-m", "embsync", "history", "--store", str(store)], stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        _, said = process.communicate(timeout=100)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_refusal_is_shown_until_something_is_published(
+    tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path, good: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By ``status`` without a daemon too."""
+    few = save(tmp_path / "few", items=rows[0][:5], users=rows[1])
+    for snapshot, code, shown in ((few, 4, True), (few, 4, True), (good, 0, False)):
+        assert run(["sync", str(snapshot), "--store", str(store)]) == code
+        capfd.readouterr()
+        assert run(["status", "--store", str(store)]) == 0
+        assert ("refused   few at " in capfd.readouterr().out) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0 seconds"), (119.0, "119 seconds"), (120.0, "2 minutes"), (7_300.0, "2 hours"), (172_800.0, "2 days")],
+)
+def test_an_age_is_in_the_unit_that_suits_it(seconds: float, shown: str) -> None:
+    """From two of a unit on."""
+    assert _age(seconds) == shown

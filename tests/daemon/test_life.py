@@ -99,9 +99,11 @@ def test_a_second_signal_ends_at_once(place: Place) -> None:
     place.drop(1, big(1))
     with place.daemon() as process:
         worker = place.at_work()
+        process.send_signal(signal.SIGSTOP)  # so that both are there before the first can have been obeyed
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) in {0, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE) in {128 + signal.SIGTERM, 128 + signal.SIGINT}
         eventually(lambda: not running(worker))
 
 
@@ -142,7 +144,10 @@ def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place:
         place.send(signal.SIGHUP)
         place.drop(2)
         place.wait_for(2)
+        place.wait_state("idle")
     assert place.published() == ["day=2"]
+    told = (place.store.root / "metrics.prom").read_text().splitlines()
+    assert {"embsync_worker_crashes_total 3", "embsync_set_aside_total 1", "embsync_errors_total 0"} <= {*told}
     assert len(place.logged("crashed")) == 3
 
 
@@ -198,6 +203,7 @@ def test_sighup_reads_the_configuration_again(root: Path) -> None:
         place.configure(watch={"path": "other"})
         place.send(signal.SIGHUP)
         eventually(lambda: place.logged("reloaded"))
+        eventually(lambda: place.status()["last_error"] is None)
         place.drop(1)
         place.wait_for(1)
     assert len(place.logged("reload_failed")) == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from support.nights import Night, configured, night, rotation
@@ -16,10 +17,10 @@ from support.stores import assert_at_rest, snapshot_of, sync
 
 from embsync.config import DEFAULT_LIMITS
 from embsync.errors import SnapshotError, UsageError
-from embsync.manifest import CheckRecord
+from embsync.manifest import CheckRecord, encode
 from embsync.pipeline import CheckRefusedError
-from embsync.pipeline.checks import Measured, judge, reject_unknown
-from embsync.store import Store
+from embsync.pipeline.checks import Measured, judge, reject_unknown, remarks
+from embsync.store import Store, layout
 
 
 @pytest.fixture(scope="module")
@@ -440,6 +441,21 @@ def test_as_many_zero_rows_as_the_night_before_only_warn(root: Path) -> None:
     assert _checks(root, _changed(night(3), "items", _some(0.22, np.zeros_like)))["zero_rows_items"].outcome == "refuse"
 
 
+def test_zero_rows_of_a_version_of_an_earlier_release_are_counted(root: Path) -> None:
+    """Its manifest does not say how many there were; its live rows do."""
+    config = configured(checks={"zero_rows_items": {"refuse": None}})
+    manifest = sync(root, _changed(night(1), "items", _some(0.2, np.zeros_like)), "n1", config)
+    folder = root / "versions" / layout.version_name(manifest.version)
+    older = msgspec.structs.replace(manifest, items=msgspec.structs.replace(manifest.items, zero=None))
+    (folder / layout.MANIFEST_HASH).unlink()
+    (folder / layout.MANIFEST).write_bytes(encode(older))
+    same = _checks(root, _changed(night(2), "items", _some(0.2, np.zeros_like)))["zero_rows_items"]
+    assert (same.outcome, same.value) == ("warn", 0.2)
+    assert same.refuse == pytest.approx(0.21)
+    (record, said), *others = remarks(sync(root, _changed(night(3), "users", _some(1 / 160, np.zeros_like)), "n3"))
+    assert (record.name, said, others) == ("finite", "1 all-zero user row", [])
+
+
 @pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
 def test_what_cannot_be_measured_is_never_passed(root: Path, by: float) -> None:
     """Underflow leaves cosines and norms without a value: those checks refuse, and the file says null."""
@@ -532,6 +548,10 @@ def test_limits_are_configuration() -> None:
 
     assert [outcome(value) for value in (0.995, 0.8, 0.4, None)] == ["pass", "warn", "refuse", "warn"]
     assert [outcome(value, name="norm_ratio_items") for value in (1.0, 1.2, 0.5)] == ["pass", "refuse", "refuse"]
+    # A value that equals its limit is within it.
+    assert [outcome(value) for value in (0.99, 0.5)] == ["pass", "warn"]
+    assert [outcome(value, name="norm_ratio_items") for value in (0.9, 1.1)] == ["pass", "pass"]
+    assert [outcome(value, name="score_error") for value in (2e-6, 1e-5)] == ["pass", "warn"]
     off = configured(checks={"cosine_items": {"refuse": None}})
     assert [outcome(value, off) for value in (0.1, 0.8)] == ["warn", "pass"]
     assert outcome(float("nan")) == "refuse"

@@ -219,6 +219,9 @@ def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, obj
     sync(root, night(0), "n0", config)
     record = sync(root, night(1), "n1", config).alignment
     assert record.policy == (config.space.anchors.policy or "two_time_scales")
+    if record.policy in {"moving_average", "two_time_scales"}:
+        assert record.weight == share
+    assert record.parent_share == (0.45 if record.policy == "two_time_scales" else None)
     with embsync.open(root) as reader, reader.version(1) as parent:
         ids, vectors = reader.current.reference("anchors", "items")
         old_ids, old = parent.reference("anchors", "items")

@@ -103,6 +103,7 @@ def test_widening_changes_no_score_and_no_id(root: Path) -> None:
     assert manifest.snapshot == two.snapshot
     assert manifest.space_id == two.space_id
     assert manifest.preservation == two.preservation
+    assert (manifest.drift, manifest.checks) == (None, [])  # those of the parent compare with its own parent
     live = two.items.live
     assert manifest.items == msgspec.structs.replace(two.items, new=0, returned=0, gone=0, common=live)
     with embsync.open(root) as reader, reader.version(2) as old:
@@ -127,6 +128,13 @@ def test_widening_changes_no_score_and_no_id(root: Path) -> None:
         assert verify(Store(root), new, configured()).sound
     _scores_kept(root, night(1))
     assert_at_rest(root)
+    before = snapshot_of(root)
+    for same_or_less in (11, 8):
+        with pytest.raises(UsageError, match="the space is not narrower; found 11 dimensions; expected less than"):
+            widen(Store(root), same_or_less, configured())
+    assert snapshot_of(root) == before
+    assert widen(Store(root), 12, configured(store__keep_versions=2)).version == 4
+    assert Store(root).numbers() == [3, 4]
 
 
 def test_the_dimension_of_a_space_is_the_first_snapshots_or_as_configured(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,11 +123,12 @@ def test_a_damaged_file_is_not_passed_on(root: Path) -> None:
     assert Store(root).numbers() == [1, 2]
 
 
-def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And are as their entries say."""
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP])
+def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """And are as their entries say: no links here, another file system, as many as there may be."""
 
     def refused(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(staging.os, "link", refused)
     relabel(Store(root), table(root, "item_id,stock", f"{night(1).item_ids[0]},false"), LABELED)

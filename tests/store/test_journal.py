@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from embsync.daemon.status import at
+from embsync.pipeline import record
+from embsync.store import journal
 from embsync.store.journal import Event, Journal
 
 
@@ -42,3 +48,20 @@ def test_a_later_release_may_add_fields(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event":"published","version":7,"shiny":true}\n')
     assert [event.version for event in Journal(path).events()] == [7]
+
+
+@pytest.mark.parametrize("moment", [journal.now, record.created, lambda: at(time.time())])
+@pytest.mark.parametrize("zone", ["JST-9", "NST3:30"])
+def test_times_are_utc_whatever_the_zone(
+    monkeypatch: pytest.MonkeyPatch, zone: str, moment: Callable[[], str | None]
+) -> None:
+    """In the journal, in a manifest and in the daemon's status."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        before = int(time.time())
+        told = moment()
+        after = time.time()
+    time.tzset()
+    assert told is not None
+    assert before <= dt.datetime.fromisoformat(told).timestamp() <= after
