@@ -76,6 +76,10 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         np.testing.assert_array_equal(cold["trained"], users.lookup([100002])[0])
         np.testing.assert_array_equal(cold["new"], users.fold_in([17, 23]))
         np.testing.assert_array_equal(cold["stranger"], users.mean)
+        assert len(cold["carried"]) == len(cold["recent"]) > 0
+        assert (cold["seconds"] >= 0).all()
+        assert cold["seen"].dtype == np.dtype("datetime64[s]")
+        assert not np.isnan(users.lookup(cold["recent"], "nan", max_age="36h")).any()
         assert moved["moved"].cosines.shape == (2, 3)
         with store.version(1) as first:
             assert moved["changed"] == version.diff(first, limit=5)

@@ -30,6 +30,7 @@ from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
 from embsync.pipeline.estimate import estimate
 from embsync.pipeline.inputs import Inputs, gather, live_rows
+from embsync.pipeline.lineage import save_lineage
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck, current_number, open_current, parent_index
 from embsync.pipeline.progress import Progress, silent
@@ -157,7 +158,7 @@ class _Run:
                 describe, index = self._write(staging, inputs, found)
                 del inputs, found  # frees the arrays per row before the index is built
                 _give_back_memory()
-                return self._finish(staging, describe, index)
+                return self._finish(staging, parent, describe, index)
 
     def _gather(self, known: Version | None) -> Inputs:
         self._signature = signature(self._request.path)
@@ -230,16 +231,20 @@ class _Run:
         )
         return describe, index
 
-    def _finish(self, staging: Staging, describe: partial[Manifest], index: partial[Built]) -> Manifest:
+    def _finish(
+        self, staging: Staging, parent: Version | None, describe: partial[Manifest], index: partial[Built]
+    ) -> Manifest:
         """Build the index, make all files durable, and switch."""
         report = self._index(staging, index)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)
+        created = record.created()
         with self._clock.stage("publish"):
+            save_lineage(staging, self._store, parent, describe.keywords["version"], created)
             files = staging.seal()
             self._parent.require()
         manifest = describe(
-            created=record.created(), index=report, checks=self._checks, seconds=self._clock.record(), files=files
+            created=created, index=report, checks=self._checks, seconds=self._clock.record(), files=files
         )
         return self._switch(staging, manifest)
 

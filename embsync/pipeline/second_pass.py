@@ -63,7 +63,6 @@ def write_sides(
 
     written = inputs.map(write, found)
     save_maps(staging, found.transform)
-    staging.save(layout.LINEAGE, _lineage(inputs))
     return written
 
 
@@ -72,11 +71,6 @@ def save_maps(staging: Staging, maps: Transform) -> None:
     for name, matrix in zip(NAMES, maps, strict=False):
         staging.save(f"transform/{name}.npy", matrix)
     staging.save(layout.SINGULAR_VALUES, maps.singular_values)
-
-
-def _lineage(inputs: Inputs) -> Array:
-    before = np.empty(0, np.int64) if inputs.parent is None else np.asarray(inputs.parent.lineage)
-    return np.append(before, np.int64(inputs.number))
 
 
 def _write_side(

@@ -15,6 +15,7 @@ from embsync.ids import sample
 from embsync.index import check_factory, estimate_bytes, refresh
 from embsync.manifest import IndexReport, Manifest, RowCounts, Seconds
 from embsync.pipeline import record
+from embsync.pipeline.lineage import save_lineage
 from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.second_pass import save_maps
 from embsync.reader import Version, open_version
@@ -53,7 +54,9 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
             with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
                 vectors = _copy(staging, parent, number, dimension)
                 report = _index(staging, parent, vectors, config)
-                manifest = _manifest(parent, number, dimension, report, staging, time.perf_counter() - began)
+                created = record.created()
+                save_lineage(staging, store, parent, number, created)
+                manifest = _manifest(parent, number, dimension, created, report, staging, time.perf_counter() - began)
                 check.require()
                 event = Event(
                     event="widened",
@@ -85,7 +88,6 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
 
     vectors = parent.sides.map(copy)
     save_maps(staging, parent.transform.maps.widened(dimension))
-    staging.save(layout.LINEAGE, np.append(parent.lineage, np.int64(number)))
     for label in parent.labels.values():
         for path, array in label.files():
             staging.save(path, array)
@@ -118,14 +120,14 @@ def _index(staging: Staging, parent: Version, vectors: Array, config: Config) ->
 
 
 def _manifest(
-    parent: Version, number: int, dimension: int, report: IndexReport, staging: Staging, seconds: float
+    parent: Version, number: int, dimension: int, created: str, report: IndexReport, staging: Staging, seconds: float
 ) -> Manifest:
     """Return the parent's manifest with the changes by widening; the certificate remains valid."""
     return msgspec.structs.replace(
         parent.record,
         version=number,
         dimension=dimension,
-        created=record.created(),
+        created=created,
         parent=parent.number,
         items=_same_rows(parent.record.items),
         users=None if parent.record.users is None else _same_rows(parent.record.users),

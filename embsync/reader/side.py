@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embsync.dtypes import Array, Float32, Int64
+from embsync.dtypes import Array, Float32, Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
 from embsync.invocation import command
 from embsync.manifest import store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
+from embsync.reader.lineage import Lineage, MaxAge, age_limit
 from embsync.reader.sparse_index import SparseIndex
 from embsync.rows import block_rows
 from embsync.sides import SideName
-from embsync.store.rows import ages
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +68,7 @@ class Side:
     ids: Array
     vectors: Float32
     last_seen: Int64
-    _lineage: Int64
+    _lineage: Lineage
     _scored_with: Callable[[], Side] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -101,8 +101,8 @@ class Side:
         Returns
         -------
         pyarrow.Table
-            ``id`` (int64 or string), ``vector`` (fixed-size list of k float32) and ``last_seen`` (int64) of every id,
-            live and carried, ascending.
+            ``id`` (int64 or string), ``vector`` (fixed-size list of k float32), ``last_seen`` (int64, the version) and
+            ``last_seen_at`` (its time, null where that is not known) of every id, live and carried, ascending.
 
         Raises
         ------
@@ -116,13 +116,20 @@ class Side:
                 "id": self.names(np.arange(len(self.ids))),
                 "vector": arrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1]),
                 "last_seen": np.asarray(self.last_seen),
+                "last_seen_at": arrow.array(self._lineage.times_of(self.last_seen), arrow.timestamp("s", "UTC")),
             }
         )
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
         """Return the vectors as a data frame by id, as they are mapped, without a copy.
 
         ``frame[side.live]`` has the ids of the version's own snapshot alone.
+
+        Parameters
+        ----------
+        last_seen : bool
+            Whether to add the columns ``last_seen`` (int64, the version) and ``last_seen_at`` (its time, NaT where that
+            is not known).
 
         Returns
         -------
@@ -136,9 +143,13 @@ class Side:
         """
         pd = _imported("pandas")
         index = pd.Index(self.names(np.arange(len(self.ids))), name="id")
-        return pd.DataFrame(np.asarray(self.vectors), index=index, copy=False)
+        frame = pd.DataFrame(np.asarray(self.vectors), index=index, copy=False)
+        if last_seen:
+            frame["last_seen"] = np.asarray(self.last_seen)
+            frame["last_seen_at"] = pd.DatetimeIndex(self._lineage.times_of(self.last_seen)).tz_localize("UTC")
+        return frame
 
-    def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: int | None = None) -> Float32:
+    def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: MaxAge | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.
 
         Parameters
@@ -146,8 +157,9 @@ class Side:
         ids : sequence of int or str
         missing : {"raise", "nan", "mean"}
             What an unknown id gives: an error, a row of NaN, or the mean of the live vectors.
-        max_age : int, optional
-            Ids last in a snapshot more than so many versions ago count as unknown; 0: live ids only.
+        max_age : int, str or timedelta, optional
+            Ids last in a snapshot longer ago count as unknown: a number of versions (0: live ids only), or a time
+            before this version was made, such as ``"36h"``, ``"7d"`` or ``"2w"``.
 
         Returns
         -------
@@ -158,13 +170,14 @@ class Side:
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         UsageError
-            Ids of the wrong type.
+            Ids of the wrong type; ``max_age`` is neither, or it is a time and the version is of an earlier release.
         """
         check_missing(missing)
+        limit = None if max_age is None else age_limit(max_age)
         rows = self.rows(ids)
         known = rows >= 0
-        if max_age is not None:
-            known[known] = ages(self.last_seen[rows[known]], self._lineage) <= max_age
+        if limit is not None:
+            known[known] = self._lineage.is_within(self.last_seen[rows[known]], limit)
         if missing == "raise" and not known.all():
             raise self._unknown(ids, known)
         if not known.any():
@@ -175,18 +188,50 @@ class Side:
             found[~known] = self.mean if missing == "mean" else np.nan
         return found
 
-    def age(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
-        """Return, for each id, how many versions of the lineage ago it was last in a snapshot; 0 is live.
+    def age(
+        self, ids: Ids, missing: Literal["raise", "nan"] = "raise", *, unit: Literal["versions", "seconds"] = "versions"
+    ) -> Int64:
+        """Return how long ago each id was last in a snapshot.
 
-        Unknown ids are an error, or -1 where ``missing`` is "nan": integers have no NaN.
+        Parameters
+        ----------
+        ids : sequence of int or str
+        missing : {"raise", "nan"}
+            What an unknown id gives: an error, or -1; integers have no NaN.
+        unit : {"versions", "seconds"}
+            Versions of the lineage, 0 for live ids; or seconds from when the version that last had the id was made to
+            when this one was, -1 where a version of an earlier release did not say (see :meth:`last_seen_at`).
+
+        Raises
+        ------
+        NotFoundError
+            An id is unknown and ``missing`` is "raise".
+        UsageError
+            Another unit, or ids of the wrong type.
+        """
+        if unit not in ("versions", "seconds"):
+            raise UsageError("unknown unit of age", found=repr(unit)[:80], expected="versions or seconds")
+        seen = self.origin(ids, missing)
+        count = self._lineage.ages if unit == "versions" else self._lineage.seconds
+        return np.where(seen < 0, -1, count(seen))
+
+    def last_seen_at(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Times:
+        """Return when the version was made that last had each id live.
+
+        Never later than this version was made: where a clock was set back, a time ahead of it counts as the same.
+
+        Returns
+        -------
+        (len(ids),) datetime64[s] ndarray
+            UTC. NaT for unknown ids where ``missing`` is "nan", and where nothing tells the time: for carried ids of a
+            version of an earlier release, or after it for those that the journal no longer had.
 
         Raises
         ------
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         """
-        seen = self.origin(ids, missing)
-        return np.where(seen < 0, -1, ages(seen, self._lineage))
+        return self._lineage.times_of(self.origin(ids, missing))
 
     def origin(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
         """Return, for each id, the version its vector comes from: this one, or the last that had the id live.
@@ -288,7 +333,7 @@ class Side:
     @cached_property
     def live(self) -> Array:
         """(n,) bool: whether the id is in this version's own snapshot."""
-        return np.asarray(np.asarray(self.last_seen) == self._lineage[-1])
+        return np.asarray(np.asarray(self.last_seen) == self._lineage.numbers[-1])
 
     @cached_property
     def mean(self) -> Float32:

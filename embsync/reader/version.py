@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 from embsync import index
 from embsync.alignment.transform import Transform
-from embsync.dtypes import Array, Float32, Int64
-from embsync.errors import StoreDamaged, StoreError, UsageError
-from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
-from embsync.manifest import RowCounts, mismatch
+from embsync.dtypes import Array, Float32
+from embsync.errors import UsageError
+from embsync.manifest import RowCounts
 from embsync.reader.diff import Diff, diff
 from embsync.reader.labels import Where, matching, values_of
 from embsync.reader.maps import Maps
 from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, of_known, stable_queries
 from embsync.reader.side import Ids, Missing, Side, check_missing
+from embsync.reader.version_files import FLOAT32, FLOAT64, IDS, INTEGER, VersionFiles
 from embsync.sides import SideName, Sides
 from embsync.store import layout
-from embsync.store.durable import close
-from embsync.store.locks import identity, pin
-from embsync.store.records import damage_hint, damaged_file
-from embsync.store.version_manifest import read
 
-_INTEGER, _FLOAT32, _FLOAT64, _IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
 SpaceName = Literal["stable", "snapshot"]
 
 
-class Version:
+class Version(VersionFiles):
     """One published version.
 
     While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it or use it as a
@@ -57,80 +47,12 @@ class Version:
         It was deleted before it could be pinned.
     """
 
-    def __init__(self, path: Path, *, indexed: bool = True) -> None:
-        self.path = path
-        self._warns = True
-        self._pin = pin(path)
-        self.identity = identity(path, self._pin)
-        try:
-            self.manifest_bytes, self.record = read(path)
-            self._check_sizes(() if indexed else (layout.INDEX, layout.INDEX_ROWS))
-            self._require_in_place()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Version:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_pin", -1) >= 0:
-            if self._warns and not sys.is_finalizing():
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
-
-    def __repr__(self) -> str:
-        return f"<embsync version {self.number} of space {self.space_id[:8]}>"
-
-    def close(self) -> None:
-        """Let go of the pin; arrays handed out stay valid while they are mapped."""
-        pin, self._pin = getattr(self, "_pin", -1), -1
-        if pin >= 0:
-            close(pin)
-
-    def leave_to_collection(self) -> None:
-        """Say that whoever still holds this version may simply drop it: no warning when it is collected."""
-        self._warns = False
-
     def open_files(self) -> None:
         """Map what search, lookup and fold-in read, so that the first question is answered as fast as the next."""
         for side in self.sides:
             side.prepare()
         self.transform.maps.invertible  # noqa: B018  (cached: reads the maps)
         self.searcher  # noqa: B018  (cached: maps the index)
-
-    @property
-    def number(self) -> int:
-        """The version's number."""
-        return self.record.version
-
-    @property
-    def space_id(self) -> str:
-        """The space the vectors live in; vectors of different spaces must never be compared."""
-        return self.record.space_id
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest as plain values, as it stands in the file."""
-        plain: dict[str, Any] = msgspec.json.decode(self.manifest_bytes)
-        return plain
-
-    @cached_property
-    def lineage(self) -> Int64:
-        """Ancestors of this version and itself, ascending; of one with other labels, those of the one it relabels."""
-        lineage = self._map(layout.LINEAGE, _INTEGER, (None,))
-        if len(lineage) == 0 or lineage[-1] != self.record.night:
-            raise StoreDamaged(
-                "damaged file",
-                where=self.path / layout.LINEAGE,
-                found=str(lineage[-1:]),
-                expected=f"version {self.record.night} last",
-                hint=damage_hint(self.path),
-            )
-        return lineage
 
     @cached_property
     def items(self) -> Side:
@@ -162,11 +84,6 @@ class Version:
             raise UsageError("the store has no users", where=self.path, found="a one-sided store")
         return side
 
-    @cached_property
-    def labels(self) -> Mapping[str, LabelColumn]:
-        """The labels of the items, by name, mapped; row i belongs to row i of the items."""
-        return {label.name: self._label(label.name, label.kind) for label in self.record.labels}
-
     def labels_of(self, ids: Ids, names: Sequence[str] | None = None) -> dict[str, list[Any]]:
         """Return the labels of items by name, all of them without ``names``; None for null and for unknown items.
 
@@ -177,47 +94,13 @@ class Version:
         """
         return values_of(self, self.items.rows(ids), names)
 
-    def _label(self, name: str, kind: Kind) -> LabelColumn:
-        types = {"values": VALUE_TYPES[kind], "starts": _INTEGER, "offsets": _INTEGER, "text": ("|u1",)}
-        parts = {part: self._map(path, types[part], (None,)) for part, path in files_of(name, kind).items()}
-        column = LabelColumn(name, kind, **parts)
-        for problem in damage(column, self.record.items.rows):
-            raise StoreDamaged(
-                "damaged label",
-                where=self.path / files_of(name, kind)["values"],
-                found=problem,
-                expected=f"{self.record.items.rows} rows, as the manifest says",
-                hint=damage_hint(self.path),
-            )
-        return column
-
     @cached_property
     def transform(self) -> Maps:
         """The maps between raw vectors of this version's snapshot and the space."""
         shape = (self.record.snapshot.width, self.record.dimension)
-        users = None if self.record.users is None else self._map("transform/users.npy", _FLOAT64, shape)
-        items = self._map("transform/items.npy", _FLOAT64, shape)
-        return Maps(Transform(items, users, self._map(layout.SINGULAR_VALUES, _FLOAT64, (None,))))
-
-    def reference(self, folder: Literal["anchors", "start"], side: SideName) -> tuple[Array, Float32]:
-        """Return ids and vectors of a side's anchors or start sample, mapped."""
-        ids_file, vectors_file = layout.reference_files(folder, side)
-        ids = self._map(ids_file, _IDS, (None,))
-        return ids, self._map(vectors_file, _FLOAT32, (len(ids), self.record.dimension))
-
-    @cached_property
-    def index_rows(self) -> Int64:
-        """(labels,) int64: the row of each label of the index, -1 for a dead label."""
-        labels = self._map(layout.INDEX_ROWS, _INTEGER, (self.record.index.labels,))
-        if len(labels) and not (labels.min() >= -1 and labels.max() < self.record.items.rows):
-            raise StoreDamaged(
-                "damaged file",
-                where=self.path / layout.INDEX_ROWS,
-                found=f"rows {labels.min()} to {labels.max()}",
-                expected=f"-1 to {self.record.items.rows - 1}",
-                hint=damage_hint(self.path),
-            )
-        return labels
+        users = None if self.record.users is None else self._map("transform/users.npy", FLOAT64, shape)
+        items = self._map("transform/items.npy", FLOAT64, shape)
+        return Maps(Transform(items, users, self._map(layout.SINGULAR_VALUES, FLOAT64, (None,))))
 
     @cached_property
     def searcher(self) -> index.Searcher:
@@ -402,31 +285,11 @@ class Version:
         return self.items.names(rows), scores
 
     def _side(self, name: SideName, counts: RowCounts) -> Side:
-        ids = self._map(layout.side_file(name, "ids"), _IDS, (counts.rows,))
-        vectors = self._map(layout.side_file(name, "vectors"), _FLOAT32, (counts.rows, self.record.dimension))
-        last_seen = self._map(layout.side_file(name, "last_seen"), _INTEGER, (counts.rows,))
+        ids = self._map(layout.side_file(name, "ids"), IDS, (counts.rows,))
+        vectors = self._map(layout.side_file(name, "vectors"), FLOAT32, (counts.rows, self.record.dimension))
+        last_seen = self._map(layout.side_file(name, "last_seen"), INTEGER, (counts.rows,))
         owner = weakref.ref(self)
-        return Side(name, ids, vectors, last_seen, self.lineage, lambda: _other_side(owner, name))
-
-    def _map(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array:
-        array = layout.map_array(self.path / name, types, shape)
-        self._require_in_place()
-        return array
-
-    def _require_in_place(self) -> None:
-        """Refuse what was opened by a path where another store's version may stand by now."""
-        if identity(self.path) != self.identity:
-            raise StoreError(
-                "the version was deleted while it was in use",
-                where=self.path,
-                hint="open the store again, if there is one",
-            )
-
-    def _check_sizes(self, unchecked: Sequence[str]) -> None:
-        for entry in self.record.files:
-            wrong = None if entry.path in unchecked else mismatch(self.path, entry, hashed=False)
-            if wrong is not None:
-                raise damaged_file(self.path, entry, wrong)
+        return Side(name, ids, vectors, last_seen, self._ancestry(), lambda: _other_side(owner, name))
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:

@@ -30,6 +30,8 @@ MANIFEST_HASH = "manifest.sha256"
 INDEX = "index.faiss"
 INDEX_ROWS = "index_rows.npy"
 LINEAGE = "lineage.npy"
+#: Absent in versions of earlier releases.
+LINEAGE_TIMES = "lineage_times.npy"
 SINGULAR_VALUES = "transform/singular_values.npy"
 #: In a version that is being published: the line that the journal gets afterwards. A version that has it and is not
 #: current was never published.
@@ -51,7 +53,7 @@ def is_version_name(name: str) -> bool:
 def version_files(*, two_sided: bool) -> set[str]:
     """Return the paths of a version's files, without its manifest."""
     sides = ("items", "users") if two_sided else ("items",)
-    found = {INDEX, INDEX_ROWS, LINEAGE, SINGULAR_VALUES}
+    found = {INDEX, INDEX_ROWS, LINEAGE, LINEAGE_TIMES, SINGULAR_VALUES}
     for side in sides:
         found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")} | {f"transform/{side}.npy"}
         found |= {*reference_files("anchors", side), *reference_files("start", side)}

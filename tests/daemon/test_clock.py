@@ -17,6 +17,8 @@ from support.stores import assert_whole
 from torture.report import tally
 from torture.shim import CLOCK, WallClock, build
 
+import embsync
+
 #: Seconds: what a wrong time zone, a dead battery's repair or a host's resume sets a clock off by.
 _FARTHEST = 30 * 3600
 
@@ -46,12 +48,15 @@ def ages(found: object, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def assert_sane(place: Place) -> None:
-    """Assert that nothing the daemon or the command tells lies before its beginning."""
+    """Assert that nothing the daemon, the command or a version tells lies before its beginning."""
     printed = json.loads(place.run("status", "--json").stdout)
     assert not printed["damage"]
     told = [*ages(place.status()), *ages(printed)]
     assert any(name == "age_seconds" for name, _ in told)
     assert [one for one in told if one[1] < 0.0] == []
+    with embsync.open(place.store.root) as reader:
+        for side in reader.current.sides:
+            assert (side.age(side.ids, unit="seconds") >= 0).all()
     lines = (place.store.root / "metrics.prom").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#") and line.split()[-1].startswith("-")] == []
 

@@ -112,6 +112,9 @@ class Fuzz:
             self.damage(f"versions/000003/{name}")
             for side in filter(None, (version.items, version.users)):
                 side.age(side.names(np.arange(3)))
+                if (side.age(side.names(np.arange(len(side.ids))), unit="seconds") < -1).any():
+                    raise AssertionError("a negative age")
+                side.lookup(side.names(np.arange(3)), missing="nan", max_age="1d")
                 side.lookup(side.names(np.arange(len(side.ids))), missing="mean", max_age=2)
             for folder in ("anchors", "start"):
                 version.reference(folder, "users")

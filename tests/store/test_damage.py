@@ -86,6 +86,7 @@ RECORDS = (
     "versions/000003/manifest.json",
     "versions/000003/manifest.sha256",
     "versions/000003/lineage.npy",
+    "versions/000003/lineage_times.npy",
     "versions/000003/items/ids.npy",
     "versions/000003/transform/items.npy",
     "versions/000003/index_rows.npy",

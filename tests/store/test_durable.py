@@ -298,6 +298,7 @@ FILES = [
     "index.faiss",
     "index_rows.npy",
     "lineage.npy",
+    "lineage_times.npy",
 ]
 
 

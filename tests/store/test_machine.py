@@ -56,6 +56,7 @@ class Modelled:
     space: int
     dimension: int
     lineage: list[int]
+    times: list[str]
     rows: dict[str, dict[int, Row]] = field(default_factory=dict)
 
     def age(self, row: Row) -> int:
@@ -158,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         dimension = min(now.dimension + more, WIDEST)
         manifest = widen(self.store, dimension, CONFIG)
         number = self._next(manifest.version)
-        made = Modelled(self.current, now.space, dimension, [*now.lineage, number])
+        made = Modelled(self.current, now.space, dimension, [*now.lineage, number], [*now.times, manifest.created])
         for side in SIDES:
             made.rows[side] = {
                 id_: Row(number if now.age(row) == 0 else row.last_seen, _padded(row.vector, now.dimension, dimension))
@@ -246,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_the_model(self) -> None:
-        """Numbers, current, ids, ages, vectors, lineage; nothing lies about."""
+        """Numbers, current, ids, ages, vectors, lineage with its times; nothing lies about."""
         if not self.versions:
             return
         assert self.store.current() == self.current
@@ -270,6 +271,7 @@ class StoreMachine(RuleBasedStateMachine):
         record = version.record
         assert (record.version, record.parent, record.dimension) == (self.current, model.parent, model.dimension)
         assert version.lineage.tolist() == model.lineage
+        assert [f"{time}Z" for time in version.lineage_times] == model.times
         assert version.space_id == self.space_ids.setdefault(model.space, version.space_id)
         assert len(set(self.space_ids.values())) == len(self.space_ids)
         for name in SIDES:
@@ -310,12 +312,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _adopt_published(self, made: Night, version: int, *, new_space: bool = False) -> None:
         parent = None if new_space else self._now
+        created = self.store.manifest(version).created
         number = self._next(version)
         if parent is None:
             self.spaces += 1
-            model = Modelled(None, self.spaces, WIDTH, [number])
+            model = Modelled(None, self.spaces, WIDTH, [number], [created])
         else:
-            model = Modelled(self.current, parent.space, parent.dimension, [*parent.lineage, number])
+            times = [*parent.times, created]
+            model = Modelled(self.current, parent.space, parent.dimension, [*parent.lineage, number], times)
         with embsync.open(self.root) as reader:
             opened = reader.current
             for name, raw, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):

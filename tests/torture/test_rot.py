@@ -90,11 +90,13 @@ def points(root: Path, flips: int) -> Iterator[tuple[Path, int, int]]:
 def published(root: Path) -> dict[str, bytes]:
     """Return all a version serves that its damaged parent may have changed."""
     with open_version(root) as version:
-        return {
+        found = {
             entry.path: (version.path / entry.path).read_bytes()
             for entry in version.record.files
             if entry.path not in (layout.INDEX, layout.INDEX_ROWS)
         }
+    found[layout.LINEAGE_TIMES] = found[layout.LINEAGE_TIMES][:-8]  # without its own
+    return found
 
 
 class Harm(Exception):

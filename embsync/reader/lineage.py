@@ -1,0 +1,102 @@
+"""The versions that a version descends from, and ages counted in them or in seconds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import operator
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from embsync import durations
+from embsync.dtypes import Bool, Int64, Times
+from embsync.errors import UsageError
+from embsync.store.rows import ages
+
+#: The largest age: a number of versions, or a time such as ``"36h"``.
+MaxAge: TypeAlias = int | str | dt.timedelta
+
+_FORM = f"a number of versions from 0, or a time: {durations.FORM}"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The ancestors of a version and itself.
+
+    Attributes
+    ----------
+    numbers : (v,) int64, ascending
+    times : (v,) datetime64[s]
+        When each was made, UTC; NaT where that is not known.
+    is_timed : bool
+        Whether the version has the times of its ancestors; versions of earlier releases have their own alone.
+    """
+
+    numbers: Int64
+    times: Times
+    is_timed: bool
+
+    def ages(self, versions: Int64) -> Int64:
+        """Return how many versions of the lineage each version is behind its end."""
+        return ages(versions, self.numbers)
+
+    def times_of(self, versions: Int64) -> Times:
+        """Return when versions were made, as datetime64[s].
+
+        NaT for those that are not in the lineage or whose time is not known. None is later than the end: where a clock
+        was set back, a time that lies ahead counts as that of the end.
+        """
+        places = np.minimum(np.searchsorted(self.numbers, versions), len(self.numbers) - 1)
+        found = np.where(self.numbers[places] == versions, self.times[places], np.datetime64("NaT", "s"))
+        return np.asarray(np.minimum(found, self.times[-1]))
+
+    def seconds(self, versions: Int64) -> Int64:
+        """Return how many seconds before the end of the lineage versions were made, -1 where that is not known."""
+        passed = self.times[-1] - self.times_of(versions)
+        return np.where(np.isnat(passed), -1, passed.astype(np.int64))
+
+    def is_within(self, versions: Int64, limit: int | dt.timedelta) -> Bool:
+        """Return which versions are at most so old; one whose time is not known is older than any time.
+
+        Raises
+        ------
+        UsageError
+            The limit is a time, and the version has no times.
+        """
+        if isinstance(limit, int):
+            return np.asarray(self.ages(versions) <= limit)
+        if not self.is_timed:
+            raise UsageError(
+                "max_age is a time, and this version does not say when those before it were made",
+                found=f"version {self.numbers[-1]}, of an earlier release",
+                expected="a number of versions",
+                hint="versions published from now on have the times",
+            )
+        seconds = self.seconds(versions)
+        return np.asarray((seconds >= 0) & (seconds <= limit.total_seconds()))
+
+
+def age_limit(given: MaxAge, where: str = "max_age") -> int | dt.timedelta:
+    """Return a largest age as a number of versions or a length of time; text of digits alone is a number of versions.
+
+    Raises
+    ------
+    UsageError
+        It is neither, or below zero.
+    """
+    if isinstance(given, str):
+        return int(given) if re.fullmatch("[0-9]{1,18}", given) else durations.parse_duration(given, where, _FORM)
+    if isinstance(given, dt.timedelta):
+        limit: int | dt.timedelta = given
+        is_negative = given < dt.timedelta(0)
+    else:
+        try:
+            limit = operator.index(given)
+        except TypeError:
+            limit = -1
+        is_negative = limit < 0
+    if is_negative or isinstance(given, bool):
+        raise UsageError("not an age", where=where, found=repr(given)[:80], expected=_FORM)
+    return limit

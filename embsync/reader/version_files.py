@@ -1,0 +1,177 @@
+"""The files of one published version: pinned, checked and mapped."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+import numpy as np
+
+from embsync.dtypes import Array, Float32, Int64, Times
+from embsync.errors import StoreDamaged, StoreError
+from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
+from embsync.manifest import mismatch
+from embsync.reader.lineage import Lineage
+from embsync.sides import SideName
+from embsync.store import layout
+from embsync.store.durable import close
+from embsync.store.locks import identity, pin
+from embsync.store.records import damage_hint, damaged_file
+from embsync.store.version_manifest import read
+
+#: Types of files, for :meth:`VersionFiles._map`.
+INTEGER, FLOAT32, FLOAT64, IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
+#: The times that the manifest can say.
+_FIRST, _LAST = np.datetime64("0001-01-01T00:00:00", "s"), np.datetime64("9999-12-31T23:59:59", "s")
+
+
+class VersionFiles:
+    """What :class:`embsync.reader.version.Version` maps; its parameters and errors are described there."""
+
+    def __init__(self, path: Path, *, indexed: bool = True) -> None:
+        self.path = path
+        self._warns = True
+        self._pin = pin(path)
+        self.identity = identity(path, self._pin)
+        try:
+            self.manifest_bytes, self.record = read(path)
+            self._check_sizes(() if indexed else (layout.INDEX, layout.INDEX_ROWS))
+            self._require_in_place()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_pin", -1) >= 0:
+            if self._warns and not sys.is_finalizing():
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<embsync version {self.number} of space {self.space_id[:8]}>"
+
+    def close(self) -> None:
+        """Let go of the pin; arrays handed out stay valid while they are mapped."""
+        pin, self._pin = getattr(self, "_pin", -1), -1
+        if pin >= 0:
+            close(pin)
+
+    def leave_to_collection(self) -> None:
+        """Say that whoever still holds this version may simply drop it: no warning when it is collected."""
+        self._warns = False
+
+    @property
+    def number(self) -> int:
+        """The version's number."""
+        return self.record.version
+
+    @property
+    def space_id(self) -> str:
+        """The space the vectors live in; vectors of different spaces must never be compared."""
+        return self.record.space_id
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as plain values, as it stands in the file."""
+        plain: dict[str, Any] = msgspec.json.decode(self.manifest_bytes)
+        return plain
+
+    @cached_property
+    def lineage(self) -> Int64:
+        """Ancestors of this version and itself, ascending; of one with other labels, those of the one it relabels."""
+        lineage = self._map(layout.LINEAGE, INTEGER, (None,))
+        if len(lineage) == 0 or lineage[-1] != self.record.night:
+            raise self._damaged(layout.LINEAGE, str(lineage[-1:]), f"version {self.record.night} last")
+        return lineage
+
+    @cached_property
+    def lineage_times(self) -> Times:
+        """(v,) datetime64[s]: when each version of :attr:`lineage` was made, UTC; NaT where that is not known."""
+        created = np.datetime64(self.record.created.removesuffix("Z"), "s")
+        if not self._has_times:
+            unknown = np.full(len(self.lineage) - 1, "NaT", created.dtype)
+            return np.append(unknown, created)
+        times: Times = self._map(layout.LINEAGE_TIMES, INTEGER, (len(self.lineage),)).view(created.dtype)
+        if times[-1] != created:
+            raise self._damaged(layout.LINEAGE_TIMES, str(times[-1]), f"{created} last, as in the manifest")
+        known = times[~np.isnat(times)]
+        if known.min() < _FIRST or known.max() > _LAST:
+            raise self._damaged(layout.LINEAGE_TIMES, f"{known.min()} to {known.max()}", f"{_FIRST} to {_LAST}")
+        return times
+
+    @property
+    def _has_times(self) -> bool:
+        """Whether the times of ancestors were published with the version."""
+        return any(entry.path == layout.LINEAGE_TIMES for entry in self.record.files)
+
+    def _ancestry(self) -> Lineage:
+        return Lineage(self.lineage, self.lineage_times, self._has_times)
+
+    @cached_property
+    def labels(self) -> Mapping[str, LabelColumn]:
+        """The labels of the items, by name, mapped; row i belongs to row i of the items."""
+        return {label.name: self._label(label.name, label.kind) for label in self.record.labels}
+
+    def _label(self, name: str, kind: Kind) -> LabelColumn:
+        types = {"values": VALUE_TYPES[kind], "starts": INTEGER, "offsets": INTEGER, "text": ("|u1",)}
+        parts = {part: self._map(path, types[part], (None,)) for part, path in files_of(name, kind).items()}
+        column = LabelColumn(name, kind, **parts)
+        for problem in damage(column, self.record.items.rows):
+            raise StoreDamaged(
+                "damaged label",
+                where=self.path / files_of(name, kind)["values"],
+                found=problem,
+                expected=f"{self.record.items.rows} rows, as the manifest says",
+                hint=damage_hint(self.path),
+            )
+        return column
+
+    def reference(self, folder: Literal["anchors", "start"], side: SideName) -> tuple[Array, Float32]:
+        """Return ids and vectors of a side's anchors or start sample, mapped."""
+        ids_file, vectors_file = layout.reference_files(folder, side)
+        ids = self._map(ids_file, IDS, (None,))
+        return ids, self._map(vectors_file, FLOAT32, (len(ids), self.record.dimension))
+
+    @cached_property
+    def index_rows(self) -> Int64:
+        """(labels,) int64: the row of each label of the index, -1 for a dead label."""
+        labels = self._map(layout.INDEX_ROWS, INTEGER, (self.record.index.labels,))
+        if len(labels) and not (labels.min() >= -1 and labels.max() < self.record.items.rows):
+            found, expected = f"rows {labels.min()} to {labels.max()}", f"-1 to {self.record.items.rows - 1}"
+            raise self._damaged(layout.INDEX_ROWS, found, expected)
+        return labels
+
+    def _map(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array:
+        array = layout.map_array(self.path / name, types, shape)
+        self._require_in_place()
+        return array
+
+    def _damaged(self, name: str, found: str, expected: str) -> StoreDamaged:
+        hint = damage_hint(self.path)
+        return StoreDamaged("damaged file", where=self.path / name, found=found, expected=expected, hint=hint)
+
+    def _require_in_place(self) -> None:
+        """Refuse what was opened by a path where another store's version may stand by now."""
+        if identity(self.path) != self.identity:
+            raise StoreError(
+                "the version was deleted while it was in use",
+                where=self.path,
+                hint="open the store again, if there is one",
+            )
+
+    def _check_sizes(self, unchecked: Sequence[str]) -> None:
+        for entry in self.record.files:
+            wrong = None if entry.path in unchecked else mismatch(self.path, entry, hashed=False)
+            if wrong is not None:
+                raise damaged_file(self.path, entry, wrong)
