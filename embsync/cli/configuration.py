@@ -1,4 +1,4 @@
-"""``embsync check-config``: the configuration in force, as a file that says the same."""
+"""``embsync check-config``: the configuration in force, printed as a configuration file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _COMMENT_COLUMN = 56
 def check_config(config_file: Path | None, store: Path | None, as_json: bool) -> None:
     """Print the configuration in force as YAML that --config reads, with the limits of all checks.
 
-    Values that are not defaults name their source. The index factory is tried with the width of the space if that is
-    configured or the store has one, and otherwise must be valid for some width.
+    A comment names the source of each value that is not a default. The index factory is validated for the width of the
+    space if that is configured or known from the store; otherwise it must be valid for some width.
     """
     given = context(config_file, store, as_json)
     try_factory(given)
@@ -40,7 +40,7 @@ def check_config(config_file: Path | None, store: Path | None, as_json: bool) ->
 
 
 def as_yaml(given: Context) -> Iterator[str]:
-    """Yield the lines of a configuration file that means what is in force; paths in it are absolute."""
+    """Yield the lines of a configuration file equivalent to the configuration in force, with absolute paths."""
     yield f"# configuration file: {given.found}"
     plain = msgspec.to_builtins(given.config)
     for section, key, scheme in PATHS:
@@ -74,10 +74,10 @@ def _checks(config: Config, sources: Sources) -> Iterator[str]:
             if chosen is not msgspec.UNSET:
                 lines.append(_with_source(f"    {limit}: {_scalar(chosen)}", sources.of(f"checks.{name}.{limit}")))
             elif default is None and table is not None:
-                lines.append(f"    # {limit}: {table}, by the figures of each run")
+                lines.append(f"    # {limit}: {table}, from the figures of each run")
             else:
                 lines.append(f"    {limit}: {_scalar(default)}")
-        # A section needs a key that is no comment.
+        # in YAML a section with comments only would be null
         yield f"  {name}:" if any("#" not in line[:5] for line in lines) else f"  {name}: {{}}"
         yield from lines
 

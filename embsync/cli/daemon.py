@@ -1,4 +1,4 @@
-"""Commands of the daemon: run it, have it hold, have it go on."""
+"""``embsync run``, ``hold`` and ``resume``, and the daemon's part of ``embsync status``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from embsync.daemon.daemon import Daemon
 from embsync.environment import find
 from embsync.invocation import command, invocation, set_invocation
 from embsync.store import Store
-from embsync.store.hold import hold as put_on_hold
-from embsync.store.hold import resume as let_go_on
+from embsync.store.hold import hold as take_hold
+from embsync.store.hold import resume as release
 
 
 @click.command()
@@ -27,12 +27,12 @@ from embsync.store.hold import resume as let_go_on
 def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Watch the configured directory and publish every snapshot that appears, until stopped.
 
-    SIGTERM and SIGINT stop within seconds, SIGHUP reads the configuration again, SIGUSR1 looks now.
+    SIGTERM and SIGINT stop it within seconds, SIGHUP reloads the configuration, SIGUSR1 starts a scan.
     """
 
     def configuration() -> Config:
         given = context(config_file, store, as_json, log__format="json" if as_json else None)
-        set_invocation(invocation().absolute())  # its log and its status are read in another directory
+        set_invocation(invocation().absolute())  # its log and status are read from other directories
         try_factory(given)
         return given.config
 
@@ -40,19 +40,19 @@ def run(config_file: Path | None, store: Path | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--reason", help="Why; shown by status.")
+@click.option("--reason", help="Reason, shown by `embsync status`.")
 @shared
 @locking
 def hold(reason: str | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
-    """Make the daemon publish nothing until `embsync resume`; what is served stays."""
+    """Pause publishing by the daemon until `embsync resume`; the current version stays."""
     given = context(config_file, store, as_json, wait)
-    changed = put_on_hold(given.store, reason)
+    changed = take_hold(given.store, reason)
     if as_json:
         print_json({"held": True, "changed": changed})
     else:
         say(
             f"on hold{': the daemon publishes nothing' if changed else ' already'}; "
-            f"{command('resume', purpose='to go on')}"
+            f"{command('resume', purpose='to continue')}"
         )
 
 
@@ -62,27 +62,27 @@ def hold(reason: str | None, config_file: Path | None, store: Path | None, as_js
 def resume(config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
     """Let the daemon publish again."""
     given = context(config_file, store, as_json, wait)
-    changed = let_go_on(given.store)
+    changed = release(given.store)
     if as_json:
         print_json({"held": False, "changed": changed})
     else:
         say("resumed" if changed else "was not on hold")
 
 
-def daemon_now(store: Store) -> dict[str, Any] | None:
-    """Return the daemon's last status, and whether it is running; None where no daemon ever ran.
+def daemon_status(store: Store) -> dict[str, Any] | None:
+    """Return the daemon's last status, and whether it is running; None if no daemon ever ran.
 
     Raises
     ------
     StoreError
-        When ``status.json`` cannot be read.
+        ``status.json`` cannot be read.
     """
     found = status.read(store)
     return None if found is None else {**found, "running": status.is_running(store)}
 
 
 def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
-    """Yield the same for people."""
+    """Yield the daemon's status as lines of text."""
     if found is None:
         return
     if found["running"]:

@@ -25,7 +25,7 @@ _SHOWN = 40
 @click.argument("before", type=click.IntRange(min=1), required=False)
 @click.argument("after", type=click.IntRange(min=1), required=False)
 @click.option(
-    "-n", "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Ids to name of each kind."
+    "-n", "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most ids to list of each kind."
 )
 @click.option(
     "-l", "--label", "labels", multiple=True, metavar="LABEL", help="Compare and show this label; default: all."
@@ -60,11 +60,11 @@ def _both(root: Path, before: int | None, after: int | None) -> Iterator[tuple[V
             raise UsageError(
                 "nothing to compare with",
                 found=f"version {second.number}, the first of its space",
-                expected="BEFORE, the number of a kept version",
+                expected="BEFORE, the number of an existing version",
             )
         with open_version(root, earlier) as first:
             for version in (first, second):
-                verify(version, below="index")  # a graph with a wrong link ends whoever follows it
+                verify(version, below="index")  # following a damaged link would crash the process
             yield first, second
 
 

@@ -17,8 +17,8 @@ from embsync.pipeline import CheckRefusedError, Request
 from embsync.watching.backlog import Survey, survey
 
 
-def look(given: Context) -> Survey:
-    """Look at the watched directory; warn where its order had to be decided anew."""
+def survey_backlog(given: Context) -> Survey:
+    """Survey the watched directory; warn if its order had to be decided again."""
     found = survey(given.store, given.config)
     if found.order.damage is not None:
         warn(f"embsync: warning: {found.order.damage}")
@@ -26,7 +26,7 @@ def look(given: Context) -> Survey:
 
 
 def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
-    """Judge snapshots, each against the version that is current; return the first exit code that is not 0."""
+    """Check each snapshot against the current version; return the first nonzero exit code."""
     results: list[dict[str, object]] = []
     code = 0
     for path in snapshots:
@@ -55,8 +55,8 @@ def check_each(snapshots: tuple[Path, ...], given: Context) -> int:
 
 
 def print_backlog(given: Context) -> int:
-    """Say of everything in the watched directory whether it would be taken, and why not."""
-    found = look(given)
+    """Report for everything in the watched directory whether it would be published, and why not."""
+    found = survey_backlog(given)
     entries = [
         {
             "name": entry.child.name,
@@ -71,18 +71,18 @@ def print_backlog(given: Context) -> int:
         print_json({"watch": given.config.watch.path, "snapshots": entries, "written": False})
         return 0
     taken = [entry.child for entry in found.queue]
-    say(f"{given.config.watch.path}: {len(taken)} of {len(entries)} would be taken; nothing was written")
+    say(f"{given.config.watch.path}: {len(taken)} of {len(entries)} would be handled; nothing was written")
     for entry in entries:
-        what = "would be taken" if entry["taken"] else str(entry["state"]).replace("_", " ")
+        what = "would be handled" if entry["taken"] else str(entry["state"]).replace("_", " ")
         say(f"  {entry['name']:<24} {what:<14} {entry['reason'] or ''}".rstrip())
     for child in taken[:1]:
-        say(str(command("sync", child.path, "--check", purpose="to judge it")))
+        say(str(command("sync", child.path, "--check", purpose="to check it")))
     return 0
 
 
 def _print_version(path: Path, manifest: Manifest) -> None:
     users = "" if manifest.users is None else f" and {manifest.users.live:,} users"
-    parent = "as the first of a space" if manifest.parent is None else f"beside version {manifest.parent}"
+    parent = "the first of a space" if manifest.parent is None else f"aligned to version {manifest.parent}"
     say(
         f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
         "nothing was written"

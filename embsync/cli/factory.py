@@ -1,4 +1,4 @@
-"""Trying ``index.factory`` before a snapshot does."""
+"""Validation of ``index.factory`` before any work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from embsync.store.durable import storage_errors
 
 
 def try_factory(given: Context) -> None:
-    """Raise UsageError when FAISS rejects the factory for the width of the space, or at any where none is known."""
+    """Raise UsageError if FAISS rejects the factory for the width of the space, or, if it is unknown, for any width."""
     if given.config.index.factory == "auto":
-        return  # fits every width, and is no reason to load FAISS
+        return  # valid for every width; FAISS need not be loaded
     width = given.config.space.dimension
     if width is None:
-        # A store that is damaged or cannot be read is not the configuration's fault.
+        # a damaged or unreadable store says nothing about the configuration
         with contextlib.suppress(NotFoundError, StoreError), storage_errors(given.config.store.path):
             current = given.store.current()
             width = None if current is None else given.store.manifest(current).dimension

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 import embsync
-from embsync.cli.daemon import daemon_lines, daemon_now
+from embsync.cli.daemon import daemon_lines, daemon_status
 from embsync.cli.options import context, shared
 from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
@@ -35,11 +35,11 @@ from embsync.watching.backlog import Entry, survey
 @click.command()
 @shared
 def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
-    """Show what the store serves, and which of its files are damaged."""
+    """Show the current version, the daemon's state, the watched snapshots, and damaged files."""
     given = context(config_file, store, as_json)
     found = {**_status(given.store), "config": str(given.found)}
     try:
-        found["daemon"] = daemon_now(given.store)
+        found["daemon"] = daemon_status(given.store)
     except StoreError as error:
         found["daemon"] = None
         found["damage"].append(str(error))
@@ -67,12 +67,12 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
         say(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip())
         other = entry["daemon"]
         if other is not None:
-            say(f"  {'':<24} the daemon sees {other['state'].replace('_', ' ')}: {other['reason']}")
+            say(f"  {'':<24} the daemon reports {other['state'].replace('_', ' ')}: {other['reason']}")
     return code
 
 
 def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the line that says which snapshots are passed_over than what was published, and not taken."""
+    """Yield a line about the snapshots that were not published although they are newer than everything published."""
     names = [entry["name"] for entry in entries if entry["passed_over"]]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -124,7 +124,7 @@ def _status(store: Store) -> dict[str, Any]:
 
 
 def _last_refusal(events: list[Event]) -> dict[str, Any] | None:
-    """Return the last refusal; it is over when something was published since."""
+    """Return the last refusal; it is over if something was published since."""
     over = False
     for event in reversed(events):
         if event.event == "refused":
@@ -134,9 +134,9 @@ def _last_refusal(events: list[Event]) -> dict[str, Any] | None:
 
 
 def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    """Return the state of every snapshot in the watched directory; None where none is watched or it is missing.
+    """Return the state of every snapshot in the watched directory, or None if it is not configured or missing.
 
-    The caller may have other permissions than the daemon; where the two see different things, both are reported.
+    The caller may have other permissions than the daemon; if the two see different states, both are reported.
     """
     if config.watch.path is None:
         return None
@@ -145,7 +145,7 @@ def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> l
         entries = survey(store, config).entries
     except NotFoundError:
         return None  # the daemon's lines say that it is missing
-    except SnapshotError as error:  # who asks may not read it; the daemon may
+    except SnapshotError as error:  # the caller may not read it; perhaps the daemon may
         return [
             {
                 "name": name,
@@ -205,7 +205,7 @@ def _event(event: Event | None) -> dict[str, Any] | None:
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
 @shared
 def history(last: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Show what happened: published, refused, failed, rolled back, widened, relabelled, held, resumed, pruned."""
+    """Show past events: published, refused, failed, rolled back, widened, relabelled, held, resumed, pruned."""
     holder = context(config_file, store, as_json).store
     holder.require()
     events = list(holder.journal.events())[-(last or 0) :]
@@ -242,7 +242,7 @@ def _what(event: Event) -> str:
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @shared
 def show(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Show one VERSION's manifest, by default the current one's; with --json the file unchanged."""
+    """Show the manifest of VERSION, by default the current one; with --json, print the file unchanged."""
     holder = context(config_file, store, as_json).store
     with open_version(holder.root, version) as opened:
         if as_json:
@@ -310,7 +310,7 @@ def _limit(limit: float | list[float] | None) -> str:
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @shared
 def verify(version: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> int:
-    """Hash every file of VERSION, and recompute its certificate if the snapshot still exists."""
+    """Hash every file of VERSION and, if its snapshot still exists, recompute the certificate."""
     from embsync.pipeline.verify import verify as verify_version  # noqa: PLC0415  (loads SciPy)
 
     given = context(config_file, store, as_json)
@@ -347,7 +347,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
         warn(f"embsync: damaged: {problem}; hint: {damage_hint(holder.path(wanted))}")
     if not found.sound and not found.damaged:
         warn(
-            f"embsync: version {found.version} does not keep its snapshot's scores; found score error "
+            f"embsync: version {found.version} does not preserve its snapshot's scores; found score error "
             f"{found.score_error:.2e}; hint: {damage_hint(holder.path(wanted))}"
         )
     return 0 if found.sound else StoreError.exit_code
@@ -356,7 +356,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
 @click.command()
 @shared
 def version(config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Print the versions of embsync and of the libraries it computes with."""
+    """Print the versions of embsync and its main libraries."""
     del config_file, store
     found = {
         "embsync": embsync.__version__,

@@ -1,4 +1,4 @@
-"""The ``embsync`` command: its commands, and the one place where an error becomes a line and an exit code."""
+"""The ``embsync`` command line, and the one place where an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from embsync.invocation import Invocation, set_invocation
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-#: The module here of each command, and its line of ``--help``. A module is loaded when one of its commands is asked
-#: for: some bring a third of a second of imports.
+#: The module of each command, and its line of ``--help``. A module is loaded only when one of its commands is used,
+#: since importing some of them takes a third of a second.
 COMMANDS = {
-    "accept": ("publish", "Publish a snapshot although checks refuse it."),
-    "check-config": ("configuration", "Print the configuration as it is in force."),
-    "demo": ("demo", "Train a small recommender night by night and show what stays stable."),
+    "accept": ("publish", "Publish a snapshot despite refused checks."),
+    "check-config": ("configuration", "Print the configuration in force."),
+    "demo": ("demo", "Retrain a small recommender several times and show what stays stable."),
     "diff": ("diff", "Show what changed between two versions."),
-    "fold-in": ("query", "Print a vector for a user never trained, from the items it liked."),
+    "fold-in": ("query", "Compute a vector for a new user from the items they liked."),
     "history": ("inspect", "Show what was published, refused, rolled back and pruned."),
-    "hold": ("daemon", "Make the daemon publish nothing until resume."),
+    "hold": ("daemon", "Pause publishing by the daemon."),
     "lookup": ("query", "Print the stable vectors of ids."),
-    "prune": ("publish", "Delete all but the highest versions and the current one."),
-    "relabel": ("publish", "Publish the current version with other labels."),
+    "prune": ("publish", "Delete old versions."),
+    "relabel": ("publish", "Publish the current version with new labels."),
     "resume": ("daemon", "Let the daemon publish again."),
     "rollback": ("publish", "Make an older version current."),
-    "run": ("daemon", "Watch the configured directory and publish what appears there."),
+    "run": ("daemon", "Watch the configured directory and publish each new snapshot."),
     "search": ("query", "Find the items that score highest for users, items or vectors."),
-    "serve": ("serve", "Answer search, lookup, transform and fold-in over HTTP."),
+    "serve": ("serve", "Serve search, lookup, transform and fold-in over HTTP."),
     "show": ("inspect", "Show the manifest of a version."),
-    "status": ("inspect", "Show what the store serves now, and what is wrong with it."),
+    "status": ("inspect", "Show the current version, the daemon's state, and any problems."),
     "sync": ("publish", "Publish the given snapshots, or the backlog, once."),
     "transform": ("query", "Map raw vectors into the stable space, or back."),
-    "verify": ("inspect", "Hash every file of a version and compute its certificate again."),
-    "version": ("inspect", "Print the versions of embsync and of what it computes with."),
+    "verify": ("inspect", "Hash every file of a version and recompute its certificate."),
+    "version": ("inspect", "Print the versions of embsync and its main libraries."),
     "widen": ("publish", "Publish the current version in a wider space."),
-    "write": ("write", "Write arrays as a snapshot that is whole or not there."),
+    "write": ("write", "Write arrays as a snapshot, atomically."),
 }
 
 
 class _Commands(click.Group):
-    """Commands whose modules are loaded when one of theirs is asked for."""
+    """A group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -74,7 +74,7 @@ class _Commands(click.Group):
             raise UsageError(
                 "no such command",
                 found=repr(name),
-                hint=f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.list_commands(ctx))}",
+                hint=f"did you mean '{near[0]}'?" if near else f"commands: {', '.join(self.list_commands(ctx))}",
             )
         return super().resolve_command(ctx, args)
 
@@ -121,22 +121,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if shared.get("debug"):
             raise
-        line, code = _unforeseen(error)
+        line, code = _unexpected(error)
         click.echo(f"embsync: {one_line(line)}", err=True)
         return code
     return result if isinstance(result, int) else 0
 
 
-def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Return the line and the exit code of an error that nothing below made one of ours."""
-    said = " ".join(str(error).split())
+def _unexpected(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit code of an exception that is not an EmbsyncError."""
+    text = " ".join(str(error).split())
     if isinstance(error, OSError):
         place = error.filename or "the operating system"
         return (
-            f"{place}: cannot be read or written; found {error.strerror or said}; hint: --debug shows where",
+            f"{place}: cannot be read or written; found {error.strerror or text}; hint: --debug shows where",
             StoreError.exit_code,
         )
-    return f"unexpected {type(error).__name__}: {said}; hint: run again with --debug and report what it prints", 1
+    return f"unexpected {type(error).__name__}: {text}; hint: run again with --debug and report the output", 1
 
 
 def _nearest_option(given: str, context: click.Context | None) -> str | None:
@@ -149,7 +149,7 @@ def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption):
         if error.option_name[1:2].isdigit():
-            return "; hint: ids that begin with - come after --"
+            return "; hint: put -- before ids that begin with -"
         if (near := _nearest_option(error.option_name, context)) is not None:
             return f"; hint: did you mean '{near}'?"
     return "" if context is None else f"; hint: see {context.command_path} --help"

@@ -1,4 +1,4 @@
-"""Arrays that commands take and leave: ``.npy`` files, read as strictly as those of a snapshot."""
+"""Arrays that commands read and write: ``.npy`` files, validated as strictly as those of a snapshot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
 
 
 def read_vectors(path: Path) -> Array:
-    """Return the vectors of a file, one or several, mapped.
+    """Return the vectors of a file, one or several, memory-mapped.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     UsageError
-        Not a ``.npy`` file, not numbers, of other than one or two dimensions, or with NaN or infinity (in float32).
+        It is not a ``.npy`` file, does not hold numbers in one or two dimensions, or has NaN or infinity (in float32).
     """
     array = _mapped(path)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
@@ -33,11 +33,11 @@ def read_vectors(path: Path) -> Array:
             expected="numbers, one vector or a matrix of them",
         )
     rows = np.atleast_2d(array)
-    strange = np.flatnonzero(~(np.abs(rows) <= np.finfo(np.float32).max).all(axis=1))
-    if len(strange):
-        more = f" and {len(strange) - 1} more rows" if len(strange) > 1 else ""
+    invalid = np.flatnonzero(~(np.abs(rows) <= np.finfo(np.float32).max).all(axis=1))
+    if len(invalid):
+        more = f" and {len(invalid) - 1} more rows" if len(invalid) > 1 else ""
         raise UsageError(
-            "NaN or infinity in float32", where=path, found=f"in row {strange[0]}{more}", expected="finite numbers"
+            "NaN or infinity in float32", where=path, found=f"in row {invalid[0]}{more}", expected="finite numbers"
         )
     return rows
 
@@ -48,9 +48,9 @@ def read_ids(path: Path, dimensions: tuple[int, ...] = (1,)) -> Array:
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     UsageError
-        Not a ``.npy`` file, not ids, or of other than these dimensions.
+        It is not a ``.npy`` file, or does not hold ids in one of these numbers of dimensions.
     """
     array = _mapped(path)
     if array.dtype.kind not in "iuUS" or array.ndim not in dimensions:
@@ -69,9 +69,9 @@ def read_filter(path: Path) -> Any:
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     UsageError
-        It holds anything else.
+        It does not hold such a list.
     """
     if path.suffix != ".json":
         return read_ids(path, (1, 2))
@@ -91,12 +91,12 @@ def read_filter(path: Path) -> Any:
 
 
 def write(path: Path, array: Array) -> None:
-    """Write an answer.
+    """Write an array.
 
     Raises
     ------
     UsageError
-        It cannot be written.
+        The file cannot be written.
     """
     try:
         with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Options that commands share, and what they become."""
+"""Options that commands share, and the context that they describe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Context:
-    """What the shared options say.
+    """The configuration and settings given by the shared options.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class Context:
 
     @property
     def store(self) -> Store:
-        """The configured store, for commands that change or inspect it."""
+        """The configured store."""
         return Store(self.config.store.path, self.wait)
 
 
 def shared(command: Command) -> Command:
-    """Add ``--config``, ``--store``, ``--json`` and ``--debug``; the command receives a ``Context`` first."""
+    """Add ``--config``, ``--store``, ``--json`` and ``--debug`` to a command."""
     for option in (
         click.option(
             "--debug",
@@ -58,7 +58,7 @@ def shared(command: Command) -> Command:
             expose_value=False,
             is_eager=True,
             callback=_remember_debug,
-            help="Show a traceback when something fails.",
+            help="Show a traceback on errors.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("-s", "--store", type=click.Path(path_type=Path), help="The store's directory."),
@@ -69,19 +69,19 @@ def shared(command: Command) -> Command:
 
 
 def changing(command: Command) -> Command:
-    """Add ``--as-owner`` to a command that changes the store, and have it refuse anybody but the owner."""
+    """Add ``--as-owner`` to a command that changes the store, and restrict the command to the store's owner."""
     return click.option(
         "--as-owner",
         is_flag=True,
         expose_value=False,
         is_eager=True,
         callback=_remember_owner,
-        help="As root: give up root's rights and act as the store's owner.",
+        help="As root: drop privileges and act as the store's owner.",
     )(command)
 
 
 def locking(command: Command) -> Command:
-    """Add ``--wait`` to a command that changes the store, and what :func:`changing` adds."""
+    """Like :func:`changing`, and add ``--wait``."""
     return click.option(
         "--wait",
         type=click.FloatRange(min=0),
@@ -94,9 +94,9 @@ def locking(command: Command) -> Command:
 def context(
     config_file: Path | None, store: Path | None, as_json: bool, wait: float = 60.0, **options: object
 ) -> Context:
-    """Parse the configuration once, options last; ``options`` are dotted keys with ``__`` for the dots."""
+    """Load the configuration; ``options`` override its keys, with ``__`` in place of dots."""
     found = find(config_file, store)
-    invocation.set_invocation(_present(found))
+    invocation.set_invocation(_invocation_of(found))
     chosen = {name.replace("__", "."): value for name, value in options.items() if value is not None}
     if found.store is not None:
         chosen["store.path"] = found.store
@@ -109,7 +109,7 @@ def context(
 
 
 def reads_only() -> None:
-    """Say that this call of a command that can change the store will not: anybody may make it who can read."""
+    """Mark this call as read-only, so that any user who can read the store may make it."""
     click.get_current_context().ensure_object(dict)["reads"] = True
 
 
@@ -132,8 +132,8 @@ def _remember_owner(ctx: click.Context, _: click.Parameter, value: bool) -> None
     ctx.ensure_object(dict)["as_owner"] = value
 
 
-def _present(found: ConfigurationFile) -> Invocation:
-    """Return how embsync was called, so that a command that is printed means the same store and the same file."""
+def _invocation_of(found: ConfigurationFile) -> Invocation:
+    """Return how embsync was called, so that printed commands refer to the same store and configuration file."""
     options: list[str] = []
     if found.file is not None:
         options += ["--config", str(found.file)]

@@ -1,4 +1,4 @@
-"""What commands print: lines and tables for people, JSON for programs."""
+"""Output of the commands: lines and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.errors import one_line
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document; numbers that are not finite become null."""
+    """Print one JSON document; non-finite numbers become null."""
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2))
 
 
@@ -26,17 +26,17 @@ def _plain(value: object) -> Any:
 
 
 def say(text: str) -> None:
-    """Print one line for people: nothing in a name or a reason makes it two, or moves the cursor."""
+    """Print one line; line breaks and control characters in names and reasons are escaped."""
     click.echo(one_line(text))
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """Return a figure, or a dash where there is none."""
+    """Format a number, or return a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns as wide as what they hold; the first is left-aligned, the others right."""
+    """Print a table; its first column is left-aligned, the others right-aligned."""
     cells = [list(header), *([one_line(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:

@@ -1,4 +1,4 @@
-"""Progress of long work, drawn on a terminal."""
+"""A progress bar for long commands."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from embsync.pipeline.progress import Progress, silent
 
 @contextlib.contextmanager
 def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
-    """Give a progress callback that draws on standard error when that is a terminal."""
+    """Provide a progress callback that draws on standard error if that is a terminal."""
     if not wanted or not sys.stderr.isatty():
         yield silent
         return
-    from rich.console import Console  # noqa: PLC0415  (for a terminal alone)
+    from rich.console import Console  # noqa: PLC0415  (only needed on a terminal)
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Commands that change the store."""
+"""Commands that publish, roll back and prune versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from embsync import pipeline
-from embsync.cli.dry_run import check_each, look, print_backlog
+from embsync.cli.dry_run import check_each, print_backlog, survey_backlog
 from embsync.cli.options import Context, context, locking, reads_only, shared
 from embsync.cli.output import number, print_json, say, warn
 from embsync.cli.progress import progress_bar
@@ -42,7 +42,7 @@ def sync(
 ) -> int:
     """Publish the given SNAPSHOTs in the order given, or the backlog of the watched directory.
 
-    A snapshot that is refused or ill-formed does not stop the rest; the exit code is the first that is not 0.
+    A refused or ill-formed snapshot does not stop the others; the exit code is the first that is not 0.
     """
     if dry:
         reads_only()
@@ -56,8 +56,8 @@ def sync(
     if dry:
         return check_each(snapshots, given) if snapshots else print_backlog(given)
     if snapshots:
-        return _publish_each([(path, _processing(Request(path), given)) for path in snapshots], given)
-    found = look(given)
+        return _publish_each([(path, _publish_path(Request(path), given)) for path in snapshots], given)
+    found = survey_backlog(given)
     for entry in found.entries:
         if entry.passed_over:
             warn(f"embsync: warning: {entry.child.name}: {entry.reason}")
@@ -67,12 +67,12 @@ def sync(
         found.order.save(given.store)
     if not waiting and not given.as_json:
         say(f"nothing new in {given.config.watch.path}: {_counts(found.entries)}")
-    return _publish_each([(entry.child.path, _handling(entry, given)) for entry in waiting], given)
+    return _publish_each([(entry.child.path, _publish_entry(entry, given)) for entry in waiting], given)
 
 
 @click.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
-@click.option("--check", "checks", multiple=True, metavar="NAME", help="A check to override; may be repeated.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Check to override; repeatable.")
 @click.option("--new-space", is_flag=True, help="Start a new space from an unrelated model.")
 @shared
 @locking
@@ -85,7 +85,7 @@ def accept(
     as_json: bool,
     wait: float,
 ) -> int:
-    """Publish SNAPSHOT although the named checks refuse it; the manifest records which."""
+    """Publish SNAPSHOT although the named checks refuse it; the manifest records the override."""
     given = context(config_file, store, as_json, wait)
     reject_unknown(checks)
     if not checks and not new_space:
@@ -95,7 +95,7 @@ def accept(
             hint=command("sync", snapshot, "--check", purpose="to see which checks refuse it"),
         )
     given.store.require()  # a wrong path must not become a store with the wrong model
-    return _publish_each([(snapshot, _processing(Request(snapshot, checks, new_space), given))], given)
+    return _publish_each([(snapshot, _publish_path(Request(snapshot, checks, new_space), given))], given)
 
 
 @click.command()
@@ -127,7 +127,7 @@ def rollback(
     else:
         say(
             f"rolled back from version {before} to version {after}"
-            + (f"; on hold; {command('resume', purpose='to go on')}" if and_hold else "")
+            + (f"; on hold; {command('resume', purpose='to continue')}" if and_hold else "")
         )
     if unjournaled is not None:
         warn(f"embsync: {unjournaled}")
@@ -140,7 +140,7 @@ def rollback(
 @shared
 @locking
 def prune(keep: int | None, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
-    """Delete all but the highest versions and the current one; versions in use stay."""
+    """Delete all versions except the current one, those with the highest numbers, and those in use."""
     given = context(config_file, store, as_json, wait, store__keep_versions=keep)
     holder = given.store
     holder.require()
@@ -149,7 +149,7 @@ def prune(keep: int | None, config_file: Path | None, store: Path | None, as_jso
     names = [version_name(number) for number in in_use]
     for name in holder.unpruned(given.config.store.keep_versions):
         if name not in names:
-            warn(f"embsync: warning: {holder.versions / name} cannot be deleted: it is another user's")
+            warn(f"embsync: warning: {holder.versions / name} cannot be deleted: it belongs to another user")
     if as_json:
         print_json({"pruned": pruned, "in_use": in_use, "kept": holder.numbers()})
         return
@@ -163,7 +163,7 @@ def prune(keep: int | None, config_file: Path | None, store: Path | None, as_jso
 @shared
 @locking
 def widen(dimension: int, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
-    """Publish the current version in a wider space of K dimensions, all vectors zero-padded."""
+    """Publish the current version in a space of K dimensions, with all vectors padded with zeros."""
     from embsync.pipeline.widen import widen as widen_store  # noqa: PLC0415  (loads FAISS)
 
     given = context(config_file, store, as_json, wait)
@@ -180,7 +180,7 @@ def widen(dimension: int, config_file: Path | None, store: Path | None, as_json:
 @shared
 @locking
 def relabel(file: Path, config_file: Path | None, store: Path | None, as_json: bool, wait: float) -> None:
-    """Publish the current version with the labels in FILE, a .parquet or .csv table with a column of ids."""
+    """Publish the current version with the labels in FILE, a .parquet or .csv table with an id column."""
     from embsync.pipeline.relabel import relabel as relabel_store  # noqa: PLC0415  (loads FAISS)
 
     given = context(config_file, store, as_json, wait)
@@ -195,7 +195,7 @@ def relabel(file: Path, config_file: Path | None, store: Path | None, as_json: b
     )
     unknown = max((label.unknown for label in manifest.labels), default=0)
     if unknown:
-        say(f"  warning: {unknown} ids of {file} are no items")
+        say(f"  warning: {unknown} ids in {file} are not items")
 
 
 def _numbers(numbers: list[int]) -> str:
@@ -207,16 +207,16 @@ def _counts(found: list[Entry]) -> str:
     return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items()) or "it is empty"
 
 
-def _processing(request: Request, given: Context) -> Work:
+def _publish_path(request: Request, given: Context) -> Work:
     return lambda progress: pipeline.publish_snapshot(given.store, request, given.config, progress)
 
 
-def _handling(entry: Entry, given: Context) -> Work:
+def _publish_entry(entry: Entry, given: Context) -> Work:
     return lambda progress: publish_entry(given.store, entry, given.config, progress)
 
 
 def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
-    """Publish snapshots in turn and print each outcome; return the first exit code that is not 0."""
+    """Publish snapshots in turn and print each outcome; return the first nonzero exit code."""
     results: list[dict[str, object]] = []
     code = 0
     for path, work in works:
@@ -281,7 +281,9 @@ def _print_published(name: str, manifest: Manifest) -> None:
     parts.append(f"index {index.factory} {index.action}, recall {number(index.recall_at_10)}")
     say(f"{name}: published version {manifest.version}: {'; '.join(parts)}; {manifest.seconds.total:.1f} s")
     if manifest.snapshot.unread:
-        cure = "; its columns named in snapshot.labels are published" if {*TABLES} & {*manifest.snapshot.unread} else ""
-        say(f"  warning: not read: {shortened(manifest.snapshot.unread)}{cure}")
+        advice = (
+            "; name its columns in snapshot.labels to publish them" if {*TABLES} & {*manifest.snapshot.unread} else ""
+        )
+        say(f"  warning: not read: {shortened(manifest.snapshot.unread)}{advice}")
     for check, sentence in remarks(manifest):
         say(f"  {'accepted' if check.accepted else 'warning'}: {sentence}")

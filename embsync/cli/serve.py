@@ -17,28 +17,28 @@ from embsync.invocation import quoted
 @click.command()
 @click.option("-l", "--listen", "serve__listen", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path.")
 @click.option("--token-file", "serve__token_file", metavar="FILE", help="File with the token that clients must send.")
-@click.option("--host", "hosts", metavar="NAME", multiple=True, help="A name that a proxy uses; repeatable.")
-@click.option("-w", "--workers", "serve__workers", type=int, help="Processes; they share the mapped pages.")
-@click.option("--space-id", "serve__space_id", help="Serve only this space; versions of another are refused.")
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="Host name that a proxy uses; repeatable.")
+@click.option("-w", "--workers", "serve__workers", type=int, help="Worker processes; they share mapped memory.")
+@click.option("--space-id", "serve__space_id", help="Serve only this space; refuse versions of any other.")
 @click.option("--interval", "serve__rescan_seconds", type=float, help="Seconds between checks for a new version.")
-@click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Largest body of a request, such as '16 MiB'.")
+@click.option("--max-body", "serve__limits__body", metavar="SIZE", help="Largest request body, such as '16 MiB'.")
 @click.option("--max-k", "serve__limits__neighbours", type=int, help="Most neighbours per query.")
 @click.option("--max-batch", "serve__limits__batch", type=int, help="Most ids or vectors per request.")
 @click.option("--max-hits", "serve__limits__hits", type=int, help="Most queries times neighbours per request.")
-@click.option("--max-memory", "serve__limits__memory", metavar="SIZE", help="Memory of open requests, per worker.")
+@click.option("--max-memory", "serve__limits__memory", metavar="SIZE", help="Memory for open requests, per worker.")
 @click.option("--max-connections", "serve__limits__connections", type=int, help="Most open connections, per worker.")
 @click.option("--max-concurrency", "serve__limits__concurrency", type=int, help="Most requests at once, per worker.")
 @click.option(
     "--max-seconds",
     "serve__limits__seconds",
     type=float,
-    help="Seconds for a head, a body, a response.",
+    help="Seconds allowed for a request's head, its body, and its response.",
 )
 @shared
 def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tuple[str, ...], **options: Any) -> int:
     """Serve search, lookup, transform and fold-in over HTTP, always from the newest intact version.
 
-    Each option overrides its key below `serve:` in the configuration; config.example.yaml has the defaults.
+    Each option overrides the corresponding key of `serve:` in the configuration; see config.example.yaml for defaults.
     """
     options |= {"log__format": "json" if as_json else None, "serve__hosts": list(hosts) or None}
     given = context(config_file, store, as_json, **options)

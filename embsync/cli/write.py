@@ -1,4 +1,4 @@
-"""Leaving a snapshot from the command line."""
+"""``embsync write``: write a snapshot from array files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FILE = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("path", type=_FILE)
-@click.option("--items", type=_FILE, required=True, help="Vectors of items: .npy, or any layout of one side.")
-@click.option("--item-ids", type=_FILE, help="Their ids, beside a .npy.")
-@click.option("--item-weights", type=_FILE, help="Their weights, beside a .npy.")
-@click.option("--users", type=_FILE, help="Vectors of users, in the same way.")
-@click.option("--user-ids", type=_FILE, help="Their ids.")
-@click.option("--user-weights", type=_FILE, help="Their weights.")
-@click.option("--overwrite", is_flag=True, help="Replace a directory that is there.")
+@click.option("--items", type=_FILE, required=True, help="Item vectors: .npy, or any layout of one side.")
+@click.option("--item-ids", type=_FILE, help="Item ids, if --items is a .npy file.")
+@click.option("--item-weights", type=_FILE, help="Item weights, if --items is a .npy file.")
+@click.option("--users", type=_FILE, help="User vectors, like --items.")
+@click.option("--user-ids", type=_FILE, help="User ids, if --users is a .npy file.")
+@click.option("--user-weights", type=_FILE, help="User weights, if --users is a .npy file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing directory.")
 @shared
 def write(
     path: Path,
@@ -39,7 +39,7 @@ def write(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Write a snapshot to PATH as a whole: whoever watches sees all of it or nothing."""
+    """Write a snapshot to PATH atomically: readers see either all of it or nothing."""
     given = context(config_file, store, as_json)
     sides = [side_of_files(ITEMS, items, item_ids, item_weights, given.config.snapshot)]
     if users is not None:

@@ -19,8 +19,8 @@ from embsync.daemon.notify import notify, reloading, watchdog_seconds
 from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
 from embsync.daemon.problems import Problems
 from embsync.daemon.publish_hook import PublishHook
-from embsync.daemon.report import Now, StatusWriter
-from embsync.daemon.signals import Requests, noted
+from embsync.daemon.report import DaemonState, StatusWriter
+from embsync.daemon.signals import Requests, recorded_signals
 from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
 from embsync.errors import EmbsyncError, UsageError
@@ -39,7 +39,7 @@ _SWEEP_SECONDS = 3.0
 
 
 class Daemon:
-    """Publishes what appears in ``watch.path``, until it is told to stop.
+    """Publishes each snapshot that appears in ``watch.path``, until it is stopped.
 
     Parameters
     ----------
@@ -66,9 +66,8 @@ class Daemon:
         self._notices = Notices()
         self._damage: tuple[str, tuple[object, ...]] | None = None
         self._ownership: Ownership | None = None
-        self._unpruned: list[str] = []
-        self._counted: Counter[str] = Counter()
-        self._hook = PublishHook(self._store, self._problems, self._counted)
+        self._counters: Counter[str] = Counter()
+        self._hook = PublishHook(self._store, self._problems, self._counters)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code.
@@ -82,7 +81,7 @@ class Daemon:
         """
         logs.configure(self._config.log)
         self._store.create()
-        with only_daemon(self._store) as self._ownership, noted(self._requests, self._end_at_once):
+        with only_daemon(self._store) as self._ownership, recorded_signals(self._requests, self._kill_children):
             try:
                 self.startup()
                 self.main_loop()
@@ -109,7 +108,7 @@ class Daemon:
         )
         self._tick(self._check_watch, "watch")
         self._scanner.request()
-        self._tick(lambda _: self._write_status("starting", "looking for the first time"), "status")
+        self._tick(lambda _: self._write_status("starting", "scanning for the first time"), "status")
         notify("READY=1")
 
     def main_loop(self) -> None:
@@ -129,7 +128,7 @@ class Daemon:
             self._scanner.request()
         for duty in (self._poll_worker, self._hook.poll, self._check_hold, self._check_repair):
             self._tick(duty)
-        for duty in (self._check_watch, self._look):
+        for duty in (self._check_watch, self._scan):
             self._tick(duty, "watch")
         for duty in (self._start_hook, self._begin):
             self._tick(duty)
@@ -140,18 +139,18 @@ class Daemon:
         """End running work, remove its leftovers, and log it."""
         notify("STOPPING=1", "STATUS=stopping")
         self._hook.kill()
-        at_work = self._worker.job is not None
+        working = self._worker.job is not None
         self._worker.kill()
         self._scanner.close()
         if self._ownership is not None and not self._ownership.lost:
-            self._leave_clean(at_work)
-        log(logging.INFO, "stopped", work_ended=at_work)
+            self._clean_up(working)
+        log(logging.INFO, "stopped", work_ended=working)
 
-    def _leave_clean(self, at_work: bool) -> None:
+    def _clean_up(self, working: bool) -> None:
         if self._entry is not None:
             entry = self._entry
             self._tick(lambda _: self._attempts.record_end(entry))
-        if at_work:
+        if working:
             self._sweep()
         self._tick(lambda _: self._write_status("stopped", "stopped"), "status")
 
@@ -161,39 +160,34 @@ class Daemon:
             with storage_errors(self._store.root):
                 work(time.monotonic())
         except EmbsyncError as error:
-            self._problems.note(source, str(error), event="error", details=error.details())
+            self._problems.open(source, str(error), event="error", details=error.details())
 
     def _pause(self) -> float:
         now = time.monotonic()
         pause = min(_TICK_SECONDS, self._scanner.due_in(now), (self._watchdog or math.inf) / 2)
-        if self._scanner.queue and self._at_rest and self._held is None:
+        if self._scanner.queue and self._idle and self._held is None:
             pause = min(pause, self._attempts.not_before - now)
         return max(pause, _SHORTEST_PAUSE)
 
     @property
-    def _at_rest(self) -> bool:
+    def _idle(self) -> bool:
         return self._worker.job is None and not self._hook.running
 
     def _check_watch(self, now: float) -> None:
-        before = self._scanner.reported_health
         self._scanner.check(now)
-        health = self._scanner.reported_health = self._scanner.health
-        quiet = before is None and health.state == "events"  # normal at the start
-        if not quiet and (before is None or (health.state, health.reason) != (before.state, before.reason)):
-            level = logging.INFO if health.state == "events" else logging.WARNING
-            log(level, "watch", health=health.state, reason=health.reason or None, path=str(self._scanner.path))
+        self._notices.log_health(self._scanner.health, self._scanner.path)
 
-    def _look(self, now: float) -> None:
+    def _scan(self, now: float) -> None:
         if self._scanner.due_in(now) > 0.0:
             return
         self._scanner.scan(now)
-        self._problems.over("watch")
+        self._problems.close("watch")
         if self._scanner.health.state != "missing":
-            self._notices.log_changes(self._scanner.entries, self._scanner.order)
+            self._notices.log_entries(self._scanner.entries, self._scanner.order)
         snapshot = self._problems.snapshot("work")
         gone = all(entry.child.name != snapshot or entry.state == "published" for entry in self._scanner.entries)
         if snapshot is not None and (gone or self._scanner.last_published > self._problems.since("work")):
-            self._problems.over("work")
+            self._problems.close("work")
 
     def _check_hold(self, _now: float) -> None:
         before, self._held = self._held, held(self._store.root)
@@ -201,7 +195,7 @@ class Daemon:
             log(logging.INFO, "held" if self._held else "resumed", reason=self._held.reason if self._held else None)
             self._scanner.request()
         if self._held is not None and self._entry is not None:
-            self._give_up(self._entry)
+            self._interrupt_work(self._entry)
 
     def _check_repair(self, _now: float) -> None:
         """Retry at once after damage if the store has changed since, for example by a rollback or a repaired link."""
@@ -209,7 +203,7 @@ class Daemon:
             self._damage = None
             self._attempts.not_before = 0.0
 
-    def _give_up(self, entry: Entry) -> None:
+    def _interrupt_work(self, entry: Entry) -> None:
         """End the work without blaming the snapshot."""
         self._worker.kill()
         self._entry = None
@@ -220,15 +214,15 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         """Start work on the next snapshot, unless something prevents it."""
-        if not self._scanner.queue or self._held is not None or not self._at_rest or self._requests.stop:
+        if not self._scanner.queue or self._held is not None or not self._idle or self._requests.stop:
             return
         self._scanner.refresh()
         entry = self._attempts.choose(self._scanner.queue, now)
         if entry is None:
             return
-        gone = self._attempts.of(entry).exhausted
-        if gone is not None:
-            self._set_aside(entry, gone)
+        exhausted = self._attempts.of(entry).exhausted
+        if exhausted is not None:
+            self._set_aside(entry, exhausted)
             return
         try:
             self._attempts.begin(entry)
@@ -269,9 +263,9 @@ class Daemon:
         level = logging.WARNING if warned else logging.INFO
         log(level, outcome.kind, **fields)
         if outcome.kind == "failed":
-            self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
+            self._problems.open("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
         if outcome.kind in {"published", "unchanged"}:
-            self._problems.over("work")
+            self._problems.close("work")
             self._check_unpruned(now)
         if outcome.kind == "held":
             self._attempts.record_end(entry)
@@ -282,23 +276,14 @@ class Daemon:
         self._scanner.scan(now)
 
     def _check_unpruned(self, _now: float) -> None:
-        """Report old versions that could not be deleted; they take up space, but block nothing."""
-        before, self._unpruned = self._unpruned, self._store.unpruned(self._config.store.keep_versions)
-        if self._unpruned and self._unpruned != before:
-            log(
-                logging.WARNING,
-                "not_pruned",
-                count=len(self._unpruned),
-                path=str(self._store.versions),
-                reason=f"in use, or owned by another user: {', '.join(self._unpruned[:5])}",
-            )
+        self._notices.log_unpruned(self._store.unpruned(self._config.store.keep_versions), self._store.versions)
 
     def _handle_failure(self, entry: Entry, outcome: Outcome, now: float) -> None:
         crashed = outcome.kind == "crashed"
         why: FailureKind = "crashes" if crashed else "unreadable" if outcome.of_snapshot else "errors"
-        self._counted["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
+        self._counters["embsync_worker_crashes_total" if crashed else "embsync_errors_total"] += 1
         attempt = self._attempts.record_failure(entry, now, self._config.watch.rescan_seconds, why)
-        self._problems.note("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
+        self._problems.open("work", outcome.what, snapshot=entry.child.name, details=outcome.details)
         log(
             logging.ERROR,
             outcome.kind,
@@ -316,13 +301,13 @@ class Daemon:
     def _set_aside(self, entry: Entry, reason: str) -> None:
         set_aside(self._store, entry, f"set aside: {reason}")
         self._attempts.forget()
-        self._problems.note("work", f"set aside: {reason}", snapshot=entry.child.name)
-        self._counted["embsync_set_aside_total"] += 1
+        self._problems.open("work", f"set aside: {reason}", snapshot=entry.child.name)
+        self._counters["embsync_set_aside_total"] += 1
         log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
         self._scanner.request()
 
     def _start_hook(self, now: float) -> None:
-        if self._hook.pending and self._at_rest and not self._requests.stop:
+        if self._hook.pending and self._idle and not self._requests.stop:
             self._hook.start(self._config.store.on_publish, now)
 
     def _reload(self) -> None:
@@ -338,18 +323,19 @@ class Daemon:
                     hint="restart the daemon to serve another store",
                 )
         except EmbsyncError as error:
-            self._problems.note("reload", str(error), event="reload_failed", details=error.details())
+            self._problems.open("reload", str(error), event="reload_failed", details=error.details())
         else:
-            self._problems.over("reload")
-            self._adopt(fresh)
+            self._problems.close("reload")
+            self._apply(fresh)
             log(logging.INFO, "reloaded")
         notify("READY=1")
 
-    def _adopt(self, fresh: Config) -> None:
+    def _apply(self, fresh: Config) -> None:
         logs.configure(fresh.log)
         if (fresh.watch, fresh.snapshot) != (self._config.watch, self._config.snapshot):
             self._scanner.close()
             self._scanner = Scanner(fresh, self._store, self._requests.wake.set)
+            self._notices.health = None
         self._config = fresh
         self._hook.pending = True
         self._attempts.not_before = 0.0
@@ -381,7 +367,7 @@ class Daemon:
         work = None
         if job is not None:
             work = Work(job.name, step.stage if step else None, step.share if step else None)
-        present = Now(
+        present = DaemonState(
             state,
             doing,
             self._scanner,
@@ -391,14 +377,14 @@ class Daemon:
             self._problems.latest,
             self._hook.ended,
             self._damage and self._damage[0],
-            self._counted,
-            len(self._unpruned),
+            self._counters,
+            len(self._notices.unpruned),
         )
         if self._status_writer.write(present):
-            self._problems.over("status")
+            self._problems.close("status")
 
     def _ping(self, now: float) -> None:
-        """Ping the service manager's watchdog as long as there is progress."""
+        """Notify the service manager's watchdog as long as there is progress."""
         working = self._worker.job is not None  # a hook has its own time limit, and does not block the loop
         if self._watchdog is not None and (not working or now - self._worker.progressed < self._watchdog / 2):
             notify("WATCHDOG=1")
@@ -407,7 +393,7 @@ class Daemon:
         with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
             pass  # whoever takes the lock next sweeps first
 
-    def _end_at_once(self) -> None:
+    def _kill_children(self) -> None:
         self._hook.kill()
         self._worker.kill()
 

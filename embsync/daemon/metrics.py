@@ -17,7 +17,7 @@ METRICS = "metrics.prom"
 
 _OUTCOMES = ("published", "refused", "failed", "unchanged")
 #: States of snapshots that exist and are not published.
-_NOT_TAKEN = ("waiting", "not_permitted", "skipped", "changed")
+_UNPUBLISHED = ("waiting", "not_permitted", "skipped", "changed")
 _STATES = ("starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped")
 
 
@@ -29,7 +29,7 @@ class Figures:
     ----------
     outcomes : mapping
         Number of events in the journal by kind, over the life of the store.
-    counted : mapping
+    counters : mapping
         Counters since the daemon's start, by metric name.
     found : mapping
         Number of snapshots in the watched directory by state, of those passed over as ``passed_over``, and of versions
@@ -39,10 +39,10 @@ class Figures:
     status: Status
     manifest: Manifest | None
     outcomes: Mapping[str, int]
-    counted: Mapping[str, int]
+    counters: Mapping[str, int]
     found: Mapping[str, int]
     now: float
-    looked: float | None
+    scanned: float | None
     started: float
 
 
@@ -70,12 +70,12 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _families(figures: Figures) -> Iterator[Family]:
-    yield from _of_the_daemon(figures)
+    yield from _daemon_families(figures)
     if figures.manifest is not None:
-        yield from _of_the_version(figures.manifest)
+        yield from _version_families(figures.manifest)
 
 
-def _of_the_daemon(figures: Figures) -> Iterator[Family]:
+def _daemon_families(figures: Figures) -> Iterator[Family]:
     status = figures.status
     yield (
         "embsync_snapshots_total",
@@ -90,12 +90,12 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
         ("embsync_set_aside_total", "Snapshots set aside after repeated failures, since the daemon started."),
         ("embsync_scans_total", "Scans of the watched directory, since the daemon started."),
     ):
-        yield name, "counter", text, [({}, figures.counted.get(name, 0))]
+        yield name, "counter", text, [({}, figures.counters.get(name, 0))]
     yield (
         "embsync_watched_snapshots",
         "gauge",
         "Snapshots in the watched directory that are not published, by state.",
-        [({"state": state}, float(figures.found.get(state, 0))) for state in _NOT_TAKEN],
+        [({"state": state}, float(figures.found.get(state, 0))) for state in _UNPUBLISHED],
     )
     yield (
         "embsync_passed_over_snapshots",
@@ -128,7 +128,7 @@ def _of_the_daemon(figures: Figures) -> Iterator[Family]:
             "1 while the directory is watched by file events; 0 with rescans only.",
             float(status.watch.health == "events"),
         ),
-        ("embsync_last_scan_timestamp_seconds", "Time of the last scan of the watched directory.", figures.looked),
+        ("embsync_last_scan_timestamp_seconds", "Time of the last scan of the watched directory.", figures.scanned),
         ("embsync_start_timestamp_seconds", "Time at which the daemon started.", figures.started),
         ("embsync_updated_timestamp_seconds", "Time at which these metrics were written.", figures.now),
         (
@@ -149,7 +149,7 @@ def _created(manifest: Manifest) -> float:
     return dt.datetime.fromisoformat(manifest.created).timestamp()
 
 
-def _of_the_version(manifest: Manifest) -> Iterator[Family]:
+def _version_families(manifest: Manifest) -> Iterator[Family]:
     drift = manifest.drift
     sides = [side for side in ("items", "users") if getattr(manifest, side) is not None]
     yield "embsync_current_version", "gauge", "Number of the current version.", [({}, float(manifest.version))]

@@ -34,7 +34,7 @@ class Problems:
         """Return the wall-clock time at which a source's problem last occurred; infinity if there is none."""
         return self._since.get(source, float("inf"))
 
-    def note(
+    def open(
         self,
         source: str,
         what: str,
@@ -52,7 +52,7 @@ class Problems:
         assert since is not None
         self._open[source] = Problem(since, what, snapshot, **(details or {}))
 
-    def over(self, *sources: str) -> None:
+    def close(self, *sources: str) -> None:
         """Close the problems of these sources."""
         for source in sources:
             self._open.pop(source, None)

@@ -24,11 +24,11 @@ from embsync.watching.scanner import Scanner, journal_state
 #: Seconds between updates of the file while progress is the only change.
 _PROGRESS_SECONDS = 1.0
 #: Snapshots listed in the file, which is written at every rescan: the newest, and the total with notable others.
-_MOST_SEEN, _MOST_LISTED = 100, 1_000
+_MOST_RECENT, _MOST_LISTED = 100, 1_000
 
 
 @dataclass
-class Now:
+class DaemonState:
     """The daemon's state at one moment."""
 
     state: State
@@ -40,7 +40,7 @@ class Now:
     last_error: Problem | None = None
     on_publish: str | None = None
     damage: str | None = None
-    counted: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
     unpruned: int = 0
 
 
@@ -54,14 +54,14 @@ class StatusWriter:
         self._key: object = None
         self._written = 0.0
         self._manifest: Manifest | None = None
-        self._told = ""
+        self._notified = ""
         self._journal: tuple[int, ...] | None = None
         self._outcomes: Counter[str] = Counter()
         self._refusal: Problem | None = None
         self._damage: list[str] = []
         self._inspected: object = None
 
-    def write(self, now: Now) -> bool:
+    def write(self, now: DaemonState) -> bool:
         """Write the reports if something has changed; return whether anything was written.
 
         Raises
@@ -71,8 +71,8 @@ class StatusWriter:
         """
         if now.state != self._state:
             self._state, self._since = now.state, time.time()
-        if now.doing != self._told:
-            self._told = now.doing
+        if now.doing != self._notified:
+            self._notified = now.doing
             notify(f"STATUS={now.doing}")
         moment = time.monotonic()
         key = (
@@ -85,27 +85,27 @@ class StatusWriter:
             now.scanner.scans,
             now.scanner.health,
         )
-        moved = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
-        if key == self._key and not moved:
+        progressed = now.work is not None and moment - self._written >= _PROGRESS_SECONDS
+        if key == self._key and not progressed:
             return False
         self._key, self._written = key, moment  # if the disk is full, the next scan tries again
         self._write_files(now)
         return True
 
-    def _write_files(self, now: Now) -> None:
-        self._look_for_damage(now.scanner.scans)
+    def _write_files(self, now: DaemonState) -> None:
+        self._check_damage(now.scanner.scans)
         self._read_journal()
         manifest = self._current()
         wall = time.time()
-        made = self._status(now, manifest, wall)
-        status.write(self._store, made)
+        document = self._status(now, manifest, wall)
+        status.write(self._store, document)
         metrics.write(
             self._store,
             metrics.Figures(
-                made,
+                document,
                 manifest,
                 self._outcomes,
-                {**now.counted, "embsync_scans_total": now.scanner.scans},
+                {**now.counters, "embsync_scans_total": now.scanner.scans},
                 _counts(now),
                 wall,
                 now.scanner.scanned,
@@ -125,9 +125,9 @@ class StatusWriter:
             elif event.event == "published" and self._refusal is not None and self._refusal.over is None:
                 self._refusal = msgspec.structs.replace(self._refusal, over=event.time)
 
-    def _look_for_damage(self, looks: int) -> None:
+    def _check_damage(self, scans: int) -> None:
         """Check the store's own records at every scan; log each damage once."""
-        state = (looks, journal_state(self._store))
+        state = (scans, journal_state(self._store))
         if state == self._inspected:
             return
         self._inspected = state
@@ -145,7 +145,7 @@ class StatusWriter:
             return None if number is None else self._manifest
         return None
 
-    def _status(self, now: Now, manifest: Manifest | None, wall: float) -> Status:
+    def _status(self, now: DaemonState, manifest: Manifest | None, wall: float) -> Status:
         scanner = now.scanner
         return Status(
             state=now.state,
@@ -158,7 +158,7 @@ class StatusWriter:
             else Current(manifest.version, manifest.snapshot.name, manifest.created, metrics.age(manifest, wall)),
             queue=[entry.child.name for entry in scanner.queue],
             waiting=_waiting(scanner.entries),
-            snapshots=_seen(scanner.entries),
+            snapshots=_listed(scanner.entries),
             order=scanner.order,
             work=now.work,
             retry=now.retry,
@@ -188,12 +188,12 @@ def _waiting(entries: list[Entry]) -> dict[str, str]:
     return {entry.child.name: entry.reason for entry in entries if entry.state in {"waiting", "not_permitted"}}
 
 
-def _seen(entries: list[Entry]) -> dict[str, SnapshotStatus]:
+def _listed(entries: list[Entry]) -> dict[str, SnapshotStatus]:
     """Return the newest snapshots, and notable ones among the rest."""
     shown = [
         entry
         for place, entry in enumerate(reversed(entries))
-        if place < _MOST_SEEN or entry.passed_over or entry.state in {"not_permitted", "changed"}
+        if place < _MOST_RECENT or entry.passed_over or entry.state in {"not_permitted", "changed"}
     ]
     return {
         entry.child.name: SnapshotStatus(entry.state, entry.reason, entry.passed_over)
@@ -201,7 +201,7 @@ def _seen(entries: list[Entry]) -> dict[str, SnapshotStatus]:
     }
 
 
-def _counts(now: Now) -> Counter[str]:
+def _counts(now: DaemonState) -> Counter[str]:
     found: Counter[str] = Counter(entry.state for entry in now.scanner.entries)
     found["passed_over"] = sum(entry.passed_over for entry in now.scanner.entries)
     found["unpruned"] = now.unpruned

@@ -29,7 +29,7 @@ class Requests:
         self._reload = False
         self._scan = False
 
-    def note(self, number: int) -> None:
+    def record(self, number: int) -> None:
         """Set the flag of a signal."""
         self.stop = self.stop or number in _STOPS
         self._reload = self._reload or number == signal.SIGHUP
@@ -48,7 +48,7 @@ class Requests:
 
 
 @contextlib.contextmanager
-def noted(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
+def recorded_signals(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
     """Record signals inside the block, and restore the previous handlers afterwards.
 
     The interpreter writes each signal's number into a pipe that a thread reads. An ordinary handler would run on the
@@ -62,7 +62,7 @@ def noted(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
     """
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    before = {number: signal.signal(number, _left_to_the_thread) for number in _HANDLED}
+    before = {number: signal.signal(number, _ignore) for number in _HANDLED}
     wakeup = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     reader = threading.Thread(target=_read, args=(ours, requests, at_once), name="signals", daemon=True)
     reader.start()
@@ -77,7 +77,7 @@ def noted(requests: Requests, at_once: Callable[[], None]) -> Iterator[None]:
         os.close(ours)
 
 
-def _left_to_the_thread(_number: int, _frame: object) -> None:
+def _ignore(_number: int, _frame: object) -> None:
     """Do nothing: a handler must be installed so that the signal does not end the process."""
 
 
@@ -87,4 +87,4 @@ def _read(pipe: int, requests: Requests, at_once: Callable[[], None]) -> None:
             if number in _STOPS and requests.stop:
                 at_once()
                 os._exit(128 + number)
-            requests.note(number)
+            requests.record(number)

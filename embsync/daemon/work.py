@@ -35,12 +35,12 @@ _STEP_SECONDS = 0.5
 
 
 def main(parent: int) -> None:
-    """Serve one job from standard input."""
+    """Run one job from standard input."""
     send = _private_output()
     die_with_parent(parent)
     faulthandler.enable()
-    _be_first_to_go()
-    _take_buffers()
+    _prefer_as_oom_victim()
+    _allocate_blas_buffers()
     importlib.import_module("embsync.pipeline.run")  # loads FAISS before a job would have to wait for it
     send(Ready())
     line = sys.stdin.buffer.readline()
@@ -125,13 +125,13 @@ def _private_output() -> Callable[[Line], None]:
     return send
 
 
-def _be_first_to_go() -> None:
+def _prefer_as_oom_victim() -> None:
     """Ask the kernel to kill this process first when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _take_buffers() -> None:
+def _allocate_blas_buffers() -> None:
     """Make NumPy's and SciPy's BLAS allocate their buffers now: if that fails later, they retry forever."""
     matrix = np.eye(64)
     linalg.cholesky(matrix @ matrix)

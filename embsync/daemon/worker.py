@@ -18,7 +18,7 @@ from embsync.processes import ChildProcess, describe_exit
 
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
-#: Work without progress for so many seconds is killed and counted as a crash. Progress is a reported step or processor
+#: Work without progress for so many seconds is killed and counters as a crash. Progress is a reported step or processor
 #: time: an index build reports nothing for minutes, but it computes.
 STALL_SECONDS = 240.0
 
@@ -26,8 +26,8 @@ STALL_SECONDS = 240.0
 class _Process:
     """One process, and what it has reported so far."""
 
-    def __init__(self, nudge: Callable[[], None]) -> None:
-        self._nudge = nudge
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
         self.ready = False
         self.step: Step | None = None
         self.outcome: Outcome | None = None
@@ -45,12 +45,12 @@ class _Process:
         with self.child.stdout as lines:
             for text in lines:
                 with contextlib.suppress(msgspec.DecodeError):
-                    self._take(_DECODER.decode(text))
+                    self._handle(_DECODER.decode(text))
                 self.lines += 1
         self.ended = True
-        self._nudge()
+        self._wake()
 
-    def _take(self, line: Line) -> None:
+    def _handle(self, line: Line) -> None:
         if isinstance(line, Step):
             self.step = line
         elif isinstance(line, Ready):
@@ -58,8 +58,8 @@ class _Process:
         else:
             self.outcome = line
 
-    def give(self, job: Job) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died before it got work, which poll reports like any death
+    def send(self, job: Job) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died before it got work, which poll reports like any crash
             self.child.stdin.write(msgspec.json.encode(job) + b"\n")
             self.child.stdin.flush()
 
@@ -85,18 +85,18 @@ class Worker:
 
     Parameters
     ----------
-    nudge : callable
+    wake : callable
         Called from a thread when a job ended.
     stall_seconds : float
         Work that makes no progress for so long is killed.
     """
 
-    def __init__(self, nudge: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:
-        self._nudge = nudge
+    def __init__(self, wake: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:
+        self._wake = wake
         self._stall_seconds = stall_seconds
         self._process: _Process | None = None
         self._job: Job | None = None
-        self._sign: tuple[int, int] = (0, 0)
+        self._progress: tuple[int, int] = (0, 0)
         self.progressed = time.monotonic()
 
     @property
@@ -111,7 +111,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Id of the process that works or waits."""
+        """Id of the process that is working or waiting for a job."""
         return None if self._process is None else self._process.child.pid
 
     def warm(self) -> None:
@@ -119,14 +119,14 @@ class Worker:
         if self._process is not None and self._process.ended and self._job is None:
             self.kill()
         if self._process is None:
-            self._process = _Process(self._nudge)
+            self._process = _Process(self._wake)
 
     def begin(self, job: Job, now: float) -> None:
         """Start a job; there must be none."""
         assert self._job is None
         self.warm()
         assert self._process is not None
-        self._process.give(job)
+        self._process.send(job)
         self._job = job
         self.progressed = now
 
@@ -134,7 +134,7 @@ class Worker:
         """Return the outcome of the job, or None while it runs or if there is none."""
         if self._job is None or self._process is None:
             return None
-        self._look_for_progress(now)
+        self._check_progress(now)
         stalled = now - self.progressed > self._stall_seconds
         if not self._process.ended and not stalled:
             return None
@@ -149,8 +149,8 @@ class Worker:
         process, self._process, self._job = self._process, None, None
         return 0 if process is None else process.close()
 
-    def _look_for_progress(self, now: float) -> None:
+    def _check_progress(self, now: float) -> None:
         assert self._process is not None
         sign = (self._process.lines, self._process.processor_ticks())
-        if sign != self._sign:
-            self._sign, self.progressed = sign, now
+        if sign != self._progress:
+            self._progress, self.progressed = sign, now

@@ -44,8 +44,6 @@ class Scanner:
     ----------
     path : Path
     health : WatchHealth
-    reported_health : WatchHealth or None
-        The health that was last logged; set by the caller.
     entries : list of Entry
         Every child as of the last scan.
     queue : list of Entry
@@ -75,7 +73,6 @@ class Scanner:
         self._not_before = 0.0
         self.rescan_at = 0.0
         self.health = WatchHealth("missing", "not checked yet")
-        self.reported_health: WatchHealth | None = None
         self.entries: list[Entry] = []
         self.queue: list[Entry] = []
         self.order: str | None = None

@@ -424,7 +424,7 @@ def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: py
     """The same verdict and exit code as the run itself, and no file, lock, directory or time of change."""
     before = tree(place)
     for snapshot, code, words in (
-        ("watch it/day=2", 0, "would be published as version 3, beside version 2"),
+        ("watch it/day=2", 0, "would be published as version 3, aligned to version 2"),
         ("a bad one", 4, "would be refused"),
         ("nowhere", 6, "rejected"),
     ):
@@ -468,7 +468,7 @@ def test_a_dry_run_of_the_backlog_tells_what_is_taken_and_why_not(
     capfd.readouterr()
     assert run(["sync", "-n", "--config", "embsync.yaml"]) == 0
     told = capfd.readouterr().out
-    assert re.search(r"day=3 +would be taken", told)
+    assert re.search(r"day=3 +would be handled", told)
     assert re.search(r"day=2 +skipped +day=3 is newer", told)
     assert "logs" in told
     assert tree(place) == before

@@ -103,7 +103,7 @@ def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
         place.command = COMMAND
         if os.geteuid() == 0:
             told = place.run("status").stdout
-            assert "the daemon sees not permitted" in told, told
+            assert "the daemon reports not permitted" in told, told
         folder.chmod(0o755)
         place.wait_for(1)
         eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 0.0)

@@ -200,7 +200,7 @@ def test_what_makes_no_sense_is_a_usage_error(root: Path, arguments: list[str], 
 def test_ids_below_zero_come_after_two_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An id that looks like an option is refused with the way to say it; that way it is an id."""
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
-    assert capsys.readouterr().err == "embsync: No such option '-5'; hint: ids that begin with - come after --\n"
+    assert capsys.readouterr().err == "embsync: No such option '-5'; hint: put -- before ids that begin with -\n"
     assert run(["lookup", "users", "--store", str(root), "--", "-57"]) == 6
     assert "unknown users ids; found -57" in capsys.readouterr().err
 
