@@ -80,7 +80,7 @@ def test_the_two_commands_for_a_fresh_machine_are_there() -> None:
 
 def test_exactly_the_commands_there_are_appear_in_the_table() -> None:
     """No command is promised that is not there, and none is kept quiet about."""
-    table = TEXT[TEXT.index("| command | does |") : TEXT.index("Each takes `--json`")]
+    table = TEXT[TEXT.index("| command | purpose |") : TEXT.index("All commands take `--json`")]
     named = {
         name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([a-z-]+)", cell)
     }
