@@ -53,10 +53,10 @@ def figures(status: Status = TROUBLED, manifest: Manifest | None = MANIFEST) -> 
         status=status,
         manifest=manifest,
         outcomes={**OUTCOMES, "held": 25},
-        counted=COUNTED,
+        counters=COUNTED,
         found={"waiting": 31, "not_permitted": 32, "skipped": 33, "changed": 34, "passed_over": 35, "unpruned": 36},
         now=1000.0,
-        looked=900.0,
+        scanned=900.0,
         started=800.0,
     )
     samples = (line.rpartition(" ") for line in render(given).splitlines() if not line.startswith("#"))
