@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.laws import law
 from support.nights import rotation
+from support.waiting import eventually
 
 import embsync
 from embsync.alignment import gram
 from embsync.alignment.gram import GRAM_CONDITION, Pairing, sum_side, triangular_factor
 from embsync.errors import SnapshotError
 from embsync.ids import fold_of, hash_ids
-from embsync.rows import ArrayRows, as_slice, block_rows, map_blocks
+from embsync.rows import ArrayRows, as_slice, block_rows, map_blocks, row_numbers, worker_count
 
 WIDTH = 64
 ROWS = 2 * block_rows(WIDTH) + 100  # two whole blocks and a short one
@@ -192,6 +194,53 @@ def test_no_thread_is_started_for_one_worker_or_one_block(rows: int, threads: in
     }
     others = map_blocks(lambda *_: threading.get_ident(), ArrayRows(_rows()), threads=2)
     assert threading.get_ident() not in {thread for _, thread in others}
+
+
+def test_workers_are_as_many_as_this_process_may_use_cores() -> None:
+    """Where the configuration does not say how many."""
+    allowed = os.sched_getaffinity(0)
+    assert worker_count(0) == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert (worker_count(0), worker_count(3)) == (1, 3)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_no_more_than_two_blocks_a_worker_are_held() -> None:
+    """However slow the first one is: rows are not read far ahead of it."""
+    read, first = [], threading.Event()
+
+    class Counted(ArrayRows):
+        def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+            for start, block in super().blocks():
+                read.append(start)
+                yield start, block
+
+    def work(start: int, block: np.ndarray) -> int:
+        if start == 0:
+            first.wait(100)
+        return len(block)
+
+    many = Counted(np.broadcast_to(np.float32(1.0), (30 * block_rows(WIDTH), WIDTH)))
+    results = map_blocks(work, many, threads=2)
+    reader = threading.Thread(target=next, args=(results,))
+    reader.start()
+    try:
+        eventually(lambda: len(read) > 4)
+    finally:
+        first.set()
+        reader.join()
+    assert len(read) <= 6
+    assert sum(count for _, count in results) == many.count - block_rows(WIDTH)
+
+
+@pytest.mark.parametrize(("bound", "size"), [(2**31 - 1, 4), (2**31, 8), (2**32, 8)])
+def test_row_numbers_are_as_wide_as_they_have_to_be(bound: int, size: int) -> None:
+    """None wraps around, and none takes twice the memory it needs."""
+    found = row_numbers(np.array([-1, bound - 1]), bound)
+    assert found.tolist() == [-1, bound - 1]
+    assert found.itemsize == size
 
 
 def test_libraries_that_are_loaded_later_are_limited_too() -> None:

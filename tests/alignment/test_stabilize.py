@@ -206,7 +206,7 @@ def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
     random = np.random.default_rng(6)
     old = random.standard_normal((400, 5)).astype(np.float32)
     new = (1.5 * old + 0.2 * random.standard_normal(old.shape)).astype(np.float32)
-    new[:150], old[150:300] = 0.0, 0.0
+    new[:150], old[100:300] = 0.0, 0.0
     meter = DriftMeter(np.arange(400), old, np.eye(5))
     meter.observe(0, new, new)
     found, change = meter.result()
@@ -216,6 +216,7 @@ def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
     assert found.cosine_p05 == pytest.approx(np.percentile(cosines, 5), abs=1e-6)
     ratio = np.median(np.linalg.norm(a, axis=1)) / np.median(np.linalg.norm(b, axis=1))
     assert change.norm_ratio == pytest.approx(ratio, rel=1e-5)
+    assert change.unchanged == 0.0
     assert sorted(int(one.id) for one in found.moved_most) == sorted(300 + np.argsort(cosines)[:10])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 
 from embsync.config import Config
+from embsync.daemon import work
 from embsync.daemon.attempts import ATTEMPT, Attempts, FailureKind
 from embsync.daemon.daemon import Daemon
 from embsync.daemon.job import Job, Kind, Outcome
 from embsync.daemon.work import run
+from embsync.errors import StoreError
 from embsync.store import Store
 from embsync.watching.backlog import Entry
 from embsync.watching.discovery import Child
@@ -282,6 +285,30 @@ def test_the_parts_of_an_error_leave_the_worker(watched: Watched) -> None:
     assert outcome.kind == "failed"
     assert outcome.details["found"] in outcome.what
     assert outcome.details["expected"] in outcome.what
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [(MemoryError(), "crashed"), (OSError(errno.ENOMEM, "no"), "crashed"), (OSError(errno.EIO, "no"), "error")],
+)
+def test_a_lack_of_memory_is_a_death_whatever_it_was_made_into(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, cause: Exception, kind: Kind
+) -> None:
+    """It is the snapshot's doing, which an error of the store is not: three of them set it aside."""
+
+    def fail(*_: object) -> None:
+        try:
+            raise cause
+        except Exception as error:
+            try:
+                raise StoreError("one thing") from error
+            except StoreError as second:
+                raise StoreError("another") from second
+
+    monkeypatch.setattr(work, "publish_entry", fail)
+    watched.look()
+    job = Job.of(watched.store.root, watched.daemon._scanner.queue[0], watched.daemon._config)
+    assert run(job, lambda _: None).kind == kind
 
 
 def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:

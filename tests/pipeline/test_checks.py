@@ -530,6 +530,7 @@ def test_accepting_the_named_checks_publishes(root: Path) -> None:
     events = list(Store(root).journal.events())
     assert [event.event for event in events] == ["published", "refused", "refused", "published"]
     assert events[-1].accepted == refused
+    assert events[-1].seconds == manifest.seconds.total
     assert_at_rest(root)
 
 

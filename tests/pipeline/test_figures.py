@@ -395,6 +395,14 @@ def test_the_estimate_is_no_less_than_a_version_takes(
         assert size <= wanted <= 3 * size + 2**22, (size, wanted)
 
 
+def test_the_estimate_of_a_wider_version_is_no_less_than_it_takes(root: Path, needed: list[int]) -> None:
+    """Zeros take the room of numbers."""
+    config = configured(index__factory="Flat")
+    sync(root, night(0, items=9_000, users=9_000, width=4), "n0", config)
+    size = _bytes(widen(Store(root), 60, config))
+    assert size <= needed[-1] <= 3 * size
+
+
 @pytest.mark.parametrize("options", [{"index__refresh": "rotate"}, {"index__compact_dead_fraction": 0.8}])
 def test_the_estimate_covers_dead_labels(root: Path, needed: list[int], options: dict[str, object]) -> None:
     """As many as the configuration lets a graph keep: they take the room of living ones."""

@@ -7,7 +7,9 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 import embsync
 from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline import run as pipeline_run
 from embsync.store import Store, layout
 
 #: Anchors that stay make the same snapshot the same rows.
@@ -154,6 +157,18 @@ def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
     for recall, neighbours in zip(recalls, (10, 70, 10 * SIZES["users"]), strict=True):
         assert recall * neighbours == pytest.approx(round(recall * neighbours))
     assert len(set(recalls)) == 3
+
+
+def test_measuring_recall_is_no_part_of_indexing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``seconds`` of a manifest: the stages are apart."""
+    real = pipeline_run.refresh
+
+    def slowly(*arguments: Any) -> Any:
+        return replace(real(*arguments), seconds={"build": 1.0, "gate": 100.0, "truth": 20.0})
+
+    monkeypatch.setattr(pipeline_run, "refresh", slowly)
+    seconds = sync(root, night(0, **SIZES), "n0").seconds
+    assert (seconds.recall, seconds.index) == (120.0, 0.0)
 
 
 def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:

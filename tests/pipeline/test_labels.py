@@ -236,6 +236,16 @@ def test_a_table_that_does_not_fit_is_refused_in_one_line(root: Path, table: lis
     assert snapshot_of(root) == before
 
 
+def test_the_estimate_covers_labels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be most of a version."""
+    asked: list[int] = []
+    monkeypatch.setattr(Store, "require_room", lambda _, wanted: asked.append(wanted))
+    made = night(0, items=2000, users=60, width=2)
+    rows = [f"{name},{f'{name} ' * 600},true,1,1" for name in made.item_ids.tolist()]
+    manifest = publish(root, made, 0, rows)
+    assert sum(entry.bytes for entry in manifest.files) <= asked[0]
+
+
 def test_labels_come_from_parquet(root: Path) -> None:
     """Columns beside the vectors, in several files, with dictionaries, lists and columns of nothing but nulls."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

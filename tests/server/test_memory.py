@@ -187,6 +187,16 @@ def test_too_much_at_once_is_told_to_come_again(server: Server, users: list[int]
     eventually(lambda: taken(server) == 0)
 
 
+def test_a_body_that_is_broken_off_gives_back_what_it_took(server: Server) -> None:
+    """As does one that is refused on the way."""
+    for whole in (8 * MIB, 32 * MIB):
+        with server.plug() as plug:
+            head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {whole}\r\n\r\n"
+            plug.sendall(head.encode() + b" " * (4 * MIB))
+            eventually(lambda: taken(server) > 4 * MIB)
+        eventually(lambda: taken(server) == 0)
+
+
 def test_a_request_that_never_fits_is_refused_for_good(root: Path, users: list[int]) -> None:
     """422, and not a word of coming again."""
     with serving(root, "--max-memory", "8 MiB") as server:

@@ -97,6 +97,9 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
     np.testing.assert_array_equal(moved, version.transform.users(raw))
     again = server.ask("/v1/transform?side=users&inverse=true", moved, Accept=NPY).array
     np.testing.assert_allclose(again, raw, atol=1e-5)
+    for side in ("items", "users"):
+        back = server.ask(f"/v1/transform?side={side}&inverse=true", moved, Accept=NPY).array
+        np.testing.assert_array_equal(back, getattr(version.transform, f"{side}_inverse")(moved))
     liked = version.items.ids[:4].tolist()
     folded = server.ask("/v1/fold_in", {"ids": [liked, liked[:1]], "weights": [[1, 2, 3, 4], [1]]}, Accept=NPY).array
     np.testing.assert_array_equal(folded, users_of(version).fold_in([liked, liked[:1]], [[1, 2, 3, 4], [1]]))
@@ -303,6 +306,8 @@ def test_an_error_outside_of_every_handler_is_answered_in_the_same_form(tmp_path
         ("fold_in", {"ids": [], "missing": "nan"}, 422, "$.ids"),
         ("fold_in", {"ids": [["1007\0"]]}, 422, "$.ids[0][0]"),
         ("fold_in", {"ids": [[]]}, 422, None),
+        ("fold_in", {"ids": [[]] * 501, "missing": "nan"}, 422, "$.ids"),
+        ("diff", {"limit": 501}, 422, "$.limit"),
         ("fold_in", {"ids": [[1007]], "weights": [[1, 2]]}, 422, None),
         ("fold_in", {"ids": [[1007]], "regularization": -1}, 422, "$.regularization"),
         ("fold_in", {"ids": [[1007]], "regularization": 1.7e308}, 422, None),

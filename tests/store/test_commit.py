@@ -241,15 +241,29 @@ def test_an_interrupt_is_raised_when_the_section_ends() -> None:
     assert [signal.getsignal(number) for number in STOPS] == before
 
 
+def test_no_signal_of_several_is_lost_where_one_of_them_raises() -> None:
+    """An interrupt is raised when all others were heard."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS[1:]}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(None, *STOPS[1:])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert sorted(came) == sorted(STOPS[1:])
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__context__
 
 
-def _interrupted(error: Exception | None) -> None:
+def _interrupted(error: Exception | None, *others: signal.Signals) -> None:
     with uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGINT, *others):
+            os.kill(os.getpid(), number)
         if error is not None:
             raise error
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.damage import build, config_of, copy, drop, files_of, flip, next_night, waiting
 from support.quick import quick_directory
@@ -442,6 +443,27 @@ def test_readers_say_damage_and_nothing_else(root: Path, directory: Path) -> Non
                 continue  # none, as in versions of earlier releases, or without its line break
             with pytest.raises(EmbsyncError, match=str(name.parent)), embsync.open(root) as reader:
                 reader.current.search(reader.current.items.vectors[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "message"),
+    [
+        ("lineage.npy", -1, "lineage.npy: damaged file; found .4.; expected version 3 last"),
+        ("index_rows.npy", 0, "index_rows.npy: damaged file; found rows .* to {rows}; expected -1 to {last}"),
+    ],
+)
+def test_numbers_that_no_publisher_wrote_are_damage_to_a_reader(
+    root: Path, name: str, place: int, message: str
+) -> None:
+    """It does not hash what it opens, but opens nothing that leads elsewhere."""
+    path = root / "versions/000003" / name
+    rows = Store(root).manifest(3).items.rows
+    array = np.load(path)
+    array[place] = 4 if name == "lineage.npy" else rows
+    path.unlink()
+    np.save(path, array)
+    with pytest.raises(StoreDamaged, match=message.format(rows=rows, last=rows - 1)), embsync.open(root) as reader:
+        reader.current.search(reader.current.items.vectors[:2])
 
 
 def test_the_configured_directory_is_what_is_watched(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 from embsync.errors import OutOfSpace, StoreError
-from embsync.manifest import hash_file
+from embsync.manifest import FileEntry, hash_file
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store, durable, removal, staging
 from embsync.store.durable import append_line, replace_file, switch_link
@@ -350,6 +351,25 @@ def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:
         for name, entry in entries.items():
             assert hash_file(staging.path / name) == (entry.bytes, entry.sha256)
         assert list(entries) == ["a/b.npy", "c.npy", "d.npy"]
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no hard links: it is not what its entry says any more, though as long."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(staging.os, "link", refused)
+    (tmp_path / "ids.npy").write_bytes(b"old")
+    entry = FileEntry("ids.npy", *hash_file(tmp_path / "ids.npy"))
+    with Staging(tmp_path) as made:
+        made.link(entry, tmp_path)
+        assert made.seal() == [entry]
+    (tmp_path / "ids.npy").write_bytes(b"new")
+    with Staging(tmp_path) as made, pytest.raises(StoreError, match="a file changed while it was copied; found sha256"):
+        made.link(entry, tmp_path)
 
 
 def test_rows_that_were_never_put_are_caught(tmp_path: Path) -> None:

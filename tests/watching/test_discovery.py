@@ -20,15 +20,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from snapshots.made import model, write_npy
+from support.nights import configured
 from support.waiting import next_tick
 
 from embsync.config import SnapshotConfig, WatchConfig
-from embsync.errors import NotFoundError, SnapshotError
+from embsync.errors import NotFoundError, SnapshotError, SnapshotIncomplete
+from embsync.pipeline.entry import publish_entry
 from embsync.snapshots import stamp
 from embsync.snapshots.files import Place
 from embsync.snapshots.natural_order import natural_key
+from embsync.store import Store
+from embsync.watching.backlog import Entry
 from embsync.watching.completeness import is_open_for_writing
 from embsync.watching.discovery import Child, discover
+from embsync.watching.source_manifest import verify_listed_files
 
 SNAPSHOT = SnapshotConfig()
 AT_ONCE = WatchConfig(settle_seconds=0)
@@ -297,6 +302,31 @@ def test_a_manifest_that_does_not_agree(tmp_path: Path, changes: dict[str, objec
     write_manifest(path, **changes)
     child = once(tmp_path)["day=1"]
     assert (child.state, message in child.reason) == (state, True), child.reason
+
+
+@pytest.mark.parametrize("complete", ["auto", "manifest"])
+def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, complete: str) -> None:
+    """When the snapshot is handled; nothing is published from other contents."""
+    write_manifest(write_npy(tmp_path / "watch/day=1", model()), sha256="0" * 64)
+    config = configured(watch__path=str(tmp_path / "watch"), watch__complete=complete)
+    (child,) = once(tmp_path / "watch", config.watch).values()
+    assert child.state == "ready"
+    with pytest.raises(SnapshotIncomplete, match="item_ids"):
+        publish_entry(Store(tmp_path / "S"), Entry(child, "next", child.reason), config)
+    assert not (tmp_path / "S").exists()
+
+
+def test_a_share_of_what_is_compared_is_never_more_than_all(tmp_path: Path) -> None:
+    """However much longer a file is than its manifest says."""
+    path = write_npy(tmp_path / "day=1", model())
+    shares: list[float] = []
+    write_manifest(path)
+    verify_listed_files(path, shares.append)
+    assert shares[-1] == 1.0
+    (path / "manifest.json").unlink()
+    write_manifest(path, bytes=1)
+    verify_listed_files(path, shares.append)
+    assert max(shares) == 1.0
 
 
 def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None:

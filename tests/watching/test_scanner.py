@@ -1,0 +1,71 @@
+"""What a look at the watched directory leaves to be done, from one look to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.nights import configured, night, write_npy
+
+from embsync.errors import EmbsyncError
+from embsync.store import Store
+from embsync.watching.scanner import Scanner
+
+
+@pytest.fixture
+def store(root: Path) -> Store:
+    """An empty store."""
+    made = Store(root / "S")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def scanner(root: Path, store: Store) -> Iterator[Scanner]:
+    """A directory with two snapshots, looked at once."""
+    for number in (1, 2):
+        write_npy(root / f"watch/day={number}", night(number, items=20, users=10, width=4))
+    config = configured(
+        watch__path=str(root / "watch"),
+        store__path=str(store.root),
+        watch__settle_seconds=0,
+        watch__backlog="every",
+    )
+    made = Scanner(config, store, lambda: None)
+    made.scan(0.0)
+    assert waiting(made) == ["day=1", "day=2"]
+    yield made
+    made.close()
+
+
+def waiting(scanner: Scanner) -> list[str]:
+    """Return who is next, in order."""
+    return [entry.child.name for entry in scanner.queue]
+
+
+def test_what_is_not_known_to_be_next_is_not_begun(scanner: Scanner, store: Store) -> None:
+    """A journal that cannot be read may say that it was handled: nothing is next until it can be read again."""
+    journal = store.root / "journal.jsonl"
+    journal.mkdir()
+    with pytest.raises(EmbsyncError):
+        scanner.scan(1.0)
+    assert (scanner.queue, scanner.entries) == ([], [])
+    journal.rmdir()
+    scanner.scan(2.0)
+    assert waiting(scanner) == ["day=1", "day=2"]
+
+
+def test_what_was_found_incomplete_waits_unless_it_is_another_by_now(scanner: Scanner) -> None:
+    """The others have their turn; contents that came since are judged for themselves."""
+    child = scanner.queue[0].child
+    scanner.defer(replace(child, stamp="of what was there before"), "half of it", 1.0)
+    scanner.refresh()
+    assert waiting(scanner) == ["day=1", "day=2"]
+    scanner.defer(child, "half of it", 1.0)
+    scanner.refresh()
+    assert waiting(scanner) == ["day=2"]
+    assert {entry.child.name: entry.reason for entry in scanner.entries if entry.state == "waiting"} == {
+        "day=1": "half of it"
+    }
