@@ -293,10 +293,11 @@ class Forked:
         self._pid = pid
         self._code: int | None = None
 
-    def kill(self) -> None:
-        """End it."""
+    def kill(self) -> int:
+        """End it; return its exit code."""
         if self._code is None:
             os.kill(self._pid, signal.SIGKILL)
+        return self.wait()
 
     def wait(self, timeout: float | None = None) -> int:
         """Return its exit code, negative for a signal."""
