@@ -128,6 +128,12 @@ def command(name: str, *arguments: object, purpose: str = "", store: str | Path 
     return Command((name, *words), purpose, None if store is None else str(store))
 
 
+def store_of(path: str | Path) -> Path | None:
+    """Return the store that contains a path or is at that path, for printed commands; None if unknown."""
+    place = Path(path)
+    return next((folder for folder in (place, *place.parents) if (folder / "versions").is_dir()), None)
+
+
 def quoted(word: str) -> str:
     """Return a word as a shell reads it, on one line: what is not printed or not UTF-8 stands as escapes, in ``$'…'``.
 

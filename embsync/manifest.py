@@ -1,25 +1,20 @@
-"""``manifest.json``: what a version is, as frozen types whose fields are a public contract; and its files' hashes."""
+"""``manifest.json``: the description of a version, as frozen types whose fields are a public contract."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from embsync.file_hashes import FileEntry
 from embsync.similarity import Metric
 
 FORMAT = 1
 
-#: What became of the parent's index.
+#: What was done with the parent's index.
 Action = Literal["rebuilt", "rotated", "reused"]
-#: Bytes hashed between two looks at whether to stop: about 10 ms of work, and long enough to give up the GIL.
-_HASHED_AT_ONCE = 8 << 20
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=1, lt=2**62)]
@@ -30,10 +25,10 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotRecord(_Record, frozen=True):
-    """The snapshot a version came from.
+    """The snapshot from which a version was made.
 
-    ``unread`` names entries that are neither data nor known to be harmless; ``mtime_ns`` is that of its newest file, as
-    text, as in the journal.
+    ``unread`` lists entries that are neither data nor known to be harmless; ``mtime_ns`` is that of its newest file,
+    as text like in the journal.
     """
 
     name: str
@@ -45,7 +40,7 @@ class SnapshotRecord(_Record, frozen=True):
 
 
 class RowCounts(_Record, frozen=True):
-    """Rows of a side: new = live now and not in the parent, common = live in both, zero = live and all zero.
+    """Numbers of rows of a side: new = live now but not in the parent, common = live in both, zero = live and all zero.
 
     ``zero`` is None in a manifest of an earlier release.
     """
@@ -61,9 +56,9 @@ class RowCounts(_Record, frozen=True):
 
 
 class SideFitRecord(_Record, frozen=True):
-    """Out-of-sample fit of a side to the anchors, its row norms against the parent's, and its sampled raw values.
+    """Out-of-sample fit of a side to the anchors, its row norms relative to the parent's, and its sampled raw values.
 
-    What follows ``norm_ratio`` is None in a manifest of an earlier release.
+    The fields after ``norm_ratio`` are None in a manifest of an earlier release.
     """
 
     anchors: _Count
@@ -88,14 +83,14 @@ class SideFitRecord(_Record, frozen=True):
 
     @property
     def cosine_margin(self) -> float | None:
-        """Mean cosine above that of wrong partners."""
+        """Mean cosine minus that of randomly paired rows."""
         return None if self.cosine is None or self.cosine_mismatched is None else self.cosine - self.cosine_mismatched
 
 
 class AlignmentRecord(_Record, frozen=True):
-    """How the snapshot was mapped into the space; ``weight`` is that of the newest vector in the stored anchors.
+    """How the snapshot was mapped into the space; ``weight`` is the newest vector's share in the stored anchors.
 
-    ``parent_share`` is None but for two time scales.
+    ``parent_share`` is None unless the policy is ``two_time_scales``.
     """
 
     policy: str
@@ -111,12 +106,12 @@ class AlignmentRecord(_Record, frozen=True):
 
 @dataclass(frozen=True)
 class Preservation:
-    """What a version changed of its snapshot's scores: the certificate.
+    """The certificate: how far a version's scores differ from its snapshot's.
 
     Attributes
     ----------
     map_error : float
-        ||A_W^T A_T - Q^T I_r Q||_2, the projector being the one nearest to the product.
+        ||A_W^T A_T - Q^T I_r Q||_2, with the projector nearest to the product.
     score_error : float
         ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs.
     top_k_agreement : float or None
@@ -140,18 +135,18 @@ class Moved:
 
 @dataclass(frozen=True)
 class SideDrift:
-    """Movement of a side against the parent version, over ids live in both; None: nothing to compare.
+    """Movement of a side relative to the parent version, over ids live in both; None if there is nothing to compare.
 
     Attributes
     ----------
     cosine_raw, cosine : float or None
-        Mean of the rows' cosines with their parents, raw and stable.
+        Mean cosine of rows with those of the parent, raw and stable.
     cosine_p05 : float or None
-        Their 5th percentile, stable.
+        5th percentile of the stable cosines.
     displacement_raw, displacement : float or None
         ||new - old||_F / ||old||_F.
     cosine_since_start : float or None
-        Mean cosine of the start sample with what it was in the space's first version.
+        Mean cosine of the start sample with its vectors in the first version of the space.
     moved_most : tuple of Moved
         Ids of the lowest cosines, ascending.
     """
@@ -166,7 +161,7 @@ class SideDrift:
 
 
 class DriftRecord(_Record, frozen=True):
-    """Movement against the parent version."""
+    """Movement relative to the parent version."""
 
     parent: _Number | None
     items: SideDrift
@@ -177,7 +172,7 @@ class DriftRecord(_Record, frozen=True):
 
 
 class CheckRecord(_Record, frozen=True):
-    """One measured condition; outcome is pass, warn or refuse, ``accepted`` marks an overridden refusal."""
+    """The result of one check; outcome is pass, warn or refuse, ``accepted`` marks an overridden refusal."""
 
     name: str
     value: float | None
@@ -188,7 +183,7 @@ class CheckRecord(_Record, frozen=True):
 
 
 class Seconds(_Record, frozen=True):
-    """Wall time of the stages."""
+    """Wall-clock seconds by stage."""
 
     read: float = 0.0
     align: float = 0.0
@@ -200,7 +195,7 @@ class Seconds(_Record, frozen=True):
 
 
 class LabelRecord(_Record, frozen=True):
-    """A label of the items: its kind, how many items have none, and how many ids of its table were no items."""
+    """A label of the items: its kind, number of items without it, and number of ids in its table that are not items."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
     kind: Literal["string", "integer", "float", "boolean", "strings"]
@@ -208,23 +203,15 @@ class LabelRecord(_Record, frozen=True):
     unknown: _Count = 0
 
 
-class FileEntry(msgspec.Struct, frozen=True):
-    """One file of a version: path relative to it, size and sha256."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-
 class OperatingPoint(msgspec.Struct, frozen=True):
-    """What the recall gate found at one number of neighbours.
+    """The result of the recall gate for one number of neighbours.
 
     Parameters
     ----------
     k : int
         Neighbours.
     recall : float or None
-        Share of the exact best ``k`` that are found with ``search``; None without queries.
+        Share of the exact best ``k`` found with ``search``; None without queries.
     search : dict
         Search parameters, as in the manifest's ``index``.
     """
@@ -240,36 +227,36 @@ class IndexReport(msgspec.Struct, frozen=True):
     Parameters
     ----------
     factory : str
-        FAISS index_factory string the index was made from; never ``auto``.
+        FAISS index_factory string of the index; never ``auto``.
     metric : str
         ``inner_product``, ``cosine`` or ``l2``.
     action : str
         ``rebuilt``, ``rotated`` or ``reused``.
     reason : str
-        Why this action, for people.
+        Reason for this action, in words.
     recall_at_10 : float or None
-        Share of the exact best ``recall_at`` (the first, where there are several) that the index returns with
-        ``search``; the key keeps its name whatever ``recall_at`` is. None without queries.
+        Share of the exact best ``recall_at`` (the first value, if there are several) that the index returns with
+        ``search``, whatever ``recall_at`` is. None without queries.
     target_recall : float
         The configured target.
     search : dict
-        Cheapest search parameters that reach the target, or that come within a hundredth of the best recall
-        when nothing reaches it. Empty for an exact index.
+        Cheapest search parameters that reach the target, or if none do, that come within 0.01 of the best recall.
+        Empty for an exact index.
     labels : int
         Vectors in the FAISS index.
     dead : int
-        Those of them that belong to no live row.
+        Vectors that belong to no live row.
     faiss : str
         The FAISS version that wrote the index.
     build : dict
-        Build parameters that a factory string cannot say (``efConstruction``, ``keep_max_size_level0``).
+        Build parameters that a factory string cannot express (``efConstruction``, ``keep_max_size_level0``).
     rebuilt_search : dict
-        ``search`` as it was after the last rebuild: what ``max_search_cost_growth`` is measured against.
+        ``search`` after the last rebuild, the reference for ``max_search_cost_growth``.
     rotations : int
         Versions since the last rebuild.
     operating_points : list of OperatingPoint
-        What ``search`` and ``recall_at_10`` are at each ``recall_at``, ascending; the first repeats them. Empty in a
-        manifest of an earlier release, whose figures are taken for those of 10 neighbours.
+        The values for each ``recall_at``, ascending; the first repeats ``search`` and ``recall_at_10``. Empty in a
+        manifest of an earlier release, whose values are those for 10 neighbours.
     """
 
     factory: str
@@ -289,15 +276,15 @@ class IndexReport(msgspec.Struct, frozen=True):
 
     @property
     def points(self) -> Sequence[OperatingPoint]:
-        """The operating points, one at least."""
+        """The operating points, at least one."""
         return self.operating_points or [OperatingPoint(10, self.recall_at_10, self.search)]
 
 
 class Manifest(_Record, frozen=True):
     """One version.
 
-    ``relabels`` is the version whose rows and index this one shares, with other labels: the end of its lineage. None
-    for all others. ``labels`` is empty in a manifest of an earlier release.
+    ``relabels`` is the version whose rows and index this one shares with other labels, the end of its lineage; None
+    otherwise. ``labels`` is empty in a manifest of an earlier release.
     """
 
     format: int
@@ -321,86 +308,10 @@ class Manifest(_Record, frozen=True):
 
     @property
     def night(self) -> int:
-        """The end of the version's lineage: itself, or the version whose rows it shares."""
+        """The end of the version's lineage: the version itself, or the one whose rows it shares."""
         return self.version if self.relabels is None else self.relabels
 
 
-def store_of(path: str | Path) -> Path | None:
-    """Return the store that a path is or lies in, for commands that are printed; None where that is unknown."""
-    place = Path(path)
-    return next((folder for folder in (place, *place.parents) if (folder / "versions").is_dir()), None)
-
-
 def encode(manifest: Manifest) -> bytes:
-    """Return the file's bytes: one JSON object, indented for people."""
+    """Return the file's bytes: one indented JSON object."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-
-
-class Stopped(Exception):
-    """The caller no longer wants the answer."""
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """A file that is not as its entry says: what was found, and what was expected, None where it cannot be read."""
-
-    found: str
-    expected: str | None
-
-
-def mismatch(
-    folder: Path, entry: FileEntry, stopped: Callable[[], bool] = lambda: False, *, hashed: bool = True
-) -> Mismatch | None:
-    """Compare a file of a version with its entry; None where it is as the entry says.
-
-    Parameters
-    ----------
-    folder : Path
-        The version's directory.
-    entry : FileEntry
-    stopped : callable
-        Asked every few milliseconds; True ends the work.
-    hashed : bool
-        Whether the contents are compared, or the size alone.
-
-    Raises
-    ------
-    Stopped
-    """
-    path = folder / entry.path
-    try:
-        size, digest = hash_file(path, stopped) if hashed else (path.stat().st_size, entry.sha256)
-    except OSError as error:
-        return Mismatch(error.strerror or str(error), None)
-    if size != entry.bytes:
-        return Mismatch(f"{size} bytes", f"{entry.bytes} bytes")
-    if digest != entry.sha256:
-        return Mismatch(f"sha256 {digest[:12]}…", f"{entry.sha256[:12]}…")
-    return None
-
-
-def hash_file(path: Path, stopped: Callable[[], bool] = lambda: False, *, drop_cache: bool = False) -> tuple[int, str]:
-    """Return size and hexadecimal sha256 of a file, read from the disk itself with ``drop_cache`` where the kernel can.
-
-    Raises
-    ------
-    Stopped
-        ``stopped`` said so.
-    """
-    digest, size = hashlib.sha256(), 0
-    # A FIFO in the file's place would wait for a writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-        if drop_cache:
-            forget_pages(file)
-        while block := file.read(_HASHED_AT_ONCE):
-            if stopped():
-                raise Stopped
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
-
-
-def forget_pages(file: IO[bytes]) -> None:
-    """Have the next read of a file come from the disk."""
-    with contextlib.suppress(OSError):  # advice only: tmpfs and network file systems may not take it
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from embsync.manifest import FileEntry, Manifest, Stopped, encode, mismatch
+from embsync.file_hashes import FileEntry, Stopped, mismatch
+from embsync.manifest import Manifest, encode
 
 WRITTEN = sorted((Path(__file__).parent / "manifests").glob("*.json"))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from embsync.errors import StoreError
+from embsync.file_hashes import hash_file
 from embsync.index.library import faiss
-from embsync.invocation import command
-from embsync.manifest import hash_file, store_of
+from embsync.invocation import command, store_of
 
 #: Bytes passed to a writer at once: large enough that hashing dominates, small compared with any index.
 CHUNK_BYTES = 1 << 20

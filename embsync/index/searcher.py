@@ -16,8 +16,8 @@ from embsync.index.files import read_index, reject_newer_faiss
 from embsync.index.layers import completed, effort, is_exact, layers, search_parameters
 from embsync.index.library import faiss
 from embsync.index.points import effort_at
-from embsync.invocation import command
-from embsync.manifest import IndexReport, OperatingPoint, store_of
+from embsync.invocation import command, store_of
+from embsync.manifest import IndexReport, OperatingPoint
 from embsync.similarity import unit_rows
 
 #: Relative difference between two float32 scores of one vector computed by different code paths of FAISS.

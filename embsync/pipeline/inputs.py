@@ -14,8 +14,7 @@ from embsync.config import Config
 from embsync.dtypes import Array
 from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
-from embsync.invocation import command
-from embsync.manifest import store_of
+from embsync.invocation import command, store_of
 from embsync.pipeline.labels import LaidOut, of_snapshot
 from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.reader import Version

@@ -9,9 +9,9 @@ from types import TracebackType
 import numpy as np
 
 from embsync.errors import EmbsyncError, StoreDamaged, StoreError
+from embsync.file_hashes import Stopped
 from embsync.index import ParentIndex, reject_damage
 from embsync.invocation import Command, quoted
-from embsync.manifest import Stopped
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version, open_version
 from embsync.reader.verification import verify

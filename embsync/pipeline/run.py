@@ -19,13 +19,7 @@ from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
 from embsync.errors import OutOfSpace, SnapshotChanged, StoreError
 from embsync.index import Built, check_factory, refresh
-from embsync.manifest import (
-    FORMAT,
-    CheckRecord,
-    IndexReport,
-    Manifest,
-    Seconds,
-)
+from embsync.manifest import FORMAT, CheckRecord, IndexReport, Manifest, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
 from embsync.pipeline.estimate import estimate

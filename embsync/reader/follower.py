@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embsync.errors import EmbsyncError, NotFoundError
-from embsync.manifest import Stopped
+from embsync.file_hashes import Stopped
 from embsync.reader.pin import open_version, require_space
 from embsync.reader.verification import verify
 from embsync.reader.version import Version

@@ -15,8 +15,7 @@ import numpy as np
 from embsync.dtypes import Array, Float32, Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
-from embsync.invocation import command
-from embsync.manifest import store_of
+from embsync.invocation import command, store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
 from embsync.reader.lineage import Lineage, MaxAge, age_limit
 from embsync.reader.sparse_index import SparseIndex

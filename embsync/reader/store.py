@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from embsync.manifest import Stopped
+from embsync.file_hashes import Stopped
 from embsync.reader.follower import Follower, OnError
 from embsync.reader.pin import ForeignSpace, open_version, require_space
 from embsync.reader.version import Version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from embsync.manifest import mismatch
+from embsync.file_hashes import mismatch
 from embsync.reader.version import Version
 from embsync.store.records import damaged_file
 

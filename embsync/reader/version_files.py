@@ -14,8 +14,8 @@ import numpy as np
 
 from embsync.dtypes import Array, Float32, Int64, Times
 from embsync.errors import StoreDamaged, StoreError
+from embsync.file_hashes import mismatch
 from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
-from embsync.manifest import mismatch
 from embsync.reader.lineage import Lineage
 from embsync.sides import SideName
 from embsync.store import layout

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from embsync.manifest import Stopped
+from embsync.file_hashes import Stopped
 from embsync.reader import Version
 from embsync.reader.verification import verify
 from embsync.store import layout

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from embsync.errors import NotFoundError, StoreDamaged, StoreError
+from embsync.file_hashes import mismatch
 from embsync.invocation import Command, command
-from embsync.manifest import Manifest, mismatch
+from embsync.manifest import Manifest
 from embsync.store import layout
 from embsync.store.durable import storage_errors
 from embsync.store.journal import Event, Journal

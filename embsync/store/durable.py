@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embsync.errors import OutOfSpace, StoreError
-from embsync.invocation import command
-from embsync.manifest import store_of
+from embsync.invocation import command, store_of
 from embsync.store.modes import correct_file, create_file, open_to_readers
 
 LINK_PREFIX = ".current-"

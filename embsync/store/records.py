@@ -12,8 +12,8 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from embsync.errors import StoreDamaged, StoreError
+from embsync.file_hashes import FileEntry, Mismatch
 from embsync.invocation import Command, command
-from embsync.manifest import FileEntry, Mismatch
 from embsync.store import layout
 from embsync.store.durable import storage_errors
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import StoreError
-from embsync.manifest import FileEntry, forget_pages, hash_file
+from embsync.file_hashes import FileEntry, forget_pages, hash_file
 from embsync.store.durable import close, exchange, lock_new, require_same, sync_directory
 from embsync.store.modes import create_file, make_directory
 from embsync.store.removal import STAGING_PREFIX, remove_tree

@@ -21,7 +21,7 @@ from support.stores import assert_at_rest, assert_whole
 
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
-from embsync.manifest import FileEntry
+from embsync.file_hashes import FileEntry
 from embsync.pipeline import Request, parent, publish_snapshot
 from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.widen import widen

@@ -22,7 +22,8 @@ from support.stores import snapshot_of, sync
 import embsync
 from embsync.dtypes import Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
-from embsync.manifest import FileEntry, encode, hash_file
+from embsync.file_hashes import FileEntry, hash_file
+from embsync.manifest import encode
 from embsync.pipeline import record
 from embsync.pipeline.relabel import relabel
 from embsync.pipeline.widen import widen

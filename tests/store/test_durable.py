@@ -21,7 +21,7 @@ from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
 
 from embsync.errors import OutOfSpace, StoreError
-from embsync.manifest import FileEntry, hash_file
+from embsync.file_hashes import FileEntry, hash_file
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store, durable, removal, staging
 from embsync.store.durable import append_line, replace_file, switch_link
