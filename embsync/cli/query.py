@@ -18,7 +18,8 @@ from embsync.errors import UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.fold_in import Method
 from embsync.reader.labels import column_of, records_of
-from embsync.reader.side import Missing
+from embsync.reader.lineage import age_limit, last_seen_of
+from embsync.reader.side import Missing, Side
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
 from embsync.sides import SideName
@@ -212,7 +213,7 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:
 @click.argument("ids", nargs=-1)
 @_ids_file
 @_missing("What an unknown id gives.")
-@click.option("--max-age", type=click.IntRange(min=0), help="Treat vectors older than this many versions as unknown.")
+@click.option("--max-age", metavar="AGE", help="Treat older vectors as unknown: 7 versions, or a time such as 36h, 7d.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items.")
 @reading
 def lookup(
@@ -221,49 +222,63 @@ def lookup(
     ids: tuple[str, ...],
     file: Path | None,
     missing: Missing,
-    max_age: int | None,
+    max_age: str | None,
     labels: tuple[str, ...],
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the stable vectors of IDS, live or carried, with the versions since each was last in a snapshot."""
+    """Print the stable vectors of IDS, live or carried, with versions and time since each was last in a snapshot."""
     wanted, part = _ids(ids, file, 1), version.side(side)
     if labels and (side != "items" or output is not None):
         raise UsageError(
             "--label shows labels of items", found="--output" if side == "items" else side, expected="items, printed"
         )
-    vectors = part.lookup(wanted, missing, max_age=max_age)
+    limit = None if max_age is None else age_limit(max_age, "--max-age")
+    vectors = part.lookup(wanted, missing, max_age=limit)
     if output is not None:
         _written(version, output, vectors, as_json)
         return
-    rows = part.rows(wanted)
-    names = part.names(rows)
-    shown = records_of(version, rows, labels) if labels else [{}] * len(rows)
-    there: Any = names[rows >= 0]
-    as_text = names.dtype.kind == "U"
-    ages, origins = iter(part.age(there).tolist()), iter(part.origin(there).tolist())
-    results: list[dict[str, Any]] = []
-    columns = np.asarray(wanted).tolist(), names.tolist(), rows >= 0, vectors, shown
-    for asked, name, known, vector, its_labels in zip(*columns, strict=True):
-        results.append(
-            {
-                "id": name if known else _spelled(asked, as_text),
-                "age": next(ages) if known else None,
-                "from_version": next(origins) if known else None,
-                "vector": vector,
-                **({"labels": its_labels} if labels else {}),
-            }
-        )
+    results = _results(version, part, wanted, vectors, labels)
     if as_json:
         print_json({"version": version.number, "side": side, "results": results})
         return
     table(
-        ("id", "age", *labels, "vector"),
+        ("id", "age", "last seen", *labels, "vector"),
         [
-            (one["id"], "unknown" if one["age"] is None else one["age"], *found.values(), _short(one["vector"]))
-            for one, found in zip(results, shown, strict=True)
+            (
+                one["id"],
+                "unknown" if one["age"] is None else one["age"],
+                one["last_seen_at"] or "unknown",
+                *one.get("labels", {}).values(),
+                _short(one["vector"]),
+            )
+            for one in results
         ],
     )
+
+
+def _results(
+    version: Version, part: Side, wanted: Any, vectors: Float32, labels: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return what is shown of each id: its age and where its vector is from, null for unknown ids."""
+    rows = part.rows(wanted)
+    names, seen = part.names(rows), last_seen_of(part, wanted)
+    shown = [{"labels": one} for one in records_of(version, rows, labels)] if labels else [{}] * len(rows)
+    as_text = names.dtype.kind == "U"
+    return [
+        {
+            "id": name if row >= 0 else _spelled(asked, as_text),
+            "age": seen.ages[place],
+            "from_version": seen.versions[place],
+            "last_seen_at": seen.times[place],
+            "age_seconds": seen.seconds[place],
+            "vector": vectors[place],
+            **shown[place],
+        }
+        for place, (asked, name, row) in enumerate(
+            zip(np.asarray(wanted).tolist(), names.tolist(), rows.tolist(), strict=True)
+        )
+    ]
 
 
 def _spelled(asked: Any, as_text: bool) -> int | str:

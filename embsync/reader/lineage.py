@@ -6,7 +6,7 @@ import datetime as dt
 import operator
 import re
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from embsync import durations
 from embsync.dtypes import Bool, Int64, Times
 from embsync.errors import UsageError
 from embsync.store.rows import ages
+
+if TYPE_CHECKING:
+    from embsync.reader.side import Ids, Side
 
 #: The largest age: a number of versions, or a time such as ``"36h"``.
 MaxAge: TypeAlias = int | str | dt.timedelta
@@ -100,3 +103,40 @@ def age_limit(given: MaxAge, where: str = "max_age") -> int | dt.timedelta:
     if is_negative or isinstance(given, bool):
         raise UsageError("not an age", where=where, found=repr(given)[:80], expected=_FORM)
     return limit
+
+
+@dataclass(frozen=True)
+class LastSeen:
+    """When each of some ids was last in a snapshot, as JSON has it; None for unknown ids and unknown times.
+
+    Attributes
+    ----------
+    ages : list of int or None
+        Versions ago.
+    versions : list of int or None
+        The version that last had the id live.
+    times : list of str or None
+        When it was made, RFC 3339 UTC as in the manifest.
+    seconds : list of int or None
+        How long before the version that was asked.
+    """
+
+    ages: list[int | None]
+    versions: list[int | None]
+    times: list[str | None]
+    seconds: list[int | None]
+
+
+def last_seen_of(side: Side, ids: Ids) -> LastSeen:
+    """Return when ids of a side were last in a snapshot."""
+    times = np.datetime_as_string(side.last_seen_at(ids, "nan"), unit="s").tolist()
+    return LastSeen(
+        _known(side.age(ids, "nan")),
+        _known(side.origin(ids, "nan")),
+        [None if time == "NaT" else f"{time}Z" for time in times],
+        _known(side.age(ids, "nan", unit="seconds")),
+    )
+
+
+def _known(values: Int64) -> list[int | None]:
+    return [None if value < 0 else value for value in values.tolist()]

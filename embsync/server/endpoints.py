@@ -152,7 +152,7 @@ QUERIES = (
         LookupRequest,
         LookupReply,
         handlers.lookup,
-        {"side": "users", "ids": [100002, 100003], "missing": "mean"},
+        {"side": "users", "ids": [100002, 100003], "missing": "mean", "max_age": "7d"},
         get=True,
     ),
     QueryEndpoint(

@@ -12,6 +12,7 @@ import numpy as np
 from embsync.dtypes import Array
 from embsync.reader import Version
 from embsync.reader.diff import diff as compared
+from embsync.reader.lineage import age_limit, last_seen_of
 from embsync.reader.movement import movement as moved
 from embsync.server.arrays import NPY, json_pieces, json_rows, matrix, npy_pieces
 from embsync.server.context import JSON, LABEL_BYTES, Answer, RequestContext
@@ -33,7 +34,7 @@ _COMPARED_BYTES = 48
 
 
 def lookup(context: RequestContext, request: LookupRequest) -> Answer:
-    """Return vectors, the age of each and the version it is from."""
+    """Return vectors, the age of each and the version it is from, with its time."""
     context.require_space(request.space_id)
     ids = context.checked_ids(request.ids, "$.ids")
     side = context.version.side(request.side)
@@ -41,17 +42,18 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
     if request.labels is not None and request.side != "items":
         raise Invalid("labels are of items", where="$.labels", found=f"beside {request.side}", expected="side items")
     labels = context.labels_of(ids, request.labels)
-    vectors = side.lookup(ids, request.missing, max_age=request.max_age)
+    limit = None if request.max_age is None else age_limit(request.max_age, "$.max_age")
+    vectors = side.lookup(ids, request.missing, max_age=limit)
     if context.as_array:
         return _vectors(context, vectors)
-    known = side.rows(ids) >= 0
-    there: Any = [one for one, is_known in zip(ids, known, strict=True) if is_known]
-    ages, origins = iter(side.age(there).tolist()), iter(side.origin(there).tolist())
+    seen = last_seen_of(side, ids)
     return _vectors(
         context,
         vectors,
-        ages=[next(ages) if one else None for one in known],
-        versions=[next(origins) if one else None for one in known],
+        ages=seen.ages,
+        versions=seen.versions,
+        last_seen_at=seen.times,
+        age_seconds=seen.seconds,
         **({} if labels is None else {"labels": labels}),
     )
 

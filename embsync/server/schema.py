@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from embsync.durations import PATTERN
 from embsync.labels import Value
 from embsync.reader.diff import LabelDiff, NeighboursDiff, SideDiff
 
@@ -16,6 +17,8 @@ IdsOrLists = list[int | str | Ids | None]
 Rows = list[list[float]]
 #: A value of a label.
 Scalar = str | int | float | bool | None
+#: A number of versions, or a length of time.
+_AGE = rf"^[0-9]{{1,18}}$|{PATTERN}"
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
@@ -86,7 +89,13 @@ class LookupRequest(RequestBody, frozen=True):
     side: SideName
     ids: Ids
     missing: Missing = "raise"
-    max_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    max_age: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _AGE})] | None,
+        msgspec.Meta(
+            description="Ids last in a snapshot longer ago count as unknown: a number of versions, or a time such as "
+            "36h or 7d"
+        ),
+    ] = None
     labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item")] = None
     space_id: str | None = None
 
@@ -163,10 +172,16 @@ class VectorsReply(Reply):
 
 
 class LookupReply(VectorsReply):
-    """Vectors of ids; age, origin and labels of an unknown id are null."""
+    """Vectors of ids; age, origin and labels of an unknown id are null, and so is a time that is not known.
+
+    ``last_seen_at`` is when the version in ``versions`` was made, ``age_seconds`` how long that was before the version
+    that answers.
+    """
 
     ages: list[int | None]
     versions: list[int | None]
+    last_seen_at: list[str | None]
+    age_seconds: list[int | None]
     labels: NotRequired[list[dict[str, Value]]]
 
 

@@ -70,9 +70,30 @@ def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_pa
     row, unknown = told("lookup", "items", *gone, 5, "-m", "nan")["results"]
     assert (row["id"], row["age"], row["from_version"]) == (gone[0], 2, 1)
     assert (unknown["id"], unknown["age"], unknown["vector"]) == (5, None, [None] * 6)
+    first, last = (f"{version.lineage_times[place]}Z" for place in (0, 2))
+    assert (row["last_seen_at"], unknown["last_seen_at"], unknown["age_seconds"]) == (first, None, None)
+    assert row["age_seconds"] == version.items.age(gone, unit="seconds")[0]
+    assert first <= last == version.record.created
     assert told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), version.items.lookup(gone))
     assert run(["lookup", "items", str(gone[0]), "--max-age", "1", "--store", str(version.path.parents[1])]) == 6
+
+
+@pytest.mark.parametrize(("limit", "code"), [("0", 6), ("2", 0), ("52w", 0), ("7 parsecs", 2), ("-1", 2), ("nan", 2)])
+def test_an_age_is_a_number_of_versions_or_a_time(
+    version: Version, capsys: pytest.CaptureFixture[str], limit: str, code: int
+) -> None:
+    """What is neither is one line that says what was found, what may stand there, and what was meant."""
+    gone = version.items.ids[version.items.age(version.items.ids) == 2][0]
+    assert run(["lookup", "items", str(gone), "--max-age", limit, "--store", str(version.path.parents[1])]) == code
+    printed = capsys.readouterr()
+    if code == 0:
+        assert f"{version.lineage_times[0]}Z" in printed.out
+    elif code == 2:
+        assert printed.err.startswith("embsync: --max-age: not a length of time; found ")
+        assert "expected a number of versions from 0, or a time: a number and a unit" in printed.err
+        assert ("did you mean 7s?" in printed.err) == (limit == "7 parsecs")
+        assert printed.err.count("\n") == 1
 
 
 def test_an_unknown_id_is_told_as_the_known_ones_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,8 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
     plain = server.ask("/v1/lookup", {"side": "items", "ids": ids, "missing": "nan"}).plain
     assert plain["ages"] == [*version.items.age(ids[:3]).tolist(), None]
     assert plain["versions"] == [*version.items.origin(ids[:3]).tolist(), None]
+    assert plain["last_seen_at"] == [*(f"{time}Z" for time in version.items.last_seen_at(ids[:3])), None]
+    assert plain["age_seconds"] == [*version.items.age(ids[:3], unit="seconds").tolist(), None]
     assert plain["vectors"][3] == [None] * 6
     array = server.ask("/v1/lookup", {"side": "items", "ids": ids[:3]}, Accept=NPY).array
     assert array.tobytes() == version.items.lookup(ids[:3]).tobytes()
@@ -169,6 +171,22 @@ def test_a_wrong_url_is_a_clear_answer(server: Server, query: str, where: str | 
     assert 400 <= answer.status < 500
     assert what is None or answer.plain["what"] == what
     assert where is None or answer.plain["where"] == where
+
+
+def test_a_largest_age_is_a_number_of_versions_or_a_time(server: Server, version: Version) -> None:
+    """In JSON and in a URL; what is neither is refused, with the path of the field."""
+    gone = int(version.items.ids[~version.items.live][0])
+    age = int(version.items.age([gone])[0])
+    for limit, status in ((age, 200), (age - 1, 404), (str(age), 200), ("52w", 200), (2**80, 200)):
+        assert server.ask("/v1/lookup", {"side": "items", "ids": [gone], "max_age": limit}).status == status
+        if limit != 2**80:
+            assert server.ask(f"/v1/lookup?side=items&ids={gone}&max_age={limit}").status == status
+    for limit in ("7 parsecs", "-7d", "", -1, True, 1.5, "9" * 40 + "d"):
+        answer = server.ask("/v1/lookup", {"side": "items", "ids": [gone], "max_age": limit})
+        assert (answer.status, answer.plain["where"]) == (422, "$.max_age")
+        assert answer.plain["found"]
+        assert answer.plain["expected"]
+    assert server.ask("/v1/lookup?side=items&ids=1&max_age=7+days").plain["hint"] == "did you mean 7d?"
 
 
 @pytest.mark.parametrize(
