@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,32 +127,29 @@ def test_everything_at_once_stays_within_the_memory(server: Server, users: list[
         ("fold_in", {"side": "users", "ids": [[one] for one in range(10_000)], "missing": "mean"}),
     ]
     statuses: list[int] = []
-    took: list[float] = []
     stop = threading.Event()
 
     def ask(place: int) -> None:
         while not stop.is_set():
             path, body = large[place % len(large)]
-            begun = time.monotonic()
             statuses.append(server.ask(f"/v1/{path}", body).status)
-            took.append(time.monotonic() - begun)
 
     clients = [threading.Thread(target=ask, args=(place,)) for place in range(24)]
     for client in clients:
         client.start()
-    probes, slowest = 0, 0.0
+    probes, passed = 0, 0
     while probes < 8 or statuses.count(200) <= 5:
         probes += 1
-        began = time.monotonic()
+        before_it = statuses.count(200)
         assert server.ask("/healthz").status == 200
         assert server.ask("/v1/search", {"users": users[:1]}).status == 200
-        slowest = max(slowest, time.monotonic() - began)
+        passed = max(passed, statuses.count(200) - before_it)
         most = max(most, anonymous_memory(server.process.pid))
     stop.set()
     for client in clients:
         client.join(PATIENCE)
     assert set(statuses) <= {200, 503}
-    assert slowest < max(5.0, *took)  # none waits as long as the large ones do
+    assert passed < len(clients)  # none stands behind all the large ones
     assert (most - before) / MIB < 96 + 64
     eventually(lambda: taken(server) == 0)
 
