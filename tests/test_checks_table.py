@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import runpy
 from pathlib import Path
 
 from embsync.checks import CHECKS, Relative
+from embsync.pipeline import diagnosis
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -13,6 +16,27 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_the_documentation_shows_the_table() -> None:
     """Printed from it: nothing there is written a second time."""
     assert runpy.run_path(str(DOCS / "checks_table.py"))["table"]() in (DOCS / "checks.md").read_text(encoding="utf-8")
+
+
+def sentences() -> list[str]:
+    """Return a pattern for every text in the source of the diagnosis, with anything for what is filled in."""
+    tree = ast.parse(Path(diagnosis.__file__).read_text(encoding="utf-8"))
+    texts = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and len(node.values) > 2]
+    texts += [[node] for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [
+        "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
+        for parts in texts
+    ] + [re.escape(check.means.rstrip(".")) for check in CHECKS.values()]
+
+
+def test_every_cause_that_the_documentation_quotes_is_one_of_the_product() -> None:
+    """Word by word, numbers and names of sides apart."""
+    section = (DOCS / "checks.md").read_text(encoding="utf-8").split("\n## What a refusal begins with\n")[1]
+    quoted = re.findall(r"^\| [^|]+ \| ([^|]+) \|$", section.split("\n## ")[0], re.MULTILINE)[1:]
+    quoted = [line for line in quoted if line != "---"]
+    assert len(quoted) > 15
+    known = sentences()
+    assert [line for line in quoted if not any(re.fullmatch(one, line, re.IGNORECASE) for one in known)] == []
 
 
 def test_every_row_says_what_to_do() -> None:
