@@ -20,7 +20,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class WatchConfig(_Section, frozen=True):
-    """Where training runs leave snapshots, and when one is complete."""
+    """Where training jobs write snapshots, and when a snapshot is complete."""
 
     path: str | None = None
     complete: Literal["auto", "marker", "manifest", "settled"] = "auto"
@@ -39,7 +39,7 @@ class SideColumns(_Section, frozen=True):
     users: str = "auto"
 
 
-#: Its form is that of :data:`embsync.labels.NAME`.
+#: The same pattern as :data:`embsync.labels.NAME`.
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
@@ -81,7 +81,7 @@ class StoreConfig(_Section, frozen=True):
 
 
 class AnchorsConfig(_Section, frozen=True):
-    """The reference rows the next snapshot is aligned to."""
+    """The reference rows to which the next snapshot is aligned."""
 
     policy: Literal["two_time_scales", "moving_average", "previous", "first"] | None = None
     weight: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
@@ -100,7 +100,7 @@ class SpaceConfig(_Section, frozen=True):
 
 
 class CheckLimits(_Section, frozen=True):
-    """The two limits of one check; an absent key keeps the default, null switches the limit off."""
+    """The two limits of one check; an absent key keeps the default, null disables the limit."""
 
     warn: Limit | msgspec.UnsetType = msgspec.UNSET
     refuse: Limit | msgspec.UnsetType = msgspec.UNSET
@@ -121,31 +121,31 @@ class IndexConfig(_Section, frozen=True):
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Numbers of neighbours at which recall is measured, ascending; the first decides."""
+        """Values of k at which recall is measured, ascending; the gate decides by the first."""
         return (self.recall_at,) if isinstance(self.recall_at, int) else self.recall_at
 
 
 class LimitsConfig(_Section, frozen=True):
-    """What one HTTP request, and all of them together, may ask for.
+    """Limits of one HTTP request, and of all requests together.
 
     Attributes
     ----------
     body : int
-        Bytes of a request's body; beyond: 413.
+        Largest request body in bytes; beyond it: 413.
     neighbours, batch : int
-        Largest k, and most ids, vectors or lists of a request; beyond: 422.
+        Largest k, and most ids, vectors or lists per request; beyond it: 422.
     hits : int
-        Most neighbours of all queries of a request together; beyond: 422.
+        Most neighbours of all queries of a request together; beyond it: 422.
     memory : int
-        Estimated bytes of all requests under way in a worker; beyond: 503, and 422 for one that would never fit.
+        Estimated bytes of all open requests of a worker; beyond it: 503, or 422 for a request that could never fit.
     concurrency : int
-        Requests worked on at once by a worker; beyond: 429.
+        Most requests handled at once by a worker; beyond it: 429.
     seconds : float
-        Time for a head, for a body (beyond: 408), and for an answer (beyond: 503).
+        Time limit for a head, for a body (beyond it: 408), and for a response (beyond it: 503).
     connections : int
-        Connections of a worker; a new one beyond it takes the place of the one that has waited longest.
+        Most open connections of a worker; a new one beyond it replaces the one that has been idle longest.
     idle_seconds : float
-        Time a connection may wait between two requests.
+        How long a connection may be idle between two requests.
     """
 
     body: Positive = 16 * 1024**2
@@ -160,7 +160,7 @@ class LimitsConfig(_Section, frozen=True):
 
 
 class ServeConfig(_Section, frozen=True):
-    """The HTTP reader."""
+    """The HTTP server."""
 
     listen: str = "127.0.0.1:8980"
     token_file: str | None = None
@@ -179,7 +179,7 @@ class LogConfig(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """The whole configuration."""
+    """The configuration."""
 
     watch: WatchConfig = WatchConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
@@ -196,8 +196,8 @@ def _fixed(limit: Limit | Relative) -> Limit:
     return None if isinstance(limit, Relative) else limit
 
 
-#: Default limits of the checks that may be configured: name -> (warn, refuse). None: none, or one that depends on the
-#: run (``embsync/checks.py``).
+#: Default limits of the configurable checks: name -> (warn, refuse). None: no limit, or one that depends on the run
+#: (``embsync/checks.py``).
 DEFAULT_LIMITS: Mapping[str, tuple[Limit, Limit]] = {
     check.name: (_fixed(check.warn), _fixed(check.refuse)) for check in CHECKS.values() if check.acceptable
 }

@@ -1,4 +1,4 @@
-"""Reading the configuration, once: defaults, a YAML file, the environment and options, in this order."""
+"""Loading the configuration from defaults, a YAML file, the environment and options, in this order."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SIZE_UNITS = {
     **{f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)},
     **{f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)},
 }
-#: Sections in one another: space.anchors.policy has two.
+#: Most levels of nested sections: space.anchors.policy has two.
 _DEEPEST = 4
-#: What parsing raises: constructors of numbers and dates raise ValueError.
+#: Errors that parsing YAML raises; constructors of numbers and dates raise ValueError.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-#: What msgspec calls things, in the words of this file.
+#: msgspec's terms, in those of a YAML file.
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float": "a number"}
 #: Keys whose value may be written with a unit, and keys that are paths.
 _SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"), ("serve", "limits", "memory"))
@@ -55,8 +55,7 @@ def load(
     Raises
     ------
     UsageError
-        The file cannot be read, an unknown key, a value of the wrong type or range, or keys that contradict
-        each other.
+        The file cannot be read, a key is unknown, a value has the wrong type or range, or keys contradict each other.
     """
     return load_with_sources(file, environment, options)[0]
 
@@ -66,7 +65,7 @@ def load_with_sources(
     environment: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
 ) -> tuple[Config, Sources]:
-    """Return the same as :func:`load`, and where each key comes from."""
+    """Return the configuration as :func:`load` does, and the source of each key."""
     tree: dict[str, Any] = {} if file is None else _read_file(Path(file))
     sources = Sources("configuration" if file is None else str(file), in_file=set(_dotted(tree)))
     for name, key, text in variables_of_keys(os.environ if environment is None else environment):
@@ -80,7 +79,7 @@ def load_with_sources(
 
 def _dotted(tree: Mapping[Any, Any], above: str = "") -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value and above.count(".") < _DEEPEST:  # an alias of YAML may lead in a circle
+        if isinstance(value, dict) and value and above.count(".") < _DEEPEST:  # YAML aliases may be circular
             yield from _dotted(value, f"{above}{key}.")
         else:
             yield f"{above}{key}"
@@ -145,7 +144,7 @@ def _convert(tree: dict[str, Any], where: Sources) -> Config:
 
 
 def _wrong(violation: Violation, tree: dict[str, Any], where: Sources) -> UsageError:
-    """Return an error with key, value, and what was expected in the words of this file."""
+    """Return an error with key, value, and what was expected, in the terms of a YAML file."""
     key, expected = violation.path.strip("$."), violation.expected or violation.what
     kind: Any = Config
     for part in key.split("."):
@@ -219,7 +218,7 @@ def _unknown(dotted: str, key: str, path: tuple[str, ...], known: Mapping[str, o
 
 
 def known_keys(struct: type[Any] = Config, above: str = "") -> Iterator[str]:
-    """Yield every key that can be set, dotted."""
+    """Yield the dotted name of every key."""
     for field in msgspec.structs.fields(struct):
         if _is_section(field.type):
             yield from known_keys(field.type, f"{above}{field.name}.")
@@ -262,7 +261,7 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
                 where=where.file,
                 found=f"{watched} and {store}",
                 expected="two directories side by side",
-                hint="what is written to the store would be looked at as snapshots",
+                hint="otherwise files written to the store would be treated as snapshots",
             )
     if "/" in config.watch.marker or not config.watch.marker:
         raise UsageError("watch.marker is not a file name", where=where.file, found=repr(config.watch.marker))

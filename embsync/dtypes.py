@@ -1,4 +1,4 @@
-"""Names for arrays in annotations: what numpy.typing.NDArray means, without the time that importing it takes."""
+"""Array types for annotations, like numpy.typing.NDArray without the time to import it."""
 
 from __future__ import annotations
 

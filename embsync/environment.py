@@ -1,4 +1,4 @@
-"""What the environment says of the configuration, which file is found, and who is to be blamed for a key."""
+"""The configuration file in force, the environment variables that set keys, and the source of each key."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ENVIRONMENT_PREFIX = "EMBSYNC_"
-#: Names a configuration file; empty: none is looked for.
+#: The configuration file; if empty, no file is read.
 FILE_VARIABLE = "EMBSYNC_CONFIG"
-#: Names a store, as ``--store`` does.
+#: The store, like ``--store``.
 STORE_VARIABLE = "EMBSYNC_STORE"
-#: Taken where neither option nor variable names a file.
+#: The default configuration file.
 SYSTEM_FILE = Path("/etc/embsync/embsync.yaml")
 #: Set by embsync itself for ``store.on_publish``.
 HOOK_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
-#: No keys.
+#: Variables that do not set keys.
 RESERVED_VARIABLES = HOOK_VARIABLES | {FILE_VARIABLE, STORE_VARIABLE}
 
 
@@ -29,9 +29,9 @@ class ConfigurationFile:
     ----------
     file : Path or None
     why : str
-        How it came to be: ``--config``, the variable's name, ``found`` or ``none``.
+        How it was chosen: ``--config``, the variable's name, ``found`` or ``none``.
     store : str or None
-        The store that an option or a variable names.
+        The store given by an option or a variable.
     """
 
     file: Path | None
@@ -43,7 +43,7 @@ class ConfigurationFile:
 
 
 def find(config: Path | None, store: Path | None, environment: Mapping[str, str] | None = None) -> ConfigurationFile:
-    """Return the file by option, variable, or where the system keeps it; with ``--store`` only by option."""
+    """Return the file of the option, of the variable, or the default; with ``--store``, only that of the option."""
     variables = os.environ if environment is None else environment
     named = str(store) if store is not None else variables.get(STORE_VARIABLE) or None
     if config is not None:
@@ -55,7 +55,7 @@ def find(config: Path | None, store: Path | None, environment: Mapping[str, str]
         return ConfigurationFile(Path(chosen) if chosen else None, FILE_VARIABLE, named)
     try:
         there = SYSTEM_FILE.exists()
-    except OSError:  # a directory that we may not enter: that it cannot be read is said by who reads it
+    except OSError:  # the directory may not be entered, which is reported when the file is read
         there = True
     return ConfigurationFile(SYSTEM_FILE, "found", named) if there else ConfigurationFile(None, "none", named)
 
@@ -68,7 +68,7 @@ def variables_of_keys(variables: Mapping[str, str]) -> Iterator[tuple[str, list[
 
 
 def nearest_variable(name: str, keys: Iterable[str]) -> tuple[str, str] | None:
-    """Return the variable that is nearest to a name, and what it sets: of those that set keys and the reserved ones."""
+    """Return the known variable most similar to a name, and what it sets."""
     known = {"CONFIG": "the configuration file", "STORE": "the store"}
     known |= {key.upper().replace(".", "__"): key for key in keys}
     near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), known, n=1, cutoff=0.6)
@@ -77,12 +77,12 @@ def nearest_variable(name: str, keys: Iterable[str]) -> tuple[str, str] | None:
 
 @dataclass
 class Sources:
-    """Where each key comes from.
+    """The source of each key.
 
     Attributes
     ----------
     file : str
-        The file's path, or what stands for it in messages.
+        The file's path, or a placeholder for messages.
     variables : dict of str
         Dotted key to the variable that set it.
     options : set of str
@@ -97,7 +97,7 @@ class Sources:
     in_file: set[str] = field(default_factory=set)
 
     def variable(self, dotted: str) -> str | None:
-        """Return the variable that set a key, a section around it or a key below it; None where none did."""
+        """Return the variable that set a key, a section that contains it or a key below it, or None."""
         parts = dotted.partition("[")[0].split(".")
         for length in range(len(parts), 0, -1):
             key = ".".join(parts[:length])
@@ -108,14 +108,14 @@ class Sources:
         return next((name for known, name in self.variables.items() if known.startswith(f"{dotted}.")), None)
 
     def place(self, dotted: str) -> str:
-        """Return who is to be blamed for a key: the variable by its name, else the file with the key."""
+        """Return the place of a key for messages: the variable that set it, else the file and the key."""
         key = dotted.partition("[")[0]
         variable = self.variable(key)
         exact = variable is not None and (key in self.variables or not self._in_file(key))
         return variable if variable is not None and exact else f"{self.file}: {dotted}"
 
     def of(self, dotted: str) -> str:
-        """Return what decided a key: ``option``, the variable's name, ``file`` or ``default``."""
+        """Return the source of a key: ``option``, the variable's name, ``file`` or ``default``."""
         if dotted in self.options:
             return "option"
         variable = self.variable(dotted)

@@ -1,4 +1,4 @@
-"""The one error root: every refusal of embsync is one of these, with its exit code and whether it heals by itself."""
+"""The errors of embsync, with their exit codes and whether a retry may succeed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 from embsync.invocation import Command
 
-#: What libraries say on several lines is said on one.
+#: Messages of libraries may have several lines.
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 
-#: What to do: words, a command, or several of these.
+#: Advice: text, a command, or several of these.
 Hint = str | Command | tuple[str | Command, ...]
 
 
 def printable(text: str) -> str:
-    """Return text that JSON and terminals take: what is not UTF-8 in a file's name is shown as escapes."""
+    """Return text that JSON and terminals accept: bytes of a file name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(text: str) -> str:
-    """Return text that stays on its line: line breaks, terminal escapes and what is not seen are shown as escapes."""
+    """Return text as one line: line breaks, control sequences and invisible characters are escaped."""
     shown = printable(text)
     if shown.isprintable():
         return shown
@@ -28,7 +28,7 @@ def one_line(text: str) -> str:
 
 
 class EmbsyncError(Exception):
-    """An error a person can act on.
+    """Base class of all errors that a user can act on.
 
     Parameters
     ----------
@@ -37,18 +37,18 @@ class EmbsyncError(Exception):
     where : path or str, optional
         The file, directory, id or key concerned.
     found, expected : object, optional
-        What was seen, and what would have been right.
+        What was found, and what was expected.
     hint : str, Command or tuple of these, optional
-        What to do about it; a command is written out with the options of the present invocation.
+        What to do about it; a command is printed with the options of the current invocation.
     """
 
-    #: What the command line exits with.
+    #: Exit code of the command line.
     exit_code = 1
-    #: True when the same action may succeed later without anyone changing anything.
+    #: Whether the same action may succeed later without any change.
     transient = False
-    #: True when it is the snapshot's doing, rather than the store's, the configuration's or the machine's.
+    #: Whether the snapshot is the cause, rather than the store, the configuration or the machine.
     of_snapshot = False
-    #: What the server answers with.
+    #: Status of the server's response.
     http_status = 500
 
     def __init__(
@@ -64,13 +64,13 @@ class EmbsyncError(Exception):
         self.where = None if where is None else str(where)
         self.found = found
         self.expected = expected
-        #: What to do, with commands as data.
+        #: The hint, with commands as data.
         self.advice: tuple[str | Command, ...] = () if hint is None else hint if isinstance(hint, tuple) else (hint,)
         super().__init__(what)
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, in words."""
+        """The hint as text."""
         return "; ".join(map(str, self.advice)) or None
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class EmbsyncError(Exception):
         return one_line(_LINE_BREAKS.sub(" ", "; ".join(parts)))
 
     def details(self) -> dict[str, str]:
-        """Return ``found``, ``expected`` and ``hint`` as far as there are any: fields of log lines and status."""
+        """Return those of ``found``, ``expected`` and ``hint`` that are set, as fields of log lines and status."""
         parts = {"found": self.found, "expected": self.expected, "hint": self.hint}
         return {name: printable(str(value)) for name, value in parts.items() if value is not None}
 
@@ -122,11 +122,11 @@ class SnapshotChanged(SnapshotError):
 
 
 class SnapshotIncomplete(SnapshotChanged):
-    """A snapshot is known not to be whole; only what its writer has yet to write makes it so."""
+    """A snapshot is known to be incomplete: its writer has not finished."""
 
 
 class RefusedError(EmbsyncError):
-    """A snapshot is well-formed but a check says it must not be published."""
+    """A snapshot is well-formed, but a check refuses to publish it."""
 
     exit_code = 4
     of_snapshot = True
@@ -140,23 +140,23 @@ class StoreError(EmbsyncError):
 
 
 class StoreDamaged(StoreError):
-    """What is in the store is not what was written there."""
+    """A file of the store does not have the contents that were written."""
 
 
 class StoreBusy(StoreError):
-    """Somebody else holds the store's lock."""
+    """Another process holds the store's lock."""
 
     transient = True
 
 
 class OutOfSpace(StoreError):
-    """The file system of the store has too little room."""
+    """The store's file system has too little free space."""
 
     transient = True
 
 
 class NotFoundError(EmbsyncError):
-    """An id, a version or a file that was asked for does not exist."""
+    """A requested id, version or file does not exist."""
 
     exit_code = 6
     http_status = 404

@@ -1,4 +1,4 @@
-"""How embsync was called, and commands that are printed so that they work where that call was made."""
+"""How embsync was called, and commands printed so that they can be pasted into the same shell."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _CHANGING = frozenset({"accept", "hold", "prune", "relabel", "resume", "rollback
 
 @dataclass(frozen=True)
 class Invocation:
-    """What a command needs so that it means the same store, by the same configuration, as the present one.
+    """The program and options with which a printed command refers to the same store and configuration.
 
     Attributes
     ----------
     program : tuple of str
-        What embsync is called by here.
+        How embsync is called here.
     options : tuple of str
-        ``--config`` and ``--store`` as they were given or found; empty where embsync is used as a library.
+        ``--config`` and ``--store`` as given or found; empty if embsync is used as a library.
     environment : tuple of str
-        ``NAME=VALUE`` of every variable that configures, for commands that are run by another user.
+        ``NAME=VALUE`` of every variable that sets a key, for commands run by another user.
     as_owner : bool
-        Root acts as the store's owner, and has to again in the next command that changes the store.
+        Whether root acts as the store's owner, which the next command that changes the store must repeat.
     """
 
     program: tuple[str, ...] = ("embsync",)
@@ -37,16 +37,16 @@ class Invocation:
 
     @classmethod
     def of_process(cls) -> Invocation:
-        """Return how this process was started, without options."""
+        """Return how this process was called, without options."""
         return cls(_program())
 
     def absolute(self) -> Invocation:
-        """Return the same for readers who are in another directory: of logs, of the journal, of the daemon's status."""
+        """Return it with absolute paths, for logs, the journal and status, which are read from other directories."""
         paths = [word if word.startswith("--") else os.path.abspath(word) for word in self.options]  # noqa: PTH100
         return replace(self, options=tuple(paths))
 
     def as_user(self, user: str, arguments: tuple[str, ...]) -> str:
-        """Return a command line that runs as another user, who has neither this PATH nor these variables."""
+        """Return a command line that runs as another user, without this PATH and these variables."""
         first = shutil.which(self.program[0]) or self.program[0]
         variables = ["env", *self.environment] if self.environment else []
         return joined(["sudo", "-u", user, *variables, first, *self.program[1:], *arguments])
@@ -54,18 +54,18 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of embsync that helps, as data.
+    """A command of embsync to suggest, as data.
 
-    Written out, it has the options of the present invocation; in a library's process, that of its store.
+    As text, it has the options of the current invocation, or if embsync is used as a library, its store.
 
     Attributes
     ----------
     arguments : tuple of str
         The command's name, its arguments and its own options.
     purpose : str
-        What it is for, such as "to return to an intact version"; may be empty.
+        Its purpose, such as "to return to an intact version"; may be empty.
     store : str or None
-        The store it is meant for, where it is known.
+        The store to which it applies, if known.
     """
 
     arguments: tuple[str, ...]
@@ -82,7 +82,7 @@ class Command:
             options = ["--store", self.store]
         if present.as_owner and name in _CHANGING:
             options.append("--as-owner")
-        # An argument that begins with a dash must not be read as an option; what follows "--" never is.
+        # an argument that begins with a dash would be read as an option, except after "--"
         at = own.index("--") if "--" in own else len(own)
         return joined([*present.program, name, *own[:at], *options, *own[at:]])
 
@@ -99,28 +99,28 @@ _PRESENT = _Present()
 
 
 def invocation() -> Invocation:
-    """Return how this process was called; without options where no command line was."""
+    """Return how this process was called, without options if there was no command line."""
     return _PRESENT.invocation
 
 
 def set_invocation(present: Invocation) -> None:
-    """Say how this process was called: the command line does, and whoever starts a process in its name."""
+    """Set how this process was called; used by the command line and by processes that it starts."""
     _PRESENT.invocation = present
 
 
 def command(name: str, *arguments: object, purpose: str = "", store: str | Path | None = None) -> Command:
-    """Return a command of embsync; positional arguments that begin with a dash are protected.
+    """Return a command of embsync; a positional argument that begins with a dash is placed after ``--``.
 
     Parameters
     ----------
     name : str
         Such as ``"accept"``.
     *arguments : object
-        Its arguments, then its options, as one would type them.
+        Its arguments, then its options, as typed.
     purpose : str
-        What it is for.
+        Its purpose.
     store : path, optional
-        The store it is meant for.
+        The store to which it applies.
     """
     words = [str(argument) for argument in arguments]
     if words and words[0].startswith("-") and not words[0].startswith("--"):
@@ -135,9 +135,9 @@ def store_of(path: str | Path) -> Path | None:
 
 
 def quoted(word: str) -> str:
-    """Return a word as a shell reads it, on one line: what is not printed or not UTF-8 stands as escapes, in ``$'…'``.
+    """Return a word quoted for a shell, on one line; unprintable and non-UTF-8 characters are escaped in ``$'…'``.
 
-    Bash, zsh and ksh know this quoting, and POSIX since 2024.
+    Bash, zsh and ksh support this quoting, and POSIX since 2024.
     """
     if word.isprintable():
         return shlex.quote(word)

@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first asked for (PEP 562)."""
+"""Packages whose public names are imported on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lazily(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], An
     package : str
         Its ``__name__``.
     modules : mapping
-        The module that each public name is found in.
+        The module of each public name.
     """
 
     def get(name: str) -> Any:

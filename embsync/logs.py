@@ -1,4 +1,4 @@
-"""Log lines of the daemon and the server: one an event, for eyes on a terminal and as JSON elsewhere.
+"""Log lines of the daemon and the server: one per event, as text on a terminal and as JSON elsewhere.
 
 Field names are in docs/operations.md.
 """
@@ -41,7 +41,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def configure(config: LogConfig) -> None:
-    """Send this program's lines, and warnings of the libraries it uses, to standard error in the configured form."""
+    """Write log lines, and warnings of libraries, to standard error in the configured format."""
     as_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(_Text() if as_text else _Json())
@@ -56,5 +56,5 @@ def log(level: int, event: str, **fields: Any) -> None:
 
 
 def log_exception(event: str, **fields: Any) -> None:
-    """Write one event with its fields and where the exception being handled came from."""
+    """Write one event with its fields and the traceback of the exception being handled."""
     _LOGGER.exception(event, extra={_FIELDS: fields})

@@ -1,7 +1,7 @@
-"""Child processes: each leads a group that is ended as a whole, dies with its parent, and has its death told in words.
+"""Child processes that are killed as a group and die with their parent, and descriptions of how they ended.
 
-This file is also a program: ``python -I -S processes.py PARENT COMMAND...`` runs a command that knows nothing of its
-parent, and ends it, with whatever it started, when the parent dies. It therefore imports nothing of the package.
+This file is also a program: ``python -I -S processes.py PARENT COMMAND...`` runs any command, and kills it with
+everything it started when the parent dies. It therefore imports nothing from the package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-#: A command expects them as the system has them.
+#: Signals that Python ignores; a command expects the system's default.
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -28,10 +28,10 @@ class ChildProcess:
     ----------
     arguments : sequence of str
     guarded : bool
-        Whether the program knows nothing of its parent and is ended from outside when the parent dies; else it calls
-        :func:`die_with_parent` itself, or ends when its standard input does.
+        Whether it is killed by a guard process when the parent dies. Otherwise the program must call
+        :func:`die_with_parent` itself, or exit at the end of its standard input.
     own_group : bool
-        Whether it leads a process group; else it belongs to its parent's, and ends with that.
+        Whether it leads its own process group; otherwise it belongs to its parent's, and is killed with that.
     stdin, stdout, stderr, env, pass_fds
         As for :class:`subprocess.Popen`.
 
@@ -67,37 +67,37 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its group's too where it leads one."""
+        """Its process id, which is also its group's id if it leads one."""
         return self._process.pid
 
     @property
     def stdin(self) -> IO[bytes]:
-        """The pipe to its standard input, where one was asked for."""
+        """The pipe to its standard input, if requested."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stdout(self) -> IO[bytes]:
-        """The pipe from its standard output, where one was asked for."""
+        """The pipe from its standard output, if requested."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     def poll(self) -> int | None:
-        """Return its exit code, minus the signal that killed it, or None while it runs."""
+        """Return its exit code, the negative number of the signal that killed it, or None while it runs."""
         return self._process.poll()
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Return its exit code as :meth:`poll` does, after waiting for its end no longer than so long."""
+        """Wait for its end, at most for some seconds, and return its exit code as :meth:`poll` does."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(seconds)
         return None
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self._process.terminate()
 
     def kill(self) -> int:
-        """End it at once, with whatever is in its group; return its exit code."""
+        """Kill it and its group; return its exit code."""
         if self._own_group:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -107,7 +107,7 @@ class ChildProcess:
 
 
 def describe_exit(code: int) -> str:
-    """Return what an exit code tells, as the end of a sentence: ``ended with 3``, ``was killed by SIGKILL``."""
+    """Describe an exit code as the end of a sentence: ``ended with 3``, ``was killed by SIGKILL``."""
     if code >= 0:
         return f"ended with {code}"
     with contextlib.suppress(ValueError):
@@ -118,12 +118,12 @@ def describe_exit(code: int) -> str:
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when its parent ends, however it ends.
 
-    The kernel goes by the thread that started this process: it has to be one that lives as long as the parent.
+    The kernel watches the thread that started this process, which must live as long as the parent.
 
     Parameters
     ----------
     parent : int
-        Process id of the parent; where it is gone already, this process exits with 1.
+        Process id of the parent; if it has already died, this process exits with 1.
     number : signal
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
@@ -132,13 +132,13 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
 
 
 def _guard(parent: int, arguments: list[str]) -> int:
-    """Run a command in this process's group, and end the group when the parent dies; return the exit code."""
+    """Run a command in this process's group, and kill the group when the parent dies; return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     die_with_parent(parent, signal.SIGTERM)
     process = os.posix_spawn(arguments[0], arguments, os.environ, setsigdef=_IGNORED_BY_PYTHON)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if code < 0:  # told on as it was
-        with contextlib.suppress(OSError):  # of SIGKILL nobody has a say
+    if code < 0:  # end by the same signal
+        with contextlib.suppress(OSError):  # SIGKILL cannot be handled
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code

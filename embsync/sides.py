@@ -1,4 +1,4 @@
-"""Items and, perhaps, users: whatever there is one of for each side of a snapshot, a version or a run."""
+"""A pair of values, for the items and, perhaps, for the users of a snapshot, a version or a run."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Sides(Generic[_Value]):
-    """What the items have, and what the users have: None on one side."""
+    """A value for the items, and one for the users; None if there are no users."""
 
     items: _Value
     users: _Value | None
 
     def __iter__(self) -> Iterator[_Value]:
-        """Yield what each side has, items first."""
+        """Yield the value of each side, items first."""
         yield self.items
         if self.users is not None:
             yield self.users
 
     @property
     def queries(self) -> _Value:
-        """What the side has whose rows are the queries: users, or items on one side."""
+        """The value of the side whose rows are queries: users, or items if there are no users."""
         return self.items if self.users is None else self.users
 
     def map(self, function: Callable[..., _Result], *others: Sides[Any]) -> Sides[_Result]:
-        """Return what ``function`` gives for each side, called with what this and each of ``others`` has for it."""
+        """Apply ``function`` to each side, with the values of this pair and of ``others``."""
         items = function(self.items, *(other.items for other in others))
         if self.users is None:
             return Sides(items, None)

@@ -1,4 +1,4 @@
-"""What msgspec says of a value of the wrong form, in its parts."""
+"""msgspec's validation errors, split into their parts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _STEP = re.compile(r"\.(\w+)|\[([^]]+)\]")
 
 @dataclass(frozen=True)
 class Violation:
-    """A value that is not as its type says.
+    """A value that does not match its type.
 
     Attributes
     ----------
     what : str
-        The sentence, without the path.
+        msgspec's message, without the path.
     path : str
-        Where, such as ``$.ids[3]``; ``$`` is the whole.
+        The path, such as ``$.ids[3]``; ``$`` is the root.
     expected, found : str or None
-        Types and limits, where the sentence names them.
+        Types and limits, if the message has them.
     """
 
     what: str
@@ -41,12 +41,12 @@ class Violation:
         return cls(what, path.rstrip("`") or "$", expected, found)
 
     def value(self, tree: Any) -> Any:
-        """Return what stands at the path in ``tree``.
+        """Return the value at the path in ``tree``.
 
         Raises
         ------
         LookupError
-            The path does not lead to one place.
+            The path does not lead to a single value.
         """
         for key, place in _STEP.findall(self.path):
             try:

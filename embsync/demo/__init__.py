@@ -1,1 +1,1 @@
-"""A small recommender that is retrained every night, and what its embeddings do with and without embsync."""
+"""A small recommender that is retrained every night, with and without embsync."""

@@ -1,8 +1,8 @@
-"""Alternating least squares on implicit feedback, in its smallest form.
+"""A minimal implementation of alternating least squares on implicit feedback.
 
 Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008: a like is preference
 1 with confidence 1 + alpha, everything else is preference 0 with confidence 1. With the items fixed, each user is
-a ridge regression of its own, and the other way round:
+a separate ridge regression, and vice versa:
 
     x_u = (Y^T Y + alpha * sum_{i liked by u} y_i y_i^T + lambda I)^-1 * (1 + alpha) * sum_{i liked by u} y_i
 """
@@ -20,18 +20,18 @@ from embsync.rows import library_threads
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Of the training.
+    """Settings of the training.
 
     Attributes
     ----------
     factors : int
-        Width of the embeddings: as many as the taste model has dimensions, as a tuned model would have.
+        Width of the embeddings: the number of dimensions of the taste model, as in a tuned model.
     alpha : float
         Extra confidence of a like.
     regularization : float
         lambda.
     iterations : int
-        Of both half-steps.
+        Number of iterations of both half-steps.
     """
 
     factors: int = 16
@@ -49,7 +49,7 @@ class Factors:
 
 
 def train(likes: csr_array[np.float32], settings: TrainingSettings, random: np.random.Generator) -> Factors:
-    """Train from scratch on ``likes`` (w, t), from random factors: other factors give other axes."""
+    """Train from scratch on ``likes`` (w, t), from random factors, which determine the axes."""
     items = (0.01 * random.standard_normal((likes.shape[1], settings.factors))).astype(np.float32)
     users = solve(likes, items, settings)
     by_item = csr_array(likes.T)

@@ -1,4 +1,4 @@
-"""Where the demo leaves its files, and what it may replace there."""
+"""The demo's directory, and which files it may replace there."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MARKER_TEXT = "Made by `embsync demo`, which replaces snapshots/, store/ and it
 
 @dataclass(frozen=True)
 class DemoDirectory:
-    """A demo's directory; constructing one touches nothing."""
+    """A demo's directory; the constructor does no I/O."""
 
     root: Path
 
     @property
     def snapshots(self) -> Path:
-        """What the training job leaves, a directory a night."""
+        """The snapshots of the training job, one per night."""
         return self.root / "snapshots"
 
     @property
     def store(self) -> Path:
-        """What embsync publishes."""
+        """The store."""
         return self.root / "store"
 
     @property
@@ -43,12 +43,12 @@ class DemoDirectory:
         return self.snapshots / f"day={night}"
 
     def prepare(self) -> None:
-        """Make the directory, or clear away an earlier demo.
+        """Create the directory, or remove an earlier demo.
 
         Raises
         ------
         UsageError
-            There is something else at this place, or it cannot be written; nothing is touched.
+            The directory contains something else, or cannot be written; nothing is changed.
         """
         try:
             self._reject_foreign()
@@ -67,7 +67,7 @@ class DemoDirectory:
             ) from error
 
     def write_snapshot(self, night: int, item_ids: Int64, items: Float32, user_ids: Int64, users: Float32) -> Path:
-        """Leave a trained model as a training job does: arrays and labels first, ``_SUCCESS`` when all are there."""
+        """Write a trained model like a training job: arrays and labels first, ``_SUCCESS`` last."""
         path = self.snapshot(night)
         path.mkdir(parents=True)
         for name, array in (("item_ids", item_ids), ("items", items), ("user_ids", user_ids), ("users", users)):
@@ -96,7 +96,7 @@ class DemoDirectory:
         )
 
     def _another(self) -> Hint:
-        """Return the command that makes the demo in a directory that is free: in this one, beside it, or here."""
+        """Return the command for a free directory: in this one, beside it, or in the working directory."""
         places = (self.root / "embsync-demo", self.root.parent / f"{self.root.name}-2", Path("embsync-demo"))
         for place in places:
             if place.parent.is_dir() and os.access(place.parent, os.W_OK) and not os.path.lexists(place):

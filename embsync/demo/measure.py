@@ -10,15 +10,15 @@ import numpy as np
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.reader import Version
 
-#: Hits that are looked at, as in the manifest's overlaps.
+#: Number of hits compared, as in the manifest's overlaps.
 TOP = 10
-#: Ridge of the classifier as a share of the mean energy of a feature: enough to be regular, too little to matter.
+#: Ridge penalty of the classifier, relative to the mean energy of a feature: it only ensures a regular system.
 _RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors of one night, in whatever space; rows ascend by id.
+    """Vectors of one night, raw or stable, with ascending ids.
 
     Attributes
     ----------
@@ -50,14 +50,14 @@ def of_version(version: Version) -> Embeddings:
 
 
 def rows_of(wanted: Int64, ids: Int64) -> Int64:
-    """Return the rows of ids that are all there."""
+    """Return the rows of ids, all of which must exist."""
     rows = np.searchsorted(ids, wanted)
     assert (ids[rows] == wanted).all()
     return rows
 
 
 def item_cosine(before: Embeddings, after: Embeddings) -> float:
-    """Return the mean cosine of the two vectors of each item that both nights have."""
+    """Return the mean cosine between the two vectors of each item present on both nights."""
     _, mine, other = np.intersect1d(before.item_ids, after.item_ids, return_indices=True)
     return float((_unit(before.items[mine]) * _unit(after.items[other])).sum(axis=1).mean())
 
@@ -81,7 +81,7 @@ def recall(scores: Array, seen: Array, wanted: Array) -> float:
 
 @dataclass(frozen=True)
 class GenreClassifier:
-    """Guesses an item's genre from its vector: ridge regression on one column a genre.
+    """Predicts an item's genre from its vector, by ridge regression with one column per genre.
 
     Attributes
     ----------
@@ -93,14 +93,14 @@ class GenreClassifier:
 
     @classmethod
     def train(cls, vectors: Float32, genres: Int64, count: int) -> GenreClassifier:
-        """Train on item vectors (n, e) and their genres (n,), numbers below ``count``."""
+        """Train on item vectors (n, e) and their genres (n,), numbered from 0 to ``count`` - 1."""
         features = _with_constant(vectors)
         gram = features.T @ features
         ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
         return cls(np.linalg.solve(gram + ridge, features.T @ np.eye(count)[genres]))
 
     def auc(self, vectors: Float32, genres: Int64) -> float:
-        """Return the AUC, averaged over genres: the chance that an item of a genre is rated above one that is not."""
+        """Return the AUC, averaged over genres: the probability that an item of a genre is rated above another."""
         guesses = _with_constant(vectors) @ self.weights
         areas = [_area(guesses[:, genre], genres == genre) for genre in np.unique(genres)]
         return float(np.mean(areas))

@@ -14,7 +14,7 @@ from rich.text import Text
 from embsync.demo.stale import Hit
 from embsync.demo.story import Story
 
-#: Characters of a bar for 1.0: with label and figure it leaves room on 80 columns.
+#: Characters of a bar for 1.0, so that label, bar and figure fit 80 columns.
 _BAR = 36
 _COLOURS = {"raw": "red", "stable": "green", "plain": "cyan"}
 
@@ -39,9 +39,9 @@ def show(story: Story, console: Console | None = None) -> None:
 def _nights(out: Console, story: Story) -> None:
     out.rule(f"A small recommender, trained from scratch on {len(story.nights)} nights")
     out.print(
-        "Every training starts from other random numbers, so the axes of its vectors are new each night. embsync maps "
-        "every night into one stable space. How similar is an item's vector to that of the night before (cosine: 1 the "
-        "same, 0 unrelated)?\n"
+        "Every training starts from different random numbers, so the axes of its vectors change each night. embsync "
+        "maps every night into one stable space. How similar is an item's vector to that of the previous night "
+        "(cosine: 1 identical, 0 unrelated)?\n"
     )
     table = Table("night", "items", "users", "new items", "new users", "raw", "stable", box=None, pad_edge=False)
     for column in table.columns:
@@ -62,7 +62,7 @@ def _search(out: Console, story: Story) -> None:
     out.print()
     out.rule("A search with an old vector")
     out.print(
-        f"Some users were away on night {last}: the newest model has no vector for them, only an older one is left. "
+        f"Some users were absent on night {last}: the newest model has no vector for them, only an older model does. "
         f"Of the 10 items of night {last} that a fresh vector finds, how many does the old one find?\n"
     )
     for stale in story.stale:
@@ -71,9 +71,9 @@ def _search(out: Console, story: Story) -> None:
         _bar(out, "stable", stale.overlap_stable, "stable", f"{stale.overlap_stable:.0%}")
     near = story.stale[0]
     out.print(
-        f"\nOf what these users liked next, the top 10 contained {near.recall_raw:.1%} with the raw vector of "
+        f"\nOf the items these users liked next, the top 10 contained {near.recall_raw:.1%} with the raw vector of "
         f"night {near.night}, {near.recall_stable:.1%} with the stable one, {near.recall_fresh:.1%} with a fresh one, "
-        f"and {near.recall_popular:.1%} when everybody was shown the most popular items."
+        f"and {near.recall_popular:.1%} if all users were shown the most popular items."
     )
 
 
@@ -97,14 +97,14 @@ def _hit(hit: Hit) -> Text:
 def _classifier(out: Console, story: Story) -> None:
     last = story.nights[-1]
     out.print()
-    out.rule("A model that uses the vectors")
+    out.rule("A downstream model")
     out.print(
         f"A classifier was trained on night 1 to predict an item's genre from its vector. How good is it on night "
         f"{last.night}, on items it has not seen (AUC: 1 always right, 0.5 no better than chance)?\n"
     )
     _bar(out, "raw vectors", last.auc_raw, "raw")
     _bar(out, "stable vectors", last.auc_stable, "stable")
-    _bar(out, "trained again", last.auc_retrained, "plain")
+    _bar(out, "retrained", last.auc_retrained, "plain")
 
 
 def _certificate(out: Console, story: Story) -> None:
@@ -114,8 +114,8 @@ def _certificate(out: Console, story: Story) -> None:
     out.rule("No score changed")
     out.print(
         "Over all user-item pairs of every night, the scores of stable and raw vectors differ by at most "
-        f"{error:.0e} of their norm, which is rounding. The top 10 is the same for {min(agreements, default=1):.0%} of "
-        "the sampled users. Each version has this certificate in its manifest.json."
+        f"{error:.0e} of their norm, the effect of rounding. The top 10 is the same for "
+        f"{min(agreements, default=1):.0%} of the sampled users. Each version's manifest.json has this certificate."
     )
 
 
@@ -125,7 +125,7 @@ def _next(out: Console, story: Story) -> None:
     out.rule("See for yourself")
     out.print(
         f"snapshots  {_shown(story.snapshots)}\nstore      {_shown(story.store)}\n"
-        f"titles     {_shown(story.directory / 'items.csv')}, of the ids that a search returns\n\n"
+        f"titles     {_shown(story.directory / 'items.csv')}, for the ids in search results\n\n"
         f"This took {story.seconds:.0f} s. Try next:\n",
         markup=False,
         soft_wrap=True,
@@ -152,6 +152,6 @@ def _bar(out: Console, label: str, share: float, kind: str, figure: str | None =
 
 
 def _shown(path: Path) -> str:
-    """Return a path as short as it can be typed from here."""
+    """Return a path relative to the working directory, if it is inside it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

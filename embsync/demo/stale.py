@@ -1,4 +1,4 @@
-"""Users who were away on the last night: what a search with their old vectors finds, raw and stable."""
+"""Searches with old vectors, raw and stable, for users who were absent on the last night."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class StaleFigures:
-    """Searches for all users who were away on the last night and had a vector on an earlier one.
+    """Searches for all users who were absent on the last night and had a vector on an earlier night.
 
     Attributes
     ----------
     night : int
-        Of the vectors.
+        The night of the vectors.
     users : int
     overlap_raw, overlap_stable : float
-        Share of the top 10 that a fresh vector would give.
+        Share of the top 10 of a fresh vector that is found.
     recall_raw, recall_stable, recall_fresh, recall_popular : float
-        Share of what they liked next among the 10 best they had not liked yet; ``fresh`` had they been trained on
-        the last night, ``popular`` for a list of the most liked items.
+        Share of the items they liked next among the 10 best they had not liked yet; ``fresh`` with vectors trained on
+        the last night, ``popular`` with a list of the most liked items.
     """
 
     night: int
@@ -43,7 +43,7 @@ class StaleFigures:
 
 @dataclass(frozen=True)
 class Hit:
-    """One line of a result; ``fresh`` when the fresh vector has it in its top 10 as well."""
+    """One line of a result; ``fresh`` if it is also in the top 10 of the fresh vector."""
 
     id: int
     title: str
@@ -59,9 +59,9 @@ class Example:
     ----------
     user : int
     night : int
-        Of the user's last vector.
+        The night of the user's last vector.
     genres : dict
-        The genres liked most, and how often.
+        The genres liked most, with numbers of likes.
     raw, stable, fresh : tuples of Hit
         Best first.
     """
@@ -76,15 +76,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Returning:
-    """Users away on the last night, and what they like on coming back.
+    """Users who were absent on the last night, and what they like when they return.
 
     Attributes
     ----------
     ids : (a,) int64, ascending
     seen, next : (a, t) bool
-        By the rows of the last night's items.
+        Columns are the rows of the last night's items.
     fresh : (a, e) float32
-        Vectors the last night's raw model would have given them.
+        Vectors that they would have in the last night's raw model.
     popularity : (t,) float32
         Likes of each item in the last night's training data.
     """
@@ -104,7 +104,7 @@ def returning(
     settings: als.TrainingSettings,
     random: np.random.Generator,
 ) -> Returning:
-    """Have the absent users return and like items; ``now`` is the last night's raw model."""
+    """Let the absent users return and like items; ``now`` is the last night's raw model."""
     items = measure.rows_of(now.item_ids, known.item_ids)
     later = last.liked.copy()
     wanted = np.full(len(last.away), world.likes_next)

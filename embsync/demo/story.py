@@ -27,7 +27,7 @@ from embsync.store import Store
 from embsync.store.durable import storage_errors
 
 SEED = 2025
-#: Share of the items the genre classifier is trained on; it is judged on the others.
+#: Share of the items on which the genre classifier is trained; it is evaluated on the others.
 _TRAINED_SHARE = 0.7
 #: Share of the progress bar that is left for measuring.
 _MEASURING = 0.05
@@ -42,16 +42,16 @@ class NightFigures:
     night, version : int
         The snapshot's night, and the version it became.
     items, users, likes : int
-        Trained on.
+        Numbers in the training data.
     new_items, new_users : int
-        Not in the night before.
+        Numbers that were not in the previous night.
     score_error, map_error, top_k_agreement : float
         The certificate in the manifest; see ``preservation`` in docs/store-format.md.
     item_cosine_raw, item_cosine : float or None
         Mean cosine of an item's vectors of this night and of the night before.
     auc_raw, auc_stable, auc_retrained : float
-        A genre classifier trained on raw or stable vectors of night 1, or anew on this night's, judged on this
-        night's vectors of items it was not trained on.
+        AUC of a genre classifier trained on raw or stable vectors of night 1, or on this night's, evaluated on this
+        night's vectors of items on which it was not trained.
     """
 
     night: int
@@ -83,11 +83,11 @@ class Story:
         Of the embeddings.
     nights : tuple of NightFigures
     stale : tuple of StaleFigures
-        With vectors of the night before the last, and of night 1.
+        Searches with vectors of the night before the last, and of night 1.
     example : Example
-        The user for whom the stable vector does as well as for the median user.
+        The user with the median overlap.
     seconds : float
-        Wall time of it all.
+        Total wall-clock time.
     """
 
     directory: Path
@@ -103,7 +103,7 @@ class Story:
 
 @dataclass(frozen=True)
 class _Trained:
-    """One published night: what was trained on, what the model left, and what embsync made of it."""
+    """One published night: its training data, the version's manifest, and its raw and stable vectors."""
 
     night: taste.Night
     manifest: Manifest
@@ -113,7 +113,7 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Play:
-    """What stays the same from night to night."""
+    """The constants of a run of the demo."""
 
     place: DemoDirectory
     count: int
@@ -124,7 +124,7 @@ class _Play:
     progress: Progress
 
     def random(self, purpose: int, night: int = 0) -> np.random.Generator:
-        """Return a generator of its own for each purpose and night."""
+        """Return a separate generator for each purpose and night."""
         return np.random.default_rng([self.seed, purpose, night])
 
 
@@ -140,7 +140,7 @@ def run(
     world: taste.World | None = None,
     settings: als.TrainingSettings | None = None,
 ) -> Story:
-    """Play the demo and leave its snapshots and store in ``directory``.
+    """Run the demo, with its snapshots and store in ``directory``.
 
     Parameters
     ----------
@@ -149,11 +149,11 @@ def run(
     nights : int
         At least 2.
     progress : callable
-        Told the stage and the share of everything that is done.
+        Called with the stage and the share of the total work that is done.
     seed : int
         The same seed gives the same figures.
     world, settings : optional
-        Another size or churn; another training.
+        Other sizes or churn; other training settings.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def run(
 
 
 def _nights(play: _Play) -> Iterator[_Trained]:
-    """Train, leave a snapshot, publish it, and read both back as any consumer would."""
+    """Train, write a snapshot, publish it, and read both back like a consumer."""
     store, parsed = Store(play.place.store), _configuration(play)
     for night in taste.nights(play.world, play.known, play.count, play.random(_LIKES)):
         play.progress(f"night {night.number}", (night.number - 1) / play.count * (1 - _MEASURING))
@@ -205,7 +205,7 @@ def _nights(play: _Play) -> Iterator[_Trained]:
 
 
 def _configuration(play: _Play) -> Config:
-    """Return the defaults, whatever the environment says, and keep all nights to look at."""
+    """Return the default configuration, independent of the environment, but with all nights kept."""
     options = {
         "store.path": str(play.place.store),
         "store.keep_versions": play.count,
@@ -250,7 +250,7 @@ def _night_figures(play: _Play, chosen: Array, first: _Trained, before: _Trained
 
 
 def _auc(play: _Play, chosen: Array, trained_on: Embeddings, judged_on: Embeddings) -> float:
-    """Train on the chosen items' vectors in one space and judge on the other items' in another."""
+    """Train on vectors of the chosen items of one night and evaluate on vectors of the other items of another night."""
     rows = measure.rows_of(trained_on.item_ids, play.known.item_ids)
     use = chosen[rows]
     classifier = GenreClassifier.train(trained_on.items[use], play.known.genres[rows[use]], len(titles.GENRES))

@@ -1,4 +1,4 @@
-"""A taste model: who likes what, night after night, with people and titles that come and go.
+"""A taste model: which users like which items on each night, with users and items that arrive and leave.
 
 Users and items have latent tastes; a user likes an item with a probability that grows with the product of the
 two and with the item's popularity. The recommender never sees the tastes, only the likes drawn from them.
@@ -21,35 +21,34 @@ _BLOCK_USERS = 512
 
 @dataclass(frozen=True)
 class World:
-    """How large the world is and how fast it changes.
+    """The size of the world and how fast it changes.
 
-    Churn and density follow the real retrainings of goodbooks-10k that embsync is tested with: about 1 % of the
-    items and users leave a night, about 2 % are new, 5 % of the users are missing from a night's training data,
-    and two independent trainings agree with each other about as well (item cosine 0.86 there). Sizes are those at
-    which a night is drawn and trained in about a second.
+    Churn and density follow the retrainings on goodbooks-10k that embsync is tested with: each night about 1 % of the
+    items and users leave, about 2 % are new, 5 % of the users are missing from the training data, and two independent
+    trainings agree about as well (item cosine 0.86 there). Sizes are chosen so that a night takes about a second.
 
     Attributes
     ----------
     items, users : int
-        On the first night.
+        Numbers on the first night.
     new, leaving : float
-        Share of both that is new, and that leaves for good, each night after the first.
+        Share of both that is new, and that leaves permanently, each night after the first.
     away : float
-        Share of the users who do nothing on a night and are not in its training data.
+        Share of the users who are inactive on a night and not in its training data.
     tastes : int
         Latent dimensions.
     likes : float
         Median number of likes of a user on the first night; the log-normal spread around it is 0.6.
     likes_a_night : float
-        Mean number of likes each user adds a night.
+        Mean number of likes that each user adds per night.
     likes_next : int
-        Likes each user who was away on the last night adds on coming back: what a stale vector should foresee.
+        Likes that each absent user adds on return, which a stale vector should predict.
     fewest_likes : int
-        Items with fewer are not trained on, as in goodbooks.
+        Items with fewer likes are not trained, as in goodbooks.
     focus : float
-        How strongly tastes decide; 0 is popularity alone.
+        Influence of tastes; with 0, only popularity counts.
     genre_share : float
-        How much of an item's taste is its genre's, the rest is its own: 1 would make all items of a genre equal.
+        Share of an item's taste that is its genre's; with 1, all items of a genre would be equal.
     popularity_spread : float
         Spread of the log-normal popularity.
     """
@@ -71,14 +70,14 @@ class World:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All items and users of the world, including those still to come.
+    """All items and users of the world, including future ones.
 
     Attributes
     ----------
     item_tastes, user_tastes : (t, d) and (w, d) float32
     log_popularity : (t,) float32
     genres : (t,) int64
-        Numbers into ``titles.GENRES``.
+        Indices into ``titles.GENRES``.
     item_ids, user_ids : (t,) and (w,) int64
     """
 
@@ -92,20 +91,20 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Night:
-    """What the training job finds on one night.
+    """The training data of one night.
 
     Attributes
     ----------
     number : int
         From 1.
     items, users : (t,) and (w,) int64
-        Positions in the catalogue, in no order: the rows of the trained model.
+        Positions in the catalogue, in random order: the rows of the trained model.
     likes : (w, t) sparse float32
         1 where the user liked the item, on this night or before.
     away : (a,) int64
-        Users who are missing tonight and will come back.
+        Users who are absent tonight and will return.
     liked : (all users, all items) bool
-        Everything liked until now, by those who are away as well.
+        Everything liked so far, also by absent users.
     """
 
     number: int
@@ -123,7 +122,7 @@ def catalogue(world: World, nights: int, random: np.random.Generator) -> Catalog
     genres = random.integers(len(centres), size=items)
     own = _unit(random.standard_normal((items, world.tastes)))
     share = np.float32(world.genre_share)
-    # Two or three genres make a reader: Dirichlet with 0.25 gives the favourite about half of the weight.
+    # Users like two or three genres: Dirichlet with 0.25 gives the favourite about half of the weight.
     mixture = random.dirichlet(np.full(len(centres), 0.25), size=users) @ centres
     return Catalogue(
         item_tastes=(np.sqrt(share) * centres[genres] + np.sqrt(1 - share) * own).astype(np.float32),
@@ -131,7 +130,7 @@ def catalogue(world: World, nights: int, random: np.random.Generator) -> Catalog
         log_popularity=(world.popularity_spread * random.standard_normal(items)).astype(np.float32),
         genres=genres.astype(np.int64),
         item_ids=np.arange(1, items + 1),
-        user_ids=np.arange(100_001, 100_001 + users),  # far from item ids, so that nobody mixes them up
+        user_ids=np.arange(100_001, 100_001 + users),  # in another range than item ids, to avoid confusion
     )
 
 
@@ -185,13 +184,13 @@ def _night(
 
 
 def _change(present: Int64, at_first: int, world: World, number: int, random: np.random.Generator) -> Int64:
-    """Let some leave for good and others arrive."""
+    """Let some leave permanently and others arrive."""
     stay = np.sort(random.choice(present, len(present) - round(world.leaving * len(present)), replace=False))
     return np.concatenate([stay, np.arange(_ever(at_first, world.new, number - 1), _ever(at_first, world.new, number))])
 
 
 def _ever(at_first: int, new: float, number: int) -> int:
-    """Return how many there have been up to a night."""
+    """Return the total number up to a night."""
     return at_first + (number - 1) * round(new * at_first)
 
 

@@ -1,4 +1,4 @@
-"""Titles of items, so that a list of recommendations is readable."""
+"""Titles of items, for readable recommendations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FIRST, _SECOND = _ADJECTIVES.split(), _NOUNS.split()
 def title(number: int) -> str:
     """Return the title of the item with this number, from 0; different for each."""
     place, volume = number % (len(_FIRST) * len(_SECOND)), number // (len(_FIRST) * len(_SECOND))
-    # 2,501 is prime to 64 * 64, so neighbouring numbers get unlike titles and none comes twice.
+    # 2,501 is coprime to 64 * 64, so neighbouring numbers get different titles and no title is repeated
     place = place * 2501 % (len(_FIRST) * len(_SECOND))
     name = f"{_FIRST[place // len(_SECOND)]} {_SECOND[place % len(_SECOND)]}"
     return name if volume == 0 else f"{name} {volume + 1}"
