@@ -32,6 +32,8 @@ _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _FRACTION = r"[.eE]"
 _LIST = r"^\s*([\[({]|[+-]?[0-9.]+([eE][+-]?[0-9]+)?\s+[+-]?[0-9.])"
 
+_IN_TEXT = {"number": "float in text", "integer": "integer in text"}
+
 Column = tuple[str, str, str]
 
 
@@ -85,7 +87,7 @@ class TextTable:
             raise Unusable("rows of another number of fields than the header", first.num_columns, len(names))
         for name, values in zip(names, first.slice(0, _SAMPLE).columns, strict=True):
             kind = _kind_of(values)
-            yield name, kind, {"number": "float in text", "integer": "integer in text"}.get(kind, "text")
+            yield name, kind, _IN_TEXT.get(kind) or _shown(values)
 
     def _names(self) -> list[str]:
         with self._opened() as source:
@@ -183,6 +185,13 @@ def _kind_of(values: Any) -> str:
     if _all(values, _NUMBER) and pc.any(pc.match_substring_regex(values, _FRACTION)).as_py():
         return "number"
     return "list text" if _all(values, _LIST) else "string"
+
+
+def _shown(values: Any) -> str:
+    """Return what text is that is no number, with the first such value of a column that begins with numbers."""
+    numbers = pc.match_substring_regex(values, _NUMBER).fill_null(True).to_pylist()
+    row = numbers.index(False) if False in numbers else 0
+    return f"text, {values[row].as_py()[:16]!r} in row {row}" if row else "text"
 
 
 def _are_integers(values: Any) -> bool:

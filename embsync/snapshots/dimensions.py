@@ -24,6 +24,7 @@ class Dimensions:
     prefix: str
     columns: tuple[tuple[int, str], ...]
     kinds: Mapping[str, str]
+    types: Mapping[str, str]
 
     @property
     def is_plain(self) -> bool:
@@ -66,7 +67,7 @@ class Dimensions:
                 raise SnapshotError(
                     "columns of one dimension each that differ in type",
                     where=where,
-                    found=f"{name} ({self.kinds[name]})",
+                    found=f"{name} ({self.types.get(name, self.kinds[name])})",
                     expected=f"{self.kinds[first]}, as {first}",
                 )
         return tuple(name for _, name in ordered)
@@ -83,7 +84,7 @@ def numbered(kinds: Mapping[str, str], types: Mapping[str, str]) -> list[Dimensi
         if match is not None:
             groups.setdefault((match["prefix"], match["end"]), []).append((int(match["number"]), name))
     return [
-        Dimensions(prefix, tuple(columns), {name: kinds[name] for _, name in columns})
+        Dimensions(prefix, tuple(columns), kinds, types)
         for (prefix, _), columns in groups.items()
         if len(columns) > 1 and any(_is_number(kinds[name], types.get(name, "")) for _, name in columns)
     ]

@@ -176,7 +176,7 @@ KINDS = {
         "mv {sh} {shdir}/items.parquet (or users.parquet)",
         r"\.parq(uet)?$|\.pq$",
     ),
-    "bare parquet": Foreign("parquet without its ending", "mv {sh} {sh}.parquet"),
+    "bare parquet": Foreign("parquet without its ending", "mv {sh} {sh}.parquet", r"\.parq(uet)?$|\.pq$"),
     "lfs": Foreign("a Git LFS pointer instead of the file", "git lfs pull, where {sh} comes from"),
     "page": Foreign("a page of HTML or XML, perhaps the answer of a failed download", "download {sh} again"),
 }
@@ -280,8 +280,8 @@ def model_of(entries: Collection[str]) -> Foreign | None:
 
 
 def contradicts(name: str, start: bytes) -> Foreign | None:
-    """Return what a file is that begins as another format than its name says."""
-    begun = by_start(start)
+    """Return what a file is that begins as another format than its ending says."""
+    begun = by_start(start) if "." in name else None
     return None if begun is None or KINDS[begun].is_named(name) else KINDS[begun]
 
 

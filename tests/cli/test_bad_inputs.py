@@ -1,0 +1,103 @@
+"""``embsync sync`` on inputs that are wrong in their own format's ways: one line, exit code 3, the store as before."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+sys.path.insert(0, str(Path(__file__).parent))
+import bad_inputs
+import bad_tables
+from bad_inputs import IDS, ROWS
+from snapshots import fuzz
+from support.stores import snapshot_of
+
+from embsync.cli.main import run
+from embsync.snapshots import decoder_process
+
+CASES = {
+    name: (leave, says)
+    for name, leave, says in chain(
+        bad_inputs.npy_cases(),
+        bad_inputs.parts_cases(),
+        bad_inputs.npz_cases(),
+        bad_inputs.safetensors_cases(),
+        bad_inputs.state_dict_cases(),
+        bad_inputs.word2vec_cases(),
+        bad_inputs.binary_cases(),
+        bad_tables.column_file_cases(),
+        bad_tables.csv_cases(),
+        bad_tables.projector_cases(),
+        bad_tables.pipeline_cases(),
+    )
+}
+BOMBS = [name for name in CASES if "bomb" in name or "gigantic" in name or "deep" in name or "never ends" in name]
+#: Beyond what an empty command takes with its libraries: a piece of a file, a block of vectors, ids.
+MOST_MEMORY = 400 * 1024**2
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one version, of string ids and of the width that the inputs have."""
+    folder = tmp_path_factory.mktemp("bad")
+    np.savez(folder / "day=0.npz", items=ROWS, item_ids=np.array(IDS))
+    assert run(["sync", str(folder / "day=0.npz"), "--store", str(folder / "store")]) == 0
+    return folder / "store"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_decoders() -> Iterator[None]:
+    """Decoders begin with the libraries loaded, which saves most of the time of these tests."""
+    start = decoder_process.DecoderProcess.start
+    fuzz.fork_decoders()
+    yield
+    decoder_process.DecoderProcess.start = start
+
+
+def refused(code: int, error: str, says: str) -> None:
+    """Assert that an input was refused in one line that says what is wrong with it."""
+    assert code == 3, error
+    assert error.count("\n") == 1, error
+    assert re.search(says, error), error
+    assert len(error) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_one_line_and_exit_3(
+    tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The message says where and what; nothing in the store differs, and none is made."""
+    leave, says = CASES[name]
+    if name.startswith(("safetensors", "spark_pipeline")):  # of integer ids, or two-sided
+        store = tmp_path / "store"
+    before = snapshot_of(store)
+    path = leave(tmp_path)
+    capfd.readouterr()
+    code = run(["sync", str(path), "--store", str(store)])
+    refused(code, capfd.readouterr().err, says)
+    assert snapshot_of(store) == before
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_little_memory(tmp_path: Path, name: str) -> None:
+    """In a process of its own: no more than a block or two beyond the libraries; decoders have limits of their own."""
+    leave, says = CASES[name]
+    arguments = ["sync", str(leave(tmp_path)), "--store", str(tmp_path / "store")]
+    errors = tmp_path / "errors"
+    with errors.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "embsync", *arguments], stderr=file)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    refused(process.returncode, errors.read_text(), says)
+    assert used.ru_maxrss * 1024 < MOST_MEMORY
+    assert not (tmp_path / "store").exists()
