@@ -19,7 +19,7 @@ def estimate(inputs: Inputs, config: Config) -> int:
         rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
         total += rows * (4 * k + size + 8)
         total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
-        total += inputs.snapshot.width * k * np.dtype(np.float64).itemsize
+        total += (inputs.snapshot.width + 1) * k * np.dtype(np.float64).itemsize
     return total
 
 

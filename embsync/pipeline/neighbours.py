@@ -9,11 +9,11 @@ import numpy as np
 from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.two_pass import Alignment
 from embsync.config import IndexConfig
-from embsync.dtypes import Array, Float32, Float64, Int64
-from embsync.ids import sample
+from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
+from embsync.ids import positions_in, sample
 from embsync.pipeline.inputs import Inputs
 from embsync.reader import Version
-from embsync.rows import ArrayRows, map_blocks
+from embsync.rows import ArrayRows, as_slice, map_blocks
 from embsync.similarity import TOP_K, Metric, RunningTopK, overlap
 
 
@@ -52,6 +52,7 @@ class Neighbours:
         self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
         depth = max(TOP_K, config.depths[0])
         self._rows = inputs.items.plan.rows
+        self._asking: RowNumbers = asking.plan.rows[asking.fitted.sampled]
         self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)
         stale = self.queries[:0] if self._parent is None else self._parent.stable
         stale_raw = raw[:0] if self._parent is None else self._parent.raw()
@@ -67,6 +68,11 @@ class Neighbours:
         """(q, >= recall_at) rows of the sampled users' exact neighbours, best first."""
         return self._found.sampled().rows
 
+    def table(self) -> Int64:
+        """Return (s, 11): the row of each sampled user, ascending, and of its ten best items, -1 if there are fewer."""
+        order = np.argsort(self._asking)
+        return np.column_stack([self._asking, self._found.sampled().rows[:, :TOP_K]])[order].astype(np.int64)
+
     def agreement(self) -> float | None:
         """Return the share of sampled users whose top 10 the maps did not change."""
         return self._found.agreement()
@@ -77,7 +83,7 @@ class Neighbours:
             return Overlaps()
         own = self._found.sampled().rows[self._parent.sampled, :TOP_K]
         return Overlaps(
-            overlap_at_10=overlap(own, self._parent.top_rows(TOP_K)),
+            overlap_at_10=overlap(own, self._parent.top_rows()),
             stale_overlap_at_10=overlap(own, self._found.others().rows[:, :TOP_K]),
             stale_overlap_at_10_raw=overlap(own, self._found.others_raw().rows) if self._has_raw else None,
         )
@@ -100,6 +106,7 @@ class _ParentView:
         self._width = inputs.snapshot.width
         #: Positions, among the sampled users, of those live in the parent.
         self.sampled: Int64 = np.flatnonzero(rows >= 0)
+        self._asking = rows[self.sampled].astype(np.int64)
         self.stable: Float32 = np.array(self._version.side(run.name).vectors[rows[self.sampled]], np.float32)
 
     def raw(self) -> Array:
@@ -110,17 +117,30 @@ class _ParentView:
         inverse: Float64 = maps.inverse(self._name)
         return (self.stable.astype(np.float64) @ inverse).astype(np.float32)
 
-    def top_rows(self, k: int) -> Int64:
-        """Return the users' top k in the parent as rows of the new version; -2 for items that no longer exist."""
+    def top_rows(self) -> Int64:
+        """Return the users' top 10 in the parent as rows of the new version; -2 for items that no longer exist.
+
+        The parent has that of the users that were sampled when it was made; the others' are found by a scan.
+        """
+        rows = np.full((len(self._asking), TOP_K), -1, np.int64)
+        table = self._version.neighbours if self._version.record.index.metric == self._metric else None
+        places = np.full(len(rows), -1) if table is None else positions_in(self._asking, table[:, 0])
+        known = places >= 0
+        if table is not None:
+            rows[known] = table[places[known], 1:]
+        if not known.all():
+            rows[~known] = self._scanned(self.stable[~known])
+        moved = self._row_map[np.maximum(rows, 0)]
+        return np.where(rows < 0, -1, np.where(moved < 0, -2, moved))
+
+    def _scanned(self, queries: Float32) -> Int64:
         items = self._version.items
-        best = RunningTopK(self.stable, k, self._metric)
+        best = RunningTopK(queries, TOP_K, self._metric)
 
         def work(start: int, block: Array) -> None:
             live = np.flatnonzero(items.live[start : start + len(block)])
-            best.observe(start + live, block[live])
+            best.observe(start + live, block[as_slice(live)])
 
         for _ in map_blocks(work, ArrayRows(items.vectors), self._threads):
             pass
-        rows = best.result().rows
-        moved = self._row_map[np.maximum(rows, 0)]
-        return np.where(rows < 0, -1, np.where(moved < 0, -2, moved))
+        return best.result().rows

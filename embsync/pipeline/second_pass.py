@@ -8,6 +8,7 @@ import numpy as np
 
 from embsync.alignment.anchors import advance, choose
 from embsync.alignment.drift import DriftMeter, Fit, RowChange, mean
+from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import Residual
 from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment, Observer, SideFit, fit_meter, transform_rows
@@ -62,6 +63,7 @@ def write_sides(
         return _write_side(staging, inputs, run, part, rows, extra, config)
 
     written = inputs.map(write, found)
+    staging.save(layout.NEIGHBOURS, neighbours.table())
     save_maps(staging, found.transform)
     return written
 
@@ -86,6 +88,7 @@ def _write_side(
     file = staging.array(layout.side_file(run.name, "vectors"), (len(plan.ids), inputs.dimension), np.float32)
     meter = fit_meter(run.fitted.pairing, part)
     drift_meter = _drift_meter(inputs, run)
+    moments = Moments()
 
     def observe(start: int, block: Array, stable: Float32) -> None:
         file.put(as_slice(plan.rows[start : start + len(block)]), stable)
@@ -93,10 +96,12 @@ def _write_side(
             meter.observe(start, block)
         if drift_meter is not None:
             drift_meter.observe(start, block, stable)
+        moments.observe(start, stable)
 
     residual = transform_rows(rows, part, [observe, *extra], threads=config.threads)
     _carry(file, inputs, run)
     staging.save(layout.side_file(run.name, "ids"), plan.ids)
+    staging.save(layout.side_file(run.name, "moments"), moments.result())
     staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen(inputs.number, run.held))
     _write_anchors(staging, file, inputs, run, config)
     since_start = _write_start(staging, file, inputs, run)

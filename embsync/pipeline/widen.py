@@ -78,6 +78,11 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
         name = side.name
         vectors = _pad_rows(staging, layout.side_file(name, "vectors"), side.vectors, dimension)
         staging.save(layout.side_file(name, "ids"), side.ids)
+        if side.moments is not None:
+            padding = np.zeros(dimension - len(side.moments) + 1)
+            staging.save(
+                layout.side_file(name, "moments"), np.concatenate([side.moments[:-1], padding, side.moments[-1:]])
+            )
         staging.save(layout.side_file(name, "last_seen"), np.where(side.live, number, side.last_seen))
         for folder in ("anchors", "start"):
             ids_file, vectors_file = layout.reference_files(folder, name)
@@ -88,6 +93,8 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
 
     vectors = parent.sides.map(copy)
     save_maps(staging, parent.transform.maps.widened(dimension))
+    if parent.neighbours is not None:
+        staging.save(layout.NEIGHBOURS, parent.neighbours)
     for label in parent.labels.values():
         for path, array in label.files():
             staging.save(path, array)

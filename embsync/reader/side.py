@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embsync.dtypes import Array, Float32, Int64, Times
+from embsync.dtypes import Array, Float32, Float64, Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
 from embsync.invocation import command, store_of
@@ -61,6 +61,8 @@ class Side:
     vectors : (n, k) float32, mapped
     last_seen : (n,) int64, mapped
         The version that last had the id live.
+    moments : (k + 1,) float64, mapped, or None
+        Mean of the live vectors, and their mean squared length; None in versions of earlier releases.
     """
 
     name: SideName
@@ -68,6 +70,7 @@ class Side:
     vectors: Float32
     last_seen: Int64
     _lineage: Lineage
+    moments: Float64 | None = field(default=None, repr=False, compare=False)
     _scored_with: Callable[[], Side] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -350,6 +353,8 @@ class Side:
 
     @cached_property
     def _moments(self) -> tuple[Float32, float]:
+        if self.moments is not None:
+            return self.moments[:-1].astype(np.float32), float(self.moments[-1])
         total, squares = np.zeros(self.vectors.shape[1]), 0.0
         step = max(1, block_rows(self.vectors.shape[1]) // 4)  # half a megabyte of float64
         for start in range(0, len(self.vectors), step):

@@ -289,7 +289,8 @@ class Version(VersionFiles):
         vectors = self._map(layout.side_file(name, "vectors"), FLOAT32, (counts.rows, self.record.dimension))
         last_seen = self._map(layout.side_file(name, "last_seen"), INTEGER, (counts.rows,))
         owner = weakref.ref(self)
-        return Side(name, ids, vectors, last_seen, self._ancestry(), lambda: _other_side(owner, name))
+        moments = self._computed(layout.side_file(name, "moments"), FLOAT64, (self.record.dimension + 1,))
+        return Side(name, ids, vectors, last_seen, self._ancestry(), moments, lambda: _other_side(owner, name))
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:

@@ -18,6 +18,7 @@ from embsync.file_hashes import mismatch
 from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
 from embsync.reader.lineage import Lineage
 from embsync.sides import SideName
+from embsync.similarity import TOP_K
 from embsync.store import layout
 from embsync.store.durable import close
 from embsync.store.locks import identity, pin
@@ -144,6 +145,14 @@ class VersionFiles:
         return ids, self._map(vectors_file, FLOAT32, (len(ids), self.record.dimension))
 
     @cached_property
+    def neighbours(self) -> Int64 | None:
+        """(s, 11) int64, mapped: rows of the sampled users and of their ten best items, -1 where there are fewer.
+
+        None in versions of earlier releases.
+        """
+        return self._computed(layout.NEIGHBOURS, INTEGER, (None, TOP_K + 1))
+
+    @cached_property
     def index_rows(self) -> Int64:
         """(labels,) int64: the row of each label of the index, -1 for a dead label."""
         labels = self._map(layout.INDEX_ROWS, INTEGER, (self.record.index.labels,))
@@ -156,6 +165,11 @@ class VersionFiles:
         array = layout.map_array(self.path / name, types, shape)
         self._require_in_place()
         return array
+
+    def _computed(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array | None:
+        """Map a file that versions of earlier releases do not have."""
+        there = any(entry.path == name for entry in self.record.files)
+        return self._map(name, types, shape) if there else None
 
     def _damaged(self, name: str, found: str, expected: str) -> StoreDamaged:
         hint = damage_hint(self.path)

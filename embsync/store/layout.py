@@ -33,6 +33,8 @@ LINEAGE = "lineage.npy"
 #: Absent in versions of earlier releases.
 LINEAGE_TIMES = "lineage_times.npy"
 SINGULAR_VALUES = "transform/singular_values.npy"
+#: Rows of the sampled users and of their ten best items.
+NEIGHBOURS = "neighbours.npy"
 #: In a version that is being published: the line that the journal gets afterwards. A version that has it and is not
 #: current was never published.
 PUBLISHING = "publishing.json"
@@ -58,6 +60,11 @@ def version_files(*, two_sided: bool) -> set[str]:
         found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")} | {f"transform/{side}.npy"}
         found |= {*reference_files("anchors", side), *reference_files("start", side)}
     return found
+
+
+def computed_files(*, two_sided: bool) -> set[str]:
+    """Return the paths of files that can be computed from a version's others; earlier releases did not write them."""
+    return {NEIGHBOURS, *(side_file(side, "moments") for side in ("items", "users")[: 1 + two_sided])}
 
 
 def version_numbers(versions: Path) -> list[int]:
@@ -134,7 +141,7 @@ def without_manifest(root: Path) -> list[StoreDamaged]:
 
 
 def side_file(side: str, what: str) -> str:
-    """Return the path of a side's ids, vectors or last_seen."""
+    """Return the path of a side's ids, vectors, last_seen or moments."""
     return f"{side}/{what}.npy"
 
 

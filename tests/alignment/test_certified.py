@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.laws import law
 from support.nights import Array
@@ -16,10 +16,10 @@ from embsync.alignment.certified import CertifiedTopK, SampledNeighbours, ScoreB
 from embsync.alignment.preservation import written_block
 from embsync.alignment.two_pass import Alignment, SideInput, fit
 from embsync.rows import ArrayRows
-from embsync.sides import Sides
+from embsync.sides import NAMES, Sides
 from embsync.similarity import Metric
 
-WORLDS = ("plain", "ties", "near ties", "long", "short", "spread", "zero rows", "unbalanced")
+WORLDS = ("plain", "ties", "near ties", "long", "short", "spread", "zero rows", "unbalanced", "cancelling")
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,9 @@ class World:
         return items, users
 
 
-def _world(kind: str, seed: int, *, width: int = 6, rank: int | None = None, standardized: bool = True) -> World:
+def _world(kind: str, seed: int, *, width: int = 6, dimension: int = 6, standardized: bool = True) -> World:
     random = np.random.default_rng(seed)
     items, users = random.standard_normal((90, width)), random.standard_normal((20, width))
-    if rank is not None:
-        items, users = (side @ random.standard_normal((width, rank)) @ np.eye(rank, width) for side in (items, users))
     if kind == "ties":
         items = items[random.integers(0, 30, 90)]
     elif kind == "near ties":
@@ -57,18 +55,28 @@ def _world(kind: str, seed: int, *, width: int = 6, rank: int | None = None, sta
     elif kind == "unbalanced":
         turn = random.standard_normal((width, width)) * 10.0 ** random.uniform(-3, 3, width)
         items, users = items @ turn, users @ np.linalg.inv(turn).T
+    elif kind == "cancelling":  # one common part, a million times as long as what the scores are made of
+        items[:, 0] += 1e6
+        users[:, 0], standardized = 0.0, False
     items, users = items.astype(np.float32), users.astype(np.float32)
     sampled = np.arange(len(users))
     sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=sampled))
-    return World(items, users, fit(sides, dimension=width, standardized=standardized))
+    found = fit(sides, dimension=dimension, standardized=standardized)
+    if kind == "cancelling":  # in the space too, whose axes are otherwise along the common part and across it
+        turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0]
+        found = replace(
+            found, **{side: replace(getattr(found, side), map=getattr(found, side).map @ turn) for side in NAMES}
+        )
+    return World(items, users, found)
 
 
 def _exact(queries: Array, rows: Array) -> Array:
     return np.asarray(queries.astype(np.longdouble) @ rows.astype(np.longdouble).T)
 
 
-@law
-@given(st.sampled_from(WORLDS), st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("kind", WORLDS)
+@settings(law, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
     """For every pair, the float32 product of the written rows against the exact one of the raw rows."""
     world = _world(kind, seed)
@@ -81,8 +89,9 @@ def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
     assert (changed <= allowed).all()
 
 
-@law
-@given(st.sampled_from(WORLDS), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("kind", WORLDS)
+@settings(law, max_examples=10)
+@given(step=st.sampled_from((7, 30, 90)), seed=st.integers(0, 2**32 - 1))
 def test_the_ten_best_raw_items_are_those_of_all_pairs(kind: str, step: int, seed: int) -> None:
     """In blocks of any size and order: the exact scores of the ten best, of every user."""
     world = _world(kind, seed)
@@ -102,12 +111,12 @@ def test_the_ten_best_raw_items_are_those_of_all_pairs(kind: str, step: int, see
 def test_blocks_from_many_threads_lose_no_raw_neighbour() -> None:
     """Floors and lengths that other threads raise meanwhile exclude nothing."""
     random = np.random.default_rng(5)
-    items, users = (random.standard_normal((rows, 16)).astype(np.float32) for rows in (30_000, 60))
+    items, users = (random.standard_normal((rows, 16)).astype(np.float32) for rows in (9_000, 60))
     sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=np.arange(60)))
     world = World(items, users, fit(sides, dimension=16))
     stable, asking = world.stable
     best = CertifiedTopK(asking, users, ScoreBound.of(users, world.found), 10)
-    blocks = np.array_split(random.permutation(30_000), 60)
+    blocks = np.array_split(random.permutation(9_000), 30)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda rows: best.observe_mapped(rows, items[rows], stable[rows]), blocks))
     expected = np.argsort(-_exact(users, items), axis=1, kind="stable")[:, :10]
@@ -132,15 +141,16 @@ def test_a_score_that_changed_is_seen(fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "metric"), [(None, "inner_product"), (4, "inner_product"), (None, "l2"), (3, "cosine")]
+    ("dimension", "metric", "agrees"),
+    [(6, "inner_product", 1.0), (6, "l2", 1.0), (6, "cosine", 1.0), (3, "inner_product", 0.0)],
 )
-def test_raw_neighbours_are_found_with_or_without_proof(rank: int | None, metric: Metric) -> None:
-    """Without full rank or by another metric nothing is proved: the raw rows are scanned, with the same answers."""
-    world = _world("plain", 8, rank=rank, standardized=metric == "inner_product")
+def test_raw_neighbours_are_found_with_or_without_proof(dimension: int, metric: Metric, agrees: float) -> None:
+    """In a narrower space or by another metric nothing is proved: the raw rows are scanned, with the same answers."""
+    world = _world("plain", 8, dimension=dimension, standardized=metric == "inner_product")
     items, users = world.stable
-    others = np.random.default_rng(1).standard_normal((7, 6)) @ np.diag(np.arange(6) < (rank or 6)).astype(float)
+    others = np.random.default_rng(1).standard_normal((7, 6))
     found = _neighbours(world, users, items, others, metric)
-    assert found.agreement() == 1.0
+    assert found.agreement() == agrees
     scores = np.asarray(_exact(others, world.items))
     if metric != "inner_product":
         lengths = (world.items.astype(np.float64) ** 2).sum(axis=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +19,7 @@ import embsync
 from embsync import rows
 from embsync.errors import SnapshotChanged
 from embsync.manifest import Manifest
-from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
+from embsync.pipeline import CheckRefusedError, Request, neighbours, publish_snapshot
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
@@ -132,6 +135,71 @@ def test_overlaps_count_live_items_of_users_live_in_both(world: World) -> None:
     raw = _top(_by_id(NIGHTS[2], "users", common), NIGHTS[3].items, NIGHTS[3].item_ids)
     assert drift.stale_overlap_at_10_raw == pytest.approx(_shared(own, raw), abs=1e-9)
     assert drift.overlap_at_10 != drift.stale_overlap_at_10
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_moments_are_those_of_the_live_rows(world: World, side: str) -> None:
+    """What is stored is what a reader of an earlier release's version computes from all rows."""
+    stored = world.version.side(side)
+    computed = replace(stored, moments=None)
+    assert stored.moments is not None
+    np.testing.assert_allclose(stored.mean, computed.mean, rtol=1e-6, atol=1e-9)
+    assert stored.energy == pytest.approx(computed.energy, rel=1e-12)
+    assert stored.energy == pytest.approx(
+        float((_live(world.version, side)[1].astype(np.float64) ** 2).sum(axis=1).mean())
+    )
+
+
+def test_the_neighbours_of_the_sampled_users_are_stored(world: World) -> None:
+    """Rows of users ascending, and of their ten best live items."""
+    table, users, items = world.version.neighbours, world.version.users, world.version.items
+    assert table is not None
+    assert users is not None
+    assert (np.diff(table[:, 0]) > 0).all()
+    assert users.live[table[:, 0]].all()
+    found = [set(np.asarray(items.ids)[row].tolist()) for row in table[:, 1:]]
+    new_items = _live(world.version, "items")
+    assert found == _top(np.asarray(users.vectors)[table[:, 0]], new_items[1], new_items[0])
+
+
+@pytest.mark.parametrize("lacks", ["all of it", "some users", "another metric"])
+def test_overlaps_are_the_same_without_stored_neighbours(world: World, root: Path, lacks: str) -> None:
+    """A version of an earlier release, or users that were not sampled then: they are looked for in its rows."""
+    config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
+    shutil.copytree(world.version.path.parents[1], root, symlinks=True)
+    Store(root).rollback(3)
+    folder = root / "versions/000003"
+    stored, file = json.loads((folder / "manifest.json").read_text()), folder / "neighbours.npy"
+    table = np.load(file)
+    if lacks == "all of it":
+        file.unlink()
+        stored["files"] = [entry for entry in stored["files"] if entry["path"] != file.name]
+    else:
+        table = table[::3] if lacks == "some users" else np.where(np.arange(11) > 0, 0, table)
+        np.save(file, table)
+        entry = next(entry for entry in stored["files"] if entry["path"] == file.name)
+        entry |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        if lacks == "another metric":
+            stored["index"]["metric"] = "l2"
+    (folder / "manifest.json").write_text(json.dumps(stored))
+    (folder / "manifest.sha256").unlink()
+    manifest = sync(root, NIGHTS[3], "again", config)
+    assert manifest.parent == 3
+    assert manifest.drift is not None
+    assert world.manifest.drift is not None
+    assert manifest.drift.overlap_at_10 == world.manifest.drift.overlap_at_10
+
+
+def test_stored_neighbours_are_used(world: World, root: Path) -> None:
+    """No user's neighbours in the parent are looked for that it has."""
+    shutil.copytree(world.version.path.parents[1], root, symlinks=True)
+    Store(root).rollback(3)
+    config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "RunningTopK", None)
+        manifest = sync(root, NIGHTS[2].with_vectors(lambda rows: rows * np.float32(1.01)), "again", config)
+    assert manifest.drift is not None
+    assert manifest.drift.overlap_at_10 is not None
 
 
 def test_dead_labels_lead_to_nobody(world: World) -> None:
@@ -300,6 +368,7 @@ def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.
         return real(setting)
 
     monkeypatch.setattr(rows, "worker_count", noted)
+    monkeypatch.setattr(Version, "neighbours", None)  # as in versions of earlier releases
     config = configured(threads=threads)
     counts = []
     for number in range(2):

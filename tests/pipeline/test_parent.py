@@ -29,7 +29,8 @@ from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.staging import Staging
 
-CARRIED = sorted(layout.version_files(two_sided=True) - {layout.INDEX, layout.INDEX_ROWS})
+FILES = layout.version_files(two_sided=True) | layout.computed_files(two_sided=True)
+CARRIED = sorted(FILES - {layout.INDEX, layout.INDEX_ROWS})
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,6 @@ def test_the_manifest_itself_is_shown_unchanged(root: Path, capfd: pytest.Captur
     assert run(["show", "--json", "--store", str(root)]) == 0
     printed = capfd.readouterr().out
     assert printed == (root / "versions/000003/manifest.json").read_text()
-    assert {entry["path"] for entry in json.loads(printed)["files"]} == layout.version_files(two_sided=True)
+    assert {entry["path"] for entry in json.loads(printed)["files"]} == FILES
     with open_version(root, 3) as version:
         assert version.record.items.live == SIZES["items"]

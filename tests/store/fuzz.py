@@ -48,7 +48,7 @@ RECORDS = {
     HOOK_RECORD: b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}',
     layout.ORDER: b'{"order":"auto","series":["day=#"]}',
 }
-ARRAYS = sorted(layout.version_files(two_sided=True) - {layout.INDEX})
+ARRAYS = sorted((layout.version_files(two_sided=True) | layout.computed_files(two_sided=True)) - {layout.INDEX})
 
 
 class Fuzz:

@@ -293,6 +293,8 @@ FILES = [
     "items/vectors.npy",
     "users/ids.npy",
     "items/last_seen.npy",
+    "users/moments.npy",
+    "neighbours.npy",
     "anchors/users.npy",
     "start/item_ids.npy",
     "transform/items.npy",
