@@ -113,7 +113,8 @@ def test_a_store_without_a_whole_version_begins_anew(
         snapshot = str(directory / "watch/day=5")
         assert run(["sync", snapshot, "--store", str(root)]) == 5
         begins = f"embsync accept {directory}/watch/day=3 --new-space --store {root}\n"
-        assert capfd.readouterr().err.endswith(begins) or name == "manifest.json"
+        leads_on = begins if name != "manifest.json" else f"embsync rollback --store {root}\n"
+        assert capfd.readouterr().err.endswith(leads_on)
         assert run(["rollback", "--store", str(root)]) == 5
         assert capfd.readouterr().err.endswith(begins)
         assert run(["accept", snapshot, "--new-space", "--store", str(root)]) == 0
