@@ -115,7 +115,8 @@ def _labels(version: Version, ids: Array, names: list[str] | None) -> list[list[
     if names is None:
         return []
     hits = records_of(version, version.items.rows(ids.ravel()), names)
-    return [hits[start : start + ids.shape[1]] for start in range(0, ids.size, max(ids.shape[1], 1))]
+    width = ids.shape[1]
+    return [hits[query * width : (query + 1) * width] for query in range(len(ids))]
 
 
 def _filter(context: RequestContext, given: IdsOrLists | None, queries: int, name: str) -> tuple[Any, bool]:

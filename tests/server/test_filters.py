@@ -70,6 +70,8 @@ def test_conditions_and_labels(server: Server, version: Version, users: list[int
     assert [hit["price"] for hit in answer.plain["labels"][0]] == expected["price"]
     nulls = server.ask("/v1/search", {"users": users[:1], "k": 3, "where": {"price": None}, "labels": ["price"]}).plain
     assert nulls["labels"] == [[{"price": None}] * 3]
+    nothing = server.ask("/v1/search", {"users": users[:2], "where": {"genre": "z"}, "labels": ["genre"]}).plain
+    assert nothing["ids"] == nothing["labels"] == [[], []]
     by_url = server.ask(f"/v1/search?users={users[0]}&k=2&labels=genre&string_ids=true").plain
     assert [len(hit) for hit in by_url["labels"][0]] == [1, 1]
 
