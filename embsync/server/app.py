@@ -206,7 +206,7 @@ class Application:
         done, _ = await asyncio.wait({future}, timeout=first)
         if done:
             return
-        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
         try:
             done, _ = await asyncio.wait(
                 {future, gone}, timeout=self._limits.seconds - first, return_when=asyncio.FIRST_COMPLETED
@@ -265,6 +265,12 @@ def _handle(
     else:
         request = decode(endpoint, content_type, fields, body, context.memory)
     return endpoint.handler(context, request)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client has gone; the body of a request that has none comes first, and is empty."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _path(request: Request) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -605,3 +606,14 @@ def test_movement_leaves_versions_of_other_spaces_out() -> None:
         with serving(directory / "S") as running:
             steps = running.ask("/v1/movement", {"side": "items", "id": shared}).plain["steps"]
             assert [step["version"] for step in steps] == [2]
+
+
+def test_a_slow_answer_to_a_url_is_answered(root: Path) -> None:
+    """Its client waits: the empty body that arrives meanwhile is no disconnect."""
+    patched = (
+        "import sys; from embsync.server import app; app._SOON = 0.0; sys.argv[1:] = sys.argv[6:]; "
+        "from embsync.cli.main import main; main()"
+    )
+    with serving(root, under=(sys.executable, "-c", patched)) as server:
+        answers = [server.ask("/v1/diff?before=1") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200] * 3
