@@ -135,7 +135,9 @@ def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place:
     place.drop(1, big(1))
     with place.daemon():
         for times in range(1, 4):
-            os.kill(place.at_work(times), signal.SIGKILL)
+            worker = place.at_work(times)
+            assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "500\n"  # the kernel takes it first
+            os.kill(worker, signal.SIGKILL)
             eventually(lambda times=times: len(place.logged("crashed")) == times)
         failed = eventually(lambda: place.events("failed"))
         assert "set aside" in (failed[0].reason or "")
@@ -295,6 +297,8 @@ def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
         place.wait_for(1)
         eventually(lambda: "ended with 3" in (place.status()["on_publish"] or ""))
     assert note.read_text() == f"1 {place.store.path(1)}\n"
+    record = json.loads((place.store.root / "on_publish.json").read_text())
+    assert (record["version"], record["failed"]) == (1, "store.on_publish ended with 3")
     assert "embsync_on_publish_failures_total 1" in (place.store.root / "metrics.prom").read_text()
     assert assert_whole(place.store.root) == 1
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import faiss
 import msgspec
 import numpy as np
 import pytest
 
 from embsync.config import IndexConfig
 from embsync.errors import UsageError
-from embsync.index import Built, Searcher, check_factory, estimate_bytes, refresh
+from embsync.index import Built, Searcher, check_factory, estimate_bytes, refresh, rotate_or_rebuild
 from embsync.index.factory import resolve_factory
 from embsync.index.gate import RecallGate
 from embsync.index.ground_truth import exact_neighbours
@@ -81,9 +82,36 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, knob, l
 
     assert recall(built.report.search) == pytest.approx(built.report.recall_at_10, abs=1e-9)
     assert built.report.recall_at_10 >= 0.95
+    if "HNSW" in factory and knob == "nprobe":
+        assert built.report.search["quantizer_efSearch"] == max(16, 2 * built.report.search[knob])
     if knob is not None:
         assert built.report.search[knob] > least
         assert recall({**built.report.search, knob: built.report.search[knob] - 1}) < 0.95
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_index_is_made_by_as_many_threads_as_configured(side, monkeypatch, threads):
+    """``threads``; whoever searches afterwards has as many as before."""
+    used, build = [], rotate_or_rebuild.build
+
+    def noted(*arguments):
+        used.append(faiss.omp_get_max_threads())
+        return build(*arguments)
+
+    monkeypatch.setattr(rotate_or_rebuild, "build", noted)
+    before = faiss.omp_get_max_threads()
+    refresh(side.vectors, side.live, side.queries, None, IndexConfig(factory="HNSW16"), threads)
+    assert used == [threads]
+    assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "factory"), [(3_900, "Flat"), (4_100, "HNSW32"), (5_000, "HNSW32"), (6_000, "HNSW32")]
+)
+def test_the_estimate_is_that_of_the_larger_index_where_either_may_be_chosen(rows, factory):
+    """``auto`` near its limit keeps the kind of index that there was."""
+    assert resolve_factory("auto", rows, "HNSW32") == factory
+    assert estimate_bytes(rows, 16, "auto") == estimate_bytes(rows, 16, factory)
 
 
 def test_a_plateau_is_not_the_end():
