@@ -67,10 +67,14 @@ class Dimensions:
                 raise SnapshotError(
                     "columns of one dimension each that differ in type",
                     where=where,
-                    found=f"{name} ({self.types.get(name, self.kinds[name])})",
+                    found=f"{name} ({self._shown(name)})",
                     expected=f"{self.kinds[first]}, as {first}",
                 )
         return tuple(name for _, name in ordered)
+
+    def _shown(self, name: str) -> str:
+        """Return the kind of a column; of text, what says that it is none of numbers."""
+        return self.types.get(name, "string") if self.kinds[name] == "string" else self.kinds[name]
 
 
 _IN_TEXT = {"integer", "number"}
