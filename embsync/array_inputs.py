@@ -1,4 +1,4 @@
-"""Arrays as callers hold them: NumPy, pandas, Arrow, PyTorch, and whatever else offers ``__array__`` or DLPack."""
+"""Arrays from callers: NumPy, pandas, Arrow, PyTorch, and anything else with ``__array__`` or DLPack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embsync.errors import SnapshotError
 
 
 def as_matrix(value: Any, name: str) -> tuple[Array, Array | None]:
-    """Return vectors as a matrix of floats, and the ids that they bring along.
+    """Return vectors as a matrix of floats, and the ids that come with them.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _as_array(value: Any, name: str) -> Array:
         return np.asarray(value)
     except (ValueError, TypeError, BufferError, RuntimeError) as error:
         raise SnapshotError(
-            f"{name} is no array", found=f"{type(value).__name__}: {error}"[:200], expected="an array of numbers"
+            f"{name} is not an array", found=f"{type(value).__name__}: {error}"[:200], expected="an array of numbers"
         ) from None
 
 

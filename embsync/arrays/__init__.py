@@ -1,1 +1,1 @@
-"""The method on arrays that a program holds, with no store and no daemon."""
+"""The method on arrays in memory, without a store or daemon."""

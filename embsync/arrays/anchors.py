@@ -27,7 +27,7 @@ from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.safetensors import read_headers
 from embsync.store.durable import replace_file, write_errors
 
-#: Version of the form; what an older release cannot read gets another.
+#: Version of the file format; it changes when older releases cannot read it.
 FORMAT = "1"
 _NO_HASH = "0" * 64
 _PIECE = 4 * 2**20
@@ -90,7 +90,7 @@ class Anchors(Sides[AnchorSide]):
         try:
             place = Place.at(path)
         except NotFoundError:
-            raise NotFoundError("no such file of anchors", where=path) from None
+            raise NotFoundError("no such anchors file", where=path) from None
         with place.open() as file:
             content = FileBytes(file, str(place))
             size = file_size(file)
@@ -136,10 +136,10 @@ def _metadata(content: FileBytes) -> Mapping[str, str]:
     length = int.from_bytes(content.read(8, 0), "little")
     found = json.loads(content.read(length, 8)).get("__metadata__")
     if not isinstance(found, dict) or "embsync_anchors" not in found:
-        raise _ill_formed(content, "safetensors of something else", "a file of Anchors.save")
+        raise _ill_formed(content, "a safetensors file without anchors", "a file written by Anchors.save")
     if found["embsync_anchors"] != FORMAT:
         raise _ill_formed(
-            content, f"form {found['embsync_anchors']!r}"[:60], f"form {FORMAT}, which this release reads"
+            content, f"format {found['embsync_anchors']!r}"[:60], f"format {FORMAT}, which this release reads"
         )
     return found
 
@@ -151,7 +151,7 @@ def _require_as_written(content: FileBytes, size: int, metadata: Mapping[str, st
     for start in range(length, size, _PIECE):
         digest.update(content.read(min(_PIECE, size - start), start))
     if digest.hexdigest() != stated:
-        raise _ill_formed(content, "another sha256 than it has in itself", "the file as it was written")
+        raise _ill_formed(content, "a sha256 that differs from the recorded one", "the file as it was written")
 
 
 def _side(name: str, headers: Mapping[str, ArrayHeader], metadata: Mapping[str, str], content: FileBytes) -> AnchorSide:

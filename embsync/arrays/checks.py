@@ -1,4 +1,4 @@
-"""What the pipeline checks of a fit to anchors, of arrays alone: there is no version before, and nothing to accept."""
+"""The pipeline's checks of a fit to anchors, for arrays: there is no previous version, and nothing to accept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from embsync.pipeline.checks import Measured, judge
 from embsync.pipeline.record import checks_of_anchors, side_fit
 from embsync.sides import NAMES, Sides
 
-#: How to go on where a check refuses.
+#: What to do if a check refuses.
 OTHERWISE = "check=False gives the result anyway; without anchors a new space begins"
 
 

@@ -66,7 +66,7 @@ class SideRun:
 
 @dataclass(frozen=True)
 class Inputs(Sides[SideRun]):
-    """A whole run's inputs; ``parent`` is None when a new space begins, ``motion`` is how its anchors move on.
+    """The inputs of a run; ``parent`` is None when a new space begins, ``motion`` is how its anchors are updated.
 
     ``labels`` are those of the items' rows.
     """

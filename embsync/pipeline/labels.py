@@ -1,4 +1,4 @@
-"""Labels laid out on the rows of a version: those of the snapshot, and the parent's where it says nothing."""
+"""Labels of the rows of a version: those of the snapshot, and the parent's where the snapshot has none."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Hook:
 
 
 def _last_record(store: Store) -> HookRecord | None:
-    """Return what was noted last; a file that says nothing readable is none, so that the command runs once more."""
+    """Return the last recorded outcome; an unreadable file counts as none, so that the command runs again."""
     try:
         return read_struct(store.root / HOOK_RECORD, HookRecord)
     except StoreError as error:

@@ -110,7 +110,7 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
     for number in others:
         with contextlib.suppress(EmbsyncError):
             same = wanted is not None and wanted in store.manifest(number).files
-            if wanted is not None and same and store.is_whole(number, wanted.path):
+            if wanted is not None and same and store.is_intact(number, wanted.path):
                 source, target = store.path(number) / wanted.path, parent.path / wanted.path
                 return f"cp --remove-destination {quoted(str(source))} {quoted(str(target))}"
     return store.way_out({parent.number})

@@ -24,7 +24,7 @@ from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
 from embsync.store.staging import Staging
 
-#: Room for what is written beside labels: the manifest.
+#: Space for the manifest, in addition to the labels.
 _MANIFEST_BYTES = 2**20
 
 
@@ -77,7 +77,7 @@ def _read(place: Place, parent: Version, config: Config) -> Labels:
     others = [column.name for column in labels.columns if configured is not None and column.name not in configured]
     if others:
         raise SnapshotError(
-            "labels that are not configured, and would be gone after the next snapshot",
+            "labels that are not configured, and would be lost with the next snapshot",
             where=labels.where,
             found=", ".join(others)[:200],
             expected=f"among {', '.join(configured or ())} (snapshot.labels)",

@@ -25,7 +25,7 @@ class SparseIndex:
         self._entries = self._ids[::_APART].copy()
 
     def positions(self, wanted: Array) -> Int64:
-        """Return where each of ``wanted`` stands among the ids, (len(wanted),) int64, -1 where it does not."""
+        """Return the position of each of ``wanted`` among the ids, (len(wanted),) int64, -1 if absent."""
         places = np.maximum(np.searchsorted(self._entries, wanted, "right") - 1, 0) * _APART
         last = len(self._ids) - 1
         step = _APART

@@ -1,4 +1,4 @@
-"""Whether a version is whole: every file hashed against the manifest before anybody is served from it."""
+"""Verification of a version: the hash of every file is compared with the manifest before the version is served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a store: its versions, which of them is current, what the journal tells, and what is damaged."""
+"""The contents of a store: its versions, the current one, the events of the journal, and damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOVES = (*PUBLISHES, "rolled_back")
 
 
 class StoreContents:
-    """A store on disk, for those who look at it as a whole; consumers use :func:`embsync.open`.
+    """A store on disk, for inspection; consumers use :func:`embsync.open`.
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ class StoreContents:
             return next((number for number in reversed(moves) if number in numbers), max(numbers, default=None))
 
     def way_out(self, damaged: Collection[int]) -> Command:
-        """Return the command that leads out of damage: to the newest other version that is whole, or to a new space."""
+        """Return the command that recovers from damage: a rollback to the newest intact version, or a new space."""
         for number in reversed(self.numbers()):
             with contextlib.suppress(StoreError, NotFoundError):
-                if number not in damaged and self.is_whole(number):
+                if number not in damaged and self.is_intact(number):
                     return command("rollback", number, store=self.root)
-        none = "no other version is whole: restore the file from a copy, or start a new space"
+        none = "no other version is intact: restore the file from a copy, or start a new space"
         published = (event.snapshot or {} for event in self.journal.events() if event.event == "published")
         paths = [path for path in (snapshot.get("path") for snapshot in published) if path and Path(path).exists()]
         if not paths:
@@ -152,12 +152,12 @@ class StoreContents:
         except (StoreError, NotFoundError):
             return number
 
-    def is_whole(self, number: int, path: str | None = None) -> bool:
-        """Return whether a version, or one file of it, is as its manifest says."""
+    def is_intact(self, number: int, path: str | None = None) -> bool:
+        """Return whether a version, or one file of it, matches its manifest."""
         return not self.damaged_files(number, path)
 
     def damaged_files(self, number: int, path: str | None = None) -> list[str]:
-        """Re-hash a version's files, or one of them; return a line for each that is not as its manifest says."""
+        """Hash a version's files, or one of them, and return a line for each that does not match the manifest."""
         folder = self.path(number)
         problems = []
         for entry in self.manifest(number).files:
@@ -167,10 +167,7 @@ class StoreContents:
         return problems
 
     def damage(self) -> list[StoreDamaged]:
-        """Return what is damaged of ``current``, the manifest it leads to, the journal, and the decided order.
-
-        Also versions that have no manifest.
-        """
+        """Return damage to ``current``, its manifest, the journal, the saved order, and versions without manifest."""
         found = [
             StoreDamaged(
                 "damaged line",
@@ -210,7 +207,7 @@ class StoreContents:
         return events
 
     def _published(self, events: list[Event]) -> set[int]:
-        """Return the versions on disk that were current at some time, as far as anything tells."""
+        """Return the versions on disk that are known to have been current at some time."""
         known = {number for event in events for number in (event.version, event.parent) if number is not None}
         with contextlib.suppress(StoreError, NotFoundError):
             current = self.current()

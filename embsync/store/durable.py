@@ -132,7 +132,7 @@ def lock_new(descriptor: int) -> bool:
 
 
 def require_same(path: Path, descriptor: int) -> None:
-    """Raise unless a path leads to the open file: a rename may return without an error and have no effect."""
+    """Raise unless a path is that of the open file: a rename may report success without effect."""
     if not os.path.samestat(path.stat(), os.fstat(descriptor)):
         raise OSError(errno.EIO, "a rename did nothing", str(path))
 

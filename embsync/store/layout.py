@@ -232,7 +232,7 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
 
 
 def _relink(root: Path) -> str:
-    """Return a command that gives a store a current version again, or leaves it empty where there is none."""
+    """Return a command that makes a version of a store current again, or empties the store if it has none."""
     link, versions = quoted(str(root / CURRENT)), root / VERSIONS
     is_directory = (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink()
     try:
@@ -247,7 +247,7 @@ def _relink(root: Path) -> str:
     if published:
         aside = quoted(str(_free(versions)))
         steps.append(f"mkdir {aside} && mv {' '.join(quoted(str(path)) for path in published)} {aside}")
-    return f"no version is left; to begin anew with the next snapshot: {' && '.join(steps)}"
+    return f"no version is left; to start again with the next snapshot: {' && '.join(steps)}"
 
 
 def _free(path: Path) -> Path:
@@ -266,7 +266,7 @@ def _verify(path: Path) -> Command | None:
 
 
 def _is_versions(root: Path, parent: Path) -> bool:
-    """Return whether a link from the store leads to its versions."""
+    """Return whether a link in the store has a target among its versions."""
     if parent == Path(VERSIONS):
         return True
     try:

@@ -99,7 +99,7 @@ def _process_in_kernel(status: os.stat_result) -> int | None:
 
 
 def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:
-    """Return device and inode of a version's directory, None where there is none.
+    """Return device and inode of a version's directory, or None if it does not exist.
 
     Numbers alone do not tell versions apart: a store that was removed and made again begins with 1 once more.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _DIRECTORY = 0o755
 _FILE = 0o644
-#: Whoever can open a lock file can take the lock, so only those who may write may read it.
+#: Anyone who can open a lock file can take the lock, so only users with write permission may read it.
 _LOCK = 0o600
 
 
@@ -37,7 +37,7 @@ def correct_file(descriptor: int, path: Path) -> None:
 
 
 def correct_lock(descriptor: int, path: Path) -> None:
-    """Set the mode of an open lock file that this user owns: only for those who may write to its directory."""
+    """Set the mode of an open lock file that this user owns: accessible only with write permission to its directory."""
     found = os.fstat(descriptor)
     folder = path.parent.stat()
     with contextlib.suppress(OSError):  # root makes it for the store's owner; others cannot give files away

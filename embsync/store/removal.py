@@ -1,4 +1,4 @@
-"""What is taken out of a store: versions that nobody reads, and what dead processes left behind."""
+"""Removal of versions that are not in use, and of leftovers of dead processes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from embsync.store.removal import STAGING_PREFIX, remove_tree
 
 _READ_BYTES = 4 * 2**20
 _SEALED_AT_ONCE = 2
-#: What a file system says that has no hard links, or no more of them, or that is another one.
+#: Errors of a file system without hard links, with no more of them, or that is a different one.
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -125,7 +125,7 @@ class Staging:
             write(contiguous.reshape(-1).view(np.uint8).data)
 
     def link(self, entry: FileEntry, version: Path) -> None:
-        """Take in a file of a version, which is known to be as its entry says: the same file, or a copy of it."""
+        """Add a file of another version, known to match its entry, by a hard link or as a copy."""
         source, target = version / entry.path, self._place(entry.path)
         try:
             os.link(source, target)

@@ -44,7 +44,7 @@ _NO_LINK = "no link"
 
 
 class Store(StoreContents):
-    """A store on disk, for those who change it; consumers use :func:`embsync.open`.
+    """A store on disk, for changes; consumers use :func:`embsync.open`.
 
     Constructing one touches nothing; :meth:`create` makes the directories.
 
@@ -60,7 +60,7 @@ class Store(StoreContents):
         self._wait = wait
 
     def create(self) -> None:
-        """Make the directories of an empty store where there is none."""
+        """Create the directories of an empty store, if it does not exist."""
         if self.versions.is_dir():
             return
         with storage_errors(self.root):
@@ -73,13 +73,13 @@ class Store(StoreContents):
                     hint="name another directory",
                 )
             make_root(self.root)
-            with contextlib.suppress(FileExistsError):  # by somebody else, this moment
+            with contextlib.suppress(FileExistsError):  # created concurrently
                 make_directory(self.versions)
             sync_directory(self.root)
 
     @contextlib.contextmanager
     def locked(self, *, even_when_full: bool = False) -> Iterator[None]:
-        """Hold the store's lock, with leftovers of dead processes swept and the journal made whole.
+        """Hold the store's lock, after removing leftovers of dead processes and completing the journal.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class Store(StoreContents):
             yield
 
     def stage(self, needed_bytes: int) -> Staging:
-        """Return a staging directory, when there is room for ``needed_bytes`` in it.
+        """Return a staging directory, if there is space for ``needed_bytes``.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Store(StoreContents):
             return Staging(self.versions)
 
     def require_room(self, needed_bytes: int) -> None:
-        """Raise OutOfSpace unless there is room for a version of ``needed_bytes``."""
+        """Raise OutOfSpace unless there is space for a version of ``needed_bytes``."""
         with storage_errors(self.versions):
             free = os.statvfs(self.versions)
         available, needed = free.f_bavail * free.f_frsize, needed_bytes + _RESERVE_BYTES
@@ -144,7 +144,7 @@ class Store(StoreContents):
             except BaseException as error:
                 self._take_back(manifest.version, before, error)
                 raise
-            with contextlib.suppress(OSError):  # whoever takes the lock next sees that it is journaled
+            with contextlib.suppress(OSError):  # the next process with the lock sees that it is journaled
                 remove_file(self.versions / name / layout.PUBLISHING)
 
     def _take_back(self, number: int, before: str | None, error: BaseException) -> None:
@@ -204,7 +204,7 @@ class Store(StoreContents):
             return before, target
 
     def _last_whole(self, number: int) -> int:
-        """Return where to roll back to: the parent, or what is whole of the versions before it."""
+        """Return the version to roll back to: the parent, or the newest intact version before it."""
         damage = []
         for other in self._older(number):
             try:
@@ -300,7 +300,7 @@ class Store(StoreContents):
             self._end_publishing(number, journaled=number in published)
         if marked:
             events = list(self.journal.events())
-        with contextlib.suppress(StoreDamaged, NotFoundError):  # whoever reads it names the damage
+        with contextlib.suppress(StoreDamaged, NotFoundError):  # reported when it is read
             current = self.current()
             moves = [event.version for event in events if event.event in MOVES]
             if current is not None and current not in moves:
@@ -339,7 +339,7 @@ class Store(StoreContents):
 
 
 def _link(root: Path) -> str | None:
-    """Return what ``current`` says, None where it is missing."""
+    """Return the target of ``current``, or None if it is missing."""
     try:
         return str((root / layout.CURRENT).readlink())
     except FileNotFoundError:

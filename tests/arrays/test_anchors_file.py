@@ -108,8 +108,8 @@ def forged(good: bytes, change: Any) -> bytes:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda header: header.pop("__metadata__"), "safetensors of something else"),
-        (lambda header: header["__metadata__"].update(embsync_anchors="2"), "form '2'; expected form 1"),
+        (lambda header: header.pop("__metadata__"), "a safetensors file without anchors"),
+        (lambda header: header["__metadata__"].update(embsync_anchors="2"), "format '2'; expected format 1"),
         (lambda header: header["__metadata__"].pop("items.rate"), "other shapes or rates"),
         (lambda header: header["__metadata__"].update({"items.rate": "nan"}), "other shapes or rates"),
         (lambda header: header["__metadata__"].update({"items.rate": ["x"]}), "other shapes or rates"),
@@ -135,7 +135,7 @@ def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None
         KINDS["numbers"].save(tmp_path / "no" / "anchors")
     with pytest.raises(StoreError, match="the anchors cannot be written"):
         KINDS["numbers"].save(tmp_path)
-    with pytest.raises(NotFoundError, match="no such file of anchors"):
+    with pytest.raises(NotFoundError, match="no such anchors file"):
         Anchors.load(tmp_path / "none")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from daemons import Place, eventually
 from support.nights import night, write_npy
-from support.stores import assert_whole
+from support.stores import assert_intact
 from torture.report import tally
 from torture.shim import CLOCK, WallClock, build
 
@@ -88,7 +88,7 @@ def test_the_wall_clock_may_jump_beneath_the_daemon(place: Place, clock: WallClo
                 counted.harm("phantom", f"{place.published()} after {names}")
             made = datetime.fromisoformat(place.store.manifest(turn + 1).created).timestamp()
             assert turn % 2 == 1 or abs(made - time.time() - shift) < 60.0 + time.monotonic() - begun
-            if assert_whole(place.store.root) != turn + 1:
+            if assert_intact(place.store.root) != turn + 1:
                 counted.harm("torn", f"turn {turn}")
         assert clock.asked > 20
         assert process.poll() is None

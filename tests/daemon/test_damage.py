@@ -8,7 +8,7 @@ import pytest
 from daemons import Place, eventually
 from support.damage import flip
 from support.hints import printed_command, run_as_printed
-from support.stores import assert_whole
+from support.stores import assert_intact
 
 from embsync.daemon.attempts import ATTEMPT
 from embsync.pipeline.on_publish import HOOK_RECORD
@@ -42,7 +42,7 @@ def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
         place.wait_for(3)
         assert place.wait_state("idle")["damage"] == []
         assert eventually(lambda: metric(place, "embsync_store_damaged") == 0.0)
-    assert assert_whole(place.store.root) == 3
+    assert assert_intact(place.store.root) == 3
     assert place.store.manifest(3).parent == 1
 
 
@@ -62,7 +62,7 @@ def test_a_file_that_is_mended_by_hand_ends_the_pause(place: Place) -> None:
         assert run_as_printed(line) == 0
         place.wait_for(3)
         assert place.wait_state("idle")["damage"] == []
-    assert assert_whole(place.store.root) == 3
+    assert assert_intact(place.store.root) == 3
     assert place.store.manifest(3).parent == 2
 
 
@@ -146,4 +146,4 @@ def test_a_link_that_leads_nowhere_stops_nothing_and_is_mended_by_hand(place: Pl
         place.wait_for(2, seconds=60.0)
         assert place.wait_state("idle")["damage"] == []
     assert place.events("failed", "refused") == []
-    assert assert_whole(place.store.root) == 2
+    assert assert_intact(place.store.root) == 2

@@ -15,7 +15,7 @@ import pytest
 from daemons import PATIENCE, Place, eventually, running
 from support.forkserver import SWITCH
 from support.nights import Night, night
-from support.stores import assert_whole
+from support.stores import assert_intact
 from support.units import exit_code_in_time
 
 from embsync.store import Store
@@ -300,7 +300,7 @@ def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
     record = json.loads((place.store.root / "on_publish.json").read_text())
     assert (record["version"], record["failed"]) == (1, "store.on_publish ended with 3")
     assert "embsync_on_publish_failures_total 1" in (place.store.root / "metrics.prom").read_text()
-    assert assert_whole(place.store.root) == 1
+    assert assert_intact(place.store.root) == 1
 
 
 def test_log_lines_are_for_eyes_on_a_terminal_and_for_programs_elsewhere(place: Place) -> None:

@@ -8,7 +8,7 @@ import signal
 import pytest
 from daemons import PATIENCE, Place, eventually, running
 from support.nights import night, write_npy
-from support.stores import assert_whole
+from support.stores import assert_intact
 
 from embsync.pipeline.on_publish import note, pending_version, run_on_publish
 
@@ -51,7 +51,7 @@ def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(pla
     assert told.stderr.splitlines() == [
         f"embsync: version {number} is published; warning: store.on_publish ended with 3" for number in (1, 2)
     ]
-    assert assert_whole(place.store.root) == 2
+    assert assert_intact(place.store.root) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])

@@ -13,7 +13,7 @@ import pytest
 from daemons import RESCAN, Place, eventually
 from support.goodbooks import DAYS, needs_goodbooks, read_day
 from support.nights import night
-from support.stores import assert_whole
+from support.stores import assert_intact
 
 LONG = pytest.mark.torture
 
@@ -34,7 +34,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
             process.wait()
             arriving.join()
         if place.published():
-            assert_whole(place.store.root)
+            assert_intact(place.store.root)
         assert set(place.published()) <= {f"day={day}" for day in range(1, number + 1)}
         assert not place.events("failed")
     with place.daemon():

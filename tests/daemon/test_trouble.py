@@ -18,7 +18,7 @@ import pytest
 from daemons import PATIENCE, RESCAN, Place, eventually, memory_group
 from support.disk import mounted
 from support.nights import night
-from support.stores import assert_whole
+from support.stores import assert_intact
 
 from embsync.daemon.job import Job
 from embsync.daemon.worker import Worker
@@ -46,13 +46,13 @@ def test_a_full_disk_is_waited_out(place: Place) -> None:
             failed = len(place.logged("error"))
             eventually(lambda: len(place.logged("error")) > failed)
             assert process.poll() is None
-            assert assert_whole(place.store.root) == 1
+            assert assert_intact(place.store.root) == 1
             filler.unlink()
             place.wait_for(2)
             assert place.wait_state("idle")["retry"] is None
         gaps = [later - earlier for earlier, later in pairwise(map(seconds, place.logged("error")[:3]))]
         assert all(gap >= RESCAN * 2**tries for tries, gap in enumerate(gaps))
-        assert assert_whole(place.store.root) == 2
+        assert assert_intact(place.store.root) == 2
         place.assert_at_rest()
 
 

@@ -13,7 +13,7 @@ from support.damage import SIZES, build, config_of, copy, drop, flip
 from support.hints import PLACEHOLDER, printed_command, run_as_printed
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_whole
+from support.stores import assert_intact
 
 import embsync
 from embsync.checks import CHECKS
@@ -154,7 +154,7 @@ def test_hints_on_a_damaged_store_lead_out_of_it(
     else:
         pytest.fail("no way out")
     if action not in {"read", "status"} and Store(root).current() is not None:  # these two do not hash
-        assert_whole(root)
+        assert_intact(root)
 
 
 def run_all(told: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support.nights import Night, configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, snapshot_of, sync
 
 import embsync
 from embsync.pipeline import Request, publish_snapshot
@@ -96,7 +96,7 @@ def test_a_damaged_index_is_journaled_and_does_not_spread(root: Path, file: str,
     if damage == "flipped":
         assert "hash" in str(last.error["what"])
         assert last.error["found"] != last.error["expected"]
-    assert assert_whole(root) == 2
+    assert assert_intact(root) == 2
 
 
 def test_exchanged_labels_never_pass_for_an_index_that_is_unchanged(root: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.nights import Array, Night, configured, item_name, night, rotation, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, next_line, running, snapshot_of, sync
 
 import embsync
 from embsync.config import DEFAULT_LIMITS
@@ -486,7 +486,7 @@ def test_two_processes_that_sync_at_once_both_publish(root: Path) -> None:
     assert [manifest.parent for manifest in manifests] == [1, 2, 3]
     assert {manifest.snapshot.name for manifest in manifests} == {path.name for path in paths}
     assert [event.version for event in Store(root).journal.events()] == [1, 2, 3, 4]
-    assert assert_whole(root) == 4
+    assert assert_intact(root) == 4
     assert_at_rest(root)
 
 

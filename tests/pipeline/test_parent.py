@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support.damage import SIZES, build, config_of, copy, drop, flip, next_night, waiting
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole
+from support.stores import assert_at_rest, assert_intact
 
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
@@ -85,7 +85,7 @@ def test_the_command_that_the_message_names_mends_the_store(root: Path, director
     assert caught.value.hint == f"embsync rollback 1 --store {root}"
     assert as_printed(caught.value.hint) == 0
     assert publish_entry(Store(root), entry, config_of(directory)).parent == 1
-    assert_whole(root)
+    assert_intact(root)
 
 
 def test_an_older_versions_copy_mends_a_file_that_stays_the_same(root: Path, directory: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Pat
     (root / "current").unlink()
     (root / "current").symlink_to("versions/00000")
     publish_snapshot(Store(root), Request(directory / "watch/day=5", new_space=True), config_of(directory))
-    assert assert_whole(root) == 4
+    assert assert_intact(root) == 4
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
@@ -192,7 +192,7 @@ def test_a_damaged_index_is_made_anew(root: Path, directory: Path, name: str) ->
     """It is the one part that can be; the journal says what was wrong."""
     flip(root / "versions/000003" / name, -1)
     assert next_night(root, directory) == {"published": 1}
-    assert assert_whole(root) == 4
+    assert assert_intact(root) == 4
     assert Store(root).manifest(4).index.action == "rebuilt"
     *_, event = Store(root).journal.events()
     assert event.error is not None

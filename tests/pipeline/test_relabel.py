@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, snapshot_of
+from support.stores import assert_at_rest, assert_intact, snapshot_of
 
 import embsync
 from embsync.cli.main import run
@@ -61,7 +61,7 @@ def test_other_labels_on_the_same_files(root: Path) -> None:
     for entry in manifest.files:
         one, other = (root / "versions" / number / entry.path for number in ("000002", "000003"))
         assert one.samefile(other) != entry.path.startswith("labels/")
-    assert assert_whole(root) == 3
+    assert assert_intact(root) == 3
     assert_at_rest(root)
     with embsync.open(root) as reader, reader.version(2) as before:
         version = reader.current
@@ -87,7 +87,7 @@ def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
         relabel(Store(root), table(root, "item_id,price", f"{ids[0]},{hour}"), config)
     assert Store(root).numbers() == [1, 5, 6]
     assert Store(root).rollback(None) == (6, 5)
-    assert_whole(root)
+    assert_intact(root)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(staging.os, "link", refused)
     relabel(Store(root), table(root, "item_id,stock", f"{night(1).item_ids[0]},false"), LABELED)
-    assert assert_whole(root) == 3
+    assert assert_intact(root) == 3
     assert not (root / "versions/000003/index.faiss").samefile(root / "versions/000002/index.faiss")
 
 

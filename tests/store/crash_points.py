@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support.nights import configured, night, write_npy
-from support.stores import assert_at_rest, assert_whole
+from support.stores import assert_at_rest, assert_intact
 
 from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.widen import widen
@@ -121,18 +121,18 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
 
     With ``follow`` the next night is published as well.
     """
-    number = assert_whole(root)
+    number = assert_intact(root)
     with Store(root).locked():
         pass
     assert_at_rest(root)
-    assert assert_whole(root) == number
+    assert assert_intact(root) == number
     known = [event.version for event in Store(root).journal.events()]
     told = {"current": number, "journaled": number in known}
     if not follow:
         return told
     following = publish_snapshot(Store(root), Request(directory / "night-3"), CONFIG)
     assert_at_rest(root)
-    return {**told, "next": following.version, "parent": following.parent, "served": assert_whole(root)}
+    return {**told, "next": following.version, "parent": following.parent, "served": assert_intact(root)}
 
 
 def main(scenario: str, directory: Path, step: int = 1) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, snapshot_of, sync
 
 import embsync
 from embsync.cli.main import run
@@ -88,12 +88,12 @@ def _named(argument: object) -> str:
 
 def _goes_on(store: Path) -> None:
     """Assert that the store is whole for readers at once, and after the next command with nothing left over."""
-    number = assert_whole(store)
+    number = assert_intact(store)
     numbers = Store(store).numbers()
     with Store(store).locked():
         pass
     assert_at_rest(store)
-    assert (assert_whole(store), Store(store).numbers()) == (number, numbers)
+    assert (assert_intact(store), Store(store).numbers()) == (number, numbers)
     published = [event.version for event in Store(store).journal.events() if event.event in {"published", "widened"}]
     assert sorted(set(published)) == published, "journaled twice"
     assert set(numbers) == set(published)
@@ -188,7 +188,7 @@ def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch:
             r"prune --store",
         ):
             _next(store)
-    assert assert_whole(store) == 3
+    assert assert_intact(store) == 3
     assert run(["prune", "--store", str(store)]) == 0
     last = list(Store(store).journal.events())[-1]
     assert (last.event, last.version, last.recovered) == ("published", 3, True)
@@ -583,7 +583,7 @@ def test_every_command_says_what_is_wrong_with_current_and_what_to_do(
     arguments = [str(store.parent / "n2") if word == "SNAPSHOT" else word for word in command]
     code = run([*arguments, "--store", str(store)])
     if command == ["rollback"] and code == 0:  # it mends by itself
-        assert assert_whole(store) in {1, 2}
+        assert assert_intact(store) in {1, 2}
         return
     if command == ["rollback", "9"]:
         assert code == 6
@@ -597,7 +597,7 @@ def test_every_command_says_what_is_wrong_with_current_and_what_to_do(
         subprocess.run(first, shell=True, check=True)
     assert shlex.split(command_line)[0] == "embsync"
     assert run(shlex.split(command_line)[1:]) == 0
-    assert assert_whole(store) in {1, 2}
+    assert assert_intact(store) in {1, 2}
 
 
 def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -609,7 +609,7 @@ def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.Ca
     assert "rm " in hint
     subprocess.run(hint[hint.index("rm ") :].partition(" && ")[0].partition(";")[0], shell=True, check=True)
     assert _next(store) == 3
-    assert assert_whole(store) == 3
+    assert assert_intact(store) == 3
 
 
 def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> None:

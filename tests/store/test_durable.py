@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, snapshot_of, sync
 
 from embsync.errors import OutOfSpace, StoreError
 from embsync.file_hashes import FileEntry, hash_file
@@ -139,7 +139,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_everything_as_it_was(small_disk:
     assert snapshot_of(root) == before
     ballast[0].unlink()
     assert publish_snapshot(Store(root), Request(second), config).version == 2
-    assert assert_whole(root) == 2
+    assert assert_intact(root) == 2
     assert_at_rest(root)
 
 
@@ -215,7 +215,7 @@ def test_a_call_that_fails_changes_nothing(store: Path, monkeypatch: pytest.Monk
         assert _without_journal(store) == before, f"{name} number {at}"
         at += 1
     assert at >= 1
-    assert assert_whole(store) > 1
+    assert assert_intact(store) > 1
 
 
 def _without_journal(store: Path) -> dict[str, bytes | str]:

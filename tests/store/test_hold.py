@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_whole, sync
+from support.stores import assert_intact, sync
 
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
@@ -35,7 +35,7 @@ def test_what_is_held_while_it_is_made_is_not_published(stage: str, how: str) ->
         with pytest.raises(HeldError) as held:
             publish_snapshot(HoldableStore(root), Request(path), configured(), meanwhile)
         assert held.value.transient
-        assert assert_whole(root) == 1
+        assert assert_intact(root) == 1
         assert [event.event for event in Store(root).journal.events() if event.event != "held"] == ["published"]
         assert resume(Store(root))
         assert publish_snapshot(HoldableStore(root), Request(path), configured()).version == 2

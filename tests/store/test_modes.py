@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.nights import night, write_npy
-from support.stores import assert_whole, running, sync
+from support.stores import assert_intact, running, sync
 
 from embsync.cli.main import run
 from embsync.daemon import status
@@ -74,7 +74,7 @@ def test_modes_are_those_of_the_docs(place: Path, umask: Callable[[int], int], m
             continue
         expected = 0o755 if path.is_dir() else 0o600 if path.name in {"lock", "daemon.lock"} else 0o644
         assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(expected), path
-    assert _as_nobody(lambda: 0 if assert_whole(root) == 2 else 1) == 0
+    assert _as_nobody(lambda: 0 if assert_intact(root) == 2 else 1) == 0
 
 
 def test_a_directory_that_is_there_keeps_its_mode_and_its_group(place: Path, umask: Callable[[int], int]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.disk import Disk
 from support.nights import configured, night, write_npy
-from support.stores import assert_whole, publish_for_ever
+from support.stores import assert_intact, publish_for_ever
 
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
@@ -64,6 +64,6 @@ def test_what_was_said_to_be_published_survives_a_power_cut(disk: Disk, tmp_path
                 reported = version if at < cut else reported
         disk.unmount()
         disk.mount()
-        assert assert_whole(root) >= reported
+        assert assert_intact(root) >= reported
         assert {event.version for event in Store(root).journal.events() if event.event == "published"} >= {reported}
     assert publish_snapshot(Store(root), Request(Path(snapshots[0])), configured()).version > reported

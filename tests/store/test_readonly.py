@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.nights import night
 from support.quick import quick_directory
-from support.stores import assert_whole, sync
+from support.stores import assert_intact, sync
 
 import embsync
 from embsync.cli.main import run
@@ -40,7 +40,7 @@ def read_only() -> Iterator[Path]:
 
 def test_readers_need_no_writable_mount(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They open, search and look up; commands that only read do as well, and those that write are exit 5 and a line."""
-    assert assert_whole(read_only) == 2
+    assert assert_intact(read_only) == 2
     for command in (["status"], ["history"], ["show"], ["verify"]):
         assert run([*command, "--store", str(read_only)]) == 0, command
     capsys.readouterr()

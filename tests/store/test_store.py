@@ -13,7 +13,7 @@ import pytest
 from support.hints import printed_command, run_as_printed
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_whole, next_line, running, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, next_line, running, snapshot_of, sync
 
 import embsync
 from embsync.cli.main import run
@@ -55,7 +55,7 @@ def test_prune_keeps_the_highest_and_the_current(root: Path) -> None:
     Store(root).rollback(1)
     assert _prune(root, 2) == ([2], [])
     assert Store(root).numbers() == [1, 3, 4]
-    assert assert_whole(root) == 1
+    assert assert_intact(root) == 1
     assert_at_rest(root)
     assert [event.version for event in Store(root).journal.events() if event.event == "pruned"] == [2]
     assert _prune(root, 2) == ([], [])

@@ -36,7 +36,7 @@ def assert_at_rest(root: Path, *more: str) -> None:
         assert found == named
 
 
-def assert_whole(root: Path) -> int:
+def assert_intact(root: Path) -> int:
     """Assert that the current version opens, is as its manifest says, and answers; return its number."""
     with embsync.open(root) as reader:
         version = reader.current

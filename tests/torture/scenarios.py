@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.nights import configured, night, write_npy
-from support.stores import assert_whole
+from support.stores import assert_intact
 from torture.report import Tally
 
 from embsync.daemon import work
@@ -215,7 +215,7 @@ def examine(bench: Bench, scenario: Scenario, tally: Tally, point: str, *, done:
 def _read(root: Path) -> int | None:
     if not (root / "versions").is_dir() or layout.current_number(root) is None:
         return None
-    return assert_whole(root)
+    return assert_intact(root)
 
 
 def _left_over(root: Path) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_whole
+from support.stores import assert_intact
 from torture.report import tally
 
 from embsync.pipeline import Request, publish_snapshot
@@ -52,7 +52,7 @@ def test_the_wall_clock_may_jump_at_any_time(watched: Path, monkeypatch: pytest.
             counted.points += 1
             if (made.version, made.parent) != (turn + 1, turn or None):
                 counted.harm("phantom", f"version {made.version} of {made.parent} in turn {turn}")
-            if assert_whole(root) != turn + 1:
+            if assert_intact(root) != turn + 1:
                 counted.harm("torn", f"turn {turn}")
             if turn >= 2 and any(entry.state == "next" for entry in _entries(survey(Store(root), config))):
                 counted.harm("phantom", f"a handled night is new in turn {turn}")

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_whole, sync
+from support.stores import assert_intact, sync
 from torture.report import Tally, tally
 
 import embsync
@@ -210,4 +210,4 @@ def test_everybody_at_once(place: Path, seconds: float) -> None:
             crowd.harm("lost", f"published and not there, nor pruned: {sorted(gone)[:10]} of {len(published)}")
         if left := [path.name for path in (root / "versions").iterdir() if not path.name.isdigit()]:
             crowd.harm("unmendable", f"left behind: {left}")
-        assert_whole(root)
+        assert_intact(root)

@@ -136,7 +136,7 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
         ({"items": csr_matrix(ITEMS)}, r"items is a sparse matrix; .*hint: items.toarray\(\)"),
         ({"items": {"a": 1}}, "is not a matrix of vectors"),
         ({"items": None}, "is not a matrix of vectors"),
-        ({"items": [[1.0, 2.0], [1.0]]}, "items is no array"),
+        ({"items": [[1.0, 2.0], [1.0]]}, "items is not an array"),
         ({"item_weights": np.ones(39)}, "weights and vectors differ in number"),
         ({"item_weights": ["a"] * 40}, "weights that are not numbers"),
         ({"item_weights": np.ones((40, 1))}, "not one value a row"),
