@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ from embsync.similarity import unit_rows
 _ROUNDING = 1e-6
 #: How much less a comparison costs in a scan for many queries: a graph took 12 ns for each, a scan 1.5 (32 dimensions).
 _SHARED = 8
+#: A filter that lets a share of the rows through asks with the effort for ``k / share**reach`` of all of them. Recall
+#: without a filter, and with half of 6,000 rows by their first number, at reach 1, 2 and 3: graph 0.985, 0.969, 0.987
+#: and 0.996; lists 0.952, 0.909, 0.926 and 0.951.
+_REACH = {"graph": 2, "lists": 3}
 
 # The parent's OpenMP threads do not exist in a forked child, where the first batch search would wait for them forever
 # (observed with libgomp); so a forked child searches with one thread.
@@ -207,9 +212,11 @@ class Searcher:
     def _effort(self, k: int, findable: int) -> dict[str, int]:
         """Return the search parameters for ``k`` of ``findable`` rows.
 
-        The best ``k`` of a share of the rows are about as far away as the best ``k / share`` of all rows.
+        The best ``k`` of a random share of the rows are about as far away as the best ``k / share`` of all rows, those
+        of a share that follows the vectors farther: see ``_REACH``.
         """
-        chosen = effort_at(self._points, k if findable == self.live else -(-k * self.live // findable))
+        share, reach = findable / self.live, _REACH["lists" if "nprobe" in self._defaults else "graph"]
+        chosen = effort_at(self._points, k if share == 1.0 else math.ceil(k / share**reach))
         if chosen is self._defaults:
             return chosen
         return completed(self._index, {name: self._useful(name, value, k) for name, value in chosen.items()})

@@ -59,6 +59,35 @@ def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPat
     assert found >= 0.7 * 20 * wanted
 
 
+@pytest.mark.parametrize("factory", ["HNSW32", "IVF128,Flat"])
+def test_filters_keep_the_recall(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the index and by scanning, at every selectivity, by labels that follow the vectors and that do not."""
+    with quick_directory() as directory:
+        made = night(0, items=6000, users=200, width=16)
+        sync(directory / "S", made, "n0", configured(index__factory=factory))
+        with embsync.open(directory / "S") as opened:
+            version = opened.current
+            queries = np.asarray(version.users.vectors)
+            unfiltered = shared(version, queries, np.arange(6000), {})
+            assert unfiltered >= 0.95
+            orders = np.random.default_rng(0).permutation(6000), np.argsort(version.items.vectors[:, 0])
+            for scanned in (1, 10_000):
+                monkeypatch.setattr(search, "_SCANNED", scanned)
+                for share in (0.5, 0.1, 0.01, 0.001):
+                    for order in orders:
+                        rows = np.sort(order[: int(share * 6000)])
+                        found = shared(version, queries, rows, {"allowed": version.items.ids[rows]})
+                        assert found >= unfiltered - 0.005, (scanned, share)
+                        assert scanned == 1 or found == 1.0
+
+
+def shared(version: Version, queries: Array, rows: Array, filters: dict[str, Array]) -> float:
+    """The share of the exact ten best that is found."""
+    ids, _ = version.search(queries, 10, **filters)
+    exact = best(version, queries, rows, 10)
+    return sum(len(a & set(b)) for a, b in zip(exact, ids.tolist(), strict=True)) / sum(map(len, exact))
+
+
 def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
     """The answer with one unrelated item blocked is as long as the one without."""
     version = reader.current
