@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from embsync.dtypes import Array, Float32, Int64
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.ids import positions_in, sample
 from embsync.rows import as_slice, block_rows
 
@@ -29,7 +29,8 @@ class Motion:
         Weight of the newest vector in the moving average.
     parent_share, slow_weight : float
         For two time scales: a snapshot is fitted to ``parent_share`` times the parent's stable row plus
-        ``1 - parent_share`` times a slow average, in which the newest vector has weight ``slow_weight``.
+        ``1 - parent_share`` times a slow average, in which the newest vector has weight ``slow_weight``; see
+        :func:`blend`.
     """
 
     policy: Policy = DEFAULT_POLICY
@@ -58,21 +59,25 @@ class AnchorSide:
         Share of the side's rows that are anchors; the side's cross-Gram matrix is divided by it.
     recent : (a, k) float32, or None
         Each id's last stable vector, which two time scales also need; None when only ``vectors`` is kept.
+    ages : (a,) int32, or None
+        Number of versions that have updated each row since its id joined; None if that is unknown, as in files of
+        earlier releases: all rows then count as new.
     """
 
     ids: Array
     vectors: Float32
     rate: float = 1.0
     recent: Float32 | None = None
+    ages: Array | None = None
 
     def __repr__(self) -> str:
         return f"<AnchorSide: {len(self.ids):,} ids of {self.ids.dtype}, {self.vectors.shape[1]} dimensions>"
 
-    def reference(self, motion: Motion) -> ReferenceRows:
-        """Return the (a, k) float32 rows that a snapshot is fitted to."""
+    def reference(self, motion: Motion, positions: Array) -> ReferenceRows:
+        """Return the (a, k) float32 rows that a snapshot is fitted to, given the positions of its rows' anchors."""
         if motion.policy != "two_time_scales" or self.recent is None:
             return self.vectors
-        return Blend(self.vectors, self.recent, None, motion.parent_share)
+        return blend(self, self.recent, None, positions, motion.parent_share)
 
 
 class ReferenceRows(Protocol):
@@ -99,14 +104,17 @@ class Blend:
     recent : (n, k) float32
     rows : (a,) int64, or None
         Row in ``recent`` of each anchor; None when anchor i is row i.
-    share : float
-        Weight of the recent row.
+    share : (a,) float32
+        Weight of the recent row, between 0 and 1.
+    weights : (a,) float32
+        Weights of the anchors in the fit, before :meth:`weigh` divides them by their norms.
     """
 
     slow: Float32
     recent: Float32
     rows: Int64 | None
-    share: float
+    share: Float32
+    weights: Float32
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,9 +130,45 @@ class Blend:
         rows = places if self.rows is None else self.rows[places]
         slow = np.asarray(self.slow[as_slice(places)])
         blended = np.asarray(self.recent[as_slice(rows)]) - slow
-        blended *= np.float32(self.share)
+        blended *= self.share[places][:, None]
         blended += slow
         return blended
+
+    def weigh(self, places: Array, rows: Float64) -> Float64:
+        """Return the (m,) float64 weights in the fit of the anchors at ``places``, whose (m, k) rows these are.
+
+        A squared error counts long rows more than short ones; dividing by the square root of the norm reduces that.
+        """
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        norms[norms == 0.0] = 1.0
+        return np.asarray(self.weights[places] / np.sqrt(norms), np.float64)
+
+
+def blend(side: AnchorSide, recent: Float32, rows: Int64 | None, positions: Array, share: float) -> Blend:
+    """Return the reference rows of two time scales: share x recent + (1 - share) x (age weight) x slow.
+
+    The age weight is (age + 1) over its mean among the anchors that the snapshot has: the slow row of an id that joined
+    lately says little about the start of the space. The blend is divided by share + (1 - share) x (age weight), which
+    becomes the anchor's weight in the fit.
+
+    Parameters
+    ----------
+    side : AnchorSide
+        ``vectors`` are the slow rows.
+    recent : (n, k) float32
+    rows : (a,) int64, or None
+        Row in ``recent`` of each anchor; None when anchor i is row i.
+    positions : (t,) int
+        Position of the anchor of each row of the snapshot, -1 without one.
+    share : float
+        Weight of the recent row at the mean age.
+    """
+    ages = np.ones(len(side.ids)) if side.ages is None else side.ages + 1.0
+    paired = positions[positions >= 0]
+    if len(paired):
+        ages /= ages[paired].mean()
+    weights = share + (1.0 - share) * ages
+    return Blend(side.vectors, recent, rows, (share / weights).astype(np.float32), weights.astype(np.float32))
 
 
 def choose(ids: Array, limit: int) -> Int64:
@@ -178,6 +222,28 @@ def advance(
             where = as_slice(known)
             block[where] = _mixed(old, block[where], share_of_new)
         put(slice(start, start + len(block)), block)
+
+
+def advance_ages(ids: Array, live: Array, previous: AnchorSide | None) -> Array:
+    """Return the (a,) int32 ages of the chosen ids' anchors: one more for live ids, 0 for new ones.
+
+    Parameters
+    ----------
+    ids : (a,)
+        Chosen ids, ascending.
+    live : (a,) bool
+        Whether the id is in the version's own snapshot.
+    previous : AnchorSide or None
+        The anchors that the parent version stored.
+    """
+    ages = np.zeros(len(ids), np.int32)
+    if previous is not None:
+        places = positions_in(ids, previous.ids)
+        known = places >= 0
+        if previous.ages is not None:
+            ages[known] = previous.ages[places[known]]
+        ages[known & live] += 1
+    return ages
 
 
 def _mixed(old: Float32, new: Float32, share: Float32) -> Float32:

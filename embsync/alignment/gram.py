@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from embsync.alignment.anchors import ReferenceRows
+from embsync.alignment.anchors import Blend, ReferenceRows
 from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS, fold_of, sample
@@ -36,7 +36,7 @@ class Pairing:
     positions : (t,) row numbers
         Position of each row's anchor, -1 without one.
     anchors : (a, k) float32
-        Rows to fit to, possibly memory-mapped, or blended as they are read.
+        Rows to fit to, possibly memory-mapped, or blended as they are read; a blend has weights of its own.
     folds : (a,) uint8
         Cross-validation fold of each anchor that the fit is judged on, 10 for others.
     """
@@ -204,9 +204,13 @@ def _cross(start: int, block: Float64, product: Float64, pairing: Pairing, weigh
     places = places[local]
     left = block if len(local) == len(block) else block[local]
     right = pairing.anchors[places].astype(np.float64)
+    weight = None if weights is None else weights[start : start + len(block)][local]
+    if isinstance(pairing.anchors, Blend):
+        own = pairing.anchors.weigh(places, right)
+        weight = own if weight is None else weight * own
     roots = np.ones(len(local))
-    if weights is not None:
-        roots = np.sqrt(weights[start : start + len(block)][local])
+    if weight is not None:
+        roots = np.sqrt(weight)
         left *= roots[:, None]
         right *= roots[:, None]
     order, parts = by_fold(pairing.folds[places])
@@ -214,7 +218,7 @@ def _cross(start: int, block: Float64, product: Float64, pairing: Pairing, weigh
     whole = None if len(order) == len(local) else left.T @ right
     left, right, roots = left[order], right[order], roots[order]
     cross = np.stack([left[part].T @ right[part] for part in parts])
-    single = product if weights is None and len(left) == len(block) else left.T @ left
+    single = product if weight is None and len(left) == len(block) else left.T @ left
     anchors = right.astype(np.float32)
     return Cross(
         cross.sum(axis=0) if whole is None else whole,

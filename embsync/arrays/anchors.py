@@ -1,8 +1,8 @@
 """The anchors that one call hands to the next, and the file that carries them from one night's process to another's.
 
 The file is safetensors, which other programs can read: tensors ``items.ids``, ``items.vectors`` and perhaps
-``items.recent``, the same of users, and in ``__metadata__`` the version of the form, each side's ``rate``, and the
-sha256 of the whole file with 64 zeros in the hash's own place.
+``items.recent`` and ``items.ages``, the same of users, and in ``__metadata__`` the version of the form, each side's
+``rate``, and the sha256 of the whole file with 64 zeros in the hash's own place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from embsync.store.durable import replace_file, write_errors
 FORMAT = "1"
 _NO_HASH = "0" * 64
 _PIECE = 4 * 2**20
-_TYPES = {"|u1": "U8", "<i8": "I64", "<f4": "F32"}
+_TYPES = {"|u1": "U8", "<i4": "I32", "<i8": "I64", "<f4": "F32"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Anchors(Sides[AnchorSide]):
     ----------
     items, users : AnchorSide
         ``ids`` (a,), ``vectors`` (a, k) float32 and, with ``two_time_scales``, ``recent`` (a, k) float32: the last
-        stable rows, in addition to the slow average in ``vectors``. ``users`` is None for one side.
+        stable rows, in addition to the slow average in ``vectors``; ``ages`` (a,) int32: how many snapshots have
+        updated each row. ``users`` is None for one side.
     """
 
     def __repr__(self) -> str:
@@ -112,6 +113,8 @@ def _encoded(anchors: Anchors) -> bytes:
         tensors[f"{name}.vectors"] = np.ascontiguousarray(side.vectors, "<f4")
         if side.recent is not None:
             tensors[f"{name}.recent"] = np.ascontiguousarray(side.recent, "<f4")
+        if side.ages is not None:
+            tensors[f"{name}.ages"] = np.ascontiguousarray(side.ages, "<i4")
         ids = np.ascontiguousarray(side.ids)
         tensors[f"{name}.ids"] = (
             ids.astype("<i8", copy=False) if ids.dtype.kind == "i" else ids.view(np.uint8).reshape(len(ids), -1)
@@ -169,7 +172,10 @@ def _side(name: str, headers: Mapping[str, ArrayHeader], metadata: Mapping[str, 
         raise _ill_formed(content, f"{name} of other shapes or rates", "an id, a row of float32 and a rate in (0, 1]")
     if not (ids[1:] > ids[:-1]).all() or not all(np.isfinite(array).all() for array in rows):
         raise _ill_formed(content, f"{name} out of order or not finite", "ascending ids and finite rows")
-    return AnchorSide(ids, rows[0], rate, rows[1] if len(rows) > 1 else None)
+    ages = _read(headers[f"{name}.ages"], content) if f"{name}.ages" in headers else None
+    if ages is not None and not (ages.dtype == np.int32 and ages.shape == ids.shape and (ages >= 0).all()):
+        raise _ill_formed(content, f"{name} with other ages", "one int32 of at least 0 for each id")
+    return AnchorSide(ids, rows[0], rate, rows[1] if len(rows) > 1 else None, ages)
 
 
 def _read(header: ArrayHeader, content: FileBytes) -> Array:

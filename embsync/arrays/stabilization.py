@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, choose
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, advance_ages, choose
 from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.drift import Fit
 from embsync.alignment.gram import Pairing
@@ -95,7 +95,7 @@ class _Side:
         if self.previous is None:
             return None
         places = positions_in(self.ids, self.previous.ids)
-        return Pairing.of(places, self.previous.reference(self.motion), self.previous.ids)
+        return Pairing.of(places, self.previous.reference(self.motion, places), self.previous.ids)
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate
@@ -319,4 +319,6 @@ def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
         )
         advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"))
         recent.flags.writeable = False
-    return AnchorSide(ids, out, len(ids) / len(union), recent)
+    ages = advance_ages(ids, live, side.previous)
+    ages.flags.writeable = False
+    return AnchorSide(ids, out, len(ids) / len(union), recent, ages)

@@ -18,7 +18,8 @@ def estimate(inputs: Inputs, config: Config) -> int:
     for run in inputs:
         rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
         total += rows * (4 * k + size + 8)
-        total += (min(rows, config.space.anchors.rows) + min(rows, START_ROWS)) * (4 * k + size)
+        anchors = min(rows, config.space.anchors.rows)
+        total += (anchors + min(rows, START_ROWS)) * (4 * k + size) + 4 * anchors
         total += (inputs.snapshot.width + 1) * k * np.dtype(np.float64).itemsize
     return total
 

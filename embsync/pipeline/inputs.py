@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Blend, Motion, Policy, ReferenceRows
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, ReferenceRows, blend
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
@@ -163,21 +163,21 @@ def _side_run(
         held = ParentRows(mine.ids, mine.last_seen, parent.lineage)
         anchor_ids, vectors = parent.reference("anchors", name)
         rate = len(anchor_ids) / max(len(mine.ids), 1)
-        anchors = AnchorSide(anchor_ids, vectors, rate)
+        anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages(name))
         places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        pairing = Pairing.of(places, _reference(anchors, mine, motion), anchor_ids)
+        pairing = Pairing.of(places, _reference(anchors, mine, motion, places), anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source)
     return SideRun(name, side, laid_out, rows, fitted, held, anchors)
 
 
-def _reference(anchors: AnchorSide, parent: Side, motion: Motion) -> ReferenceRows:
+def _reference(anchors: AnchorSide, parent: Side, motion: Motion, positions: Array) -> ReferenceRows:
     """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
     rows = positions_in(anchors.ids, parent.ids)
     if motion.policy != "two_time_scales" or (rows < 0).any():
         return anchors.vectors
-    return Blend(anchors.vectors, parent.vectors, rows, motion.parent_share)
+    return blend(anchors, parent.vectors, rows, positions, motion.parent_share)
 
 
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embsync.alignment.anchors import advance, choose
+from embsync.alignment.anchors import advance, advance_ages, choose
 from embsync.alignment.drift import DriftMeter, Fit, RowChange, mean
 from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import Residual
@@ -139,10 +139,12 @@ def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:
 def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun, config: Config) -> None:
     plan = run.plan
     rows = choose(plan.ids, config.space.anchors.rows)
+    ids, live = plan.ids[rows], plan.live[rows]
     ids_name, vectors_name = layout.reference_files("anchors", run.name)
-    staging.save(ids_name, plan.ids[rows])
+    staging.save(ids_name, ids)
+    staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
     target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, plan.ids[rows], file.array, rows, plan.live[rows], run.anchors, inputs.motion)
+    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.motion)
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:

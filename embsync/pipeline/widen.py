@@ -89,6 +89,9 @@ def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Arr
             ids, rows = parent.reference("anchors" if folder == "anchors" else "start", name)
             staging.save(ids_file, ids)
             _pad_rows(staging, vectors_file, rows, dimension)
+        ages = parent.anchor_ages(name)
+        if ages is not None:
+            staging.save(layout.ages_file(name), ages)
         return vectors
 
     vectors = parent.sides.map(copy)

@@ -26,7 +26,7 @@ from embsync.store.records import damage_hint, damaged_file
 from embsync.store.version_manifest import read
 
 #: Types of files, for :meth:`VersionFiles._map`.
-INTEGER, FLOAT32, FLOAT64, IDS = ("<i8",), ("<f4",), ("<f8",), ("<i8", "S")
+INTEGER, INT32, FLOAT32, FLOAT64, IDS = ("<i8",), ("<i4",), ("<f4",), ("<f8",), ("<i8", "S")
 #: The times that the manifest can say.
 _FIRST, _LAST = np.datetime64("0001-01-01T00:00:00", "s"), np.datetime64("9999-12-31T23:59:59", "s")
 
@@ -100,7 +100,7 @@ class VersionFiles:
     def lineage_times(self) -> Times:
         """(v,) datetime64[s]: when each version of :attr:`lineage` was made, UTC; NaT where that is not known."""
         created = np.datetime64(self.record.created.removesuffix("Z"), "s")
-        if not self._has_times:
+        if not self._has(layout.LINEAGE_TIMES):
             unknown = np.full(len(self.lineage) - 1, "NaT", created.dtype)
             return np.append(unknown, created)
         times: Times = self._map(layout.LINEAGE_TIMES, INTEGER, (len(self.lineage),)).view(created.dtype)
@@ -111,13 +111,12 @@ class VersionFiles:
             raise self._damaged(layout.LINEAGE_TIMES, f"{known.min()} to {known.max()}", f"{_FIRST} to {_LAST}")
         return times
 
-    @property
-    def _has_times(self) -> bool:
-        """Whether the times of ancestors were published with the version."""
-        return any(entry.path == layout.LINEAGE_TIMES for entry in self.record.files)
+    def _has(self, name: str) -> bool:
+        """Whether a file that earlier releases did not write was published with the version."""
+        return any(entry.path == name for entry in self.record.files)
 
     def _ancestry(self) -> Lineage:
-        return Lineage(self.lineage, self.lineage_times, self._has_times)
+        return Lineage(self.lineage, self.lineage_times, self._has(layout.LINEAGE_TIMES))
 
     @cached_property
     def labels(self) -> Mapping[str, LabelColumn]:
@@ -143,6 +142,16 @@ class VersionFiles:
         ids_file, vectors_file = layout.reference_files(folder, side)
         ids = self._map(ids_file, IDS, (None,))
         return ids, self._map(vectors_file, FLOAT32, (len(ids), self.record.dimension))
+
+    def anchor_ages(self, side: SideName) -> Array | None:
+        """Return how many versions have updated each of a side's anchors, (a,) int32; None in older versions."""
+        name = layout.ages_file(side)
+        if not self._has(name):
+            return None
+        ages = self._map(name, INT32, (len(self.reference("anchors", side)[0]),))
+        if len(ages) and ages.min() < 0:
+            raise self._damaged(name, f"an age of {ages.min()}", "at least 0")
+        return ages
 
     @cached_property
     def neighbours(self) -> Int64 | None:

@@ -32,6 +32,8 @@ INDEX_ROWS = "index_rows.npy"
 LINEAGE = "lineage.npy"
 #: Absent in versions of earlier releases.
 LINEAGE_TIMES = "lineage_times.npy"
+#: Files that versions of earlier releases lack.
+LATER_FILES = frozenset({LINEAGE_TIMES, "anchors/item_ages.npy", "anchors/user_ages.npy"})
 SINGULAR_VALUES = "transform/singular_values.npy"
 #: Rows of the sampled users and of their ten best items.
 NEIGHBOURS = "neighbours.npy"
@@ -53,12 +55,12 @@ def is_version_name(name: str) -> bool:
 
 
 def version_files(*, two_sided: bool) -> set[str]:
-    """Return the paths of a version's files, without its manifest."""
+    """Return the paths of a version's files, without its manifest and labels."""
     sides = ("items", "users") if two_sided else ("items",)
     found = {INDEX, INDEX_ROWS, LINEAGE, LINEAGE_TIMES, SINGULAR_VALUES}
     for side in sides:
         found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")} | {f"transform/{side}.npy"}
-        found |= {*reference_files("anchors", side), *reference_files("start", side)}
+        found |= {*reference_files("anchors", side), ages_file(side), *reference_files("start", side)}
     return found
 
 
@@ -148,6 +150,11 @@ def side_file(side: str, what: str) -> str:
 def reference_files(folder: str, side: str) -> tuple[str, str]:
     """Return the paths of a side's ids and vectors in ``anchors`` or ``start``."""
     return f"{folder}/{side[:-1]}_ids.npy", f"{folder}/{side}.npy"
+
+
+def ages_file(side: str) -> str:
+    """Return the path of the ages of a side's anchors."""
+    return f"anchors/{side[:-1]}_ages.npy"
 
 
 def current_number(root: Path) -> int | None:

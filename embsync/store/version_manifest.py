@@ -94,7 +94,7 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
         return f"version {manifest.version} in directory {folder}"
     require_time(manifest.created)
     paths = [entry.path for entry in manifest.files]
-    needed = layout.version_files(two_sided=manifest.users is not None) - {layout.LINEAGE_TIMES}
+    needed = layout.version_files(two_sided=manifest.users is not None) - layout.LATER_FILES
     for label in manifest.labels:
         needed |= set(files_of(label.name, label.kind).values())
     if not needed <= set(paths) or len(set(paths)) != len(paths):

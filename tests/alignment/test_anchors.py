@@ -63,8 +63,23 @@ def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
         np.testing.assert_allclose(vector, expected[id_], atol=1e-5)
 
 
+def _blended(side: AnchorSide | None, ids: Array, share: float) -> tuple[AnchorSide, Array]:
+    """Return the rows that two time scales fit to, and the weight of each row of a snapshot, by the docs' formula."""
+    assert side is not None
+    assert side.recent is not None
+    assert side.ages is not None
+    ages = 1.0 + side.ages
+    ages /= ages[np.isin(side.ids, ids)].mean()
+    weight = share + (1 - share) * ages
+    rows = (share * side.recent + ((1 - share) * ages)[:, None] * side.vectors) / weight[:, None]
+    weight /= np.sqrt(np.linalg.norm(rows, axis=1))
+    places = np.searchsorted(side.ids, ids) % len(side.ids)
+    known = side.ids[places] == ids
+    return AnchorSide(side.ids, rows.astype(np.float32), side.rate), np.where(known, weight[places], 1.0)
+
+
 def test_two_time_scales_fit_to_a_blend_of_the_last_rows_and_the_slow_average() -> None:
-    """Two fifths of the last rows by default; the last rows are those of the night an id was last there."""
+    """The slow rows weigh by age, all rows by norm; the last rows are those of the night an id was last there."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, "two_time_scales")
     last: dict[int, Array] = {}
@@ -77,24 +92,50 @@ def test_two_time_scales_fit_to_a_blend_of_the_last_rows_and_the_slow_average() 
         for id_, vector in _by_id(result.anchors.items.ids, recent).items():
             np.testing.assert_allclose(vector, last[id_], atol=1e-6)
     made, before = nights[3], found[2].anchors
-    for share in (0.4, 0.8):
-        sides = [
-            AnchorSide(side.ids, (share * side.recent + (1 - share) * side.vectors).astype(np.float32), side.rate)
-            for side in (before.items, before.users)
-            if side is not None and side.recent is not None
-        ]
+    assert made.user_ids is not None
+    ids = {"item_ids": made.item_ids, "user_ids": made.user_ids}
+    for share in (0.0, 0.4, 0.8):
+        items, item_weights = _blended(before.items, made.item_ids, share)
+        users, user_weights = _blended(before.users, made.user_ids, share)
         blended = embsync.stabilize(
-            made.items,
-            made.users,
-            item_ids=made.item_ids,
-            user_ids=made.user_ids,
-            anchors=Anchors(*sides),
+            *made.both,
+            **ids,
+            anchors=Anchors(items, users),
             policy="previous",
+            item_weights=item_weights,
+            user_weights=user_weights,
         )
-        two = embsync.stabilize(
-            made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=before, parent_share=share
-        )
+        two = embsync.stabilize(*made.both, **ids, anchors=before, parent_share=share)
         np.testing.assert_allclose(two.items, blended.items, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["two_time_scales", "moving_average", "previous", "first"])
+def test_ages_count_the_snapshots_that_updated_an_anchor(policy: Policy) -> None:
+    """Under every policy, so that a switch finds them; 0 for a new id; an absent id stays as old as it was."""
+    nights = [night(number, churn=0.1) for number in range(4)]
+    away = nights[0].item_ids[nights[0].item_ids > 7 * 200 + 1000][:20]
+    nights[2] = nights[2].without_items(away)
+    times: dict[int, int] = {}
+    for made, result in zip(nights, _run(nights, policy), strict=True):
+        for id_ in made.item_ids.tolist():
+            times[id_] = times.get(id_, -1) + 1
+        items = result.anchors.items
+        assert items.ages is not None
+        assert items.ages.dtype == np.int32
+        assert not items.ages.flags.writeable
+        assert dict(zip(items.ids.tolist(), items.ages.tolist(), strict=True)) == times
+    assert set(times.values()) == {0, 1, 2, 3}
+    assert {times[id_] for id_ in away.tolist()} == {2}
+
+
+def test_equal_vectors_in_other_axes_stay_where_they_are_whatever_their_ages() -> None:
+    """Nothing is relearned, only turned, while ids come and go: every id keeps its stable vector."""
+    nights = [night(number, noise=0.0, churn=0.1) for number in range(5)]
+    shown: dict[int, Array] = {}
+    for made, result in zip(nights, _run(nights, "two_time_scales", standardize=False), strict=True):
+        for id_, vector in _by_id(made.item_ids, result.items).items():
+            np.testing.assert_allclose(vector, shown.setdefault(id_, vector), atol=1e-5)
+    assert len(shown) > len(nights[0].items)
 
 
 def test_two_time_scales_remember_more_than_the_version_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ def same(one: Anchors, other: Anchors) -> bool:
             and left.ids.dtype == right.ids.dtype
             and all(
                 (a is None and b is None) or (a is not None and b is not None and a.tobytes() == b.tobytes())
-                for a, b in ((left.ids, right.ids), (left.vectors, right.vectors), (left.recent, right.recent))
+                for a, b in (
+                    (left.ids, right.ids),
+                    (left.vectors, right.vectors),
+                    (left.recent, right.recent),
+                    (left.ages, right.ages),
+                )
             )
         )
         for left, right in ((one.items, other.items), (one.users, other.users))
@@ -92,6 +98,27 @@ def test_every_kind_of_damage_is_seen(tmp_path: Path) -> None:
             Anchors.load(path)
 
 
+def test_anchors_of_an_earlier_release_have_no_ages(tmp_path: Path) -> None:
+    """Their file is read, and their rows count alike, as those of a new space do."""
+    anchors = KINDS["numbers"]
+    assert anchors.users is not None
+    older = Anchors(replace(anchors.items, ages=None), replace(anchors.users, ages=None))
+    older.save(tmp_path / "anchors")
+    found = Anchors.load(tmp_path / "anchors")
+    assert found.items.ages is None
+    made = night(1, items=400)
+    rows = [
+        embsync.stabilize(*made.both, item_ids=made.item_ids, user_ids=made.user_ids, anchors=one)
+        for one in (found, anchors)
+    ]
+    np.testing.assert_array_equal(rows[0].items, rows[1].items)
+    for side in rows[0].anchors:
+        known = np.isin(side.ids, np.concatenate([NIGHT.item_ids, NIGHT.user_ids]))
+        live = np.isin(side.ids, np.concatenate([made.item_ids, made.user_ids]))
+        assert side.ages is not None
+        np.testing.assert_array_equal(side.ages, known & live)
+
+
 def forged(good: bytes, change: Any) -> bytes:
     """Return a file with another header and a hash that fits it."""
     import hashlib
@@ -118,6 +145,8 @@ def forged(good: bytes, change: Any) -> bytes:
         (lambda header: header["items.ids"].update(dtype="F64"), "an unusable type"),
         (lambda header: header["items.vectors"].update(dtype="I32"), "other shapes or rates"),
         (lambda header: header["items.vectors"].update(shape=[25, 16]), "other shapes or rates"),
+        (lambda header: header["items.ages"].update(dtype="F32"), "expected one int32 of at least 0 for each id"),
+        (lambda header: header["items.ages"].update(shape=[25, 2]), "expected one int32 of at least 0 for each id"),
     ],
 )
 def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> None:

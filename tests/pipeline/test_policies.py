@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
-from support.nights import Array, configured, night
+from support.nights import Array, configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import sync
 
 import embsync
+from embsync.errors import StoreDamaged
 from embsync.manifest import Manifest
+from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline.relabel import relabel
+from embsync.pipeline.verify import verify
+from embsync.pipeline.widen import widen
+from embsync.store import Store
 
 
 @pytest.fixture
@@ -72,6 +80,69 @@ def test_the_pipeline_is_the_arrays_api(root: Path) -> None:
     rows = _rows(root)
     for id_, vector in zip(made.item_ids.tolist(), found.items, strict=True):
         np.testing.assert_allclose(rows[id_], vector, atol=1e-5)
+
+
+def _ages(root: Path, side: Literal["items", "users"] = "items") -> dict[int, int]:
+    with embsync.open(root) as reader:
+        ids, _ = reader.current.reference("anchors", side)
+        ages = reader.current.anchor_ages(side)
+        assert ages is not None
+        return dict(zip(ids.tolist(), ages.tolist(), strict=True))
+
+
+def test_ages_of_anchors_survive_whatever_makes_a_version(root: Path) -> None:
+    """A step a night, none by ``widen``, ``relabel`` and a rollback; a new space begins at 0."""
+    for number in range(3):
+        manifest = _publish(root, number)
+    live, known = (set(night(number).item_ids.tolist()) for number in (2, 1))
+    before = _ages(root)
+    assert set(before.values()) == {0, 1, 2}
+    assert all(before[id_] == 0 for id_ in live - known)
+    assert {f"anchors/{side}_ages.npy" for side in ("item", "user")} <= {entry.path for entry in manifest.files}
+    store, table = Store(root), root.parent / "labels.csv"
+    table.write_text(f"item_id,stock\n{min(live)},true\n")
+    relabel(store, table, configured())
+    assert _ages(root) == before
+    assert store.path(4).joinpath("anchors/item_ages.npy").samefile(store.path(3) / "anchors/item_ages.npy")
+    widen(store, 10, configured())
+    assert _ages(root) == before
+    _publish(root, 3)
+    live = set(night(3).item_ids.tolist())
+    assert _ages(root) == {**before, **dict.fromkeys(live, 0), **{id_: before[id_] + 1 for id_ in live & set(before)}}
+    store.rollback(3)
+    assert _ages(root) == before
+    path = write_npy(root.parent / "other", night(4))
+    publish_snapshot(store, Request(path, new_space=True), configured())
+    assert set(_ages(root).values()) | set(_ages(root, "users").values()) == {0}
+
+
+def test_a_version_of_an_earlier_release_has_no_ages(root: Path) -> None:
+    """It is read and sound; its rows count alike, as a new space's do, and are one version old the night after."""
+    _publish(root, 0)
+    _publish(root, 1)
+    folder = root / "versions/000002"
+    record = json.loads((folder / "manifest.json").read_bytes())
+    record["files"] = [entry for entry in record["files"] if not entry["path"].endswith("_ages.npy")]
+    for path in ("anchors/item_ages.npy", "anchors/user_ages.npy", "manifest.sha256"):
+        (folder / path).unlink()
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with embsync.open(root) as reader:
+        assert reader.current.anchor_ages("items") is None
+        assert verify(Store(root), reader.current, configured()).sound
+    known = set(_anchors(root))
+    _publish(root, 2)
+    live = set(night(2).item_ids.tolist())
+    assert _ages(root) == {**dict.fromkeys(known | live, 0), **dict.fromkeys(known & live, 1)}
+
+
+def test_negative_ages_are_damage(root: Path) -> None:
+    """A file of ages that no release wrote is named."""
+    _publish(root, 0)
+    path = root / "versions/000001/anchors/item_ages.npy"
+    ages = np.load(path)
+    np.save(path, np.where(np.arange(len(ages)) == 3, np.int32(-2), ages))
+    with embsync.open(root) as reader, pytest.raises(StoreDamaged, match="found an age of -2; expected at least 0"):
+        reader.current.anchor_ages("items")
 
 
 def test_a_switch_starts_from_the_anchors_that_are_stored(root: Path) -> None:

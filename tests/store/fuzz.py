@@ -118,6 +118,7 @@ class Fuzz:
                 side.lookup(side.names(np.arange(len(side.ids))), missing="mean", max_age=2)
             for folder in ("anchors", "start"):
                 version.reference(folder, "users")
+            version.anchor_ages("users")
             version.transform.users(np.ones((2, version.record.snapshot.width), np.float32))
             version.search(version.items.vectors[:2], k=3)
         Store(self.root).events()
