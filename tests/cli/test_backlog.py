@@ -77,7 +77,7 @@ TOUCHES: dict[str, Callable[[Path], object]] = {
 def test_a_snapshot_that_was_only_touched_is_not_published_again(
     runs: Runs, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same numbers and ids are no new version; they are compared once, and not read at each look from then on."""
+    """The same numbers and ids make no new version; they are compared once, and not read again at each scan."""
     TOUCHES[how](runs.watch / "day=1")
     (runs.watch / "day=1" / "_SUCCESS").touch()  # last, as whoever wrote it again would
     assert runs.sync() == [("day=1", "unchanged")]
@@ -109,7 +109,7 @@ def test_a_snapshot_that_was_changed_is_published_again(runs: Runs, what: str) -
 
 
 def test_a_snapshot_of_the_same_name_elsewhere_is_another_one(runs: Runs, tmp_path: Path) -> None:
-    """Published by hand from another directory, whatever its name: what is watched is taken all the same, and later."""
+    """A snapshot published by hand from another directory, whatever its name, does not affect the watched directory."""
     for name in ("day=2", "day=9"):
         elsewhere = write_npy(tmp_path / "elsewhere" / name, night(2))
         assert runs.sync(str(elsewhere)) == [(name, "published")]
@@ -121,7 +121,7 @@ def test_a_snapshot_of_the_same_name_elsewhere_is_another_one(runs: Runs, tmp_pa
 
 
 def test_a_snapshot_of_the_watched_directory_is_known_by_any_path(runs: Runs, tmp_path: Path) -> None:
-    """Named by hand, and through a link to the directory: handled, and not taken again."""
+    """Published by hand, or through a link to the directory, it counts as handled."""
     runs.leave("day=2", night(2))
     link = tmp_path / "link"
     link.symlink_to(runs.watch)
@@ -131,7 +131,7 @@ def test_a_snapshot_of_the_watched_directory_is_known_by_any_path(runs: Runs, tm
 
 
 def test_a_refused_snapshot_waits_for_other_contents(runs: Runs) -> None:
-    """It is refused once; its next contents are judged anew."""
+    """It is refused once; its next contents are checked again."""
     bad = night(2).shuffled_item_ids()
     runs.leave("day=2", bad)
     assert runs.sync() == [("day=2", "refused")]

@@ -20,7 +20,7 @@ from embsync.cli.main import run
 def test_the_index_factory_is_tried_where_the_width_is_known(
     known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line and exit 2, before the first night is lost to a typing error; a good one is printed."""
+    """One line and exit code 2, before a typo costs a night; a valid one is printed."""
     made = night(0)
     if known == "configured":
         monkeypatch.setenv("EMBSYNC_SPACE__DIMENSION", str(made.items.shape[1]))
@@ -57,7 +57,7 @@ def test_without_a_width_a_factory_cannot_be_tried(
 
 
 def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(capfd: pytest.CaptureFixture[str]) -> None:
-    """Another user's store: the configuration is judged as if there were none."""
+    """With another user's store, the configuration is validated as if there were none."""
     with quick_directory() as directory:
         sync(directory / "S", night(0), "n0")
         command = ["check-config", "--store", str(directory / "S")]
@@ -74,7 +74,7 @@ def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(capfd: pyte
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Be nobody for a while, where we are root and may read everything."""
+    """Act as the user nobody for a while, since root may read everything."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)

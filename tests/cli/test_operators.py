@@ -85,7 +85,7 @@ def test_a_refusal_names_a_command_that_publishes_as_printed(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """However the store was named, pasted into another shell, where no variable is set, it means the same store."""
+    """However the store was given, the command refers to the same store in another shell without variables."""
     write_npy(place / "half of it", night(2, items=100, churn=0.05))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -117,7 +117,7 @@ def test_a_refusal_names_a_command_that_publishes_as_printed(
 def test_every_hint_does_what_it_says(
     place: Path, spoil: str, arguments: list[str], code: int, after: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The last line's command runs as it is printed, and the trouble is over or the way is told."""
+    """The command in the last line runs as printed, and solves the problem or prints the next step."""
     root = place / "the store"
     if spoil in {"hash", "map"}:
         file = root / "versions/000002/items/vectors.npy"
@@ -155,7 +155,7 @@ def test_an_argument_that_begins_with_a_dash_is_no_option_in_a_hint(
     "name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b", "über  `id`"]
 )
 def test_a_command_is_exact_whatever_a_path_holds(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """One line that a terminal shows as it is, and that a shell reads as the very path."""
+    """One line that a terminal prints unchanged, and that a shell reads as exactly this path."""
     write_npy(place / name, night(2, items=100))
     shutil.copytree(place / "the store", place / f"{name} store", symlinks=True)
     capfd.readouterr()
@@ -223,7 +223,7 @@ def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
 def test_another_user_than_the_owner_is_stopped(
     place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Root as well, before anything is touched; reading stays free."""
+    """Root too, before anything is changed; reading is always allowed."""
     _give(place / "the store")
     before = tree(place / "the store")
     capfd.readouterr()
@@ -338,7 +338,7 @@ def test_a_bad_variable_is_blamed_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Not the file, which is right; what is unknown names the nearest variable."""
+    """Not the file, which is valid; for an unknown variable, the most similar one is suggested."""
     monkeypatch.setenv(name, value)
     capfd.readouterr()
     assert run(["status", "--config", "embsync.yaml"]) == 2
@@ -363,7 +363,7 @@ def test_a_file_is_blamed_for_its_own_keys(
 def test_check_config_prints_a_file_that_says_the_same(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The limits in force as well, with who set what is no default; from any directory."""
+    """Including the limits in force, with the source of each value that is not a default; from any directory."""
     monkeypatch.setenv("EMBSYNC_CHECKS__COSINE_ITEMS__WARN", "0.9")
     monkeypatch.setenv("EMBSYNC_SERVE__LISTEN", "unix:some/socket")
     capfd.readouterr()
@@ -421,7 +421,7 @@ def test_a_mistyped_option_names_the_nearest(
 
 @pytest.mark.parametrize("option", ["--check", "--dry-run", "-n"])
 def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same verdict and exit code as the run itself, and no file, lock, directory or time of change."""
+    """The same outcome and exit code as the run itself, without changing any file, lock, directory or time."""
     before = tree(place)
     for snapshot, code, words in (
         ("watch it/day=2", 0, "would be published as version 3, aligned to version 2"),
@@ -462,7 +462,7 @@ def test_a_dry_run_needs_the_room_of_a_run(
 def test_a_dry_run_of_the_backlog_tells_what_is_taken_and_why_not(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is read for longer than a look, nothing is decided for good, and nothing is written."""
+    """It only scans: no decision is saved, and nothing is written."""
     (place / "watch it/logs").mkdir()
     before = tree(place)
     capfd.readouterr()

@@ -152,7 +152,7 @@ def test_an_ill_formed_snapshot_gets_one_line_exit_3_and_an_untouched_store(
 def test_an_ill_formed_first_snapshot_leaves_no_store(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A store is made when there is something to put into it, not before."""
+    """A store is created only when there is a version to publish."""
     bad = ill_formed(tmp_path, rows, "nan")
     assert run(["sync", str(bad), "--store", str(tmp_path / "store")]) == 3
     assert not (tmp_path / "store").exists()
@@ -160,7 +160,7 @@ def test_an_ill_formed_first_snapshot_leaves_no_store(
 
 
 def test_a_missing_path_is_exit_6(tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What is not there is not ill-formed."""
+    """A missing snapshot is not an ill-formed one."""
     capfd.readouterr()
     assert run(["sync", str(tmp_path / "nowhere"), "--store", str(store)]) == 6
     assert "nowhere" in one_line(capfd.readouterr().err)
@@ -208,7 +208,7 @@ def test_accept_publishes_what_was_refused_and_says_so(
 def test_the_rest_goes_on_after_a_refusal_and_the_first_failure_is_the_exit_code(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Paths are handled in the order given, each for itself."""
+    """Paths are handled independently, in the order given."""
     few = save(tmp_path / "few", items=rows[0][:5], users=rows[1])
     paths = [str(path) for path in (good, few, tmp_path / "nowhere", good)]
     assert run(["sync", *paths, "--store", str(tmp_path / "store"), "--json"]) == 4
@@ -254,7 +254,7 @@ def test_wrong_usage_is_exit_2_before_any_work(
 def test_a_locked_store_is_exit_5_and_names_the_holder(
     good: Path, store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The lock is waited for as long as asked, no longer."""
+    """The command waits for the lock as long as requested, no longer."""
     before = state(store)
     capfd.readouterr()
     with (store / "lock").open() as held:
@@ -276,7 +276,7 @@ def test_an_unwritable_store_is_exit_5(good: Path, tmp_path: Path, capfd: pytest
 def test_a_directory_with_other_files_is_never_made_a_store(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A typing error must not fill somebody's home."""
+    """A typo must not fill a home directory."""
     assert run(["sync", str(good), "--store", str(tmp_path)]) == 5
     assert "not a store" in one_line(capfd.readouterr().err)
     assert not (tmp_path / "versions").exists()
@@ -308,7 +308,7 @@ def test_too_little_space_is_exit_5_before_anything_is_written(
     ],
 )
 def test_what_is_not_there_is_exit_6(command: list[str], store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Unknown versions and ids are told apart from damage."""
+    """Unknown versions and ids have another exit code than damage."""
     capfd.readouterr()
     assert run([*command, "--store", str(store)]) == 6
     assert "99" in one_line(capfd.readouterr().err)
@@ -316,7 +316,7 @@ def test_what_is_not_there_is_exit_6(command: list[str], store: Path, capfd: pyt
 
 @pytest.mark.parametrize("command", ["status", "history", "show", "verify", "rollback", "prune", "widen"])
 def test_commands_on_no_store_are_exit_6(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Looking at a store does not make one."""
+    """Commands that only read do not create a store."""
     arguments = [command, *(["12"] if command == "widen" else []), "--store", str(tmp_path / "none")]
     assert run(arguments) == 6
     assert "no store here" in one_line(capfd.readouterr().err)
@@ -342,7 +342,7 @@ def test_commands_on_no_store_are_exit_6(command: str, tmp_path: Path, capfd: py
 def test_every_command_prints_one_json_document(
     command: list[str], store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With --json, standard output is for programs alone."""
+    """With --json, standard output contains nothing but JSON."""
     capfd.readouterr()
     assert run([*command, "--store", str(store), "--json"]) == 0
     captured = capfd.readouterr()
@@ -399,7 +399,7 @@ def test_verify_recomputes_the_certificate_from_the_snapshot(
 
 
 def test_two_commands_at_once_both_publish(good: Path, store: Path) -> None:
-    """Neither waits for the other's work; one lands on top of the other."""
+    """Neither waits for the other's work; one is published on top of the other."""
     command = [sys.executable, "-m", "embsync", "sync", str(good), str(good), "--store", str(store)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
     for process in processes:
@@ -443,7 +443,7 @@ def test_the_backlog_is_synced_and_every_entry_named(
 
 @pytest.mark.parametrize("reached", ["items/ids.npy", "lineage.npy"])
 def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path, reached: str) -> None:
-    """SIGKILL while a version is being made, however far: current is whole, and the next command sweeps."""
+    """After SIGKILL at any stage of publishing, current is intact, and the next command removes the leftovers."""
     rng = np.random.default_rng(4)
     large = save(
         tmp_path / "large",
@@ -484,7 +484,7 @@ def test_all_zero_rows_are_said_once_and_counted(
     users: int,
     sentence: str,
 ) -> None:
-    """By ``sync`` and by ``status``; the share that is compared with a limit says the same and is not repeated."""
+    """By ``sync`` and by ``status``; the share that is compared with a limit is not repeated."""
     first, second = (array.copy() for array in rows)
     first[:items] = 0
     second[:users] = 0

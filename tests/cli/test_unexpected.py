@@ -53,7 +53,7 @@ def test_debug_raises_expected_errors_as_well(tmp_path: Path, capfd: pytest.Capt
 
 @pytest.fixture
 def logger() -> Iterator[None]:
-    """Leave logging as it was."""
+    """Restore the logging configuration."""
     root, own = logging.getLogger(), logging.getLogger("embsync")
     before = root.handlers[:], root.level, own.level
     yield
@@ -68,7 +68,7 @@ LEVELS = ("debug", "info", "warning", "error")
 @pytest.mark.usefixtures("logger")
 @pytest.mark.parametrize("level", LEVELS)
 def test_log_level_is_the_least_that_is_written(level: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """``log.level``: what is less than it is left out, in both forms."""
+    """``log.level``: less severe events are omitted, in both formats."""
     for form in ("json", "text"):
         logs.configure(LogConfig(level=level, format=form))
         for name in LEVELS:

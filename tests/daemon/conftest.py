@@ -13,7 +13,7 @@ from support.quick import quick_directory
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A directory in memory: what is tested here is not how durable files are."""
+    """A directory in memory, since durability is not tested here."""
     with quick_directory() as path:
         yield path
 

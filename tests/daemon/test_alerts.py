@@ -54,7 +54,7 @@ def test_the_rules_name_series_that_there_are(place: Place) -> None:
 
 
 def test_the_rules_for_the_server_name_series_that_there_are() -> None:
-    """As those for the daemon do."""
+    """Like those for the daemon."""
     metrics = Metrics()
     for reason in ("refused", "evicted"):
         metrics.closed.labels(reason).inc()
@@ -73,7 +73,7 @@ def _require_named(rules: dict[str, dict[str, Any]], found: str) -> None:
 
 @needs_promtool
 def test_prometheus_reads_rules_and_figures(place: Place) -> None:
-    """Neither has a fault that its own tool knows."""
+    """Prometheus's own tool finds no fault in either."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -86,7 +86,7 @@ def test_prometheus_reads_rules_and_figures(place: Place) -> None:
 @needs_promtool
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires(tmp_path: Path, alert: str) -> None:
-    """Its trouble makes it fire in the end, and it is silent at the start."""
+    """The alert does not fire at the start, and fires after the problem has lasted long enough."""
     series, minutes = TROUBLE[alert]
     labels = "".join("," + label for label in re.findall(r'{(\w+="\w+")}', " ".join(series)))
     severity = ALERTS[alert]["labels"]["severity"]

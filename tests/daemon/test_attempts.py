@@ -33,12 +33,12 @@ def root() -> Iterator[Path]:
 
 
 def entry(name: str = "day=1", stamp: str = "a") -> Entry:
-    """Return a snapshot that waits for its turn."""
+    """Return a snapshot in the queue."""
     return Entry(Child(name, Path(name), "ready", "marker", stamp, 0), "next", "marker")
 
 
 def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
-    """Begin and fail so often."""
+    """Begin and fail a number of times."""
     for _ in range(times):
         attempts.begin(one)
         attempts.record_failure(one, 0.0, 1.0, why)
@@ -50,7 +50,7 @@ def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
 
 @pytest.mark.parametrize(("why", "most"), [("crashes", 3), ("unreadable", 10), ("errors", None)])
 def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: FailureKind, most: int | None) -> None:
-    """Three deaths of its process, ten times unreadable; trouble that is not its own never, however often."""
+    """After three crashes or ten failed reads; never because of other errors, however many."""
     attempts = Attempts(root)
     if most is None:
         tried(attempts, entry(), why, 200)
@@ -63,7 +63,7 @@ def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: FailureK
 
 
 def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> None:
-    """Nobody lives to tell of them: what was begun and never ended is counted when the next daemon starts."""
+    """Work that began and never ended is counted when the next daemon starts."""
     for died in range(30):
         attempts = Attempts(root)
         attempts.load()
@@ -76,7 +76,7 @@ def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> N
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
 def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: FailureKind) -> None:
-    """An attempt whose end was told is no death of the daemon, nor is an orderly stop in the middle of one."""
+    """An attempt whose end was recorded is not a death of the daemon, nor is an orderly stop during one."""
     for _ in range(40):
         attempts = Attempts(root)
         attempts.load()
@@ -92,7 +92,7 @@ def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: FailureKind) 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
 @pytest.mark.parametrize("other", [entry(stamp="b"), entry("day=2")], ids=["contents", "name"])
 def test_what_is_new_begins_anew(root: Path, why: FailureKind, other: Entry) -> None:
-    """Other contents, or another snapshot, inherit neither attempts nor pause, in this daemon nor in the next."""
+    """Other contents, or another snapshot, start without attempts or pause, in this daemon and the next."""
     attempts = Attempts(root)
     tried(attempts, entry(), why, 2)
     for memory in (attempts, Attempts(root)):
@@ -105,7 +105,7 @@ def test_what_is_new_begins_anew(root: Path, why: FailureKind, other: Entry) -> 
 
 
 def test_success_ends_the_count(root: Path) -> None:
-    """What failed twice and was handled then has a clean record, whenever it comes again, and nothing waits."""
+    """A snapshot that failed twice and was then handled starts without attempts when it returns, and nothing waits."""
     attempts = Attempts(root)
     tried(attempts, entry(), "crashes", 2)
     attempts.forget()
@@ -118,7 +118,7 @@ def test_success_ends_the_count(root: Path) -> None:
 
 
 def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
-    """1, 2, 4 … rescans; where a rescan itself takes longer, one."""
+    """1, 2, 4 … rescans; a single one if that is longer."""
     attempts = Attempts(root)
     pauses = []
     for _ in range(12):
@@ -149,7 +149,7 @@ def test_after_ten_errors_the_one_behind_has_its_turn_once(root: Path) -> None:
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable"])
 def test_nobody_passes_a_snapshot_that_will_be_set_aside(root: Path, why: FailureKind) -> None:
-    """It is given up after a few attempts, and then the next has its turn."""
+    """It is set aside after a few attempts, and then the next one is handled."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2")]
     tried(attempts, queue[0], why, 2)
@@ -202,7 +202,7 @@ class Watched:
 
 @pytest.fixture
 def watched(root: Path) -> Iterator[Watched]:
-    """Two snapshots that wait."""
+    """Two snapshots in the queue."""
     found = Watched(root)
     yield found
     found.daemon._scanner.close()
@@ -220,7 +220,7 @@ def watched(root: Path) -> Iterator[Watched]:
 def test_the_next_gets_its_turn_when_one_is_set_aside(
     watched: Watched, outcome: dict[str, Any], times: int | None
 ) -> None:
-    """A process that dies, a snapshot that cannot be read: journaled once, and not taken again until it changes."""
+    """If its process dies or it cannot be read, it is journaled once, and not handled again until it changes."""
     assert watched.look() == ["day=1", "day=2"]
     for attempt in range(1, (times or 40) + 1):
         assert watched.aside() == []
@@ -263,7 +263,7 @@ def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> 
 
 @pytest.mark.parametrize("kind", ["error", "failed"])
 def test_the_parts_of_an_error_are_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
-    """Of status.json and of the log line: whoever reads them need not take the sentence apart."""
+    """In status.json and in the log line, so that readers need not parse the message."""
     details = {"found": "1 row", "expected": "2 rows", "hint": "write it again"}
     watched.look()
     with caplog.at_level("INFO", "embsync"):
@@ -312,7 +312,7 @@ def test_a_lack_of_memory_is_a_death_whatever_it_was_made_into(
 
 
 def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
-    """It is swept when the death is heard of, not when something is published at last."""
+    """It is removed as soon as the crash is noticed, not with the next publish."""
     watched.look()
     for number in range(2):
         (watched.store.versions / f".staging-1-{number:08x}").mkdir()
@@ -321,7 +321,7 @@ def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
 
 
 def test_a_reload_tries_again_at_once(watched: Watched) -> None:
-    """Whoever mended the configuration does not wait for the pause to end; attempts stay counted."""
+    """After the configuration is fixed, the pause does not apply; attempts are still counted."""
     watched.look()
     for _ in range(5):
         watched.end("error")
@@ -333,7 +333,7 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
 
 
 def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    """``store.path`` needs a restart: nothing else of that file is followed either, and the error says so."""
+    """``store.path`` needs a restart: nothing else in that file takes effect either, and the error says so."""
     watched.look()
     before = watched.daemon._config, watched.daemon._scanner
     other = watched.path.parent / "other"

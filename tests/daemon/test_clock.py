@@ -36,7 +36,7 @@ def clock(root: Path, monkeypatch: pytest.MonkeyPatch) -> WallClock:
 
 
 def ages(found: object, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every figure of a document that tells how long ago something was, or how long something will take."""
+    """Yield every age and duration in a document."""
     if isinstance(found, dict):
         for key, value in found.items():
             yield from ages(value, key)

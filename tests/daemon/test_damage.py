@@ -22,7 +22,7 @@ def metric(place: Place, name: str) -> float:
 
 
 def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
-    """Log, status and metrics say so; the snapshot is blamed for nothing, and published once a command mended it."""
+    """Log, status and metrics report it; the snapshot is not blamed, and is published once the store is repaired."""
     with place.daemon():
         for number in (1, 2):
             place.drop(number)
@@ -47,7 +47,7 @@ def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
 
 
 def test_a_file_that_is_mended_by_hand_ends_the_pause(place: Place) -> None:
-    """By the command that the error names, which copies it from another version: the night goes on at once."""
+    """The command in the error copies it from another version, and publishing continues at once."""
     place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
     with place.daemon():
         for number in (1, 2):
@@ -67,7 +67,7 @@ def test_a_file_that_is_mended_by_hand_ends_the_pause(place: Place) -> None:
 
 
 def start_with_a_damaged(place: Place, *names: str) -> None:
-    """Publish a version, damage files, start another daemon and leave the next night."""
+    """Publish a version, damage files, start another daemon and write the next night."""
     place.configure(store={"on_publish": "true"})
     with place.daemon():
         place.drop(1)
@@ -90,7 +90,7 @@ def logged_of(place: Place, name: str) -> list[str]:
 
 
 def test_the_daemon_survives_its_damaged_records(place: Place) -> None:
-    """It says which, writes them anew, and publishes the night; the line that the journal lost makes nothing new."""
+    """It reports them, rewrites them, and publishes the night; a lost journal line makes no snapshot new."""
     names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, HOOK_RECORD)
     start_with_a_damaged(place, *names)
     with place.daemon() as process:
@@ -110,7 +110,7 @@ _LESS_LIKELY = [pytest.param(name, marks=pytest.mark.torture) for name in (layou
 
 @pytest.mark.parametrize("name", [layout.MANIFEST, *_LESS_LIKELY])
 def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> None:
-    """The daemon starts and goes on living, says what is damaged, and blames no snapshot."""
+    """The daemon starts and keeps running, reports the damage, and blames no snapshot."""
     start_with_a_damaged(place, name if name == layout.CURRENT else f"versions/000001/{name}")
     with place.daemon() as process:
         place.wait_state("retrying")
@@ -127,7 +127,7 @@ def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> Non
 
 
 def test_a_link_that_leads_nowhere_stops_nothing_and_is_mended_by_hand(place: Place) -> None:
-    """Beneath the running daemon: told; the night waits, and is published then."""
+    """While the daemon runs: it is reported, the night waits, and is published after the repair."""
     current = place.store.root / layout.CURRENT
     place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
     with place.daemon() as process:

@@ -37,7 +37,7 @@ def test_a_second_daemon_is_told_who_holds_the_store(place: Place) -> None:
 
 
 def test_a_daemon_and_its_work_run_as_programs_of_their_own(place: Place) -> None:
-    """Loading all they need themselves, which other tests spare them."""
+    """They load all libraries themselves, which other tests avoid."""
     place.drop(1)
     with place.daemon(**{SWITCH: "0"}):
         place.wait_for(1)
@@ -46,7 +46,7 @@ def test_a_daemon_and_its_work_run_as_programs_of_their_own(place: Place) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, number: signal.Signals) -> None:
-    """The work is ended, nothing of it is left, and the snapshot is pending for the next daemon."""
+    """The work is ended without leftovers, and the snapshot is handled by the next daemon."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon() as process:
@@ -81,7 +81,7 @@ def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
 
 
 def test_a_stop_is_within_the_units_time_out_whatever_is_in_its_way(place: Place) -> None:
-    """Work that no longer runs, and a lock that somebody holds for ever: the daemon waits for neither."""
+    """The daemon waits neither for work that no longer runs nor for a lock that is held forever."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon() as process:
@@ -94,7 +94,7 @@ def test_a_stop_is_within_the_units_time_out_whatever_is_in_its_way(place: Place
 
 
 def test_a_second_signal_ends_at_once(place: Place) -> None:
-    """Even while the first is being obeyed; the work goes along."""
+    """Even while the first signal is being handled; the work is killed too."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon() as process:
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_at_once(place: Place) -> None:
 
 
 def test_the_work_dies_with_the_daemon(place: Place) -> None:
-    """Kill -9 leaves no process behind, although it has nothing to tell for minutes; the next daemon sweeps it away."""
+    """Kill -9 leaves no process behind, even one that is silent for minutes; the next daemon removes leftovers."""
     place.configure(index={"factory": "HNSW64"})
     folder = place.drop(1, night(1, items=150_000, users=200, width=32))
     with place.daemon() as process:
@@ -130,7 +130,7 @@ def test_the_work_dies_with_the_daemon(place: Place) -> None:
 
 
 def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place: Place) -> None:
-    """It is journaled as failed, and the next one gets its turn."""
+    """It is journaled as failed, and the next one is handled."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon():

@@ -26,7 +26,7 @@ from embsync.store import Store
 
 
 def test_a_full_disk_is_waited_out(place: Place) -> None:
-    """Tried again with growing pauses and seen to be; nothing is harmed, not even by a disk without one free byte."""
+    """It is retried with growing pauses, as status shows; nothing is damaged, not even by a completely full disk."""
     disk = place.file.parent / "disk"
     disk.mkdir()
     filler = disk / "filler"
@@ -57,7 +57,7 @@ def test_a_full_disk_is_waited_out(place: Place) -> None:
 
 
 def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
-    """The kernel ends the work, not the daemon; after three deaths the next snapshot has its turn."""
+    """The kernel kills the work, not the daemon; after three crashes the next snapshot is handled."""
     with memory_group(200 << 20) as group:
         place.command = ["sh", "-c", f'echo $$ > {group} && exec "$@"', "sh", *place.command]
         with place.daemon():
@@ -67,7 +67,7 @@ def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
 
 @pytest.mark.torture
 def test_a_snapshot_that_is_refused_memory_is_set_aside(place: Place) -> None:
-    """The same where memory is refused rather than taken back: an error in the work counts as a death."""
+    """The same if an allocation fails: such an error counts as a crash."""
     with place.daemon(), limited_workers(place, 160_000):
         assert_set_aside(place)
     assert all("memory" in line["reason"] for line in place.logged("crashed"))
@@ -148,7 +148,7 @@ def test_a_store_that_goes_away_ends_the_daemon(place: Place, how: str) -> None:
 
 
 def test_a_store_in_trouble_keeps_its_queue(place: Place) -> None:
-    """With backlog every nothing is set aside for what is not its own doing; mended, all are published in turn."""
+    """With backlog every, no snapshot is set aside for another's problem; once solved, all are published in turn."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -169,7 +169,7 @@ def test_a_store_in_trouble_keeps_its_queue(place: Place) -> None:
 
 @pytest.mark.torture
 def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None:
-    """After ten tries in vain the next one is tried right after; published, it leaves the first behind."""
+    """After ten failed attempts the next one is tried too; once it is published, the first is skipped."""
     disk = root / "disk"
     disk.mkdir()
     place = Place(root, rescan_seconds=0.005)
@@ -186,7 +186,7 @@ def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None
 
 
 def test_work_that_stands_still_is_ended(place: Place) -> None:
-    """A process that is alive but does nothing any more is taken for dead when its time is up."""
+    """A process that makes no progress is treated as crashed when its time is up."""
     place.store.create()
     folder = place.drop(1, night(1, items=40_000, users=2_000, width=32))
     place.configure(index={"factory": "HNSW32"})
@@ -207,13 +207,13 @@ def test_work_that_stands_still_is_ended(place: Place) -> None:
 
 
 def deleted(root: Path) -> bool:
-    """Delete a directory into which somebody may be writing; return whether it is gone."""
+    """Delete a directory to which a process may be writing; return whether it is gone."""
     shutil.rmtree(root, ignore_errors=True)
     return not root.exists()
 
 
 def fill(path: Path, leave: int) -> None:
-    """Take all room of a file system but so many bytes."""
+    """Fill a file system up to a number of free bytes."""
     free = os.statvfs(path.parent)
     size = path.stat().st_size if path.exists() else 0
     with path.open("ab") as file:

@@ -66,7 +66,7 @@ def test_the_user_is_made(tmp_path: Path) -> None:
 
 
 def test_the_manager_is_told_the_truth(place: Place) -> None:
-    """READY, what it does in words, a sign of life while there is progress, and STOPPING."""
+    """READY, a status in words, watchdog messages while there is progress, and STOPPING."""
     address = place.file.parent / "notify"
     with listening(address) as told:
         place.drop(1)
@@ -79,7 +79,7 @@ def test_the_manager_is_told_the_truth(place: Place) -> None:
 
 
 def test_a_name_makes_no_message(place: Place) -> None:
-    """A line break in a snapshot's name does not end the line that tells what goes on."""
+    """A line break in a snapshot's name does not end the status line."""
     address = place.file.parent / "notify"
     write_npy(place.watch / "day=1\nSTOPPING=1", night(1)).joinpath("_SUCCESS").touch()
     with listening(address) as told, place.daemon(NOTIFY_SOCKET=str(address)):
@@ -88,7 +88,7 @@ def test_a_name_makes_no_message(place: Place) -> None:
 
 
 def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
-    """A process that neither tells nor computes anything is no progress, and the manager hears nothing."""
+    """If the process neither reports nor computes, there is no progress, and the manager gets no watchdog message."""
     address = place.file.parent / "notify"
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, night(1, items=40_000, users=2_000, width=32))
@@ -106,7 +106,7 @@ def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
 
 
 def test_signs_of_life_go_on_while_a_command_runs(place: Place) -> None:
-    """However long ``store.on_publish`` takes within its own limit, and however short the manager's patience."""
+    """However long ``store.on_publish`` takes within its own limit, and however short the watchdog's interval."""
     address = place.file.parent / "notify"
     gate = place.file.parent / "gate"
     place.configure(store={"on_publish": f"until test -e {gate}; do sleep 0.1; done"})
@@ -125,7 +125,7 @@ def test_signs_of_life_go_on_while_a_command_runs(place: Place) -> None:
 
 @contextlib.contextmanager
 def listening(address: Path) -> Iterator[list[str]]:
-    """Collect what a manager is told, as it comes: the kernel keeps ten messages and drops what is beyond."""
+    """Collect a manager's messages as they arrive: the kernel keeps ten and drops the rest."""
     told: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(address))

@@ -28,7 +28,7 @@ FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsy
 
 
 def test_an_event_is_enough_for_a_snapshot_to_be_handled(root: Path) -> None:
-    """The next rescan is a day away when the files come, and when the marker comes."""
+    """The next rescan is a day away when the files arrive, and when the marker arrives."""
     place = Place(root, rescan_seconds=86_400.0)
     with place.daemon():
         place.wait_state("idle")
@@ -54,7 +54,7 @@ def test_what_is_there_at_the_start_is_taken_in_order(place: Place) -> None:
 
 @pytest.mark.parametrize("order", ["name", "mtime"])
 def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str) -> None:
-    """What was handled stays the mark behind which nothing is taken: deleting a bad night publishes no night before."""
+    """Nothing that comes before a handled snapshot is published: deleting a bad night publishes no earlier night."""
     place = Place(root, backlog="newest", order=order)
     for number in (1, 2, 3):
         place.drop(number)
@@ -69,7 +69,7 @@ def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str
 
 
 def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
-    """A daemon without its directory says that it is blind, and sees it when it comes."""
+    """A daemon without its directory reports the state blind, and notices when the directory appears."""
     place.remove_root()
     with place.daemon():
         assert place.wait_state("blind")["watch"]["health"] == "missing"
@@ -87,7 +87,7 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
     ],
 )
 def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
-    """The kernel would watch a file as well; it is missing, and logged once, until one can be listed."""
+    """The kernel would also watch a file; the directory counts as missing, logged once, until it can be listed."""
     place.command = OBEYING
     with place.daemon():
         place.wait_state("idle")
@@ -113,7 +113,7 @@ def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -
 
 
 def test_a_snapshot_that_may_not_be_read_is_waited_for(place: Place) -> None:
-    """It is in sight with the reason, not passed over as no snapshot; what libraries warn of is a JSON line as well."""
+    """It is shown with the reason, not ignored as not a snapshot; warnings of libraries are JSON lines too."""
     place.command = OBEYING
     folder = place.drop(1)
     folder.chmod(0)
@@ -139,7 +139,7 @@ def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
 
 
 def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
-    """What goes on in the directory that was moved away is not looked at."""
+    """Changes in the directory that was moved away are ignored."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -151,7 +151,7 @@ def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
 
 
 def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
-    """A link is followed to where it leads now."""
+    """A link is followed to its current target."""
     for name in ("one", "two"):
         (place.watch.parent / name).mkdir()
     place.watch.rmdir()
@@ -166,7 +166,7 @@ def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
 
 
 def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
-    """Another file system in the root's place is another root; when it goes, the old one is there again."""
+    """Another file system mounted on the root is another root; when it is unmounted, the old one is back."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -178,7 +178,7 @@ def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
 
 
 def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
-    """More events than the kernel keeps, of which it drops the rest: what came among them is found."""
+    """With more events than the kernel keeps, snapshots whose events were dropped are found."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     litter = place.watch / "litter"
     litter.mkdir()
@@ -197,7 +197,7 @@ def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
 
 
 def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
-    """Bytes that are not UTF-8, as a snapshot's name or inside one that waits: shown as escapes; the rest goes on."""
+    """Bytes that are not UTF-8 in names are escaped, and do not affect other snapshots."""
     stray = Path(os.fsdecode(b"\xff\xfe"))
     with place.daemon() as process:
         (place.watch / stray).mkdir()
@@ -215,7 +215,7 @@ def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
 
 
 def test_a_handler_that_raised_is_replaced(place: Place) -> None:
-    """Its exception ends the thread that hands on events; that is seen, and the watch armed again."""
+    """An exception ends the thread that dispatches events; this is noticed, and the watch is armed again."""
     place.command = [
         sys.executable,
         "-m",
@@ -254,7 +254,7 @@ def test_a_limit_reached_below_the_root_is_no_matter(place: Place) -> None:
 
 
 def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
-    """Where the kernel gives no watches, as on a network file system, rescans alone do it, and status says so."""
+    """Without watches from the kernel, as on a network file system, rescans find everything, and status says so."""
     place.command = [
         sys.executable,
         "-m",
@@ -297,7 +297,7 @@ def test_a_burst_of_files_is_one_thing_to_look_at(place: Place) -> None:
 
 
 def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
-    """A file of full size with an old time is not complete while somebody holds it open for writing."""
+    """A file of full size with an old time is not complete while it is open for writing."""
     place = Place(root, complete="settled", settle_seconds=0.3)
     made = night(1)
     folder = place.drop(1, made, marker=False)
@@ -314,7 +314,7 @@ def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
 
 
 def test_contents_other_than_listed_are_waited_for(root: Path) -> None:
-    """Sizes agree and hashes do not: it waits and says so, the next has its turn, and mended it is published."""
+    """If sizes agree but hashes do not, it waits; the next is handled, and once corrected, it is published."""
     place = Place(root, complete="auto")
     folder = place.drop(2, marker=False)
     list_files(folder, sha256="0" * 64)

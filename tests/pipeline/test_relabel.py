@@ -142,6 +142,6 @@ def test_the_command_says_what_it_published(root: Path, capsys: pytest.CaptureFi
     assert run(["relabel", str(file), "--store", str(root)]) == 0
     said = capsys.readouterr().out
     assert "published version 3: stock, price of version 2" in said
-    assert "1 ids of" in said
+    assert "1 ids in" in said
     assert run(["history", "--store", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[-1]["reason"] == "stock from new.csv"

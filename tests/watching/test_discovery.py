@@ -40,7 +40,7 @@ AT_ONCE = WatchConfig(settle_seconds=0)
 
 
 def once(watched: Path, watch: WatchConfig = AT_ONCE, later: float = 0) -> dict[str, Child]:
-    """Look once, ``later`` seconds from now."""
+    """Scan once, ``later`` seconds from now."""
     found = discover(watched, watch, SNAPSHOT, now=time.time() + later)
     return {child.name: child for child in found.children}
 
@@ -66,7 +66,7 @@ def write_manifest(folder: Path, **changes: object) -> None:
 
 
 def test_snapshots_come_in_natural_order(tmp_path: Path) -> None:
-    """Numbers by value, dates by date; zeros in front do not matter except between equals."""
+    """Numbers sort by value, dates by date; leading zeros only matter between equals."""
     names = ["day=10", "day=9", "2026-01-02", "2026-01-01", "run-007", "run-7", "run-8", "a"]
     for name in names:
         write_npy(tmp_path / name, model(items=3, users=3))
@@ -81,7 +81,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
 
 
 def test_snapshots_come_in_order_of_time_when_asked(tmp_path: Path) -> None:
-    """By the newest file inside, not by the directory's own time."""
+    """By the newest file in it, not by the directory's own time."""
     for name, when in (("a", 3000), ("b", 1000), ("c", 2000)):
         write_npy(tmp_path / name, model(items=3, users=3))
         for file in (tmp_path / name).iterdir():
@@ -90,7 +90,7 @@ def test_snapshots_come_in_order_of_time_when_asked(tmp_path: Path) -> None:
 
 
 def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
-    """Hidden and temporary names, links, FIFOs, and files of no known layout; nothing there is opened or waited for."""
+    """Hidden and temporary names, links, FIFOs, and files of no known layout are never opened."""
     for name in (".hidden", "_temporary", "day=1.tmp", "day=1"):
         write_npy(tmp_path / name, model(items=3, users=3))
     (tmp_path / "latest").symlink_to("day=1")
@@ -134,14 +134,14 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
 def test_an_archive_without_anything_of_a_side_is_no_snapshot(
     tmp_path: Path, name: str, arrays: dict[str, np.ndarray], state: str
 ) -> None:
-    """What may be a snapshot with a mistake in it stays one: whoever opens it says what the mistake is."""
+    """A snapshot with a mistake still counts as one: the mistake is reported when it is opened."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     np.savez(tmp_path / name, **arrays)
     assert once(tmp_path)[name.partition("/")[0]].state == state
 
 
 def test_a_watched_directory_that_is_not_there(tmp_path: Path) -> None:
-    """Missing is exit code 6; a file in its place exit code 3."""
+    """A missing directory is exit code 6; a file in its place is exit code 3."""
     with pytest.raises(NotFoundError):
         once(tmp_path / "none")
     (tmp_path / "file").touch()
@@ -150,7 +150,7 @@ def test_a_watched_directory_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
-    """The time starts anew with every change, also with one that keeps names and sizes."""
+    """Every change restarts the time, even one that keeps names and sizes."""
     path = write_npy(tmp_path / "day=1", model())
     watch = WatchConfig(settle_seconds=30)
 
@@ -170,7 +170,7 @@ def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
 
 
 def test_a_single_look_takes_the_time_of_the_last_change(tmp_path: Path) -> None:
-    """Without memory, change times stand for having watched; an old mtime, as a copy carries it, does not help."""
+    """Without memory, times of change are used; an old mtime, as preserved by a copy, does not count."""
     path = write_npy(tmp_path / "day=1", model())
     for file in path.iterdir():
         os.utime(file, (1000, 1000))
@@ -180,7 +180,7 @@ def test_a_single_look_takes_the_time_of_the_last_change(tmp_path: Path) -> None
 
 
 def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path) -> None:
-    """Spark leaves one in each side's directory; a side without one is still being written, or not even begun."""
+    """Spark writes one into each side's directory; a side without one is unfinished, or has not been started."""
     watch = WatchConfig(settle_seconds=1000)
     write_npy(tmp_path / "root", model())
     (tmp_path / "root" / "_SUCCESS").touch()
@@ -212,7 +212,7 @@ def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path)
 
 
 def test_a_marker_older_than_the_data_is_not_believed_at_once(tmp_path: Path) -> None:
-    """Copied in the order of names, or a directory overwritten in place: then it has to settle too."""
+    """If files are copied in the order of names, or overwritten in place, the snapshot must also settle."""
     path = write_npy(tmp_path / "latest", model())
     (path / "_SUCCESS").touch()
     assert once(tmp_path, WatchConfig(settle_seconds=50))["latest"].state == "ready"
@@ -236,7 +236,7 @@ LATE_DATA = {
 @pytest.mark.parametrize("how", LATE_DATA)
 @pytest.mark.parametrize("where", ["", "items"])
 def test_marker_and_data_are_compared_by_when_they_came(tmp_path: Path, how: str, where: str) -> None:
-    """``cp -p``, ``rsync -t`` and ``touch -d`` set times as they like; when the inode changed is the kernel's word."""
+    """``cp -p``, ``rsync -t`` and ``touch -d`` set mtimes; only the kernel sets the inode's time of change."""
     watch = WatchConfig(settle_seconds=50)
     folder = tmp_path / "day=1" / where
     write_npy(folder, model())
@@ -261,7 +261,7 @@ def test_marker_and_data_are_compared_by_when_they_came(tmp_path: Path, how: str
 
 
 def test_another_name_of_the_marker_is_obeyed(tmp_path: Path) -> None:
-    """Also one that does not begin with an underscore."""
+    """Even if its name does not begin with an underscore."""
     path = write_npy(tmp_path / "day=1", model())
     watch = WatchConfig(complete="marker", marker="done.txt")
     assert once(tmp_path, watch)["day=1"].state == "waiting"
@@ -270,7 +270,7 @@ def test_another_name_of_the_marker_is_obeyed(tmp_path: Path) -> None:
 
 
 def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
-    """At once, and without reading the files: their hashes are compared when the snapshot is handled."""
+    """It is complete at once, without reading the files: hashes are compared when the snapshot is handled."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)
     watch = WatchConfig(settle_seconds=1000)
@@ -297,7 +297,7 @@ def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_that_does_not_agree(tmp_path: Path, changes: dict[str, object], state: str, message: str) -> None:
-    """Less or other than listed is waited for; a name outside the snapshot is never looked at."""
+    """Missing or different files are waited for; names outside the snapshot are never opened."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path, **changes)
     child = once(tmp_path)["day=1"]
@@ -330,7 +330,7 @@ def test_a_share_of_what_is_compared_is_never_more_than_all(tmp_path: Path) -> N
 
 
 def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None:
-    """A manifest vouches for all files or for none."""
+    """A manifest must list all files."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)
     np.save(path / "item_weights.npy", np.ones(300))
@@ -339,7 +339,7 @@ def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["", "{", '{"files": []}', '{"version": 1}', '{"files": [{"path": 1}]}', "[" * 9999])
 def test_another_kind_of_manifest_is_no_evidence(tmp_path: Path, text: str) -> None:
-    """With auto the next evidence counts; asked for alone, it is waited for."""
+    """With auto, the next evidence is used; with manifest, the snapshot waits."""
     path = write_npy(tmp_path / "day=1", model())
     (path / "manifest.json").write_text(text)
     assert once(tmp_path)["day=1"].reason == "settled"
@@ -347,14 +347,14 @@ def test_another_kind_of_manifest_is_no_evidence(tmp_path: Path, text: str) -> N
 
 
 def test_a_single_file_cannot_have_a_marker(tmp_path: Path) -> None:
-    """It says so, with the setting that would help."""
+    """The reason says so, with the setting that would help."""
     np.savez(tmp_path / "day=2.npz", items=np.ones((2, 2), np.float32), item_ids=np.arange(2))
     assert "watch.complete: settled" in once(tmp_path, WatchConfig(complete="marker"))["day=2.npz"].reason
     assert once(tmp_path, WatchConfig(complete="settled", settle_seconds=0))["day=2.npz"].state == "ready"
 
 
 def test_a_file_open_for_writing_is_waited_for(tmp_path: Path) -> None:
-    """A writer that touches neither size nor times is seen by the kernel: an open handle, and a memory map alone."""
+    """The kernel knows writers that change neither size nor times: an open handle, or only a memory map."""
     path = write_npy(tmp_path / "day=1", model())
     target = path / "items.npy"
     _require_leases(target)
@@ -377,7 +377,7 @@ def _require_leases(path: Path) -> None:
 
 
 def test_a_writer_that_comes_while_the_kernel_is_asked_does_no_harm(tmp_path: Path) -> None:
-    """A broken lease raises a signal that by default ends a process; here neither side notices."""
+    """A broken lease sends a signal that by default ends a process; here neither process is affected."""
     target = tmp_path / "items.npy"
     target.write_bytes(b"data")
     code = f"while True:\n open({str(target)!r}, 'r+b').close()"
@@ -394,7 +394,7 @@ def test_a_writer_that_comes_while_the_kernel_is_asked_does_no_harm(tmp_path: Pa
 
 
 def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
-    """A temporary name inside, or Spark's directory of work in progress, is no settled snapshot."""
+    """A snapshot with a temporary name inside, or with Spark's directory of work in progress, has not settled."""
     path = write_npy(tmp_path / "day=1", model())
     (path / "users.npy").rename(path / "users.npy.tmp")
     assert once(tmp_path)["day=1"].reason.startswith("users.npy.tmp to be renamed or removed")
@@ -405,7 +405,7 @@ def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_is_known_is_not_looked_at_again(tmp_path: Path) -> None:
-    """Whoever knows that a child is as it was says so, and it costs nothing; whatever else is there is judged."""
+    """Children that are passed as known are not inspected again; all others are."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)
     first = discover(tmp_path, AT_ONCE, SNAPSHOT, now=0, memory={})
@@ -421,7 +421,7 @@ def test_what_is_known_is_not_looked_at_again(tmp_path: Path) -> None:
 
 
 def test_the_watched_directory_is_never_written_to(tmp_path: Path) -> None:
-    """It may even be read-only, and nothing in it has another time afterwards."""
+    """The directory may even be read-only, and no time in it changes."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)
     before = stamp(tmp_path)

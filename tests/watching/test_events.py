@@ -15,7 +15,7 @@ from embsync.watching.events import Watcher
 
 
 class Watch:
-    """A watcher, and whether it was nudged since the last time it was asked."""
+    """A watcher, and whether it called back since the last check."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ def _linked(path: Path) -> None:
 
 @pytest.mark.parametrize("replace", [_renamed, _replaced, _linked])
 def test_another_directory_in_the_roots_place_is_armed_again(watch: Watch, replace: Callable[[Path], None]) -> None:
-    """What happens in the new one is told from the next check on; a root that stays is armed once."""
+    """Changes in the new directory are noticed from the next check on; an unchanged root is armed once."""
     assert [watch.armed() for _ in range(3)] == [1, 1, 1]
     watch.assert_sees()
     for child in watch.path.iterdir():
@@ -76,7 +76,7 @@ def test_another_directory_in_the_roots_place_is_armed_again(watch: Watch, repla
 
 
 def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
-    """A nudge that comes is the new directory's."""
+    """Only changes in the new directory are noticed."""
     aside = watch.path.with_name("aside")
     _renamed(watch.path)
     watch.armed()
@@ -87,7 +87,7 @@ def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
 
 
 def test_a_root_that_is_gone_is_missing_and_armed_when_it_comes(watch: Watch) -> None:
-    """And no thread is left behind for what is not there."""
+    """No thread remains for a missing root."""
     watch.path.rmdir()
     health = watch.watcher.check(0.0)
     assert (health.state, health.armed) == ("missing", 1)
@@ -113,7 +113,7 @@ def _fail(*_: object) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kill", [_dead_emitter, _dead_dispatcher])
 def test_a_thread_that_died_is_replaced(watch: Watch, kill: Callable[[Any], None]) -> None:
-    """Be it the one that reads the kernel's events or the one that hands them on: nothing would be told any more."""
+    """Whether it reads the kernel's events or dispatches them: without it, no event would be noticed."""
     observer: Any = watch.watcher._observer
     threads = [observer, *observer.emitters]
     kill(observer)
@@ -127,7 +127,7 @@ def test_a_thread_that_died_is_replaced(watch: Watch, kill: Callable[[Any], None
 def test_what_the_kernel_refuses_is_asked_for_again_after_a_pause(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rescans alone meanwhile, with the reason; another root is tried at once."""
+    """Until then there are only rescans, with the reason; another root is tried at once."""
     real = BaseObserver.start
     asked: list[int] = []
 

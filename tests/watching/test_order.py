@@ -34,7 +34,7 @@ START = dt.datetime(2026, 9, 26, 2, 10, tzinfo=dt.UTC)
 
 
 class World:
-    """A watched directory, a store of which only the journal matters, and whoever publishes what is next."""
+    """A watched directory, a store reduced to its journal, and a publisher of the next snapshot."""
 
     def __init__(self, root: Path, **watch: object) -> None:
         self.watch = root / "watch"
@@ -106,7 +106,7 @@ def hexes(length: int, seed: int) -> Callable[[int, dt.datetime], str]:
 
 
 def form(text: str) -> Callable[[int, dt.datetime], str]:
-    """Return names by a form of the date."""
+    """Return names with a formatted date."""
     return lambda _, when: when.strftime(text)
 
 
@@ -171,7 +171,7 @@ NAMES: dict[str, Callable[[int, dt.datetime], str]] = {
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("backlog", ["newest", "every"])
 def test_every_night_is_published_without_configuration(root: Path, names: str, backlog: str) -> None:
-    """Ten nights, each trained after the one before; none is passed over and none comes again."""
+    """Ten nights, each trained after the previous one: each is published exactly once."""
     world = World(root, backlog=backlog)
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
@@ -184,7 +184,7 @@ def test_every_night_is_published_without_configuration(root: Path, names: str, 
     "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"]
 )
 def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) -> None:
-    """A backfill is shown as changed and younger, with what publishes it, and the next night goes on as ever."""
+    """A backfill is shown as changed and newer, with a command to publish it; the next night is published."""
     named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
     for night, name in enumerate(named[:4]):
         world.write(name, START.timestamp() + night * DAY)
@@ -202,7 +202,7 @@ def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) ->
 
 
 def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None:
-    """A day that was missing and is delivered after later ones: skipped, and said to be younger."""
+    """A missing day that arrives after later ones is skipped, and reported as newer."""
     for night in (1, 2, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
         world.turn()
@@ -214,7 +214,7 @@ def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 @pytest.mark.parametrize("how", ["deleted", "half of it gone", "moved away and back", "newest deleted"])
 def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) -> None:
-    """Retention deletes old days, at once or file by file: nothing is published for it."""
+    """Retention deletes old days, at once or file by file: nothing is published because of it."""
     world = World(root, order=order)
     for night in range(1, 5):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -244,7 +244,7 @@ def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) 
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("name", ["experiment-a", "zzz", "day=99", "2031-01-01"])
 def test_what_was_not_published_is_no_mark(root: Path, order: str, outcome: str, removed: bool, name: str) -> None:
-    """A refused or ill-formed directory, there or gone, keeps no night back, however its name sorts."""
+    """A refused or ill-formed directory, present or deleted, holds back no night, however its name sorts."""
     world = World(root, order=order)
     for night in range(1, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -259,7 +259,7 @@ def test_what_was_not_published_is_no_mark(root: Path, order: str, outcome: str,
 
 
 def test_a_name_beside_the_dates_keeps_no_date_back(world: World) -> None:
-    """``latest`` is a copy that is made anew after each night: both are published, under either name."""
+    """``latest`` is a copy that is rewritten after each night: both are published, under either name."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
         name = when.strftime("%Y-%m-%d")
@@ -270,7 +270,7 @@ def test_a_name_beside_the_dates_keeps_no_date_back(world: World) -> None:
 
 
 def test_with_order_name_what_is_passed_over_is_told(root: Path) -> None:
-    """Where the configuration or an earlier release says that names are the order, run ids are passed over by name."""
+    """If the configuration or an earlier release orders by name, run ids are passed over by name."""
     world = World(root, order="name")
     world.write("latest", START.timestamp())
     world.turn()
@@ -303,7 +303,7 @@ def test_two_days_copied_without_their_times_go_by_their_names(root: Path) -> No
 
 
 def test_equal_times_go_by_name(root: Path) -> None:
-    """An archive whose files all have one time, such as 1970: natural order, also for what is added later."""
+    """If all files of an archive have the same time, such as 1970, natural order applies, also to later additions."""
     world = World(root, backlog="every")
     for name in ("run-b2", "run-10", "run-9"):
         world.write(name, 0.0)
@@ -313,7 +313,7 @@ def test_equal_times_go_by_name(root: Path) -> None:
 
 
 def test_a_history_copied_with_its_times_goes_by_them(world: World) -> None:
-    """``rsync -a`` of run ids: the youngest is published, and the rest is skipped."""
+    """After ``rsync -a`` of run ids, the newest is published, and the rest is skipped."""
     names = [NAMES["mlflow"](night, START) for night in range(NIGHTS)]
     for night, name in enumerate(names):
         world.write(name, START.timestamp() + night * DAY)
@@ -322,7 +322,7 @@ def test_a_history_copied_with_its_times_goes_by_them(world: World) -> None:
 
 @pytest.mark.parametrize("names", ["days", "hive partitions"])
 def test_a_clock_that_is_behind_keeps_no_night_back(world: World, names: str) -> None:
-    """One of the machines that train has a clock three days slow: numbers and dates tell better."""
+    """If one of the training machines has a clock three days slow, numbers and dates decide."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
         name = NAMES[names](night, when)
@@ -339,7 +339,7 @@ def test_a_clock_that_is_ahead_keeps_no_night_back(world: World) -> None:
 
 
 def test_numbers_are_decided_once(world: World) -> None:
-    """Written down at the third night; neither a rewrite nor a restart nor more nights change it."""
+    """The decision is saved at the third night; neither a rewrite nor a restart nor more nights change it."""
     for night in (1, 2, 3):
         world.write(f"day={night}", START.timestamp() + night * DAY)
         world.turn()
@@ -353,7 +353,7 @@ def test_numbers_are_decided_once(world: World) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b'{"order": "none"}', b"[" * 9999])
 def test_a_damaged_decision_is_made_anew(world: World, damage: bytes) -> None:
-    """The journal tells it again, and nothing old comes back."""
+    """It is decided again from the journal, and no old snapshot is published."""
     for night in (1, 2, 3, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
         world.turn()
@@ -364,7 +364,7 @@ def test_a_damaged_decision_is_made_anew(world: World, damage: bytes) -> None:
 
 
 def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
-    """It ordered by name: a younger run id is passed over as before, and told."""
+    """It ordered by name: a newer run id is passed over as before, and reported."""
     world = World(root)
     world.journal(world.write("9f", START.timestamp()), listing=None)
     world.write("3a", START.timestamp() + DAY)
@@ -376,14 +376,14 @@ def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
 
 
 def test_who_only_looks_writes_nothing(world: World) -> None:
-    """``status`` may be run by anybody."""
+    """Any user may run ``status``."""
     world.write("day=1", START.timestamp())
     world.look()
     assert not (world.store.root / "order.json").exists()
 
 
 def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
-    """A link that leads to a fresh checkout each night: what was handled before counts there too."""
+    """If the link gets a fresh checkout as its target each night, handled snapshots still count as handled."""
     world = World(root)
     for name in ("one", "two", "three"):
         (root / name).mkdir()
@@ -397,7 +397,7 @@ def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
 
 
 def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
-    """The manifest of the version knows how young its snapshot was: what was skipped for it stays skipped."""
+    """The manifest of the version has the mtime of its snapshot: what was skipped because of it stays skipped."""
     watch = root / "watch"
     config = configured(watch__path=str(watch), store__path=str(root / "store"), watch__settle_seconds=0)
     store = Store(root / "store")
@@ -415,7 +415,7 @@ def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
 
 
 def test_what_a_command_decided_is_kept(root: Path) -> None:
-    """A history copied without its times: a second `sync` finds nothing new, as the first wrote down what counts."""
+    """After a history was copied without times, a second `sync` finds nothing new: the first saved the decision."""
     watch, store = root / "watch", root / "store"
     for place, number in enumerate((2, 3, 1)):
         folder = nights.write_npy(watch / f"day={number}", nights.night(number, items=60, users=50, width=4))
@@ -434,7 +434,7 @@ def test_what_a_command_decided_is_kept(root: Path) -> None:
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 def test_a_newest_that_is_put_back_is_new(root: Path, order: str) -> None:
-    """An older model copied with its times over ``latest``: nothing else comes after it, so it is published."""
+    """An older model copied with its times over ``latest`` is published, since nothing else comes after it."""
     world = World(root, order=order)
     for when in (START.timestamp(), START.timestamp() - 5 * DAY):
         world.write("latest", when)

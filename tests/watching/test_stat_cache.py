@@ -20,7 +20,7 @@ LATER = 60 * 10**9
 
 
 def settled(root: Path) -> StatCache:
-    """Return a cache that knows a directory and has seen nothing change."""
+    """Return a cache that has seen a directory twice without a change."""
     cache = StatCache()
     assert cache.changed(str(root), time.time_ns() + LATER)
     assert not cache.changed(str(root), time.time_ns() + LATER)
@@ -59,7 +59,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("files", [0, 3000])
 @pytest.mark.parametrize("what", CHANGES)
 def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
-    """Names, sizes, contents, at any depth: all that a stamp covers, in a snapshot of few files or many."""
+    """Names, sizes and contents at any depth, like a stamp, in a snapshot of few or many files."""
     day = write_npy(root / "day=1", night(1))
     (day / "deep").mkdir()
     for number in range(files):
@@ -72,7 +72,7 @@ def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
 
 
 def test_what_changed_just_now_is_looked_at_until_it_rests(root: Path) -> None:
-    """Within one tick of a clock two changes have one time; so the end of the tick counts as a change."""
+    """Two changes within one tick of the clock have the same time, so the end of the tick counts as a change."""
     write_npy(root / "day=1", night(1))
     cache = StatCache()
     assert cache.changed(str(root), time.time_ns())
@@ -82,7 +82,7 @@ def test_what_changed_just_now_is_looked_at_until_it_rests(root: Path) -> None:
 
 
 def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
-    """A job's scratch directory may be as busy as it likes."""
+    """Changes in a job's scratch directory do not count."""
     (root / "_temporary").mkdir()
     cache = settled(root)
     (root / "_temporary" / "part").touch()
@@ -90,7 +90,7 @@ def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
 
 
 def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> None:
-    """Twelve thousand files are remembered as one digest; nothing new there is nothing new."""
+    """Twelve thousand files are remembered as one digest; if nothing changed, nothing is reported."""
     (root / "day=1").mkdir()
     for number in range(12_000):
         (root / "day=1" / f"part-{number}").touch()
@@ -105,7 +105,7 @@ def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> N
 
 
 def test_one_change_stirs_one_child(root: Path) -> None:
-    """So that nothing but what changed has to be looked at in full, among however many old ones."""
+    """So that only changed children are inspected, however many old ones there are."""
     for number in range(3):
         write_npy(root / f"day={number}", night(number))
     cache = settled(root)
@@ -115,7 +115,7 @@ def test_one_change_stirs_one_child(root: Path) -> None:
 
 
 def test_another_place_has_nothing_in_common(root: Path) -> None:
-    """Children of the same names behind a link that moved are others, and it is they that are watched from then on."""
+    """After a link gets a new target, children of the same names are others, and are watched from then on."""
     for place in ("a", "b"):
         write_npy(root / place / "day=1", night(1))
     cache = settled(root / "a")
