@@ -320,4 +320,4 @@ def test_a_table_of_labels_that_nobody_asked_for_is_named_with_what_to_do(
     folder = write_npy(root.parent / "n0", night(0))
     (folder / "item_labels.csv").write_text("id,title\n1000,one\n")
     assert run(["sync", str(folder), "--store", str(root)]) == 0
-    assert "not read: item_labels.csv; its columns named in snapshot.labels are published" in capsys.readouterr().out
+    assert "not read: item_labels.csv; name its columns in snapshot.labels to publish them" in capsys.readouterr().out
