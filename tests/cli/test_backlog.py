@@ -87,6 +87,7 @@ def test_a_snapshot_that_was_only_touched_is_not_published_again(
         assert runs.sync() == []
         assert runs.states()["day=1"] == "published"
     assert reads == []
+    assert [one["version"] for one in runs.ask("status")["snapshots"] if one["state"] == "published"] == [1]
     assert Store(runs.root).numbers() == [1]
     assert [event.event for event in runs.events()] == ["published", "unchanged"]
 

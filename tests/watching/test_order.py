@@ -26,6 +26,7 @@ from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.watching.backlog import Entry, survey
 from embsync.watching.history import snapshot_event
+from embsync.watching.series import position
 
 DAY = 86_400.0
 NIGHTS = 10
@@ -300,6 +301,23 @@ def test_two_days_copied_without_their_times_go_by_their_names(root: Path) -> No
     world.write("day=10", START.timestamp())
     world.write("day=9", START.timestamp() + 30)
     assert world.turn() == ["day=9", "day=10"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dated"),
+    [
+        ("2026-11-28", True),
+        ("2026-11-30", True),
+        ("2026-12-02", False),
+        ("20261201", False),
+        ("2099-12-31", False),
+        ("2026-02-30", False),
+    ],
+)
+def test_a_date_far_ahead_is_none(name: str, dated: bool) -> None:
+    """Tomorrow's model may be trained today, in any time zone; no night is that of years to come."""
+    found = position(f"day={name}", dt.datetime(2026, 11, 28, 12, tzinfo=dt.UTC).timestamp())
+    assert (found is not None and found.dated) == dated
 
 
 def test_equal_times_go_by_name(root: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.nights import configured, night, write_npy
+from support.stores import sync
 
 from embsync.errors import EmbsyncError
 from embsync.store import Store
-from embsync.watching.scanner import Scanner
+from embsync.watching.scanner import Scanner, store_state
 
 
 @pytest.fixture
@@ -69,3 +71,20 @@ def test_what_was_found_incomplete_waits_unless_it_is_another_by_now(scanner: Sc
     assert {entry.child.name: entry.reason for entry in scanner.entries if entry.state == "waiting"} == {
         "day=1": "half of it"
     }
+
+
+def test_a_store_that_somebody_repaired_is_another_one(root: Path) -> None:
+    """What waits for a repair is tried at once after one: a file of the same name, size and contents, or the link."""
+    for number in (1, 2):
+        sync(root / "S", night(number, items=20, users=10, width=4), f"n{number}")
+    store = Store(root / "S")
+    before = store_state(store)
+    assert store_state(store) == before
+    file = store.path(2) / "items/vectors.npy"
+    shutil.copy2(file, root / "copy")
+    (root / "copy").replace(file)
+    mended = store_state(store)
+    assert mended != before
+    (store.root / "current").unlink()
+    (store.root / "current").symlink_to("versions/000001")
+    assert store_state(store) not in (before, mended)
