@@ -74,6 +74,16 @@ def test_numbers_are_those_handed_in() -> None:
     np.testing.assert_array_equal(best.result().rows, [[70], [90]])
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("inner_product", [12.0, 12e-6]), ("cosine", [1.0, 1.0]), ("l2", [28.0, 16.0 + 12e-6])]
+)
+def test_the_tolerance_is_that_of_a_score_as_large_as_there_may_be(metric: Metric, expected: list[float]) -> None:
+    """Of the length of the query times that of the longest row; of cosines, one."""
+    best = RunningTopK(np.array([[3.0, 0.0], [3e-6, 0.0]]), 1, metric)
+    best.observe(np.arange(2), np.array([[0.0, 4.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(best.result().tolerance, 4e-6 * np.array(expected), rtol=1e-6)
+
+
 def test_nothing_observed_is_nothing_found() -> None:
     """No rows and no queries are answers, not errors."""
     best = RunningTopK(np.ones((2, 3)), 4)

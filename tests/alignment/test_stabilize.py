@@ -10,10 +10,15 @@ from support.laws import aligned
 from support.nights import night, rotation
 
 import embsync
-from embsync.alignment import gram
+from embsync.alignment import gram, two_pass
 from embsync.alignment.drift import DriftMeter
+from embsync.alignment.gram import Pairing, sum_side
+from embsync.alignment.procrustes import Axes
+from embsync.alignment.two_pass import SideFit, SideInput, transform_rows
 from embsync.errors import SnapshotError, UsageError
 from embsync.manifest import Moved
+from embsync.rows import ArrayRows, block_rows
+from embsync.sides import Sides
 
 T, W = night(0).both
 
@@ -92,8 +97,28 @@ def test_ids_beyond_64_bits_signed_are_refused() -> None:
 def test_values_that_do_not_fit_float32_are_refused() -> None:
     """Stable vectors beyond float32 are an error of the snapshot and no warning."""
     wide = [side.astype(np.float64) * 1e39 for side in (T, W)]
-    with pytest.raises(SnapshotError, match="do not fit float32"):
+    with pytest.raises(SnapshotError, match="do not fit float32; found overflow near row 0"):
         embsync.stabilize(*wide)
+
+
+def test_an_overflow_is_named_by_its_row() -> None:
+    """As near as its block, counted over the whole side."""
+    far = 2 * block_rows(4)
+    rows = np.ones((far + 1, 4))
+    rows[far] = 1e39
+    side = SideFit(sum_side(ArrayRows(rows)), np.eye(4), None, 1.0, Axes(), None)
+    with pytest.raises(SnapshotError, match=f"found overflow near row {far}"):
+        transform_rows(ArrayRows(rows), side, [])
+
+
+def test_all_rows_with_an_anchor_are_common_however_few_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of known ids counts what is fitted to."""
+    monkeypatch.setattr(gram, "JUDGED", 50)
+    monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)
+    ids = np.arange(len(T))
+    pairing = Pairing.of(ids, T.astype(np.float32), ids)
+    found = two_pass.fit(Sides(SideInput(ArrayRows(T), pairing), SideInput(ArrayRows(W))), dimension=T.shape[1])
+    assert (found.common, found.items.sums.judged) == (len(T), 50)
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, 1e10])

@@ -16,7 +16,7 @@ from support.stores import assert_at_rest, snapshot_of
 
 import embsync
 from embsync.cli.main import run
-from embsync.errors import SnapshotError, UsageError
+from embsync.errors import SnapshotError, StoreDamaged, UsageError
 from embsync.manifest import Manifest
 from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
 from embsync.store import Store
@@ -244,6 +244,22 @@ def test_the_estimate_covers_labels(root: Path, monkeypatch: pytest.MonkeyPatch)
     rows = [f"{name},{f'{name} ' * 600},true,1,1" for name in made.item_ids.tolist()]
     manifest = publish(root, made, 0, rows)
     assert sum(entry.bytes for entry in manifest.files) <= asked[0]
+
+
+def test_labels_that_no_publisher_wrote_are_damage_to_a_reader(root: Path) -> None:
+    """Codes beyond the strings there are: not hashed when it is opened, and not answered with."""
+    made = night(0)
+    publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
+    path = root / "versions/000001/labels/title.npy"
+    codes = np.load(path)
+    codes[3] = len(codes) + 7
+    path.unlink()
+    np.save(path, codes)
+    with (
+        embsync.open(root) as reader,
+        pytest.raises(StoreDamaged, match=r"labels/title\.npy: damaged label; found codes"),
+    ):
+        reader.current.labels_of(made.item_ids[:5])
 
 
 def test_labels_come_from_parquet(root: Path) -> None:
