@@ -59,8 +59,8 @@ class BlockedIds:
         """Return queries and rows of the side that they may not find, ascending by row, then by query."""
         query, place = np.nonzero(np.arange(self.ids.shape[1]) < self.lengths[:, None])
         row = side.rows(self.ids[query, place])
-        order = np.lexsort((query, row))
-        order = order[row[order] >= 0]
+        query, row = query[row >= 0], row[row >= 0]
+        order = np.argsort(row * len(self.ids) + query)  # half the time of sorting by the two
         return query[order], row[order]
 
     def contain(self, names: Array) -> Bool:

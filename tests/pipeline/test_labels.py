@@ -303,6 +303,33 @@ def test_labels_come_from_parquet(root: Path) -> None:
         assert reader.current.labels_of(made.item_ids)["n"] == list(range(len(items)))
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{id},a,true,2,3.5", "label year is of another type than before; found float; expected integer"),
+        ("987654321,a,true,2,3", "labels of other ids; found 987654321, none of which is an item"),
+    ],
+)
+def test_the_shell_says_in_one_line_what_is_wrong_with_labels(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    """The same for a night and for other labels alone: exit code 3, and the store as it was."""
+    made = night(0)
+    publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
+    path = write_npy(root.parent / "wrong", night(1))
+    table = "item_id,title,stock,price,year\n" + line.format(id=night(1).item_ids[0]) + "\n"
+    (path / "item_labels.csv").write_text(table)
+    monkeypatch.setenv("EMBSYNC_SNAPSHOT__LABELS", "[title, stock, price, year]")
+    monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "Flat")
+    before = snapshot_of(root)
+    for command in (["sync", str(path)], ["relabel", str(path / "item_labels.csv")]):
+        assert run([*command, "--store", str(root)]) == 3
+        complaint = capsys.readouterr().err.strip()
+        assert said in complaint
+        assert len(complaint.splitlines()) == 1
+    assert snapshot_of(root) == before
+
+
 @pytest.mark.parametrize(("value", "said"), [(-(2**63), "-2\\^63 in row 1"), (2**63, "2\\^63 or more")])
 def test_an_integer_that_stands_for_null_or_does_not_fit_is_refused(root: Path, value: int, said: str) -> None:
     """Not published as null, nor rounded."""

@@ -145,6 +145,9 @@ def test_filters_come_from_files(
         assert found == reader.current.search_by_user(users[:2], 3, blocked=given)[0].tolist()
     assert run([*base, "--block-file", str(tmp_path / "wrong.json")]) == 2
     assert "not a filter" in capsys.readouterr().err
+    (tmp_path / "three.json").write_text(json.dumps([ragged[0]] * 3))
+    assert run([*base, "--block-file", str(tmp_path / "three.json")]) == 2
+    assert "blocked does not fit the queries; found 3 lists; expected 2" in capsys.readouterr().err
     assert run([*base, "--user", "-77", "--missing", "nan"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][2] == []
 
