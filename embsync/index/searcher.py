@@ -158,8 +158,7 @@ class Searcher:
         return self._find(asked, k, self._override(parameters or {}, selector, k, findable), findable)
 
     def _allowed_labels(self, allowed: Bool) -> Bool:
-        rows = self._rows[:-1]
-        return np.asarray((rows >= 0) & allowed[np.maximum(rows, 0)])
+        return np.append(allowed, False)[self._rows[:-1]]  # row -1, of a dead label, is the last
 
     def _find(self, asked: Float32, k: int, parameters: Any, findable: int) -> tuple[Int64, Float32]:
         # One more hit than requested shows whether a tie continues beyond the last one.
