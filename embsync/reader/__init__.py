@@ -1,4 +1,4 @@
-"""What consumers import: a store, its versions, lookup and search. Read-only, and free of watcher and service."""
+"""What consumers import: a store, its versions, lookup and search. Read-only; loads neither watcher nor daemon."""
 
 from embsync.reader.follower import Follower, Health
 from embsync.reader.pin import ForeignSpace, open_version

@@ -1,4 +1,4 @@
-"""Ids that queries may not find, a list for each: told apart from what was found without looking up their rows."""
+"""Ids that queries must not find, a list for each: recognized in what was found without looking up their rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.errors import UsageError
 from embsync.ids import hash_ids
 from embsync.reader.side import Side
 
-#: Places of a table for each id in it: a sixteenth of what is not in it is compared in vain.
+#: Slots of a hash table for each id in it: a sixteenth of the ids that are not in it are compared needlessly.
 _PLACES = 16
 #: Bytes of the tables, and pairs of ids compared, at once.
 _AT_ONCE = 1 << 22
@@ -56,7 +56,7 @@ class BlockedIds:
         return BlockedIds(self.ids[queries], self.lengths[queries])
 
     def pairs(self, side: Side) -> tuple[Int64, Int64]:
-        """Return queries and rows of the side that they may not find, ascending by row, then by query."""
+        """Return queries and the rows of the side that they must not find, ascending by row, then by query."""
         query, place = np.nonzero(np.arange(self.ids.shape[1]) < self.lengths[:, None])
         row = side.rows(self.ids[query, place])
         query, row = query[row >= 0], row[row >= 0]
@@ -64,7 +64,7 @@ class BlockedIds:
         return query[order], row[order]
 
     def contain(self, names: Array) -> Bool:
-        """Tell which of the ids (q, k), as the store has them, are in their query's list."""
+        """Return which of the ids (q, k), as the store has them, are in the list of their query."""
         hit = np.zeros(names.shape, np.bool_)
         size = 1 << (_PLACES * max(self.ids.shape[1], 1) - 1).bit_length()
         step = max(1, _AT_ONCE // size)
@@ -74,7 +74,7 @@ class BlockedIds:
         return hit
 
     def _contain(self, names: Array, ids: Array, lengths: Int64, size: int) -> Bool:
-        """Look the ids up in a table of hashes, and compare with the list what its hash does not tell apart."""
+        """Look the ids up in a hash table, and compare those that hit with their list."""
         listed = np.arange(ids.shape[1]) < lengths[:, None]
         query = np.arange(len(names))[:, None]
         table = np.zeros((len(names), size), np.bool_)

@@ -1,4 +1,4 @@
-"""What changed between two versions: ids that came and went, rows that moved, labels, neighbours and scores."""
+"""Differences between two versions: new and gone ids, moved rows, labels, neighbours and scores."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ class LabelDiff:
 
 @dataclass(frozen=True)
 class NeighboursDiff:
-    """Changes of what is recommended.
+    """Changes of recommendations.
 
     Attributes
     ----------
     side : str
         "users", or "items" on a one-sided store.
     sampled : int
-        Ids that were asked for, live in both versions: those with the lowest stable hashes.
+        Number of ids compared: those live in both versions that have the lowest hashes.
     overlap_at_10 : float or None
         Mean share of the earlier version's ten nearest items that the later version finds too.
     score_change : float or None

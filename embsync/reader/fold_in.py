@@ -29,9 +29,9 @@ _CONDITION = 1e12
 
 @dataclass(frozen=True)
 class FoldIn:
-    """How to fold in: method, multiple of the mean row energy (None: the default), and what unknown ids give.
+    """How to fold in: method, multiple of the mean row energy (None: the default), and the treatment of unknown ids.
 
-    ``between`` is called before each list, and between blocks of neighbours; whatever it raises ends the work.
+    ``between`` is called before each list, and between blocks of neighbours; an exception that it raises ends the work.
     """
 
     method: Method
@@ -84,7 +84,7 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
 
 
 def _nearest(side: Side, queries: Float32, between: Callable[[], None]) -> Float32:
-    """Return, for each query, the mean of the live rows with the highest cosine; a zero query stays what it is.
+    """Return, for each query, the mean of the live rows with the highest cosine; a zero query is returned unchanged.
 
     One pass over the side for all queries together: users have no index.
     """

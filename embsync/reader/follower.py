@@ -1,4 +1,4 @@
-"""Following a store: a thread that verifies each new version in full, then hands it over."""
+"""Following a store: a thread that verifies every file of each new version, then switches to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from embsync.store import layout
 from embsync.store.locks import identity
 
 OnError = Callable[[Exception], None]
-#: Raises unless a version is whole; asks the function it is given whether to stop.
+#: Raises unless a version is intact; asks the function it is given whether to stop.
 Verify = Callable[[Version, Callable[[], bool]], None]
 
-#: Seconds after which a version that was refused is hashed once more, whatever its files look like.
+#: Seconds after which a refused version is hashed again even if its files look unchanged.
 _TRY_AGAIN = 60.0
 
 _log = logging.getLogger("embsync.reader")
@@ -29,16 +29,16 @@ _log = logging.getLogger("embsync.reader")
 
 @dataclass(frozen=True)
 class Health:
-    """What a follower can say about itself.
+    """State of a follower.
 
     Attributes
     ----------
     alive : bool
         Whether its thread runs in this process.
     serving : int or None
-        The version handed over last.
+        The version that it switched to last.
     newest : int or None
-        The version ``current`` names; another one than ``serving`` is being verified or was refused.
+        The version that ``current`` names; if it is not ``serving``, it is being verified or was refused.
     error : Exception or None
         Why the newest version is not served, or what a callback raised.
     checked : float
@@ -60,8 +60,8 @@ class Health:
 class Follower:
     """A thread that watches ``current`` and switches to a new version once every file of it is verified.
 
-    The thread outlives every exception: what went wrong is :attr:`error`, goes to ``on_error``, and the version
-    served before goes on being served.
+    No exception ends the thread: the error is in :attr:`error` and goes to ``on_error``, and the previous version is
+    still served.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Follower:
     switch : callable
         Receives each verified version; after it returns, the version is being served.
     serving : Version, optional
-        What is served when the follower starts.
+        The version that is served when the follower starts.
     space_id : str, optional
         Versions of another space are refused.
     on_error : callable, optional
@@ -78,7 +78,7 @@ class Follower:
     interval : float
         Seconds between looks.
     verify : callable
-        How a version is found whole; default: every file is hashed.
+        Checks that a version is intact; default: every file is hashed.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Follower:
         self.error: Exception | None = None
         self._checked = time.monotonic()
         self._wake, self._stopping = threading.Event(), False
-        #: Set once the store was looked at for the first time and what was found is served or refused.
+        #: Set once the first look at the store is over: its version is served or refused.
         self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
 
@@ -112,7 +112,7 @@ class Follower:
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the thread and wait for it; what was handed over stays open."""
+        """End the thread and wait for it; versions that it switched to stay open."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -153,7 +153,7 @@ class Follower:
         if self._newest is None and self._serving is not None:
             raise NotFoundError("no version is current", where=self._root / layout.CURRENT)
         if self._newest is None or (self._newest, identity(self._path(self._newest))) == self._serving:
-            if not self._callback_failed:  # whatever it was is over: rolled back, or the store is there again
+            if not self._callback_failed:  # the cause is gone: rolled back, or the store is there again
                 self._refused = self.error = None
             return
         self._take(self._newest)
@@ -194,7 +194,7 @@ class Follower:
 
 @dataclass(frozen=True)
 class _Refused:
-    """A version that was refused, and what changes with its manifest or with what is wrong once it is repaired."""
+    """A refused version, with the state of its manifest and of the damaged file, which changes when it is repaired."""
 
     number: int
     paths: tuple[Path, ...]
@@ -208,7 +208,7 @@ class _Refused:
         return cls(version.number, paths, tuple(map(_state, paths)), time.monotonic() + _TRY_AGAIN)
 
     def stands(self) -> bool:
-        """Return whether nothing tells that it might be accepted now."""
+        """Return whether nothing suggests that it might be accepted now."""
         return time.monotonic() < self.until and tuple(map(_state, self.paths)) == self.states
 
 

@@ -1,4 +1,4 @@
-"""Search of a version: what a query may be, which items it may find, and what the index missed."""
+"""Search of a version: valid queries, filters, and a scan where the index found too few."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Filters:
-    """What may be found: ids that alone may be, and ids that may not, for all queries, or a list (or None) for each.
+    """Filters: the only ids that may be found, and ids that must not, for all queries or as a list (or None) for each.
 
-    ``rows`` tells for each row of the items whether it may be found at all; None: all of them.
+    ``rows`` says for each row of the items whether it may be found at all; None: all of them.
     """
 
     allowed: Filter = None
@@ -102,7 +102,7 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
 
 
 def _rounded(rows: Array) -> Float32:
-    """Return rows as float32; what is too large for it becomes infinite."""
+    """Return rows as float32; values too large for it become infinite."""
     with np.errstate(over="ignore"):
         return rows.astype(np.float32)
 
@@ -197,10 +197,10 @@ def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64
 def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
     """Return what :func:`narrowed` does where each query has items that it must not find.
 
-    What is blocked is dropped from the answer, by id: to look up the rows of all of it would take longer than the
-    search. As many more are asked for as random lists would drop. Queries left with fewer than ``k`` ask again: for
-    twice as many more as were dropped, or for as many as are blocked where nothing was left; where that costs more than
-    to look at every item, they do that.
+    Blocked items are dropped from the answer by id: looking up the rows of all of them would take longer than the
+    search. As many more are requested as random lists would drop. Queries left with fewer than ``k`` search again: for
+    twice as many more as were dropped, or for as many as are blocked where nothing was left. Where that costs more than
+    a scan of all items, they are scanned.
     """
     count = len(query.vectors)
     blocked = BlockedIds.of(version.items, _for_each(filters.blocked, count, "blocked"))
@@ -247,7 +247,7 @@ def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
 def of_known(
     version: Version, side: Side, ids: Ids, query: Query, filters: Filters, missing: Missing
 ) -> tuple[Int64, Float32]:
-    """Return what the vectors of ids find, items without themselves; unknown ids find what ``missing`` says."""
+    """Search with the vectors of ids, items without themselves; ``missing`` says what unknown ids find."""
     rows, scores = (of_items if side is version.items else _of_users)(version, ids, query, filters)
     if missing == "nan":
         unknown = side.rows(ids) < 0

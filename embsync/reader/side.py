@@ -78,11 +78,11 @@ class Side:
         return len(self.ids)
 
     def __bool__(self) -> bool:
-        """Return True: a side that is there is one, however many ids it has."""
+        """Return True, also for a side without ids."""
         return True
 
     def __contains__(self, wanted: object) -> bool:
-        """Return whether an id is here, live or carried; False for what is no id of this store."""
+        """Return whether an id is here, live or carried; False for a value that cannot be an id of this store."""
         try:
             return bool(self.rows([wanted])[0] >= 0)  # type: ignore[arg-type]
         except UsageError:
@@ -184,7 +184,7 @@ class Side:
             raise self._unknown(ids, known)
         if not known.any():
             found = np.empty((len(rows), self.vectors.shape[1]), np.float32)
-        else:  # one pass without a mask, which takes three times as long; what is unknown is overwritten
+        else:  # one pass without a mask, which takes three times as long; unknown rows are overwritten
             found = np.asarray(self.vectors).take(rows, axis=0, mode="clip")
         if not known.all():
             found[~known] = self.mean if missing == "mean" else np.nan
@@ -225,8 +225,8 @@ class Side:
         Returns
         -------
         (len(ids),) datetime64[s] ndarray
-            UTC. NaT for unknown ids where ``missing`` is "nan", and where nothing tells the time: for carried ids of a
-            version of an earlier release, or after it for those that the journal no longer had.
+            UTC. NaT for unknown ids where ``missing`` is "nan", and where the time is not known: for carried ids of a
+            version of an earlier release, and after an update for those whose version the journal no longer had.
 
         Raises
         ------
@@ -278,9 +278,9 @@ class Side:
             "mean": the weighted mean of the unit vectors; "nearest": the mean of the 30 live rows of this side with the
             highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}
-            Unknown ids: an error; or left out, and who has none left gets NaN, or the mean of this side.
+            Unknown ids: an error; or left out, where a sequence without known ids gives NaN, or the mean of this side.
         between : callable, optional
-            Called before each of a list of sequences; whatever it raises ends the work.
+            Called before each of a list of sequences; an exception that it raises ends the work.
 
         Returns
         -------
@@ -298,7 +298,7 @@ class Side:
         return folded(self, other, ids, weights, FoldIn(method, regularization, missing, between))
 
     def prepare(self) -> None:
-        """Compute what lookup and fold-in otherwise compute when it is first needed."""
+        """Compute now what lookup and fold-in otherwise compute at their first call."""
         _ = self.live, self.mean, self.energy, self._sparse_index
 
     def rows(self, ids: Ids) -> Int64:
@@ -329,7 +329,7 @@ class Side:
             ) from None
 
     def _store(self) -> Path | None:
-        file = getattr(self.ids, "filename", None)  # of what is mapped
+        file = getattr(self.ids, "filename", None)  # of a mapped array
         return None if file is None else store_of(file)
 
     @cached_property
@@ -369,8 +369,8 @@ class Side:
         """Return ids as an array, with room for the ids there are and no more.
 
         NumPy gives each place of an array the room of its longest string: one id of a megabyte among ten thousand
-        would take 40 GB. What is longer than any id here is cut to one character more than the longest, and as unknown
-        as before.
+        would take 40 GB. Ids longer than any here are cut to one character more than the longest, which leaves them
+        unknown.
         """
         if isinstance(ids, list | tuple) and ids and isinstance(ids[0], str | bytes):
             longest = self.ids.dtype.itemsize if self.ids.dtype.kind == "S" else _DIGITS

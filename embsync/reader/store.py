@@ -155,7 +155,7 @@ class StoreReader:
 
     def _serve(self, version: Version) -> None:
         version.leave_to_collection()
-        self.current = version  # whoever holds the old one keeps it whole; the last to drop it unpins it
+        self.current = version  # those that still hold the old one keep it pinned until the last drops it
 
     def _open(self, number: int | None = None) -> Version:
         version = open_version(self.root, number)

@@ -29,15 +29,15 @@ class Version(VersionFiles):
     """One published version.
 
     While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it or use it as a
-    context manager; collected unclosed, it lets go too, with a ResourceWarning. Safe to use from several threads,
-    and after a fork: the lock lasts until the last process has let go.
+    context manager; when it is collected unclosed, the lock is released with a ResourceWarning. Safe to use from
+    several threads, and after a fork: the lock lasts until the last process has released it.
 
     Parameters
     ----------
     path : path
         The version's directory.
     indexed : bool
-        Whether the index must be whole. A publisher reads rows alone, and makes a new index where there is none.
+        Whether the index must be intact. A publisher only reads rows, and builds a new index where it is damaged.
 
     Raises
     ------
@@ -224,7 +224,7 @@ class Version(VersionFiles):
         return self._search_by("items", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
 
     def diff(self, before: Version, *, limit: int = 20, labels: Sequence[str] | None = None) -> Diff:
-        """Return what changed from an earlier version to this one.
+        """Compare this version with an earlier one.
 
         One pass over the rows that both have, and two searches for the ten nearest items of a thousand users.
 
@@ -254,7 +254,7 @@ class Version(VersionFiles):
         ids : sequence of int or str
         side : {"items", "users"}
         missing : {"raise", "nan"}
-            What an id that this version does not have gives: an error, or NaN.
+            For an id that this version does not have: an error, or NaN.
 
         Raises
         ------

@@ -63,13 +63,13 @@ class VersionFiles:
         return f"<embsync version {self.number} of space {self.space_id[:8]}>"
 
     def close(self) -> None:
-        """Let go of the pin; arrays handed out stay valid while they are mapped."""
+        """Release the pin; arrays that were returned stay valid while they are mapped."""
         pin, self._pin = getattr(self, "_pin", -1), -1
         if pin >= 0:
             close(pin)
 
     def leave_to_collection(self) -> None:
-        """Say that whoever still holds this version may simply drop it: no warning when it is collected."""
+        """Allow the version to be dropped unclosed: no warning when it is collected."""
         self._warns = False
 
     @property
@@ -185,7 +185,7 @@ class VersionFiles:
         return StoreDamaged("damaged file", where=self.path / name, found=found, expected=expected, hint=hint)
 
     def _require_in_place(self) -> None:
-        """Refuse what was opened by a path where another store's version may stand by now."""
+        """Refuse a file whose path may lead to a version of another store by now."""
         if identity(self.path) != self.identity:
             raise StoreError(
                 "the version was deleted while it was in use",
