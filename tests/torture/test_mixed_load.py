@@ -29,7 +29,7 @@ from torture.labelled import NAMES, SIZES, Question, catalogue, change_labels, m
 SECONDS = float(os.environ.get("EMBSYNC_LOAD_SECONDS", "600"))
 NIGHTS = 60
 MIB = 1 << 20
-#: Memory may grow by so much after the first fifth of a run; measured: 4 MiB in ten minutes.
+#: Memory may grow by so much after the first two fifths of a run; measured: 2 MiB in ten minutes.
 FLAT = 24 * MIB
 
 
