@@ -25,8 +25,9 @@ _BLOCK = 4 * 1024**2
 #: Text of numbers shrinks to a third, rows of zeros to a thirtieth.
 _MOST_INFLATION = 100
 _ALWAYS = 16 * 1024**2
-#: Rows by which the kinds of columns are judged.
+#: Rows by which the kinds of columns are judged, and the block that holds some of them; every request judges anew.
 _SAMPLE = 1000
+_SAMPLE_BLOCK = 256 * 1024
 _INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
 _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _FRACTION = r"[.eE]"
@@ -80,14 +81,31 @@ class TextTable:
 
     def _judged(self) -> Iterator[Column]:
         names = self._names()
-        first = next(self._parsed(None, len(names)), None) if names else None
-        if first is None or not first.num_rows:
+        first = self._sample(len(names)) if names else None
+        if first is None:
             return
         if first.num_columns != len(names):
             raise Unusable("rows of another number of fields than the header", first.num_columns, len(names))
-        for name, values in zip(names, first.slice(0, _SAMPLE).columns, strict=True):
+        for name, values in zip(names, first.columns, strict=True):
             kind = _kind_of(values)
             yield name, kind, _IN_TEXT.get(kind) or _shown(values)
+
+    def _sample(self, columns: int) -> Any:
+        """Return the first rows as text, None where there is none."""
+        for block in (_SAMPLE_BLOCK, _BLOCK):
+            batches: list[Any] = []
+            try:
+                for batch in self._parsed(None, columns, block):
+                    batches.append(batch)
+                    if sum(one.num_rows for one in batches) >= _SAMPLE:
+                        break
+            except pa.ArrowInvalid:  # a row that is longer than the block, or an ill-formed one
+                if block == _BLOCK:
+                    raise
+                continue
+            rows = pa.Table.from_batches(batches).slice(0, _SAMPLE) if batches else None
+            return rows if rows is not None and rows.num_rows else None
+        return None
 
     def _names(self) -> list[str]:
         with self._opened() as source:
@@ -104,7 +122,7 @@ class TextTable:
             return [str(number) for number in range(len(names))]
         return ["id", "embedding"] if len(names) == 2 else ["id", *(str(number) for number in range(len(names) - 1))]
 
-    def _parsed(self, kinds: dict[int, Any] | None, columns: int = 0) -> Iterator[Any]:
+    def _parsed(self, kinds: dict[int, Any] | None, columns: int = 0, block: int = _BLOCK) -> Iterator[Any]:
         """Yield record batches of some columns, or of all as text."""
         kinds = kinds if kinds is not None else dict.fromkeys(range(columns), pa.string())
         types = {f"f{column}": kind for column, kind in kinds.items()}
@@ -116,7 +134,7 @@ class TextTable:
                     source,
                     pyarrow.csv.ReadOptions(
                         use_threads=False,
-                        block_size=_BLOCK,
+                        block_size=block,
                         skip_rows=int(self._form["header"]),
                         autogenerate_column_names=True,
                     ),
