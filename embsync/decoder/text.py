@@ -117,7 +117,7 @@ class TextTable:
         quoted = self._form["quoted"]
         names = next(csv.reader([text], delimiter=delimiter, strict=True)) if quoted else text.split(delimiter)
         if self._form["header"]:
-            return names
+            return [name.strip(" ") for name in names]
         if not self._form["ids"]:
             return [str(number) for number in range(len(names))]
         return ["id", "embedding"] if len(names) == 2 else ["id", *(str(number) for number in range(len(names) - 1))]

@@ -13,6 +13,8 @@ from embsync.snapshots.files import FileBytes, Place
 
 PARQUET_MAGIC = b"PAR1"
 PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
+#: Endings of files that layouts read.
+_READ = {".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".bin", ".csv", ".tsv", ".arrow", ".feather"}
 #: Names looked at for one line.
 _MOST = 1000
 
@@ -21,7 +23,12 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     """Return what is at ``place`` and the line that converts it, or None where neither its start nor its name tells."""
     if kind == "directory":
         return _of_directory(place)
-    found = foreign.kind_of(place.name, _start(place)) if kind == "file" else None
+    if kind != "file":
+        return None
+    suffix = PurePosixPath(place.name).suffix
+    if suffix != suffix.lower() and suffix.lower() in _READ:
+        return "an ending in capital letters", f"mv {{sh}} {{shto}}{suffix.lower()}".format(**_paths(place))
+    found = foreign.kind_of(place.name, _start(place))
     return None if found is None else _advice(foreign.KINDS[found], place)
 
 
@@ -139,4 +146,5 @@ def _start(place: Place) -> bytes:
 
 
 def _advice(found: foreign.Foreign, place: Place) -> tuple[str, str]:
-    return found.what, found.line.format(**_paths(place))
+    line = found.line if found.renamed is None or found.is_named(place.name) else found.renamed
+    return found.what, line.format(**_paths(place))

@@ -36,6 +36,8 @@ class Foreign:
     what: str
     line: str
     endings: str = "$^"
+    #: The line for a file that is called otherwise.
+    renamed: str | None = None
 
     def is_named(self, name: str) -> bool:
         """Tell whether a file of this format may be called so."""
@@ -49,13 +51,14 @@ _ZARR = Foreign(
 KINDS = {
     "text": Foreign(
         "CSV or TSV without a column of vectors",
-        'write id,embedding with quoted lists such as "[0.1, 0.2]", or id,d0,d1 and so on with one column a dimension',
+        'write id,embedding with quoted lists such as "[0.1, 0.2]", or id,d0,d1 and so on with one column a dimension; '
+        "numbers need a decimal point",
         r"\.[ct]sv(\.gz|\.zst)?$",
     ),
-    "gzip": Foreign("compressed", "gunzip -k {sh}", r"\.(gz|gzip)$"),
-    "zstd": Foreign("compressed", "zstd -d {sh}", r"\.(zst|zstd)$"),
-    "bzip2": Foreign("compressed", "bunzip2 -k {sh}", r"\.bz2$"),
-    "xz": Foreign("compressed", "xz -dk {sh}", r"\.(xz|lzma)$"),
+    "gzip": Foreign("compressed", "gunzip -k {sh}", r"\.(gz|gzip)$", "mv {sh} {sh}.gz && gunzip {sh}.gz"),
+    "zstd": Foreign("compressed", "zstd -d {sh}", r"\.(zst|zstd)$", "mv {sh} {sh}.zst && zstd -d --rm {sh}.zst"),
+    "bzip2": Foreign("compressed", "bunzip2 -k {sh}", r"\.bz2$", "mv {sh} {sh}.bz2 && bunzip2 {sh}.bz2"),
+    "xz": Foreign("compressed", "xz -dk {sh}", r"\.(xz|lzma)$", "mv {sh} {sh}.xz && xz -d {sh}.xz"),
     "tar": Foreign("an archive", "tar -xf {sh} -C {shdir}", r"\.(tar|tgz)(\.\w+)?$"),
     "npz": Foreign("an .npz under another name", "mv {sh} {shto}.npz", r"\.npz$"),
     "zip": Foreign("an archive", "unzip {sh} -d {shdir}", r"\.(zip|npz)$"),
@@ -69,6 +72,7 @@ KINDS = {
         "Arrow IPC (Feather)",
         "in Python: import pyarrow.feather as f, pyarrow.parquet as p; p.write_table(f.read_table({py}), {parquet})",
         r"\.(feather|arrows?|ipc)$",
+        "mv {sh} {shto}.arrow",
     ),
     "orc": Foreign("ORC", "in Python: import pandas; pandas.read_orc({py}).to_parquet({parquet})", r"\.orc$"),
     "avro": Foreign("Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({parquet})", r"\.avro$"),
@@ -86,12 +90,12 @@ KINDS = {
         "ids in item_ids.npy",
         r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$",
     ),
-    "word2vec": Foreign(
-        "binary, probably word2vec's",
-        "in Python: from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format({py}, binary=True)"
+    "fasttext": Foreign(
+        "a model of fastText",
+        "in Python: from gensim.models.fasttext import load_facebook_vectors; load_facebook_vectors({py})"
         ".save_word2vec_format({vec})",
-        r"\.bin$",
     ),
+    "binary": Foreign("binary, and not word2vec's, which begins with 'count width'", _EXPORT, r"\.bin$"),
     "joblib": Foreign(
         "a pickle of joblib, which is never read",
         f"in Python: import joblib, numpy; m = joblib.load({{py}}); {_NAMED}",
@@ -176,7 +180,7 @@ KINDS = {
         "mv {sh} {shdir}/items.parquet (or users.parquet)",
         r"\.parq(uet)?$|\.pq$",
     ),
-    "bare parquet": Foreign("parquet without its ending", "mv {sh} {sh}.parquet", r"\.parq(uet)?$|\.pq$"),
+    "bare parquet": Foreign("parquet without its ending", "mv {sh} {shto}.parquet", r"\.parq(uet)?$|\.pq$"),
     "lfs": Foreign("a Git LFS pointer instead of the file", "git lfs pull, where {sh} comes from"),
     "page": Foreign("a page of HTML or XML, perhaps the answer of a failed download", "download {sh} again"),
 }
@@ -232,6 +236,7 @@ _STARTS = (
     ("xz", b"\xfd7zXZ\0"),
     ("bzip2", b"BZh"),
     ("zstd", b"\x28\xb5\x2f\xfd"),
+    ("fasttext", b"\xba\x16\x4f\x2f"),
     ("lfs", b"version https://git-lfs.github.com/spec/"),
 )
 _PATTERNS: tuple[tuple[str, Callable[[bytes], object]], ...] = (

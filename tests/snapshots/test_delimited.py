@@ -290,3 +290,9 @@ def test_watched_tables_are_ready_when_both_sides_are(tmp_path: Path) -> None:
     (night / ".users.csv.aB3xY9").rename(night / "users.csv")
     (night / "users.csv").write_bytes(listed(header="user_id,embedding"))
     assert states() == {"day=1": "ready", "ratings.csv": "not_a_snapshot"}
+
+
+def test_blanks_around_names_of_columns_are_no_part_of_them(tmp_path: Path) -> None:
+    """Some writers leave one after each comma."""
+    (tmp_path / "items.csv").write_text("id, d0, d1\na, 0.5, 1.5\nb, 2.5, 3.5\n")
+    np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), [[0.5, 1.5], [2.5, 3.5]])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import pickle
+import shutil
 import sqlite3
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -74,6 +78,7 @@ FILES = {
         "gensim",
         "save_word2vec",
     ),
+    "fastText": (b"\xba\x16\x4f\x2f\x0c\x00\x00\x00", "fastText", "load_facebook_vectors"),
     "HDF5": (b"\x89HDF\r\n\x1a\n\x00", "HDF5", "h5py"),
     "MATLAB 5": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on", "MATLAB", "loadmat"),
     "MATLAB 7.3": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "HDF5", "h5py"),
@@ -90,7 +95,7 @@ FILES = {
     "zip": (zipped("items.csv"), "archive", "unzip"),
     "tar": (archive(), "archive", "tar -xf"),
     "tar in gzip": (gzip.compress(archive()), "archive", "tar -xf"),
-    "xz": (b"\xfd7zXZ\x00\x00\x04", "compressed", "xz -dk"),
+    "xz": (b"\xfd7zXZ\x00\x00\x04", "compressed", "xz -d "),
     "bzip2": (b"BZh91AY&SY", "compressed", "bunzip2"),
     "Git LFS": (LFS, "Git LFS pointer", "git lfs pull"),
     "a page": (b"<!DOCTYPE html><html><body>403 Forbidden", "HTML or XML", "download"),
@@ -206,3 +211,26 @@ def test_words_that_begin_as_other_formats_do_are_words(tmp_path: Path, word: st
     (tmp_path / "day.vec").write_text(f"{word} 0.5 1.5 2\nother 1 2 3.5\n")
     opened = open_snapshot(tmp_path / "day.vec", CONFIG)
     assert [id_.decode() for id_ in opened.items.ids().tolist()] == [word, "other"]
+
+
+@pytest.mark.parametrize("name", ["items.CSV", "items.Parquet", "items.NPY", "day.VEC"])
+def test_an_ending_in_capital_letters_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    """With the line that renames the file."""
+    (tmp_path / name).write_bytes(b"id,d0,d1\n1,0.5,1.5\n")
+    error = refusal(tmp_path)
+    assert "an ending in capital letters" in str(error.found)
+    assert str(error.hint) == f"mv {tmp_path / name} {(tmp_path / name.lower())}"
+
+
+@pytest.mark.parametrize(("pack", "ending"), [(gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")])
+def test_the_line_unpacks_what_is_compressed_under_a_plain_name(
+    tmp_path: Path, pack: Callable[[bytes], bytes], ending: str
+) -> None:
+    """The tools unpack nothing without the ending: the file gets it first, and its name back then."""
+    program = {"gz": "gunzip", "bz2": "bunzip2", "xz": "xz"}[ending]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    (tmp_path / "items.npy").write_bytes(pack(saved(np.ones((3, 2), "f4"))))
+    np.save(tmp_path / "item_ids.npy", np.arange(3))
+    subprocess.run(["bash", "-c", str(refusal(tmp_path).hint)], check=True)
+    assert open_snapshot(tmp_path, CONFIG).items.count == 3
