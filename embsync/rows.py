@@ -10,10 +10,10 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from embsync.dtypes import Array, RowNumbers
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: Values in one block, 2 MiB in float64. The time of both passes over 1M x 128 rows is constant from 2**17 to 2**19
@@ -130,6 +131,15 @@ def _in_threads(work: Callable[[int, Array], Result], rows: Rows, workers: int) 
                 future.cancel()
 
 
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int = 0) -> Iterator[Result]:
+    """Yield ``work(item)`` for every item, in order, computed by worker threads; one worker starts none."""
+    if (workers := worker_count(threads)) == 1:
+        yield from map(partial(_silently, work), items)
+    else:
+        with ThreadPoolExecutor(workers, "embsync-work") as pool:
+            yield from pool.map(partial(_silently, work), items)
+
+
 def row_numbers(values: Array, bound: int) -> RowNumbers:
     """Return row numbers below ``bound``, or -1, in the smallest type that holds them."""
     if bound < 2**31:
@@ -141,6 +151,12 @@ def _quietly(work: Callable[[int, Array], Result], start: int, block: Array) -> 
     """Run work without NumPy's warnings, which from a thread would reach nobody: overflow is found by its results."""
     with np.errstate(over="ignore", invalid="ignore"):
         return work(start, block)
+
+
+def _silently(work: Callable[[Item], Result], item: Item) -> Result:
+    """Run work as :func:`_quietly` does."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return work(item)
 
 
 def as_slice(rows: Array) -> Array | slice:

@@ -6,6 +6,7 @@ triangular factor comes from a QR decomposition of the blocks instead, in anothe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from embsync.alignment.anchors import Blend, ReferenceRows
 from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS, fold_of, sample
-from embsync.rows import Rows, map_blocks
+from embsync.rows import Rows, in_threads, library_threads, map_blocks
 
 #: Condition number of a side up to which its Gram matrix is used. The relative error in the smallest direction is
 #: eps * condition**2: 2e-4 at 1e6; Cholesky fails near 1e8.
@@ -25,6 +26,10 @@ GRAM_CONDITION = 1e6
 #: error of 0.0019, and judging all of 100,000 took a seventh of the time to stabilize.
 JUDGED = 8_000
 JUDGED_A_DIMENSION = 8
+
+#: Values of judged rows whose sums are formed together. The products of one block's few judged rows would be as large
+#: as those of all: ten of e x k, added up block by block.
+_JUDGED_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,45 @@ class Cross:
             np.zeros(()),
         )
 
-    def add(self, other: Cross) -> None:
-        """Add the sums of further rows, in place."""
-        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine.__iadd__(theirs)
+    def add_judged(self, judged: Sequence[JudgedRows], threads: int) -> None:
+        """Add the sums of judged rows, one fold a worker, in place."""
+        if not judged:
+            return
+        order, parts = by_fold(np.concatenate([one.folds for one in judged]))
+        rows, anchors, roots = (
+            np.concatenate([getattr(one, name) for one in judged]) for name in ("rows", "anchors", "roots")
+        )
+
+        def add(fold: int) -> tuple[Float64, ...]:
+            part = order[parts[fold]]
+            left, right, root = rows[part].astype(np.float64), anchors[part].astype(np.float64), roots[part]
+            self.folds[fold] += left.T @ right
+            # To tell a flipped axis, float32 will do.
+            narrow = right.astype(np.float32)
+            squares = (narrow.T @ narrow).astype(np.float64)
+            return left.T @ left, squares, root @ left, root @ right, np.asarray(root @ root)
+
+        mine = (self.rows, self.anchors, self.row_sum, self.anchor_sum, self.weight)
+        for sums in in_threads(add, range(FOLDS), threads):
+            for total, one in zip(mine, sums, strict=True):
+                total += one  # noqa: PLW2901  (in place)
+
+
+@dataclass(frozen=True)
+class JudgedRows:
+    """Judged rows of a block and their anchors, both times the roots of the rows' weights.
+
+    Attributes
+    ----------
+    rows, anchors : (n, e) and (n, k)
+    roots : (n,) float64
+    folds : (n,) uint8
+    """
+
+    rows: Array
+    anchors: Array
+    roots: Float64
+    folds: Array
 
 
 @dataclass(frozen=True)
@@ -171,7 +211,7 @@ def sum_side(
     wanted = np.empty(0, np.int64) if sampled is None else sampled
     kept: list[Array] = []
 
-    def work(start: int, block: Array) -> tuple[Float64, int, Cross | None, Array]:
+    def work(start: int, block: Array) -> tuple[Float64, int, tuple[Float64, JudgedRows] | None, Array]:
         x = block.astype(np.float64)
         product = x.T @ x
         if not np.isfinite(np.trace(product)):
@@ -179,56 +219,53 @@ def sum_side(
         # Only a row that begins with zero can be all zero; testing every value would take a seventh of the pass.
         suspects = x[x[:, 0] == 0.0]
         zeros = len(suspects) - int(np.count_nonzero(suspects.any(axis=1)))
-        part = None if pairing is None else _cross(start, x, product, pairing, weights)
+        part = None if pairing is None else _cross(start, block, x, pairing, weights)
         first, last = np.searchsorted(wanted, (start, start + len(block)))
         return product, zeros, part, block[wanted[first:last] - start]
 
+    judged: list[JudgedRows] = []
     for _, (product, zeros, part, taken) in map_blocks(work, rows, threads):
         gram += product
         zero_rows += zeros
         kept.append(taken)
         if cross is not None and part is not None:
-            cross.add(part)
+            cross.whole.__iadd__(part[0])
+            judged.append(part[1])
+            if sum(one.rows.size for one in judged) >= _JUDGED_AT_ONCE:
+                cross.add_judged(judged, threads)
+                judged.clear()
+    if cross is not None:
+        with library_threads(1, "blas"):
+            cross.add_judged(judged, threads)
     paired = 0 if pairing is None else int(np.count_nonzero(pairing.positions >= 0))
-    judged = 0 if pairing is None else len(pairing.judged(0, rows.count))
+    count = 0 if pairing is None else len(pairing.judged(0, rows.count))
     kept_rows = np.concatenate(kept) if kept else np.empty((0, width))
-    return SideSums(rows.count, gram, cross, paired, judged, zero_rows, kept_rows)
+    return SideSums(rows.count, gram, cross, paired, count, zero_rows, kept_rows)
 
 
-def _cross(start: int, block: Float64, product: Float64, pairing: Pairing, weights: Float64 | None) -> Cross | None:
-    """Return the sums of one block; ``product`` is its Gram matrix."""
+def _cross(
+    start: int, block: Array, exact: Float64, pairing: Pairing, weights: Float64 | None
+) -> tuple[Float64, JudgedRows] | None:
+    """Return a block's cross-Gram matrix with its anchors, and its judged rows; ``exact`` is the block in float64."""
     places = pairing.positions[start : start + len(block)]
     local = np.flatnonzero(places >= 0)
     if len(local) == 0:
         return None
     places = places[local]
-    left = block if len(local) == len(block) else block[local]
-    right = pairing.anchors[places].astype(np.float64)
+    anchors: Array = pairing.anchors[places]
+    left, right = exact if len(local) == len(block) else exact[local], anchors.astype(np.float64)
     weight = None if weights is None else weights[start : start + len(block)][local]
     if isinstance(pairing.anchors, Blend):
         own = pairing.anchors.weigh(places, right)
         weight = own if weight is None else weight * own
-    roots = np.ones(len(local))
-    if weight is not None:
-        roots = np.sqrt(weight)
-        left *= roots[:, None]
-        right *= roots[:, None]
-    order, parts = by_fold(pairing.folds[places])
-    # Where all rows are judged there is no need of a second product. To tell a flipped axis, float32 will do.
-    whole = None if len(order) == len(local) else left.T @ right
-    left, right, roots = left[order], right[order], roots[order]
-    cross = np.stack([left[part].T @ right[part] for part in parts])
-    single = product if weight is None and len(left) == len(block) else left.T @ left
-    anchors = right.astype(np.float32)
-    return Cross(
-        cross.sum(axis=0) if whole is None else whole,
-        cross,
-        single,
-        (anchors.T @ anchors).astype(np.float64),
-        roots @ left,
-        roots @ right,
-        np.asarray(roots @ roots),
-    )
+    folds = pairing.folds[places]
+    judged = np.flatnonzero(folds < FOLDS)
+    if weight is None:
+        return left.T @ right, JudgedRows(block[local[judged]], anchors[judged], np.ones(len(judged)), folds[judged])
+    roots = np.sqrt(weight)
+    left *= roots[:, None]
+    right *= roots[:, None]
+    return left.T @ right, JudgedRows(left[judged], right[judged], roots[judged], folds[judged])
 
 
 def by_fold(folds: Array) -> tuple[Int64, list[slice]]:

@@ -17,7 +17,7 @@ from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS
-from embsync.rows import Rows, library_threads, map_blocks
+from embsync.rows import Rows, in_threads, library_threads, map_blocks
 from embsync.sides import Sides
 
 #: Called by worker threads with ``(start, raw block, stable block)``.
@@ -138,10 +138,12 @@ def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, t
             form = standardize(factors.items, factors.users, dimension)
         else:
             form = keep_products(factors.items, factors.users, dimension)
-        return _rotate(form, sides, sums, dimension)
+        return _rotate(form, sides, sums, dimension, threads)
 
 
-def _rotate(form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int) -> Alignment:
+def _rotate(
+    form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int, threads: int
+) -> Alignment:
     """Align the standardized form to the anchors: once to all of them, and once without each fold."""
     paired = [
         (basis.T / side.rate, total.cross)
@@ -158,7 +160,8 @@ def _rotate(form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums
         folded = np.sum([onto @ cross.folds for onto, cross in paired], axis=0)
         rotation = align(whole, form.energy)
         if any(total.judged for total in sums):
-            folds = np.stack([align(whole - folded[fold], form.energy) for fold in range(FOLDS)])
+            alone = in_threads(lambda fold: align(whole - folded[fold], form.energy), range(FOLDS), threads)
+            folds = np.stack(list(alone))
     fits = sums.map(
         lambda total, basis: SideFit(
             total,
