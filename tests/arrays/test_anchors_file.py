@@ -119,6 +119,14 @@ def test_anchors_of_an_earlier_release_have_no_ages(tmp_path: Path) -> None:
         np.testing.assert_array_equal(side.ages, known & live)
 
 
+def test_ids_out_of_order_are_no_anchors(tmp_path: Path) -> None:
+    """They are searched by halves: some would not be found, and count as new."""
+    side = KINDS["numbers"].items
+    Anchors(replace(side, ids=side.ids[::-1].copy()), None).save(tmp_path / "anchors")
+    with pytest.raises(SnapshotError, match="out of order or not finite"):
+        Anchors.load(tmp_path / "anchors")
+
+
 def forged(good: bytes, change: Any) -> bytes:
     """Return a file with another header and a hash that fits it."""
     import hashlib

@@ -107,6 +107,7 @@ WRONG_ARRAYS = {
     "one dimension": ({"items": np.ones(6, np.float32)}, "matrix"),
     "no rows": ({"items": np.ones((0, 2), np.float32), "item_ids": np.arange(0)}, "at least one row"),
     "no columns": ({"items": np.ones((3, 0), np.float32)}, "at least one row"),
+    "too many columns": ({"items": np.ones((1, 65_537), np.float32), "item_ids": np.arange(1)}, "unusable width"),
     "integers for vectors": ({"items": np.ones((3, 2), np.int32)}, "not floats"),
     "too many ids": ({"item_ids": np.arange(4)}, "found 4 ids; expected 3"),
     "float ids": ({"item_ids": np.arange(3.0)}, "unusable type"),

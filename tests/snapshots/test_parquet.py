@@ -322,6 +322,7 @@ def test_a_decoder_that_dies_is_a_refusal_and_the_next_one_works(tmp_path: Path)
         (signal.SIGSEGV, SnapshotError, False),
         (signal.SIGXCPU, SnapshotError, False),
         (signal.SIGKILL, SnapshotChanged, True),
+        (signal.SIGBUS, SnapshotChanged, True),  # of a mapped file that became shorter
     ):
         items = open_snapshot(path, CONFIG).items
         for process in _decoders():
