@@ -37,10 +37,10 @@ class Query:
     parameters: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.k, int | np.integer)
-        if not whole or self.k < 1:
+        is_integer = isinstance(self.k, int | np.integer)
+        if not is_integer or self.k < 1:
             raise UsageError(
-                "k is not a number of neighbours", found=repr(self.k) if not whole else self.k, expected="1 or more"
+                "k is not a number of neighbours", found=self.k if is_integer else repr(self.k), expected="1 or more"
             )
         object.__setattr__(self, "k", int(self.k))  # FAISS takes no NumPy integer
 

@@ -247,7 +247,7 @@ class Application:
                         raise Refused(
                             413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}"
                         )
-                    memory.receive(2 * len(part))  # once in parts, once as a whole
+                    memory.receive(2 * len(part))  # once in parts, once joined
                     parts.append(part)
         except TimeoutError:
             raise Refused(408, "the body did not arrive in time") from None

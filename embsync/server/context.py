@@ -33,7 +33,7 @@ class OpenKept(Protocol):
     """Pins a kept version by number."""
 
     def __call__(self, number: int, *, searched: bool = False) -> Version:
-        """Pin it; with ``searched`` its index is known to be whole, and may be searched."""
+        """Pin it; with ``searched`` its index is known to be intact, and may be searched."""
 
 
 @dataclass(frozen=True)

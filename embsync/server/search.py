@@ -24,7 +24,7 @@ _K = 10
 #: Characters of the longest 64-bit integer.
 _DIGITS = 20
 #: Queries searched between two looks whether the request was cancelled; the second where the effort is the client's
-#: choice: each may look at the whole index.
+#: choice: each may look at every item.
 _QUERIES, _COSTLY_QUERIES = 1024, 64
 #: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
 _FILTERED_BYTES = 12

@@ -1,4 +1,4 @@
-"""What ``embsync serve`` is told, and what it refuses to do."""
+"""Settings of ``embsync serve``, and which of them it refuses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def address(listen: str) -> tuple[str, int]:
 
 
 def require_servable(settings: Settings) -> None:
-    """Refuse what could never be listened on, and a token file that would let nobody in.
+    """Refuse what could never be listened on, and a token file without a token.
 
     Raises
     ------
