@@ -1,6 +1,7 @@
 """Print the table of docs/checks.md from the product's own: python docs/checks_table.py"""
 
-from embsync.checks import CHECKS, Limit, Relative
+from embsync.checks import CHECKS
+from embsync.limits import Limit, Relative
 
 
 def limit(value: Limit | Relative) -> str:

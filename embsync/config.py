@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from embsync.checks import CHECKS, Limit, Relative
+from embsync.checks import CHECKS
+from embsync.limits import Limit, Relative
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]

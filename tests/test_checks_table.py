@@ -7,7 +7,8 @@ import re
 import runpy
 from pathlib import Path
 
-from embsync.checks import CHECKS, Relative
+from embsync.checks import CHECKS
+from embsync.limits import Relative
 from embsync.pipeline import diagnosis
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from embsync.checks import CHECKS, Kind, Limit, Relative
+from embsync.checks import CHECKS
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import Hint, RefusedError, UsageError
 from embsync.invocation import Command, command
+from embsync.limits import Kind, Limit, Relative
 from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
 
