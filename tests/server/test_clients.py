@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from support.http import Server, serving
-from support.nights import night
+from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import sync
 
 import embsync
+from embsync.pipeline import Request, publish_snapshot
+from embsync.store import Store
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 TYPESCRIPT = Path(__file__).parent / "typescript"
@@ -27,7 +28,11 @@ TYPESCRIPT = Path(__file__).parent / "typescript"
 def root() -> Iterator[Path]:
     with quick_directory() as directory:
         for number in range(2):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
+            made = night(number, **SIZES)
+            path = write_npy(directory / f"n{number}", made)
+            rows = [f"{name},item {name}" for name in made.item_ids.tolist()]
+            (path / "item_labels.csv").write_text("\n".join(["item_id,name", *rows]))
+            publish_snapshot(Store(directory / "S"), Request(path), configured(snapshot__labels=["name"]))
         yield directory / "S"
 
 
@@ -91,7 +96,12 @@ def test_a_python_client_asks_everything(
 
     with generated("client").Client(base_url=server.where) as client:
         assert asked("search.search", body=models.SearchRequest(users=[user])).ids == [expected]
+        by_url = asked("search.get_search", users=[str(user)], k=2, where=json.dumps({"name": f"item {expected[1]}"}))
+        assert by_url.ids == [[expected[1]]]
         assert asked("search.get_search", users=[str(user)], k=2).ids == [expected[:2]]
+        named = models.LookupRequest(side=models.LookupRequestSide.ITEMS, ids=[item], labels=["name"])
+        assert asked("vectors.lookup", body=named).labels[0].additional_properties == {"name": f"item {item}"}
+        assert asked("vectors.get_diff", before=1).labels[0].changed == 0
         body = models.SearchRequest(
             users=[user, -5], string_ids=True, null_ids=True, missing=models.SearchRequestMissing.NAN
         )
@@ -151,6 +161,7 @@ def test_a_typescript_client_asks_everything(
     assert said["statuses"] == [200] * 10
     assert said["ids"] == list(map(str, expected))
     assert said["by_url"] == list(map(str, expected))[:2]
+    assert said["by_label"] == [[str(item)], [f"item {item}"]]
     assert (said["by_vector"], said["folded"], said["steps"], said["version"]) == (2, 4, 2, 2)
     assert len(said["vector"]) == SIZES["width"]
     assert said["refused"] == [404, "unknown users ids"]

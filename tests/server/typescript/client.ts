@@ -17,6 +17,10 @@ async function main(): Promise<void> {
   const found = await api.POST("/v1/search", { body: { users, string_ids: true, null_ids: true } });
   const ids: (number | string | null)[] = json(found.data).ids[0];
   const byUrl = await api.GET("/v1/search", { params: { query: { users: [user], k: 2, string_ids: true } } });
+  const where = JSON.stringify({ name: `item ${item}` });
+  const byLabel = await api.GET("/v1/search", {
+    params: { query: { users: [user], k: 1, string_ids: true, where, labels: ["name"] } },
+  });
   const lookup = await api.POST("/v1/lookup", { body: { side: "users", ids: [user, "-5"], missing: "mean" } });
   const lookupByUrl = await api.GET("/v1/lookup", { params: { query: { side: "users", ids: [user] } } });
   const vectors = json(lookup.data).vectors as number[][];
@@ -35,6 +39,7 @@ async function main(): Promise<void> {
       statuses,
       ids,
       by_url: json(byUrl.data).ids[0],
+      by_label: [json(byLabel.data).ids[0], json(byLabel.data).labels?.[0].map((hit) => hit.name)],
       by_vector: json(byVector.data).ids.length,
       vector: json(lookupByUrl.data).vectors[0],
       folded: json(folded.data).vectors[0].length,
