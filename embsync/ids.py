@@ -244,7 +244,9 @@ def _from_code_points(raw: Array, where: str) -> Array:
 
 
 def _require_unique(ids: Array, where: str) -> None:
-    ordered = np.sort(ids)
+    # Snapshots are mostly in the order of ids. Strings nearly in order are sorted stably in a third of the time: 21 ms
+    # a million. Integers take 5 ms in any order.
+    ordered = np.sort(ids, kind=None if ids.dtype.kind == "i" else "stable")
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(repeated) == 0:
         return

@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.index.ground_truth import exact_scores
-from embsync.index.layers import Tunable, completed, effort, tunables
+from embsync.index.layers import Tunable, completed, effort, is_exact, tunables
 from embsync.index.live_rows import LiveVectors
 from embsync.index.searcher import Searcher
 from embsync.similarity import Metric
@@ -56,6 +56,8 @@ class RecallGate:
     def judge(self, index: Any, labels: Int64, most: float = math.inf) -> SearchTuning:
         """Return the cheapest parameters of ``index`` that reach the target, or else come close to its best recall.
 
+        The recall of an exact index is 1.0, without a measurement.
+
         Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the smallest parameters.
         """
         k = self.truth.shape[1]
@@ -63,6 +65,8 @@ class RecallGate:
         if self.queries.shape[0] == 0:
             values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
             return SearchTuning(values, None, effort(index, values, k))
+        if is_exact(index):  # what it finds is the truth
+            return SearchTuning({}, 1.0, effort(index, {}, k))
         measure = _Measurement(self, index, labels, most)
         if not knobs:
             return measure.tuning({})

@@ -100,7 +100,7 @@ class _Refresh:
         before = None if self.previous is None else self.previous.report.factory
         self.factory = resolve_factory(self.config.factory, self.side.count, before)
         with self._timed("truth"):
-            self.gate, *self.further = _gates(self.side, self.queries, self.truth, self.config)
+            self.gate = _gate(self.side, self.queries, self.truth, self.config)
         damage = None
         try:
             return self._keep()
@@ -219,11 +219,14 @@ class _Refresh:
         return Built(labels, report, index, self.seconds)
 
     def _points(self, index: Any, labels: Int64, first: SearchTuning) -> list[OperatingPoint]:
-        points = [OperatingPoint(self.gate.truth.shape[1], first.recall, first.search)]
+        depths = _depths(self.side, self.config)
+        if is_exact(index):  # as the gate says, whatever the depth
+            return [OperatingPoint(depth, first.recall, first.search) for depth in depths]
+        points = [OperatingPoint(depths[0], first.recall, first.search)]
         with self._timed("gate"):
-            for gate in self.further:
-                tuning = gate.judge(index, labels)
-                points.append(OperatingPoint(gate.truth.shape[1], tuning.recall, tuning.search))
+            for depth in depths[1:]:
+                tuning = _deeper_gate(self.side, self.queries, depth, self.config).judge(index, labels)
+                points.append(OperatingPoint(depth, tuning.recall, tuning.search))
         return points
 
     @contextmanager
@@ -235,27 +238,34 @@ class _Refresh:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
 
-def _gates(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> Iterator[RecallGate]:
-    """Yield a gate for each ``recall_at``, limited to the number of rows; the first decides."""
+def _depths(side: LiveVectors, config: IndexConfig) -> list[int]:
+    """Return each ``recall_at``, limited to the number of rows, ascending."""
+    return sorted({min(depth, side.count) for depth in config.depths})
+
+
+def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> RecallGate:
+    """Return the gate at the first ``recall_at``, which decides."""
     if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
         raise UsageError(
             "queries have the wrong form",
             found=f"{queries.dtype} {queries.shape}",
             expected=f"float32 (queries, {side.width})",
         )
-    depths = sorted({min(depth, side.count) for depth in config.depths})
-    k = depths[0]
+    k = _depths(side, config)[0]
     if truth is None:
         truth = exact_neighbours(side, queries, k, config.metric)
     elif truth.shape[0] != queries.shape[0] or truth.shape[1] < k:
         raise UsageError(
             "exact neighbours have the wrong form", found=truth.shape, expected=f"({queries.shape[0]}, {k} or more)"
         )
-    yield RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
+    return RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
+
+
+def _deeper_gate(side: LiveVectors, queries: Float32, depth: int, config: IndexConfig) -> RecallGate:
+    """Return the gate at a further ``recall_at``, which fewer queries measure."""
     some = np.ascontiguousarray(queries[:: max(1, len(queries) // _DEEPER_QUERIES)])
-    for depth in depths[1:]:
-        truth = exact_neighbours(side, some, depth, config.metric)
-        yield RecallGate(side, some, truth, config.metric, config.target_recall)
+    truth = exact_neighbours(side, some, depth, config.metric)
+    return RecallGate(side, some, truth, config.metric, config.target_recall)
 
 
 def _load(previous: ParentIndex) -> Any:

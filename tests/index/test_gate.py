@@ -102,6 +102,14 @@ def test_nothing_dearer_than_allowed_is_tried(make, index_of, tried, factory, sh
     assert verdict.effort <= most
 
 
+@pytest.mark.parametrize("factory", ["Flat", "IDMap,Flat"])
+def test_an_exact_index_is_not_measured(make, index_of, tried, factory):
+    """What it finds is the truth: recall 1.0 without a search, at every depth."""
+    built = index_of(make(rows=500), IndexConfig(factory=factory, recall_at=(10, 100)))
+    assert tried == []
+    assert [point.recall for point in built.report.points] == [1.0, 1.0]
+
+
 def test_the_least_effort_is_tried_even_where_it_is_too_dear(make, index_of, tried):
     """Its recall is told; whether the index is kept is decided by its cost."""
     side = make(rows=2000)
