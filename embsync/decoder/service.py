@@ -163,11 +163,11 @@ class TableService:
         self._send({"end": done, "slots": slots, "filled": filled})
 
     def _send_head(self, table: Table, wanted: Message) -> None:
-        columns = table.columns()
-        kinds = {columns[position][1] for position in wanted["columns"]}
+        columns = table.some(wanted["columns"])
+        kinds = {kind for _, kind, _ in columns}
         if len(kinds) != 1 and wanted.get("form", {}).get("kind") != "text":
             raise Unusable("columns of different types", ", ".join(sorted(kinds)), "one type")
-        name, kind, _ = columns[wanted["columns"][0]]
+        name, kind, _ = columns[0]
         self._send({"rows": table.rows, "name": name[:_LONGEST_NAME], "kind": kind})
 
     def _write(self, memory: int, slot: int, slot_bytes: int, parts: list[Any]) -> None:

@@ -37,6 +37,9 @@ class Table(Protocol):
     def columns(self) -> list[Column]:
         """Return the name, kind and full type of each column."""
 
+    def some(self, positions: Sequence[int]) -> list[Column]:
+        """Return some of the columns."""
+
     def count(self, columns: Sequence[int]) -> Message:
         """Return the number of rows, and what all values of a column of ids are: ``integer`` or ``string``."""
 
@@ -96,6 +99,11 @@ class TypedTable:
     def columns(self) -> list[Column]:
         """Return the name, kind and full type of each column."""
         raise NotImplementedError
+
+    def some(self, positions: Sequence[int]) -> list[Column]:
+        """Return some of the columns."""
+        columns = self.columns()
+        return [columns[position] for position in positions]
 
     def count(self, columns: Sequence[int]) -> Message:
         """Return the number of rows and the kind of a column, as the file says."""

@@ -46,13 +46,25 @@ class TextTable:
     def __init__(self, path: str, form: Message) -> None:
         self._path = path
         self._form = form
-        self._columns: list[Column] = []
+        self._columns: dict[int, Column] = {}
+        self._read: tuple[list[str], Any] | None = None
 
     def columns(self) -> list[Column]:
         """Return the columns with what their first values are written as."""
-        if not self._columns:
-            self._columns = list(self._judged())
-        return self._columns
+        names, rows = self._start()
+        return [] if rows is None else self.some(range(len(names)))
+
+    def some(self, positions: Sequence[int]) -> list[Column]:
+        """Return some of the columns, as judging each takes time."""
+        names, rows = self._start()
+        if rows is None:
+            raise Unusable("no rows", 0)
+        for position in positions:
+            if position not in self._columns:
+                values = rows.column(position)
+                kind = _kind_of(values)
+                self._columns[position] = names[position], kind, _IN_TEXT.get(kind) or _shown(values)
+        return [self._columns[position] for position in positions]
 
     def count(self, columns: Sequence[int]) -> Message:
         """Return the number of rows, and whether all values of a column are written as integers are."""
@@ -64,9 +76,10 @@ class TextTable:
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
         """Yield slices of the blocks that are parsed one after the other."""
-        if not self.columns():
+        if self._start()[1] is None:
             return
-        kinds = {column: self._type(self._columns[column][1], kind) for column in columns}
+        judged = zip(columns, self.some(columns), strict=True)
+        kinds = {column: self._type(written, kind) for column, (_, written, _) in judged}
         for batch in self._parsed(kinds):
             if batch.num_columns != len(columns):
                 raise Unusable("not as many columns as before", batch.num_columns, len(columns))
@@ -79,16 +92,15 @@ class TextTable:
             return pa.float64()
         return pa.float32() if use == "vectors" and kind in {"number", "integer"} else pa.string()
 
-    def _judged(self) -> Iterator[Column]:
-        names = self._names()
-        first = self._sample(len(names)) if names else None
-        if first is None:
-            return
-        if first.num_columns != len(names):
-            raise Unusable("rows of another number of fields than the header", first.num_columns, len(names))
-        for name, values in zip(names, first.columns, strict=True):
-            kind = _kind_of(values)
-            yield name, kind, _IN_TEXT.get(kind) or _shown(values)
+    def _start(self) -> tuple[list[str], Any]:
+        """Return the names of the columns, and the first rows as text: None where there is none."""
+        if self._read is None:
+            names = self._names()
+            rows = self._sample(len(names)) if names else None
+            if rows is not None and rows.num_columns != len(names):
+                raise Unusable("rows of another number of fields than the header", rows.num_columns, len(names))
+            self._read = names, rows
+        return self._read
 
     def _sample(self, columns: int) -> Any:
         """Return the first rows as text, None where there is none."""
@@ -126,7 +138,7 @@ class TextTable:
         """Yield record batches of some columns, or of all as text."""
         kinds = kinds if kinds is not None else dict.fromkeys(range(columns), pa.string())
         types = {f"f{column}": kind for column, kind in kinds.items()}
-        many = (columns or len(self._columns)) > 1
+        many = (columns or len(self._start()[0])) > 1
         quote = '"' if self._form["quoted"] else False
         with self._opened() as source:
             try:
