@@ -148,6 +148,7 @@ def test_a_second_head_has_its_time_too(server: Server) -> None:
     for sent, status in ((HEAD, b"408"), (b"", b"200")):
         plug = server.plug(HEAD + b"\r\n" + sent)
         assert closed(plug).rpartition(b"HTTP/1.1 ")[2].startswith(status)
+    assert 'reason="idle"' not in server.ask("/metrics").body.decode()  # which is how a connection ends
 
 
 def test_a_body_nobody_reads_is_not_waited_for(server: Server) -> None:

@@ -221,6 +221,18 @@ def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_wish_to_reload_is_told_to_be_none(root: Path, workers: str) -> None:
+    """SIGHUP ends nothing: versions are followed anyway, and the log says what else it takes."""
+    sync(root, night(0, **SIZES), "n0")
+    with serving(root, "--workers", workers) as server:
+        server.process.send_signal(signal.SIGHUP)
+        log = root.parent / "serve.log"
+        eventually(lambda: server.process.poll() is not None or "not_reloaded" in log.read_text())
+        assert server.process.poll() is None
+        assert server.ask("/v1/version").version == 1
+
+
 def test_a_worker_that_dies_is_replaced(root: Path) -> None:
     """Killed outright: the other answers meanwhile, there are two again, and its figures do not outlive it."""
     sync(root, night(0, **SIZES), "n0")

@@ -438,14 +438,17 @@ def test_arrays_are_read_without_trust(server: Server) -> None:
 
 def test_a_body_beyond_the_limit_is_413(server: Server) -> None:
     """Whatever its length header says."""
-    assert server.ask("/v1/search", b" " * 300_000, Content_Type="application/json").status == 413
+    for size, status in ((300_000, 413), (200_001, 413), (200_000, 400)):
+        assert server.ask("/v1/search", b" " * size, Content_Type="application/json").status == status
 
 
 def test_health_figures_and_document(server: Server) -> None:
     """Ready, following, counted, described; unknown methods are 405; foreign host names 421."""
     assert server.ask("/healthz").plain["following"] is True
+    assert server.ask("/nowhere").status == 404
     figures = server.ask("/metrics").body.decode()
     assert "embsync_serving_version 3.0" in figures
+    assert 'embsync_http_requests_total{endpoint="other",status="404"}' in figures
     assert 'embsync_http_requests_total{endpoint="/readyz",status="200"}' in figures
     document = server.ask("/openapi.json").plain
     assert set(document["paths"]["/v1/search"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}
