@@ -231,10 +231,10 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
         (
             f"axis_agreement_{side}",
             outcome,
-            lambda column=column: _changed(night(1), "items", _column(column, np.negative)),
+            lambda made=made: _changed(made, "items", _column(3, np.negative)),
             {f"checks__axis_agreement_{side}__refuse": refuse},
         )
-        for side, column in (("items", 7), ("users", 3))
+        for side, made in (("items", _only(night(1), items=130)), ("users", night(1)))
         for outcome, refuse in (("refuse", -0.15), ("warn", -1.0))
     ),
     *(
