@@ -101,8 +101,7 @@ class ChildProcess:
         if self._own_group:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+        self._process.kill()
         return self._process.wait()
 
 

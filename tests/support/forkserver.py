@@ -244,17 +244,18 @@ def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
 def _fork_for_asker(program: _Program, descriptors: list[int]) -> int:
     """Return the process id of a process whose parent is the one that asked: its first parent ends at once."""
     reading, writing = os.pipe()
-    between = os.fork()
-    if between == 0:
-        between = os.getpid()
-        child = os.fork()
-        if child == 0:
-            while os.getppid() == between:
-                time.sleep(0)
-            _become(program, descriptors)
-        os.write(writing, str(child).encode())
-        os._exit(0)
-    os.waitpid(between, 0)
+    with _waiting_for_its_begin() as begun:
+        between = os.fork()
+        if between == 0:
+            between = os.getpid()
+            child = os.fork()
+            if child == 0:
+                while os.getppid() == between:
+                    time.sleep(0)
+                _become(program, descriptors, begun)
+            os.write(writing, str(child).encode())
+            os._exit(0)
+        os.waitpid(between, 0)
     child = int(os.read(reading, 32))
     os.close(reading)
     os.close(writing)
@@ -262,16 +263,29 @@ def _fork_for_asker(program: _Program, descriptors: list[int]) -> int:
 
 
 def _fork_here(program: _Program, descriptors: list[int]) -> int:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _waiting_for_its_begin() as begun:
         warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: nothing of theirs is used
         child = os.fork()
-    if child == 0:
-        _become(program, descriptors)
+        if child == 0:
+            _become(program, descriptors, begun)
     return child
 
 
-def _become(program: _Program, descriptors: list[int]) -> NoReturn:
-    """Be a process that was just started for a program, run it, and end."""
+@contextlib.contextmanager
+def _waiting_for_its_begin() -> Iterator[int]:
+    """Give a descriptor, and wait at the end until the process that was forked has closed it.
+
+    Until then it leads no group and has the handlers of this process: whoever killed its group would miss it.
+    """
+    reading, writing = os.pipe()
+    yield writing
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
+
+
+def _become(program: _Program, descriptors: list[int], begun: int) -> NoReturn:
+    """Be a process that was just started for a program, close what says so, run the program, and end."""
     global _inside  # noqa: PLW0603
     code = 1
     try:
@@ -281,6 +295,7 @@ def _become(program: _Program, descriptors: list[int]) -> NoReturn:
         elif program.group >= 0:
             os.setpgid(0, program.group)
         _forget_handlers()
+        os.close(begun)
         _take_descriptors(descriptors, program.descriptors)
         os.environ.clear()
         os.environ.update(program.environment)
