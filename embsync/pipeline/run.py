@@ -17,7 +17,7 @@ import msgspec
 
 from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
-from embsync.errors import OutOfSpace, SnapshotChanged, StoreError
+from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotError, StoreError
 from embsync.index import Built, check_factory, refresh
 from embsync.manifest import FORMAT, CheckRecord, IndexReport, Manifest, Seconds
 from embsync.pipeline import record
@@ -129,7 +129,15 @@ class _Run:
         self._parent = ParentCheck(store, None)
 
     def publish(self) -> Manifest:
-        """Run through to a published version."""
+        """Run through to a published version; a snapshot that is replaced meanwhile is not blamed for what was read."""
+        try:
+            return self._publish()
+        except SnapshotError as error:
+            if error.transient or not self._has_changed():
+                raise
+            raise self._changed(error.what) from error
+
+    def _publish(self) -> Manifest:
         with contextlib.ExitStack() as stack:
             with self._clock.stage("read"):
                 known, self._current = open_current(self._store, stack, new_space=self._request.new_space)
@@ -287,14 +295,26 @@ class _Run:
         return snapshot_event(path.name, path, self._fingerprint, self._signature)
 
     def _reject_change(self, inputs: Inputs) -> None:
-        if record.fingerprint(inputs) != self._fingerprint or stamp(self._request.path) != self._signature.stamp:
-            raise SnapshotChanged(
-                "the snapshot changed while it was read",
-                where=self._request.path,
-                found="other contents in the second pass",
-                expected="the contents of the first",
-                hint="have the training job rename the finished directory into place",
-            )
+        if record.fingerprint(inputs) != self._fingerprint or self._has_changed():
+            raise self._changed("other contents in the second pass", "the contents of the first")
+
+    def _has_changed(self) -> bool:
+        """Return whether what is at the path now is something else than at the beginning."""
+        if not self._signature.stamp:
+            return False
+        try:
+            return stamp(self._request.path) != self._signature.stamp
+        except (SnapshotChanged, NotFoundError):
+            return True
+
+    def _changed(self, found: str, expected: str | None = None) -> SnapshotChanged:
+        return SnapshotChanged(
+            "the snapshot changed while it was read",
+            where=self._request.path,
+            found=found,
+            expected=expected,
+            hint="have the training job rename the finished directory into place",
+        )
 
     def _require(self, measured: list[Measured]) -> None:
         """Apply checks; a refusal is journaled with all figures."""
@@ -303,6 +323,8 @@ class _Run:
             require(self._checks, str(self._request.path), self._store.root)
         except CheckRefusedError as refusal:
             self._parent.require()  # the snapshot must not be refused because of damage in the store
+            if self._has_changed():  # nor for rows of which some are another snapshot's
+                raise self._changed(refusal.what) from refusal
             self._journal(refusal)
             raise
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from support.stores import assert_at_rest, assert_intact, next_line, running, sn
 import embsync
 from embsync.config import DEFAULT_LIMITS
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError, StoreBusy, UsageError
-from embsync.pipeline import CheckRefusedError, Request, publish_snapshot
+from embsync.pipeline import CheckRefusedError, Request, publish_snapshot, run
 from embsync.pipeline.verify import verify
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
@@ -450,6 +451,42 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
         publish_snapshot(Store(root), Request(path), configured(), write)
     assert stamp(path) == before
     assert Store(root).current() is None
+
+
+def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a directory that another one has replaced is half of a snapshot; only what stays so is ill-formed."""
+    path, really = write_npy(root.parent / "n0", night(0)), run.open_snapshot
+
+    def removed(*arguments: Any, **options: Any) -> Any:
+        (path / "items.npy").unlink(missing_ok=True)
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(run, "open_snapshot", removed)
+    with pytest.raises(SnapshotChanged, match="changed while it was read; found half of a snapshot"):
+        publish_snapshot(Store(root), Request(path), configured())
+    with pytest.raises(SnapshotError, match="half of a snapshot") as raised:
+        publish_snapshot(Store(root), Request(path), configured())
+    assert not raised.value.transient
+    assert not root.exists()
+
+
+def test_a_snapshot_that_is_replaced_while_it_is_judged_is_not_refused(root: Path) -> None:
+    """Its rows may be those of two nights: neither is refused for them, and the journal has no line."""
+    sync(root, night(0), "n0")
+    before = snapshot_of(root)
+    path = write_npy(root.parent / "n1", replace(night(1), item_ids=night(1).item_ids + 10**6))
+
+    def replaced(stage: str, share: float) -> None:
+        if stage == "reading" and share > 0.0 and not path.with_name("old").exists():
+            path.rename(path.with_name("old"))
+            write_npy(path, night(1))
+
+    with pytest.raises(SnapshotChanged, match="changed while it was read") as raised:
+        publish_snapshot(Store(root), Request(path), configured(), replaced)
+    assert isinstance(raised.value.__cause__, CheckRefusedError)
+    assert snapshot_of(root) == before
 
 
 # two at once
