@@ -6,6 +6,7 @@ least processor time of each are kept: no other process makes a run faster than 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -57,7 +58,8 @@ def _processor() -> float:
 def _of_running_children() -> float:
     ticks = 0
     for thread in Path("/proc/self/task").iterdir():
-        for pid in (thread / "children").read_text().split():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            for pid in (thread / "children").read_text().split():
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
