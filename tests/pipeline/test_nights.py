@@ -456,7 +456,7 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
 def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left of a directory that another one has replaced is half of a snapshot; only what stays so is ill-formed."""
+    """What is left of a directory that another one has replaced is half of a snapshot; what stays so is ill-formed."""
     path, really = write_npy(root.parent / "n0", night(0)), run.open_snapshot
 
     def removed(*arguments: Any, **options: Any) -> Any:
