@@ -297,7 +297,7 @@ _ROWS: tuple[Check, ...] = (
     *_both(
         "axis_scale",
         "floor",
-        0.15,
+        0.13,
         0.05,
         "smallest spread of {side} along any axis relative to their anchors', divided by the median axis's",
         "An axis of {side} has almost vanished: a column of one side was scaled down or overwritten.",
