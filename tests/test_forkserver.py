@@ -128,3 +128,15 @@ def test_what_a_forked_process_starts_is_its_own_and_goes_with_it() -> None:
         assert process.stdout.readline() == "at exit\n"
         assert process.wait() == 0
     eventually(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+
+
+@pytest.mark.parametrize("option", [{"process_group": 0}, {"start_new_session": True}])
+def test_it_leads_its_group_as_soon_as_it_is_started(option: dict[str, Any]) -> None:
+    """Whoever kills the group at once kills it: else it is missed, and waited for without an end."""
+    for _ in range(20):
+        with subprocess.Popen([*SCRIPT, "import time; time.sleep(600)"], env=environment(), **option) as process:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            finally:
+                process.kill()
+        assert process.returncode == -signal.SIGKILL
