@@ -172,6 +172,79 @@ class ServeConfig(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
 
 
+#: Names of sinks appear in file names, metrics and prefixes.
+SinkName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+
+class SinkConfig(_Section, frozen=True, tag_field="kind"):
+    """What all sinks have in common; one subclass a kind, with its name as ``tag``.
+
+    Attributes
+    ----------
+    name : str
+    keep_versions : int
+        Versions kept in the sink: the highest numbers, and always the current one.
+    """
+
+    name: SinkName
+    keep_versions: Positive = 3
+
+
+class ObjectStoreConfig(SinkConfig, frozen=True, kw_only=True, tag="object_store"):
+    """A prefix in S3, Google Cloud Storage or Azure, or a directory.
+
+    Attributes
+    ----------
+    url : str
+        Such as ``s3://bucket/prefix``, ``gs://…``, ``az://…`` or ``file:///path``.
+    endpoint, region : str or None
+        Of an S3 service other than Amazon's.
+    credentials_file : str or None
+        File with lines such as ``AWS_SECRET_ACCESS_KEY=…``; null: the environment's variables alone.
+    grace_seconds : float
+        How long a version stays after another one replaced it, for those that are copying it.
+    lock_seconds : float
+        How long a publisher that died blocks others, where the endpoint has no conditional writes.
+    """
+
+    url: str
+    endpoint: str | None = None
+    region: str | None = None
+    credentials_file: str | None = None
+    grace_seconds: Seconds = 3_600.0
+    lock_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+
+
+#: The configuration of each kind of sink, by its name.
+SINK_KINDS: Mapping[str, type[SinkConfig]] = {
+    "object_store": ObjectStoreConfig,
+}
+
+
+class DeliveryConfig(_Section, frozen=True):
+    """Where versions are delivered to, by ``embsync deliver``.
+
+    Attributes
+    ----------
+    sinks : tuple
+        Each by its own name and kind.
+    rescan_seconds : float
+        Seconds between looks at the store.
+    recheck_seconds : float
+        Seconds between looks at a sink that has the current version.
+    retry_seconds : float
+        Pause after a first failure; doubled after each further one, up to ten minutes.
+    directory : str or None
+        Where ``delivery.json`` and ``delivery.prom`` are written; null: in the store's directory.
+    """
+
+    sinks: tuple[ObjectStoreConfig, ...] = ()
+    rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    recheck_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    retry_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    directory: str | None = None
+
+
 class LogConfig(_Section, frozen=True):
     """Log lines on standard error."""
 
@@ -189,6 +262,7 @@ class Config(_Section, frozen=True):
     checks: dict[str, CheckLimits] = {}
     index: IndexConfig = IndexConfig()
     serve: ServeConfig = ServeConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     log: LogConfig = LogConfig()
     threads: Count = 0
 

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 
 from embsync.checks import CHECKS
-from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
+from embsync.config import DEFAULT_LIMITS, SINK_KINDS, CheckLimits, Config
 from embsync.environment import Sources, nearest_variable, variables_of_keys
 from embsync.errors import UsageError
 from embsync.validation import Violation
@@ -32,7 +33,15 @@ _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float": "a number"}
 #: Keys whose value may be written with a unit, and keys that are paths.
 _SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"), ("serve", "limits", "memory"))
-PATHS = (("watch", "path", ""), ("store", "path", ""), ("serve", "token_file", ""), ("serve", "listen", "unix:"))
+PATHS = (
+    ("watch", "path", ""),
+    ("store", "path", ""),
+    ("serve", "token_file", ""),
+    ("serve", "listen", "unix:"),
+    ("delivery", "directory", ""),
+)
+#: Keys of a sink that are paths.
+_SINK_PATHS = "_file"
 _NO_LIMIT = (None, msgspec.UNSET)
 
 
@@ -103,7 +112,22 @@ def _read_file(path: Path) -> dict[str, Any]:
         value = part.get(key) if isinstance(part, dict) else None
         if isinstance(part, dict) and isinstance(value, str) and value.startswith(scheme):
             part[key] = f"{scheme}{path.parent / _home(path, value.removeprefix(scheme))}"
+    delivery = tree.get("delivery")
+    for sink in sinks_in(delivery) if isinstance(delivery, dict) else ():
+        for key in paths_of_sink(sink):
+            sink[key] = str(path.parent / _home(path, sink[key]))
     return tree
+
+
+def sinks_in(delivery: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return those of the listed sinks that are sections."""
+    sinks = delivery.get("sinks")
+    return [sink for sink in sinks if isinstance(sink, dict)] if isinstance(sinks, list) else []
+
+
+def paths_of_sink(sink: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a sink whose values are paths."""
+    return [key for key, value in sink.items() if str(key).endswith(_SINK_PATHS) and isinstance(value, str)]
 
 
 def _home(file: Path, text: str) -> Path:
@@ -202,8 +226,30 @@ def _reject_unknown_keys(struct: type[Any], tree: Mapping[Any, Any], path: tuple
                     raise _unknown(f"checks.{name}", str(name), ("checks",), DEFAULT_LIMITS, where)
                 if isinstance(limits, dict):
                     _reject_unknown_keys(CheckLimits, limits, ("checks", str(name)), where)
+        elif dotted == "delivery.sinks":
+            _reject_unknown_sinks(value, where)
         elif isinstance(value, dict) and _is_section(known[key]):
             _reject_unknown_keys(known[key], value, (*path, str(key)), where)
+
+
+def _reject_unknown_sinks(sinks: object, where: Sources) -> None:
+    """Refuse sinks of unknown kinds, and unknown keys of others; no value is shown, as it may be a secret."""
+    if not isinstance(sinks, list):
+        return  # refused by its type
+    for place, sink in enumerate(sinks):
+        key = f"delivery.sinks[{place}]"
+        if not isinstance(sink, dict):
+            raise UsageError("not a sink", where=where.place(key), expected="a section with name, kind and more")
+        kind = sink.get("kind")
+        if not isinstance(kind, str) or kind not in SINK_KINDS:
+            raise UsageError(
+                "unknown kind of sink",
+                where=where.place(f"{key}.kind"),
+                found="nothing" if kind is None else repr(kind)[:80],
+                expected=" or ".join(SINK_KINDS),
+            )
+        rest = {name: value for name, value in sink.items() if name != "kind"}
+        _reject_unknown_keys(SINK_KINDS[kind], rest, ("delivery", f"sinks[{place}]"), where)
 
 
 def _unknown(dotted: str, key: str, path: tuple[str, ...], known: Mapping[str, object], where: Sources) -> UsageError:
@@ -242,6 +288,7 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
         raise UsageError(
             "wrong value", where=where.place("index.recall_at"), found=list(depths), expected="ascending numbers"
         )
+    _reject_contradictory_sinks(config, where)
     for name, limits in config.checks.items():
         for limit in (limits.warn, limits.refuse):
             ranged = CHECKS[name].kind == "range"
@@ -265,3 +312,19 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
             )
     if "/" in config.watch.marker or not config.watch.marker:
         raise UsageError("watch.marker is not a file name", where=where.file, found=repr(config.watch.marker))
+
+
+def _reject_contradictory_sinks(config: Config, where: Sources) -> None:
+    names = [sink.name for sink in config.delivery.sinks]
+    if len(set(names)) != len(names):
+        raise UsageError(
+            "two sinks of one name", where=where.place("delivery.sinks"), found=", ".join(names), expected="own names"
+        )
+    for place, sink in enumerate(config.delivery.sinks):
+        if urlsplit(getattr(sink, "url", "")).password is not None:
+            raise UsageError(
+                "credentials in a URL",
+                where=where.place(f"delivery.sinks[{place}].url"),
+                expected="a URL without them",
+                hint="put them into environment variables or a file: docs/delivery.md",
+            )

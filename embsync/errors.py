@@ -155,6 +155,28 @@ class OutOfSpace(StoreError):
     transient = True
 
 
+class SinkError(EmbsyncError):
+    """A sink cannot hold a version, or refuses to, until somebody changes something there or in the configuration."""
+
+    exit_code = 8
+    http_status = 502
+
+
+class SinkConflict(SinkError):
+    """A sink has something that somebody else made."""
+
+
+class SinkUnavailable(SinkError):
+    """A sink is unreachable, busy or full."""
+
+    exit_code = 7
+    transient = True
+
+
+class SinkMoved(SinkUnavailable):
+    """Another publisher switched a sink meanwhile; the next attempt starts from what is there now."""
+
+
 class NotFoundError(EmbsyncError):
     """A requested id, version or file does not exist."""
 

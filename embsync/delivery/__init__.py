@@ -1,0 +1,1 @@
+"""Delivery of versions to where they are served: object stores, databases, other hosts."""

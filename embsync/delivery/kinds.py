@@ -1,0 +1,54 @@
+"""The kinds of sinks; the library of one is loaded when a sink of it is opened."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from embsync.config import SinkConfig
+from embsync.delivery.sink import Sink
+from embsync.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SinkKind:
+    """Where the class of a kind is, and the extra that its library belongs to."""
+
+    module: str
+    name: str
+    extra: str
+
+
+#: By the ``kind`` of the configuration.
+KINDS = {
+    "object_store": SinkKind("embsync.delivery.object_store", "ObjectStoreSink", "mirror"),
+}
+
+
+def kind_of(config: SinkConfig) -> str:
+    """Return the kind of a sink, as in the configuration."""
+    return str(config.__struct_config__.tag)
+
+
+def open_sink(config: SinkConfig) -> Sink:
+    """Return the sink that a configuration describes; nothing is connected to yet.
+
+    Raises
+    ------
+    UsageError
+        The library of this kind is not installed.
+    """
+    kind = KINDS[kind_of(config)]
+    try:
+        module = importlib.import_module(kind.module)
+    except ModuleNotFoundError as error:
+        if (error.name or "embsync").startswith("embsync"):
+            raise
+        raise UsageError(
+            f"sinks of kind {kind_of(config)} need additional packages",
+            where=f"delivery.sinks: {config.name}",
+            found=f"no {error.name}",
+            hint=f"pip install 'embsync[{kind.extra}]'",
+        ) from None
+    sink: Sink = getattr(module, kind.name)(config)
+    return sink

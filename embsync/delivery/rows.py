@@ -1,0 +1,65 @@
+"""What a version hands to a sink: its rows in blocks, live and carried, with ages and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embsync.dtypes import Array, Bool, Float32, Int64, Times
+from embsync.reader import Version
+from embsync.sides import SideName
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Consecutive rows of one side, ascending by id.
+
+    Attributes
+    ----------
+    ids : (n,) int64 or str
+    vectors : (n, k) float32, mapped
+    live : (n,) bool
+        Whether the id is in the version's own snapshot. Only live items may be found by a search; every row can be
+        looked up.
+    ages : (n,) int64
+        Versions since the id was last live, 0 for live rows.
+    last_seen : (n,) int64
+        The version that last had the id live.
+    last_seen_at : (n,) datetime64[s]
+        When that version was made, UTC; NaT where that is not known.
+    labels : mapping of str to list
+        Labels of the items by name, None for null; empty for users.
+    """
+
+    ids: Array
+    vectors: Float32
+    live: Bool
+    ages: Int64
+    last_seen: Int64
+    last_seen_at: Times
+    labels: Mapping[str, Sequence[Any]]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.ids)
+
+
+def row_blocks(version: Version, name: SideName, rows: int | None = None) -> Iterator[RowBlock]:
+    """Yield all rows of a side of a pinned version, ``rows`` at a time (default: 1 MiB of vectors)."""
+    side = version.side(name)
+    start = 0
+    for ids, vectors in side.blocks(rows):
+        part = slice(start, start + len(ids))
+        yield RowBlock(
+            ids,
+            vectors,
+            side.live[part],
+            side.age(ids),
+            np.asarray(side.last_seen[part]),
+            side.last_seen_at(ids),
+            version.labels_of(ids) if name == "items" else {},
+        )
+        start += len(ids)

@@ -1,0 +1,157 @@
+"""What a sink is: a place outside the store where versions are served.
+
+A sink keeps its state itself: which versions are there, and which one its readers see. Any host can therefore continue
+what another one began, and nothing about a sink needs to be remembered between two runs.
+
+Delivering a version takes these steps, in this order, while the version is pinned:
+
+1. :meth:`Sink.check`, :meth:`Sink.generations` and :meth:`Sink.current`, before any row moves;
+2. :meth:`Sink.stage`, which readers do not see;
+3. :meth:`Sink.probe`, which reads back and measures;
+4. :meth:`Sink.commit`, which switches both sides at once;
+5. :meth:`Sink.drop`, for generations beyond ``keep_versions``.
+
+A process may be killed between and within any of them; the next run begins again with the first step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from embsync.reader import Version
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One version in a sink, as the sink itself describes it.
+
+    Attributes
+    ----------
+    number : int
+        The version's number.
+    fingerprint : str
+        sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5.
+    complete : bool
+        Whether it is staged completely. An incomplete one is the rest of a run that died.
+    space_id, created : str or None
+        As in the manifest; None where an incomplete one does not say.
+    search : mapping
+        Search parameters that reach the target recall in this sink; empty before :meth:`Sink.probe`, and for sinks
+        that do not search.
+    """
+
+    number: int
+    fingerprint: str
+    complete: bool
+    space_id: str | None = None
+    created: str | None = None
+    search: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a sink holds and finds of a staged version.
+
+    Attributes
+    ----------
+    items, users : int or None
+        Rows that were counted in the sink, live and carried; ``users`` is None for a one-sided version.
+    k, recall : int or None, float or None
+        Share of the exact best ``k`` that the sink finds with ``search``; None for sinks that do not search, and for
+        versions without queries.
+    target : float or None
+        The recall that ``search`` had to reach.
+    search : mapping
+        The sink's own search parameters, which it keeps with the generation where its readers can see them.
+    """
+
+    items: int
+    users: int | None
+    k: int | None = None
+    recall: float | None = None
+    target: float | None = None
+    search: Mapping[str, int] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """A place where versions are served. Constructing one does no I/O; its only argument is its configuration.
+
+    Every method raises errors of :mod:`embsync.errors` alone: :class:`SinkUnavailable` if a later attempt may succeed
+    (unreachable, busy, full), :class:`SinkConflict` for what somebody else made or moved, :class:`SinkError` for what
+    stays wrong until somebody changes it (password, permission, width). Their messages never contain a secret, and
+    they are raised ``from None`` where the library's own exception might.
+
+    A sink is used by one thread at a time, and several may work on the same place: two threads, processes or hosts.
+    """
+
+    def check(self, version: Version) -> None:
+        """Raise unless the sink is reachable, permitted, ours or empty, and can hold this version.
+
+        Called before any row moves: width, kind of ids and metric are known from the version. Changes nothing that a
+        user would notice; it may create what only embsync uses.
+        """
+
+    def generations(self) -> list[Generation]:
+        """Return the versions that the sink itself says are there and that carry our mark, ascending by number.
+
+        Complete or not. What does not carry our mark is not listed, whatever its name.
+        """
+
+    def current(self) -> int | None:
+        """Return the number of the version that readers see, or None before the first commit."""
+
+    def stage(self, version: Version) -> None:
+        """Bring a version into the sink, where readers do not see it yet.
+
+        Does nothing if it is there completely, and starts again if it is there incompletely.
+
+        Raises
+        ------
+        SinkConflict
+            A version with this number and another fingerprint is there.
+        """
+
+    def probe(self, version: Version) -> Probe:
+        """Count the rows of a staged version and measure its recall, with the cheapest search that reaches the target.
+
+        Queries and exact neighbours are :func:`embsync.delivery.queries.probe_queries`. The search parameters are
+        stored with the generation.
+        """
+
+    def commit(self, number: int, expected: int | None) -> None:
+        """Let readers see a staged version instead of ``expected``: compare and swap, both sides at once.
+
+        A rollback is a commit too.
+
+        Raises
+        ------
+        SinkMoved
+            Readers see another version than ``expected``; nothing was changed.
+        SinkError
+            The version is not staged completely.
+        """
+
+    def drop(self, number: int) -> None:
+        """Remove a version that readers do not see; do nothing if it is not there.
+
+        Waits a bounded time for readers that still use it. What is ours and half removed is listed as incomplete, and
+        removed by the next call. Nothing is touched that does not carry our mark.
+
+        Raises
+        ------
+        SinkError
+            It is the current one.
+        SinkUnavailable
+            It is still in use.
+        """
+
+    def close(self) -> None:
+        """Release connections; the sink may be used again."""
+
+
+def fingerprint_of(version: Version) -> str:
+    """Return what identifies a version beside its number: the sha256 of its ``manifest.json``."""
+    return hashlib.sha256(version.manifest_bytes).hexdigest()

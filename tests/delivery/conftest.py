@@ -1,0 +1,41 @@
+"""Stores that every kind of sink is tested with; they are published once and only read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.nights import Night, configured, night
+from support.stores import sync
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("contract")
+
+#: Enough to tell rows apart, and few enough for any sink.
+_SIZES = {"items": 120, "users": 90}
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a store by name: plain (three nights, with carried rows), named, one_sided, other, new_space."""
+    made: dict[str, Path] = {}
+
+    def store(name: str) -> Path:
+        if name not in made:
+            made[name] = _publish(tmp_path_factory.mktemp(name) / "store", name)
+        return made[name]
+
+    return store
+
+
+def _publish(root: Path, name: str) -> Path:
+    nights = [night(number, **_SIZES, seed=9 if name == "other" else 7, churn=0.1) for number in range(3)]
+    change: dict[str, Callable[[Night], Night]] = {"named": Night.named, "one_sided": Night.one_sided}
+    config = configured(space__standardize=name != "one_sided", index__recall_at=5)
+    for number, made in enumerate(map(change.get(name, lambda made: made), nights)):
+        sync(root, made, f"day={number}", config)
+    if name == "new_space":
+        sync(root, night(7, **_SIZES, seed=11), "day=7", config, new_space=True)
+    return root
