@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from embsync.reader import StoreReader, Version, open  # noqa: A004  (read as ``embsync.open``)
+    from embsync.reporting.report import Report, report
     from embsync.training.publish import publish
     from embsync.training.write import write_snapshot
 
@@ -35,6 +36,7 @@ __all__ = [
     "NotFoundError",
     "OutOfSpace",
     "RefusedError",
+    "Report",
     "SinkConflict",
     "SinkError",
     "SinkMoved",
@@ -52,6 +54,7 @@ __all__ = [
     "__version__",
     "open",
     "publish",
+    "report",
     "stabilize",
     "write_snapshot",
 ]
@@ -82,6 +85,7 @@ __getattr__, __dir__ = lazily(
             "embsync.errors",
         ),
         **dict.fromkeys(("StoreReader", "Version", "open"), "embsync.reader"),
+        **dict.fromkeys(("Report", "report"), "embsync.reporting.report"),
         "publish": "embsync.training.publish",
         "write_snapshot": "embsync.training.write",
     },

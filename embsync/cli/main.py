@@ -32,6 +32,7 @@ COMMANDS = {
     "lookup": ("query", "Print the stable vectors of ids."),
     "prune": ("publish", "Delete old versions."),
     "relabel": ("publish", "Publish the current version with new labels."),
+    "report": ("report", "Write a page with pictures of a version and its history."),
     "resume": ("daemon", "Let the daemon publish again."),
     "rollback": ("publish", "Make an older version current."),
     "run": ("daemon", "Watch the configured directory and publish each new snapshot."),

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embsync.dtypes import Array
+from embsync.progress import Progress as Progress  # noqa: PLC0414  (re-exported)
+from embsync.progress import silent as silent  # noqa: PLC0414
 from embsync.rows import Rows
 from embsync.sides import SideName
 from embsync.snapshots import Snapshot
-
-#: Called with the stage and the share of it that is done, from 0 to 1.
-Progress = Callable[[str, float], None]
-
-
-def silent(stage: str, share: float) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,333 @@
+"""Gathering the figures of a report from a version, its parent, the other kept versions and the journal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embsync.dtypes import Array, Float64, Int64
+from embsync.errors import EmbsyncError, NotFoundError, StoreError
+from embsync.manifest import Manifest
+from embsync.progress import Progress, silent
+from embsync.reader import Version, open_version
+from embsync.reader.side import Side
+from embsync.reporting.figures import (
+    CosineFigures,
+    MapFigures,
+    MovedItem,
+    NamedItem,
+    ReportFigures,
+    VersionHistory,
+)
+from embsync.reporting.history import version_history
+from embsync.reporting.sampling import ReadRows, in_blocks
+from embsync.reporting.space_map import axes, popular_rows, unit
+from embsync.sides import NAMES, SideName, Sides
+from embsync.similarity import row_cosines
+from embsync.store.contents import StoreContents
+from embsync.store.journal import Event
+
+#: Neighbours shown of each item that moved.
+NEIGHBOURS = 5
+#: Items that moved most, as many as can be told apart on a map.
+MOVED = 8
+_EVENTS = 20
+#: Items on the map, at least half as many where there are more.
+_DOTS = 4000
+#: Labels that name an item, in this order; else the first one of strings.
+_NAMES = ("title", "name", "label")
+
+
+@dataclass
+class _Collected:
+    """What is known so far, and why the rest is not."""
+
+    version: Version
+    parent: Version | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def of_store(root: Path, number: int | None = None, progress: Progress = silent) -> ReportFigures:
+    """Return the figures of a version of a store, by default the current one; of a store without versions its events.
+
+    Raises
+    ------
+    NotFoundError
+        There is no store, or no such version.
+    StoreError
+        The version is damaged.
+    """
+    contents = StoreContents(root)
+    contents.require()
+    if number is None and contents.current() is None:
+        return ReportFigures(None, events=_last(list(contents.journal.events())))
+    with open_version(root, number, indexed=False) as version:
+        return of_version(version, progress)
+
+
+def of_version(version: Version, progress: Progress = silent) -> ReportFigures:
+    """Return the figures of an open version; its parent and other kept versions are opened for as long as it takes."""
+    contents = StoreContents(version.path.parent.parent)
+    events, unreadable_journal = _events(contents)
+    collected = _Collected(version)
+    if unreadable_journal:
+        collected.missing["events"] = unreadable_journal
+    progress("history", 0.0)
+    kept, unreadable = _manifests(contents, version)
+    history = version_history(kept, events, unreadable)
+    with contextlib.ExitStack() as opened:
+        collected.parent = _open_parent(collected, contents, opened)
+        return _figures(collected, contents, history, events, progress)
+
+
+def _figures(
+    collected: _Collected, contents: StoreContents, history: VersionHistory, events: list[Event], progress: Progress
+) -> ReportFigures:
+    version, parent = collected.version, collected.parent
+    record = version.record
+    moved_ids = np.array([] if record.drift is None else [one.id for one in record.drift.items.moved_most[:MOVED]])
+    progress("vectors", 0.2)
+    popular, reason = popular_rows(version)
+    moved_rows = version.items.rows(moved_ids)
+    reads = _SideReads(version, parent, NAMES.items, popular, moved_rows)
+    cosines = _cosines(collected, reads)
+    progress("map", 0.5)
+    map_figures = _map(collected, contents, reads, popular, reason, moved_ids)
+    progress("neighbours", 0.8)
+    moved = _moved(collected, moved_ids)
+    singular = version.transform.maps.singular_values
+    current = None
+    with contextlib.suppress(StoreError, NotFoundError):
+        current = contents.current()
+    progress("page", 0.95)
+    return ReportFigures(
+        manifest=record,
+        current=current,
+        parent=None if record.drift is None else record.drift.parent,
+        checks=tuple(record.checks),
+        cosines=cosines,
+        singular_values=np.array(singular),
+        singular_values_before=None if parent is None else np.array(parent.transform.maps.singular_values),
+        history=history,
+        map=map_figures,
+        moved=moved,
+        events=_last(events),
+        missing=collected.missing,
+    )
+
+
+def _last(events: list[Event]) -> tuple[Event, ...]:
+    return tuple(events[-_EVENTS:])
+
+
+def _events(contents: StoreContents) -> tuple[list[Event], str | None]:
+    try:
+        return list(contents.journal.events()), None
+    except StoreError as error:
+        return [], str(error)
+
+
+def _manifests(contents: StoreContents, version: Version) -> tuple[list[Manifest], tuple[int, ...]]:
+    """Return the manifests of the kept versions, this one's among them, and the numbers of those that are damaged."""
+    found, damaged = {version.number: version.record}, []
+    for number in contents.numbers():
+        if number not in found:
+            try:
+                found[number] = contents.manifest(number)
+            except NotFoundError:  # pruned meanwhile
+                continue
+            except StoreError:
+                damaged.append(number)
+    return [found[number] for number in sorted(found)], tuple(damaged)
+
+
+def _open_parent(collected: _Collected, contents: StoreContents, opened: contextlib.ExitStack) -> Version | None:
+    """Open the version that drift compares with, or say why there is none to compare with."""
+    version = collected.version
+    drift = version.record.drift
+    if drift is None or drift.parent is None:
+        why = (
+            "This version is the first of its space: there is nothing to compare it with."
+            if version.record.parent is None
+            else "This version only changed the width of the space: its vectors are those of its parent."
+        )
+    else:
+        try:
+            return opened.enter_context(open_version(contents.root, drift.parent, indexed=False))
+        except NotFoundError:
+            why = f"Version {drift.parent}, with which this one was compared, has been pruned."
+        except StoreError as error:
+            why = f"Version {drift.parent}, with which this one was compared, cannot be read: {error}"
+    collected.missing["parent"] = why
+    return None
+
+
+class _SideReads:
+    """The rows of a side that a report reads from a version and its parent, each once."""
+
+    def __init__(self, version: Version, parent: Version | None, name: SideName, *more: Int64) -> None:
+        self.side = version.side(name)
+        live = np.flatnonzero(self.side.live)
+        self.sample = live[in_blocks(len(live))]
+        self.now = ReadRows.of(self.side, self.sample, *more)
+        self.before: ReadRows | None = None
+        self.common = np.empty(0, np.int64)
+        self.common_before = np.empty(0, np.int64)
+        if parent is not None:
+            before = parent.side(name)
+            self.common, self.common_before = _common(self.side, before, self.sample)
+            extra = [before.rows(self.side.ids[rows]) for rows in more]
+            self.before = ReadRows.of(before, self.common_before, *extra)
+
+
+def _common(side: Side, before: Side, rows: Int64) -> tuple[Int64, Int64]:
+    """Return those of some live rows whose ids are live in both versions, with their rows in the earlier one."""
+    old = before.rows(side.ids[rows])
+    both = (old >= 0) & before.live[np.maximum(old, 0)]
+    return rows[both], old[both]
+
+
+def _cosines(collected: _Collected, items: _SideReads) -> Sides[CosineFigures] | None:
+    version, parent = collected.version, collected.parent
+    if parent is None:
+        return None
+    users = _SideReads(version, parent, "users") if version.users is not None and parent.users is not None else None
+    fit = version.record.alignment
+    return Sides(
+        _cosines_of(version, parent, items, version.record.items.common, fit.items.cosine_mismatched),
+        None
+        if users is None or version.record.users is None or fit.users is None
+        else _cosines_of(version, parent, users, version.record.users.common, fit.users.cosine_mismatched),
+    )
+
+
+def _cosines_of(
+    version: Version, parent: Version, reads: _SideReads, common: int, mismatched: float | None
+) -> CosineFigures:
+    assert reads.before is not None
+    now, then = reads.now.at(reads.common), reads.before.at(reads.common_before)
+    stable = row_cosines(then, now)
+    raw = None
+    maps, old_maps = version.transform.maps, parent.transform.maps
+    if maps.invertible and old_maps.invertible and len(maps.items) == len(old_maps.items):
+        name = reads.side.name
+        raw = row_cosines(then @ old_maps.inverse(name), now @ maps.inverse(name))
+        raw = raw[~np.isnan(raw)]
+    return CosineFigures(common, stable[~np.isnan(stable)], raw, mismatched)
+
+
+def _map(
+    collected: _Collected,
+    contents: StoreContents,
+    reads: _SideReads,
+    popular: Int64,
+    reason: str,
+    moved_ids: Array,
+) -> MapFigures | None:
+    version = collected.version
+    _, start = version.reference("start", "items")
+    if len(start) < 3:
+        collected.missing["map"] = "The space began with fewer than three items: there are no axes to draw them on."
+        return None
+    found, explained, extent = axes(unit(np.asarray(start, np.float64)))
+    versions, trails = _trails(collected, contents, reads, moved_ids, found)
+    points = unit(reads.now.at(reads.sample[:: max(1, len(reads.sample) // _DOTS)])) @ found
+    return MapFigures(
+        axes=found,
+        explained=explained,
+        extent=extent,
+        points=points[np.isfinite(points).all(axis=1)],
+        popular=_named(version, popular),
+        popular_points=unit(reads.now.at(popular)) @ found,
+        popular_reason=reason,
+        trail_versions=versions,
+        trails=trails,
+    )
+
+
+def _trails(
+    collected: _Collected,
+    contents: StoreContents,
+    reads: _SideReads,
+    moved_ids: Array,
+    found: Float64,
+) -> tuple[Int64, Float64]:
+    """Return where the items that moved most were in each kept version of the space up to this one."""
+    version, parent = collected.version, collected.parent
+    columns: list[tuple[int, Float64]] = []
+    for number in contents.numbers() if len(moved_ids) else []:
+        if number > version.number:
+            break
+        if number == version.number:
+            vectors = reads.now.at(version.items.rows(moved_ids))
+        elif parent is not None and number == parent.number and reads.before is not None:
+            vectors = reads.before.at(parent.items.rows(moved_ids))
+        else:
+            try:
+                with open_version(contents.root, number, indexed=False) as other:
+                    if other.space_id != version.space_id:
+                        continue
+                    vectors = other.items.lookup(moved_ids, "nan").astype(np.float64)
+            except EmbsyncError:  # pruned meanwhile, or damaged, which the history says
+                continue
+        columns.append((number, unit(vectors) @ found[: vectors.shape[1]]))
+    numbers = np.array([number for number, _ in columns], np.int64)
+    shape = (len(moved_ids), len(columns), 2)
+    return numbers, np.stack([places for _, places in columns], axis=1) if columns else np.empty(shape)
+
+
+def _moved(collected: _Collected, ids: Array) -> tuple[MovedItem, ...]:
+    """Return what moved most with its neighbours in both versions, as far as their indexes can be searched."""
+    version, parent = collected.version, collected.parent
+    if len(ids) == 0:
+        return ()
+    assert version.record.drift is not None
+    cosines = [one.cosine for one in version.record.drift.items.moved_most]
+    nothing: list[tuple[NamedItem, ...]] = [()] * len(ids)
+    before = after = nothing
+    try:
+        after = _nearest(version, ids)
+        before = nothing if parent is None else _nearest(parent, ids, version)
+    except EmbsyncError as error:
+        collected.missing["neighbours"] = f"Neighbours cannot be searched for: {error}"
+    names = _named(version, version.items.rows(ids))
+    return tuple(
+        MovedItem(item, cosine, old, new, len({one.id for one in old} & {one.id for one in new}))
+        for item, cosine, old, new in zip(names, cosines, before, after, strict=False)
+    )
+
+
+def _nearest(version: Version, ids: Array, named_by: Version | None = None) -> list[tuple[NamedItem, ...]]:
+    found, scores = version.search_by_item(ids, NEIGHBOURS, missing="nan")
+    labels = _labels(named_by or version, found.ravel().tolist())
+    rows = []
+    for names, values in zip(found.tolist(), scores, strict=True):
+        hits = [one for one, score in zip(names, values, strict=True) if np.isfinite(score)]
+        rows.append(tuple(NamedItem(one, labels.get(one)) for one in hits))
+    return rows
+
+
+def _named(version: Version, rows: Int64) -> tuple[NamedItem, ...]:
+    names = version.items.names(rows).tolist()
+    labels = _labels(version, names)
+    return tuple(NamedItem(name, labels.get(name)) for name in names)
+
+
+def _labels(version: Version, ids: list[Any]) -> dict[Any, str]:
+    """Return the label that names each of some items, where there is one."""
+    strings = [label.name for label in version.record.labels if label.kind == "string"]
+    chosen = next((name for wanted in _NAMES for name in strings if name.lower() == wanted), next(iter(strings), None))
+    if chosen is None or not ids:
+        return {}
+    return dict(_pairs(ids, version.labels_of(ids, [chosen])[chosen]))
+
+
+def _pairs(ids: list[Any], values: list[Any]) -> Iterator[tuple[Any, str]]:
+    for one, value in zip(ids, values, strict=True):
+        if value is not None:
+            yield one, str(value)

@@ -1,0 +1,337 @@
+"""A report: its figures are those of the store, and whatever the store holds, the page says it and injects nothing."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import Night, configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import snapshot_of, sync
+
+import embsync
+from embsync.cli.main import run
+from embsync.dtypes import Int64
+from embsync.errors import RefusedError
+from embsync.pipeline import Request, publish_snapshot
+from embsync.reader import Side
+from embsync.reporting import collect, sampling
+from embsync.reporting.numerals import figure
+from embsync.reporting.page import document
+from embsync.reporting.report import Report
+from embsync.store import Store
+
+SIZES = {"items": 160, "users": 120, "width": 6}
+EMPTY = {"meta", "br", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """A page that was parsed: its elements balance, ids are unique, and links within it lead somewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.said: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+        assert all(link[1:] in self.ids for link in self.links)
+        self.text = " ".join(" ".join(self.said).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.tags.append(tag)
+        named = dict(attrs)
+        if tag not in EMPTY:
+            self.open.append(tag)
+        if named.get("id"):
+            self.ids.append(str(named["id"]))
+        if tag == "a":
+            self.links.append(str(named["href"]))
+        assert not any(name.startswith("on") or name in ("src", "style", "srcset") for name in named)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note its end."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        if self.open and self.open[-1] != "style":
+            self.said.append(data)
+
+
+def page_of(root: Path, number: int | None = None) -> Page:
+    """Return the page of a version, as it must always be: small, without scripts, and from nowhere else."""
+    text = document(collect.of_store(root, number))
+    assert len(text.encode()) < 2_000_000
+    assert "script" not in text.lower()
+    assert not re.search(r"https?:|url\(|@import", text)
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A store of four nights with labels; tests only read it."""
+    with quick_directory() as directory:
+        for number in range(4):
+            made = night(number, **SIZES)
+            path = write_npy(directory / f"n{number}", made)
+            rows = [f"{name},item {name}" for name in made.item_ids.tolist()]
+            (path / "item_labels.csv").write_text("\n".join(["item_id,title", *rows]))
+            publish_snapshot(Store(directory / "S"), Request(path), configured(snapshot__labels=["title"]))
+        yield directory / "S"
+
+
+def test_the_arrays_have_the_means_that_the_manifest_has(root: Path) -> None:
+    """Read again from the vectors, stable and raw, of both sides."""
+    with embsync.open(root) as store:
+        figures = embsync.report(store.current).figures
+        manifest = store.current.record
+    assert manifest.drift is not None
+    assert figures.cosines is not None
+    for side, drift in zip(figures.cosines, (manifest.drift.items, manifest.drift.users), strict=True):
+        assert side.raw is not None
+        assert drift is not None
+        assert side.stable.mean() == pytest.approx(drift.cosine, abs=1e-6)
+        assert side.raw.mean() == pytest.approx(drift.cosine_raw, abs=1e-5)
+        assert np.quantile(side.stable, 0.05) == pytest.approx(drift.cosine_p05, abs=1e-6)
+        assert not side.sampled
+    assert [(one.item.id, one.cosine) for one in figures.moved] == [
+        (one.id, one.cosine) for one in manifest.drift.items.moved_most[: collect.MOVED]
+    ]
+
+
+def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
+    """Every check's value, every version's drift, recall and times, and the labels of what moved."""
+    page = page_of(root)
+    manifests = [Store(root).manifest(number) for number in (1, 2, 3, 4)]
+    for check in manifests[-1].checks:
+        assert figure(check.value, 4) in page.said, check.name
+    for manifest in manifests[1:]:
+        assert manifest.drift is not None
+        for value in (
+            manifest.drift.items.cosine,
+            manifest.drift.items.cosine_raw,
+            manifest.drift.items.cosine_since_start,
+            manifest.drift.stale_overlap_at_10,
+            manifest.drift.overlap_at_10,
+        ):
+            assert figure(value, 3) in page.said
+        assert f"{manifest.seconds.total:.2f}" in page.said
+        assert f"{manifest.items.new:,}" in page.said
+    assert f"item {manifests[-1].drift.items.moved_most[0].id}" in page.said  # type: ignore[union-attr]
+    assert page.text.startswith("embsync report, version 4 Skip to the report embsync report version 4")
+
+
+def test_neighbours_are_those_of_a_search(root: Path) -> None:
+    """In both versions."""
+    with embsync.open(root) as store:
+        moved = embsync.report(store.current).figures.moved
+        ids = np.array([one.item.id for one in moved])
+        after, _ = store.current.search_by_item(ids, collect.NEIGHBOURS)
+        with store.version(3) as parent:
+            before, _ = parent.search_by_item(ids, collect.NEIGHBOURS)
+    assert [[item.id for item in one.after] for one in moved] == after.tolist()
+    assert [[item.id for item in one.before] for one in moved] == before.tolist()
+    assert [one.kept for one in moved] == [
+        len({*a} & {*b}) for a, b in zip(after.tolist(), before.tolist(), strict=True)
+    ]
+
+
+def test_maps_of_two_versions_have_the_same_axes(root: Path) -> None:
+    """And the same edges: an item that did not move is in the same place on both."""
+    found = [collect.of_store(root, number).map for number in (2, 4)]
+    assert found[0] is not None
+    assert found[1] is not None
+    np.testing.assert_allclose(found[0].axes, found[1].axes, atol=1e-12)
+    np.testing.assert_array_equal(found[0].extent, found[1].extent)
+    assert found[0].trail_versions.tolist() == [1, 2]
+    assert found[1].trail_versions.tolist() == [1, 2, 3, 4]
+
+
+def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a version's vectors, beside the search that finds neighbours; a large side is sampled in blocks."""
+    read: dict[tuple[str, int], list[int]] = {}
+    of = sampling.ReadRows.of.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[sampling.ReadRows], side: Side, *wanted: Int64) -> sampling.ReadRows:
+        rows = of(cls, side, *wanted)
+        read.setdefault((side.name, id(side)), []).extend(rows.rows.tolist())
+        return rows
+
+    monkeypatch.setattr(sampling.ReadRows, "of", classmethod(noted))
+    collect.of_store(root)
+    assert len(read) == 4
+    assert all(len(rows) == len(set(rows)) for rows in read.values())
+    rows = sampling.in_blocks(1_000_000)
+    assert 30_000 < len(rows) <= sampling.SAMPLED + 512
+    assert np.count_nonzero(np.diff(rows) > 1) < 80
+
+
+@pytest.mark.parametrize("kind", ["one version", "one side", "strings", "a wider space"])
+def test_a_page_says_what_a_version_has_not_stored(tmp_path: Path, kind: str) -> None:
+    """It shows the rest."""
+    root = tmp_path / "S"
+    count = 1 if kind == "one version" else 2
+    for number in range(count):
+        made = night(number, **SIZES)
+        made = made.one_sided() if kind == "one side" else made.named() if kind == "strings" else made
+        sync(root, made, f"n{number}")
+    if kind == "a wider space":
+        assert run(["widen", "9", "--store", str(root)]) == 0
+    page = page_of(root)
+    assert ("first of its space" in page.text) == (kind == "one version")
+    assert ("only changed the width" in page.text) == (kind == "a wider space")
+    assert ("Users" in page.text) == (kind != "one side")
+    assert "Map of the space" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_pruned_and_damaged_versions_are_named(tmp_path: Path) -> None:
+    """The parent is gone: there is nothing to compare with; a damaged manifest leaves a gap, not an error."""
+    root = tmp_path / "S"
+    for number in range(4):
+        sync(root, night(number, **SIZES), f"n{number}")
+    (root / "versions/000002/manifest.json").write_text("{}")
+    assert "Not readable: 2" in page_of(root).text
+    Store(root).prune(1)
+    page = page_of(root)
+    assert "Version 3, with which this one was compared, has been pruned." in page.text
+    assert "pruned: figures of those are gone" in page.text
+
+
+def test_a_new_space_is_marked(tmp_path: Path) -> None:
+    """Lines do not lead from one space to the other, nor do trails."""
+    root = tmp_path / "S"
+    for number in range(2):
+        sync(root, night(number, **SIZES), f"n{number}")
+    for number in range(2, 4):
+        sync(root, night(number, seed=99, **SIZES), f"n{number}", new_space=number == 2)
+    page = page_of(root)
+    assert "new space" in page.text
+    found = collect.of_store(root).map
+    assert found is not None
+    assert found.trail_versions.tolist() == [3, 4]
+
+
+def test_a_store_with_refused_snapshots_alone_has_a_page(tmp_path: Path) -> None:
+    """Which says why; the command writes it."""
+    root = tmp_path / "S"
+    bad = night(0, **SIZES)
+    path = write_npy(tmp_path / "n0", replace(bad, items=bad.items[:4], item_ids=bad.item_ids[:4]))
+    with pytest.raises(RefusedError):
+        publish_snapshot(Store(root), Request(path), configured())
+    page = page_of(root)
+    assert "The store has no version yet: 1 snapshot could not be published" in page.text
+    assert "rows items" in page.text or "rows_items" in page.text
+    assert run(["report", "--store", str(root), "--output", str(tmp_path / "page.html")]) == 0
+    assert "no version yet" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></svg><b>",
+    "&lt;",
+    "שלום עולם",
+    "a\u202eb",
+]
+
+
+def test_markup_and_right_to_left_text_stay_text(tmp_path: Path) -> None:
+    """In ids, in labels, in the names of snapshots: no element comes of them, and none turns the line around."""
+    root = tmp_path / "S"
+    for number in range(2):
+        made = night(number, items=40, users=30, width=4)
+        names = [f"{HOSTILE[name % len(HOSTILE)]}{name}" for name in made.item_ids.tolist()]
+        made = Night(made.items, np.array(names), made.users, made.user_ids)
+        path = write_npy(tmp_path / f"<i>n{number}", made)
+        with (path / "item_labels.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["item_id", "title"], *([name, f"{name} & <u>"] for name in names)])
+        publish_snapshot(Store(root), Request(path), configured(snapshot__labels=["title"]))
+    page = page_of_hostile(root)
+    assert not {"script", "img", "i", "u"} & set(page.tags)
+    assert "\u202e" not in "".join(page.said)
+    assert any("שלום" in text for text in page.said)
+    assert page.tags.count("bdi") > 10
+
+
+def page_of_hostile(root: Path) -> Page:
+    """Return the page of a store whose text says "script" itself."""
+    return Page(document(collect.of_store(root)))
+
+
+def test_the_command_writes_one_file_and_leaves_the_store(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says the verdict and where the page is; an older version is shown as it was."""
+    before = snapshot_of(root)
+    place = tmp_path / "page.html"
+    assert run(["report", "--store", str(root), "--version", "2", "--output", str(place)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"written to {place}"
+    text = Page(place.read_text(encoding="utf-8")).text
+    assert "embsync report version 2" in text
+    assert "It is not current: version 4 is." in text
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert snapshot_of(root) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--version", "9"], 6, "no version 9"),
+        (["--output", "."], 2, "found a directory"),
+        (["--output", "no/such/page.html"], 2, "mkdir -p no/such"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    """With the exit code of the error."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", "--store", str(root), *arguments]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_goes_to_standard_output(root: Path) -> None:
+    """Nothing else does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embsync", "report", "--store", str(root), "--output", "-"],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.startswith(b"<!doctype html>")
+    Page(done.stdout.decode())
+
+
+def test_a_notebook_shows_a_part_of_a_page(root: Path) -> None:
+    """Without a document of its own, and with its style bound to itself."""
+    with embsync.open(root) as store:
+        made = embsync.report(store.current)
+    shown = made._repr_html_()
+    assert isinstance(made, Report)
+    assert shown.startswith('<div class="embsync-report notebook"><style>')
+    assert "<html" not in shown
+    assert " id=" not in shown
+    assert repr(made) == f"<Report: {made.verdict.sentence}>"
