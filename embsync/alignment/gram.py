@@ -6,7 +6,7 @@ triangular factor comes from a QR decomposition of the blocks instead, in anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from embsync.dtypes import Array, Float64, Int64, RowNumbers
 from embsync.errors import SnapshotError
 from embsync.ids import FOLDS, fold_of, sample
 from embsync.rows import Rows, in_threads, library_threads, map_blocks
+
+#: Called by worker threads with ``(start, raw block)``.
+RawObserver = Callable[[int, Array], None]
 
 #: Condition number of a side up to which its Gram matrix is used. The relative error in the smallest direction is
 #: eps * condition**2: 2e-4 at 1e6; Cholesky fails near 1e8.
@@ -182,6 +185,7 @@ def sum_side(
     *,
     sampled: Int64 | None = None,
     name: str = "rows",
+    observe: RawObserver | None = None,
     threads: int = 0,
 ) -> SideSums:
     """Accumulate the Gram matrix of a side, and its cross-Gram matrix with the anchors.
@@ -196,6 +200,8 @@ def sum_side(
         Positions of rows to keep.
     name : str
         How errors refer to the rows.
+    observe : callable, optional
+        Called by worker threads with ``(start, block)``.
     threads : int
         Workers; 0 for all cores.
 
@@ -216,6 +222,8 @@ def sum_side(
         product = x.T @ x
         if not np.isfinite(np.trace(product)):
             raise _not_finite(name, start, block)
+        if observe is not None:
+            observe(start, block)
         # Only a row that begins with zero can be all zero; testing every value would take a seventh of the pass.
         suspects = x[x[:, 0] == 0.0]
         zeros = len(suspects) - int(np.count_nonzero(suspects.any(axis=1)))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from embsync.alignment.gram import sum_side
+from embsync.alignment.gram import RawObserver, sum_side
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64
 from embsync.rows import Rows, library_threads, map_blocks
@@ -81,7 +81,9 @@ def residual_scale(gram: Float64, transform: Float64, rows: int) -> float:
     return float(2.0 ** np.clip(24 - np.round(np.log2(typical)), *_SCALE_EXPONENTS))
 
 
-def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int = 0) -> Residual:
+def residual_of(
+    rows: Rows, written: Sliced, transform: Float64, *, observe: RawObserver | None = None, threads: int = 0
+) -> Residual:
     """Return the residual sums of vectors written earlier, in the order of ``rows``.
 
     Parameters
@@ -91,8 +93,10 @@ def residual_of(rows: Rows, written: Sliced, transform: Float64, *, threads: int
     written : (t, k) float32
         The version's vectors, read slice by slice.
     transform : (e, k) float64
+    observe : callable, optional
+        Called by worker threads with ``(start, raw block)``.
     """
-    gram = sum_side(rows, threads=threads).gram
+    gram = sum_side(rows, observe=observe, threads=threads).gram
     scale = residual_scale(gram, transform, rows.count)
 
     def work(start: int, block: Array) -> tuple[Float64, Float64]:

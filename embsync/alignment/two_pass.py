@@ -9,7 +9,7 @@ import numpy as np
 
 from embsync.alignment.columns import ColumnAgreement, judge_columns
 from embsync.alignment.drift import FitMeter
-from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
+from embsync.alignment.gram import Pairing, RawObserver, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import Axes, align, compare_axes, disagreement, first_rotation
 from embsync.alignment.standardize import Standardization, keep_products, standardize
@@ -40,6 +40,8 @@ class SideInput:
         Positions of rows whose raw vectors are kept.
     name : str
         How errors refer to the rows.
+    observe : callable or None
+        Called by worker threads with every raw block.
     """
 
     rows: Rows
@@ -48,6 +50,7 @@ class SideInput:
     weights: Float64 | None = None
     sampled: Int64 | None = None
     name: str = "rows"
+    observe: RawObserver | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,11 @@ def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, t
         raise SnapshotError(
             "sides of different widths", found=" and ".join(str(s.rows.width) for s in sides), expected="one width"
         )
-    sums = sides.map(lambda s: sum_side(s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, threads=threads))
+    sums = sides.map(
+        lambda s: sum_side(
+            s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, observe=s.observe, threads=threads
+        )
+    )
     factors = sides.map(lambda side, total: triangular_factor(side.rows, total.gram), sums)
     with library_threads(1, "blas"):
         if standardized and factors.users is not None:

@@ -21,7 +21,7 @@ from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import row_numbers
 from embsync.sides import NAMES, SideName, Sides
-from embsync.snapshots import FingerprintedRows, Snapshot, SnapshotSide
+from embsync.snapshots import SideDigest, Snapshot, SnapshotSide, fingerprints_of
 from embsync.store.rows import ParentRows, RowPlan, plan
 
 #: Number of users sampled for the certificate and the overlaps.
@@ -40,10 +40,12 @@ class SideRun:
     side : SnapshotSide
         Of the snapshot.
     plan : RowPlan
-    rows : FingerprintedRows
-        The raw rows; each complete pass computes a digest.
+    ids : (t,) ndarray
+        In the order of the snapshot's rows.
     fitted : SideInput
-        The same rows as the input of the alignment.
+        The side as the input of the alignment.
+    digest : SideDigest
+        Of the pass over that input.
     held : ParentRows or None
         The side in the parent.
     anchors : AnchorSide or None
@@ -53,8 +55,9 @@ class SideRun:
     name: SideName
     side: SnapshotSide
     plan: RowPlan
-    rows: FingerprintedRows
+    ids: Array
     fitted: SideInput
+    digest: SideDigest
     held: ParentRows | None
     anchors: AnchorSide | None
 
@@ -78,9 +81,25 @@ class Inputs(Sides[SideRun]):
     motion: Motion
     labels: LaidOut
 
+    def has_fingerprint(self, fingerprint: str | None) -> bool:
+        """Whether the contents that the first pass read have a fingerprint, by today's or the earlier rule."""
+        return fingerprint in fingerprints_of(run.digest for run in self)
+
+    @property
+    def same_as_parent(self) -> bool:
+        """Whether the parent was made from the same contents."""
+        return self.parent is not None and self.has_fingerprint(self.parent.record.snapshot.fingerprint)
+
 
 def gather(
-    snapshot: Snapshot, parent: Version | None, known: Version | None, number: int, config: Config, progress: Progress
+    snapshot: Snapshot,
+    parent: Version | None,
+    known: Version | None,
+    number: int,
+    config: Config,
+    progress: Progress,
+    *,
+    earlier: bool = False,
 ) -> Inputs:
     """Read the ids and lay out the rows.
 
@@ -95,6 +114,8 @@ def gather(
         The number of the new version.
     config : Config
     progress : callable
+    earlier : bool
+        Whether the fingerprint by the rule of earlier releases is computed as well.
 
     Raises
     ------
@@ -121,9 +142,9 @@ def gather(
         ids = side.ids()
         if known is not None and (name == "items" or known.users is not None):
             _reject_other_ids(side, ids, known.side(name).ids)
-        rows = FingerprintedRows(side, ids)
-        watched = WatchedRows(rows, snapshot, name, "reading", progress)
-        return _side_run(side, name, ids, rows, watched, parent, motion, config)
+        digest = SideDigest(side, ids, earlier=earlier)
+        watched = WatchedRows(digest.rows, snapshot, name, "reading", progress)
+        return _side_run(side, name, ids, digest, watched, parent, motion, config)
 
     runs = snapshot.sides.map(run, NAMES)
     labels = of_snapshot(snapshot, parent, runs.items.plan, config.snapshot.labels)
@@ -151,7 +172,7 @@ def _side_run(
     side: SnapshotSide,
     name: SideName,
     ids: Array,
-    rows: FingerprintedRows,
+    digest: SideDigest,
     watched: WatchedRows,
     parent: Version | None,
     motion: Motion,
@@ -168,8 +189,8 @@ def _side_run(
         pairing = Pairing.of(places, _reference(anchors, mine, motion, places), anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
-    fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source)
-    return SideRun(name, side, laid_out, rows, fitted, held, anchors)
+    fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source, digest.update)
+    return SideRun(name, side, laid_out, ids, fitted, digest, held, anchors)
 
 
 def _reference(anchors: AnchorSide, parent: Side, motion: Motion, positions: Array) -> ReferenceRows:

@@ -30,12 +30,7 @@ from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.second_pass import WrittenSide
 from embsync.reader import Version
 from embsync.sides import SideName, Sides
-from embsync.snapshots import Signature, combined
-
-
-def fingerprint(inputs: Inputs) -> str:
-    """Return the sha256 over the sides' digests of their last complete pass."""
-    return combined(run.rows.digest() for run in inputs)
+from embsync.snapshots import Signature
 
 
 def created() -> str:
@@ -139,7 +134,7 @@ def drift_record(inputs: Inputs, written: Sides[WrittenSide], neighbours: Neighb
     return DriftRecord(parent=inputs.parent.number, items=written.items.drift, users=users, **vars(overlaps))
 
 
-def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str) -> list[Measured]:
+def checks_of_fit(config: Config, inputs: Inputs, found: Alignment) -> list[Measured]:
     """Return the checks that the first pass allows, before anything is written."""
     e, k, parent = float(inputs.snapshot.width), float(inputs.dimension), inputs.parent
     measured: list[Measured] = []
@@ -154,8 +149,7 @@ def checks_of_fit(config: Config, inputs: Inputs, found: Alignment, print_: str)
     measured.append(Measured("common", float(found.common), {"k": k}))
     for run, part in zip(inputs, found, strict=True):
         measured += [_coverage(run, part, parent), _live(run, parent)]
-    same = float(parent.record.snapshot.fingerprint == print_)
-    measured.append(Measured("same_snapshot", same))
+    measured.append(Measured("same_snapshot", float(inputs.same_as_parent)))
     return measured
 
 
@@ -227,9 +221,8 @@ def _of_side(
 ) -> Iterator[Measured]:
     """Yield the figures of a side that the table judges, with the figures that their limits depend on."""
     side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
-    same = fingerprint(inputs) == parent.record.snapshot.fingerprint
     for check in _checks_of(run.name):
-        if check.needs == "raw rows" and (getattr(side, check.figure) is None or same):
+        if check.needs == "raw rows" and (getattr(side, check.figure) is None or inputs.same_as_parent):
             continue  # without the parent's raw rows there is nothing to compare
         if check.needs == "parent" and run.plan.counts.common == 0:  # cohorts in turn share no live id with the parent
             continue

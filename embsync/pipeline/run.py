@@ -31,7 +31,7 @@ from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
 from embsync.pipeline.second_pass import write_sides
 from embsync.reader import Version
-from embsync.snapshots import Signature, open_snapshot, signature, stamp
+from embsync.snapshots import Signature, fingerprint_of, is_earlier, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
@@ -147,12 +147,12 @@ class _Run:
             self._check_factory(inputs)
             with self._clock.stage("align"):
                 found = self._fit(inputs)
-            self._fingerprint = record.fingerprint(inputs)
-            if self._fingerprint == self._request.known_fingerprint:
+            self._fingerprint = fingerprint_of(run.digest for run in inputs)
+            if inputs.has_fingerprint(self._request.known_fingerprint):
                 raise UnchangedError("the same contents as before", where=self._request.path)
             self._parent.look()
             self._checks += well_formed(record.zero_rows(found))
-            self._require(record.checks_of_fit(self._config, inputs, found, self._fingerprint))
+            self._require(record.checks_of_fit(self._config, inputs, found))
             if inputs.parent is None:  # nothing is left to be judged, and no store is made
                 inputs.labels.require()
             staging = stack.enter_context(self._stage(inputs))
@@ -172,7 +172,9 @@ class _Run:
         )
         number = self._store.next_number() if self._store.versions.is_dir() else 1
         parent = None if self._request.new_space else known
-        return gather(snapshot, parent, known, number, self._config, self._progress)
+        compared = [self._request.known_fingerprint, None if parent is None else parent.record.snapshot.fingerprint]
+        earlier = any(map(is_earlier, compared))
+        return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier)
 
     def _check_factory(self, inputs: Inputs) -> None:
         """Refuse a factory before any work; a trained index may be kept, however few rows there are."""
@@ -196,8 +198,8 @@ class _Run:
         """Run the second pass and its checks; return callables that make the manifest and the index."""
         with self._clock.stage("write"):
             neighbours = Neighbours(inputs, found, self._config.index, self._config.threads)
-            written = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
-            self._reject_change(inputs)
+            written, read = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
+            self._reject_change(read)
             alignment = record.alignment_record(self._config, inputs, found, written)
             preservation = record.preservation_record(found, written, neighbours)
             drift = record.drift_record(inputs, written, neighbours)
@@ -294,8 +296,8 @@ class _Run:
         path = self._request.path.absolute()
         return snapshot_event(path.name, path, self._fingerprint, self._signature)
 
-    def _reject_change(self, inputs: Inputs) -> None:
-        if record.fingerprint(inputs) != self._fingerprint or self._has_changed():
+    def _reject_change(self, fingerprint: str) -> None:
+        if fingerprint != self._fingerprint or self._has_changed():
             raise self._changed("other contents in the second pass", "the contents of the first")
 
     def _has_changed(self) -> bool:

@@ -22,6 +22,7 @@ from embsync.pipeline.progress import Progress, WatchedRows
 from embsync.rows import as_slice, block_rows
 from embsync.sides import NAMES, Sides
 from embsync.similarity import row_cosines
+from embsync.snapshots import SideDigest, fingerprint_of
 from embsync.store import layout
 from embsync.store.staging import ArrayFile, Staging
 
@@ -54,18 +55,23 @@ class WrittenSide:
 
 def write_sides(
     staging: Staging, inputs: Inputs, found: Alignment, neighbours: Neighbours, config: Config, progress: Progress
-) -> Sides[WrittenSide]:
-    """Transform, write and measure every side; its rows are read once."""
+) -> tuple[Sides[WrittenSide], str]:
+    """Transform, write and measure every side in one pass over its rows; return also the fingerprint of that pass."""
 
     def write(run: SideRun, part: SideFit) -> WrittenSide:
-        rows = WatchedRows(run.rows, inputs.snapshot, run.name, "writing", progress)
-        extra: list[Observer] = [neighbours.observe] if run is inputs.items else []
+        digest = SideDigest(run.side, run.ids, earlier=False)
+        digests.append(digest)
+        rows = WatchedRows(digest.rows, inputs.snapshot, run.name, "writing", progress)
+        extra: list[Observer] = [lambda start, block, _: digest.update(start, block)]
+        if run is inputs.items:
+            extra.append(neighbours.observe)
         return _write_side(staging, inputs, run, part, rows, extra, config)
 
+    digests: list[SideDigest] = []
     written = inputs.map(write, found)
     staging.save(layout.NEIGHBOURS, neighbours.table())
     save_maps(staging, found.transform)
-    return written
+    return written, fingerprint_of(digests)
 
 
 def save_maps(staging: Staging, maps: Transform) -> None:

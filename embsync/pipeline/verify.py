@@ -16,7 +16,7 @@ from embsync.ids import positions_in
 from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import as_slice
-from embsync.snapshots import FingerprintedRows, SnapshotSide, combined, open_snapshot
+from embsync.snapshots import SideDigest, SnapshotSide, fingerprints_of, is_earlier, open_snapshot
 from embsync.store import Store
 
 
@@ -107,17 +107,17 @@ def _recompute(version: Version, path: Path, config: Config) -> float | None:
     maps = version.transform.maps
     if snapshot.width != len(maps.items) or (snapshot.users is None) != (version.users is None):
         return None
-    digests: list[str] = []
+    fingerprint = version.record.snapshot.fingerprint
+    digests: list[SideDigest] = []
 
     def residual(side: SnapshotSide, stored: Side, matrix: Float64) -> Residual:
         ids = side.ids()
-        rows = FingerprintedRows(side, ids)
         written = _WrittenRows(stored.vectors, positions_in(ids, stored.ids))
-        found = residual_of(rows, written, np.asarray(matrix), threads=config.threads)
-        digests.append(rows.digest())
-        return found
+        digest = SideDigest(side, ids, earlier=is_earlier(fingerprint))
+        digests.append(digest)
+        return residual_of(digest.rows, written, np.asarray(matrix), observe=digest.update, threads=config.threads)
 
     residuals = snapshot.sides.map(residual, version.sides, maps)
-    if combined(digests) != version.record.snapshot.fingerprint:
+    if fingerprint not in fingerprints_of(digests):
         return None
     return score_error(residuals, maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -90,6 +91,37 @@ def test_a_snapshot_that_was_only_touched_is_not_published_again(
     assert [one["version"] for one in runs.ask("status")["snapshots"] if one["state"] == "published"] == [1]
     assert Store(runs.root).numbers() == [1]
     assert [event.event for event in runs.events()] == ["published", "unchanged"]
+
+
+def test_a_snapshot_published_by_an_earlier_release_is_known(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fingerprint is by another rule: touched, it is still the same, and so are its version's contents."""
+    with monkeypatch.context() as earlier:
+        for module in ("run", "second_pass"):
+            earlier.setattr(f"embsync.pipeline.{module}.fingerprint_of", lambda _: _earlier(runs.watch / "day=2"))
+        runs.leave("day=2", night(2))
+        assert runs.sync() == [("day=2", "published")]
+    (runs.watch / "day=2" / "items.npy").touch()
+    (runs.watch / "day=2" / "_SUCCESS").touch()
+    assert runs.sync() == [("day=2", "unchanged")]
+    assert runs.ask("verify")["snapshot"] is not None
+    assert [check["name"] for check in runs.ask("sync", str(runs.watch / "day=2"))["results"][0]["checks"]] == [
+        "same_snapshot"
+    ]
+    changed = night(2)
+    changed.items[3, 1] += 1
+    runs.leave("day=2", changed)
+    assert runs.sync() == [("day=2", "published")]
+
+
+def _earlier(path: Path) -> str:
+    """Return the fingerprint that releases before ``rows1`` gave to a snapshot of int64 ids and float32 numbers."""
+    digests = []
+    for name in ("item", "user"):
+        rows, ids = np.load(path / f"{name}s.npy"), np.load(path / f"{name}_ids.npy")
+        head = f"{name}s {rows.shape[0]} {rows.shape[1]} {ids.dtype.str}"
+        parts = (head.encode(), ids.tobytes(), rows.dtype.str.encode(), rows.tobytes())
+        digests.append(hashlib.sha256(b"".join(parts)).hexdigest())
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 CHANGES: dict[str, Callable[[Night], object]] = {
