@@ -53,6 +53,7 @@ _ENCODINGS = {
 
 def start(channel: socket.socket) -> None:
     """Take on the limits, say so, and answer until the other side hangs up."""
+    sys.modules["pandas"] = None  # type: ignore[assignment]  # pyarrow would load it to see whether an array is a series
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     limits.limit_memory()

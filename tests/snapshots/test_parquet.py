@@ -483,6 +483,16 @@ def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
     assert found
 
 
+@pytest.mark.services("pandas")
+def test_a_decoder_does_not_load_pandas(tmp_path: Path) -> None:
+    """Which pyarrow otherwise does where it is installed, and takes longer than reading a small file."""
+    opened = open_snapshot(write(tmp_path / "s", model()), CONFIG)
+    vectors(opened.items)
+    (decoder,) = _decoders()
+    assert "pyarrow" in (mapped := Path(f"/proc/{decoder}/maps").read_text())
+    assert "site-packages/pandas" not in mapped
+
+
 def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -> None:
     """What the decoder had still to say about the first is not taken for the second's."""
     made = model(items=6 * block_rows(64), users=10, width=64)

@@ -64,7 +64,15 @@ _LOADED = (
 )
 #: What is run as a file of the package, ``python -I FILE``, limits its memory, and so has a server that loads less.
 _FILES = Path(embsync.__file__).parent
-_LOADED_BY_FILES = ("numpy", "pyarrow", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet", "deltalake")
+_LOADED_BY_FILES = (
+    "numpy",
+    "pyarrow",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "deltalake",
+    "embsync.decoder.service",
+)
 _VARIABLES_OF_FILES = {"MALLOC_ARENA_MAX": "2"}
 #: Loaded anew by each process: prometheus_client reads its environment while it is loaded.
 _FRESH = ("prometheus_client", "embsync.server")
