@@ -27,7 +27,7 @@ from embsync.config import IndexConfig
 from embsync.config_loader import load
 from embsync.index import Built, ParentIndex, Searcher, refresh
 from embsync.index.build import build
-from embsync.index.gate import RecallGate, Verdict
+from embsync.index.gate import RecallGate, SearchTuning
 from embsync.index.ground_truth import exact_neighbours
 from embsync.index.layers import search_parameters
 from embsync.index.library import faiss
@@ -144,7 +144,7 @@ def recall_with(gate: RecallGate, index: Any, rows: np.ndarray, search: dict[str
     return gate.recall(Searcher(index, rows, METRIC, search).search(gate.queries, K)[0])
 
 
-def latency(which: str, index: Any, rows: np.ndarray, verdict: Verdict, queries: np.ndarray) -> Row:
+def latency(which: str, index: Any, rows: np.ndarray, verdict: SearchTuning, queries: np.ndarray) -> Row:
     """Return the best of several runs: a batch of all queries, and single ones, each with its own parameters."""
     searcher = Searcher(index, rows, METRIC, verdict.search)
     batch = best(lambda: searcher.search(queries, K), 3)

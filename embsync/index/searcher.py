@@ -14,7 +14,7 @@ from embsync.dtypes import Bool, Float32, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index.factory import metric_of
 from embsync.index.files import read_index, reject_newer_faiss
-from embsync.index.layers import completed, effort, is_exact, layers, search_parameters
+from embsync.index.layers import completed, effort, is_exact, search_parameters
 from embsync.index.library import faiss
 from embsync.index.points import effort_at
 from embsync.invocation import command, store_of
@@ -23,6 +23,9 @@ from embsync.similarity import unit_rows
 
 #: Relative difference between two float32 scores of one vector computed by different code paths of FAISS.
 _ROUNDING = 1e-6
+#: Hits fetched beyond ``k`` in place of dead ones: their expected number and so many deviations; for 10 hits and 5 %
+#: dead labels, 2 more. A query that meets more dead labels is asked again, with a selector.
+_SPARE_DEVIATIONS = 2
 #: How much less a comparison costs in a scan for many queries: a graph took 12 ns for each, a scan 1.5 (32 dimensions).
 _SHARED = 8
 #: A filter that lets a share of the rows through asks with the effort for ``k / share**reach`` of all of them. Recall
@@ -65,11 +68,8 @@ class Searcher:
         living = labels >= 0
         self.live = int(np.count_nonzero(living))
         self._selector = None if self.live == labels.size else _only(living)
-        self._parameters = search_parameters(index, self._defaults, self._selector)
-        # IDMap writes a selector into the parameters while it searches, so threads must not share them.
-        self._shared = self._selector is None or not any(
-            isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in layers(index)
-        )
+        self._dead_share = 1.0 - self.live / max(labels.size, 1)
+        self._parameters = search_parameters(index, self._defaults)
 
     @classmethod
     def open(cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None) -> Searcher:
@@ -152,33 +152,63 @@ class Searcher:
         if k == 0 or queries.shape[0] == 0:
             return np.empty((queries.shape[0], k), np.int64), np.empty((queries.shape[0], k), np.float32)
         asked = unit_rows(queries) if self._metric == "cosine" else queries
-        if labels is None and parameters is None and self._shared and k <= self._points[0].k:
-            return self._find(asked, k, self._parameters, findable)
-        selector = self._selector if labels is None else _only(labels)
-        return self._find(asked, k, self._override(parameters or {}, selector, k, findable), findable)
+        given = parameters or {}
+        if labels is not None or (self._exact and self._selector is not None):
+            selector = self._selector if labels is None else _only(labels)
+            return self._find(asked, k, self._override(given, selector, k, findable), findable)
+        default = parameters is None and k <= self._points[0].k
+        chosen = self._parameters if default else self._override(given, None, k, findable)
+        if self._selector is None:
+            return self._find(asked, k, chosen, findable)
+        return self._find_live(asked, k, chosen, given)
 
     def _allowed_labels(self, allowed: Bool) -> Bool:
         return np.append(allowed, False)[self._rows[:-1]]  # row -1, of a dead label, is the last
 
     def _find(self, asked: Float32, k: int, parameters: Any, findable: int) -> tuple[Int64, Float32]:
         # One more hit than requested shows whether a tie continues beyond the last one.
-        fetch = min(k + 1, findable) if self._exact else k
-        scores, labels = self._index.search(asked, fetch, params=parameters)
+        rows, scores, _ = self._hits(asked, min(k + 1, findable) if self._exact else k, parameters)
+        if np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
+            return self._untie(asked, rows, scores, k, parameters)
+        return rows[:, :k], scores[:, :k]
+
+    def _find_live(self, asked: Float32, k: int, chosen: Any, parameters: Mapping[str, int]) -> tuple[Int64, Float32]:
+        """Return what a search with a selector of the live labels finds, which costs 8 to 23 % more in a graph.
+
+        A few more hits than ``k`` are fetched, and dead ones dropped: a selector does not change which nodes of a graph
+        are visited. Only queries left with fewer than ``k`` are asked again, with the selector.
+        """
+        dead = k * self._dead_share
+        fetched = min(k + math.ceil(dead + _SPARE_DEVIATIONS * math.sqrt(dead)), int(self._index.ntotal))
+        rows, scores, labels = self._hits(asked, fetched, chosen)
+        missing = rows < 0
+        if np.count_nonzero(missing):
+            holed = np.flatnonzero(missing[:, :k].any(axis=1))
+            order = np.argsort(missing[holed], axis=1, kind="stable")
+            rows[holed] = np.take_along_axis(rows[holed], order, axis=1)
+            scores[holed] = np.take_along_axis(scores[holed], order, axis=1)
+            short = holed[(rows[holed, k - 1] < 0) & (labels[holed, -1] >= 0)]  # -1: the index has no more
+            if short.size:
+                again = self._override(parameters, self._selector, k, self.live)
+                rows[short, :k], scores[short, :k], _ = self._hits(asked[short], k, again)
+        if np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
+            rows, scores = _by_row(rows, scores)
+        return rows[:, :k], scores[:, :k]
+
+    def _hits(self, asked: Float32, fetched: int, parameters: Any) -> tuple[Int64, Float32, Int64]:
+        """Return rows, scores and labels as the index finds them; row -1 and -inf for a missing hit or a dead label."""
+        scores, labels = self._index.search(asked, fetched, params=parameters)
         if not self._similarity:
             np.negative(scores, out=scores)
         rows = self._rows[labels]
         missing = rows < 0
         if np.count_nonzero(missing):  # for one query, a microsecond faster than any() or min()
             scores[missing] = -np.inf
-        if np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
-            return self._untie(asked, rows, scores, k, parameters)
-        return rows[:, :k], scores[:, :k]
+        return rows, scores, labels
 
     def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
         """Order equal scores by row; if a tie of an exact index extends beyond the last hit, fetch all of it."""
-        order = np.lexsort((rows, -scores), axis=1)
-        rows = np.take_along_axis(rows, order, axis=1)
-        scores = np.take_along_axis(scores, order, axis=1)
+        rows, scores = _by_row(rows, scores)
         if rows.shape[1] > k:
             open_ended = (scores[:, k - 1] == scores[:, k]) & (rows[:, k] >= 0)
             for query in np.flatnonzero(open_ended):
@@ -235,6 +265,12 @@ class Searcher:
             raise UsageError("not a search parameter", found=f"{name} {value!r}", expected="an integer of 1 or more")
         total = int(self._index.ntotal)
         return min(int(value), -(-total // k) if name == "k_factor_rf" else total)
+
+
+def _by_row(rows: Int64, scores: Float32) -> tuple[Int64, Float32]:
+    """Return hits of each query, best first, equal scores by ascending row."""
+    order = np.lexsort((rows, -scores), axis=1)
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def _only(allowed: Bool) -> Any:

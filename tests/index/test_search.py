@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from embsync.config import IndexConfig
 from embsync.errors import StoreError, UsageError
 from embsync.index import Searcher, refresh
+from embsync.index.build import build
+from embsync.index.live_rows import live_vectors
 
 METRICS = ["inner_product", "cosine", "l2"]
 
@@ -217,3 +219,34 @@ def test_an_open_searcher_survives_the_file(side, shelf, index_of):
     (shelf.path / "index.faiss").unlink()
     after, _ = searcher.search(side.queries, 10)
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_selector_is_used_only_for_queries_that_meet_many_dead_labels(metric, monkeypatch):
+    """Whatever is dead, the hits are those of a search with a selector of the live rows; most queries need none."""
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((2000, 8)).astype(np.float32)
+    index = build("HNSW16", live_vectors(vectors, np.arange(2000), metric), metric)
+    labels = np.arange(2000)
+    labels[np.argsort(((vectors - vectors[7]) ** 2).sum(axis=1))[:30]] = -1  # all around row 7
+    labels[::50] = -1
+    searcher = Searcher(index, labels, metric, {"efSearch": 200})
+    queries = np.concatenate([vectors[7:8], rng.standard_normal((60, 8)).astype(np.float32)])
+    asked = {"with a selector": 0, "without": 0}
+    search = index.search
+
+    def watched(queries, k, params):
+        asked["without" if params.sel is None else "with a selector"] += len(queries)
+        return search(queries, k, params=params)
+
+    for parameters in (None, {"efSearch": 150}):
+        expected, exact = searcher.search(queries, 10, parameters or {"efSearch": 200}, allowed=np.ones(2000, bool))
+        asked.update(dict.fromkeys(asked, 0))
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "search", watched)
+            found, scores = searcher.search(queries, 10, parameters)
+        assert asked["without"] == len(queries)
+        assert 1 <= asked["with a selector"] < len(queries) / 3
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(scores, exact)
+        assert np.isin(found, np.flatnonzero(labels >= 0)).all()
