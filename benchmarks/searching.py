@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 from workload import Size, write_nights
 
@@ -24,7 +25,6 @@ from embsync.config_loader import load
 from embsync.index.gate import RecallGate
 from embsync.index.ground_truth import exact_neighbours
 from embsync.index.layers import search_parameters
-from embsync.index.library import faiss
 from embsync.index.live_rows import LiveVectors, live_vectors
 from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Version
