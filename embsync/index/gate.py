@@ -13,6 +13,7 @@ from embsync.dtypes import Float32, Int64
 from embsync.index.ground_truth import exact_scores
 from embsync.index.layers import Tunable, completed, effort, is_exact, tunables
 from embsync.index.live_rows import LiveVectors
+from embsync.index.points import cheapest
 from embsync.index.searcher import Searcher
 from embsync.similarity import Metric
 
@@ -143,40 +144,12 @@ def _names(index: Any, k: int) -> list[str]:
 
 
 def _cheapest(measure: _Measurement, knob: Tunable, fixed: Mapping[str, int], target: float) -> dict[str, int]:
-    """Return ``fixed`` with the smallest value of ``knob`` that reaches ``target``.
-
-    Recall grows with effort, so the value is doubled and the last interval then bisected. When recall levels off, the
-    largest value shows whether the target can be reached at all: outlying neighbours are found only with much more
-    effort. If it cannot, the first value within a hundredth of the best recall is returned: more effort would gain
-    nothing.
-    """
-    tried: dict[int, float] = {}
-    value, most = knob.low, measure.affordable(knob, fixed)
-    while True:
-        tried[value] = measure({**fixed, knob.name: value})
-        if tried[value] >= target or value >= most:
-            break
-        if _levelled(list(tried.values())):
-            if measure({**fixed, knob.name: most}) < target:
-                break
-            value = most
-        else:
-            value = min(2 * value, most)
-    bar = target if tried[value] >= target else 0.99 * max(tried.values())
-    high = min(value for value, recall in tried.items() if recall >= bar)
-    low = max((value for value in tried if value < high), default=knob.low - 1)
-    while bar == target and high - low > 1:
-        middle = (low + high) // 2
-        if measure({**fixed, knob.name: middle}) >= bar:
-            high = middle
-        else:
-            low = middle
-    return {**fixed, knob.name: high}
-
-
-def _levelled(recalls: list[float]) -> bool:
-    """Return whether doubling the effort twice found fewer than one more neighbour in two thousand."""
-    return len(recalls) > 3 and recalls[-1] - recalls[-3] < 0.0005
+    """Return ``fixed`` with the smallest value of ``knob`` that reaches ``target``; see :func:`cheapest`."""
+    most = measure.affordable(knob, fixed)
+    return {
+        **fixed,
+        knob.name: cheapest(lambda value: measure({**fixed, knob.name: value}), knob.low, most, target),
+    }
 
 
 def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, target: float) -> SearchTuning:
