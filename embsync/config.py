@@ -215,9 +215,38 @@ class ObjectStoreConfig(SinkConfig, frozen=True, kw_only=True, tag="object_store
     lock_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
 
 
+class PostgresqlConfig(SinkConfig, frozen=True, kw_only=True, tag="postgresql"):
+    """A schema in a PostgreSQL database with pgvector.
+
+    Attributes
+    ----------
+    url : str
+        Such as ``postgresql://user@host:5432/database``, without a password.
+    password_file : str or None
+        File with the password on its first line; null: ``PGPASSWORD``, ``~/.pgpass``, or none.
+    schema : str
+        Created if it does not exist.
+    index : str
+        Kind of the index on the live items.
+    halfvec : bool
+        Whether the index holds 16-bit numbers: it finds candidates, which are scored again with the stored vectors.
+        Always so above a width of 2,000.
+    drop_seconds : float
+        How long to wait for readers of an old version before its removal is postponed.
+    """
+
+    url: str
+    password_file: str | None = None
+    schema: Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "embsync"
+    index: Literal["hnsw", "ivfflat"] = "hnsw"
+    halfvec: bool = False
+    drop_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+
+
 #: The configuration of each kind of sink, by its name.
 SINK_KINDS: Mapping[str, type[SinkConfig]] = {
     "object_store": ObjectStoreConfig,
+    "postgresql": PostgresqlConfig,
 }
 
 
@@ -238,7 +267,7 @@ class DeliveryConfig(_Section, frozen=True):
         Where ``delivery.json`` and ``delivery.prom`` are written; null: in the store's directory.
     """
 
-    sinks: tuple[ObjectStoreConfig, ...] = ()
+    sinks: tuple[ObjectStoreConfig | PostgresqlConfig, ...] = ()
     rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     recheck_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     retry_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0

@@ -22,6 +22,7 @@ class SinkKind:
 #: By the ``kind`` of the configuration.
 KINDS = {
     "object_store": SinkKind("embsync.delivery.object_store", "ObjectStoreSink", "mirror"),
+    "postgresql": SinkKind("embsync.delivery.postgresql.sink", "PostgresqlSink", "pgvector"),
 }
 
 

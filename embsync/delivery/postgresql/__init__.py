@@ -1,0 +1,1 @@
+"""Delivery to PostgreSQL with pgvector: tables partitioned by version, one pointer row, search as a function."""
