@@ -17,6 +17,8 @@ _GROUPS = (
     ("Scale of the vectors", ("norm", "lone_scale", "magnitude", "saturation", "unchanged")),
     ("Ids and rows", ()),
 )
+#: Groups that are open: what a version is judged by first.
+_OPEN = {"Scores and index", "Fit to earlier versions"}
 _MARKS = {"pass": "✓", "warn": "!", "refuse": "✕"}
 
 
@@ -29,7 +31,7 @@ def checks(records: Sequence[CheckRecord]) -> Iterator[Markup]:
     for title, group in _grouped(records):
         passed = sum(record.outcome == "pass" for record in group)
         summary = element("summary", element("h3", title), f" {passed} of {len(group)} passed")
-        yield element("details", summary, _list(group), class_="group", open="open" if title == _GROUPS[0][0] else None)
+        yield element("details", summary, _list(group), class_="group", open="open" if title in _OPEN else None)
 
 
 def _grouped(records: Sequence[CheckRecord]) -> Iterator[tuple[str, list[CheckRecord]]]:

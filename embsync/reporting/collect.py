@@ -173,7 +173,7 @@ class _SideReads:
     def __init__(self, version: Version, parent: Version | None, name: SideName, *more: Int64) -> None:
         self.side = version.side(name)
         live = np.flatnonzero(self.side.live)
-        self.sample = live[in_blocks(len(live))]
+        self.sample = live[in_blocks(len(live), self.side.vectors.shape[1])]
         self.now = ReadRows.of(self.side, self.sample, *more)
         self.before: ReadRows | None = None
         self.common = np.empty(0, np.int64)

@@ -8,10 +8,12 @@ from embsync.checks import CHECKS
 from embsync.limits import Kind
 from embsync.manifest import CheckRecord
 from embsync.reporting.markup import Markup
-from embsync.reporting.numerals import figure
+from embsync.reporting.numerals import MINUS, figure
 from embsync.reporting.plot import Plot, Scale, coordinate
 
 _WIDTH, _HEIGHT = 180.0, 18.0
+#: How thick each part of a bar is: it can be told from the others without colour.
+_THICK = {"pass": 9, "warn": 5, "refuse": 2}
 #: Ratio of the largest value to the smallest beyond which the scale is logarithmic.
 _WIDE = 50.0
 
@@ -62,7 +64,9 @@ def gauge(record: CheckRecord) -> Markup | None:
     for class_, low, high in _zones(scale, limits):
         left, right = scale.at(low), scale.at(high)
         if right > left:
-            plot.add("rect", x=coordinate(left), y=6, width=coordinate(right - left), height=6, class_=f"zone {class_}")
+            thick, shape = _THICK[class_], f"zone {class_}"
+            top, width = coordinate(9 - thick / 2), coordinate(right - left)
+            plot.add("rect", x=coordinate(left), y=top, width=width, height=thick, class_=shape)
     for limit in (limits.warn, limits.refuse):
         for value in limit:
             if value is not None and scale.low <= value <= scale.high:
@@ -112,4 +116,4 @@ def limit_words(record: CheckRecord) -> str:
 
 def _side(pair: tuple[float | None, float | None]) -> list[str]:
     words = zip(("below", "above"), pair, strict=True)
-    return [f"{word} {figure(limit, 4)}" for word, limit in words if limit is not None]
+    return [f"{word} {limit:.4g}".replace("-", MINUS) for word, limit in words if limit is not None]

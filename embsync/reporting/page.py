@@ -153,7 +153,8 @@ def _sections(figures: ReportFigures) -> Iterator[Section]:
         yield (
             "checks",
             "Checks",
-            "The diamond is the value; the lines on the bar are its limits, and its colours what lies beyond them.",
+            "The diamond is the value, the lines are its limits. The bar is thick where values pass, thinner where "
+            "they warn, and thin where they are refused.",
             joined(*checks(figures.checks)),
         )
         yield "index", "Index and time", "", sections.grid(sections.index_and_time(figures))

@@ -9,14 +9,17 @@ import numpy as np
 from embsync.dtypes import Array, Float64, Int64
 from embsync.reader.side import Side
 
-#: Rows of a side that a report reads for histograms and the map; all of a side that has no more.
-SAMPLED = 32_768
+#: Numbers that a report reads of a side for histograms and the map, 8 MB as float64.
+NUMBERS = 1 << 20
+#: Rows that it reads at least.
+_FEWEST = 2048
 #: Rows read at once.
 _BLOCK = 512
 
 
-def in_blocks(count: int, size: int = SAMPLED) -> Int64:
-    """Return about ``size`` of ``count`` rows: consecutive ones in blocks at equal distances."""
+def in_blocks(count: int, width: int) -> Int64:
+    """Return some of ``count`` rows of so many numbers: all if they are few, else blocks at equal distances."""
+    size = max(_FEWEST, NUMBERS // width)
     if count <= size:
         return np.arange(count, dtype=np.int64)
     starts = np.linspace(0, count - _BLOCK, -(-size // _BLOCK)).astype(np.int64)

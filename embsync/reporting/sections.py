@@ -73,7 +73,7 @@ def _cosines(name: str, side: CosineFigures, parent: int | None) -> Markup:
     ]
     if side.mismatched is not None:
         rows.append(["other ids (anchors)", figure(side.mismatched, 4), *([DASH] * len(quantiles))])
-    header = ["", "mean", *(f"{100 * at:g} %" for at in quantiles)]
+    header = ["vectors", "mean", *(f"{100 * at:g} %" for at in quantiles)]
     return panel(
         name.capitalize(),
         chart,

@@ -37,17 +37,17 @@ class Verdict:
 
 
 def check_title(name: str) -> str:
-    """Return the name of a check in words: ``cosine_margin_items`` is "cosine margin of items"."""
+    """Return the name of a check in words: ``cosine_margin_items`` is "cosine margin, items"."""
     for side in ("items", "users"):
         if name.endswith(f"_{side}"):
-            return f"{name.removesuffix(f'_{side}').replace('_', ' ')} of {side}"
+            return f"{name.removesuffix(f'_{side}').replace('_', ' ')}, {side}"
     return name.replace("_", " ")
 
 
 def meaning(name: str) -> str:
-    """Return what a check measures; nothing for a check of another release."""
+    """Return what a check measures, without how its limits are made; nothing for a check of another release."""
     known = CHECKS.get(name)
-    return "" if known is None else known.measures
+    return "" if known is None else known.measures.split(";")[0]
 
 
 def explained(record: CheckRecord) -> str:

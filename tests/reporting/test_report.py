@@ -175,9 +175,9 @@ def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     collect.of_store(root)
     assert len(read) == 4
     assert all(len(rows) == len(set(rows)) for rows in read.values())
-    rows = sampling.in_blocks(1_000_000)
-    assert 30_000 < len(rows) <= sampling.SAMPLED + 512
-    assert np.count_nonzero(np.diff(rows) > 1) < 80
+    rows = sampling.in_blocks(1_000_000, 128)
+    assert 7_000 < len(rows) <= sampling.NUMBERS // 128 + 512
+    assert np.count_nonzero(np.diff(rows) > 1) < 20
 
 
 @pytest.mark.parametrize("kind", ["one version", "one side", "strings", "a wider space"])
