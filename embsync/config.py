@@ -243,8 +243,29 @@ class PostgresqlConfig(SinkConfig, frozen=True, kw_only=True, tag="postgresql"):
     drop_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 
+class MilvusConfig(SinkConfig, frozen=True, kw_only=True, tag="milvus"):
+    """Collections in a database of a Milvus server.
+
+    Attributes
+    ----------
+    url : str
+        Such as ``http://host:19530``.
+    token_file : str or None
+        File with ``user:password``, or an API key, on its first line; null: no authentication.
+    database : str
+    alias : str
+        Alias of the current version's collection; the collections are called ``ALIAS_1``, ``ALIAS_2``, ….
+    """
+
+    url: str
+    token_file: str | None = None
+    database: str = "default"
+    alias: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")] = "embsync"
+
+
 #: The configuration of each kind of sink, by its name.
 SINK_KINDS: Mapping[str, type[SinkConfig]] = {
+    "milvus": MilvusConfig,
     "object_store": ObjectStoreConfig,
     "postgresql": PostgresqlConfig,
 }
@@ -267,7 +288,7 @@ class DeliveryConfig(_Section, frozen=True):
         Where ``delivery.json`` and ``delivery.prom`` are written; null: in the store's directory.
     """
 
-    sinks: tuple[ObjectStoreConfig | PostgresqlConfig, ...] = ()
+    sinks: tuple[MilvusConfig | ObjectStoreConfig | PostgresqlConfig, ...] = ()
     rescan_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     recheck_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     retry_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0

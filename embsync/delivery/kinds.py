@@ -21,6 +21,7 @@ class SinkKind:
 
 #: By the ``kind`` of the configuration.
 KINDS = {
+    "milvus": SinkKind("embsync.delivery.milvus.sink", "MilvusSink", "milvus"),
     "object_store": SinkKind("embsync.delivery.object_store", "ObjectStoreSink", "mirror"),
     "postgresql": SinkKind("embsync.delivery.postgresql.sink", "PostgresqlSink", "pgvector"),
 }

@@ -1,0 +1,232 @@
+"""The sink of kind ``milvus``: a collection for each version, and one alias for the current one."""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import cache
+
+import msgspec
+import numpy as np
+
+from embsync.config import MilvusConfig
+from embsync.delivery.milvus.collection import EVERY_ROW, LIVE, Collection, described
+from embsync.delivery.milvus.connection import Client, place_of
+from embsync.delivery.queries import probe_queries
+from embsync.delivery.sink import Generation, Probe, fingerprint_of
+from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable
+from embsync.ids import sample
+from embsync.index.points import cheapest
+from embsync.reader import Side, Version
+
+#: Milvus's limits of the width of a vector.
+_NARROWEST, _WIDEST = 2, 32_768
+#: Beyond this effort a search costs as much as comparing all vectors of a small collection.
+_MOST_EF = 4_096
+_QUERIES = 50
+#: Rows of a side that a probe compares with the store.
+_COMPARED = 100
+#: Seconds after which the alias that a publisher held while it switched is taken from it: it holds it for milliseconds.
+_ABANDONED = 10.0
+
+
+class MilvusSink:
+    """Collections of a Milvus server; see :class:`embsync.delivery.sink.Sink`.
+
+    Milvus has no compare and swap. While a publisher compares and switches the alias, it holds a second alias
+    (``…_switching``), which only one can create.
+    """
+
+    def __init__(self, config: MilvusConfig) -> None:
+        self._config = config
+        self._call = Client(config)
+        self._switching = f"{config.alias}_switching"
+
+    def check(self, version: Version) -> None:
+        """Refuse a width that Milvus cannot hold, and names that somebody else has."""
+        width = version.record.dimension
+        if not _NARROWEST <= width <= _WIDEST:
+            raise SinkError(
+                "vectors of a width that Milvus cannot hold",
+                where=place_of(self._config),
+                found=width,
+                expected=f"{_NARROWEST} to {_WIDEST:,}",
+            )
+        names = self._call("list_collections")
+        if self._config.alias in names:
+            raise self._foreign(self._config.alias)
+        collection = self._collection(version.number)
+        if collection.name in names and not collection.is_ours():
+            raise self._foreign(collection.name)
+        self._target()
+
+    def generations(self) -> list[Generation]:
+        """Return the versions whose collections have our fields."""
+        found = []
+        for number in self._numbers():
+            collection = self._collection(number)
+            if not collection.is_ours():
+                continue
+            about = collection.description()
+            if about is None:
+                found.append(Generation(number, "", complete=False))
+            else:
+                found.append(
+                    Generation(number, about.fingerprint, about.complete, about.space_id, about.created, about.search)
+                )
+        return found
+
+    def current(self) -> int | None:
+        """Return the version whose collection the alias names."""
+        return self._target()
+
+    def stage(self, version: Version) -> None:
+        """Fill a collection of its own, and describe it as complete."""
+        collection = self._collection(version.number)
+        if collection.name in self._call("list_collections"):
+            if not collection.is_ours():
+                raise self._foreign(collection.name)
+            about = collection.description()
+            if about is not None and about.fingerprint != fingerprint_of(version):
+                raise SinkConflict(
+                    f"another version {version.number} is there",
+                    where=place_of(self._config),
+                    found=f"manifest {about.fingerprint[:12]}",
+                    expected=fingerprint_of(version)[:12],
+                    hint="each store needs an alias of its own (delivery.sinks: alias)",
+                )
+            if about is not None and about.complete:
+                return
+            self._call("drop_collection", collection.name)
+        collection.create(version)
+        collection.fill(version)
+        collection.describe(described(version, complete=True))
+
+    def probe(self, version: Version) -> Probe:
+        """Compare counts and sampled rows with the store, and find the smallest ``ef`` that reaches the target."""
+        collection, queries = self._complete(version.number), probe_queries(version)
+        counted = [self._compared(collection, side) for side in version.sides]
+
+        @cache
+        def measure(ef: int) -> float:
+            parts = range(0, len(queries), _QUERIES)
+            found = [
+                ids
+                for start in parts
+                for ids in collection.search(queries.vectors[start : start + _QUERIES], queries.k, ef)
+            ]
+            return queries.recall(found) or 0.0
+
+        ef = cheapest(measure, queries.k, _MOST_EF, queries.target) if len(queries) else 64
+        recall = measure(ef) if len(queries) else None
+        search = {"ef": ef}
+        about = described(version, complete=True)
+        collection.describe(msgspec.structs.replace(about, search=search, k=queries.k, recall=recall))
+        users = counted[1] if len(counted) > 1 else None
+        return Probe(counted[0], users, queries.k, recall, queries.target, search)
+
+    def commit(self, number: int, expected: int | None) -> None:
+        """Move the alias, if it is where it is expected."""
+        name = self._complete(number).name
+        self._hold(name)
+        try:
+            current = self._target()
+            if current != expected:
+                raise SinkMoved(
+                    "another publisher switched this sink",
+                    where=place_of(self._config),
+                    found=f"version {current}",
+                    expected=f"version {expected}",
+                )
+            self._call("create_alias" if current is None else "alter_alias", name, self._config.alias)
+        finally:
+            self._call("drop_alias", self._switching)
+
+    def drop(self, number: int) -> None:
+        """Drop a version's collection; a reader of it then gets an error, and resolves the alias again."""
+        collection = self._collection(number)
+        if collection.name not in self._call("list_collections") or not collection.is_ours():
+            return
+        if self._target() == number:
+            raise SinkError("the version is served", where=place_of(self._config), found=f"version {number}")
+        aliases = self._call("list_aliases", collection.name)["aliases"]
+        if others := sorted(set(aliases) - {self._switching}):
+            raise SinkUnavailable(
+                "an old version is still in use",
+                where=place_of(self._config),
+                found=f"alias {others[0]} of {collection.name}",
+                hint="drop that alias",
+            )
+        if aliases:
+            self._call("drop_alias", self._switching)
+        self._call("drop_collection", collection.name)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._call.close()
+
+    def _collection(self, number: int) -> Collection:
+        return Collection(self._call, f"{self._config.alias}_{number}")
+
+    def _complete(self, number: int) -> Collection:
+        """Return the collection of a version that is staged completely."""
+        collection = self._collection(number)
+        if collection.name in self._call("list_collections") and collection.is_ours():
+            about = collection.description()
+            if about is not None and about.complete:
+                return collection
+        raise SinkError(f"version {number} is not staged completely", where=place_of(self._config))
+
+    def _numbers(self) -> list[int]:
+        pattern = re.compile(re.escape(self._config.alias) + r"_([1-9][0-9]*)")
+        matches = map(pattern.fullmatch, self._call("list_collections"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def _target(self) -> int | None:
+        """Return the version that the alias names, None where there is no alias."""
+        if self._config.alias not in self._call("list_aliases")["aliases"]:
+            return None
+        name = self._call("describe_alias", self._config.alias)["collection_name"]
+        prefix, _, number = name.rpartition("_")
+        if prefix != self._config.alias or not number.isdigit():
+            raise self._foreign(name)
+        return int(number)
+
+    def _hold(self, name: str) -> None:
+        """Create the alias that only one publisher can hold; take it from one that died while it held it."""
+        end = time.monotonic() + _ABANDONED
+        while True:
+            try:
+                return self._call("create_alias", name, self._switching)  # type: ignore[no-any-return]
+            except SinkError as error:
+                if "exist" not in str(error.found):
+                    raise
+            if time.monotonic() > end:
+                self._call("drop_alias", self._switching)
+                end = time.monotonic() + _ABANDONED
+            time.sleep(0.05)
+
+    def _compared(self, collection: Collection, side: Side) -> int:
+        """Return the number of rows of a side, after comparing it and some rows with the store."""
+        found = collection.count(side.name, EVERY_ROW), collection.count(side.name, LIVE)
+        expected = len(side), int(np.count_nonzero(side.live))
+        rows = sample(np.asarray(side.ids), _COMPARED)
+        vectors = collection.vectors(side.name, side.names(rows).tolist())
+        if found != expected or not np.array_equal(vectors, side.vectors[rows]):
+            raise SinkError(
+                f"{side.name} of {collection.name} differ from the store",
+                where=place_of(self._config),
+                found=f"{found[0]} rows, {found[1]} live",
+                expected=f"{expected[0]} rows, {expected[1]} live, with the same vectors",
+                hint="was the collection changed by somebody else? drop it, and the next run makes it again",
+            )
+        return found[0]
+
+    def _foreign(self, name: str) -> SinkConflict:
+        return SinkConflict(
+            "a collection that embsync did not make",
+            where=place_of(self._config),
+            found=name,
+            expected=f"{self._config.alias} as an alias of {self._config.alias}_1, {self._config.alias}_2, …",
+            hint="give another name as delivery.sinks: alias",
+        )

@@ -1,0 +1,98 @@
+"""The sink of kind milvus: its calls, answered by milvus-lite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from contract import Served, ServedSide, SinkContract
+from support.milvus import running_milvus
+
+import embsync
+from embsync.config import MilvusConfig
+from embsync.delivery.kinds import open_sink
+
+pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """One for all tests of a worker."""
+    with running_milvus() as url:
+        yield url
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[Any]:
+    """A reader's connection to a server without collections."""
+    from pymilvus import MilvusClient
+
+    connection = MilvusClient(uri=server)
+    yield connection
+    for name in connection.list_collections():
+        connection.drop_collection(name)
+    connection.close()
+
+
+def side_in(client: Any, collection: str, side: str) -> ServedSide:
+    """Return a side as a reader sees it."""
+    fields = ["key", "id", "vector", "live", "age"]
+    rows = client.query(collection, filter="age >= 0", output_fields=fields, partition_names=[side], limit=10_000)
+    rows = sorted(rows, key=lambda row: row["id"] if isinstance(row["id"], int) else row["id"].encode())
+    columns = {name: [row[name] for row in rows] for name in fields}
+    return ServedSide(columns["id"], np.array(columns["vector"], np.float32), columns["live"], columns["age"])
+
+
+def simple_collection(client: Any, name: str) -> None:
+    """Make a collection that is not ours."""
+    client.create_collection(name, dimension=4)
+    client.insert(name, [{"id": 1, "vector": [1.0, 2.0, 3.0, 4.0]}])
+
+
+class TestMilvus(SinkContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, server: str, client: Any) -> Iterator[None]:
+        self.server, self.client = server, client
+        self.opened: list[Any] = []
+        yield
+        for sink in self.opened:
+            sink.close()
+
+    def sink(self, **keys: Any) -> Any:
+        self.opened.append(open_sink(MilvusConfig(name="test", url=self.server, **keys)))
+        return self.opened[-1]
+
+    def served(self) -> Served | None:
+        if "embsync" not in self.client.list_aliases()["aliases"]:
+            return None
+        name = self.client.describe_alias("embsync")["collection_name"]  # once, and then by name
+        users = side_in(self.client, name, "users")
+        number = int(name.rpartition("_")[2])
+        return Served(number, side_in(self.client, name, "items"), users if users.ids else None)
+
+    def break_off(self, version: embsync.Version) -> None:
+        from embsync.delivery.milvus.collection import Collection, described
+        from embsync.delivery.milvus.connection import Client
+
+        sink = self.sink()
+        sink.stage(version)
+        call = Client(MilvusConfig(name="test", url=self.server))
+        Collection(call, f"embsync_{version.number}").describe(described(version, complete=False))
+        call.close()
+
+    def leave_foreign(self) -> Callable[[], object]:
+        simple_collection(self.client, "embsync_7")
+        simple_collection(self.client, "embsync_items_1")
+
+        def read() -> object:
+            return [
+                (name, list(self.client.query(name, filter="id > 0", output_fields=["vector"])))
+                for name in ("embsync_7", "embsync_items_1")
+            ]
+
+        return read
+
+    def occupy(self) -> None:
+        simple_collection(self.client, "embsync")
