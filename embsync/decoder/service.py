@@ -51,9 +51,18 @@ _ENCODINGS = {
 }
 
 
+class _WithoutPandas:
+    """Has pandas not found: pyarrow would load it, where it is installed, to see whether an array is one of its own."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("not loaded in a decoder", name=name)
+
+
 def start(channel: socket.socket) -> None:
     """Take on the limits, say so, and answer until the other side hangs up."""
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # pyarrow would load it to see whether an array is a series
+    sys.meta_path.insert(0, _WithoutPandas)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     limits.limit_memory()
