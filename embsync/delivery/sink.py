@@ -66,6 +66,8 @@ class Probe:
         The recall that ``search`` had to reach.
     search : mapping
         The sink's own search parameters, which it keeps with the generation where its readers can see them.
+    notes : tuple of str
+        What people should know of the sink, such as what it cannot do; shown by ``status``.
     """
 
     items: int
@@ -74,6 +76,7 @@ class Probe:
     recall: float | None = None
     target: float | None = None
     search: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Sink(Protocol):

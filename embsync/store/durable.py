@@ -30,6 +30,7 @@ TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")
 _NO_REPLACE, _EXCHANGE, _WORKING_DIRECTORY = 1, 2, -100
 #: Error numbers for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_COPIED_AT_ONCE = 64 << 20
 
 
 class NotTakenBack(StoreError):
@@ -201,6 +202,37 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         close(descriptor)
     sync_directory(path.parent)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file of any size atomically: to a temporary file, synced, which is renamed."""
+    fresh, descriptor = _own_file(path)
+    try:
+        with source.open("rb", buffering=0) as file:
+            while os.sendfile(descriptor, file.fileno(), None, _COPIED_AT_ONCE):
+                pass
+        os.fsync(descriptor)
+        fresh.replace(path)
+        require_same(path, descriptor)
+    except BaseException:
+        _discard(fresh)
+        raise
+    finally:
+        close(descriptor)
+    sync_directory(path.parent)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files of dead processes in a directory."""
+    for path in sorted(folder.iterdir()):
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+            finally:
+                close(descriptor)
 
 
 def remove_file(path: Path) -> None:

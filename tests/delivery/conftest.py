@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from support.nights import Night, configured, night
 from support.stores import sync
 
 sys.path.insert(0, str(Path(__file__).parent))
+from servers import KEY, SECRET, S3Server, moto, program, rclone
+
 pytest.register_assert_rewrite("contract")
 
 #: Enough to tell rows apart, and few enough for any sink.
@@ -39,3 +41,26 @@ def _publish(root: Path, name: str) -> Path:
     if name == "new_space":
         sync(root, night(7, **_SIZES, seed=11), "day=7", config, new_space=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Give the endpoint with conditional writes."""
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Give the endpoint without them."""
+    if not Path(program("rclone")).exists():
+        pytest.skip("rclone not installed (extra 'test-services')")
+    with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the servers, and of no cloud."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)

@@ -1,0 +1,318 @@
+"""Objects of S3, Google Cloud Storage and Azure, by the library obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import from_url
+
+from embsync.config import ObjectStoreConfig
+from embsync.delivery.objects import ObjectEntry
+from embsync.delivery.secrets import remember_secret, without_secrets
+from embsync.errors import SinkError, SinkUnavailable, UsageError
+
+#: Bytes of one part of an upload, and of a piece of a download; so many parts are in flight.
+_PART = 16 << 20
+_PARTS = 4
+_PIECE = 8 << 20
+#: The lock of endpoints without conditional writes, and the prefix of objects that probe an endpoint.
+_LOCK, _PROBE = "lock.json", "probe/"
+#: Seconds after which a lock that was written is read back: what two publishers wrote at once has arrived by then.
+_SETTLED = 0.3
+_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|_KEY$|CREDENTIAL|SIGNATURE", re.IGNORECASE)
+#: Answers by which a service says that it is full, and that a clock is wrong.
+_FULL = re.compile(r"InsufficientStorage|QuotaExceeded|StorageFull|\b507\b|no space left", re.IGNORECASE)
+_SKEWED = re.compile(r"RequestTimeTooSkewed|RequestExpired|clock", re.IGNORECASE)
+_METADATA = re.compile(r"169\.254\.|metadata\.google", re.IGNORECASE)
+
+
+class CloudObjects:
+    """The objects below a prefix of a bucket."""
+
+    def __init__(self, config: ObjectStoreConfig) -> None:
+        self.where = config.url
+        self._config = config
+        self._opened: Any = None
+        self._conditional: bool | None = None
+
+    @property
+    def _store(self) -> Any:
+        if self._opened is None:
+            self._opened = _opened(self._config)
+        return self._opened
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object, or None if it does not exist."""
+        with self._errors(key):
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError as error:
+                _require_bucket(error)
+                return None
+
+    @contextlib.contextmanager
+    def stream(self, key: str, start: int = 0) -> Iterator[Iterator[memoryview] | None]:
+        """Yield an object's bytes from ``start`` on, in pieces; None instead if it does not exist."""
+        with self._errors(key):
+            options: Any = {"range": {"offset": start}} if start else {}
+            try:
+                found = obstore.get(self._store, key, options=options)
+            except FileNotFoundError as error:
+                _require_bucket(error)
+                yield None
+                return
+            yield (memoryview(piece) for piece in found.stream(min_chunk_size=_PIECE))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object."""
+        with self._errors(key):
+            obstore.put(self._store, key, data, use_multipart=False)
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write a file, in parts where it is large."""
+        with self._errors(key):
+            obstore.put(self._store, key, path, chunk_size=_PART, max_concurrency=_PARTS)
+
+    def copy(self, source: str, key: str) -> bool:
+        """Have the service copy an object; return False if it cannot."""
+        try:
+            obstore.copy(self._store, source, key)
+        except (BaseError, NotImplementedError, OSError):
+            return False
+        return True
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Replace an object that reads ``expected``: by a conditional write, or under the lock where there is none."""
+        if self.is_conditional():
+            return self._swap_conditionally(key, data, expected)
+        with self._locked():
+            if self.read(key) != expected:
+                return False
+            self.write(key, data)
+            return self.read(key) == data
+
+    def _swap_conditionally(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        with self._errors(key):
+            try:
+                found = obstore.get(self._store, key)
+                before: bytes | None = bytes(found.bytes())
+                mode: Any = {name: value for name in ("e_tag", "version") if (value := found.meta[name]) is not None}
+            except FileNotFoundError as error:
+                _require_bucket(error)
+                before, mode = None, "create"
+            if before != expected:
+                return False
+            try:
+                obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return self.read(key) == data  # an answer may be lost, and the request be sent twice
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
+        """Yield the objects below a directory."""
+        with self._errors(prefix):
+            for chunk in obstore.list(self._store, prefix or None, chunk_size=500):
+                for found in chunk:
+                    yield ObjectEntry(found["path"], found["size"], found["last_modified"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, the first one before the others."""
+        with self._errors(""):
+            for part in _first_and_rest(list(keys)):
+                with contextlib.suppress(FileNotFoundError):
+                    obstore.delete(self._store, part)
+
+    def now(self) -> dt.datetime:
+        """Return the time by the service's clock: when an object is dated that is written now."""
+        key = f"{_PROBE}{secrets.token_hex(8)}"
+        self.write(key, b"now")
+        try:
+            with self._errors(key):
+                return obstore.head(self._store, key)["last_modified"]
+        finally:
+            self.delete([key])
+
+    def is_conditional(self) -> bool:
+        """Return whether the endpoint refuses what a condition forbids, tried once on an object of our own.
+
+        Some accept the condition and ignore it.
+        """
+        if self._conditional is None:
+            key = f"{_PROBE}{secrets.token_hex(8)}"
+            try:
+                self._conditional = self._refuses(key)
+            finally:
+                self.delete([key])
+        return self._conditional
+
+    def _refuses(self, key: str) -> bool:
+        with self._errors(key):
+            try:
+                first: Any = obstore.put(self._store, key, b"1", mode="create", use_multipart=False)
+                first = {name: value for name, value in first.items() if value is not None}
+                obstore.put(self._store, key, b"2", mode=first, use_multipart=False)
+            except NotImplementedError:
+                return False
+            for mode in ("create", first):
+                try:
+                    obstore.put(self._store, key, b"3", mode=mode, use_multipart=False)
+                except (AlreadyExistsError, PreconditionError):
+                    continue
+                return False
+        return True
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note where the endpoint has no conditional writes."""
+        if self.is_conditional():
+            return ()
+        return (f"{self.where}: the endpoint has no conditional writes; one publisher at a time by {_LOCK}",)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock object, which carries a token of this process and expires by the service's clock."""
+        token = secrets.token_hex(16)
+        deadline = time.monotonic() + 2 * self._config.lock_seconds
+        lock = json.dumps({"token": token, "host": os.uname().nodename, "pid": os.getpid()}).encode()
+        while True:
+            if self._is_free():
+                self.write(_LOCK, lock)
+                time.sleep(_SETTLED)
+                if self.read(_LOCK) == lock:
+                    break
+            if time.monotonic() > deadline:
+                raise SinkUnavailable(
+                    "another publisher holds the lock",
+                    where=f"{self.where}/{_LOCK}",
+                    found=(self.read(_LOCK) or b"nothing").decode(errors="replace")[:200],
+                    hint="one publisher at a time; the lock of a dead one expires",
+                )
+            time.sleep(_SETTLED)
+        try:
+            yield
+        finally:
+            if self.read(_LOCK) == lock:
+                self.delete([_LOCK])
+
+    def _is_free(self) -> bool:
+        if self.read(_LOCK) is None:
+            return True
+        with self._errors(_LOCK):
+            try:
+                written = obstore.head(self._store, _LOCK)["last_modified"]
+            except FileNotFoundError:
+                return True
+        return (self.now() - written).total_seconds() > self._config.lock_seconds
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, NotImplementedError, OSError) as error:
+            raise _translated(error, f"{self.where}/{key}".rstrip("/")) from None
+
+
+def _first_and_rest(keys: list[str]) -> Iterator[list[str]]:
+    if keys:
+        yield keys[:1]
+    for start in range(1, len(keys), 500):
+        yield keys[start : start + 500]
+
+
+def _opened(config: ObjectStoreConfig) -> Any:
+    options = _credentials(config)
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name):
+            remember_secret(value)
+    endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    if urlsplit(config.url).scheme in ("s3", "s3a"):
+        options |= {"endpoint": config.endpoint} if config.endpoint else {}
+        region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options |= {"region": region or "us-east-1"}
+    client: Any = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "6h"}
+    if endpoint.startswith("http://"):
+        client["allow_http"] = True
+    retry: Any = {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=30)}
+    make: Callable[..., Any] = from_url
+    try:
+        return make(config.url, config=options or None, client_options=client, retry_config=retry)
+    except UnknownConfigurationKeyError as error:
+        found = without_secrets(str(error).splitlines()[0])
+        raise UsageError("unknown key of credentials", where=config.credentials_file, found=found) from None
+    except (BaseError, ValueError) as error:
+        found = without_secrets(str(error).splitlines()[0])[:200]
+        raise UsageError("not the URL of an object store", where=config.url, found=found) from None
+
+
+def _credentials(config: ObjectStoreConfig) -> dict[str, str]:
+    """Return the lines ``NAME=value`` of the credentials file; their values are secrets."""
+    if config.credentials_file is None:
+        return {}
+    file = Path(config.credentials_file)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        found = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError("the credentials file cannot be read", where=file, found=found) from None
+    options = {}
+    for number, line in enumerate(lines, 1):
+        name, equals, value = line.strip().partition("=")
+        if not line.strip() or line.startswith("#"):
+            continue
+        if not equals or not name.strip().isidentifier():
+            raise UsageError("not a line of credentials", where=f"{file}:{number}", expected="NAME=value")
+        options[name.strip().lower()] = value.strip().strip("\"'")
+        remember_secret(options[name.strip().lower()])
+    return options
+
+
+def _require_bucket(error: FileNotFoundError) -> None:
+    """Raise an error about the bucket again: only a missing object is an answer."""
+    if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist", str(error), re.IGNORECASE):
+        raise error
+
+
+def _translated(error: Exception, where: str) -> SinkError:
+    """Return what a library's error means; its text may contain secrets and has many lines."""
+    text = without_secrets(str(error))
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    status = re.search(r"status code: (\d{3}[ \w-]*)", text)
+    inner = re.search(r"(HTTP error: [^\n]*|Server returned[^\n:]*)", text)
+    found = code[1] if code else status[1] if status else inner[1] if inner else text.splitlines()[0][:200]
+    if _METADATA.search(text):
+        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what your service uses; or credentials_file"
+        return SinkError("no credentials", where=where, found="none in the environment", hint=hint)
+    if _SKEWED.search(found):
+        return SinkUnavailable(
+            "the clock of this machine is wrong", where=where, found=found, hint="timedatectl status"
+        )
+    if _FULL.search(text):
+        hint = "free space there, or lower keep_versions of the sink"
+        return SinkUnavailable("no space left", where=where, found=found, hint=hint)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        hint = "are the key and its secret right, and may they read, write, list and delete there?"
+        return SinkError("not permitted", where=where, found=found, hint=hint)
+    if isinstance(error, FileNotFoundError):
+        hint = "make the bucket, or correct the URL; embsync makes none"
+        return SinkError("no such bucket", where=where, found=found, hint=hint)
+    return SinkUnavailable(
+        "the object store cannot be reached", where=where, found=found, hint="is the endpoint right?"
+    )

@@ -1,0 +1,56 @@
+"""Which URL leads to which objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from embsync.config import ObjectStoreConfig
+from embsync.delivery.local_objects import LocalObjects
+from embsync.delivery.objects import Objects
+from embsync.errors import UsageError
+
+#: Schemes that lead to object stores.
+_CLOUD = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
+
+
+def open_objects(config: ObjectStoreConfig) -> Objects:
+    """Return the objects at a URL; nothing is connected to yet.
+
+    Raises
+    ------
+    UsageError
+        The scheme of the URL is not known, or the library is not installed.
+    """
+    parts = urlsplit(config.url)
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
+            raise UsageError("not a directory's URL", found=config.url, expected="file:///path/of/a/directory")
+        return LocalObjects(config.url, Path(parts.path))
+    if parts.scheme not in _CLOUD or not parts.netloc:
+        raise UsageError(
+            "not the URL of an object store",
+            found=_without_credentials(config.url),
+            expected="s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or file:///directory",
+        )
+    if parts.password is not None:
+        raise UsageError(
+            "credentials in a URL",
+            found=_without_credentials(config.url),
+            expected="a URL without them",
+            hint="put them into environment variables or a file: docs/delivery.md",
+        )
+    try:
+        from embsync.delivery.cloud_objects import CloudObjects  # noqa: PLC0415  (an extra)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{parts.scheme}:// needs additional packages",
+            found=f"no {error.name}",
+            hint="pip install 'embsync[mirror]'",
+        ) from None
+    return CloudObjects(config)
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

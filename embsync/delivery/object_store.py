@@ -1,0 +1,198 @@
+"""A sink of kind ``object_store``: a pushed store, which ``embsync pull`` copies to other hosts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from embsync.config import ObjectStoreConfig
+from embsync.delivery import remote
+from embsync.delivery.endpoints import open_objects
+from embsync.delivery.remote import Pointer, RemoteVersion
+from embsync.delivery.sink import Generation, Probe, fingerprint_of
+from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable
+from embsync.file_hashes import FileEntry
+from embsync.reader import Version
+from embsync.reader.verification import verify
+from embsync.store import layout
+from embsync.store.version_manifest import hash_line
+
+#: Files that are uploaded at once, each in parts.
+_AT_ONCE = 4
+
+
+class ObjectStoreSink:
+    """Versions under immutable keys, and one pointer that is switched by a conditional write; see ``remote``."""
+
+    def __init__(self, config: ObjectStoreConfig) -> None:
+        self._config = config
+        self._objects = open_objects(config)
+
+    def check(self, version: Version) -> None:
+        """Raise unless the prefix is reachable, ours or empty, and holds no other version of this number."""
+        marker = self._objects.read(remote.MARKER)
+        if marker is None:
+            self._require_empty()
+            self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
+        self._objects.notes()
+        remote.read_pointer(self._objects)
+        self._require_same(version, remote.versions_in(self._objects))
+
+    def _require_empty(self) -> None:
+        for entry in itertools.islice(self._objects.list(), 1):
+            raise SinkConflict(
+                "the prefix is not empty, and embsync did not make it",
+                where=self._objects.where,
+                found=entry.key,
+                expected=f"nothing, or {remote.MARKER}",
+                hint="name a prefix of its own, such as the URL with /embsync at its end",
+            )
+
+    def _require_same(self, version: Version, there: list[RemoteVersion]) -> None:
+        for found in there:
+            if found.number == version.number and found.fingerprint != fingerprint_of(version):
+                raise SinkConflict(
+                    f"another version {version.number} is there",
+                    where=f"{self._objects.where}/{found.folder}",
+                    found=f"manifest sha256 {found.fingerprint[:12]}…",
+                    expected=f"{fingerprint_of(version)[:12]}…",
+                    hint="two stores are pushed to one prefix, or the store was made anew: name another prefix",
+                )
+
+    def generations(self) -> list[Generation]:
+        """Return the versions that are there; without a manifest, incomplete."""
+        return list(remote.generations_in(self._objects))
+
+    def current(self) -> int | None:
+        """Return the version that the pointer names."""
+        pointer, _ = remote.read_pointer(self._objects)
+        return None if pointer is None else pointer.version
+
+    def stage(self, version: Version) -> None:
+        """Hash the version's files, and upload those that are not there yet; the manifest last."""
+        there = remote.versions_in(self._objects)
+        self._require_same(version, there)
+        ours = RemoteVersion(version.number, fingerprint_of(version))
+        ours = next((found for found in there if found.fingerprint == ours.fingerprint), ours)
+        if ours.complete:
+            return
+        if not there and self._objects.read(remote.MARKER) is None:
+            self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
+        verify(version)
+        known = self._known_files(there, ours)
+        missing = [entry for entry in version.record.files if not _is_there(entry, ours)]
+        missing.sort(key=lambda entry: -entry.bytes)
+        self._upload(version, ours, missing, known)
+        self._objects.write(f"{ours.folder}/{layout.MANIFEST_HASH}", hash_line(version.manifest_bytes))
+        self._objects.write(f"{ours.folder}/{layout.MANIFEST}", version.manifest_bytes)
+
+    def _known_files(self, there: list[RemoteVersion], ours: RemoteVersion) -> Mapping[tuple[str, int], str]:
+        """Return the keys of files of other complete versions, by hash and size: these need not be transferred."""
+        known = {}
+        for found in there[-self._config.keep_versions :]:
+            if found.complete and found is not ours:
+                read = remote.read_manifest(self._objects, found.number, found.fingerprint)
+                for entry in () if read is None else read[1].files:
+                    if _is_there(entry, found):
+                        known[entry.sha256, entry.bytes] = f"{found.folder}/{entry.path}"
+        return known
+
+    def _upload(
+        self, version: Version, ours: RemoteVersion, missing: list[FileEntry], known: Mapping[tuple[str, int], str]
+    ) -> None:
+        failed = threading.Event()
+
+        def upload(entry: FileEntry) -> None:
+            if failed.is_set():  # the error that is raised is that of the first file
+                return
+            try:
+                key = f"{ours.folder}/{entry.path}"
+                source = known.get((entry.sha256, entry.bytes))
+                if source is None or not self._objects.copy(source, key):
+                    self._objects.upload(key, version.path / entry.path)
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(upload, missing))
+
+    def probe(self, version: Version) -> Probe:
+        """Compare the size of every object with the manifest."""
+        there = {found.fingerprint: found for found in remote.versions_in(self._objects)}
+        ours = there.get(fingerprint_of(version))
+        wrong = [] if ours is None else [entry for entry in version.record.files if not _is_there(entry, ours)]
+        if ours is None or not ours.complete or wrong:
+            raise SinkError(
+                f"version {version.number} is incomplete",
+                where=self._objects.where,
+                found=", ".join(entry.path for entry in wrong[:3]) or "no manifest",
+                expected="every file of the manifest, of its size",
+                hint="does something else delete there? it is pushed again by the next run",
+            )
+        record = version.record
+        return Probe(
+            record.items.rows, None if record.users is None else record.users.rows, notes=self._objects.notes()
+        )
+
+    def commit(self, number: int, expected: int | None) -> None:
+        """Switch the pointer, if it still names ``expected``."""
+        found = next((found for found in self.generations() if found.number == number and found.complete), None)
+        if found is None:
+            raise SinkError(
+                f"version {number} is not there completely", where=self._objects.where, hint="it has to be staged first"
+            )
+        pointer, data = remote.read_pointer(self._objects)
+        seen = None if pointer is None else pointer.version
+        if seen != expected or not self._swap(Pointer.to(found, seen), data):
+            raise SinkMoved(
+                "another publisher switched the pointer",
+                where=f"{self._objects.where}/{remote.POINTER}",
+                found=f"version {self.current()}",
+                expected=f"version {expected}" if expected is not None else "none yet",
+                hint="is another store delivered there? the next attempt looks again",
+            )
+
+    def _swap(self, pointer: Pointer, before: bytes | None) -> bool:
+        data = msgspec.json.format(msgspec.json.encode(pointer), indent=1) + b"\n"
+        return self._objects.swap(remote.POINTER, data, before)
+
+    def drop(self, number: int) -> None:
+        """Delete a version's objects, the manifest first, once nobody should be copying it any more."""
+        pointer, _ = remote.read_pointer(self._objects)
+        if pointer is not None and pointer.version == number:
+            raise SinkError("the current version is not deleted", where=self._objects.where, found=f"version {number}")
+        there = remote.versions_in(self._objects)
+        for found in there:
+            if found.number == number:
+                if found.complete and not self._is_past(there, found, pointer):
+                    raise SinkUnavailable(
+                        f"version {number} is kept for those that are copying it",
+                        where=self._objects.where,
+                        expected=f"{self._config.grace_seconds:g} s since another one replaced it",
+                    )
+                names = sorted(found.objects, key=lambda name: name != layout.MANIFEST)
+                self._objects.delete([f"{found.folder}/{name}" for name in names])
+
+    def _is_past(self, there: list[RemoteVersion], doomed: RemoteVersion, pointer: Pointer | None) -> bool:
+        """Return whether the grace period of a version is over: since the next one, and since it was current."""
+        if not self._config.grace_seconds:
+            return True
+        times = [found.finished for found in there if found.number > doomed.number and found.finished is not None][:1]
+        if pointer is not None and pointer.previous == doomed.number:
+            times += [entry.modified for entry in self._objects.list() if entry.key == remote.POINTER]
+        grace = dt.timedelta(seconds=self._config.grace_seconds)
+        return bool(times) and self._objects.now() - max(times) >= grace
+
+    def close(self) -> None:
+        """Do nothing: connections are the library's own."""
+
+
+def _is_there(entry: FileEntry, found: RemoteVersion) -> bool:
+    there = found.objects.get(entry.path)
+    return there is not None and there.bytes == entry.bytes

@@ -1,0 +1,59 @@
+"""Objects by key, in a bucket or in a directory: the few calls that pushing and pulling need."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """One object: its key below the prefix, its size, and when it was last written by the clock of its store."""
+
+    key: str
+    bytes: int
+    modified: dt.datetime
+
+
+class Objects(Protocol):
+    """Objects below one prefix. Keys are relative paths; errors are those of sinks."""
+
+    #: The URL, for messages.
+    where: str
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object, or None if it does not exist."""
+
+    def stream(self, key: str, start: int = 0) -> contextlib.AbstractContextManager[Iterator[memoryview] | None]:
+        """Yield an object's bytes from ``start`` on, in pieces; None instead if it does not exist."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object: readers find it whole or not at all."""
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write a file of any size as an object: readers find it whole or not at all."""
+
+    def copy(self, source: str, key: str) -> bool:
+        """Copy an object without transferring it; return False if the store cannot."""
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Replace an object that reads ``expected`` (None: that does not exist); return False if it reads otherwise.
+
+        Of several publishers at once, one succeeds.
+        """
+
+    def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
+        """Yield the objects whose keys begin with a directory, in any order."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that do not exist are none the less deleted."""
+
+    def now(self) -> dt.datetime:
+        """Return the time by the clock that dates the objects, whatever the clock of this machine says."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what people should know of this store, after it was probed; changes nothing that lasts."""

@@ -1,0 +1,191 @@
+"""The layout of a pushed store: names of objects, the pointer, and the versions that are there.
+
+::
+
+    embsync.json                                 marks the prefix as ours
+    current.json                                 the pointer: version, key and sha256 of its manifest
+    versions/000042-SHA256/items/ids.npy …       the files of a version, never changed
+    versions/000042-SHA256/manifest.json         written last; without it the version is incomplete
+
+SHA256 is that of the manifest, so that the key of a file says for good what it contains: two publishers never write
+different files under one key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from embsync.delivery.objects import ObjectEntry, Objects
+from embsync.delivery.sink import Generation
+from embsync.errors import SinkConflict, SinkError, StoreError
+from embsync.manifest import Manifest
+from embsync.store import layout
+from embsync.store.records import MALFORMED
+from embsync.store.version_manifest import decode
+
+FORMAT = 1
+MARKER = "embsync.json"
+POINTER = "current.json"
+_FOLDER = re.compile(r"versions/([0-9]{6,18})-([0-9a-f]{64})/(.+)")
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """``current.json``.
+
+    Attributes
+    ----------
+    version : int
+    sha256 : str
+        Of its manifest.
+    manifest : str
+        The manifest's key.
+    previous : int or None
+        The version that was current before.
+    token : str
+        Other for every switch, so that a publisher knows its own.
+    """
+
+    format: int
+    version: int
+    sha256: str
+    manifest: str
+    space_id: str
+    previous: int | None
+    token: str
+
+    @classmethod
+    def to(cls, found: Generation, previous: int | None) -> Pointer:
+        """Return a pointer to a complete generation."""
+        return cls(
+            format=FORMAT,
+            version=found.number,
+            sha256=found.fingerprint,
+            manifest=f"{folder_of(found.number, found.fingerprint)}/{layout.MANIFEST}",
+            space_id=found.space_id or "",
+            previous=previous,
+            token=secrets.token_hex(16),
+        )
+
+
+@dataclass
+class RemoteVersion:
+    """The objects of one version, by their path in it."""
+
+    number: int
+    fingerprint: str
+    objects: dict[str, ObjectEntry] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The prefix of its keys, without the slash at the end."""
+        return folder_of(self.number, self.fingerprint)
+
+    @property
+    def complete(self) -> bool:
+        """Whether its manifest is there."""
+        return layout.MANIFEST in self.objects
+
+    @property
+    def finished(self) -> dt.datetime | None:
+        """When its manifest was written, by the clock of the objects; None while it is incomplete."""
+        return self.objects[layout.MANIFEST].modified if self.complete else None
+
+
+def folder_of(number: int, fingerprint: str) -> str:
+    """Return the prefix of a version's keys, without the slash at the end."""
+    return f"versions/{layout.version_name(number)}-{fingerprint}"
+
+
+def versions_in(objects: Objects) -> list[RemoteVersion]:
+    """Return the versions that are there, complete or not, ascending by number; other names are left out."""
+    found: dict[tuple[int, str], RemoteVersion] = {}
+    for entry in objects.list("versions"):
+        match = _FOLDER.fullmatch(entry.key)
+        if match is not None:
+            key = int(match[1]), match[2]
+            found.setdefault(key, RemoteVersion(*key)).objects[match[3]] = entry
+    return [found[key] for key in sorted(found)]
+
+
+def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
+    """Return the pointer and its bytes, None before the first commit.
+
+    Raises
+    ------
+    SinkConflict
+        It is damaged, or somebody else's.
+    """
+    data = objects.read(POINTER)
+    if data is None:
+        return None, None
+    try:
+        pointer = msgspec.json.decode(data, type=Pointer)
+    except MALFORMED as error:
+        raise _foreign(objects, str(error)[:200]) from None
+    if pointer.format != FORMAT or not _SHA256.fullmatch(pointer.sha256) or pointer.version < 1:
+        raise _foreign(objects, f"format {pointer.format}, version {pointer.version}")
+    return pointer, data
+
+
+def _foreign(objects: Objects, found: str) -> SinkConflict:
+    return SinkConflict(
+        f"{POINTER} is damaged or not ours",
+        where=f"{objects.where}/{POINTER}",
+        found=found,
+        expected=f"what embsync push writes, of format {FORMAT}",
+        hint="name another prefix, or delete it there and push again",
+    )
+
+
+def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[bytes, Manifest] | None:
+    """Return a version's manifest, as bytes and parsed; None if it is not there.
+
+    Raises
+    ------
+    SinkError
+        It is not the one whose hash is known, or no manifest.
+    """
+    key = f"{folder_of(number, fingerprint)}/{layout.MANIFEST}"
+    data = objects.read(key)
+    if data is None:
+        return None
+    found = hashlib.sha256(data).hexdigest()
+    if found != fingerprint:
+        raise damaged_object(objects, key, f"sha256 {found[:12]}…", f"{fingerprint[:12]}…")
+    try:
+        return data, decode(data, Path(layout.version_name(number)) / layout.MANIFEST)
+    except StoreError as error:
+        raise damaged_object(objects, key, str(error.found), str(error.expected or "a manifest")) from None
+
+
+def damaged_object(objects: Objects, key: str, found: str, expected: str) -> SinkError:
+    """Return the error for an object that is not what its manifest says."""
+    return SinkError(
+        "a damaged object",
+        where=f"{objects.where}/{key}",
+        found=found,
+        expected=expected,
+        hint="delete that version's objects there, and push it again from its store",
+    )
+
+
+def generations_in(objects: Objects) -> Iterator[Generation]:
+    """Yield the versions that are there, as a sink describes them."""
+    for version in versions_in(objects):
+        manifest = read_manifest(objects, version.number, version.fingerprint)[1] if version.complete else None  # type: ignore[index]
+        yield Generation(
+            version.number,
+            version.fingerprint,
+            version.complete,
+            None if manifest is None else manifest.space_id,
+            None if manifest is None else manifest.created,
+        )
