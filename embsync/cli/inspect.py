@@ -205,7 +205,7 @@ def _event(event: Event | None) -> dict[str, Any] | None:
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
 @shared
 def history(last: int | None, config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Show past events: published, refused, failed, rolled back, widened, relabelled, held, resumed, pruned."""
+    """Show past events: published, refused, failed, rolled back, widened, relabelled, pulled, held, resumed, pruned."""
     holder = context(config_file, store, as_json).store
     holder.require()
     events = list(holder.journal.events())[-(last or 0) :]

@@ -31,6 +31,8 @@ COMMANDS = {
     "hold": ("daemon", "Pause publishing by the daemon."),
     "lookup": ("query", "Print the stable vectors of ids."),
     "prune": ("publish", "Delete old versions."),
+    "pull": ("mirror", "Copy the current version from another host's push into a store."),
+    "push": ("mirror", "Copy the current version to an object store or a directory."),
     "relabel": ("publish", "Publish the current version with new labels."),
     "report": ("report", "Write a page with pictures of a version and its history."),
     "resume": ("daemon", "Let the daemon publish again."),

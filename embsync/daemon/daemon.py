@@ -15,16 +15,16 @@ from embsync.config import Config
 from embsync.daemon.attempts import Attempts, FailureKind
 from embsync.daemon.job import Job, Outcome
 from embsync.daemon.notices import Notices
-from embsync.daemon.notify import notify, reloading, watchdog_seconds
 from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
 from embsync.daemon.problems import Problems
 from embsync.daemon.publish_hook import PublishHook
 from embsync.daemon.report import DaemonState, StatusWriter
-from embsync.daemon.signals import Requests, recorded_signals
 from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
 from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log
+from embsync.notify import notify, reloading, watchdog_seconds
+from embsync.signals import Requests, recorded_signals
 from embsync.store import Store
 from embsync.store.durable import storage_errors
 from embsync.store.hold import Hold, held

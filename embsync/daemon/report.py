@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embsync.daemon import metrics, status
-from embsync.daemon.notify import notify
 from embsync.daemon.status import Current, Problem, Retry, SnapshotStatus, State, Status, Watch, Work
 from embsync.errors import EmbsyncError
 from embsync.logs import log
 from embsync.manifest import Manifest
+from embsync.notify import notify
 from embsync.store import Store
 from embsync.store.hold import Hold
 from embsync.watching.backlog import Entry

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from embsync.config import ObjectStoreConfig
 from embsync.delivery.local_objects import LocalObjects
 from embsync.delivery.objects import Objects
@@ -22,6 +24,7 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
     UsageError
         The scheme of the URL is not known, or the library is not installed.
     """
+    config = msgspec.structs.replace(config, url=config.url.rstrip("/"))
     parts = urlsplit(config.url)
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/") or parts.path == "/":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,22 +104,21 @@ class ObjectStoreSink:
     def _upload(
         self, version: Version, ours: RemoteVersion, missing: list[FileEntry], known: Mapping[tuple[str, int], str]
     ) -> None:
-        failed = threading.Event()
+        errors: list[BaseException] = []
 
         def upload(entry: FileEntry) -> None:
-            if failed.is_set():  # the error that is raised is that of the first file
-                return
+            key = f"{ours.folder}/{entry.path}"
+            source = known.get((entry.sha256, entry.bytes))
             try:
-                key = f"{ours.folder}/{entry.path}"
-                source = known.get((entry.sha256, entry.bytes))
-                if source is None or not self._objects.copy(source, key):
+                if not errors and (source is None or not self._objects.copy(source, key)):
                     self._objects.upload(key, version.path / entry.path)
-            except BaseException:
-                failed.set()
-                raise
+            except BaseException as error:
+                errors.append(error)
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(upload, missing))
+        if errors:
+            raise errors[0]
 
     def probe(self, version: Version) -> Probe:
         """Compare the size of every object with the manifest."""

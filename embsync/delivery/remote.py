@@ -38,6 +38,10 @@ _FOLDER = re.compile(r"versions/([0-9]{6,18})-([0-9a-f]{64})/(.+)")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+class DamagedObject(SinkError):
+    """An object is not what its manifest says."""
+
+
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """``current.json``.
 
@@ -167,9 +171,9 @@ def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[byte
         raise damaged_object(objects, key, str(error.found), str(error.expected or "a manifest")) from None
 
 
-def damaged_object(objects: Objects, key: str, found: str, expected: str) -> SinkError:
+def damaged_object(objects: Objects, key: str, found: str, expected: str) -> DamagedObject:
     """Return the error for an object that is not what its manifest says."""
-    return SinkError(
+    return DamagedObject(
         "a damaged object",
         where=f"{objects.where}/{key}",
         found=found,

@@ -20,7 +20,7 @@ from embsync.store.removal import leftovers
 from embsync.store.version_manifest import read
 
 #: Events that publish a version.
-PUBLISHES = ("published", "widened", "relabelled")
+PUBLISHES = ("published", "widened", "relabelled", "pulled")
 #: Versions kept of a night: the newest, and the one to roll back to where its labels are wrong.
 _OF_A_NIGHT = 2
 #: Events whose version is current after them.
@@ -225,8 +225,9 @@ class StoreContents:
             "fingerprint": manifest.snapshot.fingerprint,
             "mtime_ns": manifest.snapshot.mtime_ns,
         }
+        made = "published" if manifest.relabels is None else "relabelled"
         return Event(
-            event="published" if manifest.relabels is None else "relabelled",
+            event="pulled" if (self.root / layout.SOURCE).exists() else made,
             version=number,
             parent=manifest.parent,
             snapshot=snapshot if manifest.relabels is None else None,

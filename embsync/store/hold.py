@@ -36,7 +36,7 @@ class HeldError(StoreError):
 class HoldableStore(Store):
     """The store for the daemon's worker: it checks for a hold under the lock, when it publishes."""
 
-    def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
+    def publish(self, staging: Staging, manifest: Manifest, event: Event, data: bytes | None = None) -> None:
         """Publish unless on hold."""
         found = held(self.root)
         if found is not None:
@@ -46,7 +46,7 @@ class HoldableStore(Store):
                 found=f"hold since {found.time}",
                 hint=command("resume", purpose="to continue", store=self.root),
             )
-        super().publish(staging, manifest, event)
+        super().publish(staging, manifest, event, data)
 
 
 def held(root: Path) -> Hold | None:

@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     event : str
-        published, refused, failed, rolled_back, pruned, held, resumed, widened, relabelled.
+        published, refused, failed, rolled_back, pruned, held, resumed, widened, relabelled, pulled.
     snapshot : dict
         name, path, fingerprint, stamp and mtime_ns (of its newest file, as text) of the snapshot concerned.
     checks : list

@@ -24,6 +24,10 @@ STATUS = "status.json"
 ORDER = "order.json"
 LOCK = "lock"
 DAEMON_LOCK = "daemon.lock"
+#: In a store that is pulled from elsewhere: from where, and what was there.
+SOURCE = "source.json"
+#: Held by the one of several pulls that transfers.
+PULL_LOCK = "pull.lock"
 MANIFEST = "manifest.json"
 #: Its hash, in the format of sha256sum.
 MANIFEST_HASH = "manifest.sha256"

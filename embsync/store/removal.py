@@ -16,6 +16,8 @@ from embsync.store.durable import LINK_PREFIX, TEMPORARY, close, require_same, s
 
 STAGING_PREFIX = ".staging-"
 PRUNED_PREFIX = ".pruned-"
+#: Versions that arrive from another host; the next pull continues or removes them.
+RECEIVED_PREFIX = ".received-"
 _RETIRED = re.compile(rf"{re.escape(PRUNED_PREFIX)}([0-9]+)-[0-9a-f]{{8}}")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError
-from embsync.invocation import command
+from embsync.errors import NotFoundError, OutOfSpace, StoreDamaged, StoreError, UsageError
+from embsync.invocation import command, quoted
 from embsync.manifest import Manifest, encode
 from embsync.store import layout
 from embsync.store.contents import MOVES, PUBLISHES, StoreContents
@@ -60,6 +60,27 @@ class Store(StoreContents):
         self._wait = wait
 
     def create(self) -> None:
+        """Create the directories of an empty store, if it does not exist, to publish in it.
+
+        Raises
+        ------
+        UsageError
+            Its versions are pulled from elsewhere.
+        """
+        self._require_own()
+        self.make()
+
+    def _require_own(self) -> None:
+        source = self.root / layout.SOURCE
+        if source.exists():
+            raise UsageError(
+                "the store is a copy: its versions are pulled",
+                where=source,
+                expected="a store of its own",
+                hint=f"publish where it is pulled from; or, to publish here from now on: rm {quoted(str(source))}",
+            )
+
+    def make(self) -> None:
         """Create the directories of an empty store, if it does not exist."""
         if self.versions.is_dir():
             return
@@ -103,7 +124,10 @@ class Store(StoreContents):
         ------
         OutOfSpace
             Before anything is written.
+        UsageError
+            The versions of this store are pulled from elsewhere.
         """
+        self._require_own()
         self.require_room(needed_bytes)
         with storage_errors(self.versions):
             return Staging(self.versions)
@@ -122,8 +146,10 @@ class Store(StoreContents):
                 hint=command("prune", purpose="free space, or lower store.keep_versions and prune", store=self.root),
             )
 
-    def publish(self, staging: Staging, manifest: Manifest, event: Event) -> None:
+    def publish(self, staging: Staging, manifest: Manifest, event: Event, data: bytes | None = None) -> None:
         """Make a sealed staging directory the current version; the lock must be held.
+
+        ``data`` has the bytes of the manifest where they are given, as for a version that was published elsewhere.
 
         The commit point is the rename of ``current``. The version carries its line for the journal along, so that
         whoever takes the lock next ends what was begun: a version with that line is finished where it is current, and
@@ -131,7 +157,7 @@ class Store(StoreContents):
         """
         name = layout.version_name(manifest.version)
         with storage_errors(self.root), uninterrupted():
-            _describe(staging, manifest)
+            _describe(staging, encode(manifest) if data is None else data)
             replace_file(staging.path / layout.PUBLISHING, msgspec.json.encode(event))
             staging.move(self.versions / name)
             staging.keep()
@@ -348,9 +374,8 @@ def _link(root: Path) -> str | None:
         return _NO_LINK
 
 
-def _describe(staging: Staging, manifest: Manifest) -> None:
+def _describe(staging: Staging, data: bytes) -> None:
     """Write the manifest and its hash; both are read back, the manifest as what a reader will take it for."""
-    data = encode(manifest)
     decode(data, staging.path / layout.MANIFEST)
     for name, content in ((layout.MANIFEST, data), (layout.MANIFEST_HASH, hash_line(data))):
         with staging.stream(name) as write:

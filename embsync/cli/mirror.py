@@ -1,0 +1,126 @@
+"""``embsync push`` and ``embsync pull``: versions to and from object stores and directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from embsync import logs
+from embsync.cli.options import context, locking, shared
+from embsync.cli.output import print_json, say, warn
+from embsync.config import ObjectStoreConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def reaching(command: Command) -> Command:
+    """Add the argument URL, and the options that say how it is reached."""
+    for option in (
+        click.option("--credentials-file", metavar="FILE", help="File with lines NAME=value."),
+        click.option("--region", help="Region of an S3 service."),
+        click.option("--endpoint", metavar="URL", help="Endpoint of an S3 service other than Amazon's."),
+        click.argument("url"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@reaching
+@click.option("--keep-versions", type=click.IntRange(min=1), default=3, show_default=True, help="Versions kept there.")
+@click.option(
+    "--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="Seconds an old one stays."
+)
+@shared
+def push(
+    url: str,
+    endpoint: str | None,
+    region: str | None,
+    credentials_file: str | None,
+    keep_versions: int,
+    grace: float,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Copy the current version to URL, and make it current there.
+
+    URL is s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or file:///directory. Credentials come
+    from the environment's variables or from a file, never from the command line.
+    """
+    from embsync.delivery.object_store import ObjectStoreSink  # noqa: PLC0415
+    from embsync.delivery.steps import deliver  # noqa: PLC0415
+
+    given = context(config_file, store, as_json)
+    place = ObjectStoreConfig(
+        name="push",
+        url=url,
+        endpoint=endpoint,
+        region=region,
+        credentials_file=credentials_file,
+        keep_versions=keep_versions,
+        grace_seconds=grace,
+    )
+    done = deliver(ObjectStoreSink(place), given.store.root, keep_versions, name=url)
+    for note in () if done.probe is None else done.probe.notes:
+        warn(f"embsync: {note}")
+    if as_json:
+        waiting = list(done.waiting)
+        print_json(
+            {"version": done.version, "changed": done.changed, "dropped": list(done.dropped), "waiting": waiting}
+        )
+    else:
+        say(f"version {done.version} {'is current' if done.changed else 'was current already'} at {url}")
+
+
+@click.command()
+@reaching
+@click.option("--follow", is_flag=True, help="Go on: pull whenever another version is pushed.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between looks."
+)
+@shared
+@locking
+def pull(
+    url: str,
+    endpoint: str | None,
+    region: str | None,
+    credentials_file: str | None,
+    follow: bool,
+    interval: float,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+    wait: float,
+) -> int:
+    """Copy what is current at URL into the store, verify it, and make it current here.
+
+    The store is then read and served like any other. A broken transfer is continued by the next pull. With --follow, a
+    local rollback stays until another version is pushed, and with `rollback --hold` until `resume`.
+    """
+    from embsync.delivery.endpoints import open_objects  # noqa: PLC0415
+    from embsync.delivery.follow import follow as follow_it  # noqa: PLC0415
+    from embsync.delivery.pull import Pull  # noqa: PLC0415
+
+    given = context(config_file, store, as_json, wait, log__format="json" if as_json else None)
+    place = ObjectStoreConfig(name="pull", url=url, endpoint=endpoint, region=region, credentials_file=credentials_file)
+    pulling = Pull(given.store, open_objects(place), given.config.store.keep_versions)
+    if follow:
+        logs.configure(given.config.log)
+        return follow_it(pulling, interval)
+    done = pulling.once()
+    if as_json:
+        print_json(
+            {
+                "version": done.version,
+                "changed": done.changed,
+                "transferred_bytes": done.transferred,
+                "linked_bytes": done.linked,
+            }
+        )
+    else:
+        say(f"version {done.version} {'is current' if done.changed else 'was current already'} in {given.store.root}")
+    return 0

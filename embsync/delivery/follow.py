@@ -1,0 +1,81 @@
+"""``embsync pull --follow``: pulls whenever the pointer names another version, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from embsync.delivery.pauses import Pauses
+from embsync.delivery.pull import Pull
+from embsync.delivery.secrets import without_secrets
+from embsync.errors import EmbsyncError, UsageError
+from embsync.logs import log, log_exception
+from embsync.notify import notify
+from embsync.signals import Requests, recorded_signals
+from embsync.store.hold import HeldError
+
+#: First pause after a failure, in seconds.
+_FIRST_PAUSE = 5.0
+
+
+def follow(pull: Pull, interval: float) -> int:
+    """Pull until SIGTERM or SIGINT; return the exit code.
+
+    Failures are logged, and tried again after growing pauses; what was current stays current. A signal ends a transfer
+    that runs: the next pull continues it.
+
+    Parameters
+    ----------
+    pull : Pull
+    interval : float
+        Seconds between looks at the pointer.
+
+    Raises
+    ------
+    UsageError
+        The store may not be pulled into.
+    """
+    requests, pauses = Requests(), Pauses(max(_FIRST_PAUSE, interval))
+    reported: dict[str, str] = {}
+    with recorded_signals(requests, lambda: None):
+        notify("READY=1")
+        while not requests.stop:
+            requests.wake.clear()
+            pause = _step(pull, pauses, interval, reported)
+            notify(f"STATUS={reported.get('failed') or 'following'}")
+            deadline = time.monotonic() + pause
+            while not requests.stop and (left := deadline - time.monotonic()) > 0:
+                requests.wake.wait(left)
+                requests.wake.clear()
+    log(logging.INFO, "stopped")
+    return 0
+
+
+def _step(pull: Pull, pauses: Pauses, interval: float, reported: dict[str, str]) -> float:
+    """Look once, and return the seconds until the next look."""
+    try:
+        pulled = pull.follow_once()
+    except HeldError as error:
+        _report(reported, "held", logging.INFO, error)
+        return interval
+    except UsageError:
+        raise
+    except EmbsyncError as error:
+        _report(reported, "failed", logging.ERROR, error)
+        return pauses.failed()
+    except Exception:
+        log_exception("pull_failed", reason="unexpected")
+        return pauses.failed()
+    pauses.succeeded()
+    reported.clear()
+    if pulled is not None:
+        log(logging.INFO, "pulled", version=pulled.version, transferred=pulled.transferred, linked=pulled.linked)
+    return interval
+
+
+def _report(reported: dict[str, str], kind: str, level: int, error: EmbsyncError) -> None:
+    """Log an error once, until it is another one."""
+    text = without_secrets(str(error))
+    if reported.get(kind) != text:
+        reported[kind] = text
+        log(level, f"pull_{kind}", reason=text)

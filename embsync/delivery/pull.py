@@ -1,0 +1,280 @@
+"""``embsync pull``: brings what a prefix names as current into a store on this host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from embsync.delivery import remote
+from embsync.delivery.objects import Objects
+from embsync.delivery.remote import DamagedObject, Pointer
+from embsync.delivery.source import PullSource, require_pullable, write_source
+from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailable, StoreBusy, StoreDamaged
+from embsync.file_hashes import FileEntry, hash_file
+from embsync.invocation import command
+from embsync.manifest import Manifest
+from embsync.reader import Version, open_version
+from embsync.store import Store, layout
+from embsync.store.durable import storage_errors
+from embsync.store.hold import HeldError, held
+from embsync.store.journal import Event
+from embsync.store.locks import exclusive
+from embsync.store.received import ReceivedVersion
+from embsync.store.version_manifest import read
+
+#: Files that are downloaded at once.
+_AT_ONCE = 4
+#: How often what the pointer names may vanish while it is copied, before something else must be wrong.
+_ATTEMPTS = 5
+#: Bytes of the manifest and the line for the journal.
+_SMALL_FILES = 1 << 20
+
+
+class ObjectGone(SinkUnavailable):
+    """An object is not there any more: its version was deleted while it was copied."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    Attributes
+    ----------
+    version : int
+        What is current now.
+    changed : bool
+        Whether something else was current before.
+    transferred, linked : int
+        Bytes that were transferred, and bytes of files that were here already.
+    """
+
+    version: int
+    changed: bool
+    transferred: int = 0
+    linked: int = 0
+
+
+class Pull:
+    """Copies versions from a prefix to a store. Several on one host are one: one transfers, the others wait.
+
+    Parameters
+    ----------
+    store : Store
+    objects : Objects
+    keep : int
+        Versions to keep in the store.
+    wait : float
+        Seconds to wait for another pull.
+    """
+
+    def __init__(self, store: Store, objects: Objects, keep: int, wait: float = 600.0) -> None:
+        self._store = store
+        self._objects = objects
+        self._keep = keep
+        self._wait = wait
+
+    def once(self) -> Pulled:
+        """Make current what the pointer names, whatever is current here.
+
+        Raises
+        ------
+        NotFoundError
+            Nothing was pushed yet.
+        HeldError
+            The store is on hold.
+        StoreError, UsageError
+            The store may not be pulled into, or cannot be written.
+        SinkError
+            An object is damaged, or the place cannot be reached.
+        """
+        pointer = self._pointer()  # before a store is made for a URL that is mistyped
+        with self._alone() as known:
+            return self._bring(pointer, known)
+
+    def follow_once(self) -> Pulled | None:
+        """Do the same if the pointer names another version than last time; return None if it does not.
+
+        So a local rollback stays until another version is pushed, or for as long as it holds.
+        """
+        pointer = self._pointer()
+        with self._alone() as known:
+            if (known.version, known.sha256) == (pointer.version, pointer.sha256):
+                return None
+            return self._bring(pointer, known)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[PullSource]:
+        """Hold the lock of pulling, in a store that may be pulled into and is not on hold."""
+        self._store.make()
+        with exclusive(self._store.root / layout.PULL_LOCK, self._wait, "pulling into the store"):
+            known = require_pullable(self._store.root, self._objects.where)
+            found = held(self._store.root)
+            if found is not None:
+                raise HeldError(
+                    "the store is on hold",
+                    where=self._store.root,
+                    found=f"hold since {found.time}",
+                    hint=command("resume", purpose="to continue", store=self._store.root),
+                )
+            yield known
+
+    def _pointer(self) -> Pointer:
+        pointer, _ = remote.read_pointer(self._objects)
+        if pointer is None:
+            raise NotFoundError(
+                "nothing was pushed there yet",
+                where=f"{self._objects.where}/{remote.POINTER}",
+                hint="is the URL right? the host that publishes runs: embsync push URL",
+            )
+        return pointer
+
+    def _bring(self, pointer: Pointer, known: PullSource) -> Pulled:
+        """Switch to what the pointer names; where that vanishes meanwhile, to what it names then."""
+        for _ in range(_ATTEMPTS):
+            try:
+                pulled = self._switch(pointer)
+            except ObjectGone:
+                now = self._pointer()
+                if now == pointer:
+                    raise
+                pointer = now
+            else:
+                current = _with_pointer(known, pointer)
+                if current != known:
+                    write_source(self._store.root, current)
+                return pulled
+        raise SinkUnavailable("versions vanish as fast as they are copied", where=self._objects.where)
+
+    def _switch(self, pointer: Pointer) -> Pulled:
+        found = remote.read_manifest(self._objects, pointer.version, pointer.sha256)
+        if found is None:
+            raise self._gone(pointer.manifest)
+        data, manifest = found
+        if pointer.version in self._store.numbers():
+            return self._switch_back(pointer.version, data)
+        with storage_errors(self._store.root):
+            name = f"{layout.version_name(pointer.version)}-{pointer.sha256[:16]}"
+            with ReceivedVersion(self._store.versions, name) as staging:
+                try:
+                    transferred, linked = self._receive(staging, manifest, pointer)
+                except DamagedObject:
+                    staging.discard()
+                    raise
+                event = Event(
+                    event="pulled",
+                    version=manifest.version,
+                    parent=manifest.parent,
+                    space_id=manifest.space_id,
+                    reason=f"from {self._objects.where}",
+                )
+                with self._store.locked():
+                    self._store.publish(staging, manifest, event, data)
+        self._prune()
+        return Pulled(pointer.version, True, transferred, linked)
+
+    def _switch_back(self, number: int, data: bytes) -> Pulled:
+        """Make a version current that is here already."""
+        if read(self._store.path(number))[0] != data:
+            raise SinkConflict(
+                f"another version {number} is here",
+                where=self._store.path(number),
+                expected=f"the one of {self._objects.where}",
+                hint="the store there was made anew: pull into another directory by --store",
+            )
+        if self._store.current() == number:
+            return Pulled(number, False)
+        self._store.rollback(number)
+        return Pulled(number, True)
+
+    def _receive(self, staging: ReceivedVersion, manifest: Manifest, pointer: Pointer) -> tuple[int, int]:
+        """Bring every file: from an earlier pull, from a version here that has the same one, or from there."""
+        folder = remote.folder_of(pointer.version, pointer.sha256)
+        with self._newest_here() as here:
+            own = (
+                {} if here is None else {(entry.path, entry.sha256, entry.bytes): entry for entry in here.record.files}
+            )
+            missing, linked = [], 0
+            for entry in manifest.files:
+                if staging.has(entry):
+                    continue
+                same = own.get((entry.path, entry.sha256, entry.bytes))
+                if here is not None and same is not None and _is_intact(here, same):
+                    staging.link(same, here.path)
+                    linked += entry.bytes
+                else:
+                    missing.append(entry)
+        needed = {entry.path: entry.bytes - min(staging.received(entry), entry.bytes) for entry in missing}
+        self._store.require_room(sum(needed.values()) + _SMALL_FILES)
+        self._download(staging, sorted(missing, key=lambda entry: -entry.bytes), folder)
+        return sum(needed.values()), linked
+
+    @contextlib.contextmanager
+    def _newest_here(self) -> Iterator[Version | None]:
+        """Pin the newest version of the store, None where there is none or it is damaged."""
+        with contextlib.ExitStack() as stack:
+            found = None
+            numbers = self._store.numbers()
+            if numbers:
+                with contextlib.suppress(StoreDamaged, NotFoundError):
+                    found = stack.enter_context(open_version(self._store.root, numbers[-1], indexed=False))
+            yield found
+
+    def _download(self, staging: ReceivedVersion, missing: list[FileEntry], folder: str) -> None:
+        errors: list[BaseException] = []
+
+        def download(entry: FileEntry) -> None:
+            try:
+                if not errors:
+                    self._download_one(staging, entry, f"{folder}/{entry.path}", errors)
+            except BaseException as error:
+                errors.append(error)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(download, missing))
+        if errors:  # those after the first may be its consequences
+            raise errors[0]
+
+    def _download_one(self, staging: ReceivedVersion, entry: FileEntry, key: str, errors: list[BaseException]) -> None:
+        @contextlib.contextmanager
+        def pieces(start: int) -> Iterator[Any]:
+            with self._objects.stream(key, start) as arriving:
+                if arriving is None:
+                    raise self._gone(key)
+                yield _until(errors, arriving)
+
+        try:
+            with storage_errors(staging.path):
+                staging.receive(entry, pieces)
+        except StoreDamaged as error:
+            raise remote.damaged_object(self._objects, key, str(error.found), str(error.expected)) from None
+
+    def _gone(self, key: str) -> ObjectGone:
+        hint = "does something else delete there? push again from the store"
+        return ObjectGone("an object is missing", where=f"{self._objects.where}/{key}", hint=hint)
+
+    def _prune(self) -> None:
+        with contextlib.suppress(StoreBusy), self._store.locked():
+            self._store.prune(self._keep)
+
+
+def _with_pointer(known: PullSource, pointer: Pointer) -> PullSource:
+    """Return the source with what its pointer names."""
+    return msgspec.structs.replace(known, version=pointer.version, sha256=pointer.sha256)
+
+
+def _is_intact(here: Version, entry: FileEntry) -> bool:
+    with contextlib.suppress(OSError):
+        return hash_file(here.path / entry.path) == (entry.bytes, entry.sha256)
+    return False
+
+
+def _until(errors: list[BaseException], pieces: Iterator[Any]) -> Iterator[Any]:
+    for piece in pieces:
+        if errors:
+            raise SinkError("stopped, because another file could not be copied")
+        yield piece

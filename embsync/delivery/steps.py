@@ -1,0 +1,175 @@
+"""One delivery: the steps that bring the current version of a store into a sink."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from embsync.delivery.sink import Generation, Probe, Sink, fingerprint_of
+from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable
+from embsync.reader import Version, open_version
+from embsync.store import layout
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a delivery did.
+
+    Attributes
+    ----------
+    version : int
+        What readers of the sink see now.
+    previous : int or None
+        What they saw before; the same if nothing had to be done.
+    probe : Probe or None
+        What was found before the switch; None if nothing had to be done.
+    missed : str or None
+        The recall that the sink missed, in words.
+    dropped, waiting : tuple of int
+        Old generations that were removed, and those that still have to wait.
+    """
+
+    version: int
+    previous: int | None
+    probe: Probe | None = None
+    missed: str | None = None
+    dropped: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the sink was switched."""
+        return self.version != self.previous
+
+
+class Superseded(SinkMoved):
+    """Another version became current in the store while one was delivered; the next attempt delivers that."""
+
+
+def deliver(
+    sink: Sink, root: Path, keep: int, on_missed_recall: Literal["warn", "refuse"] = "warn", *, name: str = "sink"
+) -> Delivered:
+    """Bring the current version of a store into a sink, let its readers see it, and remove what is old there.
+
+    Parameters
+    ----------
+    sink : Sink
+    root : path
+        The store.
+    keep : int
+        Generations to keep in the sink.
+    on_missed_recall : {"warn", "refuse"}
+        What to do where the sink cannot reach its target recall.
+    name : str
+        The sink's, for messages.
+
+    Raises
+    ------
+    NotFoundError, StoreError
+        The store has no version, or a damaged one.
+    SinkError
+        The sink cannot take it now or at all; its readers see what they saw before.
+    """
+    with open_version(root) as version:
+        sink.check(version)
+        there = sink.generations()
+        expected = sink.current()
+        _require_ours(version, there, name)
+        if expected == version.number:
+            return _cleaned(sink, Delivered(version.number, expected), keep)
+        sink.stage(version)
+        probe = sink.probe(version)
+        _require_rows(version, probe, name)
+        missed = _missed(probe, on_missed_recall, name)
+        if layout.current_number(root) != version.number:
+            raise Superseded("another version is current by now", where=root, found=f"version {version.number} staged")
+        sink.commit(version.number, expected)
+        return _cleaned(sink, Delivered(version.number, expected, probe, missed), keep)
+
+
+def versions_behind(root: Path, there: int | None) -> int:
+    """Return how many versions a sink is behind the store: 0 if it has the current one, 1 after a rollback.
+
+    Raises
+    ------
+    NotFoundError, StoreError
+        As of the reader.
+    """
+    with open_version(root, indexed=False) as version:
+        if there == version.number:
+            return 0
+        lineage = np.append(version.lineage[:-1], version.number)
+        return max(1, int((lineage > (there or 0)).sum()))
+
+
+def _require_ours(version: Version, there: list[Generation], name: str) -> None:
+    """Refuse a sink that holds versions of another store, or is ahead of this one."""
+    versions = version.path.parent
+    times = dict(zip(version.lineage.tolist(), version.lineage_times.tolist(), strict=True))
+    newest = max(layout.version_numbers(versions), default=version.number)
+    for found in there:
+        same: bool | None = None
+        if found.number == version.number:
+            same = found.fingerprint == fingerprint_of(version)
+        elif (versions / layout.version_name(found.number)).is_dir():
+            with contextlib.suppress(OSError):
+                data = (versions / layout.version_name(found.number) / layout.MANIFEST).read_bytes()
+                same = hashlib.sha256(data).hexdigest() == found.fingerprint
+        elif found.created is not None and times.get(found.number) is not None:
+            same = times[found.number].strftime("%Y-%m-%dT%H:%M:%SZ") == found.created
+        if same is False or (same is None and found.number > newest):
+            raise SinkConflict(
+                f"version {found.number} in the sink is not of this store" if same is False else "the sink is ahead",
+                where=name,
+                found=f"version {found.number} made {found.created or 'at an unknown time'}",
+                expected=f"versions of {versions.parent}, up to {newest}",
+                hint="another store is delivered there, or this one was restored from a backup: name another place, "
+                "or remove that version there",
+            )
+
+
+def _require_rows(version: Version, probe: Probe, name: str) -> None:
+    record = version.record
+    expected = record.items.rows, None if record.users is None else record.users.rows
+    if (probe.items, probe.users) != expected:
+        raise SinkError(
+            "rows are missing in the sink",
+            where=name,
+            found=f"{probe.items} items, {probe.users} users",
+            expected=f"{expected[0]} items, {expected[1]} users of version {version.number}",
+            hint="does something else delete there? the version is not switched to",
+        )
+
+
+def _missed(probe: Probe, on_missed_recall: str, name: str) -> str | None:
+    if probe.recall is None or probe.target is None or probe.recall >= probe.target:
+        return None
+    missed = f"recall@{probe.k} {probe.recall:.3f} is below the target {probe.target:g}"
+    if on_missed_recall == "refuse":
+        hint = "lower the target, or set index.on_missed_recall: warn"
+        raise SinkError(
+            "the sink misses its target recall", where=name, found=missed, expected=f"{probe.target:g}", hint=hint
+        )
+    return missed
+
+
+def _cleaned(sink: Sink, done: Delivered, keep: int) -> Delivered:
+    """Remove generations beyond those to keep: the highest numbers, and the current one."""
+    there = sink.generations()
+    kept = {found.number for found in [found for found in there if found.complete][-keep:]} | {done.version}
+    dropped, waiting = [], []
+    for found in there:
+        # a higher incomplete one may be what another publisher is staging
+        if found.number not in kept and (found.complete or found.number < done.version):
+            try:
+                sink.drop(found.number)
+            except SinkUnavailable:
+                waiting.append(found.number)
+            else:
+                dropped.append(found.number)
+    return Delivered(done.version, done.previous, done.probe, done.missed, tuple(dropped), tuple(waiting))

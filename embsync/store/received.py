@@ -1,0 +1,141 @@
+"""A version that arrives from another host: files are hashed while they arrive, and a broken transfer is continued."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from embsync.errors import StoreDamaged, StoreError
+from embsync.file_hashes import FileEntry, hash_file
+from embsync.store import layout
+from embsync.store.modes import correct_file, make_directory
+from embsync.store.removal import RECEIVED_PREFIX, remove_tree
+from embsync.store.staging import Staging
+
+_READ_BYTES = 4 * 2**20
+#: The end of the name of a file that is incomplete.
+_PARTIAL = ".partial"
+
+#: Opened with the number of bytes that are here already: the rest of a file, in pieces.
+Pieces = Callable[[int], contextlib.AbstractContextManager[Iterable[Any]]]
+
+
+class ReceivedVersion(Staging):
+    """A version in the making whose directory survives its process, so that a later one continues it.
+
+    One process at a time receives, under the lock of pulling. Threads may receive different files at once.
+
+    Parameters
+    ----------
+    versions : Path
+    name : str
+        Identifies what arrives; what remains of anything else is removed.
+    """
+
+    def __init__(self, versions: Path, name: str) -> None:
+        self.path = versions / f"{RECEIVED_PREFIX}{name}"
+        for path in versions.iterdir():
+            if path.name.startswith(RECEIVED_PREFIX) and path != self.path:
+                remove_tree(path)
+        if not self.path.is_dir():
+            make_directory(self.path)
+        for described in (layout.MANIFEST, layout.MANIFEST_HASH, layout.PUBLISHING):
+            (self.path / described).unlink(missing_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        self._arrays = []
+        self._entries = []
+        self._making = threading.Lock()
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            self.keep()  # for the next process
+
+    def has(self, entry: FileEntry) -> bool:
+        """Return whether an earlier process received a file, and add it if so; a damaged one is removed."""
+        path = self.path / entry.path
+        if not path.is_file():
+            return False
+        if hash_file(path, drop_cache=True) == (entry.bytes, entry.sha256):
+            self._entries.append(entry)
+            return True
+        path.unlink()
+        return False
+
+    def received(self, entry: FileEntry) -> int:
+        """Return how many bytes of a file are here."""
+        path = self.path / entry.path
+        for place in (path, _partial(path)):
+            with contextlib.suppress(FileNotFoundError):
+                return place.stat().st_size
+        return 0
+
+    def receive(self, entry: FileEntry, pieces: Pieces) -> None:
+        """Receive a file: write it, hash it while it arrives, sync it, read it back, and give it its name.
+
+        Raises
+        ------
+        StoreDamaged
+            Something else arrived; nothing of it is left.
+        """
+        path = self._place(entry.path)
+        start, size, digest = _written(_partial(path), entry.bytes, pieces)
+        if (size, digest) != (entry.bytes, entry.sha256):
+            _partial(path).unlink()
+            if start:  # what an earlier process left may be what is wrong
+                self.receive(entry, pieces)
+                return
+            found = f"{size} bytes" if size != entry.bytes else f"sha256 {digest[:12]}…"
+            expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
+            raise StoreDamaged("a file did not arrive as its manifest says", where=path, found=found, expected=expected)
+        if hash_file(_partial(path), drop_cache=True) != (size, digest):
+            _partial(path).unlink()
+            hint = "the disk or its driver is faulty"
+            raise StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)
+        _partial(path).rename(path)
+        self._entries.append(entry)
+
+    def _place(self, name: str) -> Path:
+        with self._making:
+            return super()._place(name)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + _PARTIAL)
+
+
+def _written(path: Path, longest: int, pieces: Pieces) -> tuple[int, int, str]:
+    """Append what arrives to a file and sync it; return where it began, the size, and the sha256 of everything.
+
+    Stops at the first piece beyond ``longest``.
+    """
+    digest = hashlib.sha256()
+    with open(path, "ab+") as file:  # noqa: PTH123  (a mode that Path.open types as text)
+        size = start = _hashed(file, digest, longest)
+        with pieces(start) as arriving:
+            for piece in arriving:
+                size += len(piece)
+                if size > longest:
+                    break
+                digest.update(piece)
+                file.write(piece)
+        file.flush()
+        correct_file(file.fileno(), path)
+        os.fsync(file.fileno())
+    return start, size, digest.hexdigest()
+
+
+def _hashed(file: IO[bytes], digest: Any, longest: int) -> int:
+    """Hash what is in a file and return its size; a file that could not be continued is emptied."""
+    size = os.fstat(file.fileno()).st_size
+    if size >= longest:
+        file.truncate(0)
+        return 0
+    file.seek(0)
+    while block := file.read(_READ_BYTES):
+        digest.update(block)
+    return size

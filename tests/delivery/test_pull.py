@@ -1,0 +1,371 @@
+"""Pulling: what arrives is an ordinary store, whatever breaks on the way; and what is refused leaves everything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import Stores
+from support.nights import configured, night
+from support.stores import AT_REST, assert_at_rest, assert_intact, snapshot_of, sync
+
+import embsync
+from embsync.config import ObjectStoreConfig
+from embsync.delivery.endpoints import open_objects
+from embsync.delivery.object_store import ObjectStoreSink
+from embsync.delivery.objects import Objects
+from embsync.delivery.pull import ObjectGone, Pull
+from embsync.delivery.source import read_source
+from embsync.delivery.steps import deliver
+from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailable, StoreBusy, UsageError
+from embsync.pipeline import Request, publish_snapshot
+from embsync.store import Store
+from embsync.store.hold import HeldError, hold, resume
+from embsync.store.locks import exclusive
+
+#: What a store holds at rest that was pulled.
+PULLED = ("source.json", "pull.lock")
+
+
+class Mirror:
+    """A store that is pushed to a directory, and pulled from there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = folder / "store"
+        self.remote = folder / "remote"
+        self.copy = folder / "copy"
+        self.remote.mkdir(parents=True)
+        self.config = ObjectStoreConfig(name="test", url=f"file://{self.remote}", grace_seconds=0.0)
+        self.nights = 0
+
+    @property
+    def objects(self) -> Objects:
+        return open_objects(self.config)
+
+    def publish(self) -> int:
+        """Publish a night and push it; return its number."""
+        number = sync(self.store, night(self.nights), f"day={self.nights}", configured()).version
+        self.nights += 1
+        self.push()
+        return number
+
+    def push(self) -> None:
+        deliver(ObjectStoreSink(self.config), self.store, 3)
+
+    def pull(self, objects: Objects | None = None, keep: int = 5) -> Pull:
+        return Pull(Store(self.copy), objects or self.objects, keep)
+
+    def key(self, end: str) -> str:
+        """Return the key of the current version that ends so."""
+        (key,) = [entry.key for entry in self.objects.list() if entry.key.endswith(end)]
+        return key
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Mirror:
+    """Give a mirror with one night published and pushed."""
+    made = Mirror(tmp_path)
+    made.publish()
+    return made
+
+
+class Broken:
+    """Objects of which one breaks off, is changed or is watched on its way."""
+
+    def __init__(self, objects: Objects, end: str, most: int | None = None) -> None:
+        self._objects = objects
+        self._end = end
+        self._most = most
+        self.transferred = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    @contextlib.contextmanager
+    def stream(self, key: str, start: int = 0) -> Iterator[Any]:
+        with self._objects.stream(key, start) as arriving:
+            assert arriving is not None
+            yield self._pieces(key, arriving)
+
+    def _pieces(self, key: str, arriving: Iterator[Any]) -> Iterator[bytes]:
+        for piece in arriving:
+            for first in range(0, len(piece), 1000):
+                if key.endswith(self._end) and self._most is not None and self.transferred >= self._most:
+                    raise SinkUnavailable("the line is cut")
+                part = bytes(piece[first : first + 1000])
+                self.transferred += len(part)
+                yield part
+
+
+def test_what_arrives_is_an_ordinary_store(mirror: Mirror) -> None:
+    """It is opened, searched, verified, rolled back and pruned as any other, and holds nothing else."""
+    first = mirror.pull().once()
+    assert (first.version, first.changed, first.linked) == (1, True, 0)
+    assert mirror.publish() == 2
+    assert mirror.pull().once().version == 2
+    assert assert_intact(mirror.copy) == 2
+    assert_at_rest(mirror.copy, *PULLED)
+    for number in (1, 2):
+        with embsync.open(mirror.store) as one, embsync.open(mirror.copy) as other:
+            here, there = one.version(number), other.version(number)
+            assert here.manifest_bytes == there.manifest_bytes
+            here.close()
+            there.close()
+    assert Store(mirror.copy).rollback(None) == (2, 1)
+    mirror.pull(keep=1).once()
+    mirror.publish()
+    mirror.pull(keep=1).once()
+    assert Store(mirror.copy).numbers() == [3]
+
+
+def test_a_pull_that_has_nothing_to_do_changes_nothing(mirror: Mirror) -> None:
+    """Not a byte, not a time."""
+    mirror.pull().once()
+    before = snapshot_of(mirror.copy), (mirror.copy / "source.json").stat().st_mtime_ns
+    again = mirror.pull().once()
+    assert (again.version, again.changed, again.transferred) == (1, False, 0)
+    assert (snapshot_of(mirror.copy), (mirror.copy / "source.json").stat().st_mtime_ns) == before
+
+
+def test_a_broken_transfer_is_continued(mirror: Mirror) -> None:
+    """Complete files stay, and an incomplete one goes on where it broke off."""
+    whole = sum(entry.bytes for entry in Store(mirror.store).manifest(1).files)
+    cut = Broken(mirror.objects, "users/vectors.npy", most=3000)
+    with pytest.raises(SinkUnavailable, match="cut"):
+        mirror.pull(cut).once()
+    assert Store(mirror.copy).current() is None
+    assert 3000 <= cut.transferred < whole
+    rest = Broken(mirror.objects, "nothing")
+    assert mirror.pull(rest).once().version == 1
+    assert rest.transferred <= whole - cut.transferred + 4 * 1000  # what four threads had in hand
+    assert assert_intact(mirror.copy) == 1
+    assert_at_rest(mirror.copy, *PULLED)
+
+
+def test_damaged_rests_of_a_transfer_are_not_continued(mirror: Mirror) -> None:
+    """Neither a complete file nor the beginning of one is trusted without its hash."""
+    with pytest.raises(SinkUnavailable):
+        mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
+    (folder,) = (mirror.copy / "versions").iterdir()
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    assert mirror.pull().once().version == 1
+    assert assert_intact(mirror.copy) == 1
+
+
+def test_rests_of_another_version_are_removed(mirror: Mirror) -> None:
+    """Of one that was not completed before the next was pushed."""
+    with pytest.raises(SinkUnavailable):
+        mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
+    mirror.publish()
+    mirror.pull().once()
+    assert_at_rest(mirror.copy, *PULLED)
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "longer"])
+def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, damage: str) -> None:
+    """What was current stays; the line names the object; the repaired object is taken."""
+    mirror.pull().once()
+    mirror.publish()
+    (key,) = [
+        entry.key
+        for entry in mirror.objects.list()
+        if entry.key.startswith("versions/000002-") and entry.key.endswith("items/vectors.npy")
+    ]
+    good = mirror.objects.read(key)
+    assert good is not None
+    bad = {"changed": good[:-1] + bytes([good[-1] ^ 1]), "shorter": good[:-5], "longer": good + b"more"}[damage]
+    mirror.objects.write(key, bad)
+    before = snapshot_of(mirror.copy)
+    with pytest.raises(SinkError, match="a damaged object") as caught:
+        mirror.pull().once()
+    assert key in str(caught.value)
+    assert caught.value.hint
+    assert snapshot_of(mirror.copy) == before
+    mirror.objects.write(key, good)
+    assert mirror.pull().once().version == 2
+
+
+def test_a_damaged_manifest_is_refused(mirror: Mirror) -> None:
+    """The pointer says what its hash is."""
+    key = mirror.key("/manifest.json")
+    mirror.objects.write(key, (mirror.objects.read(key) or b"").replace(b'"version"', b'"vorsion"'))
+    with pytest.raises(SinkError, match="a damaged object"):
+        mirror.pull().once()
+
+
+def test_a_puller_that_misses_an_object_reads_the_pointer_again(mirror: Mirror) -> None:
+    """Its version was deleted there meanwhile; without another one current there, it says what is missing."""
+    sink = ObjectStoreSink(mirror.config)
+    stale, pointer = mirror.pull(), mirror.pull()._pointer()
+    mirror.publish()
+    sink.drop(1)
+    stale._pointer = _first_then(pointer, stale._pointer)  # type: ignore[method-assign]
+    assert stale.once().version == 2
+    key = mirror.key("items/vectors.npy")
+    mirror.objects.delete([key])
+    with pytest.raises(ObjectGone, match="missing"):
+        Pull(Store(mirror.copy.with_name("other")), mirror.objects, 3).once()
+
+
+def _first_then(first: Any, rest: Any) -> Any:
+    answers = [first]
+    return lambda: answers.pop() if answers else rest()
+
+
+def test_files_that_are_here_already_are_not_transferred_again(mirror: Mirror) -> None:
+    """A version with other labels shares all files but few; between nights, the start sample is the same."""
+    mirror.pull().once()
+    mirror.publish()
+    watched = Broken(mirror.objects, "nothing")
+    pulled = mirror.pull(watched).once()
+    assert pulled.linked > 0
+    assert pulled.transferred == watched.transferred
+    start = Path("versions/000002/start/items.npy")
+    assert (mirror.copy / start).stat().st_nlink == 2
+
+
+def test_a_rollback_there_is_followed_without_a_transfer(mirror: Mirror) -> None:
+    """The version is here already, and is verified."""
+    mirror.pull().once()
+    mirror.publish()
+    mirror.pull().once()
+    Store(mirror.store).rollback(1)
+    mirror.push()
+    pulled = mirror.pull().follow_once()
+    assert pulled is not None
+    assert (pulled.version, pulled.changed, pulled.transferred) == (1, True, 0)
+    assert Store(mirror.copy).current() == 1
+
+
+def test_a_local_rollback_stays_until_another_version_is_pushed(mirror: Mirror) -> None:
+    """A follower leaves it; a pull without following is an order to take what is current there."""
+    mirror.pull().once()
+    mirror.publish()
+    mirror.pull().once()
+    Store(mirror.copy).rollback(1)
+    assert mirror.pull().follow_once() is None
+    assert Store(mirror.copy).current() == 1
+    assert mirror.pull().once().version == 2
+    Store(mirror.copy).rollback(1)
+    mirror.publish()
+    pulled = mirror.pull().follow_once()
+    assert pulled is not None
+    assert pulled.version == 3
+
+
+def test_a_hold_stops_pulling_until_resume(mirror: Mirror) -> None:
+    """As it stops a daemon."""
+    mirror.pull().once()
+    hold(Store(mirror.copy))
+    mirror.publish()
+    for attempt in (mirror.pull().once, mirror.pull().follow_once):
+        with pytest.raises(HeldError) as caught:
+            attempt()
+        assert "resume" in str(caught.value.hint)
+    resume(Store(mirror.copy))
+    assert mirror.pull().follow_once() is not None
+
+
+def test_several_pulls_on_one_host_are_one(mirror: Mirror) -> None:
+    """One transfers, and the others find that it is done."""
+    watched = Broken(mirror.objects, "nothing")
+    outcomes = []
+    threads = [threading.Thread(target=lambda: outcomes.append(mirror.pull(watched).once())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcome.changed for outcome in outcomes) == [False, False, False, True]
+    assert watched.transferred == sum(entry.bytes for entry in Store(mirror.store).manifest(1).files)
+
+
+def test_a_store_with_a_daemon_is_refused(mirror: Mirror) -> None:
+    """Its daemon publishes there."""
+    Store(mirror.copy).make()
+    before = snapshot_of(mirror.copy)
+    with exclusive(mirror.copy / "daemon.lock", 1.0, "test"), pytest.raises(StoreBusy, match="daemon"):
+        mirror.pull().once()
+    (mirror.copy / "daemon.lock").unlink()
+    (mirror.copy / "pull.lock").unlink()
+    assert snapshot_of(mirror.copy) == before
+
+
+def test_a_store_that_comes_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+    """One that was published here, and one that was pulled from another place."""
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/elsewhere"))
+    with pytest.raises(UsageError, match="not pulled"):
+        Pull(Store(mirror.store), mirror.objects, 3).once()
+    assert_at_rest(mirror.store, "pull.lock")
+    mirror.pull().once()
+    for entry in mirror.objects.list():
+        elsewhere.write(entry.key, mirror.objects.read(entry.key) or b"")
+    with pytest.raises(UsageError, match="another place"):
+        mirror.pull(elsewhere).once()
+    assert read_source(mirror.copy).url == mirror.config.url  # type: ignore[union-attr]
+
+
+def test_nothing_is_published_into_a_copy(mirror: Mirror) -> None:
+    """Its numbers are those of another store."""
+    mirror.pull().once()
+    before = snapshot_of(mirror.copy)
+    with pytest.raises(UsageError, match="the store is a copy"):
+        publish_snapshot(Store(mirror.copy), Request(mirror.store.parent / "snapshots" / "day=0"), configured())
+    with pytest.raises(UsageError, match="the store is a copy"):
+        Store(mirror.copy).stage(100)
+    assert snapshot_of(mirror.copy) == before
+
+
+def test_another_store_under_the_same_url_is_refused(mirror: Mirror, stores: Stores) -> None:
+    """Its version 1 is not the one that is here."""
+    mirror.pull().once()
+    for entry in list(mirror.objects.list()):
+        mirror.objects.delete([entry.key])
+    other = Mirror(mirror.store.parent / "other")
+    sync(other.store, night(5), "day=5", configured())
+    deliver(ObjectStoreSink(mirror.config), other.store, 3)
+    with pytest.raises(SinkConflict, match="another version 1"):
+        mirror.pull().once()
+    assert assert_intact(mirror.copy) == 1
+
+
+def test_a_mistyped_url_makes_no_store(tmp_path: Path) -> None:
+    """Nothing was pushed there."""
+    (tmp_path / "empty").mkdir()
+    objects = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/empty"))
+    with pytest.raises(NotFoundError, match="nothing was pushed"):
+        Pull(Store(tmp_path / "copy"), objects, 3).once()
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_trailing_slash_names_the_same_place(mirror: Mirror) -> None:
+    """As people type it."""
+    mirror.pull().once()
+    objects = open_objects(ObjectStoreConfig(name="test", url=f"{mirror.config.url}/"))
+    assert mirror.pull(objects).once().changed is False
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run embsync."""
+    command = [sys.executable, "-m", "embsync", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def test_the_commands(mirror: Mirror) -> None:
+    """``push`` and ``pull`` say what is current now, and whether it was already."""
+    url = mirror.config.url
+    assert "was current already" in run("push", url, "--store", mirror.store).stdout
+    assert '"changed": true' in run("pull", url, "--store", mirror.copy, "--json").stdout
+    assert AT_REST | set(PULLED) >= {path.name for path in mirror.copy.iterdir()}
+    refused = run("pull", url, "--store", mirror.store)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
