@@ -204,6 +204,14 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a small file durably."""
+    path.unlink()
+    if path.exists():
+        raise OSError(errno.EIO, "a removal did nothing", str(path))
+    sync_directory(path.parent)
+
+
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file of any size atomically: to a temporary file, synced, which is renamed."""
     fresh, descriptor = _own_file(path)
@@ -233,14 +241,6 @@ def remove_temporary(folder: Path) -> None:
                     path.unlink(missing_ok=True)
             finally:
                 close(descriptor)
-
-
-def remove_file(path: Path) -> None:
-    """Remove a small file durably."""
-    path.unlink()
-    if path.exists():
-        raise OSError(errno.EIO, "a removal did nothing", str(path))
-    sync_directory(path.parent)
 
 
 def append_line(path: Path, line: bytes) -> None:
