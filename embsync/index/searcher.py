@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,17 @@ class Searcher:
     def width(self) -> int:
         """Values in a query, k."""
         return self._width
+
+    def comparisons(self, k: int) -> float:
+        """Return with about how many vectors a search for ``k`` compares each query: infinity beyond what was measured.
+
+        Without filters, with the version's search parameters.
+        """
+        return next((cost for most, cost in self._costs if k <= most), math.inf)
+
+    @cached_property
+    def _costs(self) -> list[tuple[int, float]]:
+        return [(point.k, effort(self._index, point.search, point.k)) for point in self._points]
 
     def search(
         self,

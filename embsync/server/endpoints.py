@@ -28,7 +28,7 @@ from embsync.server.schema import (
     TransformRequest,
     VectorsReply,
 )
-from embsync.server.search import search
+from embsync.server.search import search, search_is_quick
 
 #: Fields that a query string carries as JSON text.
 AS_JSON = frozenset({"where"})
@@ -57,6 +57,8 @@ class QueryEndpoint:
         Whether the answer may be an array.
     get : bool
         Whether it may be asked with all its fields in the query string.
+    is_quick : callable
+        Tells of a request whether its answer takes less than a millisecond, and less memory than is never waited for.
     """
 
     name: str
@@ -69,6 +71,7 @@ class QueryEndpoint:
     array_body: bool = False
     array_reply: bool = True
     get: bool = False
+    is_quick: Callable[[RequestContext, Any], bool] = lambda context, request: False
 
     @property
     def path(self) -> str:
@@ -144,6 +147,7 @@ QUERIES = (
         },
         array_body=True,
         get=True,
+        is_quick=search_is_quick,
     ),
     QueryEndpoint(
         "lookup",
@@ -154,6 +158,7 @@ QUERIES = (
         handlers.lookup,
         {"side": "users", "ids": [100002, 100003], "missing": "mean", "max_age": "7d"},
         get=True,
+        is_quick=handlers.lookup_is_quick,
     ),
     QueryEndpoint(
         "transform",

@@ -58,6 +58,29 @@ def users_of(version: Version) -> Any:
     return version.users
 
 
+def test_small_queries_need_no_thread(root: Path, version: Version) -> None:
+    """A thread takes several times as long to wake as a small search takes; a large one does get one."""
+
+    def threads(server: Server) -> int:
+        return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+    users, items = users_of(version).ids.tolist(), version.items.ids.tolist()
+    with serving(root) as server:
+        assert server.ask("/v1/search", {"users": [999_999]}).status == 404
+        before = threads(server)
+        for path, body in (
+            ("/v1/search", {"users": users[:2]}),
+            ("/v1/search", {"vectors": [[0.0] * 6], "k": 100}),
+            ("/v1/search", {"users": [999_999]}),
+            ("/v1/search", {"users": users[:1], "k": "ten"}),
+            ("/v1/lookup", {"side": "items", "ids": items[:10]}),
+        ):
+            server.ask(path, body)
+            assert threads(server) == before, body
+        assert server.ask("/v1/search", {"users": users[:60]}).status == 200
+        assert threads(server) > before
+
+
 def test_search_answers_as_the_reader_does(server: Server, version: Version) -> None:
     """By vectors, users and items, with filters; JSON and npy alike, marked with the version."""
     users = users_of(version).ids[:4].tolist()
