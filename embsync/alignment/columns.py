@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.gram import Cross
-from embsync.alignment.procrustes import DETERMINED
+from embsync.alignment.cross_validation import JudgedSums
+from embsync.alignment.procrustes import determined_axes, determined_rank
 from embsync.dtypes import Bool, Float64
 
 #: Columns that contribute less than this share of an average column's contribution to the stable rows are not judged:
@@ -74,36 +74,37 @@ class ColumnAgreement:
         return known if other is None else known & (other.explained >= EXPLAINED)
 
 
-def judge_columns(sums: Cross, rows: int, transform: Float64) -> ColumnAgreement:
+def judge_columns(sums: JudgedSums, transform: Float64, inverse: Float64, energy: Float64) -> ColumnAgreement:
     """Return how the centred raw columns of a side agree with its anchors.
 
     Parameters
     ----------
-    sums : Cross
-    rows : int
-        How many the sums are over.
+    sums : JudgedSums
     transform : (e, k) float64
         The map of the side.
+    inverse : (k, e) float64
+        Its pseudoinverse.
+    energy : (k, k) float64
+        Gram matrix of the mapped rows.
     """
     anchors = sums.anchors
-    energy = transform.T @ sums.rows @ transform
-    cross = sums.folds.sum(axis=0) - np.outer(sums.row_sum, sums.anchor_sum) / sums.weight
+    cross = sums.cross - np.outer(sums.row_sum, sums.anchor_sum) / sums.weight
     variance = np.diag(sums.rows) - sums.row_sum**2 / sums.weight
     centred = anchors - np.outer(sums.anchor_sum, sums.anchor_sum) / sums.weight
     carried = variance * (transform**2).sum(axis=1)
     if not all(np.isfinite(part).all() for part in (energy, cross, centred, carried)):
         return _nothing(len(transform))
     judged = (carried > _CARRIES * carried.mean()) & (variance > _CONSTANT * np.diag(sums.rows))
-    values, axes = _determined(centred)
+    values, axes = determined_axes(centred)
     if not judged.any() or len(values) == 0:
         return _nothing(len(transform))
     explained = ((cross[judged] @ axes / np.sqrt(values)) ** 2).sum(axis=1) / variance[judged]
     share = np.full(len(transform), np.nan)
-    share[judged] = 1.0 - (1.0 - explained) * (rows - 1) / max(rows - len(values) - 1, 1)
-    inverse = np.linalg.pinv(transform)[:, judged]
+    share[judged] = 1.0 - (1.0 - explained) * (sums.count - 1) / max(sums.count - len(values) - 1, 1)
+    inverse = inverse[:, judged]
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))
-    new = max(_rank(energy) - _rank(anchors), 0)
+    new = max(determined_rank(energy) - determined_rank(anchors), 0)
     # A column of noise has no scale in the anchors: averages over nights leave little of it.
     known = share[judged] >= EXPLAINED
     compared = np.sort(scale[known] if known.any() else scale)
@@ -113,15 +114,3 @@ def judge_columns(sums: Cross, rows: int, transform: Float64) -> ColumnAgreement
 
 def _nothing(width: int) -> ColumnAgreement:
     return ColumnAgreement(np.full(width, np.nan), 0, float("nan"))
-
-
-def _determined(gram: Float64) -> tuple[Float64, Float64]:
-    """Return the eigenvalues of a Gram matrix that exceed rounding error, and their eigenvectors."""
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    held = values > max(DETERMINED * values[-1], 0.0)
-    return values[held], vectors[:, held]
-
-
-def _rank(gram: Float64) -> int:
-    values = np.linalg.eigvalsh((gram + gram.T) / 2)
-    return int(np.count_nonzero(values > max(DETERMINED * values[-1], 0.0)))

@@ -1,53 +1,24 @@
-"""Fit to the anchors and drift from the parent: cosines, displacements and norms, collected as the rows are read."""
+"""Drift from the parent: cosines, displacements and norms, collected as the rows are read."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from embsync.alignment.gram import Pairing, by_fold
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
 from embsync.manifest import Moved, SideDrift
-from embsync.rows import as_slice, library_threads
-from embsync.similarity import lowest, row_cosines
+from embsync.rows import as_slice
+from embsync.similarity import lowest
 
 MOVED_MOST = 10
-
-#: Values judged together, 4 MiB: on the few anchors of one block, call overhead would cost ten times the arithmetic.
-_JUDGED_AT_ONCE = 2**20
 
 #: Squared relative distance up to which two raw rows count as equal: the float32 rounding of ||a||^2 + ||b||^2 - 2ab
 #: when one of them was mapped back through the parent's inverse.
 _ROUNDING = 1e-5
 
 _OUTLIER = 3.0
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Out-of-sample fit of one side to its anchors: each fold is mapped by the rotation fitted without it.
-
-    Attributes
-    ----------
-    common : int
-        Rows compared, n: all with an anchor up to 8,000 or 8k, beyond that those whose ids have the lowest hashes. A
-        share p has the standard error sqrt(p (1 - p) / n).
-    cosine, cosine_mismatched, share_below_half : float or None
-        Mean cosine of rows with their own anchors; the same with other ids' anchors; share of rows whose cosine is
-        below 0.5. None when there is nothing to compare.
-    lost : float or None
-        Estimated share of rows with another id's vector: twice the share of cosines below ``cosine_mismatched``, since
-        half of the mismatched rows lie below their own mean.
-    """
-
-    common: int = 0
-    cosine: float | None = None
-    cosine_mismatched: float | None = None
-    share_below_half: float | None = None
-    lost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,69 +47,6 @@ def mean(values: Array) -> float | None:
     """Return the mean of the values that are not NaN, or None if there are none."""
     kept = values[~np.isnan(values)]
     return float(kept.mean(dtype=np.float64)) if len(kept) else None
-
-
-class FitMeter:
-    """Judges the pairing's sample of rows with an anchor by the fold's own map.
-
-    Parameters
-    ----------
-    pairing : Pairing
-    fold_maps : (10, e, k) float64
-        Maps from raw rows to the space, each fitted without the rows of its fold.
-    """
-
-    def __init__(self, pairing: Pairing, fold_maps: Float64) -> None:
-        self._pairing = pairing
-        # float32 is precise enough for a mean of cosines, at half the work.
-        self._maps = fold_maps.astype(np.float32)
-        self._cosines = np.full(len(pairing.anchors), np.nan, np.float32)
-        self._mismatched = np.full(len(pairing.anchors), np.nan, np.float32)
-        self._lock = threading.Lock()
-        self._held: list[tuple[RowNumbers, Float32]] = []
-
-    def observe(self, start: int, block: Array) -> None:
-        """Add a block of raw rows; no two rows share an anchor, so threads never write to the same place."""
-        local = self._pairing.judged(start, start + len(block))
-        if len(local) == 0:
-            return
-        places = self._pairing.positions[start + local]
-        with self._lock:
-            self._held.append((places, block[local].astype(np.float32, copy=False)))
-            if sum(rows.size for _, rows in self._held) < _JUDGED_AT_ONCE:
-                return
-            held, self._held = self._held, []
-        self._judge(held)
-
-    def _judge(self, held: list[tuple[RowNumbers, Float32]]) -> None:
-        if not held:
-            return
-        places = np.concatenate([one for one, _ in held])
-        rows = np.concatenate([one for _, one in held])
-        order, parts = by_fold(self._pairing.folds[places])
-        places, rows = places[order], rows[order]
-        anchors = self._pairing.anchors
-        for part, onto in zip(parts, self._maps, strict=True):
-            mine = places[part]
-            fitted = rows[part] @ onto
-            self._cosines[mine] = row_cosines(fitted, anchors[mine])
-            # The mismatched anchor is half the anchors away, which does not depend on how rows fall into blocks.
-            self._mismatched[mine] = row_cosines(fitted, anchors[(mine + len(anchors) // 2) % len(anchors)])
-
-    def result(self) -> Fit:
-        """Return the figures over all rows met."""
-        with library_threads(1, "blas"):
-            self._judge(self._held)
-        self._held = []
-        cosines = self._cosines[~np.isnan(self._cosines)]
-        mismatched = mean(self._mismatched) if len(cosines) else None
-        return Fit(
-            common=len(cosines),
-            cosine=mean(cosines),
-            cosine_mismatched=mismatched,
-            share_below_half=float((cosines < 0.5).mean()) if len(cosines) else None,
-            lost=None if mismatched is None else min(1.0, 2.0 * float((cosines < mismatched).mean())),
-        )
 
 
 class DriftMeter:

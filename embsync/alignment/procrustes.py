@@ -114,8 +114,7 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
         return Axes(float("nan"), float("nan"))
     agreement = both.T @ ((cross + cross.T) / 2) @ both
     spreads = np.sqrt(np.maximum(np.linalg.eigvalsh(determined.T @ ((rows + rows.T) / 2) @ determined), 0.0))
-    own = _whitening(rows)
-    fewer = max(len(spreads) - (0 if own is None else own.shape[1]), 0)
+    fewer = max(len(spreads) - determined_rank(rows), 0)
     median = float(np.median(spreads))
     least = float(spreads[min(fewer, len(spreads) - 1)])
     return Axes(
@@ -123,14 +122,26 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
     )
 
 
+def determined_axes(gram: Float64) -> tuple[Float64, Float64]:
+    """Return the eigenvalues of a Gram matrix that exceed rounding error, and their eigenvectors."""
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    held = values > max(DETERMINED * values[-1], 0.0)
+    return values[held], vectors[:, held]
+
+
+def determined_rank(gram: Float64) -> int:
+    """Return how many eigenvalues of a Gram matrix exceed rounding error."""
+    values = np.linalg.eigvalsh((gram + gram.T) / 2)
+    return int(np.count_nonzero(values > max(DETERMINED * values[-1], 0.0)))
+
+
 def _whitening(gram: Float64) -> Float64 | None:
     """Return the (k, r) map that makes a Gram matrix the identity on the axes with energy; None without any."""
     if not np.isfinite(gram).all():
         return None
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    held = values > max(DETERMINED * values[-1], 0.0)
-    whitened: Float64 = vectors[:, held] / np.sqrt(values[held])
-    return whitened if held.any() else None
+    values, vectors = determined_axes(gram)
+    whitened: Float64 = vectors / np.sqrt(values)
+    return whitened if len(values) else None
 
 
 def _leading_entries(columns: Float64) -> Float64:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import linalg
 
 from embsync.alignment.columns import ColumnAgreement, judge_columns
-from embsync.alignment.drift import FitMeter
+from embsync.alignment.cross_validation import Fit, JudgedRows, JudgedSums, fold_count, out_of_sample_fit, sum_judged
 from embsync.alignment.gram import Pairing, RawObserver, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import Axes, align, compare_axes, disagreement, first_rotation
@@ -16,7 +17,6 @@ from embsync.alignment.standardize import Standardization, keep_products, standa
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
-from embsync.ids import FOLDS
 from embsync.rows import Rows, in_threads, library_threads, map_blocks
 from embsync.sides import Sides
 
@@ -60,9 +60,12 @@ class SideFit:
     Attributes
     ----------
     sums : SideSums
+        Without the judged rows.
     map : (e, k) float64
-    fold_maps : (10, e, k) float64 or None
-        One map per fold, fitted without that fold of the anchors.
+    judged : int
+        Number of rows that the fit is judged on.
+    fit : Fit or None
+        None in a new space or for a side too small to be judged.
     scale : float
         See :func:`embsync.alignment.preservation.residual_scale`.
     axes : Axes
@@ -73,10 +76,16 @@ class SideFit:
 
     sums: SideSums
     map: Float64
-    fold_maps: Float64 | None
+    judged: int
+    fit: Fit | None
     scale: float
     axes: Axes
     columns: ColumnAgreement | None
+
+    @property
+    def judged_alone(self) -> bool:
+        """Whether the side has the 4e judged rows that figures about it alone require."""
+        return _suffices(self.judged, self.map)
 
     @property
     def magnitude(self) -> float:
@@ -108,16 +117,8 @@ class Alignment(Sides[SideFit]):
         return sum(side.sums.paired for side in self)
 
 
-def judged_alone(sums: SideSums) -> bool:
-    """Whether a side has the 4e anchored rows that figures about it alone require."""
-    return sums.judged >= 4 * len(sums.gram)
-
-
-def fit_meter(pairing: Pairing | None, side: SideFit) -> FitMeter | None:
-    """Return what judges a side's rows out of sample, None in a new space or for a side too small to be judged."""
-    if pairing is None or side.fold_maps is None or not judged_alone(side.sums):
-        return None
-    return FitMeter(pairing, side.fold_maps)
+def _suffices(judged: int, basis: Float64) -> bool:
+    return judged >= 4 * len(basis)
 
 
 def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, threads: int = 0) -> Alignment:
@@ -148,53 +149,63 @@ def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, t
         return _rotate(form, sides, sums, dimension, threads)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """Judged rows of a side by fold, and their sums."""
+
+    rows: JudgedRows
+    parts: list[slice]
+    sums: JudgedSums
+
+    @classmethod
+    def of(cls, rows: JudgedRows, folds: int, threads: int) -> _Judged:
+        ordered, parts = rows.by_fold(folds)
+        return cls(ordered, parts, sum_judged(ordered, parts, threads))
+
+
 def _rotate(
     form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int, threads: int
 ) -> Alignment:
-    """Align the standardized form to the anchors: once to all of them, and once without each fold."""
-    paired = [
-        (basis.T / side.rate, total.cross)
-        for basis, side, total in zip(form, sides, sums, strict=False)
-        if total.cross is not None
-    ]
-    crosses = [onto @ cross.whole for onto, cross in paired]
+    """Align the standardized form to the anchors."""
+    onto = sides.map(lambda side, basis: basis.T / side.rate, form)
+    crosses = [basis @ total.cross for basis, total in zip(onto, sums, strict=True) if total.cross is not None]
     anchored = [cross for cross in crosses if np.any(cross)]
+    whole: Float64 = np.sum(crosses, axis=0)
+    rotation = align(whole, form.energy) if anchored else first_rotation(form.items, dimension)
+    count = max(fold_count(0 if total.judged is None else len(total.judged), total.paired) for total in sums)
+    judged = sums.map(lambda total: None if total.judged is None else _Judged.of(total.judged, count, threads))
+    held = [(basis, side) for basis, side in zip(onto, (judged.items, judged.users), strict=False) if side]
     folds = None
-    if not anchored:
-        rotation = first_rotation(form.items, dimension)
-    else:
-        whole = np.sum(crosses, axis=0)
-        folded = np.sum([onto @ cross.folds for onto, cross in paired], axis=0)
-        rotation = align(whole, form.energy)
-        if any(total.judged for total in sums):
-            alone = in_threads(lambda fold: align(whole - folded[fold], form.energy), range(FOLDS), threads)
-            folds = np.stack(list(alone))
-    fits = sums.map(
-        lambda total, basis: SideFit(
-            total,
-            basis @ rotation,
-            None if folds is None else basis @ folds,
-            residual_scale(total.gram, basis @ rotation, total.rows),
-            *_axes(total, basis @ rotation),
-        ),
-        form,
-    )
+    if anchored and any(_suffices(len(side.rows), basis.T) for basis, side in held):
+        folded = np.sum([basis @ side.sums.folds for basis, side in held], axis=0)
+        folds = np.stack([*in_threads(lambda fold: align(whole - folded[fold], form.energy), range(count), threads)])
+
+    def finish(total: SideSums, basis: Float64, other: Float64, side: _Judged | None) -> SideFit:
+        own: Float64 = basis @ rotation
+        fit, axes, columns, number = None, Axes(), None, 0 if side is None else len(side.rows)
+        if side is not None and folds is not None and _suffices(number, basis):
+            fit = out_of_sample_fit(side.rows, side.parts, basis @ folds, threads)
+            # At full rank, the inverse of one side's map is the other's transpose.
+            square = basis.shape[0] == basis.shape[1]
+            inverse: Float64 = (other @ rotation).T if square else np.asarray(linalg.pinv(own), np.float64)
+            axes, columns = _axes(side.sums, own, inverse)
+        scale = residual_scale(total.gram, own, total.rows)
+        return SideFit(replace(total, judged=None), own, number, fit, scale, axes, columns)
+
+    fits = sums.map(finish, form, Sides(form.users, form.items), judged)
     apart = None
-    if len(crosses) == 2 and len(anchored) == 2 and all(judged_alone(total) for total in sums):
+    if len(crosses) == 2 and len(anchored) == 2 and all(side.judged_alone for side in fits):
         apart = disagreement(crosses[0], crosses[1], form.energy)
     maps = fits.map(lambda side: side.map)
     transform = Transform(maps.items, maps.users, form.singular_values)
     return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
 
 
-def _axes(sums: SideSums, transform: Float64) -> tuple[Axes, ColumnAgreement | None]:
+def _axes(sums: JudgedSums, transform: Float64, inverse: Float64) -> tuple[Axes, ColumnAgreement]:
     """Return how the axes of the space and the raw columns agree with the anchors."""
-    if sums.cross is None or not judged_alone(sums):
-        return Axes(), None
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
-        cross = transform.T @ sums.cross.folds.sum(axis=0)
-        axes = compare_axes(cross, transform.T @ sums.cross.rows @ transform, sums.cross.anchors)
-        return axes, judge_columns(sums.cross, sums.judged, transform)
+        rows = transform.T @ sums.rows @ transform
+        return compare_axes(transform.T @ sums.cross, rows, sums.anchors), judge_columns(sums, transform, inverse, rows)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

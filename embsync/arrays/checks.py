@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embsync.alignment.drift import Fit, RowChange
+from embsync.alignment.drift import RowChange
 from embsync.alignment.two_pass import Alignment
 from embsync.config import Config
 from embsync.manifest import CheckRecord, Preservation
@@ -14,14 +14,14 @@ from embsync.sides import NAMES, Sides
 OTHERWISE = "check=False gives the result anyway; without anchors a new space begins"
 
 
-def judge_fit(found: Alignment, fits: Sides[Fit | None], preservation: Preservation) -> list[CheckRecord]:
+def judge_fit(found: Alignment, preservation: Preservation) -> list[CheckRecord]:
     """Return the checks of a fit to anchors, with the limits that a store has by default."""
     measured = [
         Measured("common", float(found.common), {"k": float(found.items.map.shape[1])}),
         Measured("score_error", preservation.score_error, {"truncation_loss": found.truncation_loss}),
     ]
     no_change, no_anchors = Sides(RowChange(), RowChange()), Sides(0, 0)
-    records = found.map(side_fit, fits, no_change, no_anchors, Sides(found.users, found.items))
+    records = found.map(side_fit, no_change, no_anchors, Sides(found.users, found.items))
     for checks in found.map(checks_of_anchors, NAMES, records):
         measured += checks
     if found.users is not None:

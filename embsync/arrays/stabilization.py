@@ -12,11 +12,11 @@ import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, advance_ages, choose
 from embsync.alignment.certified import SampledNeighbours
-from embsync.alignment.drift import Fit
+from embsync.alignment.cross_validation import Fit
 from embsync.alignment.gram import Pairing
 from embsync.alignment.preservation import Residual, map_error, score_error
 from embsync.alignment.transform import Transform
-from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, fit_meter, transform_rows
+from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, transform_rows
 from embsync.arrays.anchors import Anchors
 from embsync.arrays.checks import OTHERWISE, judge_fit
 from embsync.dtypes import Array, Float32, Float64, Int64
@@ -198,8 +198,8 @@ def stabilize(
     if found.rank == 0:
         raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
     written, preservation = _apply(sides, found, threads)
-    fits = written.map(lambda side: side.fit)
-    checks = [] if anchors is None else judge_fit(found, fits, preservation)
+    fits = found.map(lambda side: side.fit)
+    checks = [] if anchors is None else judge_fit(found, preservation)
     if check:
         require(checks, None, otherwise=OTHERWISE)
     with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
@@ -258,7 +258,6 @@ def _side(motion: Motion, vectors: Any, name: SideName, ids: Any, weights: Any, 
 @dataclass(frozen=True)
 class _Written:
     stable: Float32
-    fit: Fit | None
     residual: Residual
 
 
@@ -271,18 +270,15 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
 
     def write(side: _Side, part: SideFit) -> _Written:
         out = np.empty((side.rows.count, part.map.shape[1]), np.float32)
-        meter = fit_meter(side.pairing, part)
 
         def observe(start: int, block: Array, stable: Float32) -> None:
             out[start : start + len(block)] = stable
-            if meter is not None:
-                meter.observe(start, block)
             if side is sides.items:
                 neighbours.observe(np.arange(start, start + len(block)), block, stable)
 
         residual = transform_rows(side.rows, part, [observe], threads=threads)
         out.flags.writeable = False
-        return _Written(out, None if meter is None else meter.result(), residual)
+        return _Written(out, residual)
 
     written = sides.map(write, found)
     certificate = Preservation(

@@ -9,9 +9,10 @@ from math import inf, isfinite, nan
 import msgspec
 import numpy as np
 
-from embsync.alignment.drift import Fit, RowChange
+from embsync.alignment.cross_validation import Fit
+from embsync.alignment.drift import RowChange
 from embsync.alignment.preservation import map_error, score_error
-from embsync.alignment.two_pass import Alignment, SideFit, judged_alone
+from embsync.alignment.two_pass import Alignment, SideFit
 from embsync.alignment.values import examine
 from embsync.checks import CHECKS, Check
 from embsync.config import Config
@@ -61,7 +62,6 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
     changes = written.map(lambda side: side.change)
     sides = found.map(
         side_fit,
-        written.map(lambda side: side.fit),
         changes,
         written.map(lambda side: side.anchors),
         Sides(found.users, found.items),
@@ -84,7 +84,6 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
 
 def side_fit(
     part: SideFit,
-    fit: Fit | None,
     change: RowChange,
     anchors: int,
     other: SideFit | None = None,
@@ -96,7 +95,7 @@ def side_fit(
     columns, counterpart = part.columns, None if other is None else other.columns
     return SideFitRecord(
         anchors=anchors,
-        **{**vars(fit or Fit()), "common": part.sums.paired},
+        **{**vars(part.fit or Fit()), "common": part.sums.paired},
         **figures,
         **vars(examine(part.sums.sample)),
         **vars(part.axes),
@@ -194,7 +193,7 @@ def _coverage(run: SideRun, part: SideFit, parent: Version) -> Measured:
     counts = _counts(parent, run.name)
     known = run.plan.counts.common + run.plan.counts.returned
     share = known / max(min(run.side.count, counts.rows), 1)
-    return Measured(f"coverage_{run.name}", share, {"least": 0.3 if judged_alone(part.sums) else 0.5})
+    return Measured(f"coverage_{run.name}", share, {"least": 0.3 if part.judged_alone else 0.5})
 
 
 def _live(run: SideRun, parent: Version) -> Measured:
@@ -241,13 +240,13 @@ def checks_of_anchors(part: SideFit, name: SideName, side: SideFitRecord) -> Ite
 
 def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | None) -> Measured:
     """Return a side's figure with the figures that its limits depend on."""
-    judged = judged_alone(part.sums)
+    judged = part.judged_alone
     # If all vectors share a component, as in item2vec, matched and mismatched rows differ less.
     mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
     of = {
         "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
-        "one_row": 1.0 / max(part.sums.judged, 1),
-        "e_per_row": len(part.map) / max(part.sums.judged, 1),
+        "one_row": 1.0 / max(part.judged, 1),
+        "e_per_row": len(part.map) / max(part.judged, 1),
     }
     value: float | None = getattr(side, check.figure)
     if value is None and (check.needs != "anchors" or judged):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embsync.alignment.anchors import advance, advance_ages, choose
-from embsync.alignment.drift import DriftMeter, Fit, RowChange, mean
+from embsync.alignment.drift import DriftMeter, RowChange, mean
 from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import Residual
 from embsync.alignment.transform import Transform
-from embsync.alignment.two_pass import Alignment, Observer, SideFit, fit_meter, transform_rows
+from embsync.alignment.two_pass import Alignment, Observer, SideFit, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32
 from embsync.ids import positions_in, sample
@@ -36,8 +36,6 @@ class WrittenSide:
     vectors : (n, k) float32
         The memory-mapped file in the staging directory.
     residual : Residual
-    fit : Fit or None
-        None for a side too small to be judged, or a new space.
     change : RowChange
     drift : SideDrift or None
         None in a new space.
@@ -47,7 +45,6 @@ class WrittenSide:
 
     vectors: Float32
     residual: Residual
-    fit: Fit | None
     change: RowChange
     drift: SideDrift | None
     anchors: int
@@ -92,14 +89,11 @@ def _write_side(
 ) -> WrittenSide:
     plan = run.plan
     file = staging.array(layout.side_file(run.name, "vectors"), (len(plan.ids), inputs.dimension), np.float32)
-    meter = fit_meter(run.fitted.pairing, part)
     drift_meter = _drift_meter(inputs, run)
     moments = Moments()
 
     def observe(start: int, block: Array, stable: Float32) -> None:
         file.put(as_slice(plan.rows[start : start + len(block)]), stable)
-        if meter is not None:
-            meter.observe(start, block)
         if drift_meter is not None:
             drift_meter.observe(start, block, stable)
         moments.observe(start, stable)
@@ -115,7 +109,6 @@ def _write_side(
     return WrittenSide(
         vectors=file.array,
         residual=residual,
-        fit=None if meter is None else meter.result(),
         change=change,
         drift=None if drift is None else replace(drift, cosine_since_start=since_start),
         anchors=0 if run.anchors is None else len(run.anchors.ids),

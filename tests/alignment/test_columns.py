@@ -12,7 +12,6 @@ from embsync.alignment.columns import EXPLAINED, ColumnAgreement
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput, fit
 from embsync.dtypes import Float64
-from embsync.ids import fold_of
 from embsync.rows import ArrayRows
 from embsync.sides import Sides
 
@@ -29,7 +28,7 @@ def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dime
     other = random.standard_normal((ROWS, rows.shape[1])) if users is None else users
     positions = np.arange(ROWS)
     sides = [
-        SideInput(ArrayRows(side.astype(np.float32)), Pairing(positions, to.astype(np.float32), fold_of(positions)))
+        SideInput(ArrayRows(side.astype(np.float32)), Pairing.of(positions, to.astype(np.float32), positions))
         for side, to in ((rows, anchors), (other, np.pad(other, ((0, 0), (0, dimension - other.shape[1])))))
     ]
     found = fit(Sides(*sides), dimension=dimension, standardized=False).items.columns
@@ -77,7 +76,7 @@ def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
     found = []
     for _ in range(40):
         rows, positions = random.standard_normal((32, 8)).astype(np.float32), np.arange(32)
-        pairing = Pairing(positions, random.standard_normal((32, 8)).astype(np.float32), fold_of(positions))
+        pairing = Pairing.of(positions, random.standard_normal((32, 8)).astype(np.float32), positions)
         columns = fit(Sides(SideInput(ArrayRows(rows), pairing), None), dimension=8).items.columns
         assert columns is not None
         found.append(columns.fit(None))

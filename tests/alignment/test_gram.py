@@ -33,29 +33,23 @@ def _rows(seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
-    """Gram and cross-Gram matrices, fold by fold, whatever the number of workers."""
+    """Gram and cross-Gram matrices, whatever the number of workers."""
     raw = _rows()
     random = np.random.default_rng(1)
     anchors = random.standard_normal((500, 5)).astype(np.float32)
     positions = np.full(ROWS, -1)
     positions[random.choice(ROWS, 400, replace=False)] = random.choice(500, 400, replace=False)
     weights = random.uniform(0, 2, ROWS)
-    folds = fold_of(np.arange(500))
-    sums = sum_side(ArrayRows(raw), Pairing(positions, anchors, folds), weights, threads=threads)
+    sums = sum_side(ArrayRows(raw), Pairing.of(positions, anchors, np.arange(500)), weights, threads=threads)
     wide = raw.astype(np.float64)
     np.testing.assert_allclose(sums.gram, wide.T @ wide, rtol=1e-10, atol=1e-9)
-    assert sums.cross is not None
-    for fold in range(10):
-        member = np.flatnonzero((positions >= 0) & (folds[positions] == fold))
-        expected = (wide[member] * weights[member, None]).T @ anchors[positions[member]].astype(np.float64)
-        np.testing.assert_allclose(sums.cross.folds[fold], expected, atol=1e-9)
     paired = np.flatnonzero(positions >= 0)
     weight, left, right = weights[paired], wide[paired], anchors[positions[paired]].astype(np.float64)
-    np.testing.assert_allclose(sums.cross.rows, (left.T * weight) @ left, atol=1e-9)
-    np.testing.assert_allclose(sums.cross.anchors, (right.T * weight) @ right, atol=1e-3)  # float32 products
-    np.testing.assert_allclose(sums.cross.row_sum, weight @ left, atol=1e-9)
-    np.testing.assert_allclose(sums.cross.anchor_sum, weight @ right, atol=1e-9)
-    assert sums.cross.weight == pytest.approx(weight.sum())
+    np.testing.assert_allclose(sums.cross, (left.T * weight) @ right, atol=1e-9)
+    assert sums.judged is not None
+    np.testing.assert_array_equal(sums.judged.rows, raw[paired])
+    np.testing.assert_array_equal(sums.judged.anchors, right)
+    np.testing.assert_allclose(sums.judged.roots, np.sqrt(weight))
     assert (sums.rows, sums.paired, sums.zero_rows) == (ROWS, 400, 0)
 
 
@@ -68,20 +62,18 @@ def test_a_large_side_is_judged_by_a_sample_and_fitted_as_a_whole(monkeypatch: p
     anchors = random.standard_normal((len(ids), 5)).astype(np.float32)
     positions = random.permutation(len(ids))[:ROWS]
     positions[::3] = -1
-    pairing = Pairing.of(positions, anchors, ids)
-    sums = sum_side(ArrayRows(raw), pairing)
+    sums = sum_side(ArrayRows(raw), Pairing.of(positions, anchors, ids))
     there = np.flatnonzero(positions >= 0)
     hashes = hash_ids(ids[positions[there]])
-    judged = there[np.argsort(hashes)[:1000]]
-    np.testing.assert_array_equal(np.flatnonzero(np.isin(np.arange(ROWS), pairing.judged(0, ROWS))), np.sort(judged))
+    judged = np.sort(there[np.argsort(hashes)[:1000]])
+    assert sums.judged is not None
+    np.testing.assert_array_equal(sums.judged.rows, raw[judged])
+    np.testing.assert_array_equal(sums.judged.anchors, anchors[positions[judged]])
+    np.testing.assert_array_equal(sums.judged.places, positions[judged])
+    np.testing.assert_array_equal(sums.judged.folds, fold_of(ids[positions[judged]]))
     wide, other = raw.astype(np.float64), anchors[positions].astype(np.float64)
-    assert sums.cross is not None
-    assert (sums.paired, sums.judged) == (len(there), 1000)
-    np.testing.assert_allclose(sums.cross.whole, wide[there].T @ other[there], atol=1e-9)
-    np.testing.assert_allclose(sums.cross.folds.sum(axis=0), wide[judged].T @ other[judged], atol=1e-9)
-    np.testing.assert_allclose(sums.cross.rows, wide[judged].T @ wide[judged], atol=1e-9)
-    np.testing.assert_allclose(sums.cross.row_sum, wide[judged].sum(axis=0), atol=1e-9)
-    assert sums.cross.weight == 1000
+    assert sums.paired == len(there)
+    np.testing.assert_allclose(sums.cross, wide[there].T @ other[there], atol=1e-9)
 
 
 def test_sampled_rows_are_kept_from_every_block() -> None:

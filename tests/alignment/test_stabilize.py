@@ -106,7 +106,7 @@ def test_an_overflow_is_named_by_its_row() -> None:
     far = 2 * block_rows(4)
     rows = np.ones((far + 1, 4))
     rows[far] = 1e39
-    side = SideFit(sum_side(ArrayRows(rows)), np.eye(4), None, 1.0, Axes(), None)
+    side = SideFit(sum_side(ArrayRows(rows)), np.eye(4), 0, None, 1.0, Axes(), None)
     with pytest.raises(SnapshotError, match=f"found overflow near row {far}"):
         transform_rows(ArrayRows(rows), side, [])
 
@@ -118,7 +118,7 @@ def test_all_rows_with_an_anchor_are_common_however_few_are_judged(monkeypatch: 
     ids = np.arange(len(T))
     pairing = Pairing.of(ids, T.astype(np.float32), ids)
     found = two_pass.fit(Sides(SideInput(ArrayRows(T), pairing), SideInput(ArrayRows(W))), dimension=T.shape[1])
-    assert (found.common, found.items.sums.judged) == (len(T), 50)
+    assert (found.common, found.items.judged) == (len(T), 50)
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, 1e10])

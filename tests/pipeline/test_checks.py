@@ -165,7 +165,7 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
         for side, outcome, share in (
             ("items", "warn", 0.02),
             ("items", "refuse", 0.05),
-            ("users", "warn", 0.08),
+            ("users", "warn", 0.05),
             ("users", "refuse", 0.15),
         )
     ),
