@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 #: Commands that change the store.
-_CHANGING = frozenset({"accept", "hold", "prune", "pull", "relabel", "resume", "rollback", "run", "sync", "widen"})
+_CHANGING = frozenset(
+    {"accept", "deliver", "hold", "prune", "pull", "relabel", "resume", "rollback", "run", "sync", "widen"}
+)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import dataclasses
 import datetime as dt
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 
 import embsync
 from embsync.cli.daemon import daemon_lines, daemon_status
-from embsync.cli.options import context, shared
+from embsync.cli.deliver import delivery_lines, delivery_status
+from embsync.cli.options import Context, context, shared
 from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
@@ -38,11 +39,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Show the current version, the daemon's state, the watched snapshots, and damaged files."""
     given = context(config_file, store, as_json)
     found = {**_status(given.store), "config": str(given.found)}
-    try:
-        found["daemon"] = daemon_status(given.store)
-    except StoreError as error:
-        found["daemon"] = None
-        found["damage"].append(str(error))
+    _add_services(given, found)
     found["snapshots"] = _snapshots(given.store, given.config, found["daemon"])
     if found["daemon"] is not None and found["daemon"]["running"]:
         found["damage"] += [what for what in found["daemon"].get("damage", ()) if what not in found["damage"]]
@@ -55,7 +52,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     _print_current(found)
     for damage in found["damage"]:
         say(f"damaged   {damage}")
-    for line in daemon_lines(found["daemon"]):
+    for line in (*daemon_lines(found["daemon"]), *delivery_lines(found["delivery"])):
         say(line)
     for line in _passed_over(found["snapshots"] or []):
         say(line)
@@ -69,6 +66,20 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
         if other is not None:
             say(f"  {'':<24} the daemon reports {other['state'].replace('_', ' ')}: {other['reason']}")
     return code
+
+
+def _add_services(given: Context, found: dict[str, Any]) -> None:
+    """Add what the daemon and the deliveries last wrote."""
+    read: dict[str, Callable[[Context], Any]] = {
+        "daemon": lambda given: daemon_status(given.store),
+        "delivery": delivery_status,
+    }
+    for name, status_of in read.items():
+        try:
+            found[name] = status_of(given)
+        except StoreError as error:
+            found[name] = None
+            found["damage"].append(str(error))
 
 
 def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:

@@ -24,6 +24,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 COMMANDS = {
     "accept": ("publish", "Publish a snapshot despite refused checks."),
     "check-config": ("configuration", "Print the configuration in force."),
+    "deliver": ("deliver", "Keep object stores and databases at the current version."),
     "demo": ("demo", "Retrain a small recommender several times and show what stays stable."),
     "diff": ("diff", "Show what changed between two versions."),
     "fold-in": ("query", "Compute a vector for a new user from the items they liked."),

@@ -104,8 +104,14 @@ def context(
     given = Context(parsed, as_json, wait, found, sources)
     state = click.get_current_context().ensure_object(dict)
     if "as_owner" in state and not state.get("reads"):
-        _as_owner(given.store.root, state["as_owner"], state.get("arguments", []))
+        act_as_owner(given)
     return given
+
+
+def act_as_owner(given: Context) -> None:
+    """Refuse a user who may not change the store, or become its owner if ``--as-owner`` was given."""
+    state = click.get_current_context().ensure_object(dict)
+    _as_owner(given.store.root, state["as_owner"], state.get("arguments", []))
 
 
 def reads_only() -> None:

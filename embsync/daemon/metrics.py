@@ -10,6 +10,7 @@ import msgspec
 
 from embsync.daemon.status import Status
 from embsync.manifest import Manifest
+from embsync.prometheus import Family, exposition
 from embsync.store import Store
 from embsync.store.durable import replace_file, storage_errors
 
@@ -54,19 +55,7 @@ def write(store: Store, figures: Figures) -> None:
 
 def render(figures: Figures) -> str:
     """Return the figures in Prometheus's text format."""
-    lines: list[str] = []
-    for name, kind, text, samples in _families(figures):
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        lines += [f"{name}{_labels(labels)} {value:.10g}" for labels, value in samples if value is not None]
-    return "\n".join(lines) + "\n"
-
-
-Samples = list[tuple[dict[str, str], float | None]]
-Family = tuple[str, str, str, Samples]
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
+    return exposition(_families(figures))
 
 
 def _families(figures: Figures) -> Iterator[Family]:

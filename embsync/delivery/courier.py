@@ -1,0 +1,158 @@
+"""One sink of the service: attempts, growing pauses after failures, and what is reported."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from embsync.config import DeliveryConfig, SinkConfig
+from embsync.delivery.kinds import kind_of, open_sink
+from embsync.delivery.pauses import Pauses
+from embsync.delivery.secrets import without_secrets
+from embsync.delivery.sink import Sink
+from embsync.delivery.state import SinkReport, at
+from embsync.delivery.steps import Delivered, Superseded, deliver, versions_behind
+from embsync.errors import EmbsyncError, NotFoundError
+from embsync.logs import log
+
+#: Attempts that follow one another at once where the store moves on while a version is delivered.
+_SUPERSEDED = 5
+
+
+class Courier:
+    """Brings the store's current version to one sink, by a thread of its own, so that no sink waits for another.
+
+    Parameters
+    ----------
+    config : SinkConfig
+    delivery : DeliveryConfig
+    root : path
+        The store.
+    on_missed_recall : {"warn", "refuse"}
+    open_ : callable
+        Opens the sink.
+    """
+
+    def __init__(
+        self,
+        config: SinkConfig,
+        delivery: DeliveryConfig,
+        root: Path,
+        on_missed_recall: Literal["warn", "refuse"],
+        open_: Callable[[SinkConfig], Sink] = open_sink,
+    ) -> None:
+        self.name = config.name
+        self.report = SinkReport(kind=kind_of(config))
+        self.wake = threading.Event()
+        self._config = config
+        self._delivery = delivery
+        self._root = root
+        self._on_missed_recall = on_missed_recall
+        self._open = open_
+        self._pauses = Pauses(delivery.retry_seconds)
+        self._thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+        self._stop = False
+        self._logs = False
+
+    def start(self) -> None:
+        """Start the thread, and log what it does; without it, whoever calls :meth:`attempt` says what came of it."""
+        self._logs = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end after the current step."""
+        self._stop = True
+        self.wake.set()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread, and return whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self.wake.clear()
+            pause = self.attempt()[0]
+            self.wake.wait(pause)
+
+    def attempt(self) -> tuple[float, EmbsyncError | None]:
+        """Deliver once; return the seconds until the next attempt, and the error if there was one."""
+        try:
+            self._deliver()
+        except NotFoundError as error:
+            self._change(state="waiting", behind=0, behind_since=None, error=without_secrets(str(error)))
+            return self._delivery.retry_seconds, error
+        except EmbsyncError as error:
+            return self._failed(error), error
+        except Exception as error:  # a defect, or what a library raises unexpectedly: it may contain a secret
+            found = without_secrets(f"{type(error).__name__}: {error}")
+            unexpected = EmbsyncError("unexpected error", where=self.name, found=found)
+            return self._failed(unexpected), unexpected
+        self._pauses.succeeded()
+        return self._delivery.recheck_seconds, None
+
+    def _deliver(self) -> None:
+        sink = self._open(self._config)
+        try:
+            with contextlib.suppress(EmbsyncError):
+                self.look(sink.current())
+            if self.report.behind:
+                self._change(state="delivering")
+            for turn in range(_SUPERSEDED):
+                try:
+                    done = deliver(sink, self._root, self._config.keep_versions, self._on_missed_recall, name=self.name)
+                except Superseded:
+                    if turn == _SUPERSEDED - 1:
+                        raise
+                else:
+                    self._succeeded(done)
+                    return
+        finally:
+            sink.close()
+
+    def look(self, current: int | None) -> None:
+        """Note which version the sink's readers see, and since when it is behind."""
+        behind = versions_behind(self._root, current)
+        since = self.report.behind_since
+        since = None if behind == 0 else since if since is not None else at(time.time())
+        self._change(current=current, behind=behind, behind_since=since)
+
+    def _succeeded(self, done: Delivered) -> None:
+        self.look(done.version)
+        changes: dict[str, Any] = {"old": list(done.waiting)}
+        if done.probe is not None:
+            notes = [*done.probe.notes, *([] if done.missed is None else [done.missed])]
+            changes |= {"recall": done.probe.recall, "search": dict(done.probe.search), "notes": notes}
+            changes["delivered"] = at(time.time())
+        self._change(state="current", error=None, failures=0, next_attempt=None, **changes)
+        if done.changed and self._logs:
+            fields = {"recall": self.report.recall, "notes": "; ".join(self.report.notes) or None}
+            log(logging.INFO, "delivered", sink=self.name, version=done.version, previous=done.previous, **fields)
+
+    def _failed(self, error: EmbsyncError) -> float:
+        pause = self._pauses.failed()
+        text = without_secrets(str(error))
+        with contextlib.suppress(EmbsyncError):  # what is wrong may be the store
+            self.look(self.report.current)
+        if text != self.report.error and self._logs:
+            details = {name: without_secrets(value) for name, value in error.details().items()}
+            reason = without_secrets(error.what)
+            log(logging.ERROR, "delivery_failed", sink=self.name, reason=reason, where=error.where, **details)
+        self._change(
+            state="retrying",
+            error=text,
+            failures=self._pauses.failures,
+            failures_total=self.report.failures_total + 1,
+            next_attempt=at(time.time() + pause),
+        )
+        return pause
+
+    def _change(self, **changes: Any) -> None:
+        self.report = msgspec.structs.replace(self.report, **changes)

@@ -1,0 +1,162 @@
+"""``embsync deliver``: keeps every configured sink at the store's current version."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from embsync import logs
+from embsync.config import Config, SinkConfig
+from embsync.delivery.courier import Courier
+from embsync.delivery.kinds import open_sink
+from embsync.delivery.sink import Sink
+from embsync.delivery.state import LOCK, DeliveryReport, directory_of, new_report, write_report
+from embsync.errors import EmbsyncError, StoreBusy, UsageError
+from embsync.invocation import command
+from embsync.logs import log
+from embsync.notify import notify, watchdog_seconds
+from embsync.signals import Requests, recorded_signals
+from embsync.store import layout
+from embsync.store.locks import exclusive, identity
+
+#: The state is written at least so often, in seconds, so that its age shows whether the service lives.
+_WRITTEN_SECONDS = 15.0
+#: After a stop, how long to wait for deliveries that run, in seconds: they may end anywhere.
+_STOP_SECONDS = 5.0
+
+
+class DeliveryService:
+    """All sinks of a configuration.
+
+    Parameters
+    ----------
+    config : Config
+    open_ : callable
+        Opens a sink.
+    """
+
+    def __init__(self, config: Config, open_: Callable[[SinkConfig], Sink] = open_sink) -> None:
+        if not config.delivery.sinks:
+            raise UsageError("no sinks to deliver to", found="no delivery.sinks", hint="docs/delivery.md has examples")
+        self._config = config
+        self._root = Path(config.store.path).absolute()
+        self._folder = directory_of(config.delivery, self._root)
+        self._couriers = [
+            Courier(sink, config.delivery, self._root, config.index.on_missed_recall, open_)
+            for sink in config.delivery.sinks
+        ]
+        self._started = time.time()
+        self._written = -math.inf
+        self._reported: DeliveryReport | None = None
+        self._problem: str | None = None
+        for sink in config.delivery.sinks:  # one that cannot be opened is an error of the configuration
+            open_(sink).close()
+
+    def once(self) -> dict[str, EmbsyncError | None]:
+        """Deliver to every sink once, one after the other; return the error of each."""
+        with self._alone():
+            found = {courier.name: courier.attempt()[1] for courier in self._couriers}
+            self._write(time.monotonic())
+            return found
+
+    @property
+    def report(self) -> DeliveryReport:
+        """What is known of every sink now."""
+        wanted = None
+        with contextlib.suppress(EmbsyncError):
+            wanted = layout.named_number(self._root)
+        return new_report(
+            self._started, time.time(), wanted, {courier.name: courier.report for courier in self._couriers}
+        )
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code. SIGHUP and SIGUSR1 have every sink looked at now."""
+        requests = Requests()
+        logs.configure(self._config.log)
+        with self._alone(), recorded_signals(requests, lambda: None):
+            names = ", ".join(courier.name for courier in self._couriers)
+            log(logging.INFO, "started", store=str(self._root), sinks=names, state=str(self._folder), pid=os.getpid())
+            for courier in self._couriers:
+                courier.start()
+            notify("READY=1")
+            self._loop(requests)
+            notify("STOPPING=1")
+            ended = self._stop()
+            self._write(math.inf)
+            log(logging.INFO, "stopped", work_ended=not ended)
+        if not ended:
+            logging.shutdown()
+            os._exit(0)  # threads of libraries would be waited for; a delivery may end anywhere
+        return 0
+
+    def _loop(self, requests: Requests) -> None:
+        pause = min(self._config.delivery.rescan_seconds, (watchdog_seconds() or math.inf) / 2)
+        seen = self._current()
+        while not requests.stop:
+            requests.wake.clear()
+            now = self._current()
+            if now != seen or requests.take_reload() or requests.take_scan():
+                seen = now
+                for courier in self._couriers:
+                    courier.wake.set()
+            self._write(time.monotonic())
+            notify("WATCHDOG=1", f"STATUS={self._line()}")
+            requests.wake.wait(pause)
+
+    def _stop(self) -> bool:
+        for courier in self._couriers:
+            courier.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        ended = [courier.join(max(deadline - time.monotonic(), 0.0)) for courier in self._couriers]
+        return all(ended)
+
+    def _current(self) -> object:
+        """Return what changes when the store has another current version."""
+        with contextlib.suppress(EmbsyncError):
+            number = layout.named_number(self._root)
+            folder = self._root / layout.VERSIONS / layout.version_name(number or 0)
+            return number, identity(folder)
+        return None
+
+    def _line(self) -> str:
+        late = [f"{courier.name} {courier.report.behind} behind" for courier in self._couriers if courier.report.behind]
+        return ", ".join(late) or "every sink is current"
+
+    def _write(self, now: float) -> None:
+        """Write the state if it has changed, or was not written for a while; a full disk stops no delivery."""
+        report = self.report
+        same = self._reported is not None and (report.wanted, report.sinks) == (
+            self._reported.wanted,
+            self._reported.sinks,
+        )
+        if same and now - self._written < _WRITTEN_SECONDS:
+            return
+        try:
+            write_report(self._folder, report)
+        except EmbsyncError as error:
+            if str(error) != self._problem:
+                log(logging.ERROR, "delivery_state", reason=str(error))
+            self._problem = str(error)
+        else:
+            self._reported, self._written, self._problem = report, now, None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock that allows one delivery from a store at a time."""
+        try:
+            with exclusive(self._folder / LOCK, 1.0, "delivery"):
+                yield
+        except StoreBusy as busy:
+            if busy.where != str(self._folder / LOCK):
+                raise
+            raise StoreBusy(
+                "another delivery runs for this store",
+                where=self._folder,
+                found=busy.found,
+                hint=command("status", purpose="to see what it is doing", store=self._root),
+            ) from None

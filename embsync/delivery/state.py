@@ -1,0 +1,165 @@
+"""``delivery.json`` and ``delivery.prom``: what the service reports about each sink; nothing depends on them.
+
+What is in a sink is known by the sink. These files can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from embsync.config import DeliveryConfig
+from embsync.prometheus import Family, Samples, exposition
+from embsync.store.durable import replace_file, write_errors
+from embsync.store.locks import is_held
+from embsync.store.records import read_struct
+
+STATE, METRICS, LOCK = "delivery.json", "delivery.prom", "delivery.lock"
+
+SinkState = Literal["waiting", "delivering", "current", "retrying"]
+_STATES = ("waiting", "delivering", "current", "retrying")
+
+
+class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one sink.
+
+    Attributes
+    ----------
+    kind : str
+    state : str
+        waiting (the store has no version yet), delivering, current, retrying.
+    current : int or None
+        The version that its readers see; None before the first one, and before the sink was reached.
+    behind : int
+        Versions that it is behind the store.
+    behind_since : str or None
+        When it was first found to be behind.
+    error : str or None
+        Why it is: the last error, since the last success.
+    failures : int
+        Attempts that failed since the last success, and over the life of the service.
+    next_attempt : str or None
+    delivered : str or None
+        When the last version was delivered.
+    recall : float or None
+    search : dict
+        Search parameters of the current version in this sink.
+    notes : list of str
+        What people should know: what the sink cannot do, a recall that was missed.
+    old : list of int
+        Versions that are removed when those that use them have finished.
+    """
+
+    kind: str
+    state: SinkState = "waiting"
+    current: int | None = None
+    behind: int = 0
+    behind_since: str | None = None
+    error: str | None = None
+    failures: int = 0
+    failures_total: int = 0
+    next_attempt: str | None = None
+    delivered: str | None = None
+    recall: float | None = None
+    search: dict[str, int] = {}
+    notes: list[str] = []
+    old: list[int] = []
+
+
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The file."""
+
+    updated: str
+    started: str
+    pid: int
+    wanted: int | None = None
+    sinks: dict[str, SinkReport] = {}
+
+
+def at(seconds: float) -> str:
+    """Return a time as text, RFC 3339 UTC."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def directory_of(config: DeliveryConfig, root: Path) -> Path:
+    """Return where the files are."""
+    return root if config.directory is None else Path(config.directory)
+
+
+def write_report(folder: Path, report: DeliveryReport) -> None:
+    """Replace both files.
+
+    Raises
+    ------
+    StoreError
+        They cannot be written.
+    """
+    with write_errors("the state of deliveries", folder):
+        replace_file(folder / STATE, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        replace_file(folder / METRICS, exposition(_families(report)).encode())
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the file and whether a delivery is running; None if there is no file.
+
+    Raises
+    ------
+    StoreError
+        It is damaged or cannot be read.
+    """
+    found = read_struct(folder / STATE, DeliveryReport)
+    return None if found is None else {**msgspec.to_builtins(found), "running": is_held(folder / LOCK)}
+
+
+def new_report(started: float, now: float, wanted: int | None, sinks: dict[str, SinkReport]) -> DeliveryReport:
+    """Return a report of this process."""
+    return DeliveryReport(updated=at(now), started=at(started), pid=os.getpid(), wanted=wanted, sinks=sinks)
+
+
+def _families(report: DeliveryReport) -> Iterator[Family]:
+    sinks = report.sinks.items()
+
+    def by_sink(field: str) -> Samples:
+        return [({"sink": name}, _number(getattr(sink, field))) for name, sink in sinks]
+
+    yield (
+        "embsync_delivery_versions_behind",
+        "gauge",
+        "Versions that a sink is behind the store.",
+        by_sink("behind"),
+    )
+    yield (
+        "embsync_delivery_behind_since_timestamp_seconds",
+        "gauge",
+        "Time at which a sink was first found to be behind; absent if it is not.",
+        by_sink("behind_since"),
+    )
+    yield "embsync_delivery_current_version", "gauge", "Version that a sink's readers see.", by_sink("current")
+    yield (
+        "embsync_delivery_failures_total",
+        "counter",
+        "Failed attempts to deliver, since the service started.",
+        by_sink("failures_total"),
+    )
+    yield "embsync_delivery_recall", "gauge", "Recall that was measured in a sink.", by_sink("recall")
+    yield (
+        "embsync_delivery_state",
+        "gauge",
+        "1 for a sink's current state.",
+        [({"sink": name, "state": state}, float(state == sink.state)) for name, sink in sinks for state in _STATES],
+    )
+    yield (
+        "embsync_delivery_updated_timestamp_seconds",
+        "gauge",
+        "Time at which these metrics were written.",
+        [({}, _number(report.updated))],
+    )
+
+
+def _number(value: Any) -> float | None:
+    return dt.datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value

@@ -1,0 +1,338 @@
+"""``embsync deliver``: sinks follow the store, whatever fails, and what they lack is seen everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from contract import pinned
+from directory_sink import DirectorySink, DirectorySinkConfig, served
+from support.nights import configured, night
+from support.stores import sync
+from support.waiting import eventually
+
+from embsync.config import Config, DeliveryConfig
+from embsync.delivery.pauses import LONGEST, Pauses
+from embsync.delivery.service import DeliveryService
+from embsync.delivery.sink import Probe
+from embsync.delivery.state import read_report
+from embsync.delivery.steps import deliver
+from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable, StoreBusy
+from embsync.store import Store
+
+_PAUSES = {"rescan_seconds": 0.05, "recheck_seconds": 0.2, "retry_seconds": 0.1}
+
+
+class Place:
+    """A store with a night, and two directories as sinks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "store"
+        self.sinks = {name: folder / name for name in ("one", "two")}
+        self.nights = 0
+        self.publish()
+
+    def publish(self) -> int:
+        number = sync(self.root, night(self.nights), f"day={self.nights}", configured()).version
+        self.nights += 1
+        return number
+
+    def config(self, **delivery: Any) -> Config:
+        sinks = tuple(
+            DirectorySinkConfig(name=name, path=str(path), keep_versions=2) for name, path in self.sinks.items()
+        )
+        settings = DeliveryConfig(sinks=sinks, **{**_PAUSES, **delivery})  # type: ignore[arg-type]
+        return msgspec.structs.replace(configured(store__path=str(self.root)), delivery=settings)
+
+    def service(self, open_: Any = DirectorySink, **delivery: Any) -> DeliveryService:
+        return DeliveryService(self.config(**delivery), open_)
+
+    def state(self) -> dict[str, Any]:
+        found = read_report(self.root)
+        assert found is not None
+        return found
+
+    def sinks_reported(self) -> list[dict[str, Any]]:
+        found = read_report(self.root)
+        return [{"failures": 0}] if found is None else list(found["sinks"].values())
+
+    def numbers(self) -> list[int | None]:
+        found = [served(path) for path in self.sinks.values()]
+        return [None if sink is None else sink.number for sink in found]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+class Failing(DirectorySink):
+    """A sink that raises where it is told to."""
+
+    errors: dict[str, Exception]
+
+    def __init__(self, config: DirectorySinkConfig) -> None:
+        super().__init__(config)
+        self._name = config.name
+
+    def stage(self, version: Any) -> None:
+        if self._name in self.errors:
+            raise self.errors[self._name]
+        super().stage(version)
+
+
+@contextlib.contextmanager
+def running(service: DeliveryService) -> Iterator[None]:
+    """Run couriers and loop in this process, without its signals."""
+    from embsync.signals import Requests
+
+    requests = Requests()
+    for courier in service._couriers:
+        courier.start()
+    thread = threading.Thread(target=service._loop, args=(requests,))
+    thread.start()
+    try:
+        yield
+    finally:
+        requests.record(signal.SIGTERM)
+        thread.join()
+        assert service._stop()
+
+
+def test_every_sink_follows_publishing_and_rollback(place: Place) -> None:
+    """And keeps as many versions as it should."""
+    with running(place.service()):
+        eventually(lambda: place.numbers() == [1, 1])
+        for _ in range(3):
+            place.publish()
+        eventually(lambda: place.numbers() == [4, 4])
+        Store(place.root).rollback(3)
+        eventually(lambda: place.numbers() == [3, 3])
+        eventually(lambda: all(sink["behind"] == 0 for sink in place.state()["sinks"].values()))
+        sink = place.state()["sinks"]["one"]
+        assert (sink["state"], sink["current"], sink["behind_since"], sink["error"]) == ("current", 3, None, None)
+    generations = DirectorySink(DirectorySinkConfig(name="one", path=str(place.sinks["one"]))).generations()
+    assert [found.number for found in generations] == [3, 4]
+
+
+def test_a_sink_that_fails_stops_neither_the_others_nor_publishing(place: Place) -> None:
+    """It is retried after growing pauses, and what it lacks, since when and why is in the state and the metrics."""
+    Failing.errors = {"one": SinkUnavailable("the line is cut", hint="wait")}
+    with running(place.service(Failing)):
+        eventually(lambda: place.numbers() == [None, 1])
+        assert place.publish() == 2
+        eventually(lambda: place.numbers() == [None, 2])
+        eventually(lambda: place.sinks_reported()[0]["failures"] >= 3)
+        one = place.state()["sinks"]["one"]
+        assert (one["state"], one["current"], one["behind"]) == ("retrying", None, 2)
+        assert "the line is cut" in one["error"]
+        assert one["behind_since"] <= one["next_attempt"]
+        metrics = (place.root / "delivery.prom").read_text()
+        assert 'embsync_delivery_versions_behind{sink="one"} 2' in metrics
+        assert 'embsync_delivery_versions_behind{sink="two"} 0' in metrics
+        assert 'embsync_delivery_state{sink="one",state="retrying"} 1' in metrics
+        Failing.errors = {}
+        eventually(lambda: place.numbers() == [2, 2])
+        eventually(lambda: place.state()["sinks"]["one"]["error"] is None)
+
+
+def test_pauses_grow_and_begin_anew() -> None:
+    """Up to ten minutes."""
+    pauses = Pauses(5.0)
+    assert [pauses.failed() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 320, LONGEST, LONGEST]
+    pauses.succeeded()
+    assert pauses.failed() == 5.0
+
+
+def test_a_failure_is_logged_once_and_without_secrets(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a library puts into its message; even one that nobody expected."""
+    from embsync.delivery.secrets import read_secret
+
+    monkeypatch.setenv("A_PASSWORD", "xyzzy-secret/1")
+    assert read_secret("test", variable="A_PASSWORD") == "xyzzy-secret/1"
+    text = "postgresql://me:xyzzy-secret%2F1@host refused xyzzy-secret/1"
+    Failing.errors = {"one": SinkError(text, found=text), "two": RuntimeError(text)}
+    with caplog.at_level(logging.DEBUG), running(place.service(Failing)):
+        eventually(lambda: all(sink["failures"] >= 3 for sink in place.sinks_reported()))
+    failures = [record for record in caplog.records if record.getMessage() == "delivery_failed"]
+    assert len(failures) == 2
+    written = "".join(str(vars(record)) for record in caplog.records) + json.dumps(place.state())
+    assert "xyzzy" not in written
+    assert "***" in written
+
+
+def test_a_version_that_is_superseded_while_it_is_staged_is_not_committed(place: Place) -> None:
+    """The store was rolled back or has published: readers of the sink never see what is not wanted any more."""
+    place.publish()
+
+    class Slow(DirectorySink):
+        def probe(self, version: Any) -> Probe:
+            if version.number == 2:
+                Store(place.root).rollback(1)
+            return super().probe(version)
+
+        def commit(self, number: int, expected: int | None) -> None:
+            assert number == 1
+            super().commit(number, expected)
+
+    place.service(Slow).once()
+    assert place.numbers() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("probe", "error"),
+    [(Probe(239, 160), "rows are missing"), (Probe(240, None), "rows are missing")],
+    ids=["items", "users"],
+)
+def test_what_lacks_rows_is_not_switched_to(place: Place, probe: Probe, error: str) -> None:
+    """Its readers see what they saw before."""
+
+    class Lossy(DirectorySink):
+        def probe(self, version: Any) -> Probe:
+            return probe
+
+    sink = Lossy(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
+    with pytest.raises(SinkError, match=error):
+        deliver(sink, place.root, 3)
+    assert place.numbers() == [None, None]
+
+
+def test_a_recall_that_is_missed_is_noted_or_refused(place: Place) -> None:
+    """As ``index.on_missed_recall`` says."""
+
+    class Bad(DirectorySink):
+        def probe(self, version: Any) -> Probe:
+            found = super().probe(version)
+            return Probe(found.items, found.users, 10, 0.5, 0.95, {"effort": 7})
+
+    sink = Bad(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
+    with pytest.raises(SinkError, match="misses its target recall"):
+        deliver(sink, place.root, 3, "refuse")
+    place.service(Bad).once()
+    state = place.state()["sinks"]["one"]
+    assert (state["recall"], state["search"], state["current"]) == (0.5, {"effort": 7}, 1)
+    assert "below the target" in state["notes"][0]
+
+
+def test_a_sink_of_another_store_is_refused(place: Place, tmp_path: Path) -> None:
+    """Whether the numbers collide, or the sink is ahead of this store."""
+    other = Place(tmp_path / "other")
+    sink = DirectorySink(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
+    other.publish()
+    other.publish()
+    deliver(sink, other.root, 3)
+    with pytest.raises(SinkConflict, match="the sink is ahead") as caught:
+        deliver(sink, place.root, 3)
+    assert caught.value.hint
+    for _ in range(2):
+        place.publish()
+    with pytest.raises(SinkConflict, match="not of this store"):
+        deliver(sink, place.root, 3)
+    assert place.numbers()[0] == 3
+    with pinned(other.root) as version:
+        assert served(place.sinks["one"]).items.ids == version.items.ids.tolist()  # type: ignore[union-attr]
+
+
+def test_a_publisher_that_was_overtaken_looks_again(place: Place) -> None:
+    """Two deliveries of one store: the slower one finds that there is nothing left to do."""
+
+    class Overtaken(DirectorySink):
+        def commit(self, number: int, expected: int | None) -> None:
+            DirectorySink(self._config).commit(number, expected)
+            super().commit(number, expected)
+
+        def __init__(self, config: DirectorySinkConfig) -> None:
+            super().__init__(config)
+            self._config = config
+
+    sink = Overtaken(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
+    with pytest.raises(SinkMoved):
+        deliver(sink, place.root, 3)
+    assert deliver(sink, place.root, 3).changed is False
+
+
+def test_one_delivery_at_a_time(place: Place) -> None:
+    """The second one says who is there."""
+    service = place.service()
+    with service._alone(), pytest.raises(StoreBusy, match="another delivery") as caught:
+        place.service().once()
+    assert "status" in str(caught.value.hint)
+
+
+def test_a_store_without_versions_is_waited_for(tmp_path: Path) -> None:
+    """Nothing is behind, and the first version is delivered when it comes."""
+    place = Place(tmp_path)
+    place.root = tmp_path / "later"
+    with running(place.service(directory=str(tmp_path))):
+        eventually(lambda: (read_report(tmp_path) or {}).get("sinks", {}).get("one", {}).get("state") == "waiting")
+        place.publish()
+        eventually(lambda: place.numbers() == [1, 1])
+    assert not (place.root / "delivery.json").exists()
+
+
+def _configuration(place: Place, url: str, **more: Any) -> Path:
+    sink = {"name": "mirror", "kind": "object_store", "url": url, **more}
+    path = place.folder / "embsync.yaml"
+    text = {"store": {"path": "store"}, "delivery": {"sinks": [sink], **_PAUSES}}
+    path.write_text(json.dumps(text))
+    return path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run embsync."""
+    command = [sys.executable, "-m", "embsync", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_once(place: Place) -> None:
+    """Says what is where, ends with the code of the first error, and ``status`` shows it."""
+    (place.folder / "mirror").mkdir()
+    config = _configuration(place, f"file://{place.folder}/mirror")
+    done = run("deliver", "--once", "--config", config)
+    assert (done.returncode, done.stdout) == (0, "mirror: version 1 is current\n")
+    config = _configuration(place, f"file://{place.folder}/gone")
+    failed = run("deliver", "--once", "--config", config)
+    assert (failed.returncode, failed.stderr.count("\n")) == (7, 1)
+    assert "mkdir -p" in failed.stderr
+    shown = run("status", "--config", config).stdout
+    assert "mirror (object_store): nothing, 1 behind since" in shown
+    assert "no such directory" in shown
+
+
+def test_the_service_by_its_signals(place: Place) -> None:
+    """It follows, logs what it did, and stops at once."""
+    (place.folder / "mirror").mkdir()
+    config = _configuration(place, f"file://{place.folder}/mirror")
+    command = [sys.executable, "-m", "embsync", "deliver", "--config", str(config), "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        try:
+            eventually((place.folder / "mirror" / "current.json").exists)
+            eventually(lambda: place.state()["sinks"]["mirror"]["state"] == "current")
+            assert place.state()["running"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        events = [json.loads(line)["event"] for line in process.stderr]
+        assert process.wait(30) == 0
+    assert events == ["started", "delivered", "stopped"]
+    assert not place.state()["running"]
+
+
+def test_no_sinks_is_an_error_of_the_configuration(place: Place) -> None:
+    """Exit code 2, as a service need not be restarted for it."""
+    done = run("deliver", "--once", "--store", place.root)
+    assert (done.returncode, "no sinks" in done.stderr) == (2, True)
