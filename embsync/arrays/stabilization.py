@@ -24,7 +24,7 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
-from embsync.rows import worker_count
+from embsync.rows import library_threads, worker_count
 from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import TOP_K
 from embsync.snapshots.given import side_of_arrays
@@ -194,10 +194,11 @@ def stabilize(
     ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
     sides = Sides(items, users).map(partial(_side, motion), NAMES, ids, weights, anchors or Sides(None, None))
     k = _dimension(dimension, anchors, sides.items.rows.width)
-    found = fit(sides.map(_Side.as_input), dimension=k, standardized=standardize, threads=threads)
-    if found.rank == 0:
-        raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
-    written, preservation = _apply(sides, found, threads)
+    with library_threads(1, "blas"):
+        found = fit(sides.map(_Side.as_input), dimension=k, standardized=standardize, threads=threads)
+        if found.rank == 0:
+            raise SnapshotError("no scores: every item or every user vector is zero", found="rank 0")
+        written, preservation = _apply(sides, found, threads)
     fits = found.map(lambda side: side.fit)
     checks = [] if anchors is None else judge_fit(found, preservation)
     if check:

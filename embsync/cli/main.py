@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 import embsync
+from embsync import openblas
 from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
 from embsync.invocation import Invocation, set_invocation
 
@@ -94,6 +95,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    openblas.prepare()
     sys.exit(run(arguments))
 
 

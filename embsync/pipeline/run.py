@@ -31,6 +31,7 @@ from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
 from embsync.pipeline.second_pass import write_sides
 from embsync.reader import Version
+from embsync.rows import library_threads
 from embsync.snapshots import Signature, fingerprint_of, is_earlier, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
@@ -145,7 +146,7 @@ class _Run:
                 self._parent = stack.enter_context(ParentCheck(self._store, parent, (UnchangedError, _ParentChanged)))
                 inputs = self._gather(known)
             self._check_factory(inputs)
-            with self._clock.stage("align"):
+            with self._clock.stage("align"), library_threads(1, "blas"):
                 found = self._fit(inputs)
             self._fingerprint = fingerprint_of(run.digest for run in inputs)
             if inputs.has_fingerprint(self._request.known_fingerprint):
@@ -196,7 +197,7 @@ class _Run:
 
     def _write(self, staging: Staging, inputs: Inputs, found: Alignment) -> tuple[partial[Manifest], partial[Built]]:
         """Run the second pass and its checks; return callables that make the manifest and the index."""
-        with self._clock.stage("write"):
+        with self._clock.stage("write"), library_threads(1, "blas"):
             neighbours = Neighbours(inputs, found, self._config.index, self._config.threads)
             written, read = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
             self._reject_change(read)
@@ -239,6 +240,7 @@ class _Run:
         self, staging: Staging, parent: Version | None, describe: partial[Manifest], index: partial[Built]
     ) -> Manifest:
         """Build the index, make all files durable, and switch."""
+        staging.start_sealing()
         report = self._index(staging, index)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)

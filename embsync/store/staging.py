@@ -11,7 +11,8 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,9 @@ from embsync.store.modes import create_file, make_directory
 from embsync.store.removal import STAGING_PREFIX, remove_tree
 
 _READ_BYTES = 4 * 2**20
+#: Bytes of consecutive rows from which they are written by a call. Each page written through the map is a fault, and
+#: another one when the file is synced: of 307 MB, 0.072 s of processor time, by calls 0.042 s.
+_WRITTEN_AT_LEAST = 2**13
 _SEALED_AT_ONCE = 2
 #: Errors of a file system without hard links, with no more of them, or that is a different one.
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -42,44 +46,72 @@ class ArrayFile:
         self._bytes = len(header) + int(np.prod(shape)) * dtype.itemsize
         self._sum = 0
         self._lock = threading.Lock()
-        with open(create_file(path), "rb+") as file:  # noqa: PTH123  (a descriptor)
-            os.posix_fallocate(file.fileno(), 0, self._bytes)
-            if (size := os.fstat(file.fileno()).st_size) != self._bytes:
-                raise StoreError(
-                    "the reserved space is missing",
-                    where=path,
-                    found=f"{size} bytes",
-                    expected=f"{self._bytes} bytes",
-                    hint="the disk or its driver is faulty",
-                )
-            mapped = mmap.mmap(file.fileno(), self._bytes)
+        self._descriptor = create_file(path)
+        try:
+            mapped = self._reserved()
+        except BaseException:
+            self.close()
+            raise
         mapped[: len(header)] = header
         self._header = header
         self._row_bytes = (self._bytes - len(header)) // max(shape[0], 1)
         #: The mapped array; written only through :meth:`put`.
         self.array: Array = np.frombuffer(mapped, dtype, offset=len(header)).reshape(shape)
 
+    def _reserved(self) -> mmap.mmap:
+        """Reserve the space and map it."""
+        os.posix_fallocate(self._descriptor, 0, self._bytes)
+        if (size := os.fstat(self._descriptor).st_size) != self._bytes:
+            raise StoreError(
+                "the reserved space is missing",
+                where=self._path,
+                found=f"{size} bytes",
+                expected=f"{self._bytes} bytes",
+                hint="the disk or its driver is faulty",
+            )
+        return mmap.mmap(self._descriptor, self._bytes)
+
+    def close(self) -> None:
+        """Close the file: nothing more can be put."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            close(descriptor)
+
     def put(self, rows: Array | slice, block: Array) -> None:
         """Write rows, each exactly once."""
-        self.array[rows] = block
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        total = _row_sum(np.ascontiguousarray(block, self.array.dtype).reshape(len(numbers), -1), numbers)
+        data = np.ascontiguousarray(block, self.array.dtype).reshape(len(numbers), -1)
+        ends = [*(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
+        if len(ends) * _WRITTEN_AT_LEAST <= data.nbytes:
+            for start, end in pairwise([0, *ends]):
+                self._write(int(numbers[start]), data[start:end])
+        else:
+            self.array[rows] = block
+        total = _row_sum(data, numbers)
         with self._lock:
             self._sum = (self._sum + total) % 2**64
 
+    def _write(self, row: int, data: Array) -> None:
+        """Write consecutive rows, without mapping their pages."""
+        rest, place = data.reshape(-1).view(np.uint8).data, len(self._header) + row * self._row_bytes
+        while rest:
+            written = os.pwrite(self._descriptor, rest, place)
+            rest, place = rest[written:], place + written
+
     def seal(self, root: Path) -> FileEntry:
         """Sync the file, read it back, compare it with the rows that were put, and return its entry."""
+        self.close()
         total, rows = 0, 0
-        step = max(_READ_BYTES // max(self._row_bytes, 1), 1) * self._row_bytes
+        width = max(self._row_bytes, 1)
+        buffer = np.empty(max(_READ_BYTES // width, 1) * width, np.uint8)
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
             forget_pages(file)
             header = file.read(len(self._header))
             digest = hashlib.sha256(header)
-            while chunk := file.read(step or _READ_BYTES):
-                digest.update(chunk)
-                part = np.frombuffer(chunk, np.uint8, len(chunk) // self._row_bytes * self._row_bytes)
-                part = part.reshape(-1, self._row_bytes)
+            while count := file.readinto(buffer.data):
+                digest.update(buffer[:count].data)
+                part = buffer[: count // width * width].reshape(-1, width)
                 total = (total + _row_sum(part, np.arange(rows, rows + len(part)))) % 2**64
                 rows += len(part)
             size = file.tell()
@@ -104,6 +136,9 @@ class Staging:
         self.path, self._descriptor = _own_directory(versions, prefix)
         self._arrays: list[ArrayFile] = []
         self._entries: list[FileEntry] = []
+        self._failed = threading.Event()
+        self._pool = ThreadPoolExecutor(_SEALED_AT_ONCE, "embsync-seal")  # hashing overlaps with waiting for the disk
+        self._sealing: list[Future[FileEntry]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -170,23 +205,26 @@ class Staging:
             )
         self._entries.append(FileEntry(name, size, found))
 
+    def start_sealing(self) -> None:
+        """Begin to make the array files durable, to which nothing more is put, while other files are written."""
+        self._sealing += [self._pool.submit(self._seal, file) for file in self._arrays]
+        self._arrays.clear()
+
     def seal(self) -> list[FileEntry]:
         """Make every file durable and return their entries, by path."""
-        failed = threading.Event()
-
-        def seal(file: ArrayFile) -> FileEntry:
-            if failed.is_set():  # files are started in order, so the first error is the one that is raised
-                raise StoreError("not sealed, because another file could not be", where=self.path)
-            try:
-                return file.seal(self.path)
-            except BaseException:
-                failed.set()
-                raise
-
-        with ThreadPoolExecutor(_SEALED_AT_ONCE) as pool:  # hashing overlaps with waiting for the disk
-            self._entries += pool.map(seal, self._arrays)
-        self._arrays.clear()
+        self.start_sealing()
+        self._entries += [one.result() for one in self._sealing]
+        self._sealing.clear()
         return sorted(self._entries, key=lambda entry: entry.path)
+
+    def _seal(self, file: ArrayFile) -> FileEntry:
+        if self._failed.is_set():  # files are started in order, so the first error is the one that is raised
+            raise StoreError("not sealed, because another file could not be", where=self.path)
+        try:
+            return file.seal(self.path)
+        except BaseException:
+            self._failed.set()
+            raise
 
     def move(self, target: Path, rename: Callable[[Path, Path], object] = Path.rename) -> None:
         """Move the directory to its final name; until :meth:`keep` it may still be discarded."""
@@ -219,12 +257,18 @@ class Staging:
 
     def keep(self) -> None:
         """Keep the directory: :meth:`discard` no longer removes it."""
+        self._failed.set()
+        self._pool.shutdown(cancel_futures=True)
         descriptor, self._descriptor = self._descriptor, -1
         close(descriptor)
 
     def discard(self) -> None:
         """Remove the directory, wherever it was moved, unless it is kept."""
         if self._descriptor >= 0:
+            self._failed.set()
+            self._pool.shutdown(cancel_futures=True)
+            for file in self._arrays:
+                file.close()
             self._arrays.clear()
             with contextlib.suppress(OSError):
                 remove_tree(self.path)

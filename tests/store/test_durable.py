@@ -355,6 +355,33 @@ def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:
         assert list(entries) == ["a/b.npy", "c.npy", "d.npy"]
 
 
+def test_long_runs_of_rows_are_written_by_calls_that_may_write_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of live ids between rows of carried ones: the runs go to the file, the others through the map."""
+    calls: list[int] = []
+
+    def pwrite(descriptor: int, data: memoryview, place: int, write: Any = os.pwrite) -> int:
+        calls.append(place)
+        return int(write(descriptor, data[: 1 + len(data) * 2 // 3], place))
+
+    monkeypatch.setattr(staging.os, "pwrite", pwrite)
+    array = np.random.default_rng(1).standard_normal((2000, 64)).astype(np.float32)
+    carried = np.arange(99, 2000, 100)
+    with Staging(tmp_path) as made:
+        file = made.array("a.npy", array.shape, array.dtype)
+        live = np.setdiff1d(np.arange(2000), carried)
+        for part in np.array_split(live, 3):
+            file.put(part, array[part])
+        assert len(calls) > 20
+        calls.clear()
+        file.put(carried, array[carried])
+        assert calls == []
+        np.testing.assert_array_equal(file.array, array)
+        made.seal()
+        np.testing.assert_array_equal(np.load(made.path / "a.npy"), array)
+
+
 def test_a_file_that_changes_while_it_is_copied_is_not_taken_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
