@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from embsync.dtypes import Array, Float64, Int64
 from embsync.errors import EmbsyncError, NotFoundError, StoreError
-from embsync.manifest import Manifest
+from embsync.manifest import Manifest, Moved
 from embsync.progress import Progress, silent
 from embsync.reader import Version, open_version
 from embsync.reader.side import Side
@@ -22,7 +22,6 @@ from embsync.reporting.figures import (
     MovedItem,
     NamedItem,
     ReportFigures,
-    VersionHistory,
 )
 from embsync.reporting.history import version_history
 from embsync.reporting.sampling import ReadRows, in_blocks
@@ -43,11 +42,47 @@ _DOTS = 4000
 _NAMES = ("title", "name", "label")
 
 
+class OpenVersion(Protocol):
+    """Pins a kept version by number."""
+
+    def __call__(self, number: int, *, searched: bool = False) -> Version:
+        """Pin it; with ``searched`` its index will be searched."""
+
+
+@dataclass(frozen=True)
+class KeptVersions:
+    """The kept versions of a store, and how they are opened.
+
+    Attributes
+    ----------
+    contents : StoreContents
+    numbers : callable
+        Returns their numbers, ascending.
+    open : OpenVersion
+    """
+
+    contents: StoreContents
+    numbers: Callable[[], list[int]]
+    open: OpenVersion
+
+    @classmethod
+    def of(cls, root: Path) -> KeptVersions:
+        """Return those of a store on disk, none of whose files is hashed."""
+        contents = StoreContents(root)
+
+        def opened(number: int, *, searched: bool = False) -> Version:
+            del searched
+            return open_version(root, number, indexed=False)
+
+        return cls(contents, contents.numbers, opened)
+
+
 @dataclass
 class _Collected:
     """What is known so far, and why the rest is not."""
 
     version: Version
+    kept: KeptVersions
     parent: Version | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -70,75 +105,88 @@ def of_store(root: Path, number: int | None = None, progress: Progress = silent)
         return of_version(version, progress)
 
 
-def of_version(version: Version, progress: Progress = silent) -> ReportFigures:
-    """Return the figures of an open version; its parent and other kept versions are opened for as long as it takes."""
-    contents = StoreContents(version.path.parent.parent)
-    events, unreadable_journal = _events(contents)
-    collected = _Collected(version)
-    if unreadable_journal:
-        collected.missing["events"] = unreadable_journal
-    progress("history", 0.0)
-    kept, unreadable = _manifests(contents, version)
-    history = version_history(kept, events, unreadable)
-    with contextlib.ExitStack() as opened:
-        collected.parent = _open_parent(collected, contents, opened)
-        return _figures(collected, contents, history, events, progress)
-
-
-def _figures(
-    collected: _Collected, contents: StoreContents, history: VersionHistory, events: list[Event], progress: Progress
+def of_version(
+    version: Version, progress: Progress = silent, kept: KeptVersions | None = None, *, vectors: bool = True
 ) -> ReportFigures:
-    version, parent = collected.version, collected.parent
-    record = version.record
-    moved_ids = np.array([] if record.drift is None else [one.id for one in record.drift.items.moved_most[:MOVED]])
-    progress("vectors", 0.2)
-    popular, reason = popular_rows(version)
-    moved_rows = version.items.rows(moved_ids)
-    reads = _SideReads(version, parent, NAMES.items, popular, moved_rows)
-    cosines = _cosines(collected, reads)
-    progress("map", 0.5)
-    map_figures = _map(collected, contents, reads, popular, reason, moved_ids)
-    progress("neighbours", 0.8)
-    moved = _moved(collected, moved_ids)
-    singular = version.transform.maps.singular_values
+    """Return the figures of an open version; its parent and other kept versions are opened for as long as it takes.
+
+    Parameters
+    ----------
+    version : Version
+    progress : callable, optional
+    kept : KeptVersions, optional
+        How other versions of the store are opened.
+    vectors : bool
+        Whether to read vectors, for the distributions of cosines and the map.
+    """
+    collected = _Collected(version, kept or KeptVersions.of(version.path.parent.parent))
+    progress("history", 0.0)
+    figures = _recorded(collected)
+    with contextlib.ExitStack() as opened:
+        collected.parent = _open_parent(collected, opened)
+        moved_ids = np.array([one.id for one in _moved_most(version.record)[:MOVED]])
+        if vectors:
+            figures = replace(figures, **_from_vectors(collected, moved_ids, progress))
+        progress("neighbours", 0.8)
+        figures = replace(figures, moved=_moved(collected, moved_ids))
+    progress("page", 0.95)
+    return figures
+
+
+def _moved_most(record: Manifest) -> tuple[Moved, ...]:
+    return () if record.drift is None else record.drift.items.moved_most
+
+
+def _recorded(collected: _Collected) -> ReportFigures:
+    """Return what manifests and the journal tell."""
+    record, contents = collected.version.record, collected.kept.contents
+    events: list[Event] = []
+    try:
+        events = list(contents.journal.events())
+    except StoreError as error:
+        collected.missing["events"] = str(error)
+    manifests, unreadable = _manifests(collected)
     current = None
     with contextlib.suppress(StoreError, NotFoundError):
         current = contents.current()
-    progress("page", 0.95)
     return ReportFigures(
         manifest=record,
         current=current,
         parent=None if record.drift is None else record.drift.parent,
         checks=tuple(record.checks),
-        cosines=cosines,
-        singular_values=np.array(singular),
-        singular_values_before=None if parent is None else np.array(parent.transform.maps.singular_values),
-        history=history,
-        map=map_figures,
-        moved=moved,
+        history=version_history(manifests, events, unreadable),
         events=_last(events),
         missing=collected.missing,
     )
+
+
+def _from_vectors(collected: _Collected, moved_ids: Array, progress: Progress) -> dict[str, Any]:
+    """Return the figures for which vectors are read."""
+    version, parent = collected.version, collected.parent
+    progress("vectors", 0.2)
+    popular, reason = popular_rows(version)
+    reads = _SideReads(version, parent, NAMES.items, popular, version.items.rows(moved_ids))
+    cosines = _cosines(collected, reads)
+    progress("map", 0.5)
+    return {
+        "cosines": cosines,
+        "map": _map(collected, reads, popular, reason, moved_ids),
+        "singular_values": np.array(version.transform.maps.singular_values),
+        "singular_values_before": None if parent is None else np.array(parent.transform.maps.singular_values),
+    }
 
 
 def _last(events: list[Event]) -> tuple[Event, ...]:
     return tuple(events[-_EVENTS:])
 
 
-def _events(contents: StoreContents) -> tuple[list[Event], str | None]:
-    try:
-        return list(contents.journal.events()), None
-    except StoreError as error:
-        return [], str(error)
-
-
-def _manifests(contents: StoreContents, version: Version) -> tuple[list[Manifest], tuple[int, ...]]:
+def _manifests(collected: _Collected) -> tuple[list[Manifest], tuple[int, ...]]:
     """Return the manifests of the kept versions, this one's among them, and the numbers of those that are damaged."""
-    found, damaged = {version.number: version.record}, []
-    for number in contents.numbers():
+    found, damaged = {collected.version.number: collected.version.record}, []
+    for number in collected.kept.numbers():
         if number not in found:
             try:
-                found[number] = contents.manifest(number)
+                found[number] = collected.kept.contents.manifest(number)
             except NotFoundError:  # pruned meanwhile
                 continue
             except StoreError:
@@ -146,7 +194,7 @@ def _manifests(contents: StoreContents, version: Version) -> tuple[list[Manifest
     return [found[number] for number in sorted(found)], tuple(damaged)
 
 
-def _open_parent(collected: _Collected, contents: StoreContents, opened: contextlib.ExitStack) -> Version | None:
+def _open_parent(collected: _Collected, opened: contextlib.ExitStack) -> Version | None:
     """Open the version that drift compares with, or say why there is none to compare with."""
     version = collected.version
     drift = version.record.drift
@@ -158,11 +206,14 @@ def _open_parent(collected: _Collected, contents: StoreContents, opened: context
         )
     else:
         try:
-            return opened.enter_context(open_version(contents.root, drift.parent, indexed=False))
+            parent = opened.enter_context(collected.kept.open(drift.parent, searched=True))
+            _ = [(side.ids, side.vectors) for side in parent.sides], parent.transform  # maps them, or finds damage
         except NotFoundError:
             why = f"Version {drift.parent}, with which this one was compared, has been pruned."
         except StoreError as error:
             why = f"Version {drift.parent}, with which this one was compared, cannot be read: {error}"
+        else:
+            return parent
     collected.missing["parent"] = why
     return None
 
@@ -223,7 +274,6 @@ def _cosines_of(
 
 def _map(
     collected: _Collected,
-    contents: StoreContents,
     reads: _SideReads,
     popular: Int64,
     reason: str,
@@ -235,7 +285,7 @@ def _map(
         collected.missing["map"] = "The space began with fewer than three items: there are no axes to draw them on."
         return None
     found, explained, extent = axes(unit(np.asarray(start, np.float64)))
-    versions, trails = _trails(collected, contents, reads, moved_ids, found)
+    versions, trails = _trails(collected, reads, moved_ids, found)
     points = unit(reads.now.at(reads.sample[:: max(1, len(reads.sample) // _DOTS)])) @ found
     return MapFigures(
         axes=found,
@@ -252,7 +302,6 @@ def _map(
 
 def _trails(
     collected: _Collected,
-    contents: StoreContents,
     reads: _SideReads,
     moved_ids: Array,
     found: Float64,
@@ -260,7 +309,7 @@ def _trails(
     """Return where the items that moved most were in each kept version of the space up to this one."""
     version, parent = collected.version, collected.parent
     columns: list[tuple[int, Float64]] = []
-    for number in contents.numbers() if len(moved_ids) else []:
+    for number in collected.kept.numbers() if len(moved_ids) else []:
         if number > version.number:
             break
         if number == version.number:
@@ -269,7 +318,7 @@ def _trails(
             vectors = reads.before.at(parent.items.rows(moved_ids))
         else:
             try:
-                with open_version(contents.root, number, indexed=False) as other:
+                with collected.kept.open(number) as other:
                     if other.space_id != version.space_id:
                         continue
                     vectors = other.items.lookup(moved_ids, "nan").astype(np.float64)
@@ -286,13 +335,12 @@ def _moved(collected: _Collected, ids: Array) -> tuple[MovedItem, ...]:
     version, parent = collected.version, collected.parent
     if len(ids) == 0:
         return ()
-    assert version.record.drift is not None
-    cosines = [one.cosine for one in version.record.drift.items.moved_most]
+    cosines = [one.cosine for one in _moved_most(version.record)]
     nothing: list[tuple[NamedItem, ...]] = [()] * len(ids)
     before = after = nothing
     try:
         after = _nearest(version, ids)
-        before = nothing if parent is None else _nearest(parent, ids, version)
+        before = nothing if parent is None else _nearest(parent, ids)
     except EmbsyncError as error:
         collected.missing["neighbours"] = f"Neighbours cannot be searched for: {error}"
     names = _named(version, version.items.rows(ids))
@@ -302,9 +350,9 @@ def _moved(collected: _Collected, ids: Array) -> tuple[MovedItem, ...]:
     )
 
 
-def _nearest(version: Version, ids: Array, named_by: Version | None = None) -> list[tuple[NamedItem, ...]]:
+def _nearest(version: Version, ids: Array) -> list[tuple[NamedItem, ...]]:
     found, scores = version.search_by_item(ids, NEIGHBOURS, missing="nan")
-    labels = _labels(named_by or version, found.ravel().tolist())
+    labels = _labels(version, found.ravel().tolist())
     rows = []
     for names, values in zip(found.tolist(), scores, strict=True):
         hits = [one for one, score in zip(names, values, strict=True) if np.isfinite(score)]
