@@ -71,7 +71,7 @@ class VersionHistory:
     manifests : tuple of Manifest
     sides : Sides of SideHistory
     overlap : (v,) float64
-        Share of the parent's own top 10 that the version's own top 10 keeps: what retraining leaves, the ceiling.
+        Share of the parent's own top 10 that the version's own top 10 keeps: about the most to be expected.
     stale_overlap, stale_overlap_raw : (v,) float64
         Share of the version's top 10 that the parent's user vectors find, stable and raw.
     recall, target : (v,) float64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def _places(found: MapFigures, moved: Sequence[MovedItem]) -> Markup:
     return numbers("Places on the map", ["item", "kind", "version", "axis 1", "axis 2"], rows, text_columns=3)
 
 
-def moved(figures: ReportFigures) -> Iterator[Markup]:
-    """Yield the table of what moved most."""
+def moved(figures: ReportFigures, *, linked: bool = False) -> Iterator[Markup]:
+    """Yield the table of what moved most; with ``linked``, items lead to their own neighbours at ``#items/ID``."""
     if not figures.moved:
         yield absent(figures.missing.get("parent", "No item is live in both versions."))
         return
@@ -60,9 +61,9 @@ def moved(figures: ReportFigures) -> Iterator[Markup]:
     header = ["item", f"nearest in version {figures.parent}", "nearest now", "kept", "cosine"]
     rows = [
         [
-            joined(element("span", number, class_="badge"), " ", _name(one.item)),
-            _list(one.before, one.after),
-            _list(one.after, one.before),
+            joined(element("span", number, class_="badge"), " ", _name(one.item, linked)),
+            _list(one.before, one.after, linked),
+            _list(one.after, one.before, linked),
             f"{one.kept} of {len(one.before)}" if one.before else DASH,
             figure(one.cosine, 2),
         ]
@@ -72,20 +73,21 @@ def moved(figures: ReportFigures) -> Iterator[Markup]:
     yield element("p", "Items in bold are among the nearest in both versions.", class_="note")
 
 
-def _list(items: Sequence[NamedItem], other: Sequence[NamedItem]) -> Markup | str:
+def _list(items: Sequence[NamedItem], other: Sequence[NamedItem], linked: bool) -> Markup | str:
     if not items:
         return DASH
     both = {item.id for item in other}
     return joined(
         *[
-            joined(", " if place else "", element("b", _name(item)) if item.id in both else _name(item))
+            joined(", " if place else "", element("b", _name(item, linked)) if item.id in both else _name(item, linked))
             for place, item in enumerate(items)
         ]
     )
 
 
-def _name(item: NamedItem) -> Markup:
+def _name(item: NamedItem, linked: bool = False) -> Markup:
     """Return the label of an item with its id."""
-    if item.label is None:
-        return isolated(item.id)
-    return joined(isolated(item.label), " ", element("small", isolated(item.id)))
+    name = isolated(item.id if item.label is None else item.label)
+    if linked:
+        name = element("a", name, href=f"#items/{quote(str(item.id), safe='')}")
+    return name if item.label is None else joined(name, " ", element("small", isolated(item.id)))

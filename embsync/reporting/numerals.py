@@ -24,7 +24,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in percent, without decimals."""
-    return DASH if value is None or math.isnan(value) else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.0f}%"
 
 
 def count(value: float | None) -> str:

@@ -100,7 +100,7 @@ def _tiles(figures: ReportFigures) -> Iterator[Markup]:
             yield tile(
                 "Stale top 10",
                 percent(drift.stale_overlap_at_10),
-                f"of at most {percent(drift.overlap_at_10)}; raw {percent(drift.stale_overlap_at_10_raw)}",
+                f"the model itself kept {percent(drift.overlap_at_10)}; raw {percent(drift.stale_overlap_at_10_raw)}",
             )
     index = manifest.index
     yield tile("Index", figure(index.recall_at_10), f"recall; {index.factory}, {index.action}")
@@ -110,21 +110,24 @@ def _tiles(figures: ReportFigures) -> Iterator[Markup]:
             yield tile(name, count(rows.live), f"{change}{count(rows.carried)} carried")
 
 
-def _header(figures: ReportFigures) -> Markup:
+def facts(figures: ReportFigures) -> Markup:
+    """Return where a version comes from, in one line."""
     manifest = figures.manifest
     if manifest is None:
-        return element("header", element("h1", "embsync report"))
+        return joined()
     seconds = seconds_since(manifest.created)
     when = local(manifest.created) + ("" if seconds is None else f", {age(seconds)}")
-    facts = joined(
+    return joined(
         "snapshot ",
         isolated(manifest.snapshot.name),
-        f" · {when} · space {manifest.space_id[:8]} · "
-        f"{manifest.dimension} dimensions · parent {manifest.parent or DASH}",
+        f" · {when} · space {manifest.space_id[:8]} · {manifest.dimension} dimensions",
+        f" · parent {manifest.parent or DASH}",
     )
-    return element(
-        "header", element("h1", "embsync report ", element("span", f"version {manifest.version}")), element("p", facts)
-    )
+
+
+def _header(figures: ReportFigures) -> Markup:
+    number = None if figures.manifest is None else element("span", f"version {figures.manifest.version}")
+    return element("header", element("h1", "embsync report ", number), element("p", facts(figures)))
 
 
 def _footer(figures: ReportFigures) -> Markup:

@@ -148,14 +148,14 @@ def consistency(figures: ReportFigures) -> Iterator[Markup]:
     history = figures.history
     assert history is not None
     lines = [
-        Line("ceiling: the model's own top 10", history.overlap, "ceiling", "triangle"),
+        Line("kept by the model itself", history.overlap, "ceiling", "triangle"),
         Line("stale user vector, stable", history.stale_overlap, "stable", "circle"),
         Line("stale user vector, raw", history.stale_overlap_raw, "raw", "cross"),
     ]
     yield _over_versions(
         "Top-10 consistency",
-        "Share of a version's top 10 that the user vectors of the previous version find. The ceiling is the share that "
-        "the model's own top 10 kept",
+        "Share of a version's top 10 that the user vectors of the previous version find, beside the share of the "
+        "previous top 10 that the model itself kept: about the most to be expected",
         lines,
         history,
     )

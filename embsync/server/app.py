@@ -25,7 +25,7 @@ from embsync.server.arrays import NPY
 from embsync.server.connections import Connections
 from embsync.server.context import JSON, Answer, RequestContext
 from embsync.server.decoding import Fields, decode, decode_query, decoded_size
-from embsync.server.endpoints import QUERIES, RESOURCES, QueryEndpoint, Resource
+from embsync.server.endpoints import PAGES, QUERIES, RESOURCES, PageEndpoint, QueryEndpoint, Resource
 from embsync.server.errors import Refused
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
@@ -79,6 +79,7 @@ class Application:
         routes = [
             Route(one.path, queries[one.path], methods=["POST", "GET"] if one.get else ["POST"]) for one in QUERIES
         ]
+        routes += [Route(one.path, self._handled(self._query(one), one.path), methods=["GET"]) for one in PAGES]
         routes += [Route(one.path, self._handled(self._resource(one)), methods=["GET"]) for one in RESOURCES]
         starlette = Starlette(
             routes=routes,
@@ -183,13 +184,13 @@ class Application:
 
         return read
 
-    def _query(self, endpoint: QueryEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    def _query(self, endpoint: QueryEndpoint | PageEndpoint) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
             return await self._answer(endpoint, request)
 
         return asked
 
-    async def _answer(self, endpoint: QueryEndpoint, request: Request) -> Response:
+    async def _answer(self, endpoint: QueryEndpoint | PageEndpoint, request: Request) -> Response:
         """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
         version = self._worker.version()
         if self._busy >= self._limits.concurrency and not self._end_slow_body():
@@ -306,7 +307,12 @@ class Asked:
     """A query as it has arrived, decoded when it is looked at: here, or in the thread that answers it."""
 
     def __init__(
-        self, endpoint: QueryEndpoint, context: RequestContext, content_type: str, fields: Fields, body: bytes | None
+        self,
+        endpoint: QueryEndpoint | PageEndpoint,
+        context: RequestContext,
+        content_type: str,
+        fields: Fields,
+        body: bytes | None,
     ) -> None:
         self.endpoint, self.context = endpoint, context
         self._content_type, self._fields, self._body = content_type, fields, body
@@ -318,7 +324,9 @@ class Asked:
 
     @functools.cached_property
     def request(self) -> Any:
-        """What is asked."""
+        """What is asked; of a page nothing is."""
+        if isinstance(self.endpoint, PageEndpoint):
+            return None
         if self._body is None:
             return decode_query(self.endpoint, self._fields)
         body, self._body = self._body, b""

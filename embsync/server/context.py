@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from embsync.reader import ForeignSpace, Version
@@ -23,10 +23,11 @@ LABEL_BYTES = 400
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent: pieces, which are let go as they are sent, and their media type."""
+    """What is sent: pieces, which are let go as they are sent, their media type, and further headers."""
 
     pieces: deque[Piece]
     media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class OpenKept(Protocol):

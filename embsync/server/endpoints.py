@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from embsync.manifest import Manifest
-from embsync.server import handlers, resources
+from embsync.server import handlers, pages, resources
 from embsync.server.context import Answer, RequestContext
 from embsync.server.schema import (
     DiffReply,
@@ -129,6 +129,38 @@ class Resource:
     open: bool = True
 
 
+@dataclass(frozen=True)
+class PageEndpoint:
+    """A page, or a part of one, for people: made in a thread of the version served, within the limits of queries.
+
+    Attributes
+    ----------
+    path : str
+    name : str
+        Its operation in the OpenAPI document.
+    summary : str
+    handler : callable
+        Takes a :class:`~embsync.server.context.RequestContext`.
+    reply : str
+        Its media type.
+    failures : tuple of str
+        Statuses beside 200.
+    """
+
+    path: str
+    name: str
+    summary: str
+    handler: Callable[[RequestContext, None], Answer]
+    reply: str = "text/html"
+    failures: tuple[str, ...] = ("401", "421", "422", "429", "503")
+    open: bool = False
+
+    def is_quick(self, context: RequestContext, request: None) -> bool:
+        """Tell that a page is always made in a thread."""
+        del context, request
+        return False
+
+
 QUERIES = (
     QueryEndpoint(
         "search",
@@ -220,4 +252,9 @@ RESOURCES = (
     ),
     Resource("/openapi.json", "get_openapi", "This document", resources.openapi, dict[str, Any]),
     Resource("/", "get_page", "A page for people", resources.home, "text/html"),
+)
+
+PAGES = (
+    PageEndpoint("/report", "get_report", "The report of the version served", pages.report),
+    PageEndpoint("/overview", "get_overview", "The part of the page for people that is about data", pages.overview),
 )

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 
 from embsync.server.arrays import NPY
-from embsync.server.endpoints import AS_JSON, QUERIES, RESOURCES, QueryEndpoint, Resource, query_types
+from embsync.server.endpoints import (
+    AS_JSON,
+    PAGES,
+    QUERIES,
+    RESOURCES,
+    PageEndpoint,
+    QueryEndpoint,
+    Resource,
+    query_types,
+)
 from embsync.server.schema import ErrorReply, ServerState
 from embsync.server.settings import Limits
 
@@ -64,7 +73,7 @@ def document(limits: Limits) -> dict[str, Any]:
         paths[query.path] = {"post": _post(query, schemas, components)}
         if query.get:
             paths[query.path]["get"] = _get(query, schemas, components)
-    paths |= {resource.path: {"get": _resource(resource, schemas)} for resource in RESOURCES}
+    paths |= {resource.path: {"get": _resource(resource, schemas)} for resource in (*RESOURCES, *PAGES)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "embsync", "version": "1"},
@@ -153,7 +162,7 @@ def _answers(query: QueryEndpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     return {**answers, NPY: _BINARY} if query.array_reply else answers
 
 
-def _resource(resource: Resource, schemas: dict[str, Any]) -> dict[str, Any]:
+def _resource(resource: Resource | PageEndpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     content = (
         {resource.reply: {"schema": {"type": "string"}}}
         if isinstance(resource.reply, str)

@@ -7,7 +7,15 @@ import hashlib
 import re
 from importlib.resources import files
 
-HTML = files("embsync.server").joinpath("page.html").read_text(encoding="utf-8")
+from embsync.reporting.page import STYLE
+
+#: Its first style is that of reports: the headers allow both pages, and parts of a report look as they do there.
+HTML = (
+    files("embsync.server")
+    .joinpath("page.html")
+    .read_text(encoding="utf-8")
+    .replace("<style></style>", f"<style>{STYLE}</style>")
+)
 
 
 def _hashes(tag: str) -> str:

@@ -39,7 +39,7 @@ class PiecesResponse(Response):
     def __init__(self, answer: Answer, version: Version, memory: Reservation) -> None:
         self._pieces, self._memory = answer.pieces, memory
         self._size = sum(map(len, answer.pieces))
-        headers = {"Content-Length": str(self._size), **version_header(version)}
+        headers = {"Content-Length": str(self._size), **version_header(version), **answer.headers}
         super().__init__(None, 200, headers, answer.media_type)
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.accessibility import findings, require_axe
 from support.browser import BROWSER, Page, browsing
 from support.http import Server, serving
 from support.nights import configured, night, write_npy
@@ -170,6 +171,42 @@ def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -
         assert page.value("document.getElementById('number').textContent") == "version 2"
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (360, "dark")])
+def test_it_has_no_finding_of_accessibility(page: Page, server: Server, width: int, scheme: str) -> None:
+    """With an answer shown and everything opened."""
+    require_axe()
+    page.open(f"{server.where}/#items/book-1070", width)
+    page.look(width, scheme=scheme)
+    heading(page, "Neighbours of item book-1070")
+    page.value("document.querySelectorAll('details').forEach(it => { it.open = true })")
+    assert findings(page) == []
+
+
+def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, tmp_path: Path) -> None:
+    """By a link; with a token, which no link carries, it is fetched. Its style is allowed, and nothing else runs."""
+    page.open(server.where)
+    page.until("!document.getElementById('links').hidden")
+    page.click("#report")
+    page.until("document.title === 'embsync report, version 2'")
+    assert page.value("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
+    (tmp_path / "token").write_text("sesame\n")
+    sync(root, night(0, **SIZES), "n0")
+    with serving(root, "--token-file", str(tmp_path / "token"), ready=True) as guarded:
+        assert guarded.ask("/report").status == guarded.ask("/overview").status == 401
+        page.open(guarded.where)
+        page.until("!document.getElementById('token').hidden")
+        page.click("#secret")
+        page.type("sesame")
+        page.press("Enter")
+        page.until("document.getElementById('top').textContent.includes('Version 1 is well')")
+        page.until("!document.getElementById('links').hidden")
+        page.complaints.clear()
+        page.click("#report")
+        page.until("document.title === 'embsync report, version 1'")
+        assert page.value("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
+        assert page.complaints == []
+
+
 def test_labels_stand_beside_items(page: Page, root: Path) -> None:
     """Of neighbours, of what moved most, and of the item that is shown; text that looks like HTML stays text."""
     for number in range(2):
@@ -181,10 +218,14 @@ def test_labels_stand_beside_items(page: Page, root: Path) -> None:
     item = int(made.item_ids[0])
     with serving(root) as server:
         page.open(server.where)
-        page.until("document.querySelectorAll('#start a').length === 5")
-        for text in page.value("[...document.querySelectorAll('#start a')].map(it => it.textContent)"):
-            name = text.split()[0]
-            assert text == f"{name} <i>{name}</i>"
+        page.until("document.querySelectorAll('#more section:last-child tbody th').length > 4")
+        for text in page.value(
+            "[...document.querySelectorAll('#more section:last-child tbody th')].map(it => it.textContent)"
+        ):
+            name = text.split()[-1]
+            assert text.split(maxsplit=1)[1] == f"<i>{name}</i> {name}"
+        page.click("#more section:last-child tbody td a")
+        page.until("location.hash.startsWith('#items/') && !document.getElementById('answer').hidden")
         page.open(f"{server.where}/#items/{item}")
         heading(page, f"Neighbours of item {item}, version 2")
         assert page.value("document.getElementById('about').textContent") == (

@@ -57,7 +57,8 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
-        """Change the size of the window and the colours the person prefers."""
+        """Change the size of the window, of which no scroll bar takes a part, and the colours the person prefers."""
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )

@@ -1,0 +1,50 @@
+"""A version at a glance: what the start page of the server shows."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from embsync.reporting import moved_section, sections
+from embsync.reporting.daemon_state import daemon_sentence
+from embsync.reporting.figures import ReportFigures
+from embsync.reporting.markup import element, isolated, joined
+from embsync.reporting.numerals import local
+from embsync.reporting.page import facts, summary
+
+_EVENTS = 4
+
+
+def overview(figures: ReportFigures, root: Path) -> str:
+    """Return parts of a page, each marked by ``data-part``; items link to ``#items/ID``.
+
+    ``top`` has the verdict and figures, ``more`` small charts and what moved most, ``daemon`` its state and the last
+    events.
+    """
+    charts = [next(sections.drift(figures)), next(sections.consistency(figures))]
+    events = [
+        element(
+            "li",
+            f"{local(event.time)}: {event.event.replace('_', ' ')} ",
+            isolated((event.snapshot or {}).get("name") or ""),
+            "" if event.version is None else f" as version {event.version}",
+            f", {event.reason}" if event.event in ("refused", "failed") and event.reason else "",
+        )
+        for event in itertools.islice(reversed(figures.events), _EVENTS)
+    ]
+    return joined(
+        element("div", element("p", facts(figures), class_="note"), summary(figures), data_part="top"),
+        element(
+            "div",
+            element("section", element("h2", "Last versions"), sections.grid(iter(charts))),
+            element("section", element("h2", "What moved most"), joined(*moved_section.moved(figures, linked=True))),
+            data_part="more",
+        ),
+        element(
+            "section",
+            element("h2", "Daemon"),
+            element("p", daemon_sentence(root)),
+            element("ul", events, class_="events"),
+            data_part="daemon",
+        ),
+    )
