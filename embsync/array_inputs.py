@@ -74,7 +74,7 @@ def as_ids(value: Any, name: str) -> Array:
     if ids.dtype.kind in "OT" and ids.ndim == 1:
         ids = _of_objects(ids, name)
     if ids.ndim != 1:
-        raise SnapshotError("not one value a row", where=name, found=f"shape {ids.shape}", expected="one dimension")
+        raise SnapshotError("not one value per row", where=name, found=f"shape {ids.shape}", expected="one dimension")
     if ids.dtype.kind not in "iuSU":
         raise SnapshotError(
             "ids of an unusable type",

@@ -1,8 +1,8 @@
-"""The anchors that one call hands to the next, and the file that carries them from one night's process to another's.
+"""The anchors passed from one call to the next, and the file that stores them between processes.
 
 The file is safetensors, which other programs can read: tensors ``items.ids``, ``items.vectors`` and perhaps
-``items.recent`` and ``items.ages``, the same of users, and in ``__metadata__`` the version of the form, each side's
-``rate``, and the sha256 of the whole file with 64 zeros in the hash's own place.
+``items.recent`` and ``items.ages``, the same of users, and in ``__metadata__`` the format version, each side's
+``rate``, and the sha256 of the entire file with 64 zeros in place of the hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.safetensors import read_headers
 from embsync.store.durable import replace_file, write_errors
 
-#: Version of the file format; it changes when older releases cannot read it.
+#: Version of the file format; incremented when older releases can no longer read it.
 FORMAT = "1"
 _NO_HASH = "0" * 64
 _PIECE = 4 * 2**20
@@ -86,7 +86,7 @@ class Anchors(Sides[AnchorSide]):
         NotFoundError
             There is no such file.
         SnapshotError
-            It is none of :meth:`save`, of a later form, or not as it was written.
+            It was not written by :meth:`save`, has a later format, or was changed.
         """
         try:
             place = Place.at(path)
@@ -126,7 +126,7 @@ def _encoded(anchors: Anchors) -> bytes:
         header[key] = {"dtype": _TYPES[array.dtype.str], "shape": array.shape, "data_offsets": place}
         position += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8, as the library leaves them
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8, as the library aligns them
     head = len(text).to_bytes(8, "little") + text
     numbers = [array.reshape(-1).view(np.uint8).data for array in tensors.values()]
     digest = hashlib.sha256(head)
@@ -186,4 +186,4 @@ def _read(header: ArrayHeader, content: FileBytes) -> Array:
 
 
 def _ill_formed(content: FileBytes, found: str, expected: Any) -> SnapshotError:
-    return SnapshotError("not the anchors that were saved", where=content.where, found=found, expected=expected)
+    return SnapshotError("not the saved anchors", where=content.where, found=found, expected=expected)

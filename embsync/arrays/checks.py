@@ -11,7 +11,7 @@ from embsync.pipeline.record import checks_of_anchors, side_fit
 from embsync.sides import NAMES, Sides
 
 #: What to do if a check refuses.
-OTHERWISE = "check=False gives the result anyway; without anchors a new space begins"
+OTHERWISE = "pass check=False to get the result anyway, or no anchors to begin a new space"
 
 
 def judge_fit(found: Alignment, preservation: Preservation) -> list[CheckRecord]:

@@ -49,13 +49,13 @@ class Stabilized(Sides[Float32]):
         Out-of-sample fit to the anchors; None in a new space or for a side too small to be judged.
     rotation_disagreement : float or None
     rank : int
-        Directions that carry scores.
+        Number of directions that contribute to scores.
     truncation_loss : float
         Relative Frobenius norm of the scores that a narrower space cannot hold.
     preservation : Preservation
         The certificate.
     checks : tuple of CheckRecord
-        What was checked of the fit to the anchors, with values, limits and outcomes; empty in a new space.
+        The checks of the fit to the anchors, with values, limits and outcomes; empty in a new space.
     """
 
     transform: Transform
@@ -188,7 +188,7 @@ def stabilize(
         raise UsageError(
             "sides differ from the anchors'",
             found="users" if anchors.users is None else "no users",
-            expected="the sides that the space began with",
+            expected="the sides of the space",
         )
     motion = _motion(policy, weight, parent_share, slow_weight)
     ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
@@ -203,7 +203,7 @@ def stabilize(
     checks = [] if anchors is None else judge_fit(found, preservation)
     if check:
         require(checks, None, otherwise=OTHERWISE)
-    with ThreadPoolExecutor(worker_count(threads)) as pool:  # gathering rows is slow from one thread
+    with ThreadPoolExecutor(worker_count(threads)) as pool:  # a single thread is slow to gather rows
         jobs = sides.map(lambda side, out: pool.submit(_advance, side, out.stable, anchor_rows), written)
     moved = jobs.map(Future[AnchorSide].result)
     return Stabilized(

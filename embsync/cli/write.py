@@ -45,7 +45,7 @@ def write(
     if users is not None:
         sides.append(side_of_files(USERS, users, user_ids, user_weights, given.config.snapshot))
     elif user_ids is not None or user_weights is not None:
-        raise UsageError("half of a snapshot", found="--user-ids or --user-weights without --users")
+        raise UsageError("incomplete snapshot", found="--user-ids or --user-weights without --users")
     written = write_sides(path, sides, overwrite=overwrite)
     if as_json:
         print_json({"path": str(written), "items": sides[0].count, "users": sides[1].count if users else None})

@@ -1,4 +1,4 @@
-"""Start: take the path of libraries from the process that started this one, and serve it."""
+"""Entry point: read the library path from the parent process, and serve its requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 
 
 def main() -> None:
-    """Load the libraries of the other side, take on the limits, and answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides, by hanging up
+    """Load the parent's libraries, set the limits, and serve requests."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it by closing the channel
     channel = socket.socket(fileno=0)
     sys.path[:] = json.loads(channel.recv(65536))
     importlib.import_module("embsync.decoder.service").start(channel)

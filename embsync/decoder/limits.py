@@ -1,4 +1,4 @@
-"""What a decoder may take, and how it says no."""
+"""Resource limits of a decoder, and its refusals."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: Memory on top of what the libraries take. Pages are about 1 MiB and a batch 4 MiB; the rest is for writers with
+#: Memory beyond that of the libraries. Pages are about 1 MiB and a batch 4 MiB; the rest is for writers with
 #: large pages or batches. With the interpreter and pyarrow (some 100 MiB resident) this stays below 1 GiB.
 MEMORY = 768 * 1024**2
-#: Processor seconds for one step: the footer, the first row, one batch. Honest ones take milliseconds.
+#: Processor seconds for one step: the footer, the first row, one batch. Valid files take milliseconds.
 STEP_SECONDS = 6
 
 Message = dict[str, Any]
 
 
 class Unusable(Exception):
-    """The file is not what it should be."""
+    """The file is refused."""
 
     def __init__(self, what: str, found: object = None, expected: object = None) -> None:
         super().__init__(what)
@@ -31,14 +31,14 @@ class Unusable(Exception):
 
 
 def limit_step() -> None:
-    """Give the next step its processor time; beyond it the kernel ends this process."""
+    """Limit the processor time of the next step; beyond it, the kernel kills this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(usage.ru_utime + usage.ru_stime)
     _lower(resource.RLIMIT_CPU, spent + STEP_SECONDS + 1)
 
 
 def limit_memory() -> None:
-    """Bound what may be allocated; call it once the libraries are loaded."""
+    """Limit the memory of this process; to be called once the libraries are loaded."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     data, addresses = (int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmData", "VmSize"))
     _lower(resource.RLIMIT_DATA, data + MEMORY)
@@ -48,7 +48,7 @@ def limit_memory() -> None:
 
 @contextmanager
 def addresses_of(handle: int) -> Iterator[None]:
-    """Leave room for a file that is mapped, which takes addresses and nothing of the memory that may be allocated."""
+    """Raise the limit on the address space by the size of a mapped file, which takes addresses but no memory."""
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
     if before != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_AS, (before + os.fstat(handle).st_size, hard))

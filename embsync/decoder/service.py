@@ -1,11 +1,11 @@
-"""Answers to requests about one table at a time.
+"""Serve requests about one table at a time.
 
-The address space and the processor time of every step are limited before a file is looked at; a parser that asks for
-absurd memory, spins or crashes ends here, and the other side turns that into a refusal. No file is opened by name:
-files arrive as handles.
+The address space and the processor time of every step are limited before a file is read; if a parser requests absurd
+memory, loops or crashes, only this process ends, and the parent reports a refusal. No file is opened by name: files
+arrive as handles.
 
 Messages are JSON. A request comes with the handles of a file and, for ``read`` and ``stream``, of shared memory. Each
-has ``form``, which says what the file is, and columns by their positions::
+has ``form``, which says how to read the file, and columns by position::
 
     {"describe": {}}
         -> {"columns": [["id", "integer", "int64"], ["v", "list float32", "list<element: float>"]]} …, {"rows": 7}
@@ -17,9 +17,9 @@ has ``form``, which says what the file is, and columns by their positions::
         -> {"rows": 7, "name": "v", "kind": "list float32"}, {"slot": 5, "rows": 4096} …,
            {"end": 7, "slots": [2], "filled": 7}
 
-``read`` passes each batch on as it comes, and uses its slots in turn; ``stream`` fills one slot after the other with
-exactly ``batch`` rows, the first of them from row ``filled`` on. For every slot it was given the other side sends one
-that may be written, ``{"free": 3}``. A refusal is ``{"refused": …, "found": …}``.
+``read`` sends each batch as it is decoded, and uses its slots in turn; ``stream`` fills one slot after the other with
+exactly ``batch`` rows, the first of them from row ``filled`` on. For every slot received, the parent returns a free
+one, ``{"free": 3}``. A refusal is ``{"refused": …, "found": …}``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from embsync.decoder import limits, tables, values
 from embsync.decoder.limits import Message, Unusable
 from embsync.decoder.tables import Table
 
-#: Beyond one column a dimension of the widest embeddings that people store so.
+#: More than the dimensions of the widest embeddings stored as one column per dimension.
 _MOST_COLUMNS = 8192
 #: Columns in one message.
 _COLUMNS_AT_ONCE = 200
@@ -71,13 +71,13 @@ def start(channel: socket.socket) -> None:
 
 
 class TableService:
-    """Answers requests about one table at a time."""
+    """Serves requests about one table at a time."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
     def serve(self) -> None:
-        """Answer until the other side hangs up."""
+        """Serve requests until the parent closes the channel."""
         while True:
             data, handles, _, _ = socket.recv_fds(self._channel, 2**17, 2)
             if not data:
@@ -91,8 +91,8 @@ class TableService:
                 self._send(refusal.message)
             except MemoryError:
                 most = f"{limits.MEMORY} bytes"
-                self._send(Unusable("asks for more memory than reading it may take", expected=most).message)
-            except Exception as error:  # whatever a malformed file causes is an answer about that file
+                self._send(Unusable("needs more memory than reading it may take", expected=most).message)
+            except Exception as error:  # any exception is caused by the file
                 called = _NAMES.get(form.get("kind", ""), "file")
                 self._send(Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__).message)
             finally:
@@ -183,7 +183,7 @@ class TableService:
     def _write(self, memory: int, slot: int, slot_bytes: int, parts: list[Any]) -> None:
         view = [memoryview(part).cast("B") for part in parts if len(part)]
         if sum(map(len, view)) > slot_bytes:
-            raise Unusable("a batch larger than it may be", sum(map(len, view)), slot_bytes)
+            raise Unusable("too large a batch", sum(map(len, view)), slot_bytes)
         position = slot * slot_bytes
         for part in view:
             self._write_at(memory, position, part)
@@ -205,6 +205,6 @@ class TableService:
 
 
 def _shown(kind: str) -> str:
-    """Return an Arrow type for people, in a few plain characters, as names in it are the file's."""
+    """Return an Arrow type for messages, shortened and printable, since its names come from the file."""
     plain = kind[:_LONGEST_TYPE].encode("ascii", "replace").decode()
     return "".join(character if character.isprintable() else "?" for character in plain)

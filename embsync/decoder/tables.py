@@ -1,7 +1,7 @@
 """Tables of the formats that a decoder reads, each as columns with kinds and as batches of rows.
 
-A request says what the file is: ``{"kind": "parquet"}``, ``{"kind": "arrow"}``, or ``{"kind": "text"}`` with the rest
-of :class:`~embsync.decoder.text.TextTable`. Files arrive as handles and are opened by no other name.
+A request has the format: ``{"kind": "parquet"}``, ``{"kind": "arrow"}``, or ``{"kind": "text"}`` with the options of
+:class:`~embsync.decoder.text.TextTable`. Files arrive as handles and are never opened by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from embsync.decoder.limits import Message, Unusable, addresses_of, limit_step
 from embsync.decoder.text import Column, TextTable
 
-#: What is read ahead of all columns together.
+#: Bytes read ahead, for all columns together.
 _BUFFER = 64 * 1024**2
 _MOST_BUFFER = 1024**2
 _LEAST_BUFFER = 16 * 1024
@@ -32,7 +32,7 @@ class Table(Protocol):
 
     @property
     def rows(self) -> int | None:
-        """Number of rows; None where only reading all of it tells."""
+        """Number of rows; None if it is only known after reading the file."""
 
     def columns(self) -> list[Column]:
         """Return the name, kind and full type of each column."""
@@ -41,19 +41,19 @@ class Table(Protocol):
         """Return some of the columns."""
 
     def count(self, columns: Sequence[int]) -> Message:
-        """Return the number of rows, and what all values of a column of ids are: ``integer`` or ``string``."""
+        """Return the number of rows, and the kind of a column of ids: ``integer`` or ``string``."""
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
         """Yield the arrays of some columns, at most ``rows`` values of each at a time.
 
-        ``kind`` is ``ids``, ``weights`` or ``vectors``; text is parsed as what it is to be.
+        ``kind`` is ``ids``, ``weights`` or ``vectors``; text is parsed accordingly.
         """
 
 
 @contextmanager
 def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
-    """Give the table in an open file, of which so many columns are to be read."""
-    # a path under /proc/self/fd is the handle again, and lets pyarrow read without Python in between
+    """Yield the table in an open file, of which so many columns will be read."""
+    # a path under /proc/self/fd lets pyarrow read the handle without calls into Python
     path = f"/proc/self/fd/{handle}"
     if form["kind"] == "parquet":
         buffer = min(max(_BUFFER // max(columns, 1), _LEAST_BUFFER), _MOST_BUFFER)
@@ -70,7 +70,7 @@ def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
 
 
 def kind_of(kind: Any) -> str:
-    """Return what values of an Arrow type can be: ids, vectors, numbers or nothing."""
+    """Return the kind of an Arrow type: of ids, vectors, numbers or other values."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
@@ -92,7 +92,7 @@ def _holds_floats(kind: Any) -> bool:
 
 
 class TypedTable:
-    """What files have in common that say how many rows there are and what is in each column."""
+    """A file that states its number of rows and its types."""
 
     rows: int | None
 
@@ -106,7 +106,7 @@ class TypedTable:
         return [columns[position] for position in positions]
 
     def count(self, columns: Sequence[int]) -> Message:
-        """Return the number of rows and the kind of a column, as the file says."""
+        """Return the number of rows and the kind of a column, as stated in the file."""
         return {"rows": self.rows, "kind": self.columns()[columns[0]][1]}
 
 
@@ -122,7 +122,7 @@ class ParquetTable(TypedTable):
         return [(field.name, kind_of(field.type), str(field.type)) for field in self._file.schema_arrow]
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
-        """Yield batches as the pages are decoded."""
+        """Yield the batches of decoded pages."""
         if not self.rows:
             return
         names = [self._file.schema_arrow.field(column).name for column in columns]
@@ -151,7 +151,7 @@ class ArrowTable(TypedTable):
         return [(field.name, kind_of(field.type), str(field.type)) for field in self._schema]
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
-        """Yield slices of the record batches, which stay in the file's pages where they are not compressed."""
+        """Yield slices of the record batches; uncompressed ones are views of the mapped file."""
         for batch in self._all(columns):
             for values in batch:
                 values.validate(full=True)
@@ -177,14 +177,14 @@ class ArrowTable(TypedTable):
             try:
                 batch = reader.get_batch(number)
                 yield [batch.column(place) for place in places]
-            except MemoryError:  # room is made for the columns that are left out, too: take all, where they lie
+            except MemoryError:  # pyarrow allocates memory for excluded columns, too: read all of them, in place
                 whole = whole or self._reader(None)
                 batch = whole.get_batch(number)
                 yield [batch.column(column) for column in columns]
             limit_step()
 
     def _cheapest(self) -> list[int]:
-        """Return the column that takes the least to count rows by."""
+        """Return the column that is the cheapest to count rows with."""
         kinds = [kind_of(field.type) for field in self._schema]
         order = ("integer", *_FLOATS.values(), "string")
         return sorted(range(len(kinds)), key=lambda i: order.index(kinds[i]) if kinds[i] in order else 9)[:1]

@@ -1,11 +1,11 @@
 """Tables of delimited text: CSV and TSV, perhaps compressed.
 
-What the file is like was found out by the other side from its first lines::
+The parent has found out the options from the first lines::
 
     {"kind": "text", "delimiter": ",", "header": true, "quoted": true, "packed": null, "ids": true}
 
-``packed`` is ``gzip``, ``zstd`` or null. Columns without a header are called ``id`` and, behind it, ``embedding`` where
-there is one or ``0``, ``1`` and so on where there are more; without ``ids`` all are numbers.
+``packed`` is ``gzip``, ``zstd`` or null. Without a header, the columns are ``id`` and ``embedding``, or ``id``, ``0``,
+``1`` and so on if there are more than two; without ``ids``, all are numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pyarrow.csv
 
 from embsync.decoder.limits import Message, Unusable, limit_step
 
-#: A block, which must hold the longest row: 65,536 numbers of 32 characters and an id.
+#: Size of a block, which must hold the longest row: 65,536 numbers of 32 characters and an id.
 _BLOCK = 4 * 1024**2
 #: Text of numbers shrinks to a third, rows of zeros to a thirtieth.
 _MOST_INFLATION = 100
 _ALWAYS = 16 * 1024**2
-#: Rows by which the kinds of columns are judged, and the block that holds some of them; every request judges anew.
+#: Rows from which the kinds of columns are inferred, and the block that holds them; every request infers them again.
 _SAMPLE = 1000
 _SAMPLE_BLOCK = 256 * 1024
 _INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
@@ -50,12 +50,12 @@ class TextTable:
         self._read: tuple[list[str], Any] | None = None
 
     def columns(self) -> list[Column]:
-        """Return the columns with what their first values are written as."""
+        """Return the columns, with kinds inferred from their first values."""
         names, rows = self._start()
         return [] if rows is None else self.some(range(len(names)))
 
     def some(self, positions: Sequence[int]) -> list[Column]:
-        """Return some of the columns, as judging each takes time."""
+        """Return some of the columns, since inferring each takes time."""
         names, rows = self._start()
         if rows is None:
             raise Unusable("no rows", 0)
@@ -67,7 +67,7 @@ class TextTable:
         return [self._columns[position] for position in positions]
 
     def count(self, columns: Sequence[int]) -> Message:
-        """Return the number of rows, and whether all values of a column are written as integers are."""
+        """Return the number of rows, and whether all values of a column are written as integers."""
         rows, integers = 0, True
         for (batch,) in self.batches(columns, _BLOCK, "ids"):
             rows += len(batch)
@@ -75,14 +75,14 @@ class TextTable:
         return {"rows": rows, "kind": "integer" if integers else "string"}
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
-        """Yield slices of the blocks that are parsed one after the other."""
+        """Yield slices of the blocks, which are parsed one after the other."""
         if self._start()[1] is None:
             return
         judged = zip(columns, self.some(columns), strict=True)
         kinds = {column: self._type(written, kind) for column, (_, written, _) in judged}
         for batch in self._parsed(kinds):
             if batch.num_columns != len(columns):
-                raise Unusable("not as many columns as before", batch.num_columns, len(columns))
+                raise Unusable("another number of columns than before", batch.num_columns, len(columns))
             for start in range(0, batch.num_rows, rows):
                 some = batch.slice(start, rows)
                 yield [some.column(place) for place in range(len(columns))]
@@ -93,17 +93,17 @@ class TextTable:
         return pa.float32() if use == "vectors" and kind in {"number", "integer"} else pa.string()
 
     def _start(self) -> tuple[list[str], Any]:
-        """Return the names of the columns, and the first rows as text: None where there is none."""
+        """Return the names of the columns, and the first rows as text, None if there are none."""
         if self._read is None:
             names = self._names()
             rows = self._sample(len(names)) if names else None
             if rows is not None and rows.num_columns != len(names):
-                raise Unusable("rows of another number of fields than the header", rows.num_columns, len(names))
+                raise Unusable("rows with another number of fields than the header", rows.num_columns, len(names))
             self._read = names, rows
         return self._read
 
     def _sample(self, columns: int) -> Any:
-        """Return the first rows as text, None where there is none."""
+        """Return the first rows as text, None if there are none."""
         for block in (_SAMPLE_BLOCK, _BLOCK):
             batches: list[Any] = []
             try:
@@ -150,7 +150,7 @@ class TextTable:
                         skip_rows=int(self._form["header"]),
                         autogenerate_column_names=True,
                     ),
-                    # in a table of one column an empty line is an empty value
+                    # in a table with one column, an empty line is an empty value
                     pyarrow.csv.ParseOptions(
                         delimiter=self._form["delimiter"], quote_char=quote, ignore_empty_lines=many
                     ),
@@ -160,7 +160,7 @@ class TextTable:
                 )
             except pa.ArrowInvalid as error:
                 if "Empty CSV" in str(error) and not source.read(1):
-                    return  # a header alone, or nothing
+                    return  # a header without rows, or an empty file
                 raise
             while True:
                 try:
@@ -175,7 +175,7 @@ class TextTable:
 
 
 class _Bounded:
-    """A compressed file that gives no more than text can have become."""
+    """A compressed file that is read up to the largest plausible size of its text."""
 
     closed = False
 
@@ -195,7 +195,7 @@ class _Bounded:
         data: bytes = self._unpacked.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
         self._given += len(data)
         if self._given > self._most:
-            raise Unusable("more than text unpacks to", f"over {self._most} bytes", "at most 100 times the file")
+            raise Unusable("more than text can expand to", f"over {self._most} bytes", "at most 100 times the file")
         return data
 
     def readable(self) -> bool:
@@ -218,7 +218,7 @@ def _kind_of(values: Any) -> str:
 
 
 def _shown(values: Any) -> str:
-    """Return what text is that is no number, with the first such value of a column that begins with numbers."""
+    """Return the kind of text that is not numbers, with the first such value of a column that begins with numbers."""
     numbers = pc.match_substring_regex(values, _NUMBER).fill_null(True).to_pylist()
     row = numbers.index(False) if False in numbers else 0
     return f"text, {values[row].as_py()[:16]!r} in row {row}" if row else "text"

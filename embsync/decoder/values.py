@@ -1,4 +1,4 @@
-"""Values of Arrow arrays as the bytes that go into shared memory: vectors, ids and weights."""
+"""Encode values of Arrow arrays for shared memory: vectors, ids, weights and labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLANKS, _OPENING, _CLOSING = " \t\r\n", "[({", "])}"
 
 
 def width_of(arrays: Sequence[Any]) -> int:
-    """Return how many numbers the first row has."""
+    """Return the number of values in the first row."""
     if len(arrays) > 1:
         return len(arrays)
     (batch,) = arrays
@@ -37,7 +37,7 @@ def width_of(arrays: Sequence[Any]) -> int:
 
 
 def vectors(arrays: Sequence[Any], width: int, start: int) -> memoryview:
-    """Return the rows of one column of lists, or of one column a dimension, C-contiguous."""
+    """Return the rows of one column of lists, or of one column per dimension, C-contiguous."""
     if len(arrays) > 1:
         return _interleaved(arrays, start)
     (batch,) = arrays
@@ -57,7 +57,7 @@ def vectors(arrays: Sequence[Any], width: int, start: int) -> memoryview:
             raise Unusable("vectors of different widths", f"{widths[row]} numbers in row {start + row}", width)
     values = batch.flatten()
     if values.null_count:
-        raise Unusable("a vector with holes", f"null in row {start + _first_null(values) // width}")
+        raise Unusable("a vector with missing values", f"null in row {start + _first_null(values) // width}")
     return memoryview(_numbers(values)).cast("B")
 
 
@@ -72,7 +72,7 @@ def weights(batch: Any, _: Message, start: int) -> list[Any]:
 
 
 def strings(batch: Any, wanted: Message, start: int) -> list[Any]:
-    """Return the lengths of strings in bytes as int32, and their bytes end to end."""
+    """Return the lengths of strings in bytes as int32, and their concatenated bytes."""
     texts = _cast(batch, pa.large_string(), start)
     offsets = np.frombuffer(texts.buffers()[1], "i8", len(texts) + 1, texts.offset * 8)
     lengths = offsets[1:] - offsets[:-1]
@@ -87,7 +87,7 @@ def strings(batch: Any, wanted: Message, start: int) -> list[Any]:
 
 
 def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
-    """Return what kind of label a batch has and its values as JSON, behind its length."""
+    """Return the kind of a batch of labels and its values as JSON, after the length."""
     if pa.types.is_dictionary(batch.type):
         batch = batch.cast(batch.type.value_type)
     kind = _label_kind(batch.type)
@@ -107,7 +107,7 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
 
 
 def _integers(batch: Any, start: int) -> Any:
-    """Return a batch as 64-bit integers, without the one that stands for null."""
+    """Return a batch as 64-bit integers, without the one that represents null."""
     expected = "above -2^63 and below 2^63"
     try:
         batch = batch.cast(pa.int64())
@@ -142,10 +142,10 @@ def _label_kind(kind: Any) -> str | None:
 def _interleaved(arrays: Sequence[Any], start: int) -> memoryview:
     for column in arrays:
         if column.null_count:
-            raise Unusable("a vector with holes", f"null in row {start + _first_null(column)}")
+            raise Unusable("a vector with missing values", f"null in row {start + _first_null(column)}")
     columns = [_numbers(column) for column in arrays]
     rows = np.empty((len(columns[0]), len(columns)), columns[0].dtype)
-    for begin in range(0, len(rows), _TILE):  # rows that stay in the processor's cache while they are put together
+    for begin in range(0, len(rows), _TILE):  # rows that fit into the processor's cache while they are interleaved
         some = slice(begin, begin + _TILE)
         for number, column in enumerate(columns):
             rows[some, number] = column[some]
@@ -153,7 +153,7 @@ def _interleaved(arrays: Sequence[Any], start: int) -> memoryview:
 
 
 def _lists(batch: Any) -> Any:
-    """Return lists; those of a column of text (``[0.1, 0.2]``, ``0.1 0.2``) as float32."""
+    """Return lists; those in text (``[0.1, 0.2]``, ``0.1 0.2``) as float32."""
     types = pa.types
     if types.is_dictionary(batch.type) and not types.is_nested(batch.type.value_type):
         batch = batch.cast(batch.type.value_type)
@@ -162,7 +162,7 @@ def _lists(batch: Any) -> Any:
     text = pc.utf8_trim(batch.cast(pa.large_string()), _BLANKS)
     opened, closed = (pc.match_substring_regex(text, pattern) for pattern in (r"^[\[({]", r"[\])}]$"))
     if not opened.equals(closed):
-        raise Unusable("a vector that is cut off", "one bracket of two", "numbers, such as [0.1, 0.2]")
+        raise Unusable("a truncated vector", "only one of two brackets", "numbers, such as [0.1, 0.2]")
     text = pc.utf8_trim(text, _BLANKS + _OPENING + _CLOSING)
     commas = len(text) and "," in text[0].as_py()
     parts = pc.split_pattern(text, ",") if commas else pc.utf8_split_whitespace(text)
@@ -170,12 +170,12 @@ def _lists(batch: Any) -> Any:
     try:
         numbers = words.cast(pa.float32())
     except pa.ArrowInvalid as error:
-        raise Unusable("something that is no number", error, "numbers, such as [0.1, 0.2]") from None
+        raise Unusable("not a number", error, "numbers, such as [0.1, 0.2]") from None
     return pa.LargeListArray.from_arrays(parts.offsets.cast(pa.int64()), numbers)
 
 
 def _ml_vectors(batch: Any, width: int, start: int) -> memoryview:
-    """Return Spark's vectors: dense ones as they are, sparse ones with their zeros."""
+    """Return Spark's vectors: dense ones unchanged, sparse ones with zeros filled in."""
     fields = {field.name: array for field, array in zip(batch.type, batch.flatten(), strict=True)}
     kinds = np.asarray(fields["type"].fill_null(-1))
     dense = kinds == _DENSE
@@ -192,7 +192,7 @@ def _ml_vectors(batch: Any, width: int, start: int) -> memoryview:
         raise Unusable("an ill-formed sparse vector", f"in rows from {start}", "an index for each value")
     values = fields["values"].flatten()
     if values.null_count:
-        raise Unusable("a vector with holes", f"in rows from {start}")
+        raise Unusable("a vector with missing values", f"in rows from {start}")
     if dense.all():
         return np.ascontiguousarray(values, np.float64).view(np.uint8).data
     rows = np.repeat(np.arange(len(batch)), lengths)

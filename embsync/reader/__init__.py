@@ -1,4 +1,4 @@
-"""What consumers import: a store, its versions, lookup and search. Read-only; loads neither watcher nor daemon."""
+"""For consumers: a store, its versions, lookup and search. Read-only; loads neither the watcher nor the daemon."""
 
 from embsync.reader.follower import Follower, Health
 from embsync.reader.pin import ForeignSpace, open_version

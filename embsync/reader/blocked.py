@@ -1,4 +1,4 @@
-"""Ids that queries must not find, a list for each: recognized in what was found without looking up their rows."""
+"""Lists of blocked ids, one for each query: found ids are compared with them without looking up rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.errors import UsageError
 from embsync.ids import hash_ids
 from embsync.reader.side import Side
 
-#: Slots of a hash table for each id in it: a sixteenth of the ids that are not in it are compared needlessly.
+#: Slots of a hash table for each of its ids: a sixteenth of all other ids are compared needlessly.
 _PLACES = 16
 #: Bytes of the tables, and pairs of ids compared, at once.
 _AT_ONCE = 1 << 22
@@ -26,7 +26,7 @@ class BlockedIds:
     Attributes
     ----------
     ids : (q, m) ndarray of int64 or ``S<n>``
-        As the store has them, filled up to the longest list.
+        In the store's type, padded to the longest list.
     lengths : (q,) int64
     """
 
@@ -35,7 +35,7 @@ class BlockedIds:
 
     @classmethod
     def of(cls, side: Side, lists: Any) -> BlockedIds:
-        """Return the ids of lists, or of a matrix, whether they are in the side or not.
+        """Return the ids of lists, or of a matrix, whether or not the side has them.
 
         Raises
         ------
@@ -56,15 +56,15 @@ class BlockedIds:
         return BlockedIds(self.ids[queries], self.lengths[queries])
 
     def pairs(self, side: Side) -> tuple[Int64, Int64]:
-        """Return queries and the rows of the side that they must not find, ascending by row, then by query."""
+        """Return pairs of queries and rows that they must not find, ascending by row, then by query."""
         query, place = np.nonzero(np.arange(self.ids.shape[1]) < self.lengths[:, None])
         row = side.rows(self.ids[query, place])
         query, row = query[row >= 0], row[row >= 0]
-        order = np.argsort(row * len(self.ids) + query)  # half the time of sorting by the two
+        order = np.argsort(row * len(self.ids) + query)  # takes half the time of sorting by both
         return query[order], row[order]
 
     def contain(self, names: Array) -> Bool:
-        """Return which of the ids (q, k), as the store has them, are in the list of their query."""
+        """Return which of the ids (q, k), in the store's type, are in the list of their query."""
         hit = np.zeros(names.shape, np.bool_)
         size = 1 << (_PLACES * max(self.ids.shape[1], 1) - 1).bit_length()
         step = max(1, _AT_ONCE // size)
@@ -74,7 +74,7 @@ class BlockedIds:
         return hit
 
     def _contain(self, names: Array, ids: Array, lengths: Int64, size: int) -> Bool:
-        """Look the ids up in a hash table, and compare those that hit with their list."""
+        """Look up the ids in a hash table, and compare the hits with their list."""
         listed = np.arange(ids.shape[1]) < lengths[:, None]
         query = np.arange(len(names))[:, None]
         table = np.zeros((len(names), size), np.bool_)
@@ -97,7 +97,7 @@ def _places(ids: Array, size: int) -> Int64:
 
 
 def _joined(side: Side, lists: Sequence[Any]) -> Array:
-    """Return the ids of all lists one after another."""
+    """Return the ids of all lists, concatenated."""
     arrays = [side.as_array(one) for one in lists if len(one)]
     for one in arrays:
         if one.ndim != 1:

@@ -1,4 +1,4 @@
-"""Differences between two versions: new and gone ids, moved rows, labels, neighbours and scores."""
+"""Differences between two versions: new and removed ids, moved rows, labels, neighbours and scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Users (items on a one-sided store) whose neighbours are compared.
 SAMPLED = 1000
-#: Rows whose labels are compared at once: of titles of 40 bytes some 20 MB.
+#: Rows whose labels are compared at once: some 20 MB for titles of 40 bytes.
 _LABELLED = 1 << 16
 #: Queries between two calls of ``between``.
 _QUERIES = 100
@@ -58,7 +58,7 @@ class SideDiff:
     live_before, live_after, new, gone, common : int
         Live ids of each version, of the later one alone, of the earlier one alone, and of both.
     new_ids, gone_ids : list of int or str
-        The first of them, ascending.
+        The first ones, ascending.
     cosine, cosine_p05 : float or None
         Mean and fifth percentile of the cosine between an id's two vectors; None in different spaces, or without ids
         in both.
@@ -84,7 +84,7 @@ class SideDiff:
 
 @dataclass(frozen=True)
 class ChangedLabel:
-    """A label of an item that is live in both versions, in each of them."""
+    """The values of a label in two versions, for an item live in both."""
 
     id: int | str
     before: Value
@@ -99,11 +99,11 @@ class LabelDiff:
     ----------
     name : str
     kind_before, kind_after : str or None
-        None where a version does not have it: every item is then without a value there.
+        None in a version without the label: its items then have no values.
     changed : int
-        Items live in both versions whose values differ; of another kind every value does.
+        Items live in both versions whose values differ; if the kind has changed, all values do.
     examples : list of ChangedLabel
-        The first of them by id.
+        The first ones, by id.
     """
 
     name: str
@@ -122,9 +122,9 @@ class NeighboursDiff:
     side : str
         "users", or "items" on a one-sided store.
     sampled : int
-        Number of ids compared: those live in both versions that have the lowest hashes.
+        Number of ids compared: those with the lowest hashes among the ids live in both versions.
     overlap_at_10 : float or None
-        Mean share of the earlier version's ten nearest items that the later version finds too.
+        Mean share of the earlier version's ten nearest items that the later version also finds.
     score_change : float or None
         Mean absolute change of the scores of those ten items, over their mean absolute score; items that are gone are
         left out.
@@ -145,13 +145,13 @@ class Diff:
     before, after : int
         Numbers of the two versions.
     same_space : bool
-        Vectors of different spaces cannot be compared: then there are no cosines.
+        If False, there are no cosines, since vectors of different spaces cannot be compared.
     items : SideDiff
     users : SideDiff or None
         None unless both versions have users.
     neighbours : NeighboursDiff
     labels : list of LabelDiff
-        Of each label that one of the versions has at least, or that was asked for.
+        One for each label of either version, or for each one requested.
     """
 
     before: int
@@ -191,7 +191,7 @@ def diff(
 
 
 def _label_names(before: Version, after: Version, wanted: Sequence[str] | None) -> list[str]:
-    """Return the labels to compare, all of them by default; those asked for are in one of the versions at least."""
+    """Return the labels to compare, by default all; each requested one must be in one of the versions."""
     if wanted is None:
         return [*after.labels, *(name for name in before.labels if name not in after.labels)]
     for name in wanted:
@@ -266,7 +266,7 @@ def _side(
 
 
 def _labelled(before: Version, after: Version, items: SideDiff, names: Sequence[str]) -> SideDiff:
-    """Return the changes of the items with the labels of those that are named."""
+    """Return the changes of the items, with the labels of the listed ones."""
 
     def records(version: Version, ids: list[Any]) -> list[dict[str, Value]]:
         known = [name for name in names if name in version.labels]
@@ -286,7 +286,7 @@ def _labelled(before: Version, after: Version, items: SideDiff, names: Sequence[
 def _movement(
     before: Side, after: Side, old: Int64, new: Int64, between: Callable[[], None]
 ) -> tuple[Float64, Float64]:
-    """Return cosine and ratio of norms of each pair of rows, block by block; NaN where the cosine has none."""
+    """Return cosine and ratio of norms of each pair of rows, block by block; NaN where the cosine is undefined."""
     cosines, ratios = np.full(len(old), np.nan), np.full(len(old), np.nan)
     step = block_rows(after.vectors.shape[1])
     for start in range(0, len(old), step):
@@ -303,17 +303,17 @@ def _movement(
 def _neighbours(
     before: Version, after: Version, name: SideName, old: Int64, new: Int64, between: Callable[[], None]
 ) -> NeighboursDiff:
-    """Ask both versions for the nearest items of the same ids, and compare ids and scores."""
+    """Search both versions for the nearest items of the same ids, and compare ids and scores."""
     chosen = sample(after.side(name).ids[new], SAMPLED)
     old, new = old[chosen], new[chosen]
     if len(chosen) == 0:
         return NeighboursDiff(name, 0, None, None)
     first = _nearest(before, name, old, between)
     second = _nearest(after, name, new, between)
-    # The later version's rows of what the earlier one found, -1 where it is gone.
+    # The later version's rows of the items that the earlier one found, -1 if removed.
     kept = after.items.rows(before.items.names(first.reshape(-1))).reshape(first.shape)
     kept[(first < 0) | ~after.items.live[kept]] = -1
-    gone = len(after.items)  # a row that no search finds
+    gone = len(after.items)  # a row that a search never returns
     shares = overlap(np.where(first < 0, -1, np.where(kept < 0, gone, kept)), second)
     there = kept >= 0
     scores = _scores(before, name, old, first)[there], _scores(after, name, new, kept)[there]
@@ -336,7 +336,7 @@ def _nearest(version: Version, name: SideName, rows: Int64, between: Callable[[]
 
 
 def _scores(version: Version, name: SideName, asked: Int64, found: Int64) -> Float64:
-    """Return the (q, k) inner products of rows of a side with the items they found; any number where none was."""
+    """Return the (q, k) inner products of rows of a side with the items they found; undefined where none was found."""
     queries = np.asarray(version.side(name).vectors).take(asked, axis=0).astype(np.float64)
     items = np.asarray(version.items.vectors).take(found, axis=0, mode="clip").astype(np.float64)
     return np.asarray(np.einsum("qe,qke->qk", queries, items))

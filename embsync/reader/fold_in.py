@@ -21,9 +21,9 @@ Method = Literal["ridge", "mean", "nearest"]
 #: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (10: 0.281, none:
 #: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/consumers.md.
 REGULARIZATION = 1.0
-#: Trained rows whose mean stands for an untrained one; 20 to 100 differ by less than the error of measurement.
+#: Trained rows whose mean replaces an untrained one; 20 to 100 differ by less than the error of measurement.
 NEIGHBOURS = 30
-#: Largest condition of a Gram matrix that is solved as it stands: leaves four of float64's sixteen digits.
+#: Largest condition number of a Gram matrix that is solved directly: leaves four of float64's sixteen digits.
 _CONDITION = 1e12
 
 
@@ -31,7 +31,7 @@ _CONDITION = 1e12
 class FoldIn:
     """How to fold in: method, multiple of the mean row energy (None: the default), and the treatment of unknown ids.
 
-    ``between`` is called before each list, and between blocks of neighbours; an exception that it raises ends the work.
+    ``between`` is called before each list, and between blocks of neighbours; an exception that it raises is passed on.
     """
 
     method: Method
@@ -106,7 +106,7 @@ def _nearest(side: Side, queries: Float32, between: Callable[[], None]) -> Float
 
 def _check(how: FoldIn) -> None:
     if how.method not in get_args(Method):
-        raise UsageError("unknown way to fold in", found=repr(how.method), expected=", ".join(get_args(Method)))
+        raise UsageError("unknown fold-in method", found=repr(how.method), expected=", ".join(get_args(Method)))
     if how.regularization is not None and not (np.isfinite(how.regularization) and how.regularization > 0):
         raise UsageError(
             "regularization is not a multiple of the mean row energy",
@@ -122,14 +122,14 @@ def _is_single(ids: Any) -> bool:
 
 
 def _vectors(other: Side, arrays: list[Array], missing: str) -> tuple[Float64, Array]:
-    """Return the rows of all lists one after another, and which are known."""
+    """Return the rows of all lists, concatenated, and which are known."""
     flat: Any = np.concatenate([one for one in arrays if len(one)] or [np.empty(0, np.int64)])
     rows = other.rows(flat)
     known = rows >= 0
     if missing == "raise" and not known.all():
         names = ", ".join(str(name) for name in flat[~known][:5])
         raise NotFoundError(
-            f"unknown {other.name} ids", found=names, hint="missing=nan or missing=mean leaves out ids never seen"
+            f"unknown {other.name} ids", found=names, hint="pass missing=nan or missing=mean to leave out unknown ids"
         )
     vectors = np.zeros((len(rows), other.vectors.shape[1]))
     vectors[known] = other.vectors[rows[known]]
@@ -152,9 +152,9 @@ def _weights(weights: Any, lists: list[Any]) -> Float64:
     wrong = ~np.isfinite(flat) | (flat == 0)
     if wrong.any():
         raise UsageError(
-            "weights are not positive or negative numbers",
+            "weights are not finite and nonzero",
             found=str(flat[wrong][:1]),
-            expected="finite and not 0: what says nothing is left out",
+            expected="finite and not 0: leave out neutral interactions",
         )
     return flat
 
@@ -172,7 +172,9 @@ def _solve(vectors: Float64, weights: Float64, ridge: float, method: Method) -> 
     rows = vectors * roots[:, None]
     with np.errstate(over="ignore"):
         largest = float((rows**2).sum())
-    if not largest < _CONDITION * ridge:  # a Gram matrix squares the condition; without a ridge: of minimal norm
+    if (
+        not largest < _CONDITION * ridge
+    ):  # a Gram matrix squares the condition number; without a ridge, this is the solution of minimal norm
         system = np.vstack([rows, np.sqrt(ridge) * np.eye(width)])
         return np.asarray(np.linalg.lstsq(system, np.append(wanted, np.zeros(width)), rcond=None)[0])
     if count < width:

@@ -1,4 +1,4 @@
-"""Following a store: a thread that verifies every file of each new version, then switches to it."""
+"""Follow a store: a thread that verifies every file of each new version, then switches to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embsync.store import layout
 from embsync.store.locks import identity
 
 OnError = Callable[[Exception], None]
-#: Raises unless a version is intact; asks the function it is given whether to stop.
+#: Raises unless a version is intact; the function passed to it returns whether to stop.
 Verify = Callable[[Version, Callable[[], bool]], None]
 
 #: Seconds after which a refused version is hashed again even if its files look unchanged.
@@ -36,13 +36,13 @@ class Health:
     alive : bool
         Whether its thread runs in this process.
     serving : int or None
-        The version that it switched to last.
+        The version that it last switched to.
     newest : int or None
-        The version that ``current`` names; if it is not ``serving``, it is being verified or was refused.
+        The version that ``current`` links to; if it is not ``serving``, it is being verified or was refused.
     error : Exception or None
         Why the newest version is not served, or what a callback raised.
     checked : float
-        Seconds since the store was last looked at.
+        Seconds since the store was last checked.
     """
 
     alive: bool
@@ -53,7 +53,7 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Whether the newest version is served and nothing went wrong."""
+        """Whether the newest version is served and there is no error."""
         return self.alive and self.error is None and self.serving is not None
 
 
@@ -76,7 +76,7 @@ class Follower:
     on_error : callable, optional
         Receives each error once; default: a line in the log ``embsync.reader``.
     interval : float
-        Seconds between looks.
+        Seconds between checks.
     verify : callable
         Checks that a version is intact; default: every file is hashed.
     """
@@ -102,7 +102,7 @@ class Follower:
         self.error: Exception | None = None
         self._checked = time.monotonic()
         self._wake, self._stopping = threading.Event(), False
-        #: Set once the first look at the store is over: its version is served or refused.
+        #: Set once the store was first checked, and its version is served or refused.
         self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
 
@@ -120,7 +120,7 @@ class Follower:
 
     @property
     def health(self) -> Health:
-        """The follower's state at this moment."""
+        """The follower's present state."""
         serving = None if self._serving is None else self._serving[0]
         return Health(self._thread.is_alive(), serving, self._newest, self.error, time.monotonic() - self._checked)
 
@@ -136,7 +136,7 @@ class Follower:
                 self._look()
             except Stopped:
                 return
-            except Exception as error:  # a thread that ends is a store that silently grows old
+            except Exception as error:  # if the thread ended, the served version would silently become outdated
                 self._report(error)
             self._checked = time.monotonic()
             self.looked.set()
@@ -149,11 +149,11 @@ class Follower:
         except NotFoundError:
             if self._serving is not None:
                 raise
-            return  # not there yet
+            return  # no version yet
         if self._newest is None and self._serving is not None:
             raise NotFoundError("no version is current", where=self._root / layout.CURRENT)
         if self._newest is None or (self._newest, identity(self._path(self._newest))) == self._serving:
-            if not self._callback_failed:  # the cause is gone: rolled back, or the store is there again
+            if not self._callback_failed:  # the cause is gone: the store was rolled back or restored
                 self._refused = self.error = None
             return
         self._take(self._newest)
@@ -165,7 +165,7 @@ class Follower:
         try:
             require_space(version, self._space_id)
             self._verify(version, lambda: self._stopping)
-            version.open_files()  # a switch takes no time, nor does the first question
+            version.open_files()  # so that neither the switch nor the first query is slow
         except BaseException as error:
             version.close()
             if isinstance(error, EmbsyncError):
@@ -194,7 +194,7 @@ class Follower:
 
 @dataclass(frozen=True)
 class _Refused:
-    """A refused version, with the state of its manifest and of the damaged file, which changes when it is repaired."""
+    """A refused version, with the state of its manifest and its damaged file, which change when they are repaired."""
 
     number: int
     paths: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Labels as consumers ask for them: which items a filter lets through, and the values of some."""
+"""Labels for consumers: items that meet conditions, and values of given items."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from embsync.labels import LabelColumn
 if TYPE_CHECKING:
     from embsync.reader.version import Version
 
-#: Conditions by the name of a label, all of which hold; see :meth:`embsync.labels.LabelColumn.matching`.
+#: Conditions by label name, all of which must hold; see :meth:`embsync.labels.LabelColumn.matching`.
 Where: TypeAlias = Mapping[str, Any] | None
 
 
 def matching(version: Version, where: Where) -> Bool | None:
-    """Return which rows of the items meet every condition, None without conditions.
+    """Return which rows of the items meet all conditions, None without conditions.
 
     Raises
     ------
@@ -30,7 +30,9 @@ def matching(version: Version, where: Where) -> Bool | None:
     if where is None:
         return None
     if not isinstance(where, Mapping):
-        raise UsageError("not conditions on labels", found=repr(where)[:80], expected="a mapping of labels to values")
+        raise UsageError(
+            "conditions are not a mapping", found=repr(where)[:80], expected="a mapping of labels to values"
+        )
     mask = np.ones(len(version.items.ids), np.bool_)
     for name, condition in where.items():
         mask &= column_of(version, name).matching(condition)
@@ -43,7 +45,7 @@ def column_of(version: Version, name: str) -> LabelColumn:
     Raises
     ------
     UsageError
-        There is none of that name.
+        There is no such label.
     """
     found = version.labels.get(name)
     if found is None:

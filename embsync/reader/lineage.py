@@ -1,4 +1,4 @@
-"""The versions that a version descends from, and ages counted in them or in seconds."""
+"""The ancestors of a version, and ages counted in versions or in seconds."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _FORM = f"a number of versions from 0, or a time: {durations.FORM}"
 
 @dataclass(frozen=True)
 class Lineage:
-    """The ancestors of a version and itself.
+    """A version and its ancestors.
 
     Attributes
     ----------
     numbers : (v,) int64, ascending
     times : (v,) datetime64[s]
-        When each was made, UTC; NaT where that is not known.
+        When each was made, UTC; NaT if unknown.
     is_timed : bool
-        Whether the version has the times of its ancestors; versions of earlier releases have their own alone.
+        Whether the times of the ancestors are known; versions of earlier releases only have their own.
     """
 
     numbers: Int64
@@ -42,52 +42,52 @@ class Lineage:
     is_timed: bool
 
     def ages(self, versions: Int64) -> Int64:
-        """Return how many versions of the lineage each version is behind its end."""
+        """Return the number of versions of the lineage after each version."""
         return ages(versions, self.numbers)
 
     def times_of(self, versions: Int64) -> Times:
         """Return when versions were made, as datetime64[s].
 
-        NaT for those that are not in the lineage or whose time is not known. None is later than the end: where a clock
-        was set back, a time that lies ahead counts as that of the end.
+        NaT for versions that are not in the lineage or whose time is unknown. Times are not later than that of the
+        last version: after a clock was set back, later ones are cut to it.
         """
         places = np.minimum(np.searchsorted(self.numbers, versions), len(self.numbers) - 1)
         found = np.where(self.numbers[places] == versions, self.times[places], np.datetime64("NaT", "s"))
         return np.asarray(np.minimum(found, self.times[-1]))
 
     def seconds(self, versions: Int64) -> Int64:
-        """Return how many seconds before the end of the lineage versions were made, -1 where that is not known."""
+        """Return how many seconds before the last version of the lineage versions were made, -1 if unknown."""
         passed = self.times[-1] - self.times_of(versions)
         return np.where(np.isnat(passed), -1, passed.astype(np.int64))
 
     def is_within(self, versions: Int64, limit: int | dt.timedelta) -> Bool:
-        """Return which versions are at most so old; one whose time is not known is older than any time.
+        """Return which versions have at most this age; a version whose time is unknown is older than any time.
 
         Raises
         ------
         UsageError
-            The limit is a time, and the version has no times.
+            The limit is a time, and the version does not have the times of its ancestors.
         """
         if isinstance(limit, int):
             return np.asarray(self.ages(versions) <= limit)
         if not self.is_timed:
             raise UsageError(
-                "max_age is a time, and this version does not say when those before it were made",
+                "max_age is a time, but this version does not have the times of earlier ones",
                 found=f"version {self.numbers[-1]}, of an earlier release",
                 expected="a number of versions",
-                hint="versions published from now on have the times",
+                hint="the next published version will have the times",
             )
         seconds = self.seconds(versions)
         return np.asarray((seconds >= 0) & (seconds <= limit.total_seconds()))
 
 
 def age_limit(given: MaxAge, where: str = "max_age") -> int | dt.timedelta:
-    """Return a largest age as a number of versions or a length of time; text of digits alone is a number of versions.
+    """Return an age limit as a number of versions or a length of time; text with only digits is a number of versions.
 
     Raises
     ------
     UsageError
-        It is neither, or below zero.
+        It is neither, or negative.
     """
     if isinstance(given, str):
         return int(given) if re.fullmatch("[0-9]{1,18}", given) else durations.parse_duration(given, where, _FORM)
@@ -107,18 +107,18 @@ def age_limit(given: MaxAge, where: str = "max_age") -> int | dt.timedelta:
 
 @dataclass(frozen=True)
 class LastSeen:
-    """When each of some ids was last in a snapshot, as JSON has it; None for unknown ids and unknown times.
+    """When ids were last in a snapshot, as JSON values; None for unknown ids and unknown times.
 
     Attributes
     ----------
     ages : list of int or None
         Versions ago.
     versions : list of int or None
-        The version that last had the id live.
+        The last version with the id live.
     times : list of str or None
-        When it was made, RFC 3339 UTC as in the manifest.
+        When that version was made, RFC 3339 UTC as in the manifest.
     seconds : list of int or None
-        How long before the version that was asked.
+        How long before this version.
     """
 
     ages: list[int | None]

@@ -1,4 +1,4 @@
-"""The maps of a version on arrays, both ways."""
+"""The maps of a version, applied to arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embsync.reader.search import numbers
 
 
 class Maps:
-    """The version's maps on arrays, both ways."""
+    """The version's maps in both directions."""
 
     def __init__(self, transform: Transform) -> None:
         self.maps = transform

@@ -27,11 +27,11 @@ class Movement:
     versions : (v,) int64
         Numbers of the versions, ascending.
     cosines : (n, v) float64
-        Between each id's vector in that version and in the one that was asked; NaN where it had none, or all zeros.
+        Between each id's vector in that version and in the one asked; NaN if it had none, or a zero vector.
     norms : (n, v) float64
-        Lengths of the vectors, NaN where there was none.
+        Norms of the vectors, NaN if there was none.
     ages : (n, v) int64
-        Versions since the id was last in a snapshot, -1 where there was no vector.
+        Versions since the id was last in a snapshot, -1 if there was no vector.
     unreadable : tuple of int
         Kept versions that are left out because they are damaged.
     """

@@ -10,12 +10,12 @@ from embsync.reader.version import Version
 from embsync.store import layout
 
 #: A version can be pruned between reading the link and pinning it only when a newer one was published
-#: meanwhile; so many in a row means something else is wrong.
+#: meanwhile; this many in a row have another cause.
 _ATTEMPTS = 100
 
 
 class ForeignSpace(StoreError):
-    """The version lives in another space than the one asked for; vectors of the two must never be compared."""
+    """The version is in another space than the requested one; their vectors must never be compared."""
 
     http_status = 409
 
@@ -58,9 +58,9 @@ def require_space(version: Version, space_id: str | None) -> None:
     """
     if space_id is not None and version.space_id != space_id:
         raise ForeignSpace(
-            "the version lives in another space",
+            "the version is in another space",
             where=version.path,
             found=version.space_id,
             expected=space_id,
-            hint="retrain what uses these vectors, then open the new space",
+            hint="retrain the models that use these vectors, then open the new space",
         )

@@ -1,4 +1,4 @@
-"""Search of a version: valid queries, filters, and a scan where the index found too few."""
+"""Search in a version: validation of queries, filters, and an exact scan if the index finds too few."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 Filter: TypeAlias = Ids | Sequence[Ids | None] | None
 
-#: Up to so many allowed rows a scan of them is exact and faster than a graph that mostly meets what it must skip:
+#: Up to this many allowed rows, an exact scan is faster than a graph whose nodes must mostly be skipped:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
-#: Candidates whose vectors are held at once, 4 MiB at 128 dimensions, as are the scores of at most 512 queries, 16 MiB.
+#: Candidates scored at once: their vectors take 4 MiB at 128 dimensions, and the scores of 512 queries 16 MiB.
 _HELD = 1 << 13
 
 
 @dataclass(frozen=True)
 class Query:
-    """Vectors in the space (q, d), neighbours wanted (any kind of integer), and search parameters."""
+    """Vectors in the space (q, d), number of neighbours (any type of integer), and search parameters."""
 
     vectors: Float32
     k: int
@@ -42,14 +42,14 @@ class Query:
             raise UsageError(
                 "k is not a number of neighbours", found=self.k if is_integer else repr(self.k), expected="1 or more"
             )
-        object.__setattr__(self, "k", int(self.k))  # FAISS takes no NumPy integer
+        object.__setattr__(self, "k", int(self.k))  # FAISS does not accept NumPy integers
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters: the only ids that may be found, and ids that must not, for all queries or as a list (or None) for each.
+    """Filters: allowed and blocked ids, for all queries together or as a list (or None) for each.
 
-    ``rows`` says for each row of the items whether it may be found at all; None: all of them.
+    ``rows`` is a mask of the items that may be found; None: all of them.
     """
 
     allowed: Filter = None
@@ -58,7 +58,7 @@ class Filters:
 
     @property
     def none(self) -> bool:
-        """Whether everything may be found."""
+        """Whether there is no filter."""
         return self.allowed is None and self.blocked is None and self.rows is None
 
 
@@ -68,15 +68,15 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     Raises
     ------
     UsageError
-        Another width or form, NaN, or raw queries of a snapshot whose version lives in another space.
+        Another width or shape, NaN, or raw queries of a snapshot whose version is in another space.
     """
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
     if snapshot is not None and space == "stable":
         raise UsageError(
-            "a snapshot, but queries in the stable space",
+            "a snapshot is given, but queries are in the stable space",
             found=f"version {snapshot.number}",
-            expected="space='snapshot' beside it",
+            expected="pass space='snapshot' too",
         )
     given = numbers(queries)
     if given.ndim < 2:
@@ -102,7 +102,7 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
 
 
 def _rounded(rows: Array) -> Float32:
-    """Return rows as float32; values too large for it become infinite."""
+    """Return rows as float32; values too large become infinite."""
     with np.errstate(over="ignore"):
         return rows.astype(np.float32)
 
@@ -133,7 +133,7 @@ def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
 
 
 def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return rows and scores (q, k) of the live items nearest to each query among those the filters let through."""
+    """Return rows and scores (q, k) of the live items nearest to each query among those that pass the filters."""
     if _is_per_query(filters.allowed):
         return _one_by_one(version, query, filters)
     if _is_per_query(filters.blocked):
@@ -146,7 +146,7 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
         return scan(version, query, np.flatnonzero(version.items.live if mask is None else mask))
     rows, scores = searcher.search(query.vectors, query.k, query.parameters, mask)
     short = np.flatnonzero(rows[:, -1] < 0)
-    if len(short):  # the lists looked at held fewer, or a graph led nowhere else
+    if len(short):  # the probed lists held fewer, or the search of the graph ended early
         candidates = np.flatnonzero(version.items.live if mask is None else mask)
         rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
     return rows, scores
@@ -161,7 +161,7 @@ def _is_per_query(ids: Filter) -> bool:
 
 
 def _for_each(ids: Filter, queries: int, name: str) -> Any:
-    """Return a filter as one list, or None, for each query; a matrix as it is."""
+    """Return a filter as one list, or None, for each query; a matrix is returned unchanged."""
     if not _is_per_query(ids):
         return [ids] * queries
     lists: Any = ids if isinstance(ids, np.ndarray) and ids.dtype.kind != "O" else list(ids)  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def _for_each(ids: Filter, queries: int, name: str) -> Any:
 
 
 def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does where each query has items of its own to choose from."""
+    """Return what :func:`narrowed` does if each query has its own allowed items."""
     count = len(query.vectors)
     lists = zip(_for_each(filters.allowed, count, "allowed"), _for_each(filters.blocked, count, "blocked"), strict=True)
     found = [
@@ -195,12 +195,12 @@ def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64
 
 
 def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does where each query has items that it must not find.
+    """Return what :func:`narrowed` does if each query has its own blocked items.
 
-    Blocked items are dropped from the answer by id: looking up the rows of all of them would take longer than the
-    search. As many more are requested as random lists would drop. Queries left with fewer than ``k`` search again: for
-    twice as many more as were dropped, or for as many as are blocked where nothing was left. Where that costs more than
-    a scan of all items, they are scanned.
+    Blocked items are removed from the results by id: looking up the rows of all of them would take longer than the
+    search. As many more results are requested as random lists would remove. Queries left with fewer than ``k`` are
+    repeated with twice as many more as were removed, or with as many more as are blocked if none was left; or all items
+    are scanned if that costs less.
     """
     count = len(query.vectors)
     blocked = BlockedIds.of(version.items, _for_each(filters.blocked, count, "blocked"))
@@ -234,7 +234,7 @@ def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[
 
 
 def _expected(version: Version, k: int, blocked: BlockedIds) -> int:
-    """Return how many of the best ``k`` are blocked, and twice the deviation, where lists are random."""
+    """Return the expected number of blocked ids among the best ``k`` for random lists, plus twice the deviation."""
     longest = int(blocked.lengths.max(initial=0))
     mean = k * longest / max(version.searcher.live, 1)
     return min(longest, math.ceil(mean + 2 * math.sqrt(mean)))
@@ -247,7 +247,7 @@ def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
 def of_known(
     version: Version, side: Side, ids: Ids, query: Query, filters: Filters, missing: Missing
 ) -> tuple[Int64, Float32]:
-    """Search with the vectors of ids, items without themselves; ``missing`` says what unknown ids find."""
+    """Search with the vectors of ids, without the items themselves; ``missing`` says what unknown ids find."""
     rows, scores = (of_items if side is version.items else _of_users)(version, ids, query, filters)
     if missing == "nan":
         unknown = side.rows(ids) < 0
@@ -260,7 +260,7 @@ def _of_users(version: Version, _: Ids, query: Query, filters: Filters) -> tuple
 
 
 def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does for items' own vectors, without each item itself."""
+    """Return what :func:`narrowed` does for the vectors of items, without each item itself."""
     own = version.items.rows(ids)
     rows, scores = narrowed(version, replace(query, k=query.k + 1), filters)
     scores = np.where(rows == own[:, None], -np.inf, scores).astype(np.float32)
@@ -288,8 +288,8 @@ def scan(
 ) -> tuple[Int64, Float32]:
     """Return rows and scores of the best ``min(k, len(candidates))`` among ascending candidate rows, exactly.
 
-    Vectors of a few candidates at a time are in memory, however many there are. ``without`` has pairs of a query and a
-    row that it may not find, ascending by row; -1 and -inf fill what they leave open.
+    Memory use does not grow with the number of candidates. ``without`` has pairs of a query and a row that it must not
+    find, ascending by row; missing results are -1 and -inf.
     """
     best = RunningTopK(query.vectors, min(query.k, len(candidates)), version.record.index.metric)
     for first in range(0, len(candidates), _HELD):
@@ -301,7 +301,7 @@ def scan(
 
 
 def _pairs_in(part: Int64, without: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
-    """Return the pairs whose row is in ascending rows, ascending by query, with the place of the row there."""
+    """Return the pairs whose row is among ascending rows, ascending by query, with the position of the row."""
     between = slice(*np.searchsorted(without[1], (part[0], part[-1] + 1)))
     queries, rows = without[0][between], without[1][between]
     places = np.searchsorted(part, rows)

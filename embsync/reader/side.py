@@ -1,4 +1,4 @@
-"""One side of a version as consumers see it: ids, mapped vectors, lookup and age."""
+"""One side of a version for consumers: ids, mapped vectors, lookup and age."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 Missing = Literal["raise", "nan", "mean"]
 Ids = Sequence[int] | Sequence[str] | Array
 
-#: From so many ids on, the sparse index repays that every page of the ids is read once to make it.
+#: Minimum number of ids for a sparse index, which costs one read of all pages of the ids.
 _MANY = 256
 #: Characters of the longest decimal id.
 _DIGITS = 20
 
 
 def _imported(name: str) -> Any:
-    """Return a library that is not among the requirements."""
+    """Return an optional library."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -44,9 +44,9 @@ def _imported(name: str) -> Any:
 
 
 def check_missing(missing: str) -> None:
-    """Refuse a word that is none of :data:`Missing`."""
+    """Refuse a value other than those of :data:`Missing`."""
     if missing not in ("raise", "nan", "mean"):
-        raise UsageError("unknown way to answer missing ids", found=repr(missing), expected="raise, nan or mean")
+        raise UsageError("unknown option for missing ids", found=repr(missing), expected="raise, nan or mean")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Side:
     ids : (n,) int64 or ``S<m>``, ascending, mapped
     vectors : (n, k) float32, mapped
     last_seen : (n,) int64, mapped
-        The version that last had the id live.
+        The last version with the id live.
     moments : (k + 1,) float64, mapped, or None
         Mean of the live vectors, and their mean squared length; None in versions of earlier releases.
     """
@@ -82,14 +82,14 @@ class Side:
         return True
 
     def __contains__(self, wanted: object) -> bool:
-        """Return whether an id is here, live or carried; False for a value that cannot be an id of this store."""
+        """Return whether an id is live or carried here; False for a value that cannot be an id of this store."""
         try:
             return bool(self.rows([wanted])[0] >= 0)  # type: ignore[arg-type]
         except UsageError:
             return False
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32]]:
-        """Yield ids, in the caller's own form, and vectors of so many rows (default: 1 MiB of vectors) at a time."""
+        """Yield ids (int64 or str) and vectors of this many rows at a time (default: 1 MiB of vectors)."""
         step = block_rows(self.vectors.shape[1]) if rows is None else rows
         if step < 1:
             raise UsageError("blocks have at least one row", found=rows)
@@ -98,13 +98,13 @@ class Side:
             yield self.names(np.arange(start, end)), self.vectors[start:end]
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return the side as an Arrow table, its vectors as they are mapped, without a copy.
+        """Return the side as an Arrow table, without copying the mapped vectors.
 
         Returns
         -------
         pyarrow.Table
             ``id`` (int64 or string), ``vector`` (fixed-size list of k float32), ``last_seen`` (int64, the version) and
-            ``last_seen_at`` (its time, null where that is not known) of every id, live and carried, ascending.
+            ``last_seen_at`` (its time, null if unknown) of every id, live and carried, ascending.
 
         Raises
         ------
@@ -123,15 +123,15 @@ class Side:
         )
 
     def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
-        """Return the vectors as a data frame by id, as they are mapped, without a copy.
+        """Return the vectors as a data frame by id, without copying the mapped vectors.
 
-        ``frame[side.live]`` has the ids of the version's own snapshot alone.
+        ``frame[side.live]`` has only the ids of the version's own snapshot.
 
         Parameters
         ----------
         last_seen : bool
-            Whether to add the columns ``last_seen`` (int64, the version) and ``last_seen_at`` (its time, NaT where that
-            is not known).
+            Whether to add the columns ``last_seen`` (int64, the version) and ``last_seen_at`` (its time, NaT
+            if unknown).
 
         Returns
         -------
@@ -160,8 +160,8 @@ class Side:
         missing : {"raise", "nan", "mean"}
             What an unknown id gives: an error, a row of NaN, or the mean of the live vectors.
         max_age : int, str or timedelta, optional
-            Ids last in a snapshot longer ago count as unknown: a number of versions (0: live ids only), or a time
-            before this version was made, such as ``"36h"``, ``"7d"`` or ``"2w"``.
+            Older ids count as unknown: a number of versions since they were last in a snapshot (0: live ids only), or
+            a time before this version was made, such as ``"36h"``, ``"7d"`` or ``"2w"``.
 
         Returns
         -------
@@ -172,7 +172,7 @@ class Side:
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         UsageError
-            Ids of the wrong type; ``max_age`` is neither, or it is a time and the version is of an earlier release.
+            Ids of the wrong type; ``max_age`` is not an age, or it is a time and the version is of an earlier release.
         """
         check_missing(missing)
         limit = None if max_age is None else age_limit(max_age)
@@ -184,7 +184,7 @@ class Side:
             raise self._unknown(ids, known)
         if not known.any():
             found = np.empty((len(rows), self.vectors.shape[1]), np.float32)
-        else:  # one pass without a mask, which takes three times as long; unknown rows are overwritten
+        else:  # one pass without a mask, which would take three times as long; unknown rows are overwritten below
             found = np.asarray(self.vectors).take(rows, axis=0, mode="clip")
         if not known.all():
             found[~known] = self.mean if missing == "mean" else np.nan
@@ -201,8 +201,8 @@ class Side:
         missing : {"raise", "nan"}
             What an unknown id gives: an error, or -1; integers have no NaN.
         unit : {"versions", "seconds"}
-            Versions of the lineage, 0 for live ids; or seconds from when the version that last had the id was made to
-            when this one was, -1 where a version of an earlier release did not say (see :meth:`last_seen_at`).
+            Versions of the lineage, 0 for live ids; or seconds between the creation of the last version with the id and
+            that of this one, -1 if unknown (see :meth:`last_seen_at`).
 
         Raises
         ------
@@ -218,15 +218,15 @@ class Side:
         return np.where(seen < 0, -1, count(seen))
 
     def last_seen_at(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Times:
-        """Return when the version was made that last had each id live.
+        """Return when the last version with each id live was made.
 
-        Never later than this version was made: where a clock was set back, a time ahead of it counts as the same.
+        Never later than the time of this version: if a clock was set back, later times are cut to it.
 
         Returns
         -------
         (len(ids),) datetime64[s] ndarray
-            UTC. NaT for unknown ids where ``missing`` is "nan", and where the time is not known: for carried ids of a
-            version of an earlier release, and after an update for those whose version the journal no longer had.
+            UTC. NaT for unknown ids if ``missing`` is "nan", and if the time is unknown: for carried ids in versions of
+            earlier releases, or last seen in such a version that the journal no longer has.
 
         Raises
         ------
@@ -236,9 +236,9 @@ class Side:
         return self._lineage.times_of(self.origin(ids, missing))
 
     def origin(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
-        """Return, for each id, the version its vector comes from: this one, or the last that had the id live.
+        """Return, for each id, the version of its vector: this one, or the last one with the id live.
 
-        Unknown ids are an error, or -1 where ``missing`` is "nan".
+        Unknown ids are an error, or -1 if ``missing`` is "nan".
 
         Raises
         ------
@@ -246,11 +246,11 @@ class Side:
             An id is unknown and ``missing`` is "raise".
         """
         if missing not in ("raise", "nan"):
-            raise UsageError("unknown way to answer missing ids", found=repr(missing), expected="raise or nan")
+            raise UsageError("unknown option for missing ids", found=repr(missing), expected="raise or nan")
         rows = self.rows(ids)
         known = rows >= 0
         if missing == "raise" and not known.all():
-            raise self._unknown(ids, known, "missing=nan gives -1 for ids never seen")
+            raise self._unknown(ids, known, "pass missing=nan to get -1 for unknown ids")
         return np.where(known, np.asarray(self.last_seen).take(rows, mode="clip"), -1)
 
     def fold_in(
@@ -270,7 +270,7 @@ class Side:
         ids : sequence of ids, or a list of such sequences
             Ids of the *other* side; on a one-sided store, of items.
         weights : like ``ids``, optional
-            How much each interaction counts, a rating for instance; below 0 for dislikes, which score -1 instead of 1.
+            The weight of each interaction, such as a rating; negative for dislikes, which score -1 instead of 1.
             Default 1.
         method : {"ridge", "mean", "nearest"}
             "ridge": the u that minimizes ``sum_i |w_i| (sign(w_i) - t_i u)^2 + lambda |u|^2``, with lambda =
@@ -278,9 +278,9 @@ class Side:
             "mean": the weighted mean of the unit vectors; "nearest": the mean of the 30 live rows of this side with the
             highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}
-            Unknown ids: an error; or left out, where a sequence without known ids gives NaN, or the mean of this side.
+            Unknown ids: an error, or left out; a sequence without known ids then gives NaN, or the mean of this side.
         between : callable, optional
-            Called before each of a list of sequences; an exception that it raises ends the work.
+            Called before each sequence of a list; an exception that it raises is passed on.
 
         Returns
         -------
@@ -298,7 +298,7 @@ class Side:
         return folded(self, other, ids, weights, FoldIn(method, regularization, missing, between))
 
     def prepare(self) -> None:
-        """Compute now what lookup and fold-in otherwise compute at their first call."""
+        """Compute what lookup and fold-in would otherwise compute at their first call."""
         _ = self.live, self.mean, self.energy, self._sparse_index
 
     def rows(self, ids: Ids) -> Int64:
@@ -309,11 +309,11 @@ class Side:
         return self._sparse_index.positions(wanted)
 
     def names(self, rows: Int64) -> Array:
-        """Return the ids in the caller's own form: int64, or str; -1 or "" for rows below zero."""
-        stored = np.asarray(self.ids).take(rows, mode="clip")  # a plain view: a map's own indexing takes 4 µs more
+        """Return the ids as int64 or str; -1 or "" for negative rows."""
+        stored = np.asarray(self.ids).take(rows, mode="clip")  # a plain view: indexing a memory map takes 4 µs more
         found: Array = stored if stored.dtype.kind == "i" else self._decoded(stored)
         missing = rows < 0
-        if np.count_nonzero(missing):  # a fifth of what any() takes of a few
+        if np.count_nonzero(missing):  # takes a fifth of the time of any() for short arrays
             found[missing] = -1 if stored.dtype.kind == "i" else ""
         return found
 
@@ -329,7 +329,7 @@ class Side:
             ) from None
 
     def _store(self) -> Path | None:
-        file = getattr(self.ids, "filename", None)  # of a mapped array
+        file = getattr(self.ids, "filename", None)  # reading a mapped array
         return None if file is None else store_of(file)
 
     @cached_property
@@ -358,7 +358,7 @@ class Side:
         total, squares = np.zeros(self.vectors.shape[1]), 0.0
         step = max(1, block_rows(self.vectors.shape[1]) // 4)  # half a megabyte of float64
         for start in range(0, len(self.vectors), step):
-            # No BLAS, twice as fast as it is: its threads would spin on the cores of those who ask meanwhile.
+            # Not by BLAS, which is twice as fast: its threads would spin on cores that concurrent queries need.
             block = self.vectors[start : start + step][self.live[start : start + step]].astype(np.float64)
             total += block.sum(axis=0)
             squares += float(np.einsum("ij,ij->", block, block))
@@ -366,15 +366,14 @@ class Side:
         return (total / count).astype(np.float32), squares / count
 
     def as_array(self, ids: Any) -> Array:
-        """Return ids as an array, with room for the ids there are and no more.
+        """Return ids as an array whose itemsize is bounded by that of the side's ids.
 
-        NumPy gives each place of an array the room of its longest string: one id of a megabyte among ten thousand
-        would take 40 GB. Ids longer than any here are cut to one character more than the longest, which leaves them
-        unknown.
+        NumPy stores each string in the length of the longest: one id of a megabyte among ten thousand would take 40
+        GB. Ids longer than any here are cut to one character more than the longest, so that they remain unknown.
         """
         if isinstance(ids, list | tuple) and ids and isinstance(ids[0], str | bytes):
             longest = self.ids.dtype.itemsize if self.ids.dtype.kind == "S" else _DIGITS
-            with contextlib.suppress(TypeError):  # among strings, something else: NumPy's to judge
+            with contextlib.suppress(TypeError):  # not only strings: NumPy decides
                 if max(map(len, ids)) > longest:
                     ids = [one[: longest + 1] for one in ids]
         try:
@@ -383,11 +382,11 @@ class Side:
             raise UsageError(f"{self.name} ids are not a list", found="lists of different lengths") from None
 
     def as_stored(self, ids: Ids) -> Array:
-        """Return ids as the store has them, int64 or UTF-8, whether they are here or not."""
+        """Return ids in the store's type, int64 or UTF-8, whether or not the side has them."""
         return as_stored(self.as_array(ids), self.ids, f"{self.name} ids")
 
     def _unknown(
-        self, ids: Ids, known: Array, hint: str = "missing=nan or missing=mean gives an answer for ids never seen"
+        self, ids: Ids, known: Array, hint: str = "pass missing=nan or missing=mean to get a result for unknown ids"
     ) -> NotFoundError:
         places = np.flatnonzero(~known)
         names = [str(ids[place])[:80] for place in places[:5]]

@@ -1,4 +1,4 @@
-"""``embsync.open``: the store as consumers see it, read-only."""
+"""``embsync.open``: the store for consumers, read-only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["ForeignSpace", "StoreReader", "open", "open_version"]
 
 
 class StoreReader:
-    """A store opened for reading, by any number of threads and processes at once.
+    """A store opened for reading. Any number of threads and processes can read it at once.
 
     Attributes
     ----------
     current : Version
         Pinned; stays the same until :meth:`refresh`, or until a follower switches.
     space_id : str or None
-        The space the caller asked for; versions of another one are refused.
+        The requested space; versions of another one are refused.
     follower : Follower or None
         Set by :meth:`follow`.
     """
@@ -39,13 +39,13 @@ class StoreReader:
         self.follower: Follower | None = None
         self._lock = os.getpid(), threading.Lock()
         self.current = self._open()
-        self.current.leave_to_collection()  # callers may still use it after the reader has switched
+        self.current.leave_to_collection()  # callers may still use the version after the reader has switched
 
     def refresh(self) -> bool:
-        """Switch :attr:`current` to the newest version if there is one; return whether there was.
+        """Switch :attr:`current` to the newest version; return whether it changed.
 
-        Takes milliseconds: sizes and the manifest are checked, but hashes are not (:meth:`follow` checks them). The
-        previous version stays usable for callers that still hold it.
+        Takes milliseconds: sizes and the manifest are checked, but not hashes (:meth:`follow` checks them). The
+        previous version remains usable for callers that still hold it.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class StoreReader:
         if self.follower is not None:
             self.follower.stop()
 
-        itself = weakref.ref(self)  # lets an unused reader be collected, which ends its follower
+        itself = weakref.ref(self)  # allows an unreferenced reader to be collected, which stops its follower
 
         def switch(version: Version) -> None:
             reader = itself()
@@ -143,7 +143,7 @@ class StoreReader:
     def __del__(self) -> None:
         follower = getattr(self, "follower", None)
         if follower is not None and follower.health.alive and not sys.is_finalizing():
-            warnings.warn(f"unclosed reader of {self.root} that follows it", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(f"unclosed reader that follows {self.root}", ResourceWarning, stacklevel=2, source=self)
             follower.stop(timeout=0)
 
     @property
@@ -155,7 +155,7 @@ class StoreReader:
 
     def _serve(self, version: Version) -> None:
         version.leave_to_collection()
-        self.current = version  # those that still hold the old one keep it pinned until the last drops it
+        self.current = version  # callers that still hold the old one keep it pinned
 
     def _open(self, number: int | None = None) -> Version:
         version = open_version(self.root, number)
@@ -175,7 +175,7 @@ def open(path: str | Path, space_id: str | None = None) -> StoreReader:  # noqa:
     path : path
         The store's directory.
     space_id : str, optional
-        The space the caller's models were made for. A version of another space is refused, now and later.
+        The space that the caller's models were trained for. Versions of another space are refused, now and later.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Verification of a version: the hash of every file is compared with the manifest before the version is served."""
+"""Verify a version: compare the hash of every file with the manifest before the version is served."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def verify(
     ----------
     version : Version
     stopped : callable
-        Asked every few milliseconds; True ends the work.
+        Called every few milliseconds; True stops the work.
     below : str
         Such as ``transform/``.
     without : collection of str
-        Files that are not hashed.
+        Files to leave out.
 
     Raises
     ------
     StoreDamaged
-        A file is missing, or its size or hash is not what the manifest says.
+        A file is missing, or its size or hash differs from the manifest.
     Stopped
     """
     for entry in version.record.files:

@@ -1,4 +1,4 @@
-"""A version as consumers see it: immutable, pinned while held, never mixed with another."""
+"""A version for consumers: immutable, pinned while it is open, never mixed with another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SpaceName = Literal["stable", "snapshot"]
 class Version(VersionFiles):
     """One published version.
 
-    While this object lives, a shared lock keeps ``prune`` from deleting what it maps. Close it or use it as a
+    While it is open, a shared lock keeps ``prune`` from deleting its files. Close it or use it as a
     context manager; when it is collected unclosed, the lock is released with a ResourceWarning. Safe to use from
     several threads, and after a fork: the lock lasts until the last process has released it.
 
@@ -37,7 +37,7 @@ class Version(VersionFiles):
     path : path
         The version's directory.
     indexed : bool
-        Whether the index must be intact. A publisher only reads rows, and builds a new index where it is damaged.
+        Whether the index must be intact. A publisher only reads rows, and replaces a damaged index.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class Version(VersionFiles):
     """
 
     def open_files(self) -> None:
-        """Map what search, lookup and fold-in read, so that the first question is answered as fast as the next."""
+        """Map the files for search, lookup and fold-in, so that the first query is as fast as the next."""
         for side in self.sides:
             side.prepare()
         self.transform.maps.invertible  # noqa: B018  (cached: reads the maps)
@@ -85,7 +85,7 @@ class Version(VersionFiles):
         return side
 
     def labels_of(self, ids: Ids, names: Sequence[str] | None = None) -> dict[str, list[Any]]:
-        """Return the labels of items by name, all of them without ``names``; None for null and for unknown items.
+        """Return labels of items by name, by default all; None for null and for unknown items.
 
         Raises
         ------
@@ -129,18 +129,18 @@ class Version(VersionFiles):
         queries : (q, d) or (d,) array
             User vectors (item-like vectors on a one-sided store).
         k : int
-            Neighbours a query; cut to the live items that may be found.
+            Neighbours per query, at most the live items that may be found.
         space : {"stable", "snapshot"}
-            Where the queries live: in the space, or in the raw basis of a snapshot.
+            The basis of the queries: the stable space, or the raw basis of a snapshot.
         snapshot : Version, optional
-            The version whose snapshot raw queries come from; default: this one.
+            The version whose snapshot has the basis of raw queries; default: this one.
         allowed, blocked : ids, or a list with ids or None for each query, optional
-            Only these items may be found; these may not. Ids that are not items of this version find nothing.
+            Only these items may be found, or these must not be. Ids that are not items of this version are ignored.
         where : mapping, optional
-            Conditions on labels, all of which hold: a value, a list of which any will do, or a range of numbers
-            ``{"min": 5, "max": 20}``, both included and either left out. None is null.
+            Conditions on labels, all of which must hold: a value, a list of alternatives, or an inclusive range of
+            numbers ``{"min": 5, "max": 20}``, with either bound optional. None is null.
         parameters : mapping, optional
-            Search effort such as ``{"efSearch": 100}``; default: what the recall gate found.
+            Search effort such as ``{"efSearch": 100}``; default: determined by the recall gate.
 
         Returns
         -------
@@ -179,7 +179,7 @@ class Version(VersionFiles):
         k, allowed, blocked, where, parameters
             As in :meth:`search`.
         missing : {"raise", "nan", "mean"}
-            For an unknown user: raise, find nothing, or find what the mean user finds.
+            For an unknown user: an error, no results, or the results of the mean user.
 
         Returns
         -------
@@ -226,16 +226,16 @@ class Version(VersionFiles):
     def diff(self, before: Version, *, limit: int = 20, labels: Sequence[str] | None = None) -> Diff:
         """Compare this version with an earlier one.
 
-        One pass over the rows that both have, and two searches for the ten nearest items of a thousand users.
+        Takes one pass over the rows of common ids, and two searches for the ten nearest items of a thousand users.
 
         Parameters
         ----------
         before : Version
-            Of the same store. In another space, only ids, neighbours and scores are compared.
+            A version of the same store. In another space, only ids, neighbours and scores are compared.
         limit : int
-            Ids to name of each kind: new, gone, moved most, of another label.
+            Ids to list of each kind: new, removed, moved most, with a changed label.
         labels : sequence of str, optional
-            Labels to compare, and to show of the items named; default: all of both versions.
+            Labels to compare, and to show for the listed items; default: all of both versions.
 
         Raises
         ------
@@ -254,7 +254,7 @@ class Version(VersionFiles):
         ids : sequence of int or str
         side : {"items", "users"}
         missing : {"raise", "nan"}
-            For an id that this version does not have: an error, or NaN.
+            For an id that is not in this version: an error, or NaN.
 
         Raises
         ------
@@ -294,8 +294,10 @@ class Version(VersionFiles):
 
 
 def _other_side(owner: weakref.ref[Version], name: str) -> Side:
-    """Return the side whose products with ``name`` are scores: the other one, on a one-sided store the same."""
+    """Return the side whose products with ``name`` are scores: the other one, or the same on a one-sided store."""
     version = owner()
     if version is None:
-        raise UsageError("the version of this side was dropped", hint="hold the version while you fold in")
+        raise UsageError(
+            "the version of this side was closed", hint="keep a reference to the version while you fold in"
+        )
     return version.sides.queries if name == "items" else version.items

@@ -27,12 +27,12 @@ from embsync.store.version_manifest import read
 
 #: Types of files, for :meth:`VersionFiles._map`.
 INTEGER, INT32, FLOAT32, FLOAT64, IDS = ("<i8",), ("<i4",), ("<f4",), ("<f8",), ("<i8", "S")
-#: The times that the manifest can say.
+#: The range of times in a manifest.
 _FIRST, _LAST = np.datetime64("0001-01-01T00:00:00", "s"), np.datetime64("9999-12-31T23:59:59", "s")
 
 
 class VersionFiles:
-    """What :class:`embsync.reader.version.Version` maps; its parameters and errors are described there."""
+    """The files of :class:`embsync.reader.version.Version`, which describes parameters and errors."""
 
     def __init__(self, path: Path, *, indexed: bool = True) -> None:
         self.path = path
@@ -63,13 +63,13 @@ class VersionFiles:
         return f"<embsync version {self.number} of space {self.space_id[:8]}>"
 
     def close(self) -> None:
-        """Release the pin; arrays that were returned stay valid while they are mapped."""
+        """Release the pin; returned arrays remain valid while they are referenced."""
         pin, self._pin = getattr(self, "_pin", -1), -1
         if pin >= 0:
             close(pin)
 
     def leave_to_collection(self) -> None:
-        """Allow the version to be dropped unclosed: no warning when it is collected."""
+        """Allow the version to be collected unclosed, without a warning."""
         self._warns = False
 
     @property
@@ -79,18 +79,18 @@ class VersionFiles:
 
     @property
     def space_id(self) -> str:
-        """The space the vectors live in; vectors of different spaces must never be compared."""
+        """The space of the vectors; vectors of different spaces must never be compared."""
         return self.record.space_id
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The manifest as plain values, as it stands in the file."""
+        """The manifest as plain values, exactly as in the file."""
         plain: dict[str, Any] = msgspec.json.decode(self.manifest_bytes)
         return plain
 
     @cached_property
     def lineage(self) -> Int64:
-        """Ancestors of this version and itself, ascending; of one with other labels, those of the one it relabels."""
+        """The version and its ancestors, ascending; for a relabelled version, those of the original."""
         lineage = self._map(layout.LINEAGE, INTEGER, (None,))
         if len(lineage) == 0 or lineage[-1] != self.record.night:
             raise self._damaged(layout.LINEAGE, str(lineage[-1:]), f"version {self.record.night} last")
@@ -98,7 +98,7 @@ class VersionFiles:
 
     @cached_property
     def lineage_times(self) -> Times:
-        """(v,) datetime64[s]: when each version of :attr:`lineage` was made, UTC; NaT where that is not known."""
+        """(v,) datetime64[s]: when each version of :attr:`lineage` was made, UTC; NaT if unknown."""
         created = np.datetime64(self.record.created.removesuffix("Z"), "s")
         if not self._has(layout.LINEAGE_TIMES):
             unknown = np.full(len(self.lineage) - 1, "NaT", created.dtype)
@@ -112,7 +112,7 @@ class VersionFiles:
         return times
 
     def _has(self, name: str) -> bool:
-        """Whether a file that earlier releases did not write was published with the version."""
+        """Whether the version has a file that earlier releases did not write."""
         return any(entry.path == name for entry in self.record.files)
 
     def _ancestry(self) -> Lineage:
@@ -155,7 +155,7 @@ class VersionFiles:
 
     @cached_property
     def neighbours(self) -> Int64 | None:
-        """(s, 11) int64, mapped: rows of the sampled users and of their ten best items, -1 where there are fewer.
+        """(s, 11) int64, mapped: rows of the sampled users and of their ten best items, -1 if there are fewer.
 
         None in versions of earlier releases.
         """
@@ -185,7 +185,7 @@ class VersionFiles:
         return StoreDamaged("damaged file", where=self.path / name, found=found, expected=expected, hint=hint)
 
     def _require_in_place(self) -> None:
-        """Refuse a file whose path may lead to a version of another store by now."""
+        """Refuse a file whose path may now belong to a version of another store."""
         if identity(self.path) != self.identity:
             raise StoreError(
                 "the version was deleted while it was in use",

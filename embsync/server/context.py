@@ -116,7 +116,7 @@ class RequestContext:
         with self.open_kept(number) as source:
             if source.space_id != self.version.space_id:
                 raise ForeignSpace(
-                    "the version lives in another space",
+                    "the version is in another space",
                     where=f"version {number}",
                     found=source.space_id,
                     expected=self.version.space_id,

@@ -181,7 +181,7 @@ def _require_consistent(context: RequestContext, request: SearchRequest, kind: K
         raise Invalid("an array has no null", where="$.null_ids", found=NPY, expected=f"Accept: {JSON}")
     if request.snapshot_version is not None and request.space != "snapshot":
         raise Invalid(
-            "a snapshot, but queries in the stable space",
+            "a snapshot is given, but queries are in the stable space",
             where="$.snapshot_version",
             found=request.snapshot_version,
             expected="space snapshot beside it",

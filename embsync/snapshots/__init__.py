@@ -1,4 +1,4 @@
-"""Snapshots: what a training run left behind, read without trusting it."""
+"""Snapshots: the output of a training run, read as untrusted input."""
 
 from embsync.snapshots.accounting import shortened
 from embsync.snapshots.files import Signature, signature, stamp

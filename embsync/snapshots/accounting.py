@@ -1,8 +1,8 @@
-"""Every entry of a snapshot's directory accounted for: taken by its layout, known to be harmless, or named.
+"""Account for every entry of a snapshot's directory: read by its layout, known to be harmless, or reported.
 
-A training run, or the transfer of one, that stops half way leaves a directory that reads well: items, and no users.
-What is not read therefore says whether something is missing. An entry that looks like a side which was not found, in
-another format or under the name of an unfinished file, makes the rest half of a snapshot.
+A training run or a transfer that stops half way may leave a directory that looks valid: items without users. Entries
+that are not read therefore show whether something is missing: if one looks like a side that was not found, in another
+format or under the name of an unfinished file, the snapshot is incomplete.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from embsync.snapshots.conversions import PARTITION, conversion_of
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import ITEMS, USERS
 
-#: Entries named in one warning.
+#: Entries listed in one warning.
 _NAMED = 8
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a layout takes of a snapshot, by names alone.
+    """What a layout reads of a snapshot, judged by names alone.
 
     Attributes
     ----------
     sides : frozenset of "items" and "users"
-        Those whose vectors and ids are there.
+        Those whose vectors and ids were found.
     entries : frozenset of str
         Names at the snapshot's root that the layout reads; none when the root is a file.
     as_items : frozenset of str
@@ -37,7 +37,7 @@ class Claim:
     inside : frozenset of str
         Paths of the files in those directories that the layout reads whatever their names end in.
     closed : bool
-        What is inside the directories is the layout's own affair.
+        Whether the contents of the directories are not looked at, since the layout checks them itself.
     """
 
     sides: frozenset[str]
@@ -49,7 +49,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Missing:
-    """What keeps a snapshot from being whole: the entry that says so, and what ought to be there instead."""
+    """Why a snapshot is incomplete: the entry that shows it, and what was expected."""
 
     found: str
     expected: str
@@ -63,7 +63,7 @@ class Missing:
     def refusal(self, place: Place) -> SnapshotError:
         """Return the refusal of the snapshot at ``place``."""
         return SnapshotError(
-            "half of a snapshot", where=str(place), found=self.found, expected=self.expected, hint=self.hint
+            "incomplete snapshot", where=str(place), found=self.found, expected=self.expected, hint=self.hint
         )
 
 
@@ -96,7 +96,7 @@ def shortened(entries: Sequence[str]) -> str:
 
 
 def missing_of(place: Place, claim: Claim, config: SnapshotConfig, marker: str) -> Missing | None:
-    """Return what says that the snapshot is only half there, or None for a whole one."""
+    """Return why the snapshot is incomplete, or None if it is complete."""
     if config.sides != "items":
         stranger = _users_as_items(claim)
         if stranger is not None:
@@ -113,7 +113,7 @@ def missing_of(place: Place, claim: Claim, config: SnapshotConfig, marker: str) 
 
 
 def _users_as_items(claim: Claim) -> Missing | None:
-    """Return what is named like users and would be read as items."""
+    """Return a file that is named like users but would be read as items."""
     users = sorted(name for name in claim.as_items if names.side_of(name) == USERS)
     if not users:
         return None
@@ -139,29 +139,29 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
         return _unfinished(entry)
     if says.side is not None and says.side not in claim.sides:
         if says.role == "ids" and any(names.side_of(name) == says.side for name in claim.entries):
-            return None  # ids under a name that is not read: opening the side says so
+            return None  # ids under a name that is not read: opening the side reports it
         what, how = conversion_of(place.child(entry.name), entry.kind) or ("not read", None)
         if says.role != "vectors":
             how = None
         instead = f"or set snapshot.sides: items if {says.side} are not to be published"
         return Missing(
             f"{entry.shown}, which looks like {says.side} and is {what}",
-            f"{says.side} as they are read",
+            f"{says.side} in a format that is read",
             f"{how}; {instead}" if how else instead,
         )
     return None
 
 
 def _numberless(name: str) -> str:
-    """Return a name that all part files of an array have."""
+    """Return the name without its numbers, which all part files of an array share."""
     return re.sub(r"[0-9]+", "#", name)
 
 
 def _unfinished(entry: _Entry) -> Missing:
     return Missing(
         f"{entry.shown}, which is being written or was left unfinished",
-        printable(entry.says.name) if entry.says.name != entry.name else "a snapshot that is finished",
-        "let the transfer end, or delete what is left of it",
+        printable(entry.says.name) if entry.says.name != entry.name else "a finished snapshot",
+        "wait for the transfer to finish, or delete the unfinished file",
     )
 
 

@@ -1,4 +1,4 @@
-"""Arrays that lie in files as plain numbers: a matrix read block by block, a column read at once."""
+"""Arrays stored in files as plain numbers: matrices read block by block, columns read at once."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.rows import block_rows
 from embsync.snapshots.numpy_header import ArrayHeader
 
-#: Far beyond any embedding; it bounds the memory of a block, which has at least 64 rows.
+#: Far wider than any embedding; bounds the memory of a block, which has at least 64 rows.
 MOST_WIDTH = 65_536
-#: NumPy has no bfloat16: two bytes that are the upper half of a float32.
+#: NumPy has no bfloat16, which is the upper two bytes of a float32.
 BFLOAT16 = np.dtype("V2")
 
 
 class Content(Protocol):
-    """Bytes that can be read by position, forwards at least."""
+    """Bytes that can be read by position, in ascending order at least."""
 
     def fill(self, target: Array, offset: int) -> None:
         """Fill a C-contiguous array with the bytes at ``offset``."""
 
 
 class Stored(Protocol):
-    """Where an array is kept. It is opened anew for every pass, so that a change between two passes is seen."""
+    """Where an array is stored. It is reopened for every pass, so that a change between two passes is noticed."""
 
     def __str__(self) -> str:
         """Return the file, for messages."""
 
     def open(self) -> AbstractContextManager[tuple[ArrayHeader, Content]]:
-        """Give the array's header, read just now, and the bytes among which its numbers start at ``header.offset``."""
+        """Open the file; yield the array's header and the bytes, in which its numbers start at ``header.offset``."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class StoredColumn:
     def __post_init__(self) -> None:
         if len(self.header.shape) != 1:
             raise SnapshotError(
-                "not one value a row",
+                "not one value per row",
                 where=str(self.stored),
                 found=f"shape {self.header.shape}",
                 expected="one dimension",
@@ -117,7 +117,7 @@ class StoredColumn:
             return np.empty(self.count, header.dtype)
         except MemoryError:
             raise SnapshotError(
-                "more ids or weights than memory holds", where=str(self.stored), found=f"{header.data_bytes} bytes"
+                "ids or weights do not fit into memory", where=str(self.stored), found=f"{header.data_bytes} bytes"
             ) from None
 
     def __str__(self) -> str:
@@ -125,15 +125,13 @@ class StoredColumn:
 
 
 def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> None:
-    """Refuse what is not a matrix of at least one row and column of float16, float32 or float64."""
+    """Require a matrix of float16, float32 or float64 with at least one row and column."""
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise SnapshotError(
-            "vectors that are not floats", where=where, found=dtype.name, expected="float16, float32 or float64"
+            "vectors are not floats", where=where, found=dtype.name, expected="float16, float32 or float64"
         )
     if len(shape) != 2:
-        raise SnapshotError(
-            "vectors that are not a matrix", where=where, found=f"shape {shape}", expected="(rows, width)"
-        )
+        raise SnapshotError("vectors are not a matrix", where=where, found=f"shape {shape}", expected="(rows, width)")
     if min(shape) < 1 or shape[1] > MOST_WIDTH:
         raise SnapshotError(
             "no rows or an unusable width",
@@ -144,7 +142,7 @@ def require_vectors(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) ->
 
 
 def native(array: Array) -> Array:
-    """Return the array, which nobody else holds, in the machine's byte order and read-only."""
+    """Return the array in native byte order and read-only; the caller must own it."""
     if array.dtype == BFLOAT16:
         array = (array.view("<u2").astype("<u4") << 16).view("<f4")
     if not array.dtype.isnative:

@@ -1,4 +1,4 @@
-"""How a column of an unusable type is made usable where it is written."""
+"""How the program that writes a column of an unusable type can cast it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ID_CASTS = (
         'write it as text: {column} = {column}.str.decode("utf-8"), or {column}.map(bytes.hex)',
     ),
     (("struct",), "write one field of it: SELECT {name}.id AS {name}"),
-    (("list", "large_list", "fixed_size_list"), 'write one id a row: df = df.explode("{name}")'),
+    (("list", "large_list", "fixed_size_list"), 'write one id per row: df = df.explode("{name}")'),
     (("timestamp", "date", "time", "bool", "duration"), "write it as text: {column} = {column}.astype(str)"),
 )
 _VECTOR_CASTS = (
@@ -35,7 +35,7 @@ _VECTOR_CASTS = (
 
 
 def cast_line(what: str, name: str, kind: str) -> str:
-    """Return how a column of this type is made one of ids (``what`` is ``id``) or of vectors."""
+    """Return how to cast a column of this type to ids (``what`` is ``id``) or to vectors."""
     column = f'df["{name}"]'
     for starts, line in _ID_CASTS if what == "id" else _VECTOR_CASTS:
         if kind.startswith(starts):

@@ -28,16 +28,16 @@ _COLUMN_BATCH = 8192
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a side, as it describes itself.
+    """One file of a side, by its own description.
 
     Attributes
     ----------
     place : Place
     form : dict
-        What the decoder is told of the file.
+        How to read the file, for the decoder.
     rows : int or None
-        None where only reading all of it tells.
-    kinds, types : mapping of column name to what its values are
+        None if they can only be counted by reading the file.
+    kinds, types : mapping of column names to kinds and full types of their values
     """
 
     place: Place
@@ -48,7 +48,7 @@ class Part:
 
     @classmethod
     def at(cls, place: Place, form: Message, decoders: Decoders) -> Part:
-        """Return the file as the decoder describes it."""
+        """Have the decoder describe a file."""
         where = str(place)
         columns: list[tuple[str, str, str]] = []
         with decoders.one() as decoder, place.open() as file:
@@ -69,16 +69,16 @@ class Part:
 
     @property
     def columns(self) -> Columns:
-        """The columns, to choose among."""
+        """The columns, to choose from."""
         return Columns(str(self.place), self.kinds, self.types)
 
     def wanted(self, names: Sequence[str]) -> Message:
-        """Return what a request for these columns says of the file."""
+        """Return the part of a request that names these columns."""
         positions = {name: number for number, name in enumerate(self.kinds)}
         return {"form": self.form, "columns": [positions[name] for name in names]}
 
     def head(self, names: Sequence[str]) -> Message:
-        """Return how the answer to such a request begins, unless the file has changed."""
+        """Return the expected head of the reply; any other means that the file has changed."""
         rows = None if self.form["kind"] == "text" else self.rows
         return {"rows": rows, "name": names[0], "kind": self.kinds[names[0]]}
 
@@ -152,7 +152,7 @@ class FileRows:
         return _rows_of(self.parts)
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """Yield blocks of the agreed size, whatever the files' own row groups and pages are."""
+        """Yield blocks of the common size, whatever the files' own row groups and pages are."""
         step, start = block_rows(self.width), 0
         wanted = {"width": self.width, "batch": step}
         parts = (
@@ -174,12 +174,12 @@ def open_files(
     *,
     ordered: bool = True,
 ) -> IdentifiedSide:
-    """Return a side made of files in this order, which means nothing where ``ordered`` is False.
+    """Return a side made of files in this order, which is arbitrary if ``ordered`` is False.
 
     Parameters
     ----------
     files : sequence of (file, form)
-        The form is what the decoder is told of the file.
+        The form tells the decoder how to read the file.
     """
     parts = [Part.at(file, form, decoders) for file, form in files]
     filled = [part for part in parts if part.rows != 0]
@@ -203,9 +203,9 @@ def open_files(
 
 
 def count_rows(parts: Sequence[Part], ids: str | None, kind: str, decoders: Decoders) -> tuple[tuple[Part, ...], str]:
-    """Return the parts that have rows, with their number, and what all ids are.
+    """Return the non-empty parts, with their numbers of rows and the common kind of their ids.
 
-    Of text that takes reading it: ids are integers where each of them, in all parts, is written as one is.
+    Text has to be read for that: ids are integers only if every id in all parts is written as an integer.
     """
     counted, kinds = [], set()
     for part in parts:

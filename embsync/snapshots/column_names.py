@@ -1,4 +1,4 @@
-"""What columns are called: the names of vectors, of the ids of each side, and of what stands beside them."""
+"""Names of columns: vectors, the ids of each side, and other columns beside them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VECTOR_NAMES = (
     "latents",
 )
 VECTOR_WORDS = frozenset(VECTOR_NAMES) | {"embs", "vecs", "factor"}
-#: What a side's own rows are called; each also with ``id``, ``ids``, ``key``, ``uuid`` and ``code`` behind it.
+#: Names of a side's rows; each also with the suffixes ``id``, ``ids``, ``key``, ``uuid`` and ``code``.
 _SUBJECTS = {
     ITEMS: (
         "item",
@@ -74,11 +74,11 @@ _OWN_NAMES = {
 }
 ANY_NAMES = frozenset({"id", "ids", "uuid", "guid", "pk"})
 ID_ENDS = ("id", "ids", "uuid", "guid", "key", "code", "token")
-#: Names that ids have where no better one is there: of words, graphs and the web.
+#: Names of ids if there is no better one: of words, graphs and the web.
 LAST_NAMES = frozenset(
     {"word", "words", "token", "tokens", "key", "keys", "uri", "url", "entity", "node", "term", "name", "label"}
 )
-#: Words of columns that stand beside ids, are numbers or text as well, and are none.
+#: Words in the names of columns that are numbers or text like ids, but are not ids.
 NEVER = frozenset(
     {
         "index",
@@ -175,7 +175,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
 def is_of(name: str, side: str) -> bool:
-    """Tell whether a column is named as the ids of a side."""
+    """Return whether a column has a name of ids of a side."""
     letters, subjects = folded(name), _SUBJECTS[side]
     return (
         letters in _OWN_NAMES[side]
@@ -185,10 +185,10 @@ def is_of(name: str, side: str) -> bool:
 
 
 def folded(name: str) -> str:
-    """Return the small letters and digits of a name."""
+    """Return the letters, in lower case, and digits of a name."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a name, in small letters."""
+    """Return the words of a name, in lower case."""
     return [word.lower() for word in _WORD.findall(name)]

@@ -1,7 +1,8 @@
-"""Which columns of a table are ids and vectors: by their names first, by their types only where no name speaks.
+"""Choose a table's columns of ids and vectors: by name, and by type only if no name matches.
 
-A column that is named as ids and has a type that no id has is a refusal that says how to cast it. It is never a reason
-to take another column: a leftover index, a count or a rank would be published as ids. Two candidates are a question.
+A column with a name of ids and an unusable type is refused with a hint on how to cast it. It is never replaced by
+another column, since a leftover index, a count or a rank would then be published as ids. Two candidates are an error,
+too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from embsync.snapshots.names import side_of
 from embsync.snapshots.sides import ITEMS, USERS
 
 FLOATS = {"list float16": "f2", "list float32": "f4", "list float64": "f8", "list vector": "f8", "list text": "f4"}
-#: What a column that is named as vectors may be; numbers in text become float32.
+#: Kinds that a column with a name of vectors may have; numbers in text become float32.
 VECTORS = FLOATS | {"string": "f4"}
 IDS = frozenset({"integer", "string"})
 
@@ -41,14 +42,14 @@ _NO_VALUES = ("timestamp", "date", "time", "duration", "bool", "list", "large_li
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table: where it is, the kind of each (as the decoder says), and its type in full."""
+    """The columns of a table: its path, and the kind (from the decoder) and full type of each."""
 
     where: str
     kinds: Mapping[str, str]
     types: Mapping[str, str]
 
     def one_a_dimension(self, side: str) -> list[Dimensions]:
-        """Return the groups of numbered columns of numbers that are not named as the other side's."""
+        """Return the groups of numbered numeric columns that are not named after the other side."""
         other = USERS if side == ITEMS else ITEMS
         return [group for group in numbered(self.kinds, self.types) if side_of(group.prefix) != other]
 
@@ -58,7 +59,7 @@ class Columns:
         return ", ".join(f"{name} ({self._type(name)})" for name in chosen)[:300]
 
     def cast(self, what: str, name: str) -> str:
-        """Return how a column is made one of ids or vectors where it is written."""
+        """Return how the program that writes a column can cast it to ids or vectors."""
         return cast_line(what, name, self.types.get(name, self.kinds[name]))
 
     def _type(self, name: str) -> str:
@@ -68,7 +69,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns of a side: of vectors (one of lists, or one a dimension), ids (None: row numbers), weights."""
+    """The columns of a side: vectors (one of lists, or one per dimension), ids (None: row numbers) and weights."""
 
     vectors: tuple[str, ...]
     dtype: np.dtype[Any]
@@ -77,16 +78,16 @@ class Chosen:
 
 
 def choose(side: str, columns: Columns, config: SnapshotConfig) -> Chosen:
-    """Return the columns of vectors, ids (None: row numbers) and weights (None: alike).
+    """Return the columns of vectors, ids (None: row numbers) and weights (None: equal).
 
     Raises
     ------
     SnapshotError
-        There is none, more than one, or one of a type that is not read; the message names it and what helps.
+        A column is missing, ambiguous or of a type that is not read; the message says what to do.
     """
     weight = config.weight_column
     if weight is not None and columns.kinds.get(weight) not in {"integer", *NUMBERS}:
-        raise _none("weight", columns, f"a column of numbers named {weight}")
+        raise _none("weight", columns, f"a numeric column named {weight}")
     vectors = _vectors(side, columns, _configured(config.vector_column, side))
     kind = columns.kinds[vectors[0]]
     dtype = np.dtype(VECTORS[kind] if len(vectors) == 1 else NUMBERS.get(kind, "f4"))
@@ -115,14 +116,14 @@ def _vectors(side: str, columns: Columns, configured: str) -> tuple[str, ...]:
         found = ", ".join([*candidates, *(group.shown for group in groups)])
         hint = f"set snapshot.vector_column: {candidates[0] if candidates else groups[0].pattern}, or whichever it is"
         raise SnapshotError(
-            "more than one may be the vectors", where=columns.where, found=found[:300], expected="one", hint=hint
+            "more than one column may be the vectors", where=columns.where, found=found[:300], expected="one", hint=hint
         )
     if groups:
         return groups[0].in_order(columns.where)
     if not candidates:
         likely = columns.one_a_dimension(side)
         cast = f"set snapshot.vector_column: {likely[0].pattern} if it is right" if likely else _likely_vectors(columns)
-        raise _none("vector", columns, "a list of float16, float32 or float64, or one column a dimension", cast)
+        raise _none("vector", columns, "a list of float16, float32 or float64, or one column per dimension", cast)
     return (_one("vector", candidates, columns, VECTORS.keys(), side),)
 
 
@@ -130,7 +131,7 @@ def _configured_dimensions(pattern: str, columns: Columns) -> tuple[str, ...]:
     for group in numbered(columns.kinds, columns.types):
         if group.pattern == pattern:
             return group.in_order(columns.where)
-    raise _none("vector", columns, f"columns of numbers named {pattern[:-1]}0, {pattern[:-1]}1 and so on")
+    raise _none("vector", columns, f"numeric columns named {pattern[:-1]}0, {pattern[:-1]}1 and so on")
 
 
 def _likely_vectors(columns: Columns) -> str | None:
@@ -143,7 +144,7 @@ def _likely_vectors(columns: Columns) -> str | None:
 
 
 def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Collection[str | None] = ()) -> str | None:
-    """Return the column of ids among those that are not taken for something else; errors as of :func:`choose`."""
+    """Return the column of ids among those not used for anything else; raises as :func:`choose` does."""
     others = [name for name in columns.kinds if name not in taken]
     configured = _configured(config.id_column, side)
     if configured != "auto":
@@ -176,7 +177,7 @@ def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Colle
         raise _none(
             "id",
             columns,
-            "integers or strings in a column that is named as ids",
+            "integers or strings in a column with a name of ids",
             "set snapshot.id_column, or snapshot.row_number_ids: true if row numbers are the ids",
         )
     return _one("id", candidates, columns, IDS, side)
@@ -185,7 +186,7 @@ def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Colle
 def _may_be_ids(name: str, columns: Columns) -> bool:
     kind, words = columns.kinds[name], words_of(name)
     if not name and kind == "integer":
-        return False  # the row numbers that pandas writes beside a table
+        return False  # the row numbers that pandas writes with a table
     if kind in NUMBERS or kind.startswith("list") or columns.types.get(name, "").startswith(_NO_VALUES):
         return False
     return NEVER.isdisjoint(words) and not (kind == "other" and not VECTOR_WORDS.isdisjoint(words))
@@ -210,7 +211,7 @@ def _usable(what: str, name: str, columns: Columns, kinds: Iterable[str], side: 
             what,
             columns,
             f"a column named {name}",
-            f"snapshot.{what}_column may differ by side: {{items: …, users: …}}",
+            f"snapshot.{what}_column can be set for each side: {{items: …, users: …}}",
         )
     if columns.kinds[name] not in kinds:
         expected = "integers or strings" if what == "id" else "a list of float16, float32 or float64"

@@ -1,4 +1,4 @@
-"""Text compressed by gzip or zstd, unpacked piece by piece and never further than it may honestly go."""
+"""Text compressed by gzip or zstd, decompressed piece by piece up to a limit that no real text exceeds."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.snapshots.files import FileBytes
 
 PACKED = (".gz", ".zst")
-#: Text of numbers shrinks to a third, rows of zeros to a thirtieth; deflate turns one byte into up to 1,032.
+#: Text of numbers shrinks to a third, rows of zeros to a thirtieth; deflate expands one byte to up to 1,032.
 _MOST_INFLATION = 100
 _PIECE = 1024**2
 _ALWAYS = 16 * _PIECE
 
 
 def most_unpacked(size: int) -> int:
-    """Return how many bytes of text so many compressed ones may become."""
+    """Return the largest plausible size in bytes of text of this compressed size."""
     return size * _MOST_INFLATION + _ALWAYS
 
 
 def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
-    """Yield the bytes of a file in pieces of at most a megabyte, unpacked where its name says that it is packed.
+    """Yield the bytes of a file in pieces of at most a megabyte, decompressed if its name says that it is compressed.
 
     Raises
     ------
     SnapshotError
-        It is not of that format, damaged, ends early, or unpacks to more than text can.
+        It is not of that format, is damaged, ends early, or expands to more than text can.
     UsageError
-        zstd is not there.
+        zstd is not installed.
     """
     if not name.endswith(PACKED):
         yield from _read(content)
@@ -48,7 +48,7 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
                 while out or not (machine.eof or _hungry(machine)):
                     given += len(out)
                     if given > most_unpacked(read):
-                        raise _refusal(content, f"more than {given} bytes from {read}", "text that unpacks to less")
+                        raise _refusal(content, f"more than {given} bytes from {read}", "plausible text")
                     yield out
                     rest = b"" if machine.eof else getattr(machine, "unconsumed_tail", b"")
                     out = b"" if machine.eof else machine.decompress(rest, _PIECE)
@@ -59,7 +59,7 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
             piece = machine.unused_data if machine.eof else b""  # noqa: PLW2901  (members may follow one another)
             machine = None if machine.eof else machine
     if machine is not None:
-        raise _refusal(content, f"an end after {given} bytes", "the whole of it")
+        raise _refusal(content, f"an end after {given} bytes", "all of it")
 
 
 def _hungry(machine: Any) -> bool:

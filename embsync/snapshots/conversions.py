@@ -1,4 +1,4 @@
-"""What a file that no layout reads is, by its name and first bytes, and the line that makes it readable."""
+"""Recognize files that no layout reads by name and first bytes, with a command that converts them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PARQUET_MAGIC = b"PAR1"
 PARTITION = re.compile(r"^[A-Za-z_][\w-]*=")
 #: Endings of files that layouts read.
 _READ = {".npy", ".npz", ".parquet", ".safetensors", ".vec", ".txt", ".bin", ".csv", ".tsv", ".arrow", ".feather"}
-#: Names looked at for one line.
+#: Names that are inspected for one message.
 _MOST = 1000
 
 
 def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
-    """Return what is at ``place`` and the line that converts it, or None where neither its start nor its name tells."""
+    """Return what is at ``place`` and how to convert it; None if neither its first bytes nor its name show it."""
     if kind == "directory":
         return _of_directory(place)
     if kind != "file":
@@ -33,18 +33,18 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
 
 
 def mistaken(place: Place) -> tuple[str, str] | None:
-    """Return what a file is, and the line that converts it, where its first bytes contradict its name."""
+    """Return what a file is, and a command that converts it, if its first bytes contradict its name."""
     found = foreign.contradicts(place.name, _start(place))
     return None if found is None else _advice(found, place)
 
 
 def belongs_to_another(name: str) -> bool:
-    """Tell whether an array is one of a model of another format, such as the context vectors of gensim's."""
+    """Return whether an array belongs to a model of another format, such as gensim's context vectors."""
     return foreign.GENSIM_ARRAY.search(name) is not None
 
 
 def seen(place: Place) -> tuple[str, str | None]:
-    """Return what was seen at a snapshot's root that no layout recognises, and the line that helps."""
+    """Return what was found at a snapshot's root that no layout recognises, and a command that helps."""
     if place.kind() != "directory":
         advice = conversion_of(place, place.kind())
         return (f"{printable(place.name)}, {advice[0]}", advice[1]) if advice else (f"a file named {place.name}", None)
@@ -55,7 +55,7 @@ def seen(place: Place) -> tuple[str, str | None]:
     whole = _of_snapshots(place, entries) or _of_directory(place)
     if whole is not None:
         return whole
-    # metadata.tsv is converted with the vectors that it is beside
+    # metadata.tsv is converted together with its vectors
     tried = sorted(list(entries.items())[:_MOST], key=lambda entry: entry[0] in {"metadata.tsv", "labels.tsv"})
     for name, kind in tried:
         advice = conversion_of(place.child(name), kind)
@@ -67,7 +67,7 @@ def seen(place: Place) -> tuple[str, str | None]:
 
 
 def _of_snapshots(place: Place, entries: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return what a directory of snapshots is, which is watched or whose snapshots are named one by one."""
+    """Return what to say of a directory of snapshots, which is watched, or published one by one."""
     folders = [name for name, kind in list(entries.items())[:_MOST] if kind == "directory"]
     snapshots = [
         name for name in folders if any(names.parse(entry).side == "items" for entry in place.child(name).entries())
@@ -132,12 +132,12 @@ def _shell(place: Place) -> str:
 
 
 def begins_with(place: Place, magic: bytes) -> bool:
-    """Tell whether a file can be read and begins with these bytes."""
+    """Return whether a file can be read and begins with these bytes."""
     return _start(place).startswith(magic)
 
 
 def _start(place: Place) -> bytes:
-    """Return the first bytes of a file, none where it cannot be read."""
+    """Return the first bytes of a file, b"" if it cannot be read."""
     try:
         with place.open() as file:
             return FileBytes(file, str(place)).read(foreign.LONGEST_START, 0)

@@ -1,7 +1,7 @@
-"""The memory that a decoder writes and this process reads: columns are copied out of it, vectors stay in it.
+"""Shared memory that a decoder writes and this process reads: columns are copied out, vectors are used in place.
 
-It has no name, and is sealed against growing and shrinking, so that nothing the decoder does can make a mapped page
-disappear. A block of vectors is a view: its slot is written again only when nobody holds the block any more.
+It is anonymous and sealed against changes of its size, so that the decoder cannot make a mapped page disappear. A
+block of vectors is a view: its slot is reused only when the block is no longer referenced.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.decoder_process import DecoderProcess, Message
 from embsync.snapshots.files import FileBytes, Place
 
-#: Slots the decoder holds: it decodes the next batches while one is taken.
+#: Slots lent to the decoder, which decodes the next batches while one is being read.
 _AHEAD = 4
-#: Slots in all. Memory is taken only for those that are used, and the last one given back is used first; a receiver
-#: that holds more blocks than this gets copies.
+#: Slots in all. Memory is allocated only for those in use, and the slot returned last is used first; a caller that
+#: holds more blocks than this gets copies.
 _MOST_SLOTS = 64
 
 
 @contextmanager
 def shared_memory(where: str) -> Iterator[FileBytes]:
-    """Give memory that a decoder can write and this process reads by position."""
+    """Create memory that a decoder can write and this process reads by position."""
     with os.fdopen(os.memfd_create("embsync-decoder"), "rb", buffering=0) as file:
         yield FileBytes(file, where)
 
@@ -59,7 +59,7 @@ class BlockMemory:
     @classmethod
     @contextmanager
     def make(cls, shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[BlockMemory]:
-        """Give memory for blocks; views of it outlive this context."""
+        """Create memory for blocks; views of it may outlive this context."""
         handle = os.memfd_create("embsync-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         with os.fdopen(handle, "r+b", buffering=0) as file:
             exact = shape[0] * shape[1] * dtype.itemsize
@@ -72,7 +72,7 @@ class BlockMemory:
         numbers = np.frombuffer(self._map, self._dtype, rows * self._shape[1], slot * self.slot_bytes)
         try:
             instead = self._free.pop()
-        except IndexError:  # too many blocks are held
+        except IndexError:  # too many blocks are referenced
             copied = numbers.copy()
             copied.setflags(write=False)
             return copied.reshape(rows, -1), slot
@@ -83,18 +83,18 @@ class BlockMemory:
 def read_column(
     decoder: DecoderProcess, place: Place, memory: FileBytes, wanted: Message, expected: Message, total: int
 ) -> Iterator[tuple[int, int]]:
-    """Have a column of ids or weights decoded, and yield (offset in ``memory``, rows) of each batch.
+    """Decode a column of ids or weights, and yield (offset in ``memory``, rows) of each batch.
 
     A batch is overwritten soon after the next one is asked for.
 
     Parameters
     ----------
     wanted : dict
-        ``form``, ``columns``, ``as``, ``batch`` (rows), ``slot_bytes``, and what else that kind of value needs.
+        ``form``, ``columns``, ``as``, ``batch`` (rows), ``slot_bytes``, and keys specific to the kind of value.
     expected : dict
-        The head of the answer: ``rows``, ``name`` and ``kind``, as they were when the file was described.
+        The head of the reply, ``rows``, ``name`` and ``kind``, as when the file was described.
     total : int
-        Number of rows, which the head of a text file does not say.
+        Number of rows, which is missing in the head for a text file.
     """
     where = str(place)
     with place.open() as file:
@@ -115,13 +115,13 @@ def read_column(
 def stream_blocks(
     decoder: DecoderProcess, parts: Iterator[tuple[Place, Message, Message, int]], memory: BlockMemory, wanted: Message
 ) -> Iterator[Array]:
-    """Have a column of vectors decoded, file after file, and yield full blocks and a shorter last one.
+    """Decode a column of vectors, file after file, and yield full blocks and a shorter last one.
 
     Parameters
     ----------
     parts : iterator of (file, wanted, expected, total)
-        ``form`` and ``columns`` of this file, the head of the answer, and the number of rows, as they were when the
-        file was described.
+        ``form`` and ``columns`` of this file, the head of the reply, and the number of rows, as when the file was
+        described.
     wanted : dict
         ``width`` and ``batch`` (rows of a block).
     """
@@ -157,6 +157,6 @@ def _require_same(head: Message, expected: Message, where: str) -> None:
 
 
 def _other_rows(where: str, found: object, total: int, expected: Message) -> SnapshotError:
-    if expected["rows"] is None:  # of a text file, whose rows were counted before
+    if expected["rows"] is None:  # a text file, whose rows were counted before
         return SnapshotChanged("changed while it was read", where=where, found=f"{found} rows", expected=total)
     return SnapshotError("malformed table", where=where, found=f"{found} rows", expected=f"{total}, as it says itself")

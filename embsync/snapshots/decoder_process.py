@@ -1,8 +1,8 @@
-"""Parsing tables in another process, which a malformed file may crash, and copying out what it decoded.
+"""Parse tables in another process, which a malformed file may crash, and copy the decoded values.
 
 Nothing of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the
-open file, decodes batches into shared memory under its limits, and says where they lie. A decoder outlives a pass, so
-that the next pass over the same side does not wait for libraries to load.
+open file, decodes batches into shared memory under its limits, and reports their positions. A decoder is kept after a
+pass, so that the next pass over the same side does not wait for libraries to load.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from embsync.processes import ChildProcess, describe_exit
 Message = dict[str, Any]
 
 _SCRIPT = Path(__file__).parents[1] / "decoder" / "__main__.py"
-#: Beyond this something is stuck: a disk or a share, since the decoder's own steps are limited to seconds.
+#: After this a disk or network share hangs, since the decoder's own steps are limited to seconds.
 _PATIENCE_SECONDS = 30
 #: Loading the libraries from a cold disk.
 _START_SECONDS = 120
@@ -42,7 +42,7 @@ class DecoderProcess:
 
     @classmethod
     def start(cls) -> Self:
-        """Start a decoder and wait until it has taken on its limits.
+        """Start a decoder and wait until its limits are set.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class DecoderProcess:
         with theirs:
             process = ChildProcess(
                 [sys.executable, "-I", str(_SCRIPT)],
-                own_group=False,  # whoever ends the group of a run that decodes ends its decoders too
+                own_group=False,  # killing the process group of a run also kills its decoders
                 stdin=theirs.fileno(),
                 env=environment,
                 stdout=subprocess.DEVNULL,
@@ -79,12 +79,12 @@ class DecoderProcess:
         return started
 
     def close(self) -> None:
-        """End the decoder, whatever it is doing."""
+        """Kill the decoder."""
         self._channel.close()
         self._process.kill()
 
     def ask(self, where: str, verb: str, arguments: Message, *handles: int) -> Message:
-        """Send a request and return the first answer."""
+        """Send a request and return the first reply."""
         try:
             socket.send_fds(self._channel, [json.dumps({verb: arguments}).encode()], handles)
         except OSError:
@@ -92,20 +92,20 @@ class DecoderProcess:
         return self.answer(where)
 
     def answer(self, where: str) -> Message:
-        """Return the next answer.
+        """Return the next reply.
 
         Raises
         ------
         SnapshotError
-            The answer is a refusal, or the file ended the decoder.
+            The reply is a refusal, or the file crashed the decoder.
         SnapshotChanged
-            Nothing came for a long time, or somebody else ended the decoder.
+            There was no reply for a long time, or the decoder was killed from outside.
         """
         try:
             data = self._channel.recv(_LONGEST_MESSAGE)
         except TimeoutError:
             raise SnapshotChanged(
-                "reading stands still", where=where, found=f"nothing for {_PATIENCE_SECONDS} s"
+                "reading does not progress", where=where, found=f"nothing for {_PATIENCE_SECONDS} s"
             ) from None
         except OSError:
             data = b""
@@ -117,7 +117,7 @@ class DecoderProcess:
         return message
 
     def free(self, where: str, slot: int) -> None:
-        """Give the decoder a slot to write to."""
+        """Lend the decoder a slot to write to."""
         try:
             self._channel.send(json.dumps({"free": slot}).encode())
         except OSError:
@@ -126,16 +126,16 @@ class DecoderProcess:
     def _ended(self, where: str) -> SnapshotError:
         self._channel.close()
         code = self._process.wait(_PATIENCE_SECONDS) or 0
-        if code == -signal.SIGBUS:  # of a mapped file that became shorter
+        if code == -signal.SIGBUS:  # a mapped file was truncated
             return SnapshotChanged("became shorter while it was read", where=where)
-        if code == -signal.SIGKILL:  # nothing in the file does this: an administrator, or a machine out of memory
+        if code == -signal.SIGKILL:  # not caused by the file: an administrator, or the kernel out of memory
             return SnapshotChanged("the decoder was killed", where=where)
-        found = "no end of work" if code == -signal.SIGXCPU else f"the decoder {describe_exit(code)}"
+        found = "a running decoder" if code == -signal.SIGXCPU else f"the decoder {describe_exit(code)}"
         return SnapshotError("malformed table", where=where, found=found, expected="a file that can be decoded")
 
 
 class Decoders:
-    """The decoders of one snapshot: as many as passes that run at the same time."""
+    """The decoders of one snapshot: one for each pass that runs at the same time."""
 
     def __init__(self) -> None:
         self._idle: list[DecoderProcess] = []
@@ -143,7 +143,7 @@ class Decoders:
 
     @contextmanager
     def one(self) -> Iterator[DecoderProcess]:
-        """Lend a decoder; one whose pass did not end well is not used again."""
+        """Lend a decoder; it is not reused if the pass fails."""
         decoder = self._idle.pop() if self._idle else DecoderProcess.start()
         try:
             yield decoder

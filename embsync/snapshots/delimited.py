@@ -1,8 +1,8 @@
-"""Layout csv: CSV and TSV, perhaps compressed, with a header or none, as pandas, Spark and StarSpace write them.
+"""Layout csv: CSV and TSV, optionally compressed, with or without header, as pandas, Spark and StarSpace write them.
 
-Vectors are one column of lists (``"[0.1, 0.2]"``, ``0.1 0.2``) or one column a dimension, read as float32. Ids are
-integers where every one of them is written as an integer is, without a zero in front, a plus or a fraction; else they
-are strings. The first lines are looked at here; all else happens in the decoder.
+Vectors are one column of lists (``"[0.1, 0.2]"``, ``0.1 0.2``) or one column per dimension, read as float32. Ids are
+integers if all are written as integers, without leading zeros, plus signs or fractions; otherwise they are strings.
+Only the first lines are inspected here; the rest is left to the decoder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIST = re.compile(
 
 @dataclass(frozen=True)
 class TableHead:
-    """What the first two lines of a file say: its delimiter, its header if it has one, and its first row."""
+    """The first two lines of a file: its delimiter, its header if it has one, and its first row."""
 
     delimiter: str
     header: tuple[str, ...] | None
@@ -45,11 +45,11 @@ class TableHead:
 
     @property
     def holds_vectors(self) -> bool:
-        """Whether there is a list, or as many numbers as vectors have, in the first row."""
+        """Whether the first row has a list, or enough numbers to be a vector."""
         if any(_LIST.fullmatch(field) for field in self.row):
             return True
         numbers = [field for field in self.row if _NUMBER.fullmatch(field)]
-        if self.header is None:  # three integers may be anything
+        if self.header is None:  # fewer numbers may be anything
             return len(numbers) > 1 and sum("." in field for field in numbers) * 2 > len(numbers)
         kinds = {
             name: "number" if _NUMBER.fullmatch(field) else "string"
@@ -59,12 +59,12 @@ class TableHead:
 
     @property
     def begins_with_ids(self) -> bool:
-        """Whether the first column of a file without header can be ids: no number, or an integer."""
+        """Whether the first column of a file without header can be ids: text or integers."""
         return not _NUMBER.fullmatch(self.row[0]) or _INTEGER.fullmatch(self.row[0]) is not None
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names and first lines at ``place`` are this layout's."""
+    """Return whether the names and first lines at ``place`` match this layout."""
     return not projector.recognise(place) and FORMAT.recognise(place)
 
 
@@ -73,10 +73,10 @@ def _is_part(place: Place) -> bool:
         return False
     try:
         return read_head(place).holds_vectors
-    except UsageError:  # zstd is not there to look at the first line
+    except UsageError:  # without zstd, the first line cannot be inspected
         return True
     except SnapshotError:
-        return place.name.endswith(PACKED)  # reading it says what is wrong
+        return place.name.endswith(PACKED)  # reading it reports the error
 
 
 def _form(place: Place, _: SnapshotConfig) -> Message:
@@ -88,7 +88,7 @@ def _form(place: Place, _: SnapshotConfig) -> Message:
         "kind": "text",
         "delimiter": head.delimiter,
         "header": head.header is not None,
-        # pandas quotes, StarSpace's words are what they are
+        # pandas quotes, StarSpace does not
         "quoted": ".csv" in place.name[-9:] or head.header is not None,
         "packed": _CODECS.get(f".{place.name.rpartition('.')[2]}"),
         "ids": head.header is not None or not head.row or head.begins_with_ids,
@@ -99,12 +99,12 @@ FORMAT = ColumnFormat(_SUFFIXES, _is_part, _form)
 
 
 def read_head(place: Place) -> TableHead:
-    """Return what the first lines of a file say.
+    """Return the interpretation of the first lines of a file.
 
     Raises
     ------
     SnapshotError
-        It cannot be opened or unpacked.
+        It cannot be opened or decompressed.
     UsageError
         The file is compressed by zstd, which is not installed.
     """
@@ -121,7 +121,7 @@ def read_head(place: Place) -> TableHead:
 
 
 def _is_header(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
-    """Tell whether a line names what stands in the next: text, or 0, 1, 2 …, over numbers and lists."""
+    """Return whether a line is a header of the next: text, or 0, 1, 2 …, above numbers and lists."""
     if not second:
         return not any(_NUMBER.fullmatch(field) or _LIST.fullmatch(field) for field in first)
     over = [

@@ -1,7 +1,7 @@
 """Layout delta: a Delta table for each side; the rows are those of the newest version of each table.
 
-The log is read by ``deltalake``, in a process of its own under limits; it names the files of the version, and these are
-read as all parquet is. Two tables are one snapshot only where their newest data is of one night: see
+The log is read by ``deltalake``, in a separate process under limits; it lists the files of the version, which are read
+like any parquet. Two tables are one snapshot only if their newest data is of the same night: see
 ``docs/decisions/0011-delta-tables.md``.
 """
 
@@ -43,27 +43,27 @@ class TableVersion:
 
     @property
     def run(self) -> str | None:
-        """The name of the run that wrote the newest rows, where it gave one."""
+        """The name of the run that wrote the newest rows, if it was recorded."""
         return self.commits[-1].get("userMetadata") if self.commits else None
 
     @property
     def written(self) -> int:
-        """When the newest rows were committed, in ms, as the commit says."""
+        """When the newest rows were committed, in ms, according to the commit."""
         return int(self.commits[-1]["timestamp"]) if self.commits else 0
 
     @property
     def commit(self) -> str:
-        """The newest commit that wrote rows, in words."""
+        """The newest commit that wrote rows, for messages."""
         return f"commit {self.commits[-1]['version']}" if self.commits else "no commit"
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether there is a Delta table at ``place`` or for a side of it."""
+    """Return whether there is a Delta table at ``place`` or for one of its sides."""
     return bool(delta_sides(place))
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return what this layout reads at ``place``."""
     found = delta_sides(place)
     names = place.entries() if found.get(ITEMS) == place else [side.name for side in found.values()]
     return Claim(frozenset(found), frozenset(names), closed=True)
@@ -75,16 +75,16 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     Raises
     ------
     SnapshotError
-        The log is ill-formed, or has features that are not read.
+        The log is ill-formed, or uses features that are not supported.
     SnapshotIncomplete
-        A table has no commit yet, or the newest data of the two tables is not known to be of one night.
+        A table has no commit yet, or it is unknown whether the newest data of the two tables is of the same night.
     UsageError
         deltalake is not installed.
     """
     found = delta_sides(place)
     if ITEMS not in found:
         raise SnapshotError(
-            "half of a snapshot",
+            "incomplete snapshot",
             where=str(place),
             found=", ".join(p.name for p in found.values()),
             expected="items, a Delta table as well",
@@ -151,7 +151,7 @@ def _newest(place: Place) -> TableVersion:
     ]
     if unread:
         raise SnapshotError(
-            "a Delta table with features that are not read",
+            "a Delta table with unsupported features",
             where=str(place),
             found=", ".join(unread),
             expected="none of them",
@@ -174,7 +174,7 @@ def _ask(place: Place) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise SnapshotChanged(
-            "reading the log stands still", where=str(place), found=f"nothing for {_PATIENCE_SECONDS} s"
+            "reading the log does not progress", where=str(place), found=f"nothing for {_PATIENCE_SECONDS} s"
         ) from None
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -191,7 +191,7 @@ def _ask(place: Place) -> dict[str, Any]:
 
 
 def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -> None:
-    """Refuse two tables unless their newest data is known to be of one run."""
+    """Refuse two tables unless their newest data is known to be of the same run."""
     runs = [version.run for version in (items, users)]
     if runs == [None, None]:
         found, paired = f"items at version {items.number}, users at version {users.number}", _in_step(items, users)
@@ -203,7 +203,7 @@ def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -
         (version.written, side, version) for side, version in ((ITEMS, items), (USERS, users))
     )
     raise SnapshotIncomplete(
-        "items and users are not known to be of one night",
+        "items and users may be of different nights",
         where=str(place),
         found=f"{newest.commit} of {ahead}, which waits for one of {behind} after {other.commit}; {found}",
         expected="the same userMetadata in the newest commit of both, or pairs from version 0",
@@ -213,7 +213,7 @@ def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -
 
 
 def _in_step(items: TableVersion, users: TableVersion) -> bool:
-    """Tell whether both have as many commits that wrote rows, and each pair of them was over before the next."""
+    """Return whether the commits that wrote rows are equally many in both, and each pair precedes the next."""
     if not (items.from_start and users.from_start and len(items.commits) == len(users.commits)):
         return False
     pairs = [(one["timestamp"], other["timestamp"]) for one, other in zip(items.commits, users.commits, strict=True)]

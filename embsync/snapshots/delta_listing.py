@@ -1,7 +1,7 @@
-"""The process that reads a Delta table's log, so that a malformed log does to this process alone whatever it does.
+"""The process that reads a Delta table's log, so that a malformed log can only harm this process.
 
-Run as a script by :mod:`embsync.snapshots.delta`: it gets the module path and the table on standard input, as JSON, and
-writes what the newest version of the table consists of. Data files are named, never opened.
+Run as a script by :mod:`embsync.snapshots.delta`: it reads the module path and the table as JSON from standard input,
+and writes what the newest version of the table consists of. Data files are listed, never opened.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import sys
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-#: Address space on top of what the libraries take, and processor seconds, for a log and its checkpoint.
+#: Address space beyond that of the libraries, and processor seconds, for a log and its checkpoint.
 MEMORY = 2 * 1024**3
 SECONDS = 60
-#: Commits that are looked at; logs are kept for thirty days as a rule.
+#: Commits that are read; logs are usually kept for thirty days.
 _MOST_COMMITS = 1000
 _COMMIT = re.compile(r"\d{20}\.json")
 
@@ -34,17 +34,17 @@ def _listing(table: Any, root: str) -> dict[str, Any]:
 
 
 def _has_deletion_vectors(table: Any) -> bool:
-    """Tell whether any file of the version has one, whatever the protocol's features say."""
+    """Return whether any file of the version has a deletion vector, whatever the protocol's features say."""
     try:
         return any(len(batch) for batch in table.deletion_vectors())
-    except Exception:  # there are some, and they cannot be read: no matter, for none is
+    except Exception:  # there are some, of a kind that cannot be read; none is read anyway
         return True
 
 
 def _commits(log: str, newest: int) -> dict[str, Any]:
-    """Return the commits that wrote rows of a night, oldest first, and whether the log still begins with the first.
+    """Return the commits that wrote rows, oldest first, and whether the log still begins with the first commit.
 
-    A commit that moves rows only says so (``dataChange``), as an OPTIMIZE does; a DELETE leaves the night as it is.
+    A commit that only moves rows, such as OPTIMIZE, is marked so (``dataChange``); a DELETE does not start a new night.
     """
     names = sorted(
         name
@@ -78,7 +78,7 @@ def _path(uri: str) -> str:
 
 
 def main() -> None:
-    """Load the library, take on the limits, and answer once."""
+    """Load the library, set the limits, and reply once."""
     wanted = json.loads(sys.stdin.read())
     sys.path[:] = wanted["path"]
     deltalake = importlib.import_module("deltalake")
@@ -89,7 +89,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         answer = _listing(deltalake.DeltaTable(wanted["table"]), wanted["table"])
-    except Exception as error:  # whatever a malformed log causes is an answer about that log
+    except Exception as error:  # any exception is caused by the log
         answer = {"refused": f"{type(error).__name__}: {error}"[:300]}
     sys.stdout.write(json.dumps(answer))
 

@@ -1,8 +1,8 @@
-"""Files of a snapshot, opened so that nothing outside it is ever touched and nothing in it can block.
+"""Files of a snapshot, opened so that nothing outside it is touched and nothing in it can block.
 
 Every component below the snapshot's root is opened through the handle of its directory and never through a link;
-what is opened must be a regular file. Links, FIFOs, sockets, devices and ``..`` are refused. The root itself is what
-the user named: links on the way to it are followed once, when the :class:`Place` is made.
+only regular files are opened. Links, FIFOs, sockets, devices and ``..`` are refused. The root itself is the path that
+the user named: links on the way to it are followed once, when the :class:`Place` is created.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-#: A training run leaves a few hundred part files in one or two levels; a tree beyond this is not a snapshot, and
-#: looking at it would cost more than it may.
+#: A training run leaves a few hundred part files in one or two levels; a larger tree is not a snapshot, and would
+#: take too long to walk.
 MOST_ENTRIES = 100_000
 DEEPEST = 8
 
@@ -37,10 +37,10 @@ _KINDS = (
     (stat.S_ISSOCK, "socket"),
 )
 
-#: What an attempt to open says about the file rather than about the moment.
+#: Errors of opening that are caused by the file and would not pass by themselves.
 _REFUSALS = {
     errno.ELOOP: "a link",
-    errno.ENOTDIR: "something that is no directory",
+    errno.ENOTDIR: "not a directory",
     errno.ENXIO: "a socket, FIFO or device",
     errno.ENODEV: "a device",
     errno.ENAMETOOLONG: "a name that is too long",
@@ -48,7 +48,7 @@ _REFUSALS = {
 
 
 class NotPermitted(SnapshotError):
-    """A file or directory is somebody else's."""
+    """The user that runs embsync may not read a file or directory."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Place:
     Attributes
     ----------
     root : Path
-        Without links.
+        With links resolved.
     parts : tuple of str
     given : str or None
-        The name a person gave the root, where it is a link of another name.
+        The name that the user gave the root, if it is a link with another name.
     tree : Path or None
-        A directory inside which links below the root are followed, as a person named the path; None: nowhere.
+        A directory inside which links below the root are followed; None: links are never followed.
     """
 
     root: Path
@@ -73,7 +73,7 @@ class Place:
 
     @classmethod
     def at(cls, path: str | Path, *, follow_link: bool = True, inner_links: bool = False) -> Place:
-        """Return the place of a root that a user named.
+        """Return the place of a root.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Place:
         follow_link : bool
             Whether ``path`` itself may be a link.
         inner_links : bool
-            Whether links below it are followed that stay inside it, or inside the cache that it is a part of.
+            Whether links below it are followed that stay inside it, or inside the cache that it belongs to.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class Place:
         try:
             given.stat()  # the kernel follows 40 links; Python as many as it may nest calls
             root = given.resolve(strict=True)
-        except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle; ValueError: NUL in the name
+        except (OSError, RuntimeError, ValueError):  # RuntimeError: circular links; ValueError: NUL in the name
             raise NotFoundError(
                 "no such snapshot",
                 where=str(given).replace("\0", "\\0"),
@@ -133,13 +133,13 @@ class Place:
         return os.fdopen(descriptor, "rb", buffering=0)
 
     def entries(self) -> dict[str, str]:
-        """Return the names in this directory, sorted, each with its kind: file, directory, link or other."""
+        """Return the names in this directory, sorted, each with its kind (see :func:`kind_of`)."""
         with self._directory() as descriptor:
             found = {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
         return {name: self.child(name)._kind_behind() if kind == "link" else kind for name, kind in found.items()}
 
     def kind(self) -> str:
-        """Return what is here: ``file``, ``directory``, or what else."""
+        """Return the kind: ``file``, ``directory``, or one of those that are never opened."""
         descriptor = self._descend()
         try:
             return kind_of(os.fstat(descriptor))
@@ -164,14 +164,14 @@ class Place:
             os.close(descriptor)
 
     def _kind_behind(self) -> str:
-        """Return what a link leads to inside the tree, ``link`` when it leaves it or leads nowhere."""
+        """Return the kind of a link's target inside the tree, ``link`` if it leaves the tree or is broken."""
         try:
             return self.kind() if self._behind() is not None else "link"
         except SnapshotError:
             return "link"
 
     def _behind(self) -> tuple[str, ...] | None:
-        """Return the components, from the tree on, of what this place is behind links; None outside the tree."""
+        """Return the components below the tree of this place with links resolved; None outside the tree."""
         if self.tree is None or not self.parts:
             return None
         real = Path(os.path.realpath(str(self)))
@@ -179,7 +179,7 @@ class Place:
 
     def _descend(self, last_flags: int = 0) -> int:
         above: int | None = None
-        # what is behind links is opened as strictly as all else: a link put there meanwhile is not followed
+        # targets of links are opened as strictly as the rest: a link that appears meanwhile is not followed
         names = self._behind() or (str(self.root), *self.parts)
         try:
             for depth, name in enumerate(names):
@@ -197,7 +197,7 @@ class Place:
 
 
 def _tree_of(root: Path) -> Path | None:
-    """Return the directory inside which the links of a snapshot may lead: the snapshot, or a cache that it is part of.
+    """Return the directory that links of a snapshot may not leave: the snapshot, or the cache that it belongs to.
 
     A Hugging Face cache is ``MODEL/snapshots/REVISION`` full of links into ``MODEL/blobs``.
     """
@@ -250,7 +250,7 @@ class FileBytes:
 
 
 def real_path(path: str | Path) -> str:
-    """Return ``os.path.realpath``; of a path through more links than the kernel follows, the path itself."""
+    """Return ``os.path.realpath``, or the path itself if it has more links than the kernel follows."""
     try:
         return os.path.realpath(path)
     except (RecursionError, ValueError):
@@ -263,7 +263,7 @@ def file_size(file: BinaryIO) -> int:
 
 
 def stamp(path: str | Path) -> str:
-    """Return a short signature of a snapshot that costs no reading: equal unless something changed.
+    """Return a short signature of a snapshot, computed without reading its files: equal unless something changed.
 
     It covers the relative name, size, mtime, ctime and inode of every regular file, and the name and kind of
     anything else; no link is followed below the root.
@@ -273,21 +273,21 @@ def stamp(path: str | Path) -> str:
     NotFoundError
         There is nothing at ``path``.
     SnapshotChanged
-        Entries came or went meanwhile.
+        Entries were added or removed meanwhile.
     """
     return stamp_of(Place.at(path).walk())
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What tells, without reading, whether a snapshot is another one than it was.
+    """The signature that shows, without reading its files, whether a snapshot has changed.
 
     Attributes
     ----------
     stamp : str
-        Of names, sizes, mtimes, ctimes and inodes: changes with anything in the snapshot.
+        Of names, sizes, mtimes, ctimes and inodes: differs after any change.
     listing : str
-        Of names, sizes and mtimes: also equal where the snapshot was moved, or copied with its times.
+        Of names, sizes and mtimes: equal even if the snapshot was moved, or copied with its times.
     mtime_ns : int
         Of the newest file, 0 without one.
     """
@@ -298,19 +298,19 @@ class Signature:
 
     @classmethod
     def of(cls, entries: Iterable[tuple[str, os.stat_result]]) -> Signature:
-        """Return the signature of what :meth:`Place.walk` found."""
+        """Return the signature of the entries that :meth:`Place.walk` yields."""
         found = list(entries)
         newest = max((status.st_mtime_ns for _, status in found if kind_of(status) == "file"), default=0)
         return cls(stamp_of(found), _digest(found, ("st_size", "st_mtime_ns")), newest)
 
 
 def signature(path: str | Path) -> Signature:
-    """Return the :class:`Signature` of a snapshot, of one walk; errors as of :func:`stamp`."""
+    """Return the :class:`Signature` of a snapshot after one walk; raises as :func:`stamp` does."""
     return Signature.of(Place.at(path).walk())
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
-    """Return the :func:`stamp` of what :meth:`Place.walk` found."""
+    """Return the :func:`stamp` of the entries that :meth:`Place.walk` yields."""
     return _digest(entries, ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"))
 
 
@@ -325,7 +325,7 @@ def _digest(entries: Iterable[tuple[str, os.stat_result]], facts: tuple[str, ...
 
 def _walk(where: str, descriptor: int, prefix: str, budget: int) -> Iterator[tuple[str, os.stat_result]]:
     if prefix.count("/") > DEEPEST:
-        raise SnapshotError("too many directories in one another", where=where, expected=f"at most {DEEPEST}")
+        raise SnapshotError("directories nested too deeply", where=where, expected=f"at most {DEEPEST}")
     for name, status in _listing(f"{where}/{prefix}", descriptor):
         budget -= 1
         if budget < 0:
@@ -353,7 +353,7 @@ def _listing(where: str, descriptor: int) -> list[tuple[str, os.stat_result]]:
                     raise SnapshotError(
                         "too many files in one directory", where=where, expected=f"at most {MOST_ENTRIES}"
                     )
-                with suppress(FileNotFoundError):  # gone since it was listed: as if it had never been
+                with suppress(FileNotFoundError):  # removed since it was listed
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
     except OSError as error:
         raise unreadable(where, error) from error
@@ -361,15 +361,18 @@ def _listing(where: str, descriptor: int) -> list[tuple[str, os.stat_result]]:
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Return ``file``, ``directory``, ``link`` or what else has this status."""
+    """Return the kind of a status: file, directory, link, FIFO, socket or device."""
     return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")
 
 
 def unreadable(where: str, error: OSError) -> SnapshotError:
-    """Return the refusal that an operating system error means: of the file, or of the moment."""
+    """Return an operating system error as a refusal of the file, or as a transient error."""
     if error.errno in {errno.EACCES, errno.EPERM}:
         return NotPermitted(
-            "may not be read", where=where, found=error.strerror, expected="permission for the user that runs embsync"
+            "may not be read",
+            where=where,
+            found=error.strerror,
+            expected="read permission for the user that runs embsync",
         )
     if error.errno in _REFUSALS:
         return SnapshotError(

@@ -1,9 +1,9 @@
-"""Formats that no layout reads: what a file is by its first bytes or its name, and the line that converts it.
+"""Formats that no layout reads: recognized by first bytes or name, each with the command that converts it.
 
-First bytes count before the name, as a pickle or a Git LFS pointer may have any. In a line, ``{py}`` is the file,
+First bytes take precedence, since a pickle or a Git LFS pointer may have any name. In a command, ``{py}`` is the file,
 ``{dir}`` its directory with a slash, ``{model}`` the pickle it belongs to, and ``{parquet}``, ``{vec}`` and ``{npz}``
 the same path with another ending, quoted for Python; ``{sh}``, ``{shto}`` (without its ending) and ``{shdir}`` (its
-directory) are quoted for a shell. A path stands in a line once, as far as that can be: a terminal has to show it.
+directory) are quoted for a shell. A command has the path only once where possible, to fit on a terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-#: Bytes that :func:`by_start` looks at.
+#: Bytes that :func:`by_start` inspects.
 LONGEST_START = 1024
 GENSIM_ARRAY = re.compile(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf|cum_table)\.npy$", re.I)
 
@@ -31,16 +31,16 @@ _NAMED = "numpy.savez({npz}, items=…, item_ids=…)"
 
 @dataclass(frozen=True)
 class Foreign:
-    """What something is, the line that converts it, and the endings that such files have."""
+    """A format: what it is, the command that converts it, and the pattern of its file names."""
 
     what: str
     line: str
     endings: str = "$^"
-    #: The line for a file that is called otherwise.
+    #: The command for a file with another ending.
     renamed: str | None = None
 
     def is_named(self, name: str) -> bool:
-        """Tell whether a file of this format may be called so."""
+        """Return whether a file of this format may have this name."""
         return re.search(self.endings, name, re.IGNORECASE) is not None
 
 
@@ -51,7 +51,7 @@ _ZARR = Foreign(
 KINDS = {
     "text": Foreign(
         "CSV or TSV without a column of vectors",
-        'write id,embedding with quoted lists such as "[0.1, 0.2]", or id,d0,d1 and so on with one column a dimension; '
+        'write id,embedding with quoted lists such as "[0.1, 0.2]", or id,d0,d1 and so on, one column per dimension; '
         "numbers need a decimal point",
         r"\.[ct]sv(\.gz|\.zst)?$",
     ),
@@ -81,7 +81,7 @@ KINDS = {
     ),
     "gensim": Foreign("a pickle, probably gensim's", _GENSIM_LINE.format("{py}"), r"\.(model|kv|wordvectors|w2v|d2v)$"),
     "tensorflow": Foreign(
-        "a checkpoint of TensorFlow", _CHECKPOINT.format("{dir}"), r"\.data-\d{5}-of-\d{5}$|ckpt.*\.(index|meta)$"
+        "a TensorFlow checkpoint", _CHECKPOINT.format("{dir}"), r"\.data-\d{5}-of-\d{5}$|ckpt.*\.(index|meta)$"
     ),
     "torch": Foreign(
         "a PyTorch file, which is a pickle",
@@ -91,13 +91,13 @@ KINDS = {
         r"^(pytorch_model|model_state|optimizer).*\.bin$|\.(pt|pth|ckpt)$",
     ),
     "fasttext": Foreign(
-        "a model of fastText",
+        "a fastText model",
         "in Python: from gensim.models.fasttext import load_facebook_vectors; load_facebook_vectors({py})"
         ".save_word2vec_format({vec})",
     ),
-    "binary": Foreign("binary, and not word2vec's, which begins with 'count width'", _EXPORT, r"\.bin$"),
+    "binary": Foreign("binary, but not word2vec, which begins with 'count width'", _EXPORT, r"\.bin$"),
     "joblib": Foreign(
-        "a pickle of joblib, which is never read",
+        "a joblib pickle, which is never read",
         f"in Python: import joblib, numpy; m = joblib.load({{py}}); {_NAMED}",
         r"\.(joblib|jl)(\.\w+)?$",
     ),
@@ -148,7 +148,7 @@ KINDS = {
         r"\.(duckdb|ddb|db)$",
     ),
     "r": Foreign(
-        "a file of R",
+        "an R data file",
         "in R: load({py}) or readRDS({py}); write.csv(data.frame(id=rownames(items), items), 'items.csv', "
         "row.names=FALSE)",
         r"\.(rds|rda|rdata)$",
@@ -161,7 +161,7 @@ KINDS = {
         f"in Python: import keras, numpy; m = keras.saving.load_model({{py}}); {_NAMED} from its layers' get_weights()",
         r"\.keras$",
     ),
-    "other model": Foreign("of no format that is read", _EXPORT, r"\.(pb|tflite|gguf|ggml)$"),
+    "other model": Foreign("of a format that is not read", _EXPORT, r"\.(pb|tflite|gguf|ggml)$"),
     "numbered array": Foreign(
         "a numbered part of an array",
         "keep all parts in one directory, and the ids as item_ids.npy or as parts (item_ids-0.npy) beside them",
@@ -182,25 +182,25 @@ KINDS = {
     ),
     "bare parquet": Foreign("parquet without its ending", "mv {sh} {shto}.parquet", r"\.parq(uet)?$|\.pq$"),
     "lfs": Foreign("a Git LFS pointer instead of the file", "git lfs pull, where {sh} comes from"),
-    "page": Foreign("a page of HTML or XML, perhaps the answer of a failed download", "download {sh} again"),
+    "page": Foreign("an HTML or XML page, perhaps from a failed download", "download {sh} again"),
 }
 
 #: Models that are directories, by files that each has.
 _MODELS = (
     (
         {"saved_model.pb"},
-        Foreign("a SavedModel of TensorFlow", _CHECKPOINT.format("{py} + '/variables/variables'")),
+        Foreign("a TensorFlow SavedModel", _CHECKPOINT.format("{py} + '/variables/variables'")),
     ),
-    ({"checkpoint"}, Foreign("a checkpoint of TensorFlow", _CHECKPOINT.format("{py}"))),
+    ({"checkpoint"}, Foreign("a TensorFlow checkpoint", _CHECKPOINT.format("{py}"))),
     (
         {"metadata", "data"},
         Foreign(
-            "a model that Spark saved, and no ALS model",
-            "in Spark: spark.read.parquet({py} + '/data') shows what it holds; write ids and vectors with "
+            "a Spark model other than ALS",
+            "in Spark: spark.read.parquet({py} + '/data') shows its contents; write ids and vectors with "
             ".write.parquet('items')",
         ),
     ),
-    ({"MLmodel"}, Foreign("a model of MLflow", _EXPORT)),
+    ({"MLmodel"}, Foreign("an MLflow model", _EXPORT)),
     ({".zgroup"}, _ZARR),
     ({"zarr.json"}, _ZARR),
 )
@@ -247,12 +247,12 @@ _PATTERNS: tuple[tuple[str, Callable[[bytes], object]], ...] = (
     ("duckdb", lambda data: data[8:12] == b"DUCK"),
     ("safetensors", lambda data: data[8:10] == b'{"' and 2 <= int.from_bytes(data[:8], "little") < 2**27),
 )
-#: Names that say more than that it is a pickle.
+#: Formats based on pickle whose file names are more specific than their first bytes.
 _PICKLED = {"gensim", "torch", "joblib"}
 
 
 def by_start(data: bytes) -> str | None:
-    """Return the kind of file that begins with these bytes, where they tell."""
+    """Return the kind of file that begins with these bytes, None if they do not show it."""
     if data.startswith(b"PK\x03\x04"):
         first = data[30 : 30 + int.from_bytes(data[26:28], "little")]
         return next((kind for pattern, kind in _ZIPPED if pattern.search(first)), "zip")
@@ -267,12 +267,12 @@ def by_start(data: bytes) -> str | None:
 
 
 def by_name(name: str) -> str | None:
-    """Return the kind of file that is called so."""
+    """Return the kind of file that has this name."""
     return next((kind for kind, foreign in KINDS.items() if foreign.is_named(name)), None)
 
 
 def kind_of(name: str, start: bytes) -> str | None:
-    """Return the kind of a file by its first bytes, by its name where these do not tell, None if neither does."""
+    """Return the kind of a file by its first bytes, else by its name, None if neither shows it."""
     named, begun = by_name(name), by_start(start)
     if begun is None or KINDS[begun].is_named(name) or (begun in {"pickle", "joblib"} and named in _PICKLED):
         return named
@@ -280,18 +280,18 @@ def kind_of(name: str, start: bytes) -> str | None:
 
 
 def model_of(entries: Collection[str]) -> Foreign | None:
-    """Return the kind of model that a directory with these entries is."""
+    """Return the kind of model whose directory has these entries."""
     return next((model for files, model in _MODELS if files <= {*entries}), None)
 
 
 def contradicts(name: str, start: bytes) -> Foreign | None:
-    """Return what a file is that begins as another format than its ending says."""
+    """Return the format of a file whose first bytes contradict its ending."""
     begun = by_start(start) if "." in name else None
     return None if begun is None or KINDS[begun].is_named(name) else KINDS[begun]
 
 
 def _inside(data: bytes) -> str | None:
-    """Return what is inside a compressed file: a pickle or a file of R, which are kept so, or an archive."""
+    """Return the kind of a compressed file: a pickle or R file, which are often compressed, or an archive."""
     try:
         inner = zlib.decompressobj(wbits=47).decompress(data, LONGEST_START)
     except zlib.error:

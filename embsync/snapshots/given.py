@@ -1,4 +1,4 @@
-"""Sides made of arrays that a program holds, judged in the same words as those of a snapshot's files."""
+"""Sides made of arrays in memory, checked with the same messages as a snapshot's files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embsync.snapshots.sides import IdentifiedSide
 
 
 def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any, *, row_numbers: bool = False) -> IdentifiedSide:
-    """Return a side made of arrays, judged as that of a snapshot.
+    """Return a side made of arrays, checked like a side of a snapshot.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any, *, row_numbe
     vectors, ids, weights
         As :func:`embsync.write_snapshot` takes them.
     row_numbers : bool
-        Whether rows may be without ids, and are then identified by their numbers.
+        Whether rows without ids are identified by their numbers.
 
     Raises
     ------
     SnapshotError
-        There is no matrix of floats, or ids or weights are missing or of another number.
+        Vectors are not a matrix of floats, or ids or weights are missing or of another length.
     """
     matrix, index = as_matrix(vectors, name)
     one = name[:-1]
@@ -40,7 +40,7 @@ def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any, *, row_numbe
             "vectors without ids",
             where=name,
             expected=f"{one}_ids beside {name}",
-            hint=f"{one}_ids=range(len({name})) if row numbers are ids that stay",
+            hint=f"{one}_ids=range(len({name})) if row numbers are stable ids",
         )
     columns = [
         None if values is None else _Values(f"{one}_{what}", values)
@@ -54,7 +54,7 @@ def side_of_arrays(name: str, vectors: Any, ids: Any, weights: Any, *, row_numbe
 
 @dataclass(frozen=True)
 class _Values:
-    """An array as one value a row."""
+    """An array with one value per row."""
 
     name: str
     values: Array
@@ -62,7 +62,7 @@ class _Values:
     def __post_init__(self) -> None:
         if self.values.ndim != 1:
             raise SnapshotError(
-                "not one value a row", where=self.name, found=f"shape {self.values.shape}", expected="one dimension"
+                "not one value per row", where=self.name, found=f"shape {self.values.shape}", expected="one dimension"
             )
 
     def __str__(self) -> str:

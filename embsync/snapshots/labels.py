@@ -36,7 +36,7 @@ _BOOLEANS = {"true": 1, "false": 0}
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as a file has them: columns of rows whose ids, unique, are beside them; None: those of the items."""
+    """Labels in the order of a file, with the unique ids of its rows; None: the ids of the items."""
 
     where: str
     ids: Array | None
@@ -44,7 +44,7 @@ class Labels:
 
 
 class LabelTable(Protocol):
-    """Where labels are."""
+    """A source of labels."""
 
     def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
         """Return labels.
@@ -54,14 +54,14 @@ class LabelTable(Protocol):
         names : sequence of str or None
             None: all columns but the ids.
         kinds : mapping
-            What labels are known to be; any other kind is refused.
+            Kinds of labels that are already known; another kind is refused.
         ids : "integer" or "string"
-            What the ids of the items are.
+            The kind of the items' ids.
 
         Raises
         ------
         SnapshotError
-            A label is not there, or of a type that is not read, or of another kind than it was.
+            A label is missing, of a type that is not read, or of another kind than before.
         """
 
 
@@ -86,12 +86,12 @@ def tables_beside(place: Place) -> tuple[str, ...]:
 
 
 def find(place: Place, items: IdentifiedSide, config: SnapshotConfig) -> LabelTable | None:
-    """Return where a snapshot's labels are, None where none are configured.
+    """Return the source of a snapshot's labels, None if none are configured.
 
     Raises
     ------
     SnapshotError
-        They are nowhere, or in two tables.
+        There are no labels, or two tables of them.
     """
     if not config.labels:
         return None
@@ -119,7 +119,7 @@ class FileLabels:
     decoders: Decoders
 
     def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
-        """Return the columns named, in the order of the files."""
+        """Return the named columns, in the order of the files."""
         del ids
         return Labels(self.source, None, tuple(self.column(name, kinds.get(name)) for name in names or ()))
 
@@ -136,7 +136,7 @@ class FileLabels:
                 asked, total = wanted | part.wanted([name]), part.rows or 0
                 for offset, _ in read_column(decoder, part.place, memory, asked, part.head([name]), total):
                     kind, values = _decoded(memory, offset)
-                    if kind is None and encoder is None:  # nothing but nulls so far
+                    if kind is None and encoder is None:  # only nulls so far
                         empty += len(values)
                         continue
                     if encoder is None:
@@ -177,7 +177,7 @@ class ParquetLabels:
     config: SnapshotConfig
 
     def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
-        """Return ids and the columns named."""
+        """Return ids and the named columns."""
         where = str(self.place)
         part = Part.at(self.place, {"kind": "parquet"}, self.decoders)
         chosen = choose_ids(ITEMS, part.columns, self.config, names or ())
@@ -201,7 +201,7 @@ class CsvLabels:
     config: SnapshotConfig
 
     def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
-        """Return ids and the columns named, each of the narrowest kind that all of its texts have."""
+        """Return ids and the named columns, each of the narrowest kind that fits all its values."""
         where = str(self.place)
         with self.place.open() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
             try:
@@ -227,7 +227,7 @@ class CsvLabels:
     def _texts(
         self, rows: Iterator[list[str]], header: list[str], wanted: list[str]
     ) -> tuple[list[str], list[LabelColumn]]:
-        """Return the first of the columns wanted as it is, the others as columns of strings."""
+        """Return the first of the wanted columns as it is, the others as columns of strings."""
         places = [header.index(name) for name in wanted]
         encoders = [LabelEncoder(name, "string") for name in wanted[1:]]
         found: list[str] = []
@@ -245,7 +245,10 @@ def _batches(rows: Iterator[list[str]], width: int, where: str) -> Iterator[list
             continue
         if len(row) != width:
             raise SnapshotError(
-                "a row of another length", where=where, found=f"{len(row)} fields in row {number}", expected=width
+                "a row with another number of fields",
+                where=where,
+                found=f"{len(row)} fields in row {number}",
+                expected=width,
             )
         if max(map(len, row)) > LONGEST:
             raise SnapshotError(
@@ -268,7 +271,7 @@ def _ids(where: str, texts: list[str], ids: str) -> Array:
 
 
 def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
-    """Return a column of strings as one of the kind that its strings have, or that it is known to have."""
+    """Return a column of strings converted to the kind of its values, or to the kind it is known to have."""
     words = [word.decode() for word in column.words()]
     kinds: dict[Kind, bool] = {
         "boolean": all(word.lower() in _BOOLEANS for word in words),
@@ -307,7 +310,7 @@ def _require_names(where: str, names: Sequence[str]) -> None:
     for name in names:
         if not NAME.fullmatch(name):
             raise SnapshotError(
-                "not a name of a label",
+                "not a valid label name",
                 where=where,
                 found=repr(name)[:80],
                 expected="letters, digits and _, at most 64",
@@ -324,7 +327,7 @@ def _no_ids(where: str) -> SnapshotError:
 
 
 def _other_ids(where: str, found: str, expected: str) -> SnapshotError:
-    return SnapshotError("labels of ids of another type than the items'", where=where, found=found, expected=expected)
+    return SnapshotError("labels with ids of another type than the items", where=where, found=found, expected=expected)
 
 
 def _other_kind(where: str, name: str, found: str, expected: str) -> SnapshotError:

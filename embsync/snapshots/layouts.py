@@ -1,4 +1,4 @@
-"""The layouts there are, and the choice among them. A new format is one module and one line of the table."""
+"""The table of layouts, and the choice of one. A new format is one module and one line of the table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
 from embsync.snapshots.tables import reject_tables
 
-#: For a directory of which nothing tells what it was meant to be.
+#: Expected where nothing shows which layout was intended.
 _EXPECTED = "items.npy with item_ids.npy, one .npz, items.parquet, items.safetensors (and users beside), or one .vec"
 
 Sides = tuple[IdentifiedSide, IdentifiedSide | None]
@@ -39,22 +39,22 @@ Sides = tuple[IdentifiedSide, IdentifiedSide | None]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way a training run leaves a snapshot.
+    """A layout of snapshots.
 
     Parameters
     ----------
     name : str
-        As in ``snapshot.layout``.
+        The value of ``snapshot.layout``.
     expects : str
-        What it looks like, for messages.
+        A description, for messages.
     recognise : function of a Place
-        Looks at names and first bytes only.
+        Inspects names and first bytes only.
     claim : function of a Place and the configuration
-        Says what it takes of what lies there, by names.
+        Returns which entries it reads, by names.
     open_sides : function of a Place and the configuration
         Reads headers, no rows.
     is_foreign : function of a Place
-        Tells, for the price of a few headers, whether what is recognised holds nothing that could be a side.
+        Returns whether what is recognised cannot be a side, by reading a few headers.
     """
 
     name: str
@@ -99,24 +99,24 @@ LAYOUTS = (
 def open_snapshot(
     path: str | Path, config: SnapshotConfig, *, follow_link: bool = True, marker: str = "_SUCCESS"
 ) -> Snapshot:
-    """Open what a training run left.
+    """Open a snapshot.
 
     Parameters
     ----------
     path : str or Path
-        A directory or file. A link at its end is followed once and keeps its name; links inside are followed as far as
-        they stay in the directory, or in the cache that it is a part of.
+        A directory or file. If it is a link, it is followed once and keeps its name; links inside are followed if
+        they stay in the directory, or in the cache that it belongs to.
     config : SnapshotConfig
         ``layout: auto`` takes the one layout that recognises itself.
     follow_link : bool
-        False refuses a ``path`` that is a link and follows none inside, as for names found in a watched directory.
+        False refuses a ``path`` that is a link, and links inside, as in a watched directory.
     marker : str
-        Name of the file that marks a finished snapshot; it is data of no side.
+        Name of the file that marks a finished snapshot; it is never read as data.
 
     Returns
     -------
     Snapshot
-        Well-formed as far as headers tell: the sides have one width and one type of id, and as many ids as rows.
+        Well-formed as far as headers show: the sides have the same width, and as many ids as rows.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def open_snapshot(
     """
     place = Place.at(path, follow_link=follow_link, inner_links=follow_link)
     if place.given is not None and not recognised_by(place, config):
-        place = replace(place, given=None)  # a link without an ending, to a file that has one
+        place = replace(place, given=None)  # a link without suffix, to a file with one
     if printable(place.name) != place.name:
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     reject_tables(place)
@@ -153,9 +153,9 @@ def open_snapshot(
 
 
 def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
-    """Return what the file is that an error is about, where it begins as another format than its name says."""
+    """Return the refusal of the file that an error names, if its first bytes contradict its name."""
     where, root = str(error.where), str(place)
-    for path in (where, where.rpartition("(")[0]):  # a column or a member stands in brackets
+    for path in (where, where.rpartition("(")[0]):  # a column or member is appended in brackets
         if error.transient or not (path == root or path.startswith(f"{root}/")):
             continue
         file = place
@@ -170,24 +170,24 @@ def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
 
 
 def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | None:
-    """Return what says that what lies at ``place`` is only half of a snapshot, as far as one layout takes it."""
+    """Return why the snapshot at ``place`` is incomplete, if exactly one layout recognises it."""
     fitting = recognised_by(place, config)
     return missing_of(place, _claim(fitting[0], place, config), config, marker) if len(fitting) == 1 else None
 
 
 def _claim(layout: Layout, place: Place, config: SnapshotConfig) -> Claim:
-    """Return what a layout takes, and the table of labels beside it."""
+    """Return what a layout reads, including the table of labels beside it."""
     claim = layout.claim(place, config)
     return replace(claim, entries=claim.entries | {*labels.tables_beside(place)}) if config.labels else claim
 
 
 def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
-    """Return the layouts that recognise what lies at ``place``, of those the configuration allows."""
+    """Return the layouts that recognise ``place``, among those that the configuration allows."""
     return [layout for layout in _allowed(config) if layout.recognise(place)]
 
 
 def is_foreign(place: Place, config: SnapshotConfig) -> bool:
-    """Tell whether what is recognised at ``place`` is known to be none; never where the layout is configured."""
+    """Return whether ``place`` is recognised but known not to be a snapshot; False if the layout is configured."""
     fitting = recognised_by(place, config) if config.layout == "auto" else []
     return bool(fitting) and all(layout.is_foreign(place) for layout in fitting)
 

@@ -1,4 +1,4 @@
-"""Sides whose parts go by fixed names: the rule that ``.npy`` directories and ``.npz`` files share."""
+"""Sides whose arrays have fixed names, as in ``.npy`` directories and ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USER_NAMES = (USERS, "user_ids", "user_weights")
 
 
 def found_sides(taken: Collection[str], config: SnapshotConfig) -> frozenset[str]:
-    """Return the sides of which the arrays that a side needs are there."""
+    """Return the sides whose required arrays are present."""
     return frozenset(
         vectors
         for vectors, ids, _ in (ITEM_NAMES, USER_NAMES)
@@ -28,7 +28,7 @@ def found_sides(taken: Collection[str], config: SnapshotConfig) -> frozenset[str
 def open_named_sides(
     stored: Mapping[str, Stored], source: str, config: SnapshotConfig, others: Collection[str] = ()
 ) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides made of the arrays that are there.
+    """Return the sides made of the arrays that are present.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ def open_named_sides(
     source : str
         The snapshot, for messages.
     others : collection of str
-        Names beside the arrays that mean nothing here: ids may be among them under a name that is not read.
+        Other names beside the arrays; ids may be among them under a name that is not read.
     """
     for vectors, *parts in (ITEM_NAMES, USER_NAMES):
         stray = [name for name in parts if name in stored]
         if vectors not in stored and (stray or vectors == ITEMS):
             lost = f"{' and '.join(stray)} without {vectors}; " if stray else ""
             raise SnapshotError(
-                "half of a snapshot", where=source, found=f"{lost}{', '.join(stored)}", expected=vectors
+                "incomplete snapshot", where=source, found=f"{lost}{', '.join(stored)}", expected=vectors
             )
     likely = [name for name in others if names.parse(name).role == "ids"]
     if config.row_number_ids:
@@ -55,7 +55,7 @@ def open_named_sides(
 
 
 def configured_name(value: str | SideColumns, side: str) -> str | None:
-    """Return the name of an array that is configured for a side, None for ``auto``; one name alone is that of items."""
+    """Return the configured name of a side's array, None for ``auto``; a single name is that of items."""
     if isinstance(value, str):
         return value if value != "auto" and side == ITEMS else None
     name = str(getattr(value, side))
@@ -63,10 +63,10 @@ def configured_name(value: str | SideColumns, side: str) -> str | None:
 
 
 def reject_ids(found: Collection[str], source: str) -> None:
-    """Refuse row numbers as ids where there are ids."""
+    """Refuse row numbers as ids if there are ids."""
     if found:
         raise SnapshotError(
-            "row numbers are to be the ids, but there are ids",
+            "row numbers are configured as ids, but there are ids",
             where=source,
             found=", ".join(sorted(found))[:200],
             expected="no ids with snapshot.row_number_ids: true",
@@ -81,10 +81,10 @@ def _reject_swapped_ids(headers: Mapping[str, ArrayHeader], source: str) -> None
         rows[items] == rows[user_ids] != rows[users] == rows[item_ids]
     ):
         raise SnapshotError(
-            "ids of the two sides are exchanged",
+            "ids of the two sides are swapped",
             where=source,
             found=f"{rows[item_ids]} {item_ids} and {rows[user_ids]} {user_ids}",
-            expected=f"{rows[items]} and {rows[users]}, as there are {items} and {users}",
+            expected=f"{rows[items]} and {rows[users]}, as many as {items} and {users}",
         )
 
 

@@ -1,7 +1,7 @@
-"""What the name of an entry of a snapshot says: which side, what of it, and whether it is still being written.
+"""Interpret the name of an entry of a snapshot: side, role, and whether it is still being written.
 
-Layouts take their files by fixed names. This parser is for everything else in the directory: a table in another format,
-another name for a side, or the name under which a program keeps a file until it is whole.
+Layouts read files with fixed names. This parser is for everything else in the directory: a table in another format,
+another name for a side, or a temporary name under which a program writes a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 Side = Literal["items", "users"]
 Role = Literal["vectors", "ids", "weights"]
 
-#: Words, lower case, that name a side when they stand alone in a name (``user_factors``, ``itemFactors``).
+#: Words, in lower case, that name a side as a word of a name (``user_factors``, ``itemFactors``).
 _WORDS: dict[Side, frozenset[str]] = {
     "users": frozenset(
         {
@@ -63,7 +63,7 @@ _WORDS: dict[Side, frozenset[str]] = {
         }
     ),
 }
-#: Words that begin with one of these name a side, too: ``userfactors``, ``itemids``.
+#: Words that begin with one of these also name a side: ``userfactors``, ``itemids``.
 _STEMS: dict[Side, str] = {"users": "user", "items": "item"}
 _ID_WORDS = frozenset(
     {
@@ -91,7 +91,7 @@ _ID_WORDS = frozenset(
         "labels",
     }
 )
-#: Words of files that are about a side and are not one: ``num_users.txt``, ``user_history.parquet``.
+#: Words in names of files about a side that do not contain its vectors: ``num_users.txt``, ``user_history.parquet``.
 _ABOUT = frozenset(
     {
         "num",
@@ -124,7 +124,7 @@ _ABOUT = frozenset(
 )
 _WEIGHT_WORDS = frozenset({"weight", "weights", "bias", "biases", "counts", "popularity"})
 
-#: Endings of files that hold data. What follows one, other than a compression, was added by whoever writes the file.
+#: Suffixes of data files. Anything after one, other than a compression, was added by the program that writes the file.
 _DATA = (
     "parquet|parq|pq|npy|npz|safetensors|vec|txt|csv|tsv|json|jsonl|ndjson|arrow|feather|ipc|orc|avro|h5|hdf5|pt|"
     "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy"
@@ -149,7 +149,7 @@ _UNFINISHED_DIRECTORY = re.compile(
 )
 _CONTROL = re.compile(r"^(?P<whole>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
 
-#: What writers, file systems and people leave beside data, and nobody takes for vectors.
+#: Names that writers, file systems and people leave beside data, and that are never vectors.
 _HARMLESS = re.compile(
     r"^(?:_SUCCESS|\.?success|manifest\.json|_metadata|_common_metadata|\.\.data(?:_tmp)?|\.\.\d{4}_.*|_committed_.*|_started_.*|_commits|metadata|"
     r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|@eaDir|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.snapshot|\.zfs|"
@@ -167,22 +167,22 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|2(?=[a-z]*id)", re
 
 @dataclass(frozen=True)
 class Named:
-    """What a name says.
+    """The interpretation of a name.
 
     Attributes
     ----------
     name : str
-        The name the entry has, or will have once it is whole.
+        The name of the entry, or the one it will have once it is complete.
     side : "items", "users" or None
-        None where the name is about neither, or about both.
+        None if the name is about neither or both.
     role : "vectors", "ids", "weights" or None
-        What of the side; of an entry without side None, or ``ids`` where it can be nothing else.
+        Without a side, None, or ``ids`` if it cannot be anything else.
     finished : bool
-        False for a name under which a program keeps what it has not finished.
+        False for a temporary name of a file that is being written.
     controls : bool
-        True for a file that a download manager keeps beside ``name`` until ``name`` is whole.
+        True for a file that a download manager keeps beside ``name`` until ``name`` is complete.
     harmless : bool
-        Known to be beside data and never data.
+        Known never to be data.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Named:
 
 
 def parse(name: str) -> Named:
-    """Return what the name of a file or directory says."""
+    """Return the interpretation of the name of a file or directory."""
     if _UNFINISHED_DIRECTORY.match(name):
         return Named(name, finished=False)
     if _HARMLESS.match(name):
@@ -211,13 +211,13 @@ def parse(name: str) -> Named:
         role = "ids"
     elif side is not None and words & _WEIGHT_WORDS:
         role = "weights"
-    # a hidden file that is neither data nor about a side is a program's own, not a transfer
+    # a hidden file that is neither data nor about a side belongs to a program, and is not a transfer
     own = side is None and ((name.startswith((".", "_")) and not _DATA_END.search(whole)) or name.lstrip("_") == whole)
     return Named(whole, side, role, whole == name or own, controls=control is not None)
 
 
 def side_of(name: str) -> Side | None:
-    """Return the one side that a name is about, if it is about one."""
+    """Return the side that a name is about, None if it is about neither or both."""
     words = _words(name)
     if not _ABOUT.isdisjoint(words):
         return None
@@ -228,7 +228,7 @@ def side_of(name: str) -> Side | None:
 
 
 def _whole(name: str) -> str:
-    """Return the name without what a program adds to it while it writes."""
+    """Return the name without what a program adds to it while it writes the file."""
     rsync = _RSYNC.match(name)
     if rsync is not None and not _DATA_END.search(name) and _named_data(rsync["whole"]):
         return rsync["whole"]

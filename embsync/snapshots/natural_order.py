@@ -1,4 +1,4 @@
-"""Names in the order a person expects: numbers inside them by value."""
+"""Natural order of names: numbers inside them are compared by value."""
 
 from __future__ import annotations
 

@@ -31,21 +31,21 @@ class NpyFile:
 
     @contextmanager
     def open(self) -> Iterator[tuple[ArrayHeader, FileBytes]]:
-        """Give the header and the file, both of this moment."""
+        """Open the file; yield its header and its bytes."""
         with self.place.open() as file:
             content = FileBytes(file, str(self))
             yield parse_header(content.read(LONGEST_HEADER, 0), file_size(file), str(self)), content
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     if place.kind() == "file":
         return place.name.endswith(_SUFFIX) and not belongs_to_another(place.name)
     return not {ITEMS + _SUFFIX, USERS + _SUFFIX}.isdisjoint(place.entries())
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     if place.kind() == "file":
         return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
     taken = {name for name in (*ITEM_NAMES, *USER_NAMES) if name + _SUFFIX in place.entries()}
@@ -53,7 +53,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by their headers."""
+    """Return the sides at ``place``, checked by their headers."""
     if place.kind() == "file":
         return open_named_sides({ITEMS: NpyFile(place)}, str(place), config, ids_beside(place))
     entries = place.entries()
@@ -64,7 +64,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
 
 
 def ids_beside(place: Place) -> list[str]:
-    """Return the names of files of ids beside a snapshot that is one file; they are not a part of it."""
+    """Return the names of files of ids beside a snapshot that is a single file; they are not part of it."""
     stem = place.name.rpartition(".")[0]
     wanted = {f"{name}{_SUFFIX}" for name in ("ids", ITEM_NAMES[1], USER_NAMES[1], f"{stem}_ids", f"{stem}.ids")}
     holder = Path(str(place)).parent

@@ -1,7 +1,7 @@
 """Layout npy_parts: numbered ``.npy`` files, pieces of one array, as sharded jobs and clip-retrieval write them.
 
-The pieces of an array differ in their number alone (``items-00000.npy``, ``items_1.npy``, ``part-2-of-8.npy``) and lie
-at the snapshot's root or in a directory that is called as the array is. Ids are pieces as well, or one
+The names of an array's pieces differ only in a number (``items-00000.npy``, ``items_1.npy``, ``part-2-of-8.npy``). They
+are at the snapshot's root or in a directory with the name of the array. Ids are pieces as well, or one
 ``item_ids.npy``; of items alone also a column of numbered parquet files in a directory beside them.
 """
 
@@ -50,20 +50,20 @@ class Pieces:
 
     @contextmanager
     def open(self) -> Iterator[tuple[ArrayHeader, PieceBytes]]:
-        """Give the header of the whole, and its numbers; each file is opened when its rows are asked for."""
+        """Yield the header of the whole array, and its bytes; each file is opened when its rows are requested."""
         headers = [header_of(file) for file in self.files]
         yield _whole(self.files, headers), PieceBytes(self.files, headers)
 
 
 class PieceBytes:
-    """The rows of all pieces, as the bytes of the whole."""
+    """The rows of all pieces, as the bytes of one array."""
 
     def __init__(self, files: Sequence[NpyFile], headers: Sequence[ArrayHeader]) -> None:
         self._files = files
         self._headers = headers
 
     def fill(self, target: Array, offset: int) -> None:
-        """Fill an array of whole rows with those that begin at ``offset``."""
+        """Fill an array with the complete rows that begin at ``offset``."""
         first, start = offset * len(target) // max(target.nbytes, 1), 0
         for file, header in zip(self._files, self._headers, strict=True):
             begin, end = max(first, start), min(first + len(target), start + header.shape[0])
@@ -78,7 +78,7 @@ class PieceBytes:
             at = header.offset + row * (header.data_bytes // max(header.shape[0], 1))
             if target.dtype == header.dtype:
                 content.fill(target, at)
-            else:  # strings, of which other pieces have longer ones
+            else:  # strings; other pieces have longer ones
                 piece = np.empty(target.shape, header.dtype)
                 content.fill(piece, at)
                 target[...] = piece
@@ -86,25 +86,25 @@ class PieceBytes:
 
 @dataclass(frozen=True)
 class Group:
-    """Files that differ in a number alone: ``label`` says whose they are."""
+    """Files whose names differ only in a number; ``label`` is the rest of the name."""
 
     label: str
     pieces: tuple[tuple[int, int | None, NpyFile], ...]
 
     @property
     def says(self) -> names.Named:
-        """What the label says."""
+        """The interpretation of the label."""
         return names.parse(self.label)
 
     def in_order(self) -> tuple[NpyFile, ...]:
-        """Return the files by their numbers.
+        """Return the files in numerical order.
 
         Raises
         ------
         SnapshotError
-            A number is missing or there twice.
+            A number is missing or repeated.
         SnapshotIncomplete
-            Not as many are there as their names say.
+            There are fewer files than their names say.
         """
         ordered = sorted(self.pieces, key=lambda piece: (piece[0], str(piece[2])))
         numbers, totals = [number for number, _, _ in ordered], {of for _, of, _ in ordered}
@@ -124,7 +124,7 @@ class Group:
         missing = next((right for right, number in enumerate(numbers, min(first, 1)) if right != number), None)
         if missing is not None:
             raise SnapshotError(
-                "pieces that are not numbered without gap",
+                "pieces are not numbered consecutively",
                 where=where,
                 found=f"{len(ordered)} pieces, {first} to {numbers[-1]}",
                 expected=f"number {missing} once",
@@ -133,14 +133,14 @@ class Group:
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     if place.kind() != "directory" or not {f"{ITEMS}.npy", f"{USERS}.npy"}.isdisjoint(place.entries()):
         return False
     return ITEMS in {side for side, role in _arrays(place) if role == "vectors"}
 
 
 def is_foreign(place: Place) -> bool:
-    """Tell whether no pieces at ``place`` could be vectors: none of them is a matrix."""
+    """Return whether none of the pieces at ``place`` is a matrix, so that none can be vectors."""
     try:
         vectors = [group for (_, role), group in _arrays(place).items() if role == "vectors"]
         return all(len(header_of(group.pieces[0][2]).shape) != 2 for group in vectors)
@@ -149,7 +149,7 @@ def is_foreign(place: Place) -> bool:
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     arrays, table = _arrays(place), _table(place)
     taken = {_SIDES[side][_ROLES.index(role)] for side, role in arrays} | ({ITEM_NAMES[1]} if table else set())
     taken |= {name for name in _whole_arrays(place) if name not in taken}
@@ -160,7 +160,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by the headers of all pieces."""
+    """Return the sides at ``place``, checked by the headers of all pieces."""
     stored: dict[str, Stored] = {
         _SIDES[side][_ROLES.index(role)]: Pieces(group.in_order()) for (side, role), group in _arrays(place).items()
     }
@@ -190,7 +190,7 @@ def _open_with_table(vectors: Stored, table: list[Place], config: SnapshotConfig
     assert isinstance(vectors, Pieces)
     if len(parts) != len(vectors.files):
         raise SnapshotError(
-            "not as many files of ids as of vectors",
+            "different numbers of files of ids and of vectors",
             where=str(table[0]),
             found=f"{len(parts)} files",
             expected=f"{len(vectors.files)}",
@@ -211,7 +211,7 @@ def _open_with_table(vectors: Stored, table: list[Place], config: SnapshotConfig
 
 
 def _arrays(place: Place) -> dict[tuple[str, str], Group]:
-    """Return the groups of pieces by side and role; what names no side is items, where nothing else is."""
+    """Return the groups of pieces by side and role; a group whose name has no side is items if no other is."""
     found: dict[tuple[str, str], Group] = {}
     nameless: dict[str, list[Group]] = {}
     for group in _groups(place):
@@ -263,7 +263,7 @@ def _whole_arrays(place: Place) -> dict[str, NpyFile]:
 
 
 def _table(place: Place) -> list[Place]:
-    """Return the numbered parquet files of the one directory that has them."""
+    """Return the numbered parquet files of the only directory with such files."""
     folders = []
     for name, kind in place.entries().items():
         if kind == "directory" and not name.startswith((".", "_")) and names.side_of(name) is None:
@@ -279,16 +279,16 @@ def _whole(files: Sequence[NpyFile], headers: Sequence[ArrayHeader]) -> ArrayHea
         text = {header.dtype.kind, first.dtype.kind} <= set("SU") and header.dtype.kind == first.dtype.kind
         if header.shape[1:] != first.shape[1:] or not header.shape or not (header.dtype == first.dtype or text):
             raise SnapshotError(
-                "pieces of one array that differ",
+                "pieces of one array differ",
                 where=str(file),
                 found=f"{header.shape} of {header.dtype.str}",
                 expected=f"rows as in {files[0].place.name}, {first.shape} of {first.dtype.str}",
             )
         if header.fortran_order and len(header.shape) > 1:
             raise SnapshotError(
-                "pieces in Fortran's order",
+                "pieces in Fortran order",
                 where=str(file),
-                expected="rows one after the other",
+                expected="rows in C order",
                 hint="save numpy.ascontiguousarray(piece)",
             )
     dtype = max((header.dtype for header in headers), key=lambda dtype: dtype.itemsize)
@@ -297,7 +297,7 @@ def _whole(files: Sequence[NpyFile], headers: Sequence[ArrayHeader]) -> ArrayHea
 
 def _more_than_one(place: Place, groups: Sequence[Group]) -> SnapshotError:
     return SnapshotError(
-        "more than one array in pieces that may be the same",
+        "more than one array in pieces",
         where=str(place),
         found=", ".join(f"{group.label} ({group.pieces[0][2].place.name})" for group in groups),
         expected="one",

@@ -1,7 +1,7 @@
 """Layout npz: one ``.npz`` file with the arrays of layout npy, or the model that ``implicit`` saves.
 
-Member names are labels here, never paths. A member is read as a stream and never unpacked under its name; what it
-says of its size is judged before a byte of it is read, and again by what comes out.
+Member names are labels, never paths. A member is read as a stream and never extracted under its name; its stated size
+is checked before it is read, and against the bytes that are read.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ EXPECTS = "one .npz file with arrays items and item_ids (users, user_ids), or im
 _SUFFIX = ".npz"
 _IMPLICIT = {ITEMS: "item_factors", USERS: "user_factors"}
 
-#: Names of arrays that may be vectors, those that NumPy gives among them.
+#: Names of arrays that may be vectors, including NumPy's default names.
 _VECTORS = re.compile(r"emb|vec|factor|latent|^arr_\d+$", re.IGNORECASE)
-#: Arrays that are looked at before an archive is said to hold nothing of a snapshot.
+#: An archive of more arrays than this is never dismissed as foreign.
 _MOST_FOREIGN = 64
 
-#: The zip reader asks for its whole directory at once and a member in pieces; nothing honest needs more in one go.
+#: Most bytes read at once: the zip reader reads its entire directory at once, and members in pieces.
 _LONGEST_READ = 4 * 1024**2
 _PIECE = 1024**2
-#: Deflate turns one byte into at most 1,032 (zlib's technical notes); a member that claims more lies.
+#: Deflate expands one byte to at most 1,032 (zlib's technical notes); a member that claims more is forged.
 _MOST_INFLATION = 1032
 _ENCRYPTED = 0x1
 
@@ -62,14 +62,14 @@ _ILL_FORMED = (
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     return place.name.endswith(_SUFFIX) if place.kind() == "file" else bool(_archives(place))
 
 
 def is_foreign(place: Place) -> bool:
-    """Tell whether the archive at ``place`` is somebody else's: a whole one, in which nothing could be vectors.
+    """Return whether the archive at ``place`` is intact, but has no array that could be vectors.
 
-    That is no matrix, and no array that is called by the name of a side or of vectors: the metrics of an evaluation.
+    That is, no matrix and no array with a name of a side or of vectors. An example is the metrics of an evaluation.
     """
     try:
         archive = _archive(place)
@@ -82,7 +82,7 @@ def is_foreign(place: Place) -> bool:
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     archive = _archive(place)
     beside = _beside(place)
     taken = {*_find(archive, _members(archive), config), *beside}
@@ -91,7 +91,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by their headers; ids and weights may lie beside the archive."""
+    """Return the sides at ``place``, checked by their headers; ids and weights may be beside the archive."""
     archive = _archive(place)
     members = _members(archive)
     found: dict[str, Stored] = {**_find(archive, members, config)}
@@ -124,7 +124,7 @@ class NpzMember:
 
     @contextmanager
     def open(self) -> Iterator[tuple[ArrayHeader, Content]]:
-        """Give the header and the numbers, both of this moment."""
+        """Open the archive; yield the array's header and its bytes."""
         with self._stream() as (info, stream):
             with _refusing(str(self)):
                 start = stream.read(min(LONGEST_HEADER, info.file_size))
@@ -156,7 +156,7 @@ class NpzMember:
 
     @contextmanager
     def _unpacked(self, start: bytes, stream: IO[bytes], size: int) -> Iterator[FileBytes]:
-        # column by column, a stream would have to be read once for every block: a nameless file on disk instead
+        # a stream in column order would have to be read once for each block: copy it to an anonymous file on disk
         with tempfile.TemporaryFile() as spool:
             spool.write(start)
             content = _Stream(stream, start, size, str(self))
@@ -167,7 +167,7 @@ class NpzMember:
 
 
 class _Stream:
-    """The bytes of a member, forwards only."""
+    """The bytes of a member, in ascending order only."""
 
     def __init__(self, stream: IO[bytes], start: bytes, size: int, where: str) -> None:
         self._stream = stream
@@ -178,7 +178,7 @@ class _Stream:
         self._where = where
 
     def fill(self, target: Array, offset: int) -> None:
-        """Fill an array with the bytes at ``offset``, which is where the last call ended or inside the start."""
+        """Fill an array with the bytes at ``offset``: where the last call ended, or within the start."""
         view = target.reshape(-1).view(np.uint8).data
         done = 0
         if offset < len(self._start):
@@ -192,7 +192,7 @@ class _Stream:
             done += len(piece)
 
     def rest(self) -> Iterator[bytes]:
-        """Yield what lies after the start."""
+        """Yield the bytes after the start."""
         while self._read < self._size:
             yield self._piece(min(_PIECE, self._size - self._read))
 
@@ -201,14 +201,14 @@ class _Stream:
             piece = self._stream.read(size)
             self._read += len(piece)
             if self._read >= self._size:
-                self._stream.read(1)  # at its end the stream compares the checksum
+                self._stream.read(1)  # the stream checks the checksum at its end
         if not piece:
             raise SnapshotError("ends early", where=self._where, found=f"{self._read} bytes", expected=f"{self._size}")
         return piece
 
 
 class _ShortReads:
-    """A file that refuses to give much at once, however long a forged archive says its directory is."""
+    """A file that refuses long reads, which a forged archive with a very long directory would cause."""
 
     def __init__(self, file: BinaryIO, where: str) -> None:
         self._file = file
@@ -254,7 +254,7 @@ def _find(archive: Place, members: dict[str, str], config: SnapshotConfig) -> di
 
 
 def _beside(place: Place) -> dict[str, NpyFile]:
-    """Return ids and weights that are kept beside the archive, as implicit's models have none."""
+    """Return ids and weights beside the archive, since implicit's models have none."""
     if place.kind() == "file":
         return {}
     entries = place.entries()
@@ -267,7 +267,7 @@ def _beside(place: Place) -> dict[str, NpyFile]:
 
 
 def _strangers(place: Place, members: dict[str, str]) -> list[str]:
-    """Return the names of members, and of what lies beside the archive, that this layout does not know."""
+    """Return the names of members, and of entries beside the archive, that this layout does not know."""
     inside = [name for name in members if name not in {*ITEM_NAMES, *USER_NAMES, *_IMPLICIT.values()}]
     return inside + (
         ids_beside(place)
@@ -319,6 +319,6 @@ def _refusing(where: str) -> Iterator[None]:
     try:
         yield
     except _ILL_FORMED as error:
-        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:  # EINVAL: a forged position
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:  # EINVAL: a forged offset
             raise unreadable(where, error) from error
         raise SnapshotError("ill-formed archive", where=where, found=str(error) or type(error).__name__) from error

@@ -1,8 +1,8 @@
-"""The header of a ``.npy`` file, parsed strictly: no evaluation, no pickle, nothing allocated on its word.
+"""A strict parser of the header of a ``.npy`` file: no evaluation, no pickle, no allocation before sizes are checked.
 
-NumPy's own reader accepts what a training job never writes (objects, records, trailing bytes) and answers a forged
-header with whichever exception it stumbles on. Here the grammar is the dictionary of three keys that every writer
-emits, and the product of the shape must account for every byte of the file.
+NumPy's own reader accepts objects, records and trailing bytes, which a training job never writes, and raises various
+exceptions for a forged header. Here the grammar is the dictionary of three keys that every writer emits, and the shape
+must account for every byte of the file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from embsync.errors import SnapshotError
 
 _MAGIC = b"\x93NUMPY"
-#: Plain numeric headers take 64 to 128 bytes; records, which take more, are not accepted anyway.
+#: Numeric headers take 64 to 128 bytes; records, which take more, are not accepted anyway.
 LONGEST_HEADER = 4096
-#: Beside an extent of 0 any other adds up to no bytes at all, and NumPy has no such array.
+#: With an extent of 0, other extents of any size take 0 bytes; NumPy has no larger arrays than this.
 _LARGEST_EXTENT = 2**40
 _TOKEN = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(True|False)|(\d{1,19})L?|([{}():,]))""")
 _TYPE = re.compile(r"([<>|])([fiuSU])([1-9]\d{0,5})")
 _SIZES = {"f": {2, 4, 8}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}}
 
-#: How arrays of a kind that is not read are saved as one that is.
+#: How to save arrays of an unusable kind as a usable one.
 _CASTS = {
     "O": "save ids as text, ids.astype(str) or numpy.array(ids.tolist()), and vectors as numpy.stack(v).astype('f4')",
     "T": "save ids as text of one width: ids.astype(str)",
@@ -41,7 +41,7 @@ Token = tuple[str, str]
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What a header says of the numbers that follow it.
+    """The contents of a header.
 
     ``offset`` counts from the start of the ``.npy`` stream to the first number.
     """
@@ -63,14 +63,14 @@ def parse_header(data: bytes, size: int, where: str) -> ArrayHeader:
     Parameters
     ----------
     data : bytes
-        Its first :data:`LONGEST_HEADER` bytes, fewer if it is shorter.
+        Its first :data:`LONGEST_HEADER` bytes, or all of a shorter one.
     size : int
-        Bytes of the whole stream.
+        Size of the stream in bytes.
 
     Raises
     ------
     SnapshotError
-        It is no header, of a version or type not accepted here, or does not account for ``size`` bytes.
+        It is not a header, is of an unsupported version or type, or does not account for ``size`` bytes.
     """
     if not data.startswith(_MAGIC) or len(data) < 12:
         raise SnapshotError("not a .npy file", where=where, found=repr(data[:8]), expected=repr(_MAGIC))

@@ -13,7 +13,7 @@ FORM = {"kind": "parquet"}
 
 
 def _is_part(place: Place) -> bool:
-    """Tell whether a file is parquet: by its ending, or without one (Athena, Trino) by its start."""
+    """Return whether a file is parquet: by its suffix, or without one (Athena, Trino) by its first bytes."""
     return place.name.endswith(_SUFFIX) or ("." not in place.name and begins_with(place, PARQUET_MAGIC))
 
 
@@ -21,5 +21,5 @@ FORMAT = ColumnFormat((_SUFFIX,), _is_part, lambda _, __: FORM)
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     return FORMAT.recognise(place) and not delta_sides(place)

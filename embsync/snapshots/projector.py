@@ -1,7 +1,7 @@
-"""Layout projector: ``tensors.tsv`` or ``vectors.tsv`` with numbers alone, and ``metadata.tsv`` with an id a row.
+"""Layout projector: ``tensors.tsv`` or ``vectors.tsv`` of numbers, and ``metadata.tsv`` with one id per row.
 
-This is what the embedding projector of TensorBoard loads, and gensim's ``word2vec2tensor`` writes. Metadata of one
-column has no header; of several it has one.
+TensorBoard's embedding projector reads it, and gensim's ``word2vec2tensor`` writes it. Metadata has a header if and
+only if it has several columns.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _FIRST = 4096
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     return place.kind() == "directory" and _METADATA in place.entries() and bool(_tensors(place))
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     tensors = frozenset(_tensors(place))
     return Claim(frozenset({ITEMS}), tensors | {_METADATA}, tensors)
 
@@ -50,7 +50,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
     wrong = [name for name, kind in numbers.kinds.items() if kind not in {"number", "integer"}]
     if wrong:
         raise SnapshotError(
-            "something that is no number",
+            "not a number",
             where=str(tensors),
             found=f"{numbers.kinds[wrong[0]]} in column {wrong[0]}",
             expected="numbers and tabs, without a header",

@@ -1,8 +1,8 @@
 """Layout safetensors: ``items.safetensors``, perhaps ``users.safetensors``, each with ``vectors`` and ``ids``.
 
-The format is a length, a JSON header and the numbers, so it is read here without its library: 8 bytes little-endian
-say how long the header is, the header names each tensor's type, shape and place, and the tensors fill the rest of the
-file without gaps. String ids are a (rows, bytes) tensor of U8: UTF-8, padded with zeros.
+The format is simple enough to read it without its library: the length of the header (8 bytes, little-endian), a JSON
+header with each tensor's type, shape and position, and the tensors, which fill the rest of the file without gaps.
+String ids are a (rows, bytes) tensor of U8: UTF-8, padded with zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXPECTS = "items.safetensors with tensors vectors and ids, perhaps users.safeten
 SUFFIX = ".safetensors"
 _VECTORS, _IDS, _WEIGHTS = "vectors", "ids", "weights"
 
-#: A handful of tensors take some hundred bytes; a whole model's header takes a megabyte.
+#: A few tensors take some hundred bytes; the header of a large model takes a megabyte.
 _LONGEST_HEADER = 4 * 1024**2
 _TYPES = {
     "BF16": BFLOAT16.str,
@@ -50,14 +50,14 @@ _TYPES = {
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether the names at ``place`` are this layout's."""
+    """Return whether the names at ``place`` match this layout."""
     if place.kind() == "file":
         return place.name.endswith(SUFFIX) and is_of_sides(place)
     return not {ITEMS + SUFFIX, USERS + SUFFIX}.isdisjoint(place.entries())
 
 
 def is_of_sides(place: Place) -> bool:
-    """Tell whether a file is of one side, and not a model's with names of its own; True for what is ill-formed."""
+    """Return whether a file is one side rather than a model with tensors of other names; True for ill-formed files."""
     try:
         with place.open() as file:
             found = read_headers(FileBytes(file, str(place)), file_size(file))
@@ -67,7 +67,7 @@ def is_of_sides(place: Place) -> bool:
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     if place.kind() == "file":
         return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
     found = [side for side in (ITEMS, USERS) if side + SUFFIX in place.entries()]
@@ -75,12 +75,12 @@ def claim(place: Place, _: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by their headers."""
+    """Return the sides at ``place``, checked by their headers."""
     if place.kind() == "file":
         return _open_side(ITEMS, place, config), None
     entries = place.entries()
     if ITEMS + SUFFIX not in entries:
-        raise SnapshotError("half of a snapshot", where=str(place), found=", ".join(entries), expected=ITEMS + SUFFIX)
+        raise SnapshotError("incomplete snapshot", where=str(place), found=", ".join(entries), expected=ITEMS + SUFFIX)
     items = _open_side(ITEMS, place.child(ITEMS + SUFFIX), config)
     users = place.child(USERS + SUFFIX)
     return items, _open_side(USERS, users, config) if users.name in entries else None
@@ -99,7 +99,7 @@ class Tensor:
 
     @contextmanager
     def open(self) -> Iterator[tuple[ArrayHeader, FileBytes]]:
-        """Give the tensor's header and the file, both of this moment."""
+        """Open the file; yield the tensor's header and the bytes."""
         with self.place.open() as file:
             content = FileBytes(file, str(self.place))
             headers = read_headers(content, file_size(file))
@@ -137,7 +137,7 @@ def read_headers(content: FileBytes, size: int) -> dict[str, ArrayHeader]:
                 "ill-formed safetensors header",
                 where=content.where,
                 found=f"a tensor at byte {tensor.offset}",
-                expected=f"byte {position}, without gap",
+                expected=f"byte {position}, without gaps",
             )
         position += tensor.data_bytes
     if position != size:
@@ -163,7 +163,7 @@ def _parse(data: bytes, where: str) -> dict[str, object]:
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name that repeats")
+        raise ValueError("a repeated name")
     return dict(pairs)
 
 
@@ -186,7 +186,7 @@ def _header(name: str, value: object, base: int, where: str) -> ArrayHeader:
             )
     dtype: np.dtype[Any] | None = np.dtype(_TYPES[kind]) if kind in _TYPES else None
     if dtype is None and name not in {_VECTORS, _IDS, _WEIGHTS}:
-        # a tensor this layout does not use: its bytes count, its type does not matter
+        # a tensor that is not used: only its size matters
         return ArrayHeader(np.dtype("u1"), (last - first,), False, base + first)
     if dtype is None or last - first != math.prod(shape) * dtype.itemsize:
         raise SnapshotError(
@@ -199,7 +199,7 @@ def _header(name: str, value: object, base: int, where: str) -> ArrayHeader:
 
 
 def as_ids(header: ArrayHeader, where: str) -> ArrayHeader:
-    """Return the header of a tensor as one of ids: a (rows, n) tensor of U8 is strings of n bytes."""
+    """Return the header of a tensor of ids: a (rows, n) tensor of U8 is strings of n bytes."""
     if len(header.shape) != 2:
         return header
     rows, longest = header.shape
@@ -208,7 +208,7 @@ def as_ids(header: ArrayHeader, where: str) -> ArrayHeader:
             "ids of an unusable type",
             where=where,
             found=f"{header.dtype.name} {header.shape}",
-            expected=f"one integer a row, or U8 of shape (rows, 1 to {LONGEST_ID})",
+            expected=f"one integer per row, or U8 of shape (rows, 1 to {LONGEST_ID})",
         )
     return ArrayHeader(np.dtype(f"S{longest}"), (rows,), False, header.offset)
 
@@ -246,5 +246,5 @@ def _open_side(side: str, place: Place, config: SnapshotConfig) -> IdentifiedSid
 
 
 def _used_bytes(headers: dict[str, ArrayHeader]) -> int:
-    """Return the bytes of the tensors a side is made of."""
+    """Return the size in bytes of a side's tensors."""
     return sum(header.data_bytes for name, header in headers.items() if name in {_VECTORS, _IDS, _WEIGHTS})

@@ -1,7 +1,7 @@
-"""Where the files of each side are, in the layouts that keep a side as files of columns.
+"""Find the files of each side in layouts whose files have columns.
 
-A side is one file, or a directory of part files, perhaps in hive partitions; or the snapshot is one side alone, a file
-or a directory of part files and nothing else.
+A side is one file, or a directory of part files, perhaps in hive partitions; or the snapshot is a single side: a file,
+or a directory that has only part files.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ColumnFormat:
     suffixes : tuple of str
         Endings of its files.
     is_part : function of a Place
-        Tells whether a file whose name is no hidden one's is of this format; looks at its name and its first bytes.
+        Returns whether a file, not hidden, is of this format; inspects its name and first bytes.
     form : function of a Place and the configuration
-        Returns what the decoder is told of a file.
+        Returns how to read a file, for the decoder.
     """
 
     suffixes: tuple[str, ...]
@@ -41,11 +41,11 @@ class ColumnFormat:
     form: Callable[[Place, SnapshotConfig], Message]
 
     def recognise(self, place: Place) -> bool:
-        """Tell whether the names at ``place`` are of this format."""
+        """Return whether the names at ``place`` are of this format."""
         return self._is_part(place, "file") if place.kind() == "file" else bool(self.find_sides(place))
 
     def claim(self, place: Place, _: SnapshotConfig) -> Claim:
-        """Return what is taken of what lies at ``place``."""
+        """Return which entries at ``place`` are read."""
         if place.kind() == "file":
             return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
         found = self.find_sides(place)
@@ -61,12 +61,12 @@ class ColumnFormat:
         return Claim(frozenset(found), frozenset(child.name for child in found.values()), inside=inside)
 
     def open_sides(self, place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-        """Return the sides at ``place``, judged by what all their files say of themselves."""
+        """Return the sides at ``place``, checked by the headers of all their files."""
         decoders = Decoders()
         found = {ITEMS: place} if place.kind() == "file" else self.find_sides(place)
         if ITEMS not in found:
             raise SnapshotError(
-                "half of a snapshot",
+                "incomplete snapshot",
                 where=str(place),
                 found=", ".join(p.name for p in found.values()),
                 expected="items or itemFactors",
@@ -104,10 +104,10 @@ class ColumnFormat:
                 )
             sides.update((side, child) for child in found)
         if set(sides) == {USERS} and any(side_of(name) == ITEMS for name in entries):
-            return {}  # the items are of another layout
+            return {}  # items are in another layout
         others = [name for name in entries if not name.endswith(self.suffixes) and side_of(name) is not None]
         if not sides and not others and any(self._is_side_alone(place, name) for name in entries):
-            return {ITEMS: place}  # a directory of part files and nothing else, as autofaiss reads it
+            return {ITEMS: place}  # a directory of only part files, as autofaiss reads it
         return sides
 
     def part_files(self, place: Place) -> list[Place]:
@@ -127,13 +127,13 @@ class ColumnFormat:
         links = [
             name for name, kind in entries.items() if kind == "link" and ("." not in name or PARTITION.match(name))
         ]
-        if links:  # a part or a partition that leads elsewhere; without it the rest is half of a side
+        if links:  # a link to a part or partition; without it, the side would be incomplete
             raise SnapshotError(
                 "will not be opened",
                 where=str(place.child(links[0])),
                 found="a link",
                 expected="a regular file or directory inside the snapshot",
-                hint="copy the snapshot without links: cp -rL",
+                hint="copy the snapshot with cp -rL, which resolves links",
             )
         files: list[Place] = []
         for name in sorted(entries, key=natural_key):
@@ -141,7 +141,7 @@ class ColumnFormat:
             if entries[name] == "directory":
                 files += self.part_files(child)
             elif name.endswith(self.suffixes) or self._is_part(child, entries[name]):
-                files.append(child)  # whatever it is: nothing among part files is skipped
+                files.append(child)  # anything else: nothing among part files is skipped
         return files
 
     def _is_side_alone(self, place: Place, name: str) -> bool:
@@ -166,4 +166,4 @@ class ColumnFormat:
 
 def _require_shallow(place: Place) -> None:
     if len(place.parts) > DEEPEST:
-        raise SnapshotError("too many directories in one another", where=str(place), expected=f"at most {DEEPEST}")
+        raise SnapshotError("directories nested too deeply", where=str(place), expected=f"at most {DEEPEST}")

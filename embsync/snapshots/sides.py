@@ -1,4 +1,4 @@
-"""A side put together from where its vectors, ids and weights are, and what the two sides owe each other."""
+"""A side made of vectors, ids and weights from their sources, and the requirements on both sides together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ITEMS, USERS = "items", "users"
 
 
 class Column(Protocol):
-    """One value a row, read at once."""
+    """One value per row, read at once."""
 
     def __str__(self) -> str:
         """Return the file, for messages."""
@@ -28,7 +28,7 @@ class Column(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type the values have where they are stored."""
+        """The type of the stored values."""
 
     def read(self) -> Array:
         """Return the values."""
@@ -47,11 +47,11 @@ class IdentifiedSide:
         None: rows are identified by their number.
     weights : Column or None
     stored_bytes : int
-        Bytes the side takes, decompressed, by its own account.
+        Size of the side in bytes, decompressed, according to its headers.
     ordered : bool
-        False where the order of rows is no part of the contents.
+        False if the order of rows is arbitrary.
     parts : tuple
-        The files of a table that may have further columns.
+        The files of a table, which may have further columns.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class IdentifiedSide:
         return self._vectors.width
 
     def called(self, name: str) -> Self:
-        """Return the same rows as a side of this name."""
+        """Return the same rows as a side of another name."""
         other = copy(self)
         other.name = name
         return other
@@ -143,15 +143,15 @@ class IdentifiedSide:
 
 
 def require_agreement(items: IdentifiedSide, users: IdentifiedSide | None, max_bytes: int) -> None:
-    """Refuse sides that cannot belong to one model, or say they hold more than ``max_bytes`` together."""
+    """Refuse sides that cannot belong to one model, or whose size together exceeds ``max_bytes``."""
     total = items.stored_bytes + (0 if users is None else users.stored_bytes)
     if total > max_bytes:
         raise SnapshotError(
             "larger than snapshot.max_bytes",
             where=items.source,
-            found=f"{total} bytes on all sides",
+            found=f"{total} bytes on both sides",
             expected=f"at most {max_bytes}",
-            hint="raise snapshot.max_bytes if this is right",
+            hint="raise snapshot.max_bytes if this size is right",
         )
     if users is None:
         return

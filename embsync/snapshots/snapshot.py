@@ -1,4 +1,4 @@
-"""What every layout gives: a snapshot with one or two sides, ids at once and vectors block by block."""
+"""A snapshot of any layout: one or two sides, with ids read at once and vectors block by block."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SnapshotSide(Rows, Protocol):
     """One side of a snapshot.
 
-    A reader may be asked for its blocks several times; every pass opens what it needs anew, so that a change
-    between two passes is seen and not hidden by a cache.
+    Blocks may be read several times; every pass reopens its files, so that a change between two passes is
+    noticed.
     """
 
     @property
@@ -38,10 +38,10 @@ class SnapshotSide(Rows, Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An opened snapshot: well-formed as far as headers tell; rows are judged when they are read.
+    """An opened snapshot: well-formed as far as headers show; rows are checked when they are read.
 
-    ``unread`` names the entries that are neither read nor known to be harmless; ``labels`` is where those of the items
-    are, None where none are configured.
+    ``unread`` has the names of entries that are neither read nor known to be harmless; ``labels`` is the source of the
+    items' labels, None if none are configured.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Layout spark_pipeline: a ``PipelineModel`` that Spark saved, with one ALS model among its stages.
 
-The factors are those of the stage, read as all parquet is. Where a ``StringIndexer`` of the pipeline gave items or
-users the numbers that they are trained under, these are the order of counts in one night and no ids: that is refused.
+The factors of that stage are read like any parquet. If a ``StringIndexer`` of the pipeline numbered the items or users,
+their numbers depend on the counts of one night and are not ids: such a pipeline is refused.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from embsync.snapshots.sides import IdentifiedSide
 EXPECTS = "a PipelineModel saved by Spark, with one ALS model in stages/"
 _STAGES, _METADATA = "stages", "metadata"
 _FACTORS = frozenset({"itemFactors", "userFactors"})
-#: A stage's parameters are some kilobytes of JSON.
+#: The parameters of a stage are some kilobytes of JSON.
 _LONGEST = 1024**2
 _HINT = (
     'in Spark: labels = spark.createDataFrame(list(enumerate(indexer.labels)), ["id", "item_id"]); '
-    'als.itemFactors.join(labels, "id").select("item_id", "features").write.parquet("items"), and users alike'
+    'als.itemFactors.join(labels, "id").select("item_id", "features").write.parquet("items") (likewise for users)'
 )
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether there is a pipeline with a stage of factors at ``place``."""
+    """Return whether there is a pipeline with a stage of factors at ``place``."""
     return bool(_als_stages(place))
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     stage = _als_stages(place)[0]
     inner, prefix = parquet.FORMAT.claim(stage, config), "/".join(stage.parts[len(place.parts) :])
     inside = frozenset(f"{prefix}/{path}" for path in inner.inside)
@@ -49,12 +49,12 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
             where=str(place),
             found=", ".join(stage.name for stage in stages)[:200],
             expected="one",
-            hint=f"give the one that is meant: {stages[0]}",
+            hint=f"give the right one: {stages[0]}",
         )
     found = parquet.FORMAT.find_sides(stages[0])
     if len(found) < len(_FACTORS):
         raise SnapshotIncomplete(
-            "an ALS model that is not whole",
+            "incomplete ALS model",
             where=str(stages[0]),
             found=", ".join(side.name for side in found.values()) or "no factors",
             expected="part files in itemFactors and userFactors",
@@ -82,16 +82,16 @@ def _reject_indexed(place: Place, als: Place) -> None:
         outputs = {given.get("outputCol"), *given.get("outputCols", [])}
         if str(given.get("class")).endswith("StringIndexerModel") and not outputs.isdisjoint(columns):
             raise SnapshotError(
-                "ids that a StringIndexer gave, which are others every night",
+                "ids from a StringIndexer, which change every night",
                 where=str(stage),
                 found=f"{', '.join(sorted(map(str, outputs & columns)))}, which ALS was trained on",
-                expected="the ids that it was given",
+                expected="the ids before indexing",
                 hint=_HINT,
             )
 
 
 def _parameters(stage: Place) -> dict[str, Any]:
-    """Return the class and parameters of a stage; none where its metadata is not as Spark writes it."""
+    """Return the class and parameters of a stage; raise unless its metadata is as Spark writes it."""
     if stage.entries().get(_METADATA) != "directory":
         return {}
     folder = stage.child(_METADATA)

@@ -1,8 +1,8 @@
-"""Layout state_dict: one safetensors file with the tensors of a model, those of both sides among them.
+"""Layout state_dict: one safetensors file with a model's tensors, including those of both sides.
 
 ``save_file(model.state_dict(), "model.safetensors")`` leaves ``item_embedding.weight`` and ``user_embedding.weight``.
-The tensors are found by their names, or are those that ``snapshot.vector_column`` names. Ids are tensors of the same
-file, or a file of each side beside it: ``item_ids.npy``, or a vocabulary such as ``item_vocab.json``.
+The tensors are found by name, or configured by ``snapshot.vector_column``. Ids are tensors of the same file, or in a
+file beside it for each side: ``item_ids.npy``, or a vocabulary such as ``item_vocab.json``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _NEVER = frozenset({"bias", "biases", "norm", "count", "counts"})
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether there is one such file at ``place``: without tensors of the names that a side's own file has."""
+    """Return whether there is one such file at ``place``, without the tensor names of layout safetensors."""
     file = _file(place)
     return file is not None and not is_of_sides(file)
 
 
 def claim(place: Place, config: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     file = _file(place)
     assert file is not None
     headers = _headers(file)
@@ -56,7 +56,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, judged by the header of the file and by their ids."""
+    """Return the sides at ``place``, checked by the header of the file and by their ids."""
     file = _file(place)
     assert file is not None
     headers = _headers(file)
@@ -128,7 +128,7 @@ def _ids_inside(side: str, headers: Mapping[str, ArrayHeader], config: SnapshotC
 
 
 def _beside(place: Place, side: str, vectors: Mapping[str, str]) -> list[Place]:
-    """Return the files of ids of a side; one that names no side is of items, where there are no users."""
+    """Return the files of ids of a side; one whose name has no side is of items, if there are no users."""
     if place.kind() == "file":
         return []
     found = []

@@ -1,6 +1,6 @@
-"""Directories that belong to a table format, whose log says which of the files in them are rows of the table.
+"""Directories of a table format, whose log says which of their files are part of the table.
 
-Read as bare part files such a directory brings back rows that were deleted, and counts twice what was rewritten.
+Read as plain part files, such a directory would bring back deleted rows and repeat rewritten ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from embsync.errors import SnapshotError
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import ITEMS, USERS
 
-_EXPORT = "write the rows of one version of it to part files of their own"
+_EXPORT = "export the rows of one version to plain part files"
 _DELTA = (
     "in Python: import deltalake, pyarrow.parquet as p; p.write_table(deltalake.DeltaTable({path!r})"
     ".to_pyarrow_table(), 'items.parquet') (or users.parquet)"
@@ -26,7 +26,7 @@ _FORMATS = (
     (".hoodie", "a Hudi table", f'{_EXPORT}: spark.read.format("hudi").load({{path!r}}).write.parquet("items")'),
     (
         "_spark_metadata",
-        "the sink of a Spark stream",
+        "the sink of a Spark streaming query",
         f'{_EXPORT}: spark.read.parquet({{path!r}}).write.parquet("items")',
     ),
     (
@@ -41,7 +41,7 @@ _ICEBERG_END = ".metadata.json"
 
 
 def delta_sides(place: Place) -> dict[str, Place]:
-    """Return the Delta tables of a snapshot: one at its root, which is items, or one for each side."""
+    """Return the Delta tables of a snapshot: one at its root (items), or one for each side."""
     if place.kind() != "directory":
         return {}
     entries = place.entries()
@@ -56,12 +56,12 @@ def delta_sides(place: Place) -> dict[str, Place]:
 
 
 def reject_tables(place: Place) -> None:
-    """Refuse a snapshot that is a table of a format that is not read, holds one, or is a part of any table.
+    """Refuse a snapshot that is, contains, or is part of a table of an unsupported format.
 
     Raises
     ------
     SnapshotError
-        The message names the directory, the format, and how to write the rows of one version of it.
+        The message has the directory, its format, and how to export the rows of one version.
     """
     if place.kind() != "directory":
         _reject(_format_of_path(Path(str(place)).parent), Path(str(place)).parent)
@@ -87,10 +87,10 @@ def _holders(path: Path) -> Iterator[Path]:
 def _reject(found: tuple[str, str] | None, path: Path) -> None:
     if found is not None:
         raise SnapshotError(
-            "a table, whose files are not its rows",
+            "a table whose files include outdated rows",
             where=path,
             found=found[0],
-            expected="part files without a table's log",
+            expected="plain part files, without the log of a table",
             hint=found[1].format(path=str(path)),
         )
 
@@ -100,7 +100,7 @@ def _format_of(place: Place) -> tuple[str, str] | None:
 
 
 def _format_of_path(path: Path) -> tuple[str, str] | None:
-    """Return the format of a directory outside the snapshot, where it may be looked at; only names are."""
+    """Return the format of a directory outside the snapshot if it may be read, by names alone."""
     names = {log for log, _, _ in _FORMATS if os.path.lexists(path / log)}
     return _recognise(names | ({"metadata"} if os.path.lexists(path / "metadata") else set()), path)
 

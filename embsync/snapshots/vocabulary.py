@@ -1,6 +1,6 @@
-"""Ids of rows in a file of their own beside the vectors: JSON, or text with one id a line.
+"""Ids in a file beside the vectors: JSON, or text with one id per line.
 
-JSON is a list in the order of rows, a mapping of ids to row numbers, or one of row numbers to ids.
+JSON is a list in row order, a mapping of ids to row numbers, or a mapping of row numbers to ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embsync.ids import LONGEST_ID
 from embsync.snapshots.files import FileBytes, Place, file_size
 
 SUFFIXES = (".json", ".txt")
-#: A parsed id takes up to fourteen times its JSON; larger vocabularies are text, which is read line by line.
+#: A parsed id takes up to fourteen times the size of its JSON; larger vocabularies must be text, read line by line.
 _MOST_JSON = 64 * 1024**2
 _PIECE = 1024**2
 _AT_ONCE = 65_536
@@ -36,7 +36,7 @@ class Vocabulary:
     count : int
         Number of ids.
     dtype : numpy dtype
-        Integers, or strings whose length is known when they are read.
+        Integers, or strings whose length is known only after reading.
     """
 
     place: Place
@@ -45,7 +45,7 @@ class Vocabulary:
 
     @classmethod
     def at(cls, place: Place) -> Vocabulary:
-        """Read a file once to learn how many ids it has, and whether they are integers."""
+        """Read a file once to count its ids and see whether they are integers."""
         ids = _read(place)
         return cls(place, len(ids), np.dtype(np.int64) if ids.dtype.kind == "i" else np.dtype("S1"))
 
@@ -53,7 +53,7 @@ class Vocabulary:
         return str(self.place)
 
     def read(self) -> Array:
-        """Return the ids in the order of rows."""
+        """Return the ids in row order."""
         return _read(self.place)
 
 
@@ -103,11 +103,11 @@ def _from_json(place: Place) -> Array:
         size = file_size(file)
         if size > _MOST_JSON:
             raise SnapshotError(
-                "JSON that is too large",
+                "too large JSON",
                 where=str(place),
                 found=f"{size} bytes",
                 expected=f"at most {_MOST_JSON}",
-                hint="write text with one id a line, item_ids.txt",
+                hint="write text with one id per line, item_ids.txt",
             )
         data = FileBytes(file, str(place)).read(size, 0)
     try:
@@ -123,7 +123,7 @@ def _from_json(place: Place) -> Array:
 
 
 def _in_order(found: dict[str, str | int], place: Place) -> list[str | int]:
-    """Return the ids of a mapping by their rows."""
+    """Return the ids of a mapping in row order."""
     rows = list(range(len(found)))
     by_key = sorted(
         (int(key), value) for key, value in found.items() if key.isascii() and key.isdigit() and len(key) < 19
@@ -133,10 +133,10 @@ def _in_order(found: dict[str, str | int], place: Place) -> list[str | int]:
     values_are_rows = len(numbers) == len(found) and sorted(numbers) == rows
     if keys_are_rows and values_are_rows and any(key != value for key, value in by_key):
         raise SnapshotError(
-            "a mapping that may be of ids to rows or of rows to ids",
+            "an ambiguous mapping: ids to rows, or rows to ids",
             where=str(place),
-            found="both are the numbers of all rows",
-            expected="a list of ids in the order of rows",
+            found="keys and values are both all row numbers",
+            expected="a list of ids in row order",
         )
     if values_are_rows:
         ordered: list[str | int] = [""] * len(found)
@@ -163,7 +163,7 @@ def _as_ids(values: list[str | int], place: Place) -> Array:
             return np.array(values, np.int64)
         encoded = [text.encode() for text in texts]
     except (OverflowError, UnicodeEncodeError) as error:
-        raise SnapshotError("an id that cannot be one", where=str(place), found=str(error)[:100]) from None
+        raise SnapshotError("an unusable id", where=str(place), found=str(error)[:100]) from None
     if not all(0 < len(text) <= LONGEST_ID and b"\0" not in text for text in encoded):
         raise SnapshotError(
             "an id of an unusable length or with a NUL", where=str(place), expected=f"1 to {LONGEST_ID} bytes of text"
@@ -174,5 +174,5 @@ def _as_ids(values: list[str | int], place: Place) -> Array:
 def _integers(ids: Array) -> Array:
     try:
         return np.array([int(text) for text in ids.tolist()], np.int64)
-    except OverflowError:  # beyond 64 bits: as they are written
+    except OverflowError:  # beyond 64 bits: kept as strings
         return ids

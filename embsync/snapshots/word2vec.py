@@ -1,7 +1,7 @@
-"""Layout word2vec: text, one line an id and its numbers, as gensim, fastText and GloVe write it; one side.
+"""Layout word2vec: text, each line an id and its numbers, as gensim, fastText and GloVe write it; one side.
 
-The first line is ``count width``, or missing, as in GloVe's files. Numbers become float32, which is what these
-programs compute in and what gensim reads them as; ids are strings without spaces.
+The first line is ``count width``, or missing, as in GloVe's files. Numbers become float32, in which these programs
+compute; ids are strings without spaces.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from embsync.snapshots.words import WordIds
 
 EXPECTS = "one .vec or .txt file (also .gz, .zst) of lines 'id number number …', perhaps after a line 'count width'"
 _SUFFIXES = tuple(text + packed for text in (".vec", ".txt") for packed in ("", *PACKED))
-#: 32 characters hold any number that was printed to be read again.
+#: 32 characters are enough for any number printed with full precision.
 _LONGEST_LINE = LONGEST_ID + 32 * MOST_WIDTH
 
 
 @dataclass(frozen=True)
 class TextHead:
-    """What the first lines say: the width, the number of rows unless the header is missing, lines to skip."""
+    """The first lines: the width, the number of rows unless the header is missing, lines to skip."""
 
     width: int
     count: int | None
@@ -49,14 +49,14 @@ class TextHead:
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether there is one text file at ``place`` that begins as this layout does."""
+    """Return whether there is exactly one text file at ``place`` that begins like this layout."""
     if place.kind() == "file":
         return place.name.endswith(_SUFFIXES) and _begins_well(place)
     return bool(_text_files(place))
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     if place.kind() == "file":
         return Claim(frozenset({ITEMS}), as_items=frozenset({place.name}))
     taken = frozenset(file.name for file in _text_files(place))
@@ -113,17 +113,17 @@ class TextRows:
         for start in range(0, self.count, step):
             numbers = [numbers for _, numbers in islice(rows, step)]
             yield start, native(self._parse(numbers, start))
-        next(rows, None)  # lets the end of the file be compared with the count
+        next(rows, None)  # reads to the end of the file, to check the count
 
     def split_rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (id, numbers) of each row, still text.
+        """Yield (id, numbers) of each row, as text.
 
         Raises
         ------
         SnapshotError
-            A row has another width, or there are more or fewer rows than the header said.
+            A row has another width, or there are more or fewer rows than the header says.
         SnapshotChanged
-            The first line is not the one it was.
+            The first line has changed.
         """
         if (head := _read_head(self.place)) != self.head:
             raise SnapshotChanged("changed while it was read", where=str(self.place), found=head, expected=self.head)
@@ -133,7 +133,7 @@ class TextRows:
             if not word or row > self.count or numbers.count(b" ") != self.width - 1:
                 blanks = _blanks_in(line, self.width)
                 if blanks is not None and self.head.count is not None and row <= self.count:
-                    yield blanks, line[len(blanks) + 1 :]  # the width is known, so that the id is what is before
+                    yield blanks, line[len(blanks) + 1 :]  # the width is known: the id is everything before the numbers
                     continue
                 if blanks is not None and row <= self.count:
                     raise _with_blanks(blanks, self.place, row - 1)
@@ -141,18 +141,20 @@ class TextRows:
                     "ill-formed row",
                     where=str(self.place),
                     found=f"{line[:60]!r} with {len(line.split())} fields in row {row - 1}",
-                    expected=f"{self.count} rows of an id and {self.width} numbers, one space between",
+                    expected=f"{self.count} rows of an id and {self.width} numbers, separated by single spaces",
                 )
             yield word, numbers
         if row != self.count:
-            raise SnapshotError("fewer rows than announced", where=str(self.place), found=row, expected=self.count)
+            raise SnapshotError(
+                "fewer rows than the header says", where=str(self.place), found=row, expected=self.count
+            )
 
     def _parse(self, numbers: list[bytes], start: int) -> Array:
         try:
             block = np.loadtxt(io.BytesIO(b"\n".join(numbers)), np.float32, comments=None, delimiter=" ", ndmin=2)
         except (ValueError, OverflowError) as error:
             raise SnapshotError(
-                "something that is no number",
+                "not a number",
                 where=str(self.place),
                 found=f"{error} (counted from row {start})",
                 expected="numbers",
@@ -169,7 +171,7 @@ class TextRows:
 
 def _text_files(place: Place) -> list[Place]:
     names = [name for name in place.entries() if name.endswith(_SUFFIXES) and not name.startswith((".", "_"))]
-    # users beside items of another layout are no second layout: they are not read, which is said
+    # users beside items of another layout are not a second layout: they are reported as not read
     names = [name for name in names if not (name.endswith(PACKED) and side_of(name) == "users")]
     return [file for file in map(place.child, names) if _begins_well(file)]
 
@@ -188,10 +190,10 @@ def _read_head(place: Place) -> TextHead:
     first, second = (*islice(_lines(place), 2), b"", b"")[:2]
     if first.startswith(codecs.BOM_UTF8):
         raise SnapshotError(
-            "a byte order mark before the first id",
+            "a byte order mark",
             where=str(place),
             found=f"{first[:60]!r}",
-            expected="UTF-8 without one",
+            expected="UTF-8 without byte order mark",
             hint=f"sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted(str(place))}",
         )
     fields, next_fields = first.split(b" "), second.split(b" ")
@@ -216,24 +218,24 @@ def _read_head(place: Place) -> TextHead:
 
 
 def _blanks_in(line: bytes, width: int) -> bytes | None:
-    """Return the id of a row whose last ``width`` fields are numbers and whose id has blanks, else None."""
+    """Return the id of a row whose last ``width`` fields are numbers and whose id has spaces, else None."""
     fields = line.rsplit(b" ", width)
     if len(fields) != width + 1 or b" " not in fields[0] or not all(map(_is_number, fields[1:])):
         return None
-    if not all(fields[0].split(b" ")):  # two blanks together, or one at an end, are a fault of who wrote them
+    if not all(fields[0].split(b" ")):  # adjacent spaces, or one at an end, are an error of the writer
         return None
-    # an id of which all but the first word are numbers may be a row of another width
+    # if all but the first word of an id are numbers, this may be a row of another width
     return None if all(map(_is_number, fields[0].split(b" ")[1:])) else fields[0]
 
 
 def _with_blanks(word: bytes, place: Place, row: int) -> SnapshotError:
     found = f"{word[:60].decode(errors='replace')!r} in row {row}"
     return SnapshotError(
-        "an id with blanks",
+        "an id with spaces",
         where=str(place),
         found=found,
-        expected="ids without blanks, as blanks part the numbers, or a first line 'count width'",
-        hint="write another character in their place, such as id.replace(' ', '_')",
+        expected="ids without spaces, since spaces separate the numbers, or a first line 'count width'",
+        hint="replace spaces in ids, for example by id.replace(' ', '_')",
     )
 
 
@@ -251,7 +253,7 @@ def _count(place: Place) -> int:
 
 
 def _lines(place: Place) -> Iterator[bytes]:
-    """Yield the lines of a file without their ends and without spaces there, as fastText leaves one."""
+    """Yield the lines of a file without line ends and trailing spaces (fastText writes one)."""
     with place.open() as file:
         rest = b""
         for piece in unpacked(FileBytes(file, str(place)), place.name):

@@ -28,18 +28,18 @@ from embsync.snapshots.words import WordIds
 EXPECTS = "one .bin file that begins with 'count width', as word2vec and gensim (binary=True) write it"
 _SUFFIX = ".bin"
 _HEAD = re.compile(rb"([1-9]\d{0,17}) ([1-9]\d{0,4})\r?\n")
-#: What numbers in text are made of. One float32 made of these bytes is possible, a row of them is a file of text.
+#: Characters of numbers in text. A float32 may consist of these bytes by chance; if a row does, the file is text.
 _TEXT = b"0123456789+-.eE \r\n"
 _PIECE = 4 * 1024**2
 
 
 def recognise(place: Place) -> bool:
-    """Tell whether there is one such file at ``place``; other programs' ``.bin`` begin otherwise."""
+    """Return whether there is exactly one such file at ``place``; other programs' ``.bin`` begin differently."""
     return bool(_files(place))
 
 
 def claim(place: Place, _: SnapshotConfig) -> Claim:
-    """Return what this layout takes of what lies at ``place``."""
+    """Return which entries at ``place`` this layout reads."""
     taken = frozenset(file.name for file in _files(place))
     return Claim(frozenset({ITEMS}), taken if place.kind() == "directory" else frozenset(), taken)
 
@@ -81,7 +81,7 @@ class BinaryRows:
         for start in range(0, self.count, step):
             numbers = b"".join(next(rows)[1] for _ in range(min(step, self.count - start)))
             yield start, native(np.frombuffer(numbers, "<f4").reshape(-1, self.width))
-        next(rows, None)  # lets the end of the file be compared with the count
+        next(rows, None)  # reads to the end of the file, to check the count
 
     def split_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (word, bytes of the numbers) of each row.
@@ -89,9 +89,9 @@ class BinaryRows:
         Raises
         ------
         SnapshotError
-            A row has no word or no end, or there is something after the last.
+            A row has no word or no end, or there are bytes after the last one.
         SnapshotChanged
-            The first line is not the one it was.
+            The first line has changed.
         """
         if (head := _head(self.place)) != (self.start, self.count, self.width):
             raise SnapshotChanged("changed while it was read", where=str(self.place), found=f"{head[1]} rows")
@@ -116,7 +116,7 @@ class BinaryRows:
                 numbers = data[end + 1 : end + 1 + size]
                 if row == 0 and numbers.strip() and not numbers.strip(_TEXT):
                     raise SnapshotError(
-                        "text in a file that is named as binary",
+                        "text in a file with the suffix of binary files",
                         where=str(self.place),
                         found=repr(numbers[:40]),
                         expected="little-endian float32",
@@ -125,7 +125,7 @@ class BinaryRows:
                 yield data[at:end], numbers
                 at = end + 1 + size
             if (data[at:] + content.read(2, position)).strip(b"\n"):
-                raise SnapshotError("more rows than announced", where=str(self.place), expected=self.count)
+                raise SnapshotError("more rows than the header says", where=str(self.place), expected=self.count)
 
 
 def _files(place: Place) -> list[Place]:

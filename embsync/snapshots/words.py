@@ -1,4 +1,4 @@
-"""Ids that stand in a file of vectors themselves, one word before each row, as in word2vec's formats."""
+"""Ids within a file of vectors, one word before each row, as in word2vec's formats."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class WordIds:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Strings, whose length is known when they are read."""
+        """Strings, whose length is known only after reading."""
         return np.dtype("S1")
 
     def read(self) -> Array:

@@ -1,4 +1,4 @@
-"""What a training job calls: it leaves a snapshot that is whole or not there, or publishes what it has."""
+"""For training jobs: write a snapshot atomically, or publish arrays."""
 
 from embsync.training.publish import publish
 from embsync.training.write import write_snapshot

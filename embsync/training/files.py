@@ -1,4 +1,4 @@
-"""A side whose vectors, and perhaps ids and weights, lie in files of any layout."""
+"""A side whose vectors, and perhaps ids and weights, are in files of any layout."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from embsync.snapshots.sides import IdentifiedSide
 def side_of_files(
     name: str, vectors: Path, ids: Path | None, weights: Path | None, config: SnapshotConfig
 ) -> IdentifiedSide:
-    """Return a side: a ``.npy`` matrix with ids beside it, or one file or directory of a layout that has them inside.
+    """Return a side: a ``.npy`` matrix with ids in another file, or a file or directory of a layout that includes ids.
 
     Raises
     ------
     SnapshotError
-        A file is ill-formed, or there are no ids, or two kinds of them.
+        A file is ill-formed, there are no ids, or ids are given twice.
     """
     if vectors.suffix == ".npy":
         if ids is None:
             raise SnapshotError(
-                "vectors without ids", where=str(vectors), expected="ids", hint=f"name their file by --{name[:-1]}-ids"
+                "vectors without ids", where=str(vectors), expected="ids", hint=f"pass their file as --{name[:-1]}-ids"
             )
         stored = _file(vectors)
         with stored.open() as (header, _):
@@ -38,10 +38,10 @@ def side_of_files(
         )
     if ids is not None or weights is not None:
         raise UsageError(
-            "ids and weights beside a file that has its own",
+            "ids or weights given for a file that includes them",
             where=vectors,
             found=ids or weights,
-            expected="them beside a .npy file only",
+            expected="ids and weights given only for a .npy file",
         )
     side = open_snapshot(vectors, msgspec.structs.replace(config, sides="items")).items
     assert isinstance(side, IdentifiedSide)

@@ -1,4 +1,4 @@
-"""Publishing from a program: what ``embsync sync`` does with a path, for a path or for arrays."""
+"""Publish from a program: like ``embsync sync``, for a path or for arrays."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ def publish(
     Parameters
     ----------
     store : str or Path
-        The store's directory; it is made where it is not there.
+        The store's directory; it is created if missing.
     snapshot : str or Path, optional
-        What a training run left, in any layout.
+        The output of a training run, in any layout.
     config : Config, path of a YAML file, or mapping of dotted keys (``{"index.factory": "Flat"}``), optional
-        The store's path in it does not count.
+        Its store path is ignored.
     name : str, optional
-        What arrays are called in the history; default ``arrays``.
+        Name of the arrays in the history; default ``arrays``.
     accept : tuple of str
         Checks whose refusal is overridden.
     new_space : bool
         Begin a new space instead of aligning to the current one.
     **arrays
         ``items``, ``item_ids``, ``users``, ``user_ids``, ``item_weights`` and ``user_weights`` of
-        :func:`embsync.write_snapshot`, instead of ``snapshot``. ``TMPDIR`` needs room for them.
+        :func:`embsync.write_snapshot`, instead of ``snapshot``. They are written to ``TMPDIR`` temporarily.
 
     Returns
     -------
     Manifest
-        That of the published version.
+        The manifest of the published version.
 
     Raises
     ------
     UsageError
-        Neither or both of a snapshot and arrays, or a name that none of a snapshot may have.
+        Neither or both of a snapshot and arrays, or an invalid name.
     SnapshotError, RefusedError, StoreError
         As ``embsync sync``.
 
@@ -73,16 +73,18 @@ def publish(
         ``store.on_publish`` failed; the version is published.
     """
     if (snapshot is None) == (not arrays):
-        raise UsageError("a snapshot or arrays", found="both" if arrays else "neither", expected="one of them")
+        raise UsageError("either a snapshot or arrays", found="both" if arrays else "neither", expected="one of them")
     unknown = sorted(set(arrays) - {"items", "item_ids", "users", "user_ids", "item_weights", "user_weights"})
     if unknown or (arrays and "items" not in arrays):
         raise UsageError(
-            "arrays that a snapshot does not have",
+            "unknown arrays",
             found=", ".join(sorted(arrays)),
             expected="items, item_ids, users, user_ids, item_weights, user_weights",
         )
     if name is not None and (snapshot is not None or Path(name).name != name):
-        raise UsageError("not the name of arrays", found=repr(name), expected="a name without /, beside arrays")
+        raise UsageError(
+            "not a valid name of arrays", found=repr(name), expected="a name without /, together with arrays"
+        )
     reject_unknown(accept)
     chosen = _configuration(config, store)
     if snapshot is not None:
@@ -97,7 +99,7 @@ def publish(
 
 
 def _without_file(advice: str | Command, path: Path) -> str | Command:
-    """Return advice about arrays, whose file is gone when it is read: a command that names it becomes an argument."""
+    """Return advice about arrays: a command that names their temporary file is replaced by an argument."""
     if isinstance(advice, str) or str(path) not in advice.arguments:
         return advice
     checks = [name for option, name in pairwise(advice.arguments) if option == "--check"]

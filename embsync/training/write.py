@@ -1,4 +1,4 @@
-"""Leaving a snapshot as a whole: a directory beside it, synced and listed with its hashes, then one rename."""
+"""Write a snapshot atomically: into a directory beside it, synced and listed with hashes, then renamed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from embsync.store.removal import sweep_staging
 from embsync.store.staging import Staging
 from embsync.watching.source_manifest import NAME as MANIFEST
 
-#: Directories in the making; names that begin with a dot are no snapshots.
+#: Directories being written; names that begin with a dot are never snapshots.
 PREFIX = ".embsync-writing-"
 
 
@@ -40,29 +40,29 @@ def write_snapshot(
     user_weights: Any = None,
     overwrite: bool = False,
 ) -> Path:
-    """Leave a snapshot so that whoever watches sees all of it or nothing.
+    """Write a snapshot atomically: a watcher sees all of it or nothing.
 
     The files are written to a hidden directory beside ``path``, synced, read back and listed in ``manifest.json`` with
-    their sizes and sha256, and the directory is renamed. A job that is killed leaves nothing under ``path``, and what
-    it was writing is removed by the next call.
+    their sizes and sha256, and the directory is renamed. A killed job leaves nothing under ``path``, and its unfinished
+    files are removed by the next call.
 
     Parameters
     ----------
     path : str or Path
-        The directory to make; the one that holds it has to be there.
+        The directory to create; its parent must exist.
     items : (t, e) array of float16, float32 or float64
         NumPy, or anything with ``__array__`` or DLPack (PyTorch, JAX, CuPy's ``get()``), a pandas DataFrame, a pandas
         Series of vectors, or an Arrow array of lists. bfloat16 is written as float32.
     item_ids : (t,) array of integers or strings
-        Not needed where ``items`` is a pandas object with an index that is more than row numbers.
+        Not needed if ``items`` is a pandas object with an index other than row numbers.
     users, user_ids : (w, e) and (w,) arrays, optional
-        The other side, in the same way; its ids may be of another type.
+        The other side; its ids may be of another type.
     item_weights, user_weights : (t,) and (w,) arrays, optional
         Weights of the rows in the fit to the anchors.
     overwrite : bool
-        Replace a snapshot that is there, or an empty directory, in one step where the file system can exchange two
-        directories, else file by file: then its manifest does not fit its files until the last one is there, and it is
-        not taken before.
+        Replace an existing snapshot, or an empty directory: atomically if the file system can exchange two
+        directories, else file by file. In the latter case, its manifest does not match its files until all are
+        replaced, so that it is not published before.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def write_snapshot(
     'day=1'
     """
     if users is None and (user_ids is not None or user_weights is not None):
-        raise SnapshotError("half of a snapshot", found="user_ids or user_weights without users", expected="users")
+        raise SnapshotError("incomplete snapshot", found="user_ids or user_weights without users", expected="users")
     sides = [side_of_arrays(ITEMS, items, item_ids, item_weights)]
     if users is not None:
         sides.append(side_of_arrays(USERS, users, user_ids, user_weights))
@@ -100,7 +100,7 @@ def write_snapshot(
 
 
 def write_sides(path: Path, sides: list[IdentifiedSide], *, overwrite: bool) -> Path:
-    """Write items, and users where there are two sides, as :func:`write_snapshot` does."""
+    """Write items, and users if given, as :func:`write_snapshot` does."""
     require_agreement(sides[0], sides[1] if len(sides) > 1 else None, SnapshotConfig().max_bytes)
     target = _target(path, overwrite)
     columns = [(side, side.ids(), side.weights()) for side in sides]
@@ -129,9 +129,9 @@ def _target(path: Path, overwrite: bool) -> Path:
         or "\0" in str(target)
     ):
         raise UsageError(
-            "not the name of a snapshot",
+            "not a valid name of a snapshot",
             where=printable(str(path)).replace("\0", "\\0"),
-            expected="UTF-8 that does not begin with . or _ and does not end in .tmp",
+            expected="UTF-8, not beginning with . or _ and not ending in .tmp",
         )
     with write_errors("a snapshot", target):
         if not target.parent.is_dir():
@@ -148,22 +148,22 @@ def _target(path: Path, overwrite: bool) -> Path:
 
 def _reject_existing(target: Path, overwrite: bool) -> None:
     if target.is_symlink() or not target.is_dir():
-        raise UsageError("in the way", where=target, found="a link or file", expected="a name that is free")
+        raise UsageError("the path exists", where=target, found="a link or file", expected="an unused name")
     if not overwrite:
         raise UsageError(
-            "there is a directory already",
+            "the directory exists",
             where=target,
-            expected="a name that is free",
-            hint="overwrite=True replaces it, and so does embsync write --overwrite",
+            expected="an unused name",
+            hint="pass overwrite=True (embsync write --overwrite) to replace it",
         )
     place = Place.at(target)
     entries = place.entries()
     if entries and MANIFEST not in entries and not recognised_by(place, SnapshotConfig()):
         raise UsageError(
-            "there is a directory that is no snapshot",
+            "the directory exists and is not a snapshot",
             where=target,
             found=", ".join(entries)[:100],
-            expected="a snapshot, or an empty directory: what is replaced is deleted",
+            expected="a snapshot or an empty directory, since the replaced one is deleted",
         )
 
 

@@ -26,10 +26,10 @@ T, W = night(0).both
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
-        (T[0], {}, r"items: vectors that are not a matrix; found shape \(8,\)"),
+        (T[0], {}, r"items: vectors are not a matrix; found shape \(8,\)"),
         (T[:0], {}, r"found shape \(0, 8\)"),
         (T[:, :0], {}, r"found shape \(240, 0\)"),
-        (T.astype(np.int64), {}, "items: vectors that are not floats; found int64"),
+        (T.astype(np.int64), {}, "items: vectors are not floats; found int64"),
         (T[:, :7], {}, "sides of different widths; found 7 and 8"),
         (T, {"item_ids": np.arange(239)}, "item_ids: ids and vectors differ in number; found 239 ids; expected 240"),
         (T, {"item_ids": np.arange(240.0)}, "item_ids: ids of an unusable type; found float64"),

@@ -149,7 +149,7 @@ def forged(good: bytes, change: Any) -> bytes:
         (lambda header: header["__metadata__"].update({"items.rate": "nan"}), "other shapes or rates"),
         (lambda header: header["__metadata__"].update({"items.rate": ["x"]}), "other shapes or rates"),
         (lambda header: header.update({"other.ids": header.pop("items.ids")}), "expected items, perhaps users"),
-        (lambda header: header.update({"users.ids": header.pop("items.ids")}), "not the anchors that were saved"),
+        (lambda header: header.update({"users.ids": header.pop("items.ids")}), "not the saved anchors"),
         (lambda header: header["items.ids"].update(dtype="F64"), "an unusable type"),
         (lambda header: header["items.vectors"].update(dtype="I32"), "other shapes or rates"),
         (lambda header: header["items.vectors"].update(shape=[25, 16]), "other shapes or rates"),

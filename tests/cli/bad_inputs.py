@@ -135,7 +135,7 @@ def parts_cases() -> Iterator[tuple[str, Leave, str]]:
             "size",
         ),
         (
-            "Fortran's order",
+            "Fortran order",
             {"items_D_0__npy": np.asfortranarray(a), "items_D_1__npy": b, "item_ids__npy": ids},
             "Fortran",
         ),

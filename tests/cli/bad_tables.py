@@ -72,7 +72,7 @@ def column_cases(write: Write, end: str) -> Iterator[tuple[str, Leave, str]]:
         ("no vectors", pa.table({"id": IDS}), "no vector column"),
         ("two columns of vectors", table(vector=list(ROWS)), "more than one"),
         ("no rows", table().slice(0, 0), "no rows"),
-        ("a gap among dimensions", dimensions(d2=None), "without gap"),
+        ("a gap among dimensions", dimensions(d2=None), "consecutively"),
         ("dimensions of two types", dimensions(d2=ROWS[:, 2].astype("f8")), "differ in type"),
         (
             "a missing number in a dimension",
@@ -202,7 +202,7 @@ def csv_cases() -> Iterator[tuple[str, Leave, str]]:
     for what, data, says in (
         ("a cut", packed[:-9], "ill-formed|compressed|Truncated"),
         ("text that is not packed", csv_text().encode(), "compressed"),
-        ("a bomb of rows", gzip.compress(b"id,d0,d1\n" + b"a,1.5,2.5\n" * 8_000_000), "more than text unpacks to"),
+        ("a bomb of rows", gzip.compress(b"id,d0,d1\n" + b"a,1.5,2.5\n" * 8_000_000), "more than text can expand to"),
         ("a bomb of one line", gzip.compress(b"id,d0,d1\na,1.5," + b"1" * 50_000_000), "no known layout"),
         ("a bomb of empty lines", gzip.compress(b"id,d0,d1\na,1.5,2.5" + b"\n" * 80_000_000), "unpack"),
         ("nothing", b"", "compressed|no known layout|no rows"),
@@ -237,7 +237,7 @@ def pipeline_cases() -> Iterator[tuple[str, Leave, str]]:
     stage = "stages_S_1_ALS_S_"
     good = {f"{stage}itemFactors_S_part__parquet": items, f"{stage}userFactors_S_part__parquet": users}
     for what, made, says in (
-        ("no users", {f"{stage}itemFactors_S_part__parquet": items}, "not whole|incomplete|ALS model"),
+        ("no users", {f"{stage}itemFactors_S_part__parquet": items}, "incomplete ALS model"),
         (
             "two models",
             good | {name.replace("1_ALS", "2_ALS"): write for name, write in good.items()},

@@ -190,7 +190,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
         (["item_id,title,stock,price", "1,a,true,2"], "no label year; found columns item_id, title, stock, price"),
         (
             ["item_id,title,stock,price,year", "1,a,true,2"],
-            "a row of another length; found 4 fields in row 2; expected 5",
+            "a row with another number of fields; found 4 fields in row 2; expected 5",
         ),
         (
             ["item_id,title,stock,price,year", "987654321,a,true,2,3"],
@@ -198,7 +198,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
         ),
         (
             ["item_id,title,stock,price,year", "x,a,true,2,3"],
-            "labels of ids of another type than the items'; found 'x'",
+            "labels with ids of another type than the items; found 'x'",
         ),
         (["item_id,title,stock,price,year", "1,a,true,2,3", "1,a,true,2,3"], "ids repeat"),
         (["title,stock,price,year", "a,true,2,3"], "labels without ids|id column"),
@@ -353,7 +353,7 @@ def test_what_is_wrong_with_vectors_is_said_before_what_is_wrong_with_labels(roo
     later.items[3, 2] = np.nan
     with pytest.raises(SnapshotError, match=r"not finite|NaN|infinit"):
         publish(root, later, 2, ["1,too,few"])
-    with pytest.raises(SnapshotError, match="a row of another length"):
+    with pytest.raises(SnapshotError, match="a row with another number of fields"):
         publish(root, night(1), 3, ["1,too,few"])
 
 

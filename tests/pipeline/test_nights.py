@@ -456,7 +456,7 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
 def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left of a directory that another one has replaced is half of a snapshot; what stays so is ill-formed."""
+    """What is left of a directory that another one has replaced is incomplete; if it stays so, it is ill-formed."""
     path, really = write_npy(root.parent / "n0", night(0)), run.open_snapshot
 
     def removed(*arguments: Any, **options: Any) -> Any:
@@ -464,9 +464,9 @@ def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
         return really(*arguments, **options)
 
     monkeypatch.setattr(run, "open_snapshot", removed)
-    with pytest.raises(SnapshotChanged, match="changed while it was read; found half of a snapshot"):
+    with pytest.raises(SnapshotChanged, match="changed while it was read; found incomplete snapshot"):
         publish_snapshot(Store(root), Request(path), configured())
-    with pytest.raises(SnapshotError, match="half of a snapshot") as raised:
+    with pytest.raises(SnapshotError, match="incomplete snapshot") as raised:
         publish_snapshot(Store(root), Request(path), configured())
     assert not raised.value.transient
     assert not root.exists()

@@ -122,7 +122,7 @@ def test_raw_queries_of_any_kept_version_go_through_its_own_maps(reader: StoreRe
         raw = night(0, **SIZES).both[1]
         found = version.search(raw, 5, space="snapshot", snapshot=old)[0]
         assert found.tolist() == version.search(old.transform.users(raw), 5)[0].tolist()
-        with pytest.raises(UsageError, match="found version 1; expected space='snapshot' beside it"):
+        with pytest.raises(UsageError, match="found version 1; expected pass space='snapshot' too"):
             version.search(raw, 5, snapshot=old)
     with pytest.raises(UsageError, match="unknown space"):
         version.search(raw, space="raw")

@@ -204,7 +204,7 @@ def test_a_following_reader_that_is_dropped_warns_and_ends_its_thread(root: Path
     reader = embsync.open(root)
     follower = reader.follow(interval=0.01)
     reader.current.close()
-    with pytest.warns(ResourceWarning, match="that follows it"):
+    with pytest.warns(ResourceWarning, match="reader that follows"):
         del reader
     eventually(lambda: not follower.health.alive)
 

@@ -110,7 +110,7 @@ def test_unknown_ids_fail_no_batch(version: Version, users: Array) -> None:
     side = version.side("users")
     assert side.age(asked, "nan").tolist() == [*side.age(asked[:1]).tolist(), -1, *side.age(asked[2:]).tolist()]
     assert side.origin([unknown], "nan").tolist() == [-1]
-    with pytest.raises(NotFoundError, match="missing=nan gives -1"):
+    with pytest.raises(NotFoundError, match="missing=nan to get -1"):
         side.age(asked)
     with pytest.raises(UsageError, match="expected raise or nan"):
         side.age(asked, "mean")  # type: ignore[arg-type]

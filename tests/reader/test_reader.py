@@ -91,7 +91,7 @@ def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list
     mean = version.items.lookup([known, missing[0]], missing="mean")
     np.testing.assert_allclose(mean[1], version.items.vectors[version.items.live].mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(mean[0], nan[1])
-    with pytest.raises(UsageError, match="unknown way to answer missing ids; found 'zero'"):
+    with pytest.raises(UsageError, match="unknown option for missing ids; found 'zero'"):
         version.items.lookup([known], missing="zero")
     with pytest.raises(NotFoundError):
         version.items.age([missing[0]])

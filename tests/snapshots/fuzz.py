@@ -381,7 +381,7 @@ def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
             read(mutant, config)
             outcomes["read"] += 1
         except SnapshotError as error:
-            outcomes["failed" if "\n" in str(error) or "stands still" in str(error) else "refused"] += 1
+            outcomes["failed" if "\n" in str(error) or "does not progress" in str(error) else "refused"] += 1
             outcomes["crashed_decoders"] += "the decoder ended" in str(error)
         except BaseException as error:
             outcomes["failed"] += 1

@@ -234,7 +234,7 @@ ITEMS, USERS = np.ones((30, 4), np.float32), np.ones((40, 4), np.float32)
 def test_row_numbers_do_not_replace_id_files(tmp_path: Path, beside: str) -> None:
     """Whatever the file of ids is called; without the key the refusal says what to call it."""
     path = arrays(tmp_path / "s", items=ITEMS, **{beside: np.arange(30)})
-    with pytest.raises(SnapshotError, match=f"row numbers are to be the ids.*{beside}"):
+    with pytest.raises(SnapshotError, match=f"row numbers are configured as ids.*{beside}"):
         open_snapshot(path, SnapshotConfig(row_number_ids=True))
     if beside != "item_ids":
         with pytest.raises(SnapshotError, match=f"vectors without ids.*{beside}.*save the ids as item_ids"):
@@ -246,7 +246,7 @@ def test_row_numbers_do_not_replace_ids_of_another_format(tmp_path: Path, beside
     """A pickle of encoders is ids, too."""
     path = arrays(tmp_path / "s", items=ITEMS)
     (path / beside).write_text("x")
-    with pytest.raises(SnapshotError, match="row numbers are to be the ids"):
+    with pytest.raises(SnapshotError, match="row numbers are configured as ids"):
         open_snapshot(path, SnapshotConfig(row_number_ids=True))
 
 
@@ -261,7 +261,7 @@ def test_ids_of_one_side_only_do_not_make_the_other_row_numbers(tmp_path: Path) 
 def test_exchanged_ids_are_named(tmp_path: Path) -> None:
     """item_ids.npy has as many ids as there are users, and the other way round."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=np.arange(40), users=USERS, user_ids=np.arange(30))
-    with pytest.raises(SnapshotError, match="ids of the two sides are exchanged; found 40 item_ids and 30 user_ids"):
+    with pytest.raises(SnapshotError, match="ids of the two sides are swapped; found 40 item_ids and 30 user_ids"):
         open_snapshot(path, CONFIG)
 
 
@@ -318,7 +318,7 @@ def test_safetensors_and_text_have_ids_that_row_numbers_do_not_replace(tmp_path:
     save_file({"vectors": ITEMS, "item_ids": np.arange(30)}, tmp_path / "other.safetensors")
     (tmp_path / "words.vec").write_text("2 2\na 1 2\nb 3 4\n")
     for name in ("items.safetensors", "other.safetensors", "words.vec"):
-        with pytest.raises(SnapshotError, match="row numbers are to be the ids"):
+        with pytest.raises(SnapshotError, match="row numbers are configured as ids"):
             open_snapshot(tmp_path / name, SnapshotConfig(row_number_ids=True))
     with pytest.raises(SnapshotError, match=r"vectors without ids.*item_ids"):
         open_snapshot(tmp_path / "other.safetensors", CONFIG)

@@ -67,10 +67,10 @@ NAMES = [f"d{place}" for place in range(12)]
     [
         (
             columns([*NAMES[:5], *[f"d{place}" for place in range(6, 12)]]),
-            "without gap.*11 columns, d0 to d11.*d6 out of turn",
+            "consecutively.*11 columns, d0 to d11.*d6 out of sequence",
         ),
-        (columns([*NAMES[:11], "d01"]), "without gap.*d01 out of turn|without gap.*d1 out of turn"),
-        (columns([f"d{place}" for place in range(5, 17)]), "without gap.*d5 to d16.*from 0 or 1"),
+        (columns([*NAMES[:11], "d01"]), "consecutively.*d01 out of sequence|consecutively.*d1 out of sequence"),
+        (columns([f"d{place}" for place in range(5, 17)]), "consecutively.*d5 to d16.*from 0 or 1"),
         (columns(NAMES, d12=np.ones(50)), r"differ in type.*d12 \(float64\).*float32"),
         (columns(NAMES, d12=["a"] * 50), r"differ in type.*d12 \(string\)"),
         (
@@ -99,7 +99,7 @@ def test_the_answer_is_a_pattern(tmp_path: Path) -> None:
     pq.write_table(given, tmp_path / "items.parquet")
     opened = open_snapshot(tmp_path, SnapshotConfig(vector_column="sales_*"))
     np.testing.assert_array_equal(vectors(opened.items), WIDE.items)
-    with pytest.raises(SnapshotError, match="columns of numbers named clicks_0"):
+    with pytest.raises(SnapshotError, match="numeric columns named clicks_0"):
         open_snapshot(tmp_path, SnapshotConfig(vector_column="clicks_*"))
 
 

@@ -84,8 +84,8 @@ FILES = {
     "MATLAB 7.3": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "HDF5", "h5py"),
     "SQLite": (database(), "SQLite", "read_sql"),
     "DuckDB": (b"\x01\x02\x03\x04\x05\x06\x07\x08DUCK\x40\x00", "DuckDB", "COPY"),
-    "RData": (gzip.compress(b"RDX3\nX\n\x00\x00\x00\x03"), "file of R", "write.csv"),
-    "RDS": (gzip.compress(b"X\n\x00\x00\x00\x03\x00\x04"), "file of R", "write.csv"),
+    "RData": (gzip.compress(b"RDX3\nX\n\x00\x00\x00\x03"), "R data file", "write.csv"),
+    "RDS": (gzip.compress(b"X\n\x00\x00\x00\x03\x00\x04"), "R data file", "write.csv"),
     "ONNX": (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "ONNX", "onnx.load"),
     "FAISS": (b"IxFI" + np.array([64, 12], "<i4").tobytes() + bytes(16), "an index", "numpy.savez"),
     "Avro": (b"Obj\x01\x04\x14avro.codec", "Avro", "read_avro"),
@@ -155,7 +155,7 @@ def test_part_files_that_are_pointers_are_said_to_be(tmp_path: Path, name: str) 
 
 
 def leave_checkpoint(path: Path) -> None:
-    """Leave a checkpoint of TensorFlow."""
+    """Leave a TensorFlow checkpoint."""
     (path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-100"\n')
     (path / "model.ckpt-100.index").write_bytes(b"\x00\x00\x13")
     (path / "model.ckpt-100.data-00000-of-00001").write_bytes(bytes(64))
@@ -180,9 +180,9 @@ def leave_spark_model(path: Path) -> None:
 @pytest.mark.parametrize(
     ("leave", "what", "line"),
     [
-        (leave_checkpoint, "a checkpoint of TensorFlow", "tf.train.load_checkpoint"),
-        (leave_saved_model, "a SavedModel of TensorFlow", "tf.train.load_checkpoint"),
-        (leave_spark_model, "a model that Spark saved", "spark.read.parquet"),
+        (leave_checkpoint, "a TensorFlow checkpoint", "tf.train.load_checkpoint"),
+        (leave_saved_model, "a TensorFlow SavedModel", "tf.train.load_checkpoint"),
+        (leave_spark_model, "a Spark model other than ALS", "spark.read.parquet"),
     ],
 )
 def test_directories_of_models_are_named(tmp_path: Path, leave: Callable[[Path], None], what: str, line: str) -> None:

@@ -79,7 +79,7 @@ def test_what_looks_like_users_keeps_items_from_being_published_alone(tmp_path: 
     (path / name).write_bytes(b"half")
     found, reason = state(tmp_path / "w")
     assert (found, name in reason) == ("waiting", True)
-    with pytest.raises(SnapshotError, match="half of a snapshot") as refusal:
+    with pytest.raises(SnapshotError, match="incomplete snapshot") as refusal:
         open_snapshot(path, SnapshotConfig())
     assert name in str(refusal.value)
     assert not refusal.value.transient
@@ -190,7 +190,7 @@ def test_both_sides_may_be_demanded(tmp_path: Path) -> None:
     path = items_only(tmp_path / "w" / "s")
     both = SnapshotConfig(sides="both")
     assert state(tmp_path / "w", config=both)[0] == "waiting"
-    with pytest.raises(SnapshotError, match=r"half of a snapshot.*snapshot\.sides: both"):
+    with pytest.raises(SnapshotError, match=r"incomplete snapshot.*snapshot\.sides: both"):
         open_snapshot(path, both)
     shutil.rmtree(path)
     write_npy(path, model())
@@ -228,7 +228,7 @@ def test_directories_of_unfinished_files_are_waited_for(tmp_path: Path, holder: 
     (path / holder).mkdir()
     (path / holder / "users.npy").write_bytes(b"x")
     assert state(tmp_path / "w")[0] == "waiting"
-    with pytest.raises(SnapshotError, match="half of a snapshot"):
+    with pytest.raises(SnapshotError, match="incomplete snapshot"):
         open_snapshot(path, SnapshotConfig())
 
 
@@ -273,7 +273,7 @@ def test_a_part_file_under_way_makes_its_side_half(tmp_path: Path, name: str) ->
     (path / "users" / name).write_bytes(b"x")
     found, reason = state(tmp_path / "w")
     assert (found, name in reason) == ("waiting", True)
-    with pytest.raises(SnapshotError, match="half of a snapshot"):
+    with pytest.raises(SnapshotError, match="incomplete snapshot"):
         open_snapshot(path, SnapshotConfig())
     parquet_side(path / "users", made.user_ids[100:], made.users[100:], "part-00001.parquet")
     assert open_snapshot(path, SnapshotConfig()).unread == (f"users/{name}",)

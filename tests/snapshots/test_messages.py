@@ -40,7 +40,7 @@ def refusal(path: Path) -> SnapshotError:
         ("items.tsv", "TSV", "id,embedding"),
         ("w2v.model", "gensim", "save_word2vec_format"),
         ("w2v.kv", "gensim", "save_word2vec_format"),
-        ("w2v.bin", "not word2vec's", "numpy.savez"),
+        ("w2v.bin", "but not word2vec", "numpy.savez"),
         ("items.npy.gz", "compressed", "gunzip"),
         ("items.npy.zst", "compressed", "zstd"),
         ("items.lance", "Lance", "lance.dataset"),

@@ -142,5 +142,5 @@ def test_users_alone_are_half_a_snapshot(tmp_path: Path) -> None:
     """Items are what every snapshot has."""
     path = write(tmp_path / "s", model())
     (path / "items.safetensors").unlink()
-    with pytest.raises(SnapshotError, match="half of a snapshot"):
+    with pytest.raises(SnapshotError, match="incomplete snapshot"):
         open_snapshot(path, CONFIG)

@@ -86,7 +86,7 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         order = np.argsort(items.ids())
         assert items.ids()[order].tolist() == list(range(20))
         np.testing.assert_array_equal(vectors(items)[order], ML)
-    with pytest.raises(SnapshotError, match=r"StringIndexer gave.*found item.*hint: in Spark: labels"):
+    with pytest.raises(SnapshotError, match=r"from a StringIndexer.*found item.*hint: in Spark: labels"):
         open_snapshot(tmp_path / "indexed", SnapshotConfig())
     opened = open_snapshot(tmp_path / "als", SnapshotConfig())
     assert opened.layout == "parquet"

@@ -100,7 +100,7 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
     "either way round": (
         {"item_embedding.weight": MADE.items[:2]},
         {"item_vocab__json": {"0": 1, "1": 0}},
-        "ids to rows or of rows to ids",
+        "an ambiguous mapping",
     ),
     "an id twice": (None, BOTH | {"item_vocab__json": ["a"] * 30}, "ids repeat"),
     "an empty id": (None, BOTH | {"item_vocab__json": ["", *ITEM_NAMES[1:]]}, "unusable length"),
@@ -121,7 +121,7 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
     "a number beyond 64 bits": (
         None,
         BOTH | {"item_vocab__json": [2**63, *range(29)]},
-        "cannot be one|ill-formed vocabulary",
+        "an unusable id|ill-formed vocabulary",
     ),
     "cut off": (None, BOTH | {"item_vocab__json": b'["a", "b'}, "ill-formed vocabulary"),
     "two vocabularies": (

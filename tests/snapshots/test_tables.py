@@ -41,7 +41,7 @@ def test_a_table_is_refused_by_name(tmp_path: Path, named: str, where: str) -> N
     log = path / where / LOGS[named]
     log.parent.mkdir()
     log.write_text("{}")
-    with pytest.raises(SnapshotError, match=rf"a table, whose files are not its rows; found .*{named}") as refusal:
+    with pytest.raises(SnapshotError, match=rf"a table whose files include outdated rows; found .*{named}") as refusal:
         open_snapshot(path, SnapshotConfig())
     assert str((path / where).resolve()) in (refusal.value.hint or "")
 

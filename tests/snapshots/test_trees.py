@@ -50,7 +50,7 @@ def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels
     found = look(place)
     assert found["day=1"] == (
         "not_a_snapshot",
-        f"{place}/day=1: too many directories in one another; expected at most {files.DEEPEST}",
+        f"{place}/day=1: directories nested too deeply; expected at most {files.DEEPEST}",
     )
     assert found["day=2"][0] == "ready"
     cache = StatCache()
@@ -66,7 +66,7 @@ def test_a_deep_tree_given_by_hand_is_refused(place: Path, where: str, levels: i
     """Whichever layout it pretends to be, with exit code 3 and one line."""
     write_npy(place / "day=1", model())
     deep(place / "day=1" / where, levels, name)
-    with pytest.raises(SnapshotError, match="too many directories in one another"):
+    with pytest.raises(SnapshotError, match="directories nested too deeply"):
         stamp(place / "day=1")
     assert run(["sync", str(place / "day=1"), "--store", str(place / "S")]) == 3
     shutil.rmtree(place / "S", ignore_errors=True)

@@ -55,9 +55,9 @@ GOOD = model(items=20).named()
     ("change", "says"),
     [
         (lambda data: data[:-5], "ill-formed row"),
-        (lambda data: data + b"x", "more rows than announced"),
+        (lambda data: data + b"x", "more rows than the header says"),
         (lambda data: data.replace(b"20 8\n", b"21 8\n"), "ill-formed row|the size does not match"),
-        (lambda data: data.replace(b"20 8\n", b"19 8\n"), "more rows than announced"),
+        (lambda data: data.replace(b"20 8\n", b"19 8\n"), "more rows than the header says"),
         (lambda data: data.replace(b"20 8\n", b"999999999999999999 8\n"), "the size does not match the header"),
         (lambda data: data.replace(b"20 8\n", b"20 9\n"), "ill-formed row|the size does not match|not UTF-8"),
         (lambda data: data.replace(b"\nm", b"\n m", 1), "ill-formed row"),
@@ -75,7 +75,9 @@ def test_text_that_is_named_as_binary_is_refused(tmp_path: Path) -> None:
     """Also where each number takes four bytes, so that its rows would fit."""
     rows = "".join(f"w{row} 0.{row} 0.2 0.3\n" for row in range(1, 7))
     (tmp_path / "m.bin").write_text(f"6 3\n{rows}")
-    with pytest.raises(SnapshotError, match=r"text in a file that is named as binary.*hint: mv .*m.bin .*m.vec"):
+    with pytest.raises(
+        SnapshotError, match=r"text in a file with the suffix of binary files.*hint: mv .*m.bin .*m.vec"
+    ):
         read(tmp_path / "m.bin", CONFIG)
 
 

@@ -124,13 +124,13 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
         ({"item_ids": None}, "vectors without ids"),
         ({"items": np.where(np.eye(40, 4) > 0, np.nan, ITEMS)}, "NaN or infinity"),
         ({"items": np.zeros((40, 4))}, "no scores"),
-        ({"items": np.ones((40, 4), int)}, "vectors that are not floats"),
-        ({"items": np.ones(40)}, "vectors that are not a matrix"),
+        ({"items": np.ones((40, 4), int)}, "vectors are not floats"),
+        ({"items": np.ones(40)}, "vectors are not a matrix"),
         ({"items": np.ones((40, 5))}, "items and users differ in width"),
         ({"item_weights": -np.ones(40)}, "invalid weight"),
-        ({"users": None}, "half of a snapshot"),
-        ({"items": ITEMS.astype(np.longdouble)}, "vectors that are not floats"),
-        ({"items": ITEMS.astype(complex)}, "vectors that are not floats"),
+        ({"users": None}, "incomplete snapshot"),
+        ({"items": ITEMS.astype(np.longdouble)}, "vectors are not floats"),
+        ({"items": ITEMS.astype(complex)}, "vectors are not floats"),
         ({"items": np.ma.masked_less(ITEMS, 0)}, "items: masked values"),
         ({"item_ids": np.ma.masked_equal(np.arange(40), 3)}, "item_ids: masked values"),
         ({"items": csr_matrix(ITEMS)}, r"items is a sparse matrix; .*hint: items.toarray\(\)"),
@@ -139,7 +139,7 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
         ({"items": [[1.0, 2.0], [1.0]]}, "items is not an array"),
         ({"item_weights": np.ones(39)}, "weights and vectors differ in number"),
         ({"item_weights": ["a"] * 40}, "weights that are not numbers"),
-        ({"item_weights": np.ones((40, 1))}, "not one value a row"),
+        ({"item_weights": np.ones((40, 1))}, "not one value per row"),
         ({"item_weights": np.ma.masked_equal(np.arange(40.0), 3)}, "item_weights: masked values"),
         ({"user_ids": [f"u{k}" * 600 for k in range(30)]}, "ids of an unusable length"),
     ],
@@ -157,7 +157,7 @@ def test_a_directory_that_is_there_is_refused_and_overwritten_on_request(tmp_pat
     """What else was in it goes with it."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
     (path / "stray.txt").touch()
-    with pytest.raises(UsageError, match="there is a directory already"):
+    with pytest.raises(UsageError, match="the directory exists"):
         embsync.write_snapshot(path, **BOTH)
     assert (path / "stray.txt").exists()
     embsync.write_snapshot(path, **{**BOTH, "items": ITEMS * 2}, overwrite=True)
@@ -195,7 +195,7 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff", "day\0=1", "\0", ".."])
 def test_names_that_are_no_snapshots_are_refused(tmp_path: Path, name: str) -> None:
     """A snapshot that nobody would take."""
-    with pytest.raises(UsageError, match="not the name of a snapshot"):
+    with pytest.raises(UsageError, match="not a valid name of a snapshot"):
         embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
     assert entries(tmp_path) == []
 
@@ -204,7 +204,7 @@ def test_paths_that_the_system_refuses_are_errors_of_embsync(tmp_path: Path) -> 
     """A name that is too long, the root, a directory in which one may not look."""
     with pytest.raises(StoreError, match="a snapshot cannot be written; found File name too long"):
         embsync.write_snapshot(tmp_path / ("d" * 300), **BOTH)
-    with pytest.raises(UsageError, match="not the name of a snapshot"):
+    with pytest.raises(UsageError, match="not a valid name of a snapshot"):
         embsync.write_snapshot("/", **BOTH, overwrite=True)
 
 
@@ -213,7 +213,7 @@ def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) ->
     watched = tmp_path / "watched"
     watched.mkdir()
     embsync.write_snapshot(watched / "day=1", **BOTH)
-    with pytest.raises(UsageError, match="there is a directory that is no snapshot; found day=1"):
+    with pytest.raises(UsageError, match="the directory exists and is not a snapshot; found day=1"):
         embsync.write_snapshot(f"{watched}/", **BOTH, overwrite=True)
     assert entries(watched) == ["day=1"]
     (tmp_path / "empty").mkdir()
@@ -265,7 +265,7 @@ def test_writers_of_one_name_at_a_time_leave_one_whole_snapshot(tmp_path: Path) 
 
     with ThreadPoolExecutor(4) as pool:
         outcomes = sorted(pool.map(write, range(1, 9)))
-    assert outcomes == ["there is a directory already"] * 7 + ["written"]
+    assert outcomes == ["the directory exists"] * 7 + ["written"]
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda night: write(night, overwrite=True), range(1, 9))) == {"written"}
     items, users = read_back(path)
@@ -278,7 +278,7 @@ def test_links_files_and_missing_directories_are_refused(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
-        with pytest.raises(UsageError, match="in the way"):
+        with pytest.raises(UsageError, match="the path exists"):
             embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
     with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
         embsync.write_snapshot(tmp_path / "no" / "day=1", **BOTH)
@@ -406,10 +406,10 @@ def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> No
         version = reader.current
         ids, _ = version.search_by_user(["u3"], k=3)
         assert ids.dtype.kind == "i"
-    with pytest.raises(UsageError, match="a snapshot or arrays"):
+    with pytest.raises(UsageError, match="either a snapshot or arrays"):
         embsync.publish(tmp_path / "st")
     for name in ("../elsewhere", str(tmp_path / "elsewhere"), "a/b"):
-        with pytest.raises(UsageError, match="not the name of arrays"):
+        with pytest.raises(UsageError, match="not a valid name of arrays"):
             embsync.publish(tmp_path / "st", **nights[1], name=name, config=options)
     with pytest.raises(SnapshotError, match="ids of another type"):
         embsync.publish(tmp_path / "st", **{**nights[1], "user_ids": np.arange(30)}, config=options)
