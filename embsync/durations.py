@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: ``90m``, ``36h``, ``7d``."""
+"""Lengths of time in text: ``90m``, ``36h``, ``7d``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 #: The form as a regular expression of JSON Schema, and in words.
 PATTERN = r"^[0-9]+(\.[0-9]+)?[smhdw]$"
 FORM = "a number and a unit (s, m, h, d or w), such as 90m, 36h or 7d"
-#: What people write instead, as how much of which unit.
+#: Other spellings of units, as a multiple of a unit.
 _MEANT = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), (1, "s")),
     **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), (1, "m")),
@@ -34,9 +34,9 @@ def parse_duration(text: str, where: str | None = None, expected: str = FORM) ->
     text : str
         Such as ``90m``, ``1.5h``, ``7d`` or ``2w``.
     where : str, optional
-        The option, key or field it stands in, for the error.
+        The option, key or field, for the error.
     expected : str
-        What may stand there, for the error.
+        The expected form, for the error.
 
     Raises
     ------
@@ -54,9 +54,13 @@ def parse_duration(text: str, where: str | None = None, expected: str = FORM) ->
 
 
 def _meant(text: str) -> str | None:
+    """Return a suggestion if the unit is another spelling of one, or nearly one with the same first letter."""
     nearly = _NEARLY.fullmatch(text.strip().lower())
-    near = difflib.get_close_matches(nearly[2], _MEANT, n=1) if nearly else []
-    if nearly is None or not near:
+    if nearly is None:
+        return None
+    alike = [unit for unit in _MEANT if unit[0] == nearly[2][0]]
+    near = difflib.get_close_matches(nearly[2], alike, n=1, cutoff=0.75)
+    if not near:
         return None
     factor, unit = _MEANT[near[0]]
     return f"did you mean {float(nearly[1]) * factor:.12g}{unit}?"

@@ -35,7 +35,10 @@ def test_a_number_and_a_unit(text: str, expected: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("7 parsecs", "7s"),
+        ("7 parsecs", None),
+        ("7 minuscules", None),
+        ("7 dayz", "7d"),
+        ("7 secnds", "7s"),
         ("7 days", "7d"),
         ("7D", "7d"),
         ("-7d", "7d"),

@@ -51,7 +51,7 @@ def sync(
         raise UsageError(
             "nothing to sync",
             found="no SNAPSHOT and no watch.path",
-            hint=command("sync", "--help", purpose="name a snapshot, or set watch.path in the configuration"),
+            hint="name a snapshot, or set watch.path in the configuration",
         )
     if dry:
         return check_each(snapshots, given) if snapshots else print_backlog(given)

@@ -192,6 +192,9 @@ def _print_hits(version: Version, ids: Array, scores: Float32, labels: tuple[str
     for place, hits in enumerate(results):
         if len(results) > 1:
             say(f"query {place}")
+        if not hits:
+            say("no items found")
+            continue
         table(
             ("item", "score", *labels),
             [(hit["id"], f"{hit['score']:.4f}", *hit.get("labels", {}).values()) for hit in hits],

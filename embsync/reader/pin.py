@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from embsync.errors import NotFoundError, StoreBusy, StoreError
-from embsync.invocation import command
 from embsync.reader.version import Version
 from embsync.store import layout
 
@@ -33,9 +32,7 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
     for _ in range(_ATTEMPTS):
         wanted = layout.current_number(root) if number is None else number
         if wanted is None:
-            raise NotFoundError(
-                "no version yet", where=root, hint=command("sync", "--help", purpose="to publish the first", store=root)
-            )
+            raise NotFoundError("no version yet", where=root, hint="publish a first snapshot")
         if number is not None and number in layout.unpublished_numbers(root / layout.VERSIONS):
             raise NotFoundError(f"no version {number}", where=root, hint="it was never published")
         try:

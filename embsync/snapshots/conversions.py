@@ -28,8 +28,12 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     suffix = PurePosixPath(place.name).suffix
     if suffix != suffix.lower() and suffix.lower() in _READ:
         return "an ending in capital letters", f"mv {{sh}} {{shto}}{suffix.lower()}".format(**_paths(place))
-    found = foreign.kind_of(place.name, _start(place))
-    return None if found is None else _advice(foreign.KINDS[found], place)
+    start = _start(place)
+    found = foreign.kind_of(place.name, start)
+    if found is None:
+        return None
+    commas = foreign.decimal_commas(start) if found == "text" else None
+    return _advice(commas or foreign.KINDS[found], place)
 
 
 def mistaken(place: Place) -> tuple[str, str] | None:

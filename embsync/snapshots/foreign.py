@@ -185,6 +185,7 @@ KINDS = {
     "page": Foreign("an HTML or XML page, perhaps from a failed download", "download {sh} again"),
 }
 
+_DECIMAL_COMMA = re.compile(rb"([;\t])-?\d+,\d+(?=[;\t\r\n]|$)", re.M)
 #: Models that are directories, by files that each has.
 _MODELS = (
     (
@@ -277,6 +278,15 @@ def kind_of(name: str, start: bytes) -> str | None:
     if begun is None or KINDS[begun].is_named(name) or (begun in {"pickle", "joblib"} and named in _PICKLED):
         return named
     return begun
+
+
+def decimal_commas(start: bytes) -> Foreign | None:
+    """Return how to convert a table that begins with numbers such as ``0,5``, None for any other."""
+    found = _DECIMAL_COMMA.search(start)
+    if found is None:
+        return None
+    line = f"pandas.read_csv({{py}}, sep={found[1].decode()!r}, decimal=',').to_parquet({{parquet}})"
+    return Foreign("CSV or TSV with decimal commas", f"in Python: import pandas; {line}")
 
 
 def model_of(entries: Collection[str]) -> Foreign | None:

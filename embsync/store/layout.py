@@ -202,7 +202,7 @@ def named_number(root: Path) -> int | None:
         raise NotFoundError(
             "no store here",
             where=root,
-            hint=command("sync", "--help", purpose="is the path right? to make one", store=root),
+            hint="check the path; publishing a first snapshot creates the store",
         ) from None
     except OSError as error:
         raise StoreDamaged(

@@ -166,6 +166,8 @@ def test_the_shell_filters_and_shows(
     assert [hit["labels"]["genre"] for hit in hits] == version.labels_of(ids)["genre"]
     assert run([*base[:-1], "--label", "genre"]) == 0
     assert "genre" in capsys.readouterr().out
+    assert run([*base[:-1], "--where", "genre=none of them"]) == 0
+    assert capsys.readouterr().out == f"version {version.number}\nno items found\n"
     assert run([*base, "--where", "price=cheap"]) == 2
     assert "label price" in capsys.readouterr().err
     assert run([*base, "--where", "genre"]) == 2

@@ -100,6 +100,21 @@ def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path],
     assert [re.sub(r"\D", "", str(id_)) for id_ in items.ids().tolist()] == [str(number) for number in range(12)]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_decimal_commas_are_converted_by_the_printed_line(tmp_path: Path, ending: str) -> None:
+    """A table written in a European locale is refused with a line of Python that makes it readable."""
+    separator = ";" if ending == ".csv" else "\t"
+    lines = [separator.join(["item_id", "d0", "d1", "d2", "d3"])]
+    lines += [separator.join([str(id_), *(f"{value:.6f}" for value in row)]) for id_, row in enumerate(ROWS)]
+    (tmp_path / f"items{ending}").write_text("\n".join([lines[0], *(line.replace(".", ",") for line in lines[1:])]))
+    error = refusal(tmp_path)
+    assert "decimal commas" in str(error.found)
+    exec(str(error.hint).removeprefix("in Python: "), {})
+    items = open_snapshot(tmp_path / "items.parquet", CONFIG).items
+    np.testing.assert_allclose(np.concatenate([block for _, block in items.blocks()]), ROWS, atol=1e-6)
+    assert items.ids().tolist() == list(range(12))
+
+
 @pytest.mark.parametrize(
     "name",
     [
