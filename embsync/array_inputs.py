@@ -12,25 +12,25 @@ from embsync.errors import SnapshotError
 
 
 def as_matrix(value: Any, name: str) -> tuple[Array, Array | None]:
-    """Return vectors as a matrix of floats, and the ids that come with them.
+    """Return vectors as a matrix of floats, and the ids of a pandas index.
 
     Parameters
     ----------
     value : array, pandas.DataFrame, pandas.Series of vectors, Arrow array of lists, tensor or nested sequence
     name : str
-        What it is called in an error.
+        Its name in errors.
 
     Returns
     -------
     (t, e) ndarray
-        Not copied where it need not be; bfloat16 becomes float32, which is exact.
+        Not copied unless necessary; bfloat16 becomes float32, which is exact.
     (t,) ndarray or None
-        The index of a pandas object, unless it only counts the rows.
+        The index of a pandas object, unless it is the row numbers.
 
     Raises
     ------
     SnapshotError
-        It is no matrix of numbers.
+        It is not a matrix of numbers.
     """
     ids = None
     if _is_pandas(value):
@@ -42,7 +42,7 @@ def as_matrix(value: Any, name: str) -> tuple[Array, Array | None]:
     matrix = _as_array(value, name)
     if matrix.dtype == object:
         matrix = _stacked(matrix, name)
-    if matrix.dtype.name == "bfloat16":  # of ml_dtypes, as JAX uses it
+    if matrix.dtype.name == "bfloat16":  # the type of ml_dtypes, which JAX uses
         matrix = matrix.astype(np.float32)
     return matrix, ids
 
@@ -55,7 +55,7 @@ def as_ids(value: Any, name: str) -> Array:
     value : array, pandas.Series or Index, Arrow array or sequence
         Integers or strings of any kind: object arrays and NumPy's and pandas' string types as well.
     name : str
-        What they are called in an error.
+        Their name in errors.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def as_ids(value: Any, name: str) -> Array:
     Raises
     ------
     SnapshotError
-        They are of several types, or of one that no ids have.
+        They are of several types, or of an unusable one.
     """
     if _is_pandas(value) or (hasattr(value, "to_numpy") and hasattr(value, "dtype")):
         value = value.to_numpy()
@@ -87,12 +87,12 @@ def as_ids(value: Any, name: str) -> Array:
 
 
 def as_weights(value: Any, name: str) -> Array:
-    """Return weights as an array, whatever they are held in.
+    """Return weights of any accepted type as an array.
 
     Raises
     ------
     SnapshotError
-        They are no array.
+        They are not an array.
     """
     return _as_array(value, name)
 
@@ -123,7 +123,9 @@ def _of_arrow(value: Any, name: str) -> Array:
         [len(flat) // max(len(whole), 1)] if hasattr(whole.type, "list_size") else whole.value_lengths()
     )
     if whole.null_count or flat.null_count or len(lengths) > 1:
-        raise SnapshotError(f"{name}: vectors of different widths, or with holes", expected="one width and no nulls")
+        raise SnapshotError(
+            f"{name}: vectors of different widths, or with missing values", expected="equal widths and no nulls"
+        )
     return flat.to_numpy(zero_copy_only=False).reshape(len(whole), -1)  # type: ignore[no-any-return]
 
 
@@ -134,7 +136,7 @@ def _as_array(value: Any, name: str) -> Array:
         raise SnapshotError(
             f"{name} is a sparse matrix", found=type(value).__name__, expected="a dense one", hint=f"{name}.toarray()"
         )
-    if not isinstance(value, np.ndarray) and hasattr(value, "detach"):  # a tensor with gradients, or of a GPU
+    if not isinstance(value, np.ndarray) and hasattr(value, "detach"):  # a tensor with gradients, or on a GPU
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
@@ -148,7 +150,7 @@ def _as_array(value: Any, name: str) -> Array:
 
 
 def _stacked(matrix: Array, name: str) -> Array:
-    """Return the matrix that an array of vectors means, or of numbers kept as objects."""
+    """Return an array of vectors, or of numbers stored as objects, as a matrix."""
     try:
         rows = [np.asarray(row) for row in matrix] if matrix.ndim == 1 else matrix.tolist()
         stacked = np.stack(rows) if matrix.ndim == 1 else np.array(rows)
@@ -165,7 +167,7 @@ def _stacked(matrix: Array, name: str) -> Array:
 
 
 def _objects(value: Any) -> Any:
-    """Return a sequence of strings as an array of objects: NumPy would make text of a mixture of types."""
+    """Return a sequence of strings as an array of objects: NumPy would convert mixed types to text."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         found = np.empty(len(value), object)
         found[:] = value
@@ -209,5 +211,5 @@ def _encoded(text: str, row: int, name: str) -> bytes:
     except UnicodeEncodeError:
         encoded = b""
     if not encoded or encoded.endswith(b"\0"):
-        raise SnapshotError(f"{name}: an empty id, a NUL in an id, or no text", found=f"{text[:60]!r} in row {row}")
+        raise SnapshotError(f"{name}: an empty id, an id with a NUL, or not text", found=f"{text[:60]!r} in row {row}")
     return encoded

@@ -1,7 +1,7 @@
-"""Ids: the two forms there are, int64 or ``S<n>`` of UTF-8; their stable hash; where they stand among others.
+"""Ids in their two types, int64 and ``S<n>`` of UTF-8; their stable hash; their positions among other ids.
 
-The hash says which rows are anchors, which users are sampled, which fold a row falls into. It depends on the id alone,
-never on order, platform or the width of the string array it stands in, so the same ids are chosen night after night.
+The hash determines which rows are anchors, which users are sampled, and the fold of a row. It depends on the id alone,
+not on order, platform or the itemsize of the array, so that the same ids are chosen every night.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from embsync.errors import SnapshotError, UsageError
 FOLDS = 10
 _HASH_BLOCK = 2**18
 _LARGEST = np.iinfo(np.int64).max
-#: An id is a name, not a document: one id of a megabyte would make every row of an ``S<n>`` array a megabyte.
+#: Limits memory: in an ``S<n>`` array, every id takes as much as the longest.
 LONGEST_ID = 1024
-#: Strings looked at in one go, so that checks cost little memory beside the ids themselves.
+#: Strings checked at once, so that checks take little memory compared with the ids themselves.
 _STEP = 65_536
 _LAST_CODE_POINT = 0x10FFFF
-#: A decimal id as it may stand in a string: no spaces, underscores or other scripts' digits, which ``int`` takes.
+#: A decimal id in a string: without spaces, underscores or digits of other scripts, which ``int`` would accept.
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,19}")
 
 
@@ -54,7 +54,7 @@ def _words(strings: Array) -> UInt64:
 
 
 def _chain(words: UInt64) -> UInt64:
-    """Mix word after word; trailing zero words change nothing, so padding does not."""
+    """Mix word after word; trailing zero words are ignored, so that padding does not matter."""
     state = _mix(words[:, 0])
     for column in range(1, words.shape[1]):
         remaining = words[:, column:].any(axis=1)
@@ -84,7 +84,7 @@ def sample(ids: Array, size: int) -> Int64:
 
 
 def positions_in(ids: Array, sorted_ids: Array) -> Int64:
-    """Return where each of ``ids`` stands in ``sorted_ids``, -1 where it does not.
+    """Return the position of each of ``ids`` in ``sorted_ids``, -1 if absent.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def positions_in(ids: Array, sorted_ids: Array) -> Int64:
 
 
 def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
-    """Return ``"integer"`` or ``"string"`` for the type ids have in a file, or refuse it."""
+    """Return ``"integer"`` or ``"string"`` for the type of ids in a file, or refuse it."""
     if dtype.kind in "iu":
         return "integer"
     if dtype.kind not in "SU":
@@ -136,7 +136,7 @@ def canonical(raw: Array, where: str) -> Array:
     Raises
     ------
     SnapshotError
-        An id does not fit int64, is empty, too long, holds a NUL or is not UTF-8, or ids repeat.
+        An id does not fit int64, is empty, too long, has a NUL or is not UTF-8, or ids repeat.
     """
     if id_kind(raw.dtype, where) == "integer":
         ids = _integers(raw, where)
@@ -150,7 +150,7 @@ def canonical(raw: Array, where: str) -> Array:
 
 
 def joined(lengths: Array, text: bytes | memoryview, where: str) -> Array:
-    """Return the strings that lie end to end in ``text`` as a (t,) ``S<n>`` array, not yet checked as ids."""
+    """Return the strings concatenated in ``text`` as a (t,) ``S<n>`` array, not yet checked as ids."""
     longest = int(lengths.max(initial=1))
     if lengths.min(initial=1) < 1 or longest > LONGEST_ID:
         raise SnapshotError(
@@ -166,9 +166,9 @@ def joined(lengths: Array, text: bytes | memoryview, where: str) -> Array:
 
 
 def _refuse_nul_ends(table: Array, lengths: Array, where: str) -> None:
-    # an S<n> array forgets NULs at the end of a string, so they must be seen here
+    # an S<n> array drops trailing NULs of a string, so they must be detected here
     if (table[np.arange(len(lengths)), lengths - 1] == 0).any():
-        raise SnapshotError("a NUL in an id", where=where, expected="text")
+        raise SnapshotError("an id with a NUL", where=where, expected="text")
 
 
 def _integers(raw: Array, where: str) -> Array:
@@ -192,7 +192,10 @@ def _from_bytes(raw: Array, where: str) -> Array:
         if not filled[:, 0].all() or (~filled[:, :-1] & filled[:, 1:]).any():
             row = start + int(np.argmax(~filled[:, 0] | (~filled[:, :-1] & filled[:, 1:]).any(axis=1)))
             raise SnapshotError(
-                "an empty id or a NUL in an id", where=where, found=f"{bytes(ids[row])!r} in row {row}", expected="text"
+                "an empty id or an id with a NUL",
+                where=where,
+                found=f"{bytes(ids[row])!r} in row {row}",
+                expected="text",
             )
         longest = max(longest, int(filled.sum(axis=1).max()))
         if (table & 0x80).any():
@@ -203,7 +206,7 @@ def _from_bytes(raw: Array, where: str) -> Array:
 def _require_utf8(part: Array, start: int, where: str) -> None:
     values = part.tolist()
     try:
-        # a line feed belongs to no longer sequence, so the whole is valid exactly when every id is
+        # a line feed is never part of a longer sequence, so the joined text is valid if and only if every id is
         b"\n".join(values).decode("utf-8")
     except UnicodeDecodeError:
         for row, value in enumerate(values, start):
@@ -244,8 +247,8 @@ def _from_code_points(raw: Array, where: str) -> Array:
 
 
 def _require_unique(ids: Array, where: str) -> None:
-    # Snapshots are mostly in the order of ids. Strings nearly in order are sorted stably in a third of the time: 21 ms
-    # a million. Integers take 5 ms in any order.
+    # Snapshots are mostly in the order of ids. A stable sort of strings nearly in order takes a third of the time:
+    # 21 ms per million. Integers take 5 ms in any order.
     ordered = np.sort(ids, kind=None if ids.dtype.kind == "i" else "stable")
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(repeated) == 0:
@@ -253,7 +256,7 @@ def _require_unique(ids: Array, where: str) -> None:
     values = np.unique(repeated)[:5].tolist()
     examples = ", ".join(value.decode() if isinstance(value, bytes) else str(value) for value in values)
     raise SnapshotError(
-        "ids repeat",
+        "repeated ids",
         where=where,
         found=f"{len(repeated)} repeated rows, among them {examples}",
         expected="each id once",
@@ -261,7 +264,7 @@ def _require_unique(ids: Array, where: str) -> None:
 
 
 def as_stored(wanted: Array, stored: Array, name: str) -> Array:
-    """Return ids that are asked for in the form of the ``stored`` ones: ``S<n>``, or int64, also from decimal strings.
+    """Return wanted ids in the type of the ``stored`` ones: ``S<n>``, or int64, including from decimal strings.
 
     Parameters
     ----------
@@ -273,7 +276,7 @@ def as_stored(wanted: Array, stored: Array, name: str) -> Array:
     Raises
     ------
     UsageError
-        They are of another type than the stored ones, no text, or beyond 64 bits.
+        They are of another type than the stored ones, not valid text, or beyond 64 bits.
     """
     if wanted.ndim != 1:
         raise UsageError(f"{name} are not a list", found=f"{wanted.ndim} dimensions", expected="1")
@@ -288,31 +291,31 @@ def as_stored(wanted: Array, stored: Array, name: str) -> Array:
         return _parsed(wanted, name)
     if kind not in "iu":
         raise UsageError(f"{name} of the wrong type", found=str(wanted.dtype), expected="integers")
-    # Beyond int64 there is no id: a row that does not exist, not one that wraps around.
+    # No stored id is beyond int64: such an id is unknown, and must not wrap around.
     if kind == "u" and (wanted > _LARGEST).any():
         raise UsageError(
-            f"{name} are 64-bit integers with a sign", found=str(wanted.max()), expected=f"at most {_LARGEST}"
+            f"{name} must be signed 64-bit integers", found=str(wanted.max()), expected=f"at most {_LARGEST}"
         )
     return wanted.astype(np.int64)
 
 
 def _encoded(wanted: Array, name: str) -> Array:
     with contextlib.suppress(UnicodeEncodeError):
-        return wanted.astype("S")  # ASCII, as ids mostly are, has a faster way
+        return wanted.astype("S")  # a faster way for ASCII, as most ids are
     try:
         return np.asarray(np.char.encode(wanted, "utf-8"))
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} are text", found=ascii(error.object), expected="valid Unicode") from None
+        raise UsageError(f"{name} must be text", found=ascii(error.object), expected="valid Unicode") from None
 
 
 def _parsed(wanted: Array, name: str) -> Int64:
     texts = wanted.tolist()
     for text in texts:
         if not _DECIMAL.fullmatch(text if isinstance(text, str) else text.decode("latin-1")):
-            raise UsageError(f"{name} are 64-bit integers in this store", found=repr(text), expected="integers")
+            raise UsageError(f"{name} must be 64-bit integers in this store", found=repr(text), expected="integers")
     try:
         return np.array([int(text) for text in texts], np.int64)
     except OverflowError:
         raise UsageError(
-            f"{name} are 64-bit integers in this store", found="a larger number", expected=f"at most {_LARGEST}"
+            f"{name} must be 64-bit integers in this store", found="a larger number", expected=f"at most {_LARGEST}"
         ) from None

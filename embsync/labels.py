@@ -1,6 +1,6 @@
-"""Labels: columns of strings, numbers, booleans or lists of strings beside the items, as they stand in files.
+"""Labels: columns of strings, numbers, booleans or lists of strings for the items, in the types of their files.
 
-What the files of a column hold is in ``docs/store-format.md``. A row without a value is null.
+``docs/store-format.md`` describes the files of a column. A row without a value is null.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from embsync.errors import UsageError
 Value: TypeAlias = str | int | float | bool | list[str] | None
 Kind = Literal["string", "integer", "float", "boolean", "strings"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: What a name may be: it names a directory, a field of a query and an argument of the shell.
+#: Valid names: they are used as file names, fields of queries and arguments in a shell.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-#: Bytes of the longest string.
+#: Most bytes of a string.
 LONGEST = 4096
-#: Up to so many values are compared one by one: 2 of 500,000 codes took 0.1 ms, NumPy's ``isin`` 2.7.
+#: Up to this many values are compared one by one: 2 of 500,000 codes took 0.1 ms, NumPy's ``isin`` 2.7.
 _FEW = 16
-#: Null among numbers; a float is NaN, and a code -1.
+#: Null for integers; NaN for floats, and -1 for codes.
 _NULL: dict[Kind, Any] = {
     "integer": np.iinfo(np.int64).min,
     "float": np.nan,
@@ -55,7 +55,7 @@ _PARTS = ("values", "starts", "offsets", "text")
 
 
 def files_of(name: str, kind: str) -> dict[str, str]:
-    """Return the paths of a column's files in a version, by what they hold."""
+    """Return the paths of a column's files in a version, by their contents."""
     parts = {"string": ("values", "offsets", "text"), "strings": _PARTS}.get(kind, ("values",))
     return {part: f"labels/{name}{'' if part == 'values' else f'.{part}'}.npy" for part in parts}
 
@@ -70,7 +70,7 @@ class LabelColumn:
     kind : str
         "string", "integer", "float", "boolean", or "strings" for lists of them.
     values : ndarray
-        (n,) int64, float64 or int8 (1, 0); of strings int32 codes. Of lists their codes one after another.
+        (n,) int64, float64 or int8 (1, 0); int32 codes for strings. For lists, the concatenated codes.
     starts : (n + 1,) int64 ndarray, optional
         Where the codes of each list begin.
     offsets : (m + 1,) int64 ndarray, optional
@@ -100,7 +100,7 @@ class LabelColumn:
         return int(np.count_nonzero(self._is_null()))
 
     def at(self, rows: Int64) -> list[Any]:
-        """Return the values of rows as plain Python, None for null and for rows below zero."""
+        """Return the values of rows as plain Python, None for null and for negative rows."""
         if self.starts is not None:
             lists = (self.values[self.starts[row] : self.starts[row + 1]] if row >= 0 else [-1] for row in rows)
             return [None if len(one) == 1 and one[0] < 0 else [self._word(code) for code in one] for one in lists]
@@ -118,8 +118,8 @@ class LabelColumn:
         Parameters
         ----------
         condition : value, list of values, or mapping
-            The value, any of the values (of a list of strings: one at least of them is), or ``{"min": a, "max": b}`` of
-            numbers, both included and either left out. None is null.
+            The value, any of the values (for lists of strings: at least one of them is present), or an inclusive range
+            of numbers ``{"min": a, "max": b}`` with either bound optional. None is null.
 
         Raises
         ------
@@ -151,7 +151,9 @@ class LabelColumn:
     def _between(self, condition: Mapping[Any, Any]) -> Bool:
         where = f"label {self.name}"
         if self.kind not in ("integer", "float"):
-            raise UsageError("a range of what is no number", where=where, found=self.kind, expected="a value or a list")
+            raise UsageError(
+                "a range for values that are not numbers", where=where, found=self.kind, expected="a value or a list"
+            )
         unknown = set(condition) - {"min", "max"}
         if unknown or not condition:
             found = ", ".join(map(str, sorted(unknown))) or "neither"
@@ -186,7 +188,7 @@ class LabelColumn:
         return found
 
     def null_at(self, rows: Int64) -> Bool:
-        """Return which of some rows have no value."""
+        """Return which of the rows have no value."""
         if self.starts is None:
             return self._null_among(np.asarray(self.values)[rows])
         codes = np.asarray(self.values).take(self.starts[rows], mode="clip")  # the last list may be empty
@@ -205,7 +207,7 @@ class LabelColumn:
         return self.text[self.offsets[code] : self.offsets[code + 1]].tobytes()
 
     def _code(self, word: str) -> int:
-        """Return the code of a string, -1 where no row has it."""
+        """Return the code of a string, -1 if no row has it."""
         assert self.offsets is not None
         wanted, count = word.encode("utf-8", "surrogatepass"), len(self.offsets) - 1
         code = bisect.bisect_left(range(count), wanted, key=self.word_bytes)
@@ -217,7 +219,7 @@ class LabelColumn:
 
 
 def _among(values: Array, wanted: Array) -> Bool:
-    """Return which values are wanted; of few, by comparing with each."""
+    """Return which values are wanted; a few are compared one by one."""
     if len(wanted) > _FEW:
         return np.asarray(np.isin(values, wanted))
     hit = np.zeros(len(values), np.bool_)
@@ -227,7 +229,7 @@ def _among(values: Array, wanted: Array) -> Bool:
 
 
 class LabelEncoder:
-    """Makes a column of values that come in parts."""
+    """Builds a column from values that arrive in parts."""
 
     def __init__(self, name: str, kind: Kind) -> None:
         self._name = name
@@ -237,7 +239,7 @@ class LabelEncoder:
         self._lengths: list[Array] = []
 
     def add(self, values: Sequence[Any]) -> None:
-        """Take in values of the kind, or None."""
+        """Add values of the kind, or None."""
         null = _NULL[self.kind]
         if self.kind == "strings":
             lists = [[None] if one is None else list(one) for one in values]
@@ -271,12 +273,12 @@ def _dictionary(words: Sequence[bytes]) -> tuple[Int64, Array]:
     return offsets, np.frombuffer(b"".join(words), np.uint8)
 
 
-#: A column, rows of the result, and the rows of the column that stand there.
+#: A column, rows of the result, and the rows of the column to be put there.
 Piece = tuple[LabelColumn, Int64, Int64]
 
 
 def combined(name: str, kind: Kind, count: int, pieces: Sequence[Piece]) -> LabelColumn:
-    """Return a column of ``count`` rows put together from rows of others of its kind; the rest is null."""
+    """Return a column of ``count`` rows combined from rows of others of its kind; the rest is null."""
     words = sorted(set().union(*(_used(column, rows) for column, _, rows in pieces)))
     if kind not in ("string", "strings"):
         values = np.full(count, _NULL[kind], _TYPE[kind])
@@ -290,7 +292,7 @@ def combined(name: str, kind: Kind, count: int, pieces: Sequence[Piece]) -> Labe
         for (column, to, rows), table in zip(pieces, tables, strict=True):
             values[to] = table[column.values[rows]]
         return LabelColumn(name, kind, values, None, *_dictionary(words))
-    lengths = np.ones(count, np.int64)  # a null is one code
+    lengths = np.ones(count, np.int64)  # a null takes one code
     for column, to, rows in pieces:
         lengths[to] = np.diff(_starts(column))[rows]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -317,15 +319,15 @@ def _used(column: LabelColumn, rows: Int64) -> Iterable[bytes]:
 
 
 def _spans(starts: Int64, lengths: Int64) -> Int64:
-    """Return the places of spans one after another."""
+    """Return the concatenated positions of spans."""
     first = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(first - starts, lengths)
 
 
 def unchanged(before: LabelColumn, old: Int64, after: LabelColumn, new: Int64) -> Bool:
-    """Return which rows of two columns have equal values, row ``old[i]`` beside row ``new[i]``.
+    """Return which rows of two columns have equal values: row ``old[i]`` and row ``new[i]``.
 
-    Null equals null alone, and a value of another kind nothing; a list equals one of the same strings in order.
+    Null equals only null, values of different kinds are never equal, and lists are equal if their strings are.
     """
     if before.kind != after.kind:
         return before.null_at(old) & after.null_at(new)
@@ -345,7 +347,7 @@ def unchanged(before: LabelColumn, old: Int64, after: LabelColumn, new: Int64) -
 
 
 def _equal_words(before: LabelColumn, old: Array, after: LabelColumn, new: Array) -> Bool:
-    """Return which codes of two dictionaries are of equal strings: by their lengths first, then by their bytes."""
+    """Return which codes of two dictionaries stand for equal strings, comparing lengths first, then bytes."""
     lengths = _word_lengths(before, old)
     same = lengths == _word_lengths(after, new)
     places = np.flatnonzero(same & (lengths > 0))
@@ -361,17 +363,17 @@ def _equal_words(before: LabelColumn, old: Array, after: LabelColumn, new: Array
 
 
 def _word_lengths(column: LabelColumn, codes: Array) -> Int64:
-    """Return the bytes of each string, -1 of null."""
+    """Return the length of each string in bytes, -1 for null."""
     return np.append(np.diff(np.asarray(column.offsets)), -1)[codes]
 
 
 def _all_of_spans(true: Bool, lengths: Int64) -> Bool:
-    """Return for spans one after another, none of them empty, whether all in each is true."""
+    """Return for concatenated, non-empty spans whether all values in each are true."""
     return np.logical_and.reduceat(true, np.cumsum(lengths) - lengths) if len(lengths) else np.empty(0, np.bool_)
 
 
 def damage(column: LabelColumn, rows: int) -> Iterator[str]:
-    """Yield what no publisher would have written in a column of ``rows`` rows."""
+    """Yield faults in a column of ``rows`` rows: values that no publisher writes."""
     if len(column) != rows:
         yield f"{len(column)} rows, not {rows}"
     characters = 0 if column.text is None else len(column.text)
@@ -379,7 +381,7 @@ def damage(column: LabelColumn, rows: int) -> Iterator[str]:
         if starts is None:
             continue
         if len(starts) == 0 or starts[0] != 0 or starts[-1] != end or (np.diff(starts) < 0).any():
-            yield "offsets that do not ascend from 0 to the end"
+            yield "offsets do not ascend from 0 to the end"
     if column.offsets is not None and len(column.values):
         largest = len(column.offsets) - 2
         if column.values.min() < -1 or column.values.max() > largest:

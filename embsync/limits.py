@@ -1,4 +1,4 @@
-"""What a limit of a check is: a number, a range, or a figure of the run times a factor."""
+"""Limits of checks: a number, a range, or a figure of the run times a factor."""
 
 from __future__ import annotations
 

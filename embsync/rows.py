@@ -87,14 +87,14 @@ def worker_count(threads: int) -> int:
 
 @contextlib.contextmanager
 def library_threads(count: int, libraries: Literal["blas"] | None = None) -> Iterator[None]:
-    """Let the numerical libraries, or those for linear algebra alone, use ``count`` threads in a ``with`` block."""
+    """Limit the numerical libraries, or only those for linear algebra, to ``count`` threads in a ``with`` block."""
     with _thread_pools(len(sys.modules)).limit(limits=count, user_api=libraries):
         yield
 
 
 @lru_cache(1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """Return the thread pools of the loaded libraries: searched again only when ``modules`` were imported since."""
+    """Return the thread pools of the loaded libraries; they are searched again if ``modules`` has changed."""
     return ThreadpoolController()
 
 
@@ -102,7 +102,7 @@ def map_blocks(work: Callable[[int, Array], Result], rows: Rows, threads: int = 
     """Yield ``(start, work(start, block))`` for every block, in order, computed by worker threads.
 
     BLAS runs single-threaded meanwhile, since the blocks run in parallel. At most two blocks per worker are held. For
-    one worker, or what fits in one block, no thread is started.
+    one worker or one block, no thread is started.
     """
     workers = worker_count(threads)
     with library_threads(1, "blas"):
@@ -148,7 +148,7 @@ def row_numbers(values: Array, bound: int) -> RowNumbers:
 
 
 def _quietly(work: Callable[[int, Array], Result], start: int, block: Array) -> Result:
-    """Run work without NumPy's warnings, which from a thread would reach nobody: overflow is found by its results."""
+    """Run work without NumPy's warnings, which are lost in threads: overflow is detected from the results."""
     with np.errstate(over="ignore", invalid="ignore"):
         return work(start, block)
 

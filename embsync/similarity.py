@@ -13,7 +13,7 @@ from embsync.dtypes import Array, Bool, Float32, Float64, Int64, RowNumbers
 
 Metric = Literal["inner_product", "cosine", "l2"]
 
-#: Neighbours by which two spaces are compared.
+#: Number of neighbours by which two spaces are compared.
 TOP_K = 10
 
 #: Queries and vectors of one product, whose 2 MiB of scores are still in the cache when they are compared. 1,000
@@ -21,7 +21,7 @@ TOP_K = 10
 #: against 4,096 vectors at once.
 _QUERIES_AT_ONCE = 512
 _VECTORS_AT_ONCE = 1024
-#: Candidates held for each neighbour that is wanted, before the best are chosen of them.
+#: Candidates held per neighbour before the best are chosen.
 _CANDIDATES = 4
 
 
@@ -33,9 +33,9 @@ def unit_rows(rows: Array) -> Float32:
 
 
 def row_cosines(left: Array, right: Array) -> Float64:
-    """Return the cosine of each pair of rows, NaN where a row is zero.
+    """Return the cosine of each pair of rows, NaN if a row is zero.
 
-    Where one side has more columns, as after a space was widened, the other has zeros there.
+    If one side has fewer columns, as before a space was widened, its missing values count as zero.
     """
     width = min(left.shape[1], right.shape[1])
     dot = np.einsum("ij,ij->i", left[:, :width], right[:, :width]).astype(np.float64)
@@ -48,7 +48,7 @@ def row_cosines(left: Array, right: Array) -> Float64:
 def lowest(values: Array, count: int) -> Int64:
     """Return the positions of the ``count`` lowest values, lowest first, equal ones by position; NaN is left out."""
     known = np.flatnonzero(~np.isnan(values))
-    if 0 < count < len(known):  # no need to sort all of them
+    if 0 < count < len(known):  # without sorting all of them
         known = known[values[known] <= np.partition(values[known], count - 1)[count - 1]]
     return known[np.argsort(values[known], kind="stable")[:count]]
 
@@ -108,7 +108,7 @@ class Candidates:
         self._lock = threading.Lock()
 
     def raise_floor(self, part: slice, floor: Float32) -> None:
-        """Note scores that k rows reach of each query of a part."""
+        """Raise the floors of a part of the queries to scores that k rows reach."""
         with self._lock:
             self.floor[part] = np.maximum(self.floor[part], floor)
 
@@ -123,7 +123,7 @@ class Candidates:
                 self.floor[query[last]] = score[last]
 
     def best(self) -> tuple[Int64, Float32]:
-        """Return (q, k) rows and scores, best first; -1 and -inf where there are fewer."""
+        """Return (q, k) rows and scores, best first; -1 and -inf if there are fewer."""
         with self._lock:
             query, row, score = self._narrow()
         shape = len(self.floor), self._k
@@ -148,8 +148,8 @@ class Candidates:
 class RunningTopK:
     """Collects the k best rows of each query from blocks, which may come in any order and from several threads.
 
-    Only rows that reach a lower bound of the k-th best score are looked at again, which after a few blocks are almost
-    none: the cost is the matrix product and one comparison.
+    Only rows that reach a lower bound of the k-th best score are processed further. After a few blocks these are very
+    few, so that the cost is that of the matrix product and one comparison.
 
     Parameters
     ----------
@@ -179,9 +179,9 @@ class RunningTopK:
         return len(self._queries)
 
     def observe(self, rows: RowNumbers, block: Array, without: tuple[Int64, Int64] | None = None) -> None:
-        """Take in the vectors ``block`` (b, e), whose row numbers are ``rows`` (b,).
+        """Add the vectors ``block`` (b, e), whose row numbers are ``rows`` (b,).
 
-        ``without`` has pairs of a query, ascending, and a place in the block that it must not find.
+        ``without`` has pairs of a query, ascending, and a position in the block that it must not find.
         """
         for part, columns, scores in self._scored(np.asarray(block, dtype=np.float32)):
             floor = self._found.floor[part]
@@ -201,7 +201,7 @@ class RunningTopK:
         elif self._metric == "l2":
             reach = reach + self._largest
         rows, scores = self._found.best()
-        # A float32 dot product errs by about sqrt(e) * 6e-8 of |q||x|: 7e-7 at e = 128, measured 6e-7.
+        # The error of a float32 dot product is about sqrt(e) * 6e-8 of |q||x|: 7e-7 at e = 128, measured 6e-7.
         return TopK(rows, scores * self._scale[:, None], 4e-6 * reach)
 
     def _scored(self, vectors: Float32) -> Iterator[tuple[slice, slice, Float32]]:
@@ -227,10 +227,10 @@ class RunningTopK:
         return scores
 
     def _floor_of(self, scores: Float32, floor: Float32) -> Float32:
-        """Return a score that at least k of each query's reach, or ``floor`` where that is known to be one.
+        """Return a score that at least k rows of each query reach; a known ``floor`` is returned unchanged.
 
-        Without a floor it is the k-th best of the maxima of groups of columns. With four groups for each of the k it is
-        close to the k-th best of all, and costs a pass of maxima; to find that itself takes ten times as long.
+        Otherwise it is the k-th best of the maxima of groups of columns. With 4 k groups, it is close to the exact
+        value, which takes ten times as long.
         """
         if (floor > np.finfo(np.float32).min).all():
             return floor
@@ -242,7 +242,7 @@ class RunningTopK:
 
 
 def _leave_out(without: tuple[Int64, Int64], first: int, columns: slice, scores: Float32) -> None:
-    """Overwrite the scores of the pairs that must not be found among those of the queries from ``first`` on."""
+    """Overwrite the scores of pairs that must not be found, for the queries from ``first`` on."""
     query, place = (side[slice(*np.searchsorted(without[0], (first, first + len(scores))))] for side in without)
     here = (place >= columns.start) & (place < columns.stop)
     scores[query[here] - first, place[here] - columns.start] = -np.inf
@@ -256,7 +256,8 @@ def reaching(scores: Float32, floor: Float32) -> tuple[Int64, Int64]:
 def _best_first(query: Int64, row: Int64, score: Float32) -> Int64:
     """Return the order of candidates by query, descending score, and row where scores are equal.
 
-    One 64-bit key of query and score is sorted in a ninth of the time that the three take, which equal scores need.
+    Sorting one 64-bit key of query and score takes a ninth of the time of sorting by all three, which is only
+    needed for equal scores.
     """
     bits = (score + np.float32(0.0)).view(np.int32).astype(np.int64)  # no -0
     key = (query << 32) - np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # floats of either sign in the order of integers
@@ -269,7 +270,7 @@ def _best_first(query: Int64, row: Int64, score: Float32) -> Int64:
 
 
 def _ranks(query: Int64, queries: int) -> Int64:
-    """Return the place of each candidate among those of its query, which stand together."""
+    """Return the rank of each candidate among those of its query, which are adjacent."""
     counts = np.bincount(query, minlength=queries)
     return np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
 

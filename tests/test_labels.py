@@ -114,7 +114,7 @@ def test_a_range_has_both_ends_and_no_null(kind: Kind) -> None:
     ("kind", "condition", "said"),
     [
         ("string", 1, "found 1; expected a string"),
-        ("string", {"min": 1}, "a range of what is no number; found string"),
+        ("string", {"min": 1}, "a range for values that are not numbers; found string"),
         ("integer", "1", "found '1'; expected an integer"),
         ("integer", 1.5, "found 1.5"),
         ("integer", True, "found True"),

@@ -20,8 +20,13 @@ from embsync.store.removal import leftovers
 from embsync.store.version_manifest import read
 
 #: Events that publish a version.
+<<<<<<< HEAD
 PUBLISHES = ("published", "widened", "relabelled", "pulled")
 #: Versions kept of a night: the newest, and the one to roll back to where its labels are wrong.
+=======
+PUBLISHES = ("published", "widened", "relabelled")
+#: Versions kept per night: the newest, and the one to roll back to if its labels are wrong.
+>>>>>>> 5211e50 (Write the docstrings of ids, labels and the store in plain English)
 _OF_A_NIGHT = 2
 #: Events whose version is current after them.
 MOVES = (*PUBLISHES, "rolled_back")
@@ -54,14 +59,14 @@ class StoreContents:
         return layout.version_numbers(self.versions)
 
     def next_number(self) -> int:
-        """Return the number of the next version: the highest ever plus one, or the next that no name is in the way of.
+        """Return the number of the next version: the highest ever plus one, or the next one whose name is unused.
 
-        A directory that only looks like a version's, such as a copy under the date, does not count.
+        A directory that only looks like a version, such as a copy named by date, does not count.
 
         Raises
         ------
         StoreError
-            The highest ever was the last that a name can hold.
+            The highest number has been used.
         """
         known = [event.version or 0 for event in self.journal.events()]
         with contextlib.suppress(StoreError, NotFoundError):
@@ -70,7 +75,7 @@ class StoreContents:
         while os.path.lexists(self.versions / layout.version_name(number)):
             number += 1
         if not layout.is_version_name(layout.version_name(number)):
-            raise StoreError("no number is left for a version", where=self.versions, found=number - 1)
+            raise StoreError("version numbers are exhausted", where=self.versions, found=number - 1)
         return number
 
     def path(self, number: int) -> Path:
@@ -79,7 +84,7 @@ class StoreContents:
         Raises
         ------
         NotFoundError
-            It does not; the message names those that do.
+            It does not; the message lists those that do.
         """
         path = self.versions / layout.version_name(number)
         if not path.is_dir() or number in layout.unpublished_numbers(self.versions):
@@ -100,7 +105,7 @@ class StoreContents:
         return read(self.path(number))[1]
 
     def served(self) -> int | None:
-        """Return the current version's number, from the journal where the link does not tell."""
+        """Return the current version's number, from the journal if the link is damaged."""
         try:
             return self.current()
         except StoreDamaged:
@@ -122,7 +127,7 @@ class StoreContents:
         return command("accept", paths[-1], "--new-space", purpose=none, store=self.root)
 
     def unpruned(self, keep: int) -> list[str]:
-        """Return what prune would delete and has not: in use by a reader, or another user's to delete."""
+        """Return what prune should have deleted but could not: used by a reader, or owned by another user."""
         with storage_errors(self.versions):
             current = self.current()
             numbers = [number for number in self._beyond(keep) if number != current]
@@ -131,8 +136,8 @@ class StoreContents:
     def _beyond(self, keep: int) -> list[int]:
         """Return the numbers of versions beyond those to keep, ascending.
 
-        Kept are the ``keep`` newest nights that have a manifest, and of each night the two newest versions: a version
-        with other labels is of the night that it relabels.
+        The ``keep`` newest nights that have a manifest are kept, with the two newest versions of each: a relabelled
+        version belongs to the night of the original.
         """
         numbers = self.numbers()
         described = sorted(layout.described_numbers(self.versions).intersection(numbers))
@@ -167,14 +172,14 @@ class StoreContents:
         return problems
 
     def damage(self) -> list[StoreDamaged]:
-        """Return damage to ``current``, its manifest, the journal, the saved order, and versions without manifest."""
+        """Return damage to ``current``, its manifest, journal and saved order, and versions without manifest."""
         found = [
             StoreDamaged(
                 "damaged line",
                 where=f"{self.root / layout.JOURNAL}:{line.number}",
                 found=line.problem,
-                expected="a line as it was written",
-                hint="it can be deleted while no command and no daemon runs",
+                expected="an unchanged line",
+                hint="delete it while no command and no daemon runs",
             )
             for line in self.journal.damaged()
         ]
@@ -193,10 +198,10 @@ class StoreContents:
         return None if number is None else self.manifest(number)
 
     def events(self) -> list[Event]:
-        """Return the journal's events, and in their places those that only manifests still tell.
+        """Return the journal's events, with lost ones restored from manifests in their places.
 
-        A damaged line makes no published snapshot a new one: every version that is known to have been published and
-        is still there says by its manifest what it was made from.
+        A damaged line must not make a published snapshot a new one: the manifest of every version that was published
+        and still exists has its snapshot.
         """
         events = list(self.journal.events())
         written = {event.version for event in events if event.event in PUBLISHES}
@@ -207,14 +212,14 @@ class StoreContents:
         return events
 
     def _published(self, events: list[Event]) -> set[int]:
-        """Return the versions on disk that are known to have been current at some time."""
+        """Return the versions on disk that are known to have been current."""
         known = {number for event in events for number in (event.version, event.parent) if number is not None}
         with contextlib.suppress(StoreError, NotFoundError):
             current = self.current()
             if current is not None:
                 lineage = layout.map_array(self.path(current) / layout.LINEAGE, ("<i8",), (None,))
                 known |= {current, *map(int, lineage)}
-        with contextlib.suppress(StoreError):  # versions that cannot be listed tell nothing
+        with contextlib.suppress(StoreError):  # versions cannot be listed
             return known & set(self.numbers()) if known else known
         return set()
 

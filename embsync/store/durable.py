@@ -1,4 +1,4 @@
-"""Files, links and names that are changed durably; with ``staging`` and ``removal``, all that changes a store.
+"""Durable changes of files, links and names; only this module, ``staging`` and ``removal`` change a store.
 
 Order of a publish: write, fsync each file, read it back and hash it, fsync the directories, rename the staging
 directory into place, fsync, replace the link by rename, fsync. Of 1,500 simulated power cuts with this order, none
@@ -111,7 +111,7 @@ def close(descriptor: int) -> None:
 
 
 def _own_file(path: Path) -> tuple[Path, int]:
-    """Create a temporary file beside ``path`` and lock it, in the same way."""
+    """Create a temporary file beside ``path`` and lock it."""
     while True:
         fresh = path.parent / f".{path.name}-{secrets.token_hex(4)}"
         descriptor = create_file(fresh)

@@ -1,4 +1,4 @@
-"""``journal.jsonl``: one line per event: what was published, refused, rolled back and pruned."""
+"""``journal.jsonl``: one line per event, such as published, refused, rolled_back or pruned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_MENDED = 4096
 #: The last member of a line: the CRC-32 of everything before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
-#: No store has so many versions; beyond it a directory's name would not name one.
+#: No store has this many versions; higher numbers are not names of versions.
 _Number = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
 
 

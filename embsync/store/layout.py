@@ -86,7 +86,7 @@ def version_numbers(versions: Path) -> list[int]:
 
 
 def unpublished_numbers(versions: Path) -> set[int]:
-    """Return the numbers of versions that were moved into place, and not or not yet switched to."""
+    """Return the numbers of versions that were moved into place but are not, or not yet, published."""
     with storage_errors(versions):
         marked = {number for number in directory_numbers(versions) if is_marked(versions / version_name(number))}
     if marked:
@@ -119,7 +119,7 @@ def described_numbers(versions: Path) -> set[int]:
 
 
 def is_described(folder: Path) -> bool:
-    """Return whether a directory has a manifest; what one may not enter is taken for the version it is named as."""
+    """Return whether a directory has a manifest; True for a directory that this user may not enter."""
     try:
         return stat.S_ISREG((folder / MANIFEST).stat().st_mode)
     except PermissionError:
@@ -133,16 +133,16 @@ def without_manifest(root: Path) -> list[StoreDamaged]:
     versions = root / VERSIONS
     numbers = set(version_numbers(versions)) - described_numbers(versions) if versions.is_dir() else set()
     with contextlib.suppress(StoreError, NotFoundError):
-        numbers.discard(named_number(root) or 0)  # named by whoever reads it
+        numbers.discard(named_number(root) or 0)  # reported by its readers
     folders = [versions / version_name(number) for number in sorted(numbers)]
     return [
         StoreDamaged(
-            "a version without its manifest, or no version",
+            "a version without manifest, or not a version",
             where=folder,
             hint=f"to put it aside: mv {quoted(str(folder))} {quoted(str(_free(root / folder.name)))}",
         )
         for folder in folders
-        if folder.is_dir() and not is_described(folder)  # nor was pruned meanwhile
+        if folder.is_dir() and not is_described(folder)  # and was not pruned meanwhile
     ]
 
 
@@ -180,7 +180,7 @@ def current_number(root: Path) -> int | None:
         if not missing:
             return named
         before, named = named, named_number(root)
-        if named == before:  # otherwise it moved between the two reads
+        if named == before:  # otherwise it was switched between the two reads
             raise _lost(root, named)
 
 

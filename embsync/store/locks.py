@@ -58,7 +58,7 @@ def _acquire(descriptor: int, path: Path, wait: float, what: str) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Return the process that holds a lock, in words, as known to the kernel."""
+    """Describe the process that holds a lock, according to the kernel."""
     process = _process_in_kernel(os.fstat(descriptor))
     return "another process" if process is None else f"process {process}"
 
@@ -88,7 +88,7 @@ def is_held(path: Path) -> bool:
 
 
 def _process_in_kernel(status: os.stat_result) -> int | None:
-    """Return the process that holds a lock on a file, None where no process of this namespace is known to."""
+    """Return the process that holds a lock on a file, None if it is not known in this namespace."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():
@@ -101,7 +101,7 @@ def _process_in_kernel(status: os.stat_result) -> int | None:
 def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | None:
     """Return device and inode of a version's directory, or None if it does not exist.
 
-    Numbers alone do not tell versions apart: a store that was removed and made again begins with 1 once more.
+    Numbers alone do not identify versions, since they start again at 1 in a recreated store.
     """
     try:
         status = path.stat() if descriptor is None else os.fstat(descriptor)
@@ -111,7 +111,7 @@ def identity(path: Path, descriptor: int | None = None) -> tuple[int, int] | Non
 
 
 def pin(path: Path) -> int:
-    """Open a version's directory under a shared lock that is known to be on the directory still there."""
+    """Open a version's directory under a shared lock, and check that the path still leads to it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -20,7 +20,7 @@ def make_directory(path: Path) -> None:
 
 
 def open_to_readers(path: Path) -> None:
-    """Give the directory of a new store its mode."""
+    """Set the mode of a new store's directory."""
     _set(path, path.stat(), _DIRECTORY)
 
 
@@ -40,7 +40,7 @@ def correct_lock(descriptor: int, path: Path) -> None:
     """Set the mode of an open lock file that this user owns: accessible only with write permission to its directory."""
     found = os.fstat(descriptor)
     folder = path.parent.stat()
-    with contextlib.suppress(OSError):  # root makes it for the store's owner; others cannot give files away
+    with contextlib.suppress(OSError):  # root creates it for the store's owner; others cannot change owners
         if os.geteuid() == 0 and (found.st_uid, found.st_gid) != (folder.st_uid, folder.st_gid):
             os.fchown(descriptor, folder.st_uid, folder.st_gid)
         elif found.st_gid != folder.st_gid and folder.st_mode & stat.S_IWGRP:
@@ -49,12 +49,12 @@ def correct_lock(descriptor: int, path: Path) -> None:
 
 
 def _group(directory: Path, bits: int) -> int:
-    """Return the bits for a group that may write to the directory, 0 where it may not."""
+    """Return the mode bits for a group that may write to the directory, 0 if it may not."""
     return bits if directory.stat().st_mode & stat.S_IWGRP else 0
 
 
 def _set(target: Path | int, found: os.stat_result, mode: int) -> None:
-    """Change a mode that differs; set-group-id is the file system's to inherit and stays."""
+    """Change a mode that differs; the set-group-id bit is kept, since the file system inherits it."""
     mode |= found.st_mode & stat.S_ISGID
     if stat.S_IMODE(found.st_mode) != mode:
         # owned by another user, a file system without modes, or a service that may not set group bits

@@ -18,7 +18,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     order : str
-        ``name`` in a store of a release that ordered by name alone, else ``auto``.
+        ``name`` in a store of a release that ordered only by name, else ``auto``.
     series : list of str
         Series whose numbers count.
     decided : str

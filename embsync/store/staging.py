@@ -1,4 +1,4 @@
-"""A version in the making: its files are written, synced, read back and hashed before anybody sees them."""
+"""A version being written: its files are written, synced, read back and hashed before readers see them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _READ_BYTES = 4 * 2**20
 #: another one when the file is synced: of 307 MB, 0.072 s of processor time, by calls 0.042 s.
 _WRITTEN_AT_LEAST = 2**13
 _SEALED_AT_ONCE = 2
-#: Errors of a file system without hard links, with no more of them, or that is a different one.
+#: Errors if the file system has no hard links or no more of them, or is another one.
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -117,7 +117,7 @@ class ArrayFile:
             size = file.tell()
         if header != self._header or size != self._bytes or total != self._sum:
             raise StoreError(
-                "what was written does not read back",
+                "the file does not read back as written",
                 where=self._path,
                 found=f"{size} bytes",
                 expected=f"{self._bytes} bytes with the header and rows that were put",
@@ -197,7 +197,7 @@ class Staging:
         size, found = hash_file(path, drop_cache=True)
         if found != digest.hexdigest():
             raise StoreError(
-                "what was written does not read back",
+                "the file does not read back as written",
                 where=path,
                 found=f"sha256 {found}",
                 expected=digest.hexdigest(),

@@ -1,4 +1,4 @@
-"""The operations that change a store, and what ends those that were interrupted."""
+"""Operations that change a store, and recovery of interrupted ones."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from embsync.store.removal import delete, remove_unpublished, retire_version, re
 from embsync.store.staging import Staging
 from embsync.store.version_manifest import decode, hash_line
 
-#: Room kept free beyond what a version needs, for the journal and the file system's own tables.
+#: Space kept free beyond a version's needs, for the journal and the file system's own tables.
 _RESERVE_BYTES = 4 * 2**20
-#: Stands for a ``current`` that is a file or a directory.
+#: Represents a ``current`` that is a file or a directory.
 _NO_LINK = "no link"
 
 
 class Store(StoreContents):
     """A store on disk, for changes; consumers use :func:`embsync.open`.
 
-    Constructing one touches nothing; :meth:`create` makes the directories.
+    The constructor does no I/O; :meth:`create` creates the directories.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Store(StoreContents):
         Parameters
         ----------
         even_when_full : bool
-            Whether to go on where the journal cannot be made whole for lack of space; nothing may be switched then.
+            Whether to continue if the disk is too full to complete the journal; ``current`` must not be switched then.
         """
         with exclusive(self.root / layout.LOCK, self._wait, "the store"):
             with storage_errors(self.root), uninterrupted():
@@ -174,14 +174,14 @@ class Store(StoreContents):
                 remove_file(self.versions / name / layout.PUBLISHING)
 
     def _take_back(self, number: int, before: str | None, error: BaseException) -> None:
-        """Have ``current`` name what it named before, and remove a version, if the first is certain."""
+        """Switch ``current`` back, and remove a version if that has certainly succeeded."""
         link = self.root / layout.CURRENT
         try:
             if _link(self.root) != before:
                 if before is None:
                     remove_link(link)
                 elif before == _NO_LINK:
-                    raise OSError(errno.ENOTSUP, "what was there is replaced for good", str(link))
+                    raise OSError(errno.ENOTSUP, "the previous file or directory is gone", str(link))
                 else:
                     switch_link(link, before)
             remove_unpublished(self.versions / layout.version_name(number))
@@ -202,26 +202,26 @@ class Store(StoreContents):
         switch_link(self.root / layout.CURRENT, f"{layout.VERSIONS}/{layout.version_name(number)}")
 
     def rollback(self, number: int | None) -> tuple[int, int]:
-        """Move ``current`` to an older version, its parent by default; return where from and where to.
+        """Move ``current`` to an older version, by default its parent; return the two numbers.
 
         Raises
         ------
         NotFoundError
-            There is no such version, or none before.
+            There is no such version, or no older one.
         StoreDamaged
             It is damaged.
         NotJournaled
-            ``current`` was moved, but the journal does not tell.
+            ``current`` was moved, but that could not be journaled.
         """
         with self.locked():
             before = self.served()
             if before is None:
-                self.current()  # raises where versions are gone that there were
+                self.current()  # raises if versions have disappeared
                 raise NotFoundError("nothing to roll back", where=self.root, found="a store without versions")
             target = self._last_whole(before) if number is None else number
             self._require_whole(target)
             if _link(self.root) == _NO_LINK and (self.root / layout.CURRENT).is_dir():
-                layout.named_number(self.root)  # a rename replaces no directory: the error says what to do
+                layout.named_number(self.root)  # a rename cannot replace a directory: the error says what to do
             effect = f"rolled back from version {before} to version {target}"
             with uninterrupted(), storage_errors(self.root):
                 with taking_effect(effect, lambda: layout.named_number(self.root) == target, self.root):
@@ -249,7 +249,7 @@ class Store(StoreContents):
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
 
     def _older(self, number: int) -> list[int]:
-        """Return the versions before one, the parent first; with a damaged link, the version itself before them."""
+        """Return the versions before a version, the parent first; if the link is damaged, the version itself first."""
         older = [other for other in reversed(self.numbers()) if other < number]
         with contextlib.suppress(StoreDamaged):
             self.current()
@@ -270,14 +270,14 @@ class Store(StoreContents):
             )
 
     def prune(self, keep: int) -> tuple[list[int], list[int]]:
-        """Delete all below the ``keep`` highest numbers but the current version; the lock must be held.
+        """Delete all versions except the ``keep`` newest and the current one; the lock must be held.
 
-        What has no manifest does not count as kept: it may be no version at all.
+        Directories without manifest do not count as kept: they may not be versions.
 
         Returns
         -------
         pruned, in_use : lists of int
-            Deleted, and kept because a reader holds them.
+            Deleted versions, and those kept because a reader uses them.
         """
         current = self.current()
         doomed = [number for number in self._beyond(keep) if number != current]
@@ -285,9 +285,9 @@ class Store(StoreContents):
         in_use: list[int] = []
         with storage_errors(self.versions):
             if doomed:
-                sync_directory(self.root)  # what current names may not be on the disk yet
+                sync_directory(self.root)  # the link may not be on the disk yet
             for number in doomed:
-                with uninterrupted(), contextlib.suppress(PermissionError):  # another user's: see unpruned
+                with uninterrupted(), contextlib.suppress(PermissionError):  # owned by another user: see unpruned
                     retired = retire_version(self.path(number))
                     if retired is None:
                         in_use.append(number)
@@ -297,7 +297,7 @@ class Store(StoreContents):
         return pruned, in_use
 
     def _journal_pruned(self, events: list[Event], delete: Callable[[], object]) -> None:
-        """Journal what was pruned, then delete it; on a full disk the other way round, as deleting makes room."""
+        """Journal pruned versions, then delete them; on a full disk, delete them first to free space."""
         unwritten = list(events)
         try:
             while unwritten:
@@ -311,7 +311,7 @@ class Store(StoreContents):
             self.journal.append(event)
 
     def _sweep(self) -> None:
-        """Remove what dead processes left, and journal what they pruned."""
+        """Remove leftovers of dead processes, and journal the versions that they pruned."""
         retired = retired_numbers(self.versions)
         journaled = {event.version for event in self.journal.events() if event.event == "pruned"} if retired else set()
         left = [number for number in retired if number not in journaled]
@@ -319,7 +319,7 @@ class Store(StoreContents):
         self._journal_pruned(unwritten, lambda: sweep(self.root, self.versions))
 
     def _recover(self) -> None:
-        """End the publishing of dead processes, and have the journal know what is current."""
+        """Complete or undo publishes of dead processes, and journal the current version if that is missing."""
         marked, events = self._marked(), list(self.journal.events())
         published = {event.version for event in events if event.event in PUBLISHES}
         for number in marked:
@@ -331,7 +331,7 @@ class Store(StoreContents):
             moves = [event.version for event in events if event.event in MOVES]
             if current is not None and current not in moves:
                 self.journal.append(self._event_from_manifest(current))
-            elif current is not None and moves[-1] != current:  # a crash came between a rollback and its line
+            elif current is not None and moves[-1] != current:  # a crash between a rollback and its journal line
                 self.journal.append(Event(event="rolled_back", version=current, parent=moves[-1], recovered=True))
 
     def _marked(self) -> list[int]:
@@ -339,12 +339,12 @@ class Store(StoreContents):
         return [number for number in numbers if layout.is_marked(self.versions / layout.version_name(number))]
 
     def _end_publishing(self, number: int, *, journaled: bool) -> None:
-        """Finish a version whose publishing was begun, if it is or was current; else remove it, where that is sure."""
+        """Complete an unfinished publish if its version is or was current; otherwise remove it if that is certain."""
         folder = self.versions / layout.version_name(number)
         try:
             named = layout.named_number(self.root)
         except StoreDamaged:
-            return  # it may be the one that was meant
+            return  # it may have been the target
         if number == named and not journaled:
             self.journal.append(self._event_from_marker(number))
         if number == named or journaled:
@@ -352,11 +352,11 @@ class Store(StoreContents):
             return
         others = set(layout.directory_numbers(self.versions)) - set(self._marked())
         if named in others or not (others or named):
-            sync_directory(self.root)  # what current names may not be on the disk yet
+            sync_directory(self.root)  # the link may not be on the disk yet
             remove_unpublished(folder)
 
     def _event_from_marker(self, number: int) -> Event:
-        """Return the line a version carries along, from its manifest where that is damaged."""
+        """Return the journal line in a version, or one made from the manifest if it is damaged."""
         with contextlib.suppress(StoreError):
             event = read_struct(self.versions / layout.version_name(number) / layout.PUBLISHING, Event)
             if event is not None and event.version == number:

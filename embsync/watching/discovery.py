@@ -1,7 +1,7 @@
 """The children of the watched directory: whether each is a snapshot, and whether it is complete.
 
-A scan is a function of the directory, the clock and what the caller remembers of earlier scans, so that the daemon and
-a single ``embsync sync`` share it. Whether a snapshot was published, refused or skipped is not decided here, but by the
+A scan is a function of the directory, the clock and the caller's memory of earlier scans, so that the daemon and a
+single ``embsync sync`` share it. Whether a snapshot was published, refused or skipped is not decided here, but by the
 journal (``watching/backlog``). Nothing is ever written.
 """
 
@@ -217,7 +217,7 @@ def _inspect(
 def _rejected_by_contents(
     place: Place, kind: str, entries: Mapping[str, os.stat_result], snapshot: SnapshotConfig
 ) -> str | None:
-    """Return why it is not a snapshot: no layout matches, and nothing in it looks like a side being written."""
+    """Return why a child is not a snapshot: no layout matches, and nothing in it looks like a side being written."""
     if kind == "file" and not entries:
         return "not a file of a known layout"
     if not entries:
@@ -249,7 +249,7 @@ def _missing_side(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) ->
     """Return which side is still missing from a child that is complete by the configured evidence."""
     try:
         missing = missing_at(place, snapshot, watch.marker)
-    except SnapshotError:  # ill-formed, which is reported when it is opened
+    except SnapshotError:  # it is ill-formed, which is reported when it is opened
         return None
     return None if missing is None else Completeness("waiting", missing.reason)
 

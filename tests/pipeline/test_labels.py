@@ -200,7 +200,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
             ["item_id,title,stock,price,year", "x,a,true,2,3"],
             "labels with ids of another type than the items; found 'x'",
         ),
-        (["item_id,title,stock,price,year", "1,a,true,2,3", "1,a,true,2,3"], "ids repeat"),
+        (["item_id,title,stock,price,year", "1,a,true,2,3", "1,a,true,2,3"], "repeated ids"),
         (["title,stock,price,year", "a,true,2,3"], "labels without ids|id column"),
         (["item_id,title,stock,price,year", '1,"a,true,2,3'], "not CSV"),
         (

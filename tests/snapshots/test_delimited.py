@@ -150,13 +150,13 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "no number": ("a.csv", wide() + b"1,2,3,4,x\n", "differ in type"),
     "an empty number": ("a.csv", wide() + b"1,2,,4,5\n", "differ in type"),
     "no number, far below": ("a.csv", FAR + b"1,x,3\n", "invalid value 'x'"),
-    "an empty number, far below": ("a.csv", FAR + b"1,,3\n", "holes"),
+    "an empty number, far below": ("a.csv", FAR + b"1,,3\n", "missing values"),
     "an empty id": ("a.csv", wide() + b",2,3,4,5\n", "0 bytes in row 40"),
-    "no number in a list": ("a.csv", listed() + b'1,"[1, 2, x, 3]"\n', "no number"),
+    "no number in a list": ("a.csv", listed() + b'1,"[1, 2, x, 3]"\n', "not a number"),
     "a list that is cut off": ("a.csv", listed() + b'1,"[1, 2, 3, 4"\n', "truncated"),
     "lists of other widths": ("a.csv", listed() + b'1,"[1, 2, 3]"\n', "different widths.*3 numbers in row 40"),
     "not UTF-8": ("a.csv", wide() + b"\xff\xfe,2,3,4,5\n", "UTF8"),
-    "ids that repeat": ("a.csv", wide() + wide().splitlines()[-1] + b"\n", "ids repeat"),
+    "ids that repeat": ("a.csv", wide() + wide().splitlines()[-1] + b"\n", "repeated ids"),
     "float ids": ("a.csv", wide(ids=[f"{number}.0" for number in range(40)]), "item_id.*float in text.*astype"),
     "a header alone": ("items.csv", b"id,embedding\n", "no known layout|no rows"),
     "quotes that do not end": ("a.csv", wide() + b'"1,2,3,4,5\n', "ill-formed text table"),
@@ -191,7 +191,7 @@ def test_ids_that_repeat_across_parts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "items").mkdir()
     for number in range(2):
         (tmp_path / "items" / f"part-{number}.csv").write_bytes(wide())
-    with pytest.raises(SnapshotError, match="ids repeat"):
+    with pytest.raises(SnapshotError, match="repeated ids"):
         read(tmp_path)
 
 

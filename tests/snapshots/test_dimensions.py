@@ -83,7 +83,10 @@ NAMES = [f"d{place}" for place in range(12)]
         ),
         (columns([f"sales_{place}" for place in range(12)]), r"no vector column.*vector_column: sales_\* if"),
         (columns([f"user_emb_{place}" for place in range(12)]), "no vector column"),
-        (columns(NAMES, d5=pa.array([None, *WIDE.items[1:, 5].tolist()], pa.float32())), "holes.*null in row 0"),
+        (
+            columns(NAMES, d5=pa.array([None, *WIDE.items[1:, 5].tolist()], pa.float32())),
+            "missing values.*null in row 0",
+        ),
     ],
 )
 def test_what_is_ambiguous_is_a_question(tmp_path: Path, table: Any, says: str) -> None:

@@ -120,11 +120,11 @@ WRONG_ARRAYS = {
     "users without ids": ({"users": np.ones((3, 2), np.float32)}, "user_ids"),
     "ids without users": ({"user_ids": np.arange(3)}, "expected users"),
     "unsigned id too big": ({"item_ids": np.array([1, 2, 2**63], np.uint64)}, "9223372036854775808"),
-    "repeated ids": ({"item_ids": np.array([4, 4, 1])}, "ids repeat; found 1 repeated rows, among them 4"),
+    "repeated ids": ({"item_ids": np.array([4, 4, 1])}, "repeated ids; found 1 repeated rows, among them 4"),
     "repeated strings": ({"item_ids": np.array(["x", "y", "x"])}, "among them x"),
     "empty id": ({"item_ids": np.array(["x", "", "z"])}, "row 1"),
     "empty ids": ({"item_ids": np.array(["", "", ""])}, "row 0"),
-    "NUL in an id": ({"item_ids": np.array([b"x", b"a\0b", b"z"])}, "NUL.*row 1"),
+    "an id with a NUL": ({"item_ids": np.array([b"x", b"a\0b", b"z"])}, "NUL.*row 1"),
     "not UTF-8": ({"item_ids": np.array([b"x", b"\xff", b"z"])}, "UTF-8.*row 1"),
     "ids too long": ({"item_ids": np.array(["x", "y" * 2000, "z"])}, "1024"),
 }
@@ -332,7 +332,7 @@ def test_an_id_that_repeats_far_away_is_found(tmp_path: Path, named: bool) -> No
     ids[139_990] = 17
     np.save(tmp_path / "items.npy", np.ones((140_000, 1), np.float32))
     np.save(tmp_path / "item_ids.npy", ids.astype(str) if named else ids)
-    with pytest.raises(SnapshotError, match="ids repeat; found 1 repeated rows, among them 17"):
+    with pytest.raises(SnapshotError, match="repeated ids; found 1 repeated rows, among them 17"):
         open_snapshot(tmp_path, CONFIG).items.ids()
 
 

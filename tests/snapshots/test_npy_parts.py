@@ -111,7 +111,7 @@ def put(name: str, array: Array) -> Callable[[Path], None]:
         (put("item_ids-00011.npy", np.array(["a"])), "pieces of one array differ"),
         (put("item_ids.npy", np.arange(300)), "more than one item_ids"),
         (put("item_factors-0.npy", np.ones((2, 8), "f4")), "more than one array in pieces"),
-        (put("item_ids-00000.npy", np.arange(25) * 0), "ids repeat"),
+        (put("item_ids-00000.npy", np.arange(25) * 0), "repeated ids"),
         (lambda path: (path / "items-00002.npy").write_bytes(b"\x93NUMPY"), r"items-00002\.npy: not a \.npy file"),
         (lambda path: [file.unlink() for file in path.glob("item_ids*")], "vectors without ids"),
     ],

@@ -168,10 +168,10 @@ def test_vectors_of_spark_ml_and_of_text_are_read(tmp_path: Path) -> None:
     ("column", "says"),
     [
         (["[1, 2]", "[1, 2, 3]"], "different widths"),
-        (["[1, 2]", "[1, x]"], "no number"),
-        (["[1, 2]", "[1, ]"], "no number"),
+        (["[1, 2]", "[1, x]"], "not a number"),
+        (["[1, 2]", "[1, ]"], "not a number"),
         (["[1, 2]", None], "null in row 1"),
-        (["[[1, 2], [3]]", "[1, 2]"], "no number"),
+        (["[[1, 2], [3]]", "[1, 2]"], "not a number"),
         ([{"type": 1, "values": [1, 2]}, {"type": 1, "values": [1]}], "different widths"),
         ([{"type": 1, "values": [1, 2]}, sparse(3, [0], [1])], "different widths"),
         (
@@ -185,7 +185,7 @@ def test_vectors_of_spark_ml_and_of_text_are_read(tmp_path: Path) -> None:
             [sparse(2, [0], [1, 2]), {"type": 1, "values": [1, 2]}],
             "ill-formed sparse",
         ),
-        ([{"type": 1, "values": [1, 2]}, {"type": 1, "values": [1, None]}], "holes"),
+        ([{"type": 1, "values": [1, 2]}, {"type": 1, "values": [1, None]}], "missing values"),
         ([{"type": 1, "values": [1, 2]}, None], "null in row 1"),
         ([sparse(2**31 - 1, [0], [1])] * 2, "unusable width"),
         ([sparse(-5, [], [])] * 2, "unusable width"),

@@ -102,7 +102,7 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
         {"item_vocab__json": {"0": 1, "1": 0}},
         "an ambiguous mapping",
     ),
-    "an id twice": (None, BOTH | {"item_vocab__json": ["a"] * 30}, "ids repeat"),
+    "an id twice": (None, BOTH | {"item_vocab__json": ["a"] * 30}, "repeated ids"),
     "an empty id": (None, BOTH | {"item_vocab__json": ["", *ITEM_NAMES[1:]]}, "unusable length"),
     "an empty line": (None, {"item_ids__txt": b"a\n\nb\n", "user_vocab__json": USER_NAMES}, "0 bytes in line 1"),
     "a line without end": (

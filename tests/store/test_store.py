@@ -173,7 +173,7 @@ def test_a_version_that_lost_its_manifest_is_pruned_in_its_turn(root: Path) -> N
 def test_no_number_beyond_the_last_that_a_name_can_hold(root: Path) -> None:
     """An error before anything is made, rather than a version that nobody finds."""
     Store(root).journal.append(Event(event="published", version=10**18 - 1))
-    with pytest.raises(StoreError, match="no number is left"):
+    with pytest.raises(StoreError, match="version numbers are exhausted"):
         sync(root, night(4, **SIZES), "n4")
     assert Store(root).current() == 4
 

@@ -117,7 +117,7 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"item_ids": np.zeros(40, int)}, "ids repeat"),
+        ({"item_ids": np.zeros(40, int)}, "repeated ids"),
         ({"item_ids": np.arange(39)}, "ids and vectors differ in number"),
         ({"item_ids": ["a", None, *range(38)]}, "are not ids of one type"),
         ({"item_ids": np.linspace(0, 1, 40)}, "ids of an unusable type"),
