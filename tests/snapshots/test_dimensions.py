@@ -75,11 +75,11 @@ NAMES = [f"d{place}" for place in range(12)]
         (columns(NAMES, d12=["a"] * 50), r"differ in type.*d12 \(string\)"),
         (
             columns([f"emb_{place}" for place in range(12)], vec_0=np.ones(50), vec_1=np.ones(50)),
-            r"more than one may be.*emb_0 to emb_11, vec_0 to vec_1.*vector_column: emb_\*",
+            r"more than one column may be.*emb_0 to emb_11, vec_0 to vec_1.*vector_column: emb_\*",
         ),
         (
             columns([f"emb_{place}" for place in range(12)], embedding=list(WIDE.items)),
-            r"more than one may be.*embedding, emb_0 to emb_11",
+            r"more than one column may be.*embedding, emb_0 to emb_11",
         ),
         (columns([f"sales_{place}" for place in range(12)]), r"no vector column.*vector_column: sales_\* if"),
         (columns([f"user_emb_{place}" for place in range(12)]), "no vector column"),
