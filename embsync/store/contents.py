@@ -20,13 +20,8 @@ from embsync.store.removal import leftovers
 from embsync.store.version_manifest import read
 
 #: Events that publish a version.
-<<<<<<< HEAD
 PUBLISHES = ("published", "widened", "relabelled", "pulled")
-#: Versions kept of a night: the newest, and the one to roll back to where its labels are wrong.
-=======
-PUBLISHES = ("published", "widened", "relabelled")
 #: Versions kept per night: the newest, and the one to roll back to if its labels are wrong.
->>>>>>> 5211e50 (Write the docstrings of ids, labels and the store in plain English)
 _OF_A_NIGHT = 2
 #: Events whose version is current after them.
 MOVES = (*PUBLISHES, "rolled_back")

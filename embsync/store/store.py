@@ -149,11 +149,11 @@ class Store(StoreContents):
     def publish(self, staging: Staging, manifest: Manifest, event: Event, data: bytes | None = None) -> None:
         """Make a sealed staging directory the current version; the lock must be held.
 
-        ``data`` has the bytes of the manifest where they are given, as for a version that was published elsewhere.
+        ``data`` has the bytes of the manifest of a version that was published elsewhere.
 
-        The commit point is the rename of ``current``. The version carries its line for the journal along, so that
-        whoever takes the lock next ends what was begun: a version with that line is finished where it is current, and
-        removed where it is not. After the commit point only what is known not to be current is removed.
+        The commit point is the rename of ``current``. Until its journal line is written, the version contains it, so
+        that the next process with the lock completes the publish if the version is current, and removes the version
+        otherwise. After the commit point, only versions known not to be current are removed.
         """
         name = layout.version_name(manifest.version)
         with storage_errors(self.root), uninterrupted():
@@ -375,7 +375,7 @@ def _link(root: Path) -> str | None:
 
 
 def _describe(staging: Staging, data: bytes) -> None:
-    """Write the manifest and its hash; both are read back, the manifest as what a reader will take it for."""
+    """Write the manifest and its hash; both are read back, and the manifest is decoded like by a reader."""
     decode(data, staging.path / layout.MANIFEST)
     for name, content in ((layout.MANIFEST, data), (layout.MANIFEST_HASH, hash_line(data))):
         with staging.stream(name) as write:
