@@ -153,7 +153,7 @@ def test_what_only_looks_like_a_version_is_in_nobodys_way(
     assert os.path.lexists(stray)
     run(["status", "--store", str(root)])
     said = capfd.readouterr()
-    lines = [line for line in (said.out + said.err).splitlines() if "or no version" in line]
+    lines = [line for line in (said.out + said.err).splitlines() if "or not a version" in line]
     assert len(lines) == (kind in {"empty", "files"})
     for line in lines:
         command = printed_command(line)
