@@ -158,9 +158,11 @@ def test_hints_on_a_damaged_store_lead_out_of_it(
 
 
 def run_all(told: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
-    """Run the command of a hint, and where it meets other damage that of its own; return whether only help is left."""
+    """Run the commands of hints, each as far as it leads; return whether a first snapshot is needed."""
     seen: set[str] = set()
     while True:
+        if told.endswith("no version yet; hint: publish a first snapshot"):
+            return True
         assert not PLACEHOLDER.search(told.replace(str(root.parent), "")), told
         line = printed_command(told)
         assert line is not None, told
