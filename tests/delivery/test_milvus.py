@@ -51,6 +51,15 @@ def simple_collection(client: Any, name: str) -> None:
     client.insert(name, [{"id": 1, "vector": [1.0, 2.0, 3.0, 4.0]}])
 
 
+def served_by_milvus(client: Any) -> Served | None:
+    """Return what a reader sees that resolves the alias once."""
+    if "embsync" not in client.list_aliases()["aliases"]:
+        return None
+    name = client.describe_alias("embsync")["collection_name"]
+    users = side_in(client, name, "users")
+    return Served(int(name.rpartition("_")[2]), side_in(client, name, "items"), users if users.ids else None)
+
+
 class TestMilvus(SinkContract):
     @pytest.fixture(autouse=True)
     def _place(self, server: str, client: Any) -> Iterator[None]:
@@ -65,12 +74,7 @@ class TestMilvus(SinkContract):
         return self.opened[-1]
 
     def served(self) -> Served | None:
-        if "embsync" not in self.client.list_aliases()["aliases"]:
-            return None
-        name = self.client.describe_alias("embsync")["collection_name"]  # once, and then by name
-        users = side_in(self.client, name, "users")
-        number = int(name.rpartition("_")[2])
-        return Served(number, side_in(self.client, name, "items"), users if users.ids else None)
+        return served_by_milvus(self.client)
 
     def break_off(self, version: embsync.Version) -> None:
         from embsync.delivery.milvus.collection import Collection, described

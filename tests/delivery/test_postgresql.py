@@ -42,6 +42,18 @@ def side_in(connection: Any, view: str) -> ServedSide:
     )
 
 
+def served_by_postgresql(server: PostgresqlServer, database: str) -> Served | None:
+    """Return what a reader sees, in one transaction of REPEATABLE READ."""
+    with server.connect(database, autocommit=False) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        there = connection.execute("SELECT to_regclass('embsync.pointer'), to_regclass('embsync.users')").fetchone()
+        current = connection.execute("SELECT version FROM embsync.pointer").fetchone() if there[0] else None
+        if current in (None, (None,)):
+            return None
+        users = side_in(connection, "current_users") if there[1] else None
+        return Served(current[0], side_in(connection, "current_items"), users)
+
+
 class TestPostgresql(SinkContract):
     @pytest.fixture(autouse=True)
     def _place(self, server: PostgresqlServer, database: str) -> Iterator[None]:
@@ -57,14 +69,7 @@ class TestPostgresql(SinkContract):
         return self.opened[-1]
 
     def served(self) -> Served | None:
-        with self.server.connect(self.database, autocommit=False) as connection:
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            there = connection.execute("SELECT to_regclass('embsync.pointer'), to_regclass('embsync.users')").fetchone()
-            current = connection.execute("SELECT version FROM embsync.pointer").fetchone() if there[0] else None
-            if current in (None, (None,)):
-                return None
-            users = side_in(connection, "current_users") if there[1] else None
-            return Served(current[0], side_in(connection, "current_items"), users)
+        return served_by_postgresql(self.server, self.database)
 
     def break_off(self, version: embsync.Version) -> None:
         self.sink().stage(version)

@@ -1,0 +1,54 @@
+"""A process that delivers versions to a database, for tests that kill it.
+
+``python -m support.sink_delivery KIND STORE PLACE…`` says ``ready`` when it has loaded what it needs, delivers each
+version whose number it reads, and says when it is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from embsync.config import MilvusConfig, PostgresqlConfig
+from embsync.delivery.kinds import open_sink
+from embsync.delivery.sink import Sink
+from embsync.reader import open_version
+
+KEPT = 2
+
+
+def sink_of(kind: str, place: list[str]) -> Sink:
+    """Return a sink of a kind at a place: URL, and password file for PostgreSQL."""
+    if kind == "milvus":
+        return open_sink(MilvusConfig(name="test", url=place[0]))
+    return open_sink(PostgresqlConfig(name="test", url=place[0], password_file=place[1]))
+
+
+def deliver(sink: Sink, root: Path, number: int) -> None:
+    """Take all steps with one version, and remove what is not among the highest, incomplete ones first."""
+    with open_version(root, number) as version:
+        sink.check(version)
+        expected = sink.current()
+        sink.stage(version)
+        sink.probe(version)
+        if expected != number:
+            sink.commit(number, expected)
+    there = sink.generations()
+    kept = {found.number for found in [found for found in there if found.complete][-KEPT:]} | {number}
+    for found in there:
+        if found.number not in kept:
+            sink.drop(found.number)
+
+
+def main(kind: str, root: str, *place: str) -> None:
+    """Deliver each version whose number stands on a line of standard input."""
+    sink = sink_of(kind, list(place))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        deliver(sink, Path(root), int(line))
+        print("done", flush=True)
+    sink.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
