@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.milvus import running_milvus
 from support.nights import Night, configured, night
+from support.postgresql import PostgresqlServer, running_postgresql
 from support.stores import sync
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -64,3 +67,36 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the servers, and of no cloud."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A server with pgvector, one for all tests of a worker."""
+    with running_postgresql() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgresql: PostgresqlServer) -> Iterator[str]:
+    """An empty database with pgvector."""
+    with postgresql.database() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def milvus() -> Iterator[str]:
+    """The URL of a server that answers the calls of Milvus, one for all tests of a worker."""
+    with running_milvus() as url:
+        yield url
+
+
+@pytest.fixture
+def milvus_client(milvus: str) -> Iterator[Any]:
+    """A reader's connection to a server without collections."""
+    from pymilvus import MilvusClient
+
+    connection = MilvusClient(uri=milvus)
+    yield connection
+    for name in connection.list_collections():
+        connection.drop_collection(name)
+    connection.close()

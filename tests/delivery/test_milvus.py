@@ -8,32 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import Served, ServedSide, SinkContract
-from support.milvus import running_milvus
 
 import embsync
 from embsync.config import MilvusConfig
 from embsync.delivery.kinds import open_sink
 
 pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """One for all tests of a worker."""
-    with running_milvus() as url:
-        yield url
-
-
-@pytest.fixture
-def client(server: str) -> Iterator[Any]:
-    """A reader's connection to a server without collections."""
-    from pymilvus import MilvusClient
-
-    connection = MilvusClient(uri=server)
-    yield connection
-    for name in connection.list_collections():
-        connection.drop_collection(name)
-    connection.close()
 
 
 def side_in(client: Any, collection: str, side: str) -> ServedSide:
@@ -62,8 +42,8 @@ def served_by_milvus(client: Any) -> Served | None:
 
 class TestMilvus(SinkContract):
     @pytest.fixture(autouse=True)
-    def _place(self, server: str, client: Any) -> Iterator[None]:
-        self.server, self.client = server, client
+    def _place(self, milvus: str, milvus_client: Any) -> Iterator[None]:
+        self.server, self.client = milvus, milvus_client
         self.opened: list[Any] = []
         yield
         for sink in self.opened:

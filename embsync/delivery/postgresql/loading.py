@@ -7,7 +7,7 @@ from psycopg import sql
 from embsync.config import PostgresqlConfig
 from embsync.delivery.postgresql.binary_copy import HEADER, TRAILER, encoded
 from embsync.delivery.postgresql.connection import Connection
-from embsync.delivery.postgresql.requirements import extension_schema, is_ours, uses_halfvec
+from embsync.delivery.postgresql.requirements import exists, extension_schema, is_ours, uses_halfvec
 from embsync.delivery.postgresql.schema import Schema
 from embsync.delivery.rows import row_blocks
 from embsync.delivery.sink import fingerprint_of
@@ -22,7 +22,8 @@ def create_schema(connection: Connection, config: PostgresqlConfig, version: Ver
     with connection.transaction():
         # Settings of pgvector may be named by an ordinary user once its library is loaded.
         connection.execute(sql.SQL("SELECT '[1]'::{}.vector").format(sql.Identifier(schema.extension)))
-        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(config.schema)))
+        if not exists(connection, config):
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(config.schema)))
         connection.execute(schema.contents(version))
     return schema
 

@@ -45,6 +45,11 @@ def extension_schema(connection: Connection, config: PostgresqlConfig) -> str:
     return str(found[1])
 
 
+def exists(connection: Connection, config: PostgresqlConfig) -> bool:
+    """Return whether there is a schema of the name, whoever made it."""
+    return bool(_value(connection, "SELECT to_regnamespace(%s) IS NOT NULL", f'"{config.schema}"'))
+
+
 def is_ours(connection: Connection, config: PostgresqlConfig) -> bool:
     """Return whether the schema was made by embsync; False where it is missing, or empty.
 
@@ -104,19 +109,19 @@ def require(connection: Connection, config: PostgresqlConfig, version: Version) 
 
 def _require_permission(connection: Connection, config: PostgresqlConfig) -> None:
     """Refuse a user that may not create what is needed."""
-    exists = _value(connection, "SELECT to_regnamespace(%s) IS NOT NULL", f'"{config.schema}"')
+    there = exists(connection, config)
     may = (
         _value(connection, "SELECT has_schema_privilege(%s, 'CREATE')", config.schema)
-        if exists
+        if there
         else _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')")
     )
     if not may:
         user = connection.info.user
         raise SinkError(
-            f"user {user} may not create tables there" if exists else f"user {user} may not create the schema",
+            f"user {user} may not create tables there" if there else f"user {user} may not create the schema",
             where=place_of(config),
             hint=f"GRANT CREATE, USAGE ON SCHEMA {config.schema} TO {user}"
-            if exists
+            if there
             else f"CREATE SCHEMA {config.schema} AUTHORIZATION {user}",
         )
 

@@ -82,11 +82,11 @@ class PostgresqlSink:
             if not is_ours(connection, self._config) or self._state(connection, version) != "complete":
                 raise self._not_staged(version.number)
             counted = [self._compared(connection, side, version.number) for side in version.sides]
-            knob, most = ("ef_search", MOST_EF_SEARCH)
+            knob, low, most = "ef_search", queries.k, MOST_EF_SEARCH
             if self._config.index == "ivfflat":
-                knob, most = ("probes", lists_for(version.record.items.live))
+                knob, low, most = "probes", 1, lists_for(version.record.items.live)
             measure = cache(lambda effort: self._recall(connection, version.number, queries, effort))
-            effort = cheapest(measure, 1, most, queries.target) if len(queries) else min(most, 64)
+            effort = cheapest(measure, low, most, queries.target) if len(queries) else min(most, 64)
             recall = measure(effort) if len(queries) else None
             connection.execute(
                 self._sql("UPDATE {} SET search = %s, k = %s, recall = %s WHERE version = %s", "generations"),
