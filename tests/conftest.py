@@ -47,6 +47,11 @@ def _installed(name: str) -> bool:
         return False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long tests first; a worker that has none left takes the short ones of another."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a module of the extra ``test-services`` that is not installed."""
     for marker in item.iter_markers("services"):

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from bad_inputs import IDS, ROWS, Leave, files
+from bad_inputs import IDS, ROWS, Leave, files, packed
 
 Write = Callable[[Any], Callable[[Path], None]]
 
@@ -198,17 +198,13 @@ def csv_cases() -> Iterator[tuple[str, Leave, str]]:
         files(items_S_a__csv=twice, items_S_b__csv="id,d0,d1\nx,1.5,2.5\n"),
         "d2|no such column",
     )
-    packed = gzip.compress(csv_text().encode())
+    good = gzip.compress(csv_text().encode())
     for what, data, says in (
-        ("a cut", packed[:-9], "ill-formed|compressed|Truncated"),
+        ("a cut", good[:-9], "ill-formed|compressed|Truncated"),
         ("text that is not packed", csv_text().encode(), "compressed"),
-        ("a bomb of rows", gzip.compress(b"id,d0,d1\n" + b"a,1.5,2.5\n" * 8_000_000), "more than text can expand to"),
-        ("a bomb of one line", gzip.compress(b"id,d0,d1\na,1.5," + b"1" * 50_000_000), "no known layout"),
-        (
-            "a bomb of empty lines",
-            gzip.compress(b"id,d0,d1\na,1.5,2.5" + b"\n" * 80_000_000),
-            "more than text can expand to",
-        ),
+        ("a bomb of rows", packed(b"id,d0,d1\n", b"a,1.5,2.5\n", 8_000_000), "more than text can expand to"),
+        ("a bomb of one line", packed(b"id,d0,d1\na,1.5,", b"1", 50_000_000), "no known layout"),
+        ("a bomb of empty lines", packed(b"id,d0,d1\na,1.5,2.5", b"\n", 80_000_000), "more than text can expand to"),
         ("nothing", b"", "compressed|no known layout|no rows"),
     ):
         yield f"csv in gzip: {what}", files(items__csv__gz=data), says

@@ -24,7 +24,7 @@ from machine import Machine, cannot, interpreter_paths
 from support.nights import night, write_npy
 from support.units import stop_seconds
 
-pytestmark = pytest.mark.skipif(cannot() is not None, reason=str(cannot()))
+pytestmark = [pytest.mark.long, pytest.mark.skipif(cannot() is not None, reason=str(cannot()))]
 
 WATCH = "/srv/models/{}"
 STORE = "/var/lib/embsync/{}/store"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -122,11 +123,10 @@ def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path, facto
     """A configuration error, exit 2, with the string; there is no store afterwards, and a store is as it was."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
+    environment = {**os.environ, "EMBSYNC_INDEX__FACTORY": factory}
     for _ in range(2):
         before = snapshot_of(root) if root.exists() else None
-        failed = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={"EMBSYNC_INDEX__FACTORY": factory}
-        )
+        failed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert failed.returncode == 2
         assert factory in failed.stderr
         assert failed.stderr.count("\n") == 1

@@ -133,6 +133,7 @@ def test_a_python_client_asks_everything(
         assert (refused.error, refused.found) == ("NotFoundError", "-5")
 
 
+@pytest.mark.long
 def test_a_typescript_client_asks_everything(
     document: Path, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:

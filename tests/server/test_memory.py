@@ -201,6 +201,7 @@ def test_a_request_that_never_fits_is_refused_for_good(root: Path, users: list[i
         assert server.ask("/v1/search", {"users": users[:100], "k": 100}).status == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("workers", "seconds"), [("1", "3600"), ("2", "2")])
 def test_a_stop_under_full_load_is_in_time(root: Path, users: list[int], workers: str, seconds: str) -> None:
     """Large requests, slow readers, half heads and half bodies at work: none keeps it beyond the unit's time-out."""

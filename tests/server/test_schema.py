@@ -18,7 +18,7 @@ from support.stores import sync
 
 import embsync
 
-pytestmark = pytest.mark.services("schemathesis")
+pytestmark = [pytest.mark.long, pytest.mark.services("schemathesis")]
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 #: A width or an id that only the store knows cannot be described: a request that fits the schema may be refused.

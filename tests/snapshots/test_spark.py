@@ -15,6 +15,7 @@ from embsync.errors import SnapshotError
 from embsync.snapshots import Snapshot, open_snapshot
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.services("pyspark"),
     pytest.mark.timeout(900),  # a Java machine on a loaded computer
     pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),

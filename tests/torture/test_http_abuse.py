@@ -301,6 +301,7 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
         made.harm("torn", f"{len(log.splitlines())} lines in the log")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [6.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
 def test_nobody_who_can_connect_stops_the_server(root: Path, seconds: float) -> None:
