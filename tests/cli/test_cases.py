@@ -17,7 +17,7 @@ CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 ROWS = [
     [cell.strip() for cell in line.strip("| ").split(" | ")]
     for line in Document("docs/snapshots.md")
-    .text.split("## Inputs as people have them")[1]
+    .text.split("## Inputs from other tools")[1]
     .split("\n## ")[0]
     .splitlines()
     if re.match(r"\| \d\d \|", line)
