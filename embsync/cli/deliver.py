@@ -15,18 +15,18 @@ from embsync.invocation import invocation, set_invocation
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Deliver to every sink once, and end.")
+@click.option("--once", is_flag=True, help="Deliver to every sink once, then exit.")
 @shared
 @changing
 def deliver(once: bool, config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Keep the sinks of `delivery:` at the store's current version, until stopped.
 
-    SIGTERM and SIGINT stop it within seconds; SIGHUP and SIGUSR1 have it look at every sink now.
+    SIGTERM and SIGINT stop it within seconds; SIGHUP and SIGUSR1 check every sink at once.
     """
     from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
     from embsync.delivery.service import DeliveryService  # noqa: PLC0415
 
-    reads_only()  # it writes its own state alone, which need not be in the store
+    reads_only()  # it writes only its own state, which need not be in the store
     given = context(config_file, store, as_json, log__format="json" if as_json else None)
     if given.config.delivery.directory is None:
         act_as_owner(given)

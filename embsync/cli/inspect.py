@@ -1,4 +1,4 @@
-"""Commands that show what is in the store and whether it is sound."""
+"""Commands that show the contents and the state of a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from embsync.cli.options import Context, context, shared
 from embsync.cli.output import number, print_json, say, table, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
-from embsync.invocation import command
 from embsync.manifest import Manifest, RowCounts, SideDrift, SideFitRecord
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
@@ -98,7 +97,7 @@ def _print_current(found: dict[str, Any]) -> None:
         number = found["current"]
         say(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
     elif found["current"] is None:
-        say(f"current   no version yet; {command('sync', '--help', purpose='to publish the first')}")
+        say("current   no version yet: publish a first snapshot")
     else:
         say(
             f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "

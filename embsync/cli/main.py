@@ -122,7 +122,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.exceptions.Abort:
         return _INTERRUPTED
-    except SystemExit:  # click's own, where the reader of a pipe is gone: every other end is returned or raised
+    except SystemExit:  # click exits by itself only if the reader of a pipe is gone
         return 0
     except Exception as error:
         if shared.get("debug"):

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def reaching(command: Command) -> Command:
-    """Add the argument URL, and the options that say how it is reached."""
+    """Add the argument URL and the options for its service."""
     for option in (
         click.option("--credentials-file", metavar="FILE", help="File with lines NAME=value."),
         click.option("--region", help="Region of an S3 service."),
@@ -32,7 +32,11 @@ def reaching(command: Command) -> Command:
 @reaching
 @click.option("--keep-versions", type=click.IntRange(min=1), default=3, show_default=True, help="Versions kept there.")
 @click.option(
-    "--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="Seconds an old one stays."
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds for which older versions are kept.",
 )
 @shared
 def push(
@@ -78,9 +82,9 @@ def push(
 
 @click.command()
 @reaching
-@click.option("--follow", is_flag=True, help="Go on: pull whenever another version is pushed.")
+@click.option("--follow", is_flag=True, help="Continue: pull whenever another version is pushed.")
 @click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between looks."
+    "--interval", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between checks."
 )
 @shared
 @locking
@@ -96,7 +100,7 @@ def pull(
     as_json: bool,
     wait: float,
 ) -> int:
-    """Copy what is current at URL into the store, verify it, and make it current here.
+    """Copy the current version at URL into the store, verify it, and make it current here.
 
     The store is then read and served like any other. A broken transfer is continued by the next pull. With --follow, a
     local rollback stays until another version is pushed, and with `rollback --hold` until `resume`.

@@ -1,4 +1,4 @@
-"""Commands that ask a version what a consumer would ask it."""
+"""Commands that query a version like a consumer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FILE = click.Path(path_type=Path)
 def reading(command: Callable[..., None]) -> Callable[..., None]:
     """Add the shared options, ``--version`` and ``--output``; the command receives the version, pinned."""
 
-    @click.option("-o", "--output", type=_FILE, help="Write the answer to an .npy file.")
+    @click.option("-o", "--output", type=_FILE, help="Write the result to an .npy file.")
     @click.option("--version", "number", type=click.IntRange(min=1), help="A kept version; default: current.")
     @shared
     @functools.wraps(command)
@@ -86,10 +86,10 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
     "--where",
     multiple=True,
     metavar="LABEL=VALUE",
-    help="Return only items with this label; a label repeated: any of its values; a range of numbers: price=5..20.",
+    help="Return only items with this label; repeat it for alternatives; ranges of numbers: price=5..20.",
 )
-@click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items found.")
-@_missing("An unknown user or item: an error, finds nothing, or finds what the mean vector finds.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the results.")
+@_missing("For an unknown user or item: an error, no results, or the results of the mean vector.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
 @reading
 def search(
@@ -114,10 +114,10 @@ def search(
     if sum(map(bool, (users, items, vector))) != 1:
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
     if missing != "raise" and vector is not None:
-        raise UsageError("vectors are never unknown", found=f"--missing {missing}", expected="--user or --item")
+        raise UsageError("--missing applies to ids only", found=f"--missing {missing}", expected="--user or --item")
     if space != "stable" and vector is None:
         raise UsageError(
-            "--space says where vectors live", found=f"--space {space} without vectors", expected="--vector FILE"
+            "--space applies to vectors only", found=f"--space {space} without vectors", expected="--vector FILE"
         )
     filters: dict[str, Any] = {
         "allowed": _filter(allow, allow_file, "--allow"),
@@ -125,7 +125,7 @@ def search(
         "where": _conditions(version, where),
         "parameters": _parameters(parameter),
     }
-    verify(version, below="index")  # a graph with a wrong link ends whoever follows it
+    verify(version, below="index")  # following a damaged link of a graph would crash the process
     if vector is not None:
         ids, scores = version.search(npy.read_vectors(vector), k, space=space, **filters)
     elif users:
@@ -142,7 +142,7 @@ def search(
 
 def _filter(given: tuple[str, ...], file: Path | None, option: str) -> Any:
     if given and file is not None:
-        raise UsageError("a filter is needed once", found="both", expected=f"{option} or {option}-file")
+        raise UsageError("a filter is given twice", found="both", expected=f"{option} or {option}-file")
     return (list(given) or None) if file is None else npy.read_filter(file)
 
 
@@ -169,7 +169,7 @@ def _value(name: str, kind: str, text: str) -> object:
     try:
         return {"integer": int, "float": float}.get(kind, str)(text) if kind != "boolean" else text
     except ValueError:
-        return text  # the label says what it expects
+        return text  # rejected later, with the type of the label
 
 
 def _print_hits(version: Version, ids: Array, scores: Float32, labels: tuple[str, ...], as_json: bool) -> None:
@@ -215,7 +215,7 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:
 @click.argument("side", type=_SIDE)
 @click.argument("ids", nargs=-1)
 @_ids_file
-@_missing("What an unknown id gives.")
+@_missing("The result for an unknown id.")
 @click.option("--max-age", metavar="AGE", help="Treat older vectors as unknown: 7 versions, or a time such as 36h, 7d.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items.")
 @reading
@@ -263,7 +263,7 @@ def lookup(
 def _results(
     version: Version, part: Side, wanted: Any, vectors: Float32, labels: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Return what is shown of each id: its age and where its vector is from, null for unknown ids."""
+    """Return the fields of each id: its age, the version of its vector and so on, null for unknown ids."""
     rows = part.rows(wanted)
     names, seen = part.names(rows), last_seen_of(part, wanted)
     shown = [{"labels": one} for one in records_of(version, rows, labels)] if labels else [{}] * len(rows)
@@ -342,7 +342,7 @@ def fold_in(
 ) -> None:
     """Print a vector for an untrained user from the IDS of items it interacted with, or for an untrained item.
 
-    A matrix of ids in a file is one user a row.
+    A matrix of ids in a file has one user per row.
     """
     part = version.side(side or version.sides.queries.name)
     vectors = part.fold_in(

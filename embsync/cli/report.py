@@ -63,7 +63,7 @@ def report(number: int | None, output: Path, config_file: Path | None, store: Pa
 
 
 def _require_place(output: Path) -> None:
-    """Refuse a place where no file can be, before anything is read."""
+    """Refuse a path that cannot be written, before anything is read."""
     if str(output) == "-":
         return
     if output.is_dir():
@@ -78,4 +78,4 @@ def _require_place(output: Path) -> None:
 
 
 def _unwritable(output: Path, reason: str) -> UsageError:
-    return UsageError("cannot write the report", where=output, found=reason, expected="a place where you may write")
+    return UsageError("cannot write the report", where=output, found=reason, expected="a writable directory")

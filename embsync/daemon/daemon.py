@@ -391,7 +391,7 @@ class Daemon:
 
     def _sweep(self) -> None:
         with contextlib.suppress(EmbsyncError), Store(self._store.root, wait=_SWEEP_SECONDS).locked():
-            pass  # whoever takes the lock next sweeps first
+            pass  # the next process with the lock sweeps first
 
     def _kill_children(self) -> None:
         self._hook.kill()

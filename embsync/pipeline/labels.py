@@ -1,4 +1,4 @@
-"""Labels of the rows of a version: those of the snapshot, and the parent's where the snapshot has none."""
+"""Labels of the rows of a version: those of the snapshot, otherwise those of the parent."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from embsync.store.staging import Staging
 
 @dataclass(frozen=True)
 class LaidOut:
-    """Labels of all rows of a version's items, and how many ids of their table are none of them.
+    """Labels of all rows of a version's items, and the number of ids in their table that are not items.
 
-    ``problem`` is what is wrong with a snapshot's labels: what is wrong with its vectors is said first.
+    ``problem`` is an error in a snapshot's labels, kept until its vectors were checked, since their errors come first.
     """
 
     columns: tuple[LabelColumn, ...] = ()
@@ -31,7 +31,7 @@ class LaidOut:
     problem: SnapshotError | None = None
 
     def require(self) -> None:
-        """Raise what is wrong."""
+        """Raise the problem, if there is one."""
         if self.problem is not None:
             raise self.problem
 
@@ -47,12 +47,12 @@ class LaidOut:
 
 
 def read_labels(snapshot: Snapshot, parent: Version | None, names: Sequence[str] | None, ids: Array) -> Labels | None:
-    """Return a snapshot's labels, None where none are configured.
+    """Return a snapshot's labels, None if none are configured.
 
     Raises
     ------
     SnapshotError
-        They are not there, ill-formed, or of another type than the parent's.
+        They are missing, ill-formed, or of another type than the parent's.
     """
     if snapshot.labels is None:
         return None
@@ -68,9 +68,9 @@ def read_labels(snapshot: Snapshot, parent: Version | None, names: Sequence[str]
 
 
 def of_snapshot(snapshot: Snapshot, parent: Version | None, plan: RowPlan, configured: Sequence[str] | None) -> LaidOut:
-    """Return the labels of a version in the making, or what is wrong with those of the snapshot.
+    """Return the labels of a new version, or the problem with those of the snapshot.
 
-    Where none are configured, every id keeps the labels it had; where some are, there are no others.
+    If none are configured, every id keeps its labels; otherwise only the configured labels are published.
     """
     try:
         return _laid_out(read_labels(snapshot, parent, configured, plan.ids), parent, plan, configured is not None)
@@ -97,19 +97,19 @@ def _laid_out(labels: Labels | None, parent: Version | None, plan: RowPlan, conf
 
 
 def placed(labels: Labels, ids: Array) -> tuple[Int64, Int64, int]:
-    """Return the rows of ascending ids that labels have, their rows in the table, and how many of its ids are none.
+    """Return the rows of ascending ids that have labels, their rows in the table, and the number of its other ids.
 
     Raises
     ------
     SnapshotError
-        None of the ids is there: it is another table.
+        None of its ids is known: it is another table.
     """
     assert labels.ids is not None
     places = positions_in(labels.ids, ids)
     rows = np.flatnonzero(places >= 0)
     if len(labels.ids) and len(rows) == 0:
         raise SnapshotError(
-            "labels of other ids",
+            "labels for other ids",
             where=labels.where,
             found=f"{_shown(labels.ids)}, none of which is an item",
             expected=f"ids such as {_shown(ids)}",
@@ -124,9 +124,9 @@ def _shown(ids: Array) -> str:
 def replaced(
     column: LabelColumn, held: LabelColumn | None, before: Int64, to: Int64, rows: Int64, fresh: Array | None = None
 ) -> LabelColumn:
-    """Return a column that has new values in rows ``to``, and in others what it had in rows ``before``.
+    """Return a column with new values in rows ``to``, and in other rows its previous values from rows ``before``.
 
-    Rows that are ``fresh`` have no value but a new one.
+    Rows that are ``fresh`` have no previous value.
     """
     pieces: list[Piece] = [(column, to, rows)]
     if held is not None:
@@ -139,7 +139,7 @@ def replaced(
 
 
 def _parent_rows(parent: Version | None, plan: RowPlan) -> Int64:
-    """Return the parent's row of each row, -1 for ids that it has not."""
+    """Return the parent's row of each row, -1 for ids that it does not have."""
     before = np.full(len(plan.ids), -1, np.int64)
     if parent is not None:
         known = np.flatnonzero(plan.row_map >= 0)

@@ -23,13 +23,13 @@ def save_lineage(staging: Staging, store: Store, parent: Version | None, number:
 
 
 def _times(store: Store, parent: Version) -> Times:
-    """Return when the versions of a lineage were made; for one of an earlier release, as far as the store knows."""
+    """Return when the versions of a lineage were made; for those of earlier releases, as far as the store knows."""
     times = parent.lineage_times
     if not np.isnat(times).any():
         return times
     known = {event.version: event.time for event in store.journal.events() if event.event in PUBLISHES and event.time}
     for number in store.numbers():
-        with contextlib.suppress(StoreError, NotFoundError):  # one that is damaged tells nothing
+        with contextlib.suppress(StoreError, NotFoundError):  # damaged manifests are skipped
             manifest = store.manifest(number)
             known[manifest.night] = manifest.created
     from_elsewhere = [_time(known.get(number, "NaT")) for number in parent.lineage.tolist()]

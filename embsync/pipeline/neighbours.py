@@ -48,7 +48,7 @@ class Neighbours:
         #: (q, k) float32 stable vectors of the sampled users.
         self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
         asking = inputs.queries
-        #: Positions among them of those that the recall gate asks.
+        #: Positions, among the sampled users, of the queries of the recall gate.
         self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
         depth = max(TOP_K, config.depths[0])
         self._rows = inputs.items.plan.rows
@@ -120,7 +120,7 @@ class _ParentView:
     def top_rows(self) -> Int64:
         """Return the users' top 10 in the parent as rows of the new version; -2 for items that no longer exist.
 
-        The parent has that of the users that were sampled when it was made; the others' are found by a scan.
+        The parent has stored that of the users sampled when it was made; the others' are found by a scan.
         """
         rows = np.full((len(self._asking), TOP_K), -1, np.int64)
         table = self._version.neighbours if self._version.record.index.metric == self._metric else None

@@ -1,4 +1,4 @@
-"""Turning measurements into records of the manifest and into checks."""
+"""Convert measurements to records of the manifest and to checks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def side_fit(
     other: SideFit | None = None,
     other_change: RowChange | None = None,
 ) -> SideFitRecord:
-    """Return the manifest's record of a side, given what the other side has shown where there is one."""
+    """Return the manifest's record of a side, given the measurements of the other side, if there is one."""
     figures = vars(change).copy()
     scale, other_scale = figures.pop("scale_raw"), None if other_change is None else other_change.scale_raw
     columns, counterpart = part.columns, None if other is None else other.columns
@@ -108,7 +108,7 @@ def side_fit(
 
 
 def _lone_scale(own: float | None, other: float | None) -> float | None:
-    """Return how far a side's raw scale changed beyond what a change of both explains, 1 for not at all."""
+    """Return the change of a side's raw scale that a change of both sides does not explain; 1 if unchanged."""
     if own is None or other is None or not (own > 0 and other > 0 and isfinite(own) and isfinite(other)):
         return None
     return float(max(own, 1 / own) / max(other, 1 / other) ** 2)

@@ -1,4 +1,4 @@
-"""``relabel``: the current version with other labels; rows and index are those it has."""
+"""``relabel``: the current version with other labels, and the same rows and index."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _MANIFEST_BYTES = 2**20
 
 
 def relabel(store: Store, file: Path, config: Config) -> Manifest:
-    """Publish the current version with labels of a table; items and labels that it lacks keep what they have.
+    """Publish the current version with labels of a table; items and labels that are not in it are unchanged.
 
-    The new version adds no step to the lineage: all that is not a label is hard-linked.
+    The new version adds no step to the lineage: everything except labels is hard-linked.
 
     Raises
     ------
     SnapshotError
-        The table is ill-formed, has a label of another type than before or that is not configured, or ids of which
-        none is an item.
+        The table is ill-formed, has a label that changed its type or is not configured, or none of its ids is an
+        item.
     NotFoundError
         There is no table, or no version to relabel.
     """
@@ -64,7 +64,7 @@ def relabel(store: Store, file: Path, config: Config) -> Manifest:
                     files=staging.seal(),
                 )
                 store.publish(staging, manifest, _event(manifest, place, laid_out))
-        with contextlib.suppress(StoreError):  # the labels are published all the same; the next publish prunes
+        with contextlib.suppress(StoreError):  # the labels are published; the next publish prunes
             store.prune(config.store.keep_versions)
     return manifest
 
@@ -77,7 +77,7 @@ def _read(place: Place, parent: Version, config: Config) -> Labels:
     others = [column.name for column in labels.columns if configured is not None and column.name not in configured]
     if others:
         raise SnapshotError(
-            "labels that are not configured, and would be lost with the next snapshot",
+            "labels are not configured, and would be lost with the next snapshot",
             where=labels.where,
             found=", ".join(others)[:200],
             expected=f"among {', '.join(configured or ())} (snapshot.labels)",
@@ -86,7 +86,7 @@ def _read(place: Place, parent: Version, config: Config) -> Labels:
 
 
 def _laid_out(parent: Version, labels: Labels) -> LaidOut:
-    """Return the labels of all rows: new ones where the table has the item, and the labels it does not have."""
+    """Return the labels of all rows: those of the table, and the previous ones of other items and labels."""
     to, rows, unknown = placed(labels, parent.items.ids)
     before = np.arange(len(parent.items.ids))
     columns: dict[str, LabelColumn] = dict(parent.labels)
@@ -96,7 +96,7 @@ def _laid_out(parent: Version, labels: Labels) -> LaidOut:
 
 
 def _write(staging: Staging, parent: Version, laid_out: LaidOut) -> list[LabelRecord]:
-    """Link what stays, and write the labels."""
+    """Link the unchanged files, and write the labels."""
     for entry in parent.record.files:
         if not entry.path.startswith("labels/"):
             staging.link(entry, parent.path)

@@ -39,7 +39,7 @@ from embsync.store.journal import Event
 from embsync.store.staging import Staging
 from embsync.watching.history import snapshot_event
 
-#: Runs without the lock before one is made under it, so that a store that keeps changing is published to in the end.
+#: Attempts without the lock before one under it, so that a run ends even if the store keeps changing.
 _OPTIMISTIC_RUNS = 3
 
 
@@ -130,7 +130,7 @@ class _Run:
         self._parent = ParentCheck(store, None)
 
     def publish(self) -> Manifest:
-        """Run through to a published version; a snapshot that is replaced meanwhile is not blamed for what was read."""
+        """Run to a published version; if the snapshot is replaced meanwhile, its errors are reported as that change."""
         try:
             return self._publish()
         except SnapshotError as error:
@@ -154,7 +154,7 @@ class _Run:
             self._parent.look()
             self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found))
-            if inputs.parent is None:  # nothing is left to be judged, and no store is made
+            if inputs.parent is None:  # no checks remain, and no store is created
                 inputs.labels.require()
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
@@ -300,10 +300,10 @@ class _Run:
 
     def _reject_change(self, fingerprint: str) -> None:
         if fingerprint != self._fingerprint or self._has_changed():
-            raise self._changed("other contents in the second pass", "the contents of the first")
+            raise self._changed("different contents in the second pass", "the contents of the first pass")
 
     def _has_changed(self) -> bool:
-        """Return whether what is at the path now is something else than at the beginning."""
+        """Return whether the path has other contents than at the beginning."""
         if not self._signature.stamp:
             return False
         try:
@@ -327,7 +327,7 @@ class _Run:
             require(self._checks, str(self._request.path), self._store.root)
         except CheckRefusedError as refusal:
             self._parent.require()  # the snapshot must not be refused because of damage in the store
-            if self._has_changed():  # nor for rows of which some are another snapshot's
+            if self._has_changed():  # nor because of rows of another snapshot
                 raise self._changed(refusal.what) from refusal
             self._journal(refusal)
             raise

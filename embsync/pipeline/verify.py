@@ -1,4 +1,4 @@
-"""``verify``: whether a version matches its manifest, and its scores those of its snapshot."""
+"""``verify``: check that a version matches its manifest, and its scores those of its snapshot."""
 
 from __future__ import annotations
 

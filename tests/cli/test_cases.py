@@ -16,10 +16,7 @@ from embsync.cli.main import run
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 ROWS = [
     [cell.strip() for cell in line.strip("| ").split(" | ")]
-    for line in Document("docs/snapshots.md")
-    .text.split("## Inputs from other tools")[1]
-    .split("\n## ")[0]
-    .splitlines()
+    for line in Document("docs/snapshots.md").text.split("## Inputs from other tools")[1].split("\n## ")[0].splitlines()
     if re.match(r"\| \d\d \|", line)
 ]
 pytestmark = pytest.mark.skipif(not (CASES / "README.md").is_file(), reason=f"no generators of inputs at {CASES}")

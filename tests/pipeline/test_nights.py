@@ -447,7 +447,7 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
         if stage == "reading" and share > 0.0:  # the items have been read
             mapped[3, 1] = 2.0
 
-    with pytest.raises(SnapshotChanged, match="other contents in the second pass"):
+    with pytest.raises(SnapshotChanged, match="different contents in the second pass"):
         publish_snapshot(Store(root), Request(path), configured(), write)
     assert stamp(path) == before
     assert Store(root).current() is None
