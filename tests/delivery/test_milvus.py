@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from contract import Served, ServedSide, SinkContract
+from contract import Served, ServedSide, SinkContract, deliver, pinned
+from support.nights import configured, night
+from support.stores import sync
 
 import embsync
 from embsync.config import MilvusConfig
 from embsync.delivery.kinds import open_sink
+from embsync.delivery.queries import probe_queries
+from embsync.errors import SinkError, SinkUnavailable, UsageError
 
 pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
 
@@ -80,3 +87,122 @@ class TestMilvus(SinkContract):
 
     def occupy(self) -> None:
         simple_collection(self.client, "embsync")
+
+    def test_readers_get_the_recall_that_was_measured(self, tmp_path: Path) -> None:
+        """A probe waits for the index: rows that are not in it yet are compared one by one."""
+        root = sync_large(tmp_path / "store")
+        with pinned(root) as version:
+            sink = self.sink()
+            sink.stage(version)
+            probe, queries = sink.probe(version), probe_queries(version)
+            sink.commit(version.number, None)
+            hits = self.client.search(
+                "embsync", data=queries.vectors.tolist(), anns_field="vector", limit=queries.k, filter="live == true",
+                partition_names=["items"], output_fields=["id"], search_params={"params": dict(probe.search)},
+            )  # fmt: skip
+            found = queries.recall([[hit["entity"]["id"] for hit in some] for some in hits])
+            assert found == pytest.approx(probe.recall, abs=0.01)
+            assert 0.95 <= probe.recall < 1
+
+
+def sync_large(root: Path) -> Path:
+    """Publish enough items for an approximate search to miss some."""
+    sync(root, night(0, items=4000, users=250, width=32), "n0", configured(index__recall_at=10))
+    return root
+
+
+SECRET = "hunter22-nobody-may-see"
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("http://127.0.0.1:1", SinkUnavailable),
+        (f"http://user:{SECRET}@127.0.0.1:19530", UsageError),
+        ("milvus.db", UsageError),
+    ],
+)
+def test_a_wrong_url_is_refused(
+    url: str, kind: type[Exception], stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody there; a password in it; a file, which pymilvus would serve by itself."""
+    monkeypatch.setattr("embsync.delivery.milvus.connection._CONNECT_SECONDS", 0.5)
+    sink = open_sink(MilvusConfig(name="test", url=url))
+    with pinned(stores("plain")) as version, pytest.raises(kind) as caught:
+        sink.check(version)
+    assert caught.value.hint or kind is UsageError
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_refused_token_is_in_no_message(
+    stores: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of the server or the library, which does not say why it cannot connect: the hint names both reasons."""
+    import grpc
+
+    class Refusal(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, call: Any) -> Any:
+            def refuse(request: bytes, context: Any) -> bytes:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, f"auth check failure for {SECRET}")
+                return request
+
+            return grpc.unary_unary_rpc_method_handler(refuse)
+
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Refusal(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    sink = open_sink(MilvusConfig(name="test", url=f"http://127.0.0.1:{port}", token_file=str(tmp_path / "token")))
+    with pinned(stores("plain")) as version, pytest.raises(SinkUnavailable) as caught:
+        sink.check(version)
+    server.stop(None)
+    assert "token_file" in str(caught.value.hint)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_width_that_milvus_cannot_hold_is_refused(
+    milvus: str, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any row moves."""
+    monkeypatch.setattr("embsync.delivery.milvus.sink._WIDEST", 7)
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    with pinned(stores("plain")) as version, pytest.raises(SinkError) as caught:
+        sink.check(version)
+    assert caught.value.found == 8
+    sink.close()
+
+
+def test_a_publisher_that_died_while_it_switched_is_waited_for_and_passed(
+    milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second alias is left behind; it also does not keep its version from being dropped."""
+    monkeypatch.setattr("embsync.delivery.milvus.sink._ABANDONED", 0.3)
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    for number in (1, 2):
+        with pinned(stores("plain"), number) as version:
+            sink.stage(version)
+    milvus_client.create_alias("embsync_1", "embsync_switching")
+    sink.commit(2, None)
+    assert (sink.current(), milvus_client.list_aliases()["aliases"]) == (2, ["embsync"])
+    milvus_client.create_alias("embsync_1", "embsync_switching")
+    sink.drop(1)
+    assert [one.number for one in sink.generations()] == [2]
+    sink.close()
+
+
+def test_the_rest_of_a_creation_that_was_killed_is_ours(
+    milvus: str, milvus_client: Any, stores: Callable[[str], Path]
+) -> None:
+    """Before its description was written it says nothing of its store; the next run makes it again, or drops it."""
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    with pinned(stores("plain")) as version:
+        for finish in (lambda: sink.drop(3), lambda: deliver(sink, version)):
+            sink.stage(version)
+            milvus_client.drop_partition("embsync_3", "generation")
+            assert [(one.fingerprint, one.complete) for one in sink.generations()] == [("", False)]
+            finish()
+            assert all(one.complete for one in sink.generations())
+    assert sink.current() == 3
+    sink.close()

@@ -128,7 +128,11 @@ class Collection:
         self.describe(described(version, complete=False))
 
     def fill(self, version: Version) -> None:
-        """Insert the rows, and wait for the index."""
+        """Insert the rows, and load them anew when the index is complete.
+
+        Until then rows are compared one by one, or by indexes of small segments: a probe would find a recall that
+        readers do not get later.
+        """
         width = version.record.dimension
         step = max(1, min(block_rows(width), _REQUEST_BYTES // (8 * width + 256)))
         integers = self._id_type() == DataType.INT64
@@ -136,8 +140,9 @@ class Collection:
             for block in row_blocks(version, side.name, step):
                 self.call("insert", self.name, list(_rows(block, side.name, integers)), partition_name=side.name)
         self.call("flush", self.name)
-        self.call("load_collection", self.name)
         self._await_index()
+        self.call("release_collection", self.name)
+        self.call("load_collection", self.name)
 
     def count(self, side: SideName, condition: str = EVERY_ROW) -> int:
         """Return the number of rows of a side that meet a condition."""
@@ -160,7 +165,7 @@ class Collection:
         return np.array([found[key] for key in keys if key in found], np.float32)
 
     def _await_index(self) -> None:
-        """Wait until every row is in the index: a probe must not measure rows that are still compared one by one."""
+        """Wait until the server says that every row is in the index."""
         end = time.monotonic() + _INDEX_SECONDS
         while self.call("describe_index", self.name, "vector").get("pending_index_rows", 0):
             if time.monotonic() > end:

@@ -23,7 +23,8 @@ _CALL_SECONDS = 120.0
 _ADVICE: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("auth", "permission", "privilege"), "check user and token (delivery.sinks: token_file)", False),
     (("no space left", "disk quota", "memory quota"), "free space there, or lower keep_versions", True),
-    (("fail connecting", "unavailable", "deadline", "timeout", "timed out"), "is the server running?", True),
+    (("fail connecting",), "is the server running, and the token right (delivery.sinks: token_file)?", True),
+    (("unavailable", "deadline", "timeout", "timed out"), "is the server running?", True),
     (("rate limit",), "the server limits the rate of calls; tried again later", True),
 )
 
