@@ -33,7 +33,8 @@ class Generation:
     number : int
         The version's number.
     fingerprint : str
-        sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5.
+        sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5. Empty where an
+        incomplete one does not say.
     complete : bool
         Whether it is staged completely. An incomplete one is the rest of a run that died.
     space_id, created : str or None
