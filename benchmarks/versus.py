@@ -2,7 +2,9 @@
 
 Each package runs in a process of its own, which has read the data before; runs of both alternate, and the best of each
 counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second night published
-without an index worth building, and what each stage takes of it), ``open`` (a published night made ready to serve).
+without an index worth building, and what each stage takes of it), ``open`` (a published night made ready to serve),
+``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``serve`` (what the server
+takes for the same queries as JSON over one connection).
 
     python benchmarks/versus.py COMMIT [--task stabilize] [--shapes 275000x64] [--repeats 8]
 """
@@ -10,6 +12,8 @@ without an index worth building, and what each stage takes of it), ``open`` (a p
 from __future__ import annotations
 
 import argparse
+import atexit
+import http.client
 import json
 import os
 import shutil
@@ -25,9 +29,15 @@ from publish import shape
 from workload import Size, write_nights
 
 import embsync
-from embsync.config_loader import load
-from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline import Request
 from embsync.store import Store
+
+try:
+    from embsync.config_loader import load
+    from embsync.pipeline import publish_snapshot
+except ImportError:  # as both were called up to e0d3151
+    from embsync.config import load
+    from embsync.pipeline import process as publish_snapshot
 
 HERE = Path(__file__).resolve().parents[1]
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -69,7 +79,72 @@ def open_version(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
     return run
 
 
-TASKS = {"stabilize": stabilize, "sync": sync, "open": open_version}
+def lookup(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
+    """Return what looks up users in random order, in the version of the first night."""
+    sync(nights, work)
+    users = embsync.open(work / "first").current.users
+    rows = np.random.default_rng(0).integers(0, len(users.ids), (10, 10_000))
+    return lambda: [users.lookup(users.ids[some]) for some in rows] and None
+
+
+def queries(nights: tuple[Path, Path]) -> np.ndarray:
+    """Return 500 users' vectors."""
+    return np.load(nights[0] / "users.npy")[:500]
+
+
+def search(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
+    """Return what searches the version of the first night, one query after the other."""
+    sync(nights, work)
+    version = embsync.open(work / "first").current
+    return lambda: [version.search(query[None], 10) for query in queries(nights)] and None
+
+
+def serve_queries(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
+    """Return what asks a server of the first night's version, and prints what the server took."""
+    sync(nights, work)
+    command = [sys.executable, "-m", "embsync", "serve", "--store", str(work / "first")]
+    command += ["--listen", "127.0.0.1:0", "--json", "--workers", "1"]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.terminate)
+    where = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")["listening"].removeprefix("http://")
+    connection = http.client.HTTPConnection(where)
+    bodies = [json.dumps({"vectors": [query.tolist()]}) for query in queries(nights)]
+
+    def ask(path: str, body: str | None = None) -> int:
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    def run() -> None:
+        began = processor_seconds(server.pid)
+        assert {ask("/v1/search", body) for body in bodies} == {200}
+        print(processor_seconds(server.pid) - began, flush=True)
+
+    while ask("/readyz") != 200:
+        time.sleep(0.05)
+    return run
+
+
+def processor_seconds(pid: int) -> float:
+    """Return what a process and its children have taken, in nanoseconds' resolution."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in threads) / 1e9 + sum(
+        map(processor_seconds, map(int, children))
+    )
+
+
+TASKS = {
+    "stabilize": stabilize,
+    "sync": sync,
+    "open": open_version,
+    "lookup": lookup,
+    "search": search,
+    "serve": serve_queries,
+}
+#: Those that print their figure themselves.
+MEASURED = ("sync", "serve")
 
 
 def serve(task: str, nights: tuple[Path, Path]) -> None:
@@ -80,7 +155,7 @@ def serve(task: str, nights: tuple[Path, Path]) -> None:
         for _ in sys.stdin:
             began = time.process_time()
             run()
-            if task != "sync":
+            if task not in MEASURED:
                 print(time.process_time() - began, flush=True)
 
 
