@@ -38,17 +38,15 @@ class ReceivedVersion(Staging):
     """
 
     def __init__(self, versions: Path, name: str) -> None:
-        self.path = versions / f"{RECEIVED_PREFIX}{name}"
+        own = versions / f"{RECEIVED_PREFIX}{name}"
         for path in versions.iterdir():
-            if path.name.startswith(RECEIVED_PREFIX) and path != self.path:
+            if path.name.startswith(RECEIVED_PREFIX) and path != own:
                 remove_tree(path)
-        if not self.path.is_dir():
-            make_directory(self.path)
+        if not own.is_dir():
+            make_directory(own)
         for described in (layout.MANIFEST, layout.MANIFEST_HASH, layout.PUBLISHING):
-            (self.path / described).unlink(missing_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        self._arrays = []
-        self._entries = []
+            (own / described).unlink(missing_ok=True)
+        self._use(own, os.open(own, os.O_RDONLY | os.O_DIRECTORY))
         self._making = threading.Lock()
 
     def __exit__(self, *_: object) -> None:

@@ -133,7 +133,12 @@ class Staging:
     """
 
     def __init__(self, versions: Path, prefix: str = STAGING_PREFIX) -> None:
-        self.path, self._descriptor = _own_directory(versions, prefix)
+        self._use(*_own_directory(versions, prefix))
+
+    def _use(self, path: Path, descriptor: int) -> None:
+        """Begin with an open directory, which is closed when it is kept or removed."""
+        self.path = path
+        self._descriptor = descriptor
         self._arrays: list[ArrayFile] = []
         self._entries: list[FileEntry] = []
         self._failed = threading.Event()
