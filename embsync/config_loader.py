@@ -289,6 +289,11 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
             "wrong value", where=where.place("index.recall_at"), found=list(depths), expected="ascending numbers"
         )
     _reject_contradictory_sinks(config, where)
+    _reject_limits(config, where)
+    _reject_paths(config, where)
+
+
+def _reject_limits(config: Config, where: Sources) -> None:
     for name, limits in config.checks.items():
         for limit in (limits.warn, limits.refuse):
             ranged = CHECKS[name].kind == "range"
@@ -300,6 +305,9 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
                     found=limit,
                     expected=f"{wanted} or null",
                 )
+
+
+def _reject_paths(config: Config, where: Sources) -> None:
     if config.watch.path is not None:
         watched, store = (Path(os.path.abspath(path)) for path in (config.watch.path, config.store.path))  # noqa: PTH100
         if watched.is_relative_to(store) or store.is_relative_to(watched):

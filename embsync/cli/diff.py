@@ -88,26 +88,34 @@ def _print(found: Diff, first: Version, second: Version) -> None:
         f"their scores changed by {number(near.score_change, '.1%')}"
     )
     for name, side in sides:
-        for what, ids, its_labels in (
-            ("new", side.new_ids, side.new_labels),
-            ("gone", side.gone_ids, side.gone_labels),
-        ):
-            if ids:
-                more = getattr(side, what) - len(ids)
-                say(f"{what:<5}{name}  {', '.join(_named(ids, its_labels))}{f' and {more:,} more' if more else ''}")
+        _print_ids(name, side)
     for name, side in sides:
-        if side.moved_most:
-            click.echo()
-            shown = list(side.moved_most[0].labels)
-            table(
-                (f"{name} moved most", "cosine", "length", *shown),
-                [
-                    (row.id, f"{row.cosine:.3f}", f"x {row.norm_ratio:.2f}", *map(_short, row.labels.values()))
-                    for row in side.moved_most
-                ],
-            )
+        _print_moved(name, side)
     for label in found.labels:
         _print_label(label)
+
+
+def _print_ids(name: str, side: SideDiff) -> None:
+    for what, ids, its_labels in (
+        ("new", side.new_ids, side.new_labels),
+        ("gone", side.gone_ids, side.gone_labels),
+    ):
+        if ids:
+            more = getattr(side, what) - len(ids)
+            say(f"{what:<5}{name}  {', '.join(_named(ids, its_labels))}{f' and {more:,} more' if more else ''}")
+
+
+def _print_moved(name: str, side: SideDiff) -> None:
+    if side.moved_most:
+        click.echo()
+        shown = list(side.moved_most[0].labels)
+        table(
+            (f"{name} moved most", "cosine", "length", *shown),
+            [
+                (row.id, f"{row.cosine:.3f}", f"x {row.norm_ratio:.2f}", *map(_short, row.labels.values()))
+                for row in side.moved_most
+            ],
+        )
 
 
 def _print_label(label: LabelDiff) -> None:

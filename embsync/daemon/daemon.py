@@ -29,7 +29,7 @@ from embsync.store import Store
 from embsync.store.durable import storage_errors
 from embsync.store.hold import Hold, held
 from embsync.watching.backlog import Entry, set_aside
-from embsync.watching.scanner import Scanner, store_state
+from embsync.watching.scanner import Scanner, require_watched, store_state
 
 #: Longest sleep of the loop, in seconds: the delay in noticing a hold, a lost watch or a stop.
 _TICK_SECONDS = 1.0
@@ -52,7 +52,7 @@ class Daemon:
     def __init__(self, load: Callable[[], Config], file: str = "none") -> None:
         self._load = load
         self._file = file
-        self._config = _watching(load())
+        self._config = require_watched(load())
         self._store = Store(self._config.store.path)
         self._requests = Requests()
         self._worker = Worker(self._requests.wake.set)
@@ -314,7 +314,7 @@ class Daemon:
         """Read the configuration again; if it is invalid, keep the old one."""
         reloading()
         try:
-            fresh = _watching(self._load())
+            fresh = require_watched(self._load())
             if os.path.abspath(fresh.store.path) != str(self._store.root):  # noqa: PTH100
                 raise UsageError(
                     "store.path changed",
@@ -396,9 +396,3 @@ class Daemon:
     def _kill_children(self) -> None:
         self._hook.kill()
         self._worker.kill()
-
-
-def _watching(config: Config) -> Config:
-    if config.watch.path is None:
-        raise UsageError("no directory to watch", found="no watch.path", hint="set watch.path in the configuration")
-    return config

@@ -43,17 +43,7 @@ class FoldIn:
 def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how: FoldIn) -> Float32:
     """Return the (k,) vector of one interaction list, or the (n, k) vectors of a list of lists."""
     _check(how)
-    try:
-        single = _is_single(ids)
-        lists: list[Any] = [ids] if single else list(ids)
-    except TypeError:
-        raise UsageError("not lists of ids", found=repr(ids)[:80], expected=f"{other.name} ids") from None
-    arrays = [other.as_array(one) for one in lists]
-    for place, one in enumerate(lists):
-        if arrays[place].ndim != 1:
-            raise UsageError(
-                "not a list of ids", where=f"list {place}", found=repr(one)[:80], expected=f"{other.name} ids"
-            )
+    single, lists, arrays = _lists(other, ids)
     shares = _weights([weights] if single and weights is not None else weights, lists)
     ends = np.cumsum([len(one) for one in lists])
     vectors, known = _vectors(other, arrays, how.missing)
@@ -81,6 +71,22 @@ def folded(side: Side, other: Side, ids: Ids | Sequence[Ids], weights: Any, how:
         )
         rows[folded_rows] = _nearest(side, rows[folded_rows], how.between)
     return rows[0] if single else rows
+
+
+def _lists(other: Side, ids: Ids | Sequence[Ids]) -> tuple[bool, list[Any], list[Array]]:
+    """Return whether a single list was given, and the lists as given and as arrays."""
+    try:
+        single = _is_single(ids)
+        lists: list[Any] = [ids] if single else list(ids)
+    except TypeError:
+        raise UsageError("not lists of ids", found=repr(ids)[:80], expected=f"{other.name} ids") from None
+    arrays = [other.as_array(one) for one in lists]
+    for place, one in enumerate(lists):
+        if arrays[place].ndim != 1:
+            raise UsageError(
+                "not a list of ids", where=f"list {place}", found=repr(one)[:80], expected=f"{other.name} ids"
+            )
+    return single, lists, arrays
 
 
 def _nearest(side: Side, queries: Float32, between: Callable[[], None]) -> Float32:

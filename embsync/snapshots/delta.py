@@ -11,6 +11,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -127,6 +128,16 @@ def _newest(place: Place) -> TableVersion:
             expected="the extra 'delta'",
             hint="pip install 'embsync[delta]'",
         )
+    _require_log(place)
+    answer = _ask(place)
+    _reject_features(place, answer)
+    return TableVersion(
+        place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]), answer["from_start"]
+    )
+
+
+def _require_log(place: Place) -> None:
+    """Require a log of regular files, with a commit."""
     log = place.child("_delta_log").entries()
     links = [name for name, kind in log.items() if kind not in {"file", "directory"}]
     if links:
@@ -140,7 +151,9 @@ def _newest(place: Place) -> TableVersion:
         raise SnapshotIncomplete(
             "a Delta table without a commit", where=str(place), found="an empty log", expected="its first commit"
         )
-    answer = _ask(place)
+
+
+def _reject_features(place: Place, answer: Mapping[str, Any]) -> None:
     unread = [
         feature
         for feature, there in (
@@ -155,11 +168,8 @@ def _newest(place: Place) -> TableVersion:
             where=str(place),
             found=", ".join(unread),
             expected="none of them",
-            hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it anew",
+            hint=f"REORG TABLE delta.`{place}` APPLY (PURGE), or write it again",
         )
-    return TableVersion(
-        place, answer["version"], tuple(sorted(answer["files"])), tuple(answer["commits"]), answer["from_start"]
-    )
 
 
 def _ask(place: Place) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embsync.config import Config
-from embsync.errors import EmbsyncError
+from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log
 from embsync.snapshots.files import real_path
 from embsync.store import Store, layout
@@ -208,3 +208,16 @@ def store_state(store: Store) -> tuple[object, ...]:
                 status = os.lstat(os.path.join(folder, name))  # noqa: PTH118
                 files.append((name, status.st_ino, status.st_size, status.st_ctime_ns))
     return (journal_state(store), target, sorted(files))
+
+
+def require_watched(config: Config) -> Config:
+    """Return a configuration that has ``watch.path``.
+
+    Raises
+    ------
+    UsageError
+        It has none.
+    """
+    if config.watch.path is None:
+        raise UsageError("no directory to watch", found="no watch.path", hint="set watch.path in the configuration")
+    return config
