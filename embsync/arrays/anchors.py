@@ -21,9 +21,9 @@ from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError
 from embsync.ids import LONGEST_ID, canonical
 from embsync.invocation import quoted
+from embsync.numpy_header import ArrayHeader
 from embsync.sides import NAMES, Sides
 from embsync.snapshots.files import FileBytes, Place, file_size
-from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.safetensors import read_headers
 from embsync.store.durable import replace_file, write_errors
 

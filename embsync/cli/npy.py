@@ -10,8 +10,8 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError, UsageError
-from embsync.snapshots.files import kind_of
-from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
+from embsync.file_kinds import kind_of
+from embsync.numpy_header import LONGEST_HEADER, parse_header
 
 
 def read_vectors(path: Path) -> Array:

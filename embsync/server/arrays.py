@@ -11,8 +11,8 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.numpy_header import LONGEST_HEADER, parse_header
 from embsync.server.errors import Invalid, Malformed
-from embsync.snapshots.numpy_header import LONGEST_HEADER, parse_header
 
 NPY = "application/x-npy"
 #: What is sent at once.

@@ -12,9 +12,9 @@ import msgspec
 
 from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
 from embsync.errors import UsageError
+from embsync.file_kinds import kind_of
 from embsync.invocation import quoted
 from embsync.server.token import read_token
-from embsync.snapshots.files import kind_of
 
 Limits = LimitsConfig
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from embsync.errors import UsageError
-from embsync.snapshots.files import kind_of
+from embsync.file_kinds import kind_of
 
 _LONGEST = 4096
 _TOKEN = re.compile(rb"[!-~]{1,%d}" % _LONGEST)

@@ -11,8 +11,8 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError
+from embsync.numpy_header import ArrayHeader
 from embsync.rows import block_rows
-from embsync.snapshots.numpy_header import ArrayHeader
 
 #: Far wider than any embedding; bounds the memory of a block, which has at least 64 rows.
 MOST_WIDTH = 65_536

@@ -21,6 +21,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
+from embsync.file_kinds import kind_of
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -28,14 +29,6 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: take too long to walk.
 MOST_ENTRIES = 100_000
 DEEPEST = 8
-
-_KINDS = (
-    (stat.S_ISREG, "file"),
-    (stat.S_ISDIR, "directory"),
-    (stat.S_ISLNK, "link"),
-    (stat.S_ISFIFO, "FIFO"),
-    (stat.S_ISSOCK, "socket"),
-)
 
 #: Errors of opening that are caused by the file and would not pass by themselves.
 _REFUSALS = {
@@ -358,11 +351,6 @@ def _listing(where: str, descriptor: int) -> list[tuple[str, os.stat_result]]:
     except OSError as error:
         raise unreadable(where, error) from error
     return sorted(found, key=lambda named: named[0])
-
-
-def kind_of(status: os.stat_result) -> str:
-    """Return the kind of a status: file, directory, link, FIFO, socket or device."""
-    return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")
 
 
 def unreadable(where: str, error: OSError) -> SnapshotError:

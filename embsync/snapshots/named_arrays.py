@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 from embsync.config import SideColumns, SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.numpy_header import ArrayHeader
 from embsync.snapshots import names
 from embsync.snapshots.arrays import Stored, StoredColumn, StoredMatrix
-from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 #: Vectors, ids and weights of each side.

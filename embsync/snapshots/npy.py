@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embsync.config import SnapshotConfig
+from embsync.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.conversions import belongs_to_another
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
-from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = "items.npy and item_ids.npy, perhaps users.npy and user_ids.npy; or one .npy file"

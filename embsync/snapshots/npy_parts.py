@@ -17,6 +17,7 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotChanged, SnapshotError, SnapshotIncomplete
+from embsync.numpy_header import ArrayHeader
 from embsync.snapshots import names, parquet
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import Stored, StoredMatrix
@@ -27,7 +28,6 @@ from embsync.snapshots.files import Place
 from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, found_sides, open_named_sides
 from embsync.snapshots.natural_order import natural_key
 from embsync.snapshots.npy import NpyFile
-from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = (

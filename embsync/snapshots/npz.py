@@ -22,13 +22,13 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import Content, Stored
 from embsync.snapshots.files import FileBytes, Place, file_size, unreadable
 from embsync.snapshots.named_arrays import ITEM_NAMES, USER_NAMES, configured_name, found_sides, open_named_sides
 from embsync.snapshots.names import side_of
 from embsync.snapshots.npy import NpyFile, ids_beside
-from embsync.snapshots.numpy_header import LONGEST_HEADER, ArrayHeader, parse_header
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = "one .npz file with arrays items and item_ids (users, user_ids), or implicit's item_factors (user_factors)"

@@ -19,12 +19,12 @@ import numpy as np
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
 from embsync.ids import LONGEST_ID
+from embsync.numpy_header import ArrayHeader
 from embsync.snapshots import names
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import BFLOAT16, StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import reject_ids
-from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide
 
 EXPECTS = "items.safetensors with tensors vectors and ids, perhaps users.safetensors"

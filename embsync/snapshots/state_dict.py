@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
+from embsync.numpy_header import ArrayHeader
 from embsync.snapshots import names
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.arrays import BFLOAT16, StoredColumn, StoredMatrix
 from embsync.snapshots.files import FileBytes, Place, file_size
 from embsync.snapshots.named_arrays import configured_name, reject_ids
 from embsync.snapshots.npy import NpyFile
-from embsync.snapshots.numpy_header import ArrayHeader
 from embsync.snapshots.safetensors import SUFFIX, Tensor, as_ids, is_of_sides, read_headers
 from embsync.snapshots.sides import ITEMS, USERS, Column, IdentifiedSide
 from embsync.snapshots.vocabulary import SUFFIXES, Vocabulary

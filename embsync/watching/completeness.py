@@ -18,7 +18,8 @@ from typing import Literal
 
 from embsync.config import WatchConfig
 from embsync.errors import SnapshotError
-from embsync.snapshots.files import Place, kind_of
+from embsync.file_kinds import kind_of
+from embsync.snapshots.files import Place
 from embsync.watching import source_manifest
 from embsync.watching.source_manifest import InvalidFileList
 

@@ -15,8 +15,9 @@ from typing import Literal
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
+from embsync.file_kinds import kind_of
 from embsync.snapshots import names
-from embsync.snapshots.files import NotPermitted, Place, Signature, kind_of
+from embsync.snapshots.files import NotPermitted, Place, Signature
 from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
 from embsync.snapshots.natural_order import natural_key
 from embsync.watching.completeness import ChildListing, Completeness, Observation, judge

@@ -1,0 +1,19 @@
+"""Kinds of files: regular files, directories, links and others."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+_KINDS = (
+    (stat.S_ISREG, "file"),
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISLNK, "link"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Return the kind of a status: file, directory, link, FIFO, socket or device."""
+    return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")
