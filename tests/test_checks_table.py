@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
+from embsync.alignment.cross_validation import Fit
+from embsync.alignment.drift import RowChange
+from embsync.alignment.procrustes import Axes
+from embsync.alignment.values import Values
 from embsync.checks import CHECKS
 from embsync.limits import Relative
+from embsync.manifest import SideFitRecord
 from embsync.pipeline import diagnosis
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -51,6 +57,15 @@ def test_every_row_says_what_to_do() -> None:
             fixed = limit is not None and not isinstance(limit, Relative)
             assert not fixed or isinstance(limit, tuple) == (check.kind == "range"), name
         assert not check.acceptable or (check.warn, check.refuse) != (None, None), name
+
+
+def test_every_figure_of_a_side_that_is_judged_is_recorded() -> None:
+    """A row whose figure has no field in the manifest would be an error of the first publish."""
+    judged = {check.figure for check in CHECKS.values() if check.needs is not None}
+    recorded = {name for name in dir(SideFitRecord) if not name.startswith("_")}
+    assert judged - recorded == set()
+    measured = {field.name for kind in (Fit, Axes, RowChange, Values) for field in fields(kind)}
+    assert measured - {"scale_raw"} - recorded == set()
 
 
 def test_a_relative_limit_is_a_factor_of_a_figure_and_more() -> None:
