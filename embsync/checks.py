@@ -336,6 +336,16 @@ _ROWS: tuple[Check, ...] = (
         needs="anchors",
     ),
     *_both(
+        "mean_shift",
+        "ceiling",
+        0.2,
+        0.4,
+        "distance between the mean of {side} and the mean of their anchors, in root mean square lengths",
+        "A constant was added to the vectors of {side}.",
+        "check whether the export centres or shifts values",
+        needs="anchors",
+    ),
+    *_both(
         "norm_ratio",
         "range",
         (0.5, 2.0),
@@ -363,6 +373,16 @@ _ROWS: tuple[Check, ...] = (
         "share of {side} whose norm changed by more than a factor of 3 relative to the median",
         "Some {side} have a different scale from the rest.",
         _MEND,
+        needs="parent",
+    ),
+    *_both(
+        "longest",
+        "ceiling",
+        5.0,
+        10.0,
+        "norm of the longest of {side} relative to the median, over the same of the parent",
+        "A few {side} have enormous values: a placeholder such as -999, an overflow, or diverged rows.",
+        "leave ids without a vector out of the snapshot",
         needs="parent",
     ),
     *_both(

@@ -80,6 +80,8 @@ class SideFitRecord(_Record, frozen=True):
     unexplained_columns: _Count | None = None
     lone_scale: float | None = None
     axis_scale: float | None = None
+    mean_shift: float | None = None
+    longest: float | None = None
 
     @property
     def cosine_margin(self) -> float | None:

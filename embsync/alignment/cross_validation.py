@@ -121,6 +121,27 @@ class JudgedSums:
     weight: float
     count: int
 
+    def mean_shift(self, transform: Float64, energy: Float64) -> float:
+        """Return the distance between the mean stable row and the mean anchor, in root mean square lengths of each.
+
+        Parameters
+        ----------
+        transform : (e, k) float64
+            The map of the side.
+        energy : (k, k) float64
+            Gram matrix of the mapped rows.
+
+        Returns
+        -------
+        float
+            At most 2; NaN where it cannot be measured.
+        """
+        lengths = np.sqrt(self.weight * np.array([np.trace(energy), np.trace(self.anchors)]))
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            return float("nan")
+        own, other = transform.T @ self.row_sum / lengths[0], self.anchor_sum / lengths[1]
+        return float(np.linalg.norm(own - other))
+
 
 def sum_judged(judged: JudgedRows, parts: Sequence[slice], threads: int = 0) -> JudgedSums:
     """Return the sums over rows sorted by fold."""

@@ -31,6 +31,8 @@ class RowChange:
         Median norm over the parent's.
     norm_outliers : float or None
         Share of rows whose norm changed by more than a factor of 3 relative to the median.
+    longest : float or None
+        Norm of the longest row relative to the median, over the same of the parent's rows.
     unchanged : float or None
         Share of raw rows within float32 rounding of the parent's.
     scale_raw : float or None
@@ -39,6 +41,7 @@ class RowChange:
 
     norm_ratio: float | None = None
     norm_outliers: float | None = None
+    longest: float | None = None
     unchanged: float | None = None
     scale_raw: float | None = None
 
@@ -146,8 +149,9 @@ class DriftMeter:
         with np.errstate(invalid="ignore"):  # an overflow shows in the result
             ratio = np.median(new) / np.median(old)
             relative = new / old / np.median(new / old)
+            longest = new.max() / old.max() / ratio
         outside = (relative > _OUTLIER) | (relative < 1 / _OUTLIER)
-        return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean())}
+        return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean()), "longest": float(longest)}
 
     def _moved_most(self) -> tuple[Moved, ...]:
         rows = lowest(self._cosines, MOVED_MOST).tolist()

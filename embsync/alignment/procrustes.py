@@ -89,10 +89,13 @@ class Axes:
         of the eigenvalues of (B^T B)^-1/2 A^T A (B^T B)^-1/2 within the axes that the anchors determine. If the model
         became narrower, as many of the smallest are skipped as it lost axes. Multiplying a column of one of two sides
         by c shows as about sqrt(c).
+    mean_shift : float or None
+        See :meth:`embsync.alignment.cross_validation.JudgedSums.mean_shift`.
     """
 
     axis_agreement: float | None = None
     axis_scale: float | None = None
+    mean_shift: float | None = None
 
 
 def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:

@@ -205,7 +205,9 @@ def _axes(sums: JudgedSums, transform: Float64, inverse: Float64) -> tuple[Axes,
     """Return how the axes of the space and the raw columns agree with the anchors."""
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
         rows = transform.T @ sums.rows @ transform
-        return compare_axes(transform.T @ sums.cross, rows, sums.anchors), judge_columns(sums, transform, inverse, rows)
+        axes = compare_axes(transform.T @ sums.cross, rows, sums.anchors)
+        axes = replace(axes, mean_shift=sums.mean_shift(transform, rows))
+        return axes, judge_columns(sums, transform, inverse, rows)
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

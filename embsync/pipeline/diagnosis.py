@@ -192,6 +192,20 @@ def _values(pattern: _Pattern) -> Diagnosis | None:
     )
 
 
+def _enormous(pattern: _Pattern) -> Diagnosis | None:
+    sides = [side for side in pattern.sides("longest") if side not in pattern.sides("norm_outliers")]
+    if not sides:
+        return None
+    factor = max(pattern.value(f"longest_{side}") or 0.0 for side in sides)
+    return Diagnosis(
+        "enormous_rows",
+        f"a few {_of(sides)} have enormous values (the longest grew {factor:,.0f}-fold): a placeholder such as -999, "
+        "an overflow, or diverged rows",
+        "leave ids without a vector out of the snapshot, and look at the longest rows",
+        override=not pattern.at_chance(),
+    )
+
+
 def _opposite(pattern: _Pattern) -> Diagnosis | None:
     apart = pattern.value("rotation_disagreement")
     if apart is None or apart < _OPPOSITE or not pattern.refused("rotation_disagreement"):
@@ -247,6 +261,19 @@ def _column_scale(pattern: _Pattern) -> Diagnosis | None:
         "column_scale",
         "a column of one side has a different scale from the rest",
         "compare the columns of both sides where they are written",
+    )
+
+
+def _shifted(pattern: _Pattern) -> Diagnosis | None:
+    sides = pattern.sides("mean_shift")
+    if not sides or pattern.sides("column_fit") or pattern.warned("column_fit"):
+        return None
+    if (pattern.value("rotation_disagreement") or 0.0) >= _APART:
+        return None
+    return Diagnosis(
+        "mean_shifted",
+        f"the mean of {_of(sides)} moved while their differences stayed: a constant was added, or the mean was removed",
+        "check whether the export centres or shifts values",
     )
 
 
@@ -336,6 +363,7 @@ _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
     _cut_off,
     _numbered_anew,
     _zeros,
+    _enormous,
     _opposite,
     _chance,
     _repeated,
@@ -343,6 +371,7 @@ _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
     _stale,
     _column,
     _column_scale,
+    _shifted,
     _two_runs,
     _axis,
     _part,

@@ -60,6 +60,23 @@ def test_every_row_is_mapped_without_its_own_fold(count: int) -> None:
     assert fit.lost == pytest.approx(2 * (own < other.mean()).mean(), abs=2e-3)
 
 
+def test_the_shift_of_the_mean_is_relative_to_the_lengths() -> None:
+    """Rows twice as long have the same mean as their anchors; a constant of one length added moves it."""
+    random = np.random.default_rng(2)
+    rows = random.standard_normal((N, K)).astype(np.float32) + np.float32(0.5)
+
+    def shift(anchors: np.ndarray) -> float:
+        judged = JudgedRows(np.arange(N), np.zeros(N, np.uint8), rows, anchors.astype(np.float32), np.ones(N))
+        sums = sum_judged(*judged.by_fold(1))
+        return sums.mean_shift(np.eye(K), sums.rows)
+
+    assert shift(2 * rows) == pytest.approx(0.0, abs=1e-6)
+    away = rows - 1.0
+    expected = rows.mean(axis=0) / np.sqrt((rows**2).sum() / N) - away.mean(axis=0) / np.sqrt((away**2).sum() / N)
+    assert shift(away) == pytest.approx(np.linalg.norm(expected), rel=1e-5)
+    assert np.isnan(shift(0 * rows))
+
+
 def test_zero_rows_have_no_cosine() -> None:
     """They are left out of every figure; if all are zero there is none."""
     judged = _judged()

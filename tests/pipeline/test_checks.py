@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from support.nights import Night, configured, night, rotation
+from support.nights import Array, Night, configured, night, rotation
 from support.quick import quick_directory
 from support.stores import assert_at_rest, snapshot_of, sync
 
@@ -65,6 +65,17 @@ def _wrong(made: Night, side: str, share: float) -> Night:
     rows = np.arange(round(share * len(ids)))
     ids[rows] = np.roll(ids[rows], 1)
     return replace(made, **{f"{side[:-1]}_ids": ids})
+
+
+def _one_row(by: float) -> Callable[[Array], Array]:
+    """Return what multiplies the eighth row."""
+
+    def change(rows: Array) -> Array:
+        made = rows.copy()
+        made[7] *= by
+        return made
+
+    return change
 
 
 def _only(made: Night, items: int | None = None, users: int | None = None) -> Night:
@@ -274,6 +285,26 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
             {},
         )
         for outcome, share in (("warn", 0.02), ("refuse", 0.08))
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"longest_{side}",
+            outcome,
+            lambda side=side, by=by: _changed(night(1), side, _one_row(by)),
+            {},
+        )
+        for outcome, by in (("warn", 20), ("refuse", 200))
+        for side in ("items", "users")
+    ),
+    *(
+        (
+            f"mean_shift_{side}",
+            outcome,
+            lambda side=side, by=by: _changed(night(1), side, lambda rows: rows + np.float32(by)),
+            {},
+        )
+        for outcome, by in (("warn", 0.4), ("refuse", 1.5))
         for side in ("items", "users")
     ),
     *((f"unchanged_{side}", "warn", lambda side=side: _untouched(side, 0.2), {}) for side in ("items", "users")),

@@ -102,6 +102,20 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
         False,
     ),
     "another model": (lambda: _other(99), "another_model", "another model", False, True),
+    "a placeholder": (
+        lambda: _side(well(), "items", lambda rows: np.where(np.arange(len(rows))[:, None] == 7, -999.0, rows)),
+        "enormous_rows",
+        "a few items have enormous values",
+        True,
+        False,
+    ),
+    "a constant added": (
+        lambda: _side(well(), "users", lambda rows: rows + 2),
+        "mean_shifted",
+        "the mean of users moved",
+        True,
+        False,
+    ),
     "two runs": (
         lambda: _side(well(), "users", lambda rows: rows @ rotation(8, 4)),
         "two_runs",
