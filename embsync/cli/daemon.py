@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from embsync.cli.describe import moment
 from embsync.cli.factory import try_factory
 from embsync.cli.options import changing, context, locking, shared
 from embsync.cli.output import print_json, say
@@ -16,6 +17,7 @@ from embsync.daemon import status
 from embsync.daemon.daemon import Daemon
 from embsync.environment import find
 from embsync.invocation import command, invocation, set_invocation
+from embsync.reporting.numerals import local
 from embsync.store import Store
 from embsync.store.hold import hold as take_hold
 from embsync.store.hold import resume as release
@@ -86,28 +88,32 @@ def daemon_lines(found: dict[str, Any] | None) -> Iterator[str]:
     if found is None:
         return
     if found["running"]:
-        yield f"daemon    {found['state']} since {found['since']}, process {found['pid']}: {found['doing']}"
+        yield f"daemon    {found['state']} since {moment(found['since'])}, process {found['pid']}: {found['doing']}"
         watch = found["watch"]
         how = f" ({watch['reason']})" if watch["reason"] else ""
-        yield f"watch     {watch['path']}: {watch['health']}{how}; next scan {watch['next_scan']}"
+        yield f"watch     {watch['path']}: {watch['health']}{how}; next scan {_local(watch['next_scan'])}"
         if found.get("order"):
             yield f"order     {found['order']}"
     else:
-        yield f"daemon    not running; it was {found['state']} at {found['updated']}"
+        yield f"daemon    not running; it was {found['state']} at {moment(found['updated'])}"
     if found["queue"]:
         yield f"queue     {', '.join(found['queue'])}"
     if found["retry"]:
         yield f"retry     {found['retry']['snapshot']}, {found['retry']['attempts']} failed attempts"
     if found["held"]:
-        yield f"held      since {found['held']['time']}" + _because(found["held"]["reason"])
+        yield f"held      since {moment(found['held']['time'])}" + _because(found["held"]["reason"])
     if found["last_error"]:
         snapshot = found["last_error"]["snapshot"]
         yield (
-            f"error     {found['last_error']['time']}{f' {snapshot}' if snapshot else ''}"
+            f"error     {moment(found['last_error']['time'])}{f' {snapshot}' if snapshot else ''}"
             f"{_because(found['last_error']['what'])}"
         )
     if found["on_publish"]:
         yield f"hook      {found['on_publish']}"
+
+
+def _local(time: str | None) -> str:
+    return "not planned" if time is None else local(time)
 
 
 def _because(reason: str | None) -> str:

@@ -18,13 +18,15 @@ import numpy as np
 import embsync
 from embsync.cli.daemon import daemon_lines, daemon_status
 from embsync.cli.deliver import delivery_lines, delivery_status
+from embsync.cli.describe import FIELD, moment, say_drift, say_history, say_version
 from embsync.cli.options import Context, context, shared
-from embsync.cli.output import number, print_json, say, table, warn
+from embsync.cli.output import mark, number, print_json, say, warn
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
-from embsync.manifest import Manifest, RowCounts, SideDrift, SideFitRecord
+from embsync.manifest import Manifest
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
+from embsync.reporting.verdict import Verdict, explained, meaning, not_passed, of_events, of_version
 from embsync.store import Store, layout
 from embsync.store.journal import Event
 from embsync.store.locks import is_held
@@ -46,24 +48,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
     if as_json:
         print_json(found)
         return code
-    say(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}")
-    say(f"config    {found['config']}")
-    _print_current(found)
-    for damage in found["damage"]:
-        say(f"damaged   {damage}")
-    for line in (*daemon_lines(found["daemon"]), *delivery_lines(found["delivery"])):
-        say(line)
-    for line in _passed_over(found["snapshots"] or []):
-        say(line)
-    last = found["last_refusal"]
-    if last is not None and not last["over"]:
-        say(f"refused   {(last.get('snapshot') or {}).get('name')} at {last['time']}: {last.get('reason')}")
-    for entry in found["snapshots"] or []:
-        what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
-        say(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip())
-        other = entry["daemon"]
-        if other is not None:
-            say(f"  {'':<24} the daemon reports {other['state'].replace('_', ' ')}: {other['reason']}")
+    _say_status(given.store, found)
     return code
 
 
@@ -92,24 +77,72 @@ def _passed_over(entries: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _print_current(found: dict[str, Any]) -> None:
+def _say_status(store: Store, found: dict[str, Any]) -> None:
+    manifests = _space(store, found)
+    judged = _verdict(store, found, manifests)
+    say(f"{mark(judged.outcome)} {judged.sentence}", 2)
+    say(f"store     {found['store']}{'  (locked)' if found['locked'] else ''}", FIELD)
+    say(f"config    {found['config']}", FIELD)
+    _say_current(found)
+    say_drift(manifests)
+    for record in not_passed(manifests[-1].checks) if manifests else ():
+        say(
+            f"{'accepted' if record.accepted else 'warning':<{FIELD}}{explained(record)}: {meaning(record.name)}", FIELD
+        )
+    for damage in found["damage"]:
+        say(f"damaged   {damage}", FIELD)
+    for line in (*daemon_lines(found["daemon"]), *delivery_lines(found["delivery"])):
+        say(line, FIELD)
+    for line in _passed_over(found["snapshots"] or []):
+        say(line, FIELD)
+    last = found["last_refusal"]
+    if last is not None and not last["over"]:
+        name = (last.get("snapshot") or {}).get("name")
+        say(f"refused   {name} at {moment(last['time'])}: {last.get('reason')}", FIELD)
+    for entry in found["snapshots"] or []:
+        what = f"version {entry['version']}" if entry["state"] == "published" and entry["version"] else entry["reason"]
+        say(f"  {entry['name']:<24} {(entry['state'] or 'unknown').replace('_', ' '):<14} {what}".rstrip(), 42)
+        other = entry["daemon"]
+        if other is not None:
+            say(f"  {'':<24} the daemon reports {other['state'].replace('_', ' ')}: {other['reason']}", 27)
+
+
+def _space(store: Store, found: dict[str, Any]) -> list[Manifest]:
+    """Return the readable manifests of the current version's space up to it, itself last; none without one."""
+    if not found["intact"] or found["current"] is None:
+        return []
+    current, others = store.manifest(found["current"]), []
+    for earlier in store.numbers():
+        with contextlib.suppress(StoreError, NotFoundError):
+            if earlier < current.version and store.manifest(earlier).space_id == current.space_id:
+                others.append(store.manifest(earlier))
+    return [*others, current]
+
+
+def _verdict(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> Verdict:
+    if found["damage"] or not found["intact"]:
+        return Verdict("refuse", "Part of the store is damaged.")
+    events = list(store.journal.events())
+    return of_version(manifests[-1], events, found["current"]) if manifests else of_events(events)
+
+
+def _say_current(found: dict[str, Any]) -> None:
     if not found["intact"]:
         number = found["current"]
-        say(f"current   {'unknown' if number is None else f'version {number}'}, damaged")
+        say(f"current   {'unknown' if number is None else f'version {number}'}, damaged", FIELD)
     elif found["current"] is None:
-        say("current   no version yet: publish a first snapshot")
+        say("current   no version yet: publish a first snapshot", FIELD)
     else:
         say(
-            f"current   version {found['current']} from {found['snapshot']}, {_age(found['age_seconds'])} old, "
-            f"parent {found['parent'] or 'none'}"
+            f"current   version {found['current']} from {found['snapshot']}, {moment(found['created'])}, "
+            f"parent {found['parent'] or 'none'}",
+            FIELD,
         )
         users = "" if found["users"] is None else f", {found['users']['live']:,} users (+{found['users']['carried']:,})"
-        say(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}")
-        say(f"space     {found['space_id']}, {found['dimension']} dimensions")
+        say(f"rows      {found['items']['live']:,} items (+{found['items']['carried']:,} carried){users}", FIELD)
+        say(f"space     {found['space_id']}, {found['dimension']} dimensions", FIELD)
     if found["versions"]:
-        say(f"versions  {', '.join(map(str, found['versions']))}")
-    for check in found.get("warnings", ()):
-        say(f"warning   {check}")
+        say(f"versions  {', '.join(map(str, found['versions']))}", FIELD)
 
 
 def _status(store: Store) -> dict[str, Any]:
@@ -200,13 +233,6 @@ def _current(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _age(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
 def _event(event: Event | None) -> dict[str, Any] | None:
     return None if event is None else msgspec.to_builtins(event)
 
@@ -223,29 +249,13 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
     if as_json:
         print_json([_event(event) for event in events])
         return
-    rows = [
-        (event.time, event.event, event.version or "-", (event.snapshot or {}).get("name") or "-", _what(event))
-        for event in events
-    ]
-    if rows:
-        say(f"{'time':<20}  {'event':<11}  {'version':>7}  {'snapshot':<16}  what")
-    for time, name, version, snapshot, what in rows:
-        say(f"{time:<20}  {name:<11}  {version:>7}  {snapshot:<16}  {what}".rstrip())
+    if events:
+        say_history(events)
 
 
 def _warn_of_damage(store: Store) -> None:
     for damage in store.damage():
         warn(f"embsync: {damage}")
-
-
-def _what(event: Event) -> str:
-    if event.event == "rolled_back":
-        return f"from version {event.parent}"
-    if event.event == "published":
-        noted = f"; accepted {', '.join(event.accepted)}" if event.accepted else ""
-        warned = [str(check["name"]) for check in event.checks or []]
-        return f"index {event.action}: {event.reason}{noted}" + (f"; noted {', '.join(warned)}" if warned else "")
-    return event.reason or ""
 
 
 @click.command()
@@ -258,62 +268,16 @@ def show(version: int | None, config_file: Path | None, store: Path | None, as_j
         if as_json:
             click.echo(opened.manifest_bytes, nl=False)
         else:
-            _show(opened.record)
+            events, current = _events_and_current(holder)
+            say_version(opened.record, events, current)
 
 
-def _show(manifest: Manifest) -> None:
-    say(
-        f"version {manifest.version} of space {manifest.space_id}, {manifest.dimension} dimensions, "
-        f"from {manifest.snapshot.name} ({manifest.snapshot.layout}), {manifest.created}"
-    )
-    drift = manifest.drift
-    sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
-    if manifest.users is not None and manifest.alignment.users is not None:
-        moved = None if drift is None else drift.users
-        sides.append(_side_row("users", manifest.users, manifest.alignment.users, moved))
-    click.echo()
-    table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), sides)
-    kept = manifest.preservation
-    click.echo()
-    say(
-        f"preserved  score error {kept.score_error:.1e}, map error {kept.map_error:.1e}, top 10 unchanged for "
-        f"{number(kept.top_k_agreement, '.1%')} of {kept.sampled_users:,} users"
-    )
-    if drift is not None:
-        say(
-            f"overlap@10 with version {drift.parent}: model {number(drift.overlap_at_10)}, stale user "
-            f"{number(drift.stale_overlap_at_10)}, stale raw user {number(drift.stale_overlap_at_10_raw)}"
-        )
-    index = manifest.index
-    say(
-        f"index      {index.factory} {index.action} ({index.reason}), recall {number(index.recall_at_10)} "
-        f"with {index.search or 'exact search'}"
-    )
-    click.echo()
-    table(
-        ("check", "value", "warn", "refuse", "outcome"),
-        [
-            (
-                check.name,
-                number(check.value, ".4g"),
-                _limit(check.warn),
-                _limit(check.refuse),
-                "accepted" if check.accepted else check.outcome,
-            )
-            for check in manifest.checks
-        ],
-    )
-
-
-def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDrift | None) -> tuple[object, ...]:
-    moved = (None, None, None) if drift is None else (drift.cosine, drift.cosine_raw, drift.cosine_since_start)
-    return (name, rows.live, rows.new, rows.gone, rows.carried, number(fit.cosine), *map(number, moved))
-
-
-def _limit(limit: float | list[float] | None) -> str:
-    if limit is None:
-        return "-"
-    return f"{limit[0]:g}..{limit[1]:g}" if isinstance(limit, list) else f"{limit:g}"
+def _events_and_current(store: Store) -> tuple[list[Event], int | None]:
+    """Return what a verdict considers beside the manifest, as far as it can be read."""
+    events, current = list(store.journal.events()), None
+    with contextlib.suppress(StoreError):
+        current = store.current()
+    return events, current
 
 
 @click.command()

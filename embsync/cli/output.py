@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +14,13 @@ import msgspec
 import numpy as np
 
 from embsync.errors import one_line
+from embsync.reporting.numerals import DASH, MINUS
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_MARKS = {"pass": "✓", "warn": "!", "refuse": "✕"}
+#: Signs of figures, for terminals that have no others.
+_ASCII = str.maketrans({MINUS: "-", DASH: "-"})
+_WORDS = {"pass": "OK", "warn": "!", "refuse": "X"}
 
 
 def print_json(value: object) -> None:
@@ -25,9 +36,56 @@ def _plain(value: object) -> Any:
     return str(value)
 
 
-def say(text: str) -> None:
-    """Print one line; line breaks and control characters in names and reasons are escaped."""
-    click.echo(one_line(text))
+def width() -> int | None:
+    """Return the columns of the terminal on standard output, None where there is none: then no line is broken."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def say(text: str, indent: int | None = None) -> None:
+    """Print one line; line breaks and control characters in names and reasons are escaped.
+
+    On a terminal, a line with an ``indent`` continues so far to the right, and no word is broken.
+    """
+    line, columns = _encodable(one_line(text)), width()
+    if indent is None or columns is None or len(line) <= columns:
+        click.echo(line)
+        return
+    for part in textwrap.wrap(
+        line, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    ):
+        click.echo(part)
+
+
+def _encodable(line: str) -> str:
+    """Return a line as standard output can show it: signs that it has not are written in ASCII."""
+    if in_unicode():
+        return line
+    encoding = sys.stdout.encoding or "ascii"
+    return line.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def in_unicode() -> bool:
+    """Return whether standard output can show marks and blocks beyond ASCII."""
+    try:
+        (_BLOCKS + "".join(_MARKS.values())).encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def mark(outcome: str) -> str:
+    """Return the sign of an outcome: pass, warn or refuse."""
+    return _MARKS[outcome] if in_unicode() else _WORDS[outcome]
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return numbers as blocks, the lowest as the shortest and NaN as a blank; nothing where blocks cannot be shown."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known or not in_unicode():
+        return ""
+    low = min(known)
+    step = max(max(known) - low, 0.02) / (len(_BLOCKS) - 1)  # differences below a hundredth look even
+    return "".join(" " if math.isnan(value) else _BLOCKS[round((value - low) / step)] for value in values)
 
 
 def number(value: float | None, form: str = ".3f") -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embsync.cli.inspect import _age
 from embsync.cli.main import run
+from embsync.reporting.numerals import age
 
 WIDTH = 8
 
@@ -532,8 +532,14 @@ def test_a_refusal_is_shown_until_something_is_published(
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.0, "0 seconds"), (119.0, "119 seconds"), (120.0, "2 minutes"), (7_300.0, "2 hours"), (172_800.0, "2 days")],
+    [
+        (0.0, "just now"),
+        (59.0, "59 seconds ago"),
+        (60.0, "1 minute ago"),
+        (7_300.0, "2 hours ago"),
+        (172_800.0, "2 days ago"),
+    ],
 )
 def test_an_age_is_in_the_unit_that_suits_it(seconds: float, shown: str) -> None:
-    """From two of a unit on."""
-    assert _age(seconds) == shown
+    """From two of a unit on, of minutes from one."""
+    assert age(seconds) == shown

@@ -1,0 +1,109 @@
+"""What ``status``, ``history`` and ``show`` say on a terminal: a verdict first, no word broken, checks explained."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.nights import configured, night, write_npy
+from support.quick import quick_directory
+from support.stores import sync
+
+from embsync.cli.main import run
+from embsync.errors import RefusedError
+from embsync.pipeline import Request, publish_snapshot
+from embsync.reporting.verdict import meaning
+from embsync.store import Store
+
+SIZES = {"items": 160, "users": 120, "width": 6}
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """Three nights, and one that was refused since."""
+    with quick_directory() as directory:
+        store = directory / "S"
+        for number in range(3):
+            sync(store, night(number, **SIZES), f"day={number + 1}")
+        made = night(3, **SIZES)
+        shuffled = replace(made, item_ids=np.random.default_rng(5).permutation(made.item_ids))
+        with pytest.raises(RefusedError):
+            publish_snapshot(Store(store), Request(write_npy(directory / "day=4", shuffled)), configured())
+        yield store
+
+
+def on_a_terminal(columns: int, *arguments: str, **variables: str) -> list[str]:
+    """Return the lines that a command prints on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "embsync", *arguments],
+        stdout=theirs,
+        env={**environment, "PYTHONIOENCODING": "utf-8", **variables},
+    ) as process:
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # the terminal is gone with its last program
+            while part := os.read(ours, 65536):
+                parts.append(part)
+        os.close(ours)
+    assert process.returncode == 0
+    return b"".join(parts).decode().replace("\r\n", "\n").splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("command", ["status", "history", "show"])
+def test_lines_fit_and_words_stay(root: Path, command: str, columns: int) -> None:
+    """In 80 columns and in 140; only a word that is longer than a line, such as a path, goes beyond."""
+    lines = on_a_terminal(columns, command, "--store", str(root))
+    assert [line for line in lines if len(line) > columns and str(root.parent) not in line] == []
+    assert lines[0].startswith(("✓ ", "! "))
+
+
+def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line where there is no terminal; drift as a small line; what was refused since."""
+    assert run(["status", "--store", str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("! Version 3 is well: all 52 checks passed and no score changed; items kept")
+    drift = next(line for line in lines if line.startswith("drift     cosine of items"))
+    assert set(drift) & set("▁▂▃▄▅▆▇█")
+    assert any(line.startswith("refused   day=4 at ") and "): most likely" in line for line in lines)
+
+
+def test_checks_are_explained(root: Path) -> None:
+    """Every one, beside its value where there is room, else below."""
+    checks = Store(root).manifest(3).checks
+    for columns in (80, 140):
+        text = " ".join(" ".join(on_a_terminal(columns, "show", "--store", str(root))).split())
+        for check in checks:
+            assert check.name in text
+            assert meaning(check.name) in text
+
+
+def test_times_are_local_with_their_age(root: Path) -> None:
+    """In the time zone of the person."""
+    created = Store(root).manifest(3).created
+    hour = (int(created[11:13]) + 5) % 24
+    lines = on_a_terminal(140, "status", "--store", str(root), TZ="XYZ-5")
+    current = next(line for line in lines if line.startswith("current "))
+    assert f" {hour:02}:{created[14:16]} XYZ (" in current
+    assert "ago)" in current
+
+
+def test_a_terminal_without_unicode_is_served(root: Path) -> None:
+    """In ASCII alone."""
+    text = "\n".join(on_a_terminal(80, "status", "--store", str(root), PYTHONIOENCODING="ascii"))
+    assert text.isascii()
+    assert "\\u" not in text
