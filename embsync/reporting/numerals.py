@@ -40,7 +40,7 @@ def plural(number: int, noun: str) -> str:
 def age(seconds: float) -> str:
     """Return how long ago something was, in the largest unit of which there are two at least."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= 2 * size or (unit == "minute" and seconds >= size):
+        if seconds >= 2 * size or (seconds >= size == 60):
             return f"{plural(round(seconds / size), unit)} ago"
     return "just now" if seconds < 10 else f"{plural(round(seconds), 'second')} ago"
 
