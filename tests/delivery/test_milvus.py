@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import Served, ServedSide, SinkContract, deliver, pinned
+from contract import Served, ServedSide, SinkContract, pinned
 from support.nights import configured, night
 from support.stores import sync
 
@@ -18,6 +18,7 @@ import embsync
 from embsync.config import MilvusConfig
 from embsync.delivery.kinds import open_sink
 from embsync.delivery.queries import probe_queries
+from embsync.delivery.steps import deliver
 from embsync.errors import SinkError, SinkUnavailable, UsageError
 
 pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
@@ -198,7 +199,7 @@ def test_the_rest_of_a_creation_that_was_killed_is_ours(
     """Before its description was written it says nothing of its store; the next run makes it again, or drops it."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     with pinned(stores("plain")) as version:
-        for finish in (lambda: sink.drop(3), lambda: deliver(sink, version)):
+        for finish in (lambda: sink.drop(3), lambda: deliver(sink, stores("plain"), 3)):
             sink.stage(version)
             milvus_client.drop_partition("embsync_3", "generation")
             assert [(one.fingerprint, one.complete) for one in sink.generations()] == [("", False)]
