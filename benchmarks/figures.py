@@ -1,8 +1,9 @@
 """Whether a change left every figure the same: nights published by this package and by that of another commit.
 
-Each package publishes the same snapshots, in order, into a store of its own. Of every figure that both manifests have, in
-`alignment`, `preservation`, `drift`, `checks` and `index`, the largest relative difference over the nights is printed, or
-the two values where they are no numbers. Rounding errors themselves (`map_error`) differ in their second digit.
+Each package publishes the same snapshots, in order, into a store of its own. Of every figure that both manifests have,
+in `alignment`, `preservation`, `drift`, `checks` and `index`, the largest relative difference over the nights is
+printed if it is above 1e-9; infinite where a word or a null differs. `map_error` is a rounding error, of which no digit
+need agree.
 
     python benchmarks/figures.py COMMIT NIGHT [NIGHT ...]
 """
@@ -65,7 +66,7 @@ def main() -> None:
         )
         largest: dict[str, float] = defaultdict(float)
         counted = 0
-        for before, after in pairs:
+        for before, after in zip(*published, strict=True):
             for section in SECTIONS:
                 one, two = (dict(figures(manifest[section], section)) for manifest in (before, after))
                 for path in sorted(one.keys() & two.keys()):
