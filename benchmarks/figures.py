@@ -61,9 +61,7 @@ def main() -> None:
         archive = subprocess.run(["git", "archive", options.commit], cwd=HERE, check=True, capture_output=True).stdout
         subprocess.run(["tar", "-x", "-C", str(other)], input=archive, check=True)
         nights = [night.resolve() for night in options.nights]
-        pairs = zip(
-            *(manifests(code, nights, Path(work) / f"store{code == HERE}") for code in (other, HERE)), strict=True
-        )
+        published = (manifests(code, nights, Path(work) / f"store{code == HERE}") for code in (other, HERE))
         largest: dict[str, float] = defaultdict(float)
         counted = 0
         for before, after in zip(*published, strict=True):
