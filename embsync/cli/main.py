@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 import embsync
-from embsync import openblas
 from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
 from embsync.invocation import Invocation, set_invocation
 
@@ -95,7 +94,6 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    openblas.prepare()
     sys.exit(run(arguments))
 
 
