@@ -146,4 +146,5 @@ class LocalObjects:
             if isinstance(error, PermissionError):
                 hint = f"may this user write there? ls -ld {quoted(str(self._root))}"
                 raise SinkError("not permitted", where=where, found=found, hint=hint) from None
-            raise SinkUnavailable("the directory cannot be read or written", where=where, found=found) from None
+            hint = f"is it mounted, and a directory? ls -ld {quoted(str(self._root))}"
+            raise SinkUnavailable("the directory cannot be used", where=where, found=found, hint=hint) from None

@@ -1,0 +1,195 @@
+"""``kill -9`` at random moments of push, pull and service: readers see old or new, and the next run completes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from contract import Stores, deliver, pinned
+from servers import BUCKET, S3Server
+from support.stores import assert_at_rest, assert_intact, next_line, running
+
+from embsync.config import ObjectStoreConfig
+from embsync.delivery import remote
+from embsync.delivery.endpoints import open_objects
+from embsync.delivery.object_store import ObjectStoreSink
+from embsync.delivery.pull import Pull
+from embsync.delivery.steps import deliver as deliver_current
+from embsync.store import Store
+
+_SCRIPT = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import kill_scripts; "
+    "kill_scripts.main(*sys.argv[1:])"
+)
+
+#: Kills of the default run, and the seconds in which they come.
+_FEW, _SHORT = 2, 0.1
+
+
+class Killed:
+    """A process that works, and is killed some time after it began."""
+
+    def __init__(self, work: str, root: Path, config: ObjectStoreConfig) -> None:
+        plain = {**msgspec.to_builtins(config), "kind": "object_store"}
+        self._arguments = [work, root, json.dumps(plain)]
+
+    def after(self, seconds: float) -> bool:
+        """Kill it; return whether it was still at work."""
+        with running(_SCRIPT, *self._arguments, "no") as child:
+            assert next_line(child) == "begins"
+            time.sleep(seconds)
+            at_work = child.poll() is None
+            child.kill()
+            return at_work
+
+    def before_the_pointer(self) -> None:
+        """Have it die after the last object and before the pointer."""
+        with running(_SCRIPT, *self._arguments, "yes") as child:
+            assert next_line(child) == "begins"
+            assert child.wait(60) == -9
+
+    def seconds(self) -> float:
+        """Return how long it takes undisturbed, at most two seconds of a service."""
+        with running(_SCRIPT, *self._arguments, "no") as child:
+            assert next_line(child) == "begins"
+            began = time.monotonic()
+            try:
+                child.wait(2.0)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            return time.monotonic() - began
+
+
+def remote_number(config: ObjectStoreConfig) -> int:
+    """Return the version that is current there, after every one of its objects was hashed."""
+    objects = open_objects(config)
+    pointer, _ = remote.read_pointer(objects)
+    assert pointer is not None
+    found = remote.read_manifest(objects, pointer.version, pointer.sha256)
+    assert found is not None
+    for entry in found[1].files:
+        data = objects.read(f"{remote.folder_of(pointer.version, pointer.sha256)}/{entry.path}")
+        assert data is not None
+        assert hashlib.sha256(data).hexdigest() == entry.sha256
+    return pointer.version
+
+
+def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int) -> dict[str, int]:
+    """Kill pushes of version 3 to a place where version 2 is current; return how they were found."""
+    with pinned(root, 2) as version:
+        deliver(ObjectStoreSink(config), version)
+    killed, found = Killed(work, root, config), {"old": 0, "new": 0, "at work": 0}
+
+    def back() -> None:
+        sink = ObjectStoreSink(config)
+        deliver_current(sink, root, 3)
+        assert remote_number(config) == 3
+        assert [there.complete for there in sink.generations()] == [True, True]
+        sink.commit(2, 3)
+        sink.drop(3)
+
+    longest = _SHORT
+    if kills > _FEW:
+        longest = min(killed.seconds(), 1.0)
+        back()
+    moments = random.Random(7)
+    for _ in range(kills - 1):
+        found["at work"] += killed.after(moments.uniform(0.0, longest))
+        found["new" if remote_number(config) == 3 else "old"] += 1
+        back()
+    killed.before_the_pointer()
+    assert remote_number(config) == 2
+    assert [there.complete for there in ObjectStoreSink(config).generations()] == [True, True]
+    back()
+    return found
+
+
+def torment_a_pull(root: Path, config: ObjectStoreConfig, folder: Path, kills: int) -> dict[str, int]:
+    """Kill pulls of version 3 into a store where version 2 is current; return how it was found."""
+    sink = ObjectStoreSink(config)
+    with pinned(root, 2) as version:
+        deliver(sink, version)
+    Pull(Store(folder / "before"), open_objects(config), 5).once()
+    deliver_current(sink, root, 3)
+    copy, found = folder / "copy", {"old": 0, "new": 0, "at work": 0}
+    killed = Killed("pull", copy, config)
+
+    def afresh() -> None:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder / "before", copy, symlinks=True)
+
+    def complete() -> None:
+        assert Pull(Store(copy), open_objects(config), 5).once().version == 3
+        assert assert_intact(copy) == 3
+        assert_at_rest(copy, "source.json", "pull.lock")
+
+    longest = _SHORT
+    if kills > _FEW:
+        afresh()
+        longest = min(killed.seconds(), 1.0)
+    moments = random.Random(8)
+    for _ in range(kills - 1):
+        afresh()
+        found["at work"] += killed.after(moments.uniform(0.0, longest))
+        found["new" if assert_intact(copy) == 3 else "old"] += 1
+        complete()
+    afresh()
+    killed.before_the_pointer()
+    assert assert_intact(copy) == 2
+    complete()
+    return found
+
+
+def place(tmp_path: Path) -> ObjectStoreConfig:
+    """Return a directory as a place."""
+    (tmp_path / "remote").mkdir()
+    return ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote", grace_seconds=0.0)
+
+
+def test_killed_pushes(stores: Stores, tmp_path: Path) -> None:
+    """A few of those below, to a directory."""
+    torment_a_push("push", stores("plain"), place(tmp_path), _FEW)
+
+
+def test_killed_pulls(stores: Stores, tmp_path: Path) -> None:
+    """A few of those below, from a directory."""
+    torment_a_pull(stores("plain"), place(tmp_path), tmp_path, _FEW)
+
+
+@pytest.mark.torture
+@pytest.mark.services("moto", "obstore")
+@pytest.mark.parametrize("work", ["push", "service", "pull"])
+@pytest.mark.parametrize("where", ["directory", "moto", "rclone"])
+def test_fifty_kills(
+    work: str,
+    where: str,
+    stores: Stores,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At random moments, the last one between the last object and the pointer."""
+    if where == "directory":
+        config = place(tmp_path)
+    else:
+        server: S3Server = request.getfixturevalue(f"{where}_server")
+        config = ObjectStoreConfig(
+            name="test", url=f"s3://{BUCKET}/kills-{work}", endpoint=server.url, grace_seconds=0.0, lock_seconds=1.0
+        )
+    root = stores("plain")
+    if work == "pull":
+        found = torment_a_pull(root, config, tmp_path, 50)
+    else:
+        copy = tmp_path / "store"
+        shutil.copytree(root, copy, symlinks=True)
+        found = torment_a_push(work, copy, config, 50)
+    with capsys.disabled():
+        print(f"\n{work} {where}: 50 kills, {found}")
+    assert found["at work"] > 10
