@@ -73,14 +73,24 @@ class CloudObjects:
     def stream(self, key: str, start: int = 0) -> Iterator[Iterator[memoryview] | None]:
         """Yield an object's bytes from ``start`` on, in pieces; None instead if it does not exist."""
         with self._errors(key):
-            options: Any = {"range": {"offset": start}} if start else {}
             try:
-                found = obstore.get(self._store, key, options=options)
+                found, skipped = self._from(key, start)
             except FileNotFoundError as error:
                 _require_bucket(error)
                 yield None
                 return
-            yield (memoryview(piece) for piece in found.stream(min_chunk_size=_PIECE))
+            yield _without_first(start - skipped, found.stream(min_chunk_size=_PIECE))
+
+    def _from(self, key: str, start: int) -> tuple[Any, int]:
+        """Request an object from ``start`` on, or all of it where the endpoint cannot; return where it begins."""
+        if start:
+            try:
+                options: Any = {"range": {"offset": start}}
+                return obstore.get(self._store, key, options=options), start
+            except BaseError as error:
+                if "NotPartial" not in str(error) and "non-partial" not in str(error):
+                    raise
+        return obstore.get(self._store, key), 0
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small object."""
@@ -228,6 +238,13 @@ class CloudObjects:
             yield
         except (BaseError, NotImplementedError, OSError) as error:
             raise _translated(error, f"{self.where}/{key}".rstrip("/")) from None
+
+
+def _without_first(count: int, pieces: Iterable[Any]) -> Iterator[memoryview]:
+    """Yield pieces without their first bytes."""
+    for piece in pieces:
+        yield memoryview(piece)[count:]
+        count = max(count - len(piece), 0)
 
 
 def _first_and_rest(keys: list[str]) -> Iterator[list[str]]:

@@ -7,6 +7,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +20,8 @@ from embsync.store.removal import RECEIVED_PREFIX, remove_tree
 from embsync.store.staging import Staging
 
 _READ_BYTES = 4 * 2**20
+#: Bytes that arrive between two syncs: what is synced is read back while the rest arrives.
+_CHECKED_AT_ONCE = 64 * 2**20
 #: The end of the name of a file that is incomplete.
 _PARTIAL = ".partial"
 
@@ -81,16 +85,17 @@ class ReceivedVersion(Staging):
             Something else arrived; nothing of it is left.
         """
         path = self._place(entry.path)
-        start, size, digest = _written(_partial(path), entry.bytes, pieces)
+        arrived = _written(_partial(path), entry.bytes, pieces)
+        size, digest = arrived.bytes, arrived.sha256
         if (size, digest) != (entry.bytes, entry.sha256):
             _partial(path).unlink()
-            if start:  # what an earlier process left may be what is wrong
+            if arrived.start:  # what an earlier process left may be what is wrong
                 self.receive(entry, pieces)
                 return
             found = f"{size} bytes" if size != entry.bytes else f"sha256 {digest[:12]}…"
             expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
             raise StoreDamaged("a file did not arrive as its manifest says", where=path, found=found, expected=expected)
-        if hash_file(_partial(path), drop_cache=True) != (size, digest):
+        if arrived.read_back != digest:
             _partial(path).unlink()
             hint = "the disk or its driver is faulty"
             raise StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)
@@ -106,25 +111,56 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + _PARTIAL)
 
 
-def _written(path: Path, longest: int, pieces: Pieces) -> tuple[int, int, str]:
-    """Append what arrives to a file and sync it; return where it began, the size, and the sha256 of everything.
+@dataclass(frozen=True)
+class _Arrived:
+    """Where a file was continued, its size, and the sha256 of what arrived and of what was read back."""
+
+    start: int
+    bytes: int
+    sha256: str
+    read_back: str
+
+
+def _written(path: Path, longest: int, pieces: Pieces) -> _Arrived:
+    """Append what arrives to a file, sync it, and read it back while the rest arrives.
 
     Stops at the first piece beyond ``longest``.
     """
-    digest = hashlib.sha256()
-    with open(path, "ab+") as file:  # noqa: PTH123  (a mode that Path.open types as text)
+    digest, read_back, synced = hashlib.sha256(), hashlib.sha256(), 0
+    with open(path, "ab+", buffering=0) as file, ThreadPoolExecutor(1) as behind:  # noqa: PTH123
+        correct_file(file.fileno(), path)
         size = start = _hashed(file, digest, longest)
+        checks: list[Future[None]] = []
         with pieces(start) as arriving:
             for piece in arriving:
                 size += len(piece)
                 if size > longest:
                     break
                 digest.update(piece)
-                file.write(piece)
-        file.flush()
-        correct_file(file.fileno(), path)
-        os.fsync(file.fileno())
-    return start, size, digest.hexdigest()
+                _write_all(file, piece)
+                if size - synced >= _CHECKED_AT_ONCE:
+                    checks.append(behind.submit(_read_back, file.fileno(), synced, size, read_back))
+                    synced = size
+        checks.append(behind.submit(_read_back, file.fileno(), synced, size, read_back))
+        for check in checks:
+            check.result()
+    return _Arrived(start, size, digest.hexdigest(), read_back.hexdigest())
+
+
+def _write_all(file: IO[bytes], piece: Any) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _read_back(descriptor: int, start: int, end: int, digest: Any) -> None:
+    """Make a part of a file durable, and hash what the disk has."""
+    os.fsync(descriptor)
+    with contextlib.suppress(OSError):  # advice only
+        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+    while start < end and (block := os.pread(descriptor, min(_READ_BYTES, end - start), start)):
+        digest.update(block)
+        start += len(block)
 
 
 def _hashed(file: IO[bytes], digest: Any, longest: int) -> int:
