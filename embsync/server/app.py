@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from embsync.errors import EmbsyncError
 from embsync.logs import log_exception
 from embsync.server.arrays import NPY
-from embsync.server.connections import Connections
+from embsync.server.connections import ALL_HERE, Connections
 from embsync.server.context import JSON, Answer, RequestContext
 from embsync.server.decoding import Fields, decode, decode_query, decoded_size
 from embsync.server.endpoints import PAGES, QUERIES, RESOURCES, PageEndpoint, QueryEndpoint, Resource
@@ -47,6 +47,8 @@ _SLOW = 0.5
 #: Bytes of a body, and as Python objects, that are decoded and perhaps answered without a thread, whose hand-over takes
 #: 0.2 ms: some 0.1 ms to decode.
 _QUICK_BODY, _QUICK_OBJECTS = 1 << 14, 1 << 19
+#: Bytes of a body that takes no more as Python objects, whatever it says.
+_SHORT_BODY = _QUICK_OBJECTS // 301
 #: Seconds that an answer without a thread may take, and for how long all are given to threads after one took longer
 #: because pages of the version had to be read from the disk again.
 _LONG, _RELIEF_SECONDS = 0.02, 1.0
@@ -159,8 +161,7 @@ class Application:
         return version_header(self._served.current)[VERSION_HEADER]
 
     def _count(self, endpoint: str, status: int, began: float) -> None:
-        self._metrics.requests.labels(endpoint, status).inc()
-        self._metrics.seconds.labels(endpoint).observe(time.perf_counter() - began)
+        self._metrics.count(endpoint, status, time.perf_counter() - began)
 
     def _allow(self, request: Request) -> None:
         if self._token is None:
@@ -283,17 +284,22 @@ class Application:
         return False
 
     async def _body(self, request: Request, memory: Reservation) -> bytes:
-        limit, parts, size = self._limits.body, [], 0
+        parts, size = [], 0
+        if ALL_HERE in request.scope:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body: bytes = message["body"]
+            self._require_short(len(body))
+            memory.receive(2 * len(body))
+            return body
         clock = asyncio.timeout(self._limits.seconds)
         try:
             async with clock:
                 self._reading[clock] = asyncio.get_running_loop().time()
                 async for part in request.stream():
                     size += len(part)
-                    if size > limit:
-                        raise Refused(
-                            413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}"
-                        )
+                    self._require_short(size)
                     memory.receive(2 * len(part))  # once in parts, once joined
                     parts.append(part)
         except TimeoutError:
@@ -301,6 +307,11 @@ class Application:
         finally:
             self._reading.pop(clock, None)
         return b"".join(parts)
+
+    def _require_short(self, size: int) -> None:
+        limit = self._limits.body
+        if size > limit:
+            raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
 
 
 class Asked:
@@ -320,7 +331,7 @@ class Asked:
     def is_small(self) -> bool:
         """Tell whether decoding takes no time, and so little memory that none has to be waited for."""
         body = self._body or b""  # a query string is no longer than a head may be
-        return len(body) <= _QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS
+        return len(body) <= _SHORT_BODY or (len(body) <= _QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS)
 
     @functools.cached_property
     def request(self) -> Any:

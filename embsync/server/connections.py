@@ -2,6 +2,7 @@
 
 uvicorn has a deadline for idle connections alone. Here a connection that waits for its client (for a head, for the
 rest of a body nobody reads, for its answer to be taken) has a deadline, and is the first to go where room is needed.
+The two parsers that uvicorn knows are in ``httptools_connections`` and ``h11_connections``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ import logging
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
-import h11
 import msgspec
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embsync.logs import log
 from embsync.server.metrics import Metrics
@@ -29,8 +27,8 @@ from embsync.server.settings import Limits
 _RESERVED = 192
 #: Connections accepted before those that are there are heard again.
 _BATCH = 32
-#: Bytes looked at before a head of more than uvicorn's limit, 16 KiB, is refused.
-_SLICE = 16 << 10
+#: Bytes of the largest head.
+LONGEST_HEAD = 16 << 10
 #: Bytes a second in which an answer has to be taken, beyond the time that is given to every request.
 _RATE = 1 << 20
 #: Seconds for a client to notice that it was answered before its body was complete, or that its connection is closed.
@@ -39,6 +37,8 @@ _LEFTOVER_SECONDS = 2.0
 _LOG_SECONDS = 60.0
 #: Where the application leaves the size of an answer, in the scope of its request.
 ANSWER_BYTES = "embsync.answer_bytes"
+#: Set in the scope of a request of which all has arrived before the application sees it.
+ALL_HERE = "embsync.all_here"
 
 
 def fitting(wanted: int) -> int:
@@ -68,8 +68,7 @@ def accepted_at_once(connections: int) -> int:
     return max(1, min(_BATCH, connections // 8))
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """What a connection does: ``head``, ``request``, ``leftover``, ``idle``, ``closing``, ``over``; and the request."""
 
     name: str
@@ -92,12 +91,12 @@ class Connections:
         self.seconds = limits.seconds
         self.idle_seconds = limits.idle_seconds
         self.mark = mark
-        self.waiting: dict[BoundedProtocol, None] = {}
+        self.waiting: dict[BoundedConnection, None] = {}
         self._metrics = metrics
         self._told = -_LOG_SECONDS
         self._untold: dict[str, int] = {}
 
-    def make_room(self, new: BoundedProtocol) -> bool:
+    def make_room(self, new: BoundedConnection) -> bool:
         """Close whoever has waited longest where there is one connection too many; return whether there is room."""
         self.counted(new.connections)
         if len(new.connections) <= self.most:
@@ -122,8 +121,14 @@ class Connections:
             self._told, self._untold = now, {}
 
 
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 on one connection, every phase of which has a deadline."""
+class BoundedConnection(asyncio.Protocol):
+    """HTTP/1.1 on one connection, every phase of which has a deadline; goes before one of uvicorn's protocols."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    flow: Any
+    cycle: Any
+    connections: set[Any]
 
     def __init__(self, bounds: Connections, **given: Any) -> None:
         super().__init__(**given)
@@ -131,6 +136,22 @@ class BoundedProtocol(H11Protocol):
         self._phase = Phase("over")
         self._since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
+
+    def now(self) -> Phase:
+        """Return the phase that the connection is in."""
+        raise NotImplementedError
+
+    def has_begun_head(self) -> bool:
+        """Tell whether a part of a head has arrived."""
+        raise NotImplementedError
+
+    def may_refuse(self) -> bool:
+        """Tell whether what is written now would be an answer: nothing of another one was sent before."""
+        raise NotImplementedError
+
+    def answering(self) -> Any:
+        """Return uvicorn's cycle of the request that is answered, or was last; None before the first."""
+        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head, or refuse."""
@@ -147,22 +168,11 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
         self._bounds.counted(self.connections)
 
-    def data_received(self, data: bytes) -> None:
-        """Take what has come."""
-        for start in range(0, len(data), _SLICE):  # else a head of any length would do, if it comes at once
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + _SLICE])
-
-    def handle_events(self) -> None:
-        """Go on, and see what this connection waits for now."""
-        super().handle_events()
-        self._watch()
-
     def on_response_complete(self) -> None:
         """Go on to the next request; uvicorn's own clock, which any byte stops, is not used."""
-        super().on_response_complete()
-        self._unset_keepalive_if_required()
-        self._watch()
+        super().on_response_complete()  # type: ignore[misc]
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]
+        self.watch()
 
     def pause_writing(self) -> None:
         """Note that the client has not taken what was sent."""
@@ -174,18 +184,12 @@ class BoundedProtocol(H11Protocol):
         super().resume_writing()
         if self._phase.name == "request":
             self._bounds.waiting.pop(self, None)
-        self._watch()
+        self.watch()
 
-    def shutdown(self) -> None:
-        """Close when what is under way is answered."""
-        with contextlib.suppress(h11.LocalProtocolError):
-            super().shutdown()
-        self._watch()
-
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, _: str) -> None:
         """Answer what is not HTTP, unless it comes after a request that is being answered."""
         self._bounds.closed("malformed")
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.may_refuse():
             self._refuse(400, "not a request in HTTP/1.1", None)
         else:
             self._close()
@@ -196,28 +200,26 @@ class BoundedProtocol(H11Protocol):
         self._leave()
         self.transport.abort()
 
-    def _watch(self) -> None:
-        """Enter the phase that the connection is in, if it is another one."""
-        if self._phase.name != "over" and (now := self._now()) != self._phase:
+    def watch(self) -> None:
+        """Enter the phase that the connection is in, if it is another one; note a request that has arrived."""
+        if self.cycle is not None and not self.cycle.more_body:
+            self.cycle.scope[ALL_HERE] = True
+        if self._phase.name != "over" and (now := self.now()) != self._phase:
             self._enter(now)
 
-    def _now(self) -> Phase:
-        theirs, cycle = self.conn.their_state, self.cycle
-        if self.transport.is_closing():
-            return Phase("closing")
-        if cycle is None or (theirs is h11.IDLE and not self.flow.write_paused):
-            begun = cycle is None or self.conn.trailing_data[0]
-            return Phase("head" if begun else "idle", cycle)
-        if theirs is h11.SEND_BODY and cycle.response_complete:
-            return Phase("leftover", cycle)
-        return Phase("request", cycle)
-
     def _enter(self, phase: Phase) -> None:
-        self._leave()
         self._phase, self._since = phase, self.loop.time()
+        self._bounds.waiting.pop(self, None)
         if phase.name != "request" or self.flow.write_paused:
             self._bounds.waiting[self] = None
-        self._deadline = self.loop.call_later(self._seconds(), self._late)
+        end = self._since + self._seconds()
+        if self._deadline is None or self._deadline.when() > end:  # one that comes too early is set again
+            self._set_deadline(end)
+
+    def _set_deadline(self, end: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_at(end, self._late)
 
     def _leave(self) -> None:
         self._bounds.waiting.pop(self, None)
@@ -236,12 +238,12 @@ class BoundedProtocol(H11Protocol):
 
     def _late(self) -> None:
         """End what took too long; the size of an answer, and so its time, may be known by now."""
-        name, end = self._phase.name, self._since + self._seconds()
+        name, end, self._deadline = self._phase.name, self._since + self._seconds(), None
         if self.loop.time() < end - 0.001:
-            self._deadline = self.loop.call_at(end, self._late)
+            self._set_deadline(end)
         elif name == "idle":
             self._close()
-        elif name == "head" and self.conn.trailing_data[0]:
+        elif name == "head" and self.has_begun_head():
             self._bounds.closed(name)
             self._refuse(408, "the head did not arrive in time", f"within {self._bounds.seconds:g} s")
         else:
@@ -251,22 +253,20 @@ class BoundedProtocol(H11Protocol):
         """Answer in place of the application, and close."""
         failure = {"error": "Refused", "what": what, "where": None, "found": None, "expected": expected, "hint": None}
         body = msgspec.json.encode(failure)
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-            ("X-Embsync-Version", self._bounds.mark()),
-            *([("Retry-After", "1")] if status == 503 else []),
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+            f"x-embsync-version: {self._bounds.mark()}",
+            *(["retry-after: 1"] if status == 503 else []),
         ]
-        head = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
-        with contextlib.suppress(h11.LocalProtocolError):
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self._close()
 
     def _close(self) -> None:
-        if self.cycle is not None:  # whoever still works on its last request answers nobody
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if (cycle := self.answering()) is not None:  # whoever still works on its last request answers nobody
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()
-        self._watch()
+        self.watch()

@@ -147,8 +147,8 @@ class Reservation:
     def release(self) -> None:
         """Give everything back; a second time nothing happens."""
         with self._lock:
-            if not self._released:
-                self._released = True
+            released, self._released = self._released, True
+            if not released and (self._reserved or self._large):
                 self._budget.release(self._reserved, large=self._large)
 
     def _grow(self, more: int, wait: float) -> None:

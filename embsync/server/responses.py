@@ -39,8 +39,14 @@ class PiecesResponse(Response):
     def __init__(self, answer: Answer, version: Version, memory: Reservation) -> None:
         self._pieces, self._memory = answer.pieces, memory
         self._size = sum(map(len, answer.pieces))
-        headers = {"Content-Length": str(self._size), **version_header(version), **answer.headers}
-        super().__init__(None, 200, headers, answer.media_type)
+        self.status_code = 200
+        charset = "; charset=utf-8" if answer.media_type.startswith("text/") else ""
+        self.raw_headers = [
+            (b"content-length", str(self._size).encode()),
+            (VERSION_HEADER.lower().encode(), str(version.number).encode()),
+            (b"content-type", f"{answer.media_type}{charset}".encode()),
+            *((name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()),
+        ]
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         """Send it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
@@ -57,6 +58,11 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
     found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
     if context.as_array:
         return Answer(npy_pieces(_hits([(ids, scores) for ids, scores, _ in found])), NPY)
+    if hits <= _QUICK_HITS and len(value) <= _COSTLY_QUERIES and not request.null_ids:  # one block, as objects at once
+        block_ids, block_scores, block_labels = next(found)
+        reply: dict[str, Any] = {**context.head(), "ids": block_ids.tolist(), "scores": block_scores.tolist()}
+        reply |= {} if request.labels is None else {"labels": block_labels}
+        return Answer(deque([msgspec.json.encode(reply)]), JSON)
     ids, scores, labels = [], [], []
     for block in found:
         ids.append(json_rows(block[0], np.isneginf(block[1]) if request.null_ids else None))
@@ -109,8 +115,10 @@ def _search_in_blocks(
     if kind == "vectors":
         vectors = matrix(value, "$.vectors")
         context.memory.reserve(12 * vectors.size, "the queries")
-        with context.snapshot_version(request.snapshot_version) as source:
-            queries: Any = stable_queries(version, vectors, request.space, source)
+        queries: Any = vectors
+        if request.space != "stable" or len(vectors) > _QUERIES:  # else the one block is judged where it is searched
+            with context.snapshot_version(request.snapshot_version) as source:
+                queries = stable_queries(version, vectors, request.space, source)
     else:
         queries = context.checked_ids(value, f"$.{kind}")
         version.side(kind).lookup(queries, request.missing)  # unknown ones are refused before any work

@@ -29,7 +29,7 @@ from embsync.errors import UsageError
 from embsync.logs import log
 from embsync.processes import ChildProcess, describe_exit
 from embsync.server.app import Application
-from embsync.server.connections import BoundedProtocol, accepted_at_once
+from embsync.server.connections import LONGEST_HEAD, BoundedConnection, accepted_at_once
 from embsync.server.memory import share_arenas
 from embsync.server.metrics import SHARED, forget
 from embsync.server.settings import Settings, address, require_servable, threads_each
@@ -140,6 +140,17 @@ def _log_seldom(event: str, **fields: Any) -> None:
         log(logging.ERROR, event, **fields)
 
 
+def _protocol() -> type[BoundedConnection]:
+    """Return the faster of the two parsers that is installed."""
+    try:
+        from embsync.server.httptools_connections import BoundedHttpTools  # noqa: PLC0415  (optional)
+    except ImportError:
+        from embsync.server.h11_connections import BoundedH11  # noqa: PLC0415  (instead)
+
+        return BoundedH11
+    return BoundedHttpTools
+
+
 def work(settings: Settings, bound: socket.socket) -> int:
     """Answer on a socket, in this process."""
     application = Application(settings, leaving=lambda: server.should_exit)
@@ -152,12 +163,12 @@ def work(settings: Settings, bound: socket.socket) -> int:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        http=cast(Any, partial(BoundedProtocol, bounds)),
+        http=cast(Any, partial(_protocol(), bounds)),
         ws="none",
         loop="asyncio",
         timeout_graceful_shutdown=_last_seconds(settings),
         backlog=accepted_at_once(bounds.most),
-        h11_max_incomplete_event_size=16 << 10,
+        h11_max_incomplete_event_size=LONGEST_HEAD,
     )
     server = _Server(config)
     share_arenas()

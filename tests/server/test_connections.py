@@ -7,6 +7,8 @@ import json
 import resource
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
 from support.waiting import PATIENCE
+
+from embsync.server.server import _protocol
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -29,11 +33,17 @@ def root() -> Iterator[Path]:
         yield directory / "S"
 
 
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    """A server in a hurry."""
+@pytest.fixture(scope="module", params=["httptools", "h11"])
+def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in a hurry, with each of the two parsers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMBSYNC_SERVE__LIMITS__IDLE_SECONDS", "1")
+        if request.param == "httptools":
+            pytest.importorskip("httptools")
+        else:
+            missing = tmp_path_factory.mktemp("missing")
+            (missing / "httptools.py").write_text("raise ImportError")
+            patch.syspath_prepend(missing)
         with serving(root, "--max-seconds", "0.5") as running:
             yield running
 
@@ -218,3 +228,38 @@ def test_nonsense_in_the_middle_of_a_body_is_refused(server: Server, root: Path)
     closed(server.plug(HEAD + b"\r\n" + b"\x00nonsense\r\n\r\n"))
     assert server.ask("/healthz").status == 200
     assert "Traceback" not in (root.parent / "serve.log").read_text()
+
+
+def test_the_faster_parser_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And h11, which uvicorn brings along, where it is not."""
+    pytest.importorskip("httptools")
+    assert _protocol().__name__ == "BoundedHttpTools"
+    monkeypatch.setitem(sys.modules, "embsync.server.httptools_connections", None)
+    assert _protocol().__name__ == "BoundedH11"
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Hundreds at once, with and without bodies, found and not; HEAD has no body, and nothing is lost behind it."""
+    body = b'{"users": [2000], "k": 1}'
+    post = (
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    some = HEAD + b"\r\n" + post % len(body) + body + HEAD.replace(b"GET", b"HEAD") + b"\r\n" + post % 2 + b"{}"
+    plug = server.plug()
+    sending = threading.Thread(target=plug.sendall, args=(some * 100 + HEAD + b"Connection: close\r\n\r\n",))
+    sending.start()
+    said = closed(plug)
+    sending.join()
+    statuses = [int(part[:3]) for part in said.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 200, 200, 422] * 100 + [200]
+
+
+def test_a_wish_for_another_protocol_is_not_granted(server: Server) -> None:
+    """Java's client asks for HTTP/2 with its first request: it is answered in HTTP/1.1, body and all."""
+    body = b'{"users": [2000], "k": 1}'
+    wish = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    typed = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    for sent in (b"POST /v1/search HTTP/1.1\r\n" + wish + typed + body, b"GET /healthz HTTP/1.1\r\n" + wish + b"\r\n"):
+        plug = server.plug(sent + HEAD + b"\r\n")
+        assert closed(plug).count(b"HTTP/1.1 200 ") == 2
+    assert closed(server.plug(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 4")

@@ -1,0 +1,168 @@
+"""Connections whose requests are parsed by httptools, the parser of Node.js: 0.08 ms less a request than h11 takes.
+
+httptools does not look at the number of ``Host`` headers, nor at the length of a head; it parses as many pipelined
+requests as it is given; and it leaves a body unread where another protocol is asked for, as Java's client does. uvicorn
+leaves these as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from embsync.server.connections import LONGEST_HEAD, BoundedConnection, Phase
+
+#: Bytes parsed at once: of heads as few as hold some 25 of the shortest requests, all of which are made before any is
+#: answered; and of bodies.
+_HEADS, _BODY = 1 << 10, 1 << 16
+
+
+class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
+    """A connection parsed by httptools."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._held = b""  # what came behind a request that waits for another one to be answered
+        self._head = 0  # bytes of the head that is arriving, 0 between heads
+        self._is_arriving = False
+        self._answering: Any = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        held, start = self._held + data, 0
+        while start < len(held) and not self.transport.is_closing() and not self.pipeline:
+            size = _BODY if self._is_arriving and not self._head else _HEADS
+            unread = self._parse(held[start : start + size])
+            held, start = (unread + held[start + size :], 0) if unread else (held, start + size)
+            if self._head:
+                self._head += size
+            if self._head > LONGEST_HEAD:
+                self.send_400_response("")
+        self._held = held[start:]
+        self.watch()
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parse, and return what is to be parsed in its place: the same request without a wish for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            if (method := self.parser.get_method()) == b"CONNECT":
+                self.send_400_response("")
+                return b""
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            kept = [b"%b: %b" % one for one in self.headers if one[0] not in (b"connection", b"upgrade")]
+            return b"\r\n".join([b"%b %b HTTP/1.1" % (method, self.url), *kept, b"", b""]) + data[wish.args[0] :]
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        return b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered, which is not the last one where others wait behind it."""
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._is_arriving, self._head = True, 1
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, which names one host where it is HTTP/1.1."""
+        self._head = 0
+        if self.parser.should_upgrade():
+            return
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise ValueError("not a request in HTTP/1.1")  # the parser stops, and it is refused
+        super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _HeadWithBody(self.cycle))
+        if not self.pipeline:
+            self._answering = self.cycle
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._is_arriving = False
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request."""
+        if self._answering.scope["method"] == "HEAD":
+            self._answering.transport.flush()
+        following = self.pipeline[-1][0] if self.pipeline else None
+        self._answering = following or self._answering
+        super().on_response_complete()
+        if self._held:
+            self.data_received(b"")
+
+    def shutdown(self) -> None:
+        """Close when what is under way is answered."""
+        super().shutdown()
+        if self._answering is not None:
+            self._answering.keep_alive = False
+        self.watch()
+
+    def now(self) -> Phase:
+        """Return the phase that the connection is in."""
+        cycle = self._answering
+        if self.transport.is_closing():
+            return Phase("closing")
+        if cycle is None:
+            return Phase("head")
+        if not cycle.response_complete or self.flow.write_paused:
+            return Phase("request", cycle)
+        if self._is_arriving and not self._head:
+            return Phase("leftover", cycle)
+        return Phase("head" if self._head else "idle", cycle)
+
+    def has_begun_head(self) -> bool:
+        """Tell whether a part of a head has arrived."""
+        return self._head > 0
+
+    def may_refuse(self) -> bool:
+        """Tell whether nothing of another answer was sent."""
+        cycle = self._answering
+        return cycle is None or cycle.response_complete or not cycle.response_started
+
+    def answering(self) -> Any:
+        """Return the cycle of the request that is answered, or was last."""
+        return self._answering
+
+
+class _HeadWithBody:
+    """A transport that sends the head of an answer with the first part of its body: one system call, not two."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Hold the head, which is written first; send all else."""
+        if self._head is None:
+            if self._cycle.response_started:
+                self._head = data
+                return
+        elif self._head:
+            data, self._head = b"".join((self._head, data)), b""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close when all is sent."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Tell whether it is being closed."""
+        return self._transport.is_closing()
+
+    def flush(self) -> None:
+        """Send a head that nothing comes after."""
+        if self._head:
+            self.write(b"")
