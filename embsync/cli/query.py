@@ -53,6 +53,10 @@ def _missing(what: str) -> Callable[[Any], Any]:
     )
 
 
+def _max_age(what: str) -> Callable[[Any], Any]:
+    return click.option("--max-age", metavar="AGE", help=f"{what}: 7 versions, or a time such as 36h, 7d.")
+
+
 def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
     """Return the ids given as arguments or in a file."""
     if bool(given) == (file is not None):
@@ -90,6 +94,7 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
 )
 @click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the results.")
 @_missing("For an unknown user or item: an error, no results, or the results of the mean vector.")
+@_max_age("Treat users or items with older vectors as unknown")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=NUMBER", help="Search effort, such as efSearch=100.")
 @reading
 def search(
@@ -106,6 +111,7 @@ def search(
     where: tuple[str, ...],
     labels: tuple[str, ...],
     missing: Missing,
+    max_age: str | None,
     parameter: tuple[str, ...],
     output: Path | None,
     as_json: bool,
@@ -115,6 +121,8 @@ def search(
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
     if missing != "raise" and vector is not None:
         raise UsageError("--missing applies to ids only", found=f"--missing {missing}", expected="--user or --item")
+    if max_age is not None and vector is not None:
+        raise UsageError("--max-age applies to ids only", found=f"--max-age {max_age}", expected="--user or --item")
     if space != "stable" and vector is None:
         raise UsageError(
             "--space applies to vectors only", found=f"--space {space} without vectors", expected="--vector FILE"
@@ -125,13 +133,17 @@ def search(
         "where": _conditions(version, where),
         "parameters": _parameters(parameter),
     }
+    of_ids: dict[str, Any] = {
+        "missing": missing,
+        "max_age": None if max_age is None else age_limit(max_age, "--max-age"),
+    }
     verify(version, below="index")  # following a damaged link of a graph would crash the process
     if vector is not None:
         ids, scores = version.search(npy.read_vectors(vector), k, space=space, **filters)
     elif users:
-        ids, scores = version.search_by_user(list(users), k, missing=missing, **filters)
+        ids, scores = version.search_by_user(list(users), k, **of_ids, **filters)
     else:
-        ids, scores = version.search_by_item(list(items), k, missing=missing, **filters)
+        ids, scores = version.search_by_item(list(items), k, **of_ids, **filters)
     if output is not None:
         hits = np.empty(ids.shape, [("id", ids.dtype), ("score", np.float32)])
         hits["id"], hits["score"] = ids, scores
@@ -216,7 +228,7 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, int] | None:
 @click.argument("ids", nargs=-1)
 @_ids_file
 @_missing("The result for an unknown id.")
-@click.option("--max-age", metavar="AGE", help="Treat older vectors as unknown: 7 versions, or a time such as 36h, 7d.")
+@_max_age("Treat older vectors as unknown")
 @click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Show this label of the items.")
 @reading
 def lookup(

@@ -12,7 +12,7 @@ import numpy as np
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
 from embsync.reader.blocked import BlockedIds
-from embsync.reader.side import Ids, Missing, Side
+from embsync.reader.side import Ids, Side
 from embsync.rows import as_slice
 from embsync.similarity import RunningTopK
 
@@ -245,12 +245,11 @@ def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
 
 
 def of_known(
-    version: Version, side: Side, ids: Ids, query: Query, filters: Filters, missing: Missing
+    version: Version, side: Side, ids: Ids, query: Query, filters: Filters, unknown: Bool | None
 ) -> tuple[Int64, Float32]:
-    """Search with the vectors of ids, without the items themselves; ``missing`` says what unknown ids find."""
+    """Search with the vectors of ids, without the items themselves; the ``unknown`` ones find nothing."""
     rows, scores = (of_items if side is version.items else _of_users)(version, ids, query, filters)
-    if missing == "nan":
-        unknown = side.rows(ids) < 0
+    if unknown is not None:
         rows[unknown], scores[unknown] = -1, -np.inf
     return rows, scores
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embsync.dtypes import Array, Float32, Float64, Int64, Times
+from embsync.dtypes import Array, Bool, Float32, Float64, Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.ids import as_stored, positions_in
 from embsync.invocation import command, store_of
@@ -175,11 +175,8 @@ class Side:
             Ids of the wrong type; ``max_age`` is not an age, or it is a time and the version is of an earlier release.
         """
         check_missing(missing)
-        limit = None if max_age is None else age_limit(max_age)
         rows = self.rows(ids)
-        known = rows >= 0
-        if limit is not None:
-            known[known] = self._lineage.is_within(self.last_seen[rows[known]], limit)
+        known = self._known(rows, max_age)
         if missing == "raise" and not known.all():
             raise self._unknown(ids, known)
         if not known.any():
@@ -189,6 +186,16 @@ class Side:
         if not known.all():
             found[~known] = self.mean if missing == "mean" else np.nan
         return found
+
+    def known(self, ids: Ids, max_age: MaxAge | None = None) -> Bool:
+        """Return which ids are here, live or carried, and last in a snapshot no longer ago than ``max_age``."""
+        return self._known(self.rows(ids), max_age)
+
+    def _known(self, rows: Int64, max_age: MaxAge | None) -> Bool:
+        known: Bool = rows >= 0
+        if max_age is not None:
+            known[known] = self._lineage.is_within(self.last_seen[rows[known]], age_limit(max_age))
+        return known
 
     def age(
         self, ids: Ids, missing: Literal["raise", "nan"] = "raise", *, unit: Literal["versions", "seconds"] = "versions"

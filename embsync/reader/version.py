@@ -14,6 +14,7 @@ from embsync.errors import UsageError
 from embsync.manifest import RowCounts
 from embsync.reader.diff import Diff, diff
 from embsync.reader.labels import Where, matching, values_of
+from embsync.reader.lineage import MaxAge
 from embsync.reader.maps import Maps
 from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, of_known, stable_queries
@@ -165,6 +166,7 @@ class Version(VersionFiles):
         k: int = 10,
         *,
         missing: Missing = "raise",
+        max_age: MaxAge | None = None,
         allowed: Filter = None,
         blocked: Filter = None,
         where: Where = None,
@@ -180,6 +182,8 @@ class Version(VersionFiles):
             As in :meth:`search`.
         missing : {"raise", "nan", "mean"}
             For an unknown user: an error, no results, or the results of the mean user.
+        max_age : int, str or timedelta, optional
+            Users last in a snapshot longer ago count as unknown; see :meth:`Side.lookup`.
 
         Returns
         -------
@@ -195,7 +199,9 @@ class Version(VersionFiles):
         StoreError
             A file of the version is damaged, or its index needs a newer FAISS.
         """
-        return self._search_by("users", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
+        return self._search_by(
+            "users", ids, Filters(allowed, blocked, matching(self, where)), missing, max_age, k, parameters
+        )
 
     def search_by_item(
         self,
@@ -203,6 +209,7 @@ class Version(VersionFiles):
         k: int = 10,
         *,
         missing: Missing = "raise",
+        max_age: MaxAge | None = None,
         allowed: Filter = None,
         blocked: Filter = None,
         where: Where = None,
@@ -221,7 +228,9 @@ class Version(VersionFiles):
         StoreError
             A file of the version is damaged, or its index needs a newer FAISS.
         """
-        return self._search_by("items", ids, Filters(allowed, blocked, matching(self, where)), missing, k, parameters)
+        return self._search_by(
+            "items", ids, Filters(allowed, blocked, matching(self, where)), missing, max_age, k, parameters
+        )
 
     def diff(self, before: Version, *, limit: int = 20, labels: Sequence[str] | None = None) -> Diff:
         """Compare this version with an earlier one.
@@ -275,13 +284,15 @@ class Version(VersionFiles):
         ids: Ids,
         filters: Filters,
         missing: Missing,
+        max_age: MaxAge | None,
         k: int,
         parameters: Mapping[str, int] | None,
     ) -> tuple[Array, Float32]:
         side = self.side(name)
         check_missing(missing)
-        vectors = side.lookup(ids, "mean" if missing == "nan" else missing)
-        rows, scores = of_known(self, side, ids, Query(vectors, k, parameters), filters, missing)
+        vectors = side.lookup(ids, "mean" if missing == "nan" else missing, max_age=max_age)
+        unknown = ~side.known(ids, max_age) if missing == "nan" else None
+        rows, scores = of_known(self, side, ids, Query(vectors, k, parameters), filters, unknown)
         return self.items.names(rows), scores
 
     def _side(self, name: SideName, counts: RowCounts) -> Side:

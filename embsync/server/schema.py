@@ -20,6 +20,13 @@ Scalar = str | int | float | bool | None
 #: A number of versions, or a length of time.
 _AGE = rf"^[0-9]{{1,18}}$|{PATTERN}"
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+MaxAge = Annotated[
+    Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _AGE})] | None,
+    msgspec.Meta(
+        description="Ids last in a snapshot longer ago count as unknown: a number of versions, or a time such as "
+        "36h or 7d"
+    ),
+]
 SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
 #: JavaScript rounds integers above 2**53.
@@ -76,6 +83,7 @@ class SearchRequest(RequestBody, frozen=True):
             description="What an unknown user or item finds: an error, nothing, or what the mean vector finds"
         ),
     ] = "raise"
+    max_age: MaxAge = None
     string_ids: StringIds = False
     null_ids: Annotated[
         bool, msgspec.Meta(description="null, not -1 or an empty string, where fewer than k were found")
@@ -89,13 +97,7 @@ class LookupRequest(RequestBody, frozen=True):
     side: SideName
     ids: Ids
     missing: Missing = "raise"
-    max_age: Annotated[
-        Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _AGE})] | None,
-        msgspec.Meta(
-            description="Ids last in a snapshot longer ago count as unknown: a number of versions, or a time such as "
-            "36h or 7d"
-        ),
-    ] = None
+    max_age: MaxAge = None
     labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item")] = None
     space_id: str | None = None
 

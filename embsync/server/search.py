@@ -12,6 +12,7 @@ import numpy as np
 from embsync.dtypes import Array
 from embsync.reader import Version
 from embsync.reader.labels import records_of
+from embsync.reader.lineage import age_limit
 from embsync.reader.search import stable_queries
 from embsync.server.arrays import NPY, json_pieces, json_rows, matrix, npy_pieces
 from embsync.server.context import JSON, LABEL_BYTES, Answer, RequestContext
@@ -121,9 +122,10 @@ def _search_in_blocks(
                 queries = stable_queries(version, vectors, request.space, source)
     else:
         queries = context.checked_ids(value, f"$.{kind}")
-        version.side(kind).lookup(queries, request.missing)  # unknown ones are refused before any work
+        limit = None if request.max_age is None else age_limit(request.max_age, "$.max_age")
+        version.side(kind).lookup(queries, request.missing, max_age=limit)  # unknown ones are refused before any work
         search_block = version.search_by_item if kind == "items" else version.search_by_user
-        filters["missing"] = request.missing
+        filters |= {"missing": request.missing, "max_age": limit}
     step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
     for start in range(0, max(1, len(queries)), step):
         context.memory.raise_if_cancelled()
@@ -182,6 +184,10 @@ def _require_consistent(context: RequestContext, request: SearchRequest, kind: K
     if request.missing != "raise" and kind == "vectors":
         raise Invalid(
             "vectors are never unknown", where="$.missing", found=request.missing, expected="users or items beside it"
+        )
+    if request.max_age is not None and kind == "vectors":
+        raise Invalid(
+            "vectors have no age", where="$.max_age", found=request.max_age, expected="users or items beside it"
         )
     if request.labels is not None and context.as_array:
         raise Invalid("an array has no labels", where="$.labels", found=NPY, expected=f"Accept: {JSON}")

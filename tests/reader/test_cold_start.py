@@ -56,6 +56,28 @@ def test_what_is_too_old_counts_as_missing(version: Version, gone: list[int]) ->
     assert np.isnan(rows).all(axis=1).tolist() == [False] + [True] * len(gone)
 
 
+def test_who_is_too_old_to_search_with_counts_as_missing(version: Version, gone: list[int]) -> None:
+    """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` says what it finds."""
+    assert version.users is not None
+    live, old = int(version.users.ids[version.users.live][0]), version.users.ids[~version.users.live][:2].tolist()
+    age = int(version.users.age(old).min())
+    for side, ids, search, limit in (
+        (version.users, [live, *old], version.search_by_user, age - 1),
+        (version.items, [int(version.items.ids[version.items.live][0]), *gone], version.search_by_item, 1),
+    ):
+        own, _ = search(ids, 3, max_age=limit + 5)
+        np.testing.assert_array_equal(own, search(ids, 3)[0])
+        with pytest.raises(NotFoundError, match=str(ids[1])):
+            search(ids, 3, max_age=limit)
+        found, scores = search(ids, 3, max_age=limit, missing="nan")
+        assert (found < 0).all(axis=1).tolist() == [False] + [True] * (len(ids) - 1)
+        assert np.isneginf(scores[1:]).all()
+        np.testing.assert_array_equal(found[0], own[0])
+        if side is version.users:
+            mean = version.search(side.mean, 3)[0]
+            np.testing.assert_array_equal(search(ids, 3, max_age=limit, missing="mean")[0][1:], np.repeat(mean, 2, 0))
+
+
 def test_ridge_solves_its_own_equations(version: Version) -> None:
     """Few and many interactions, weighted: the gradient of the stated objective is zero."""
     assert version.users is not None

@@ -76,7 +76,11 @@ def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_pa
     assert first <= last == version.record.created
     assert told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), version.items.lookup(gone))
-    assert run(["lookup", "items", str(gone[0]), "--max-age", "1", "--store", str(version.path.parents[1])]) == 6
+    store = ("--store", str(version.path.parents[1]))
+    assert run(["lookup", "items", str(gone[0]), "--max-age", "1", *store]) == 6
+    assert run(["search", "-i", str(gone[0]), "--max-age", "1", *store]) == 6
+    assert told("search", "-i", *gone, "--max-age", "1", "-m", "nan")["results"] == [[]]
+    assert run(["search", "-v", str(tmp_path / "v.npy"), "--max-age", "1", *store]) == 2
 
 
 @pytest.mark.parametrize(

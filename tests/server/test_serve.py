@@ -203,14 +203,18 @@ def test_a_largest_age_is_a_number_of_versions_or_a_time(server: Server, version
     age = int(version.items.age([gone])[0])
     for limit, status in ((age, 200), (age - 1, 404), (str(age), 200), ("52w", 200), (2**80, 200)):
         assert server.ask("/v1/lookup", {"side": "items", "ids": [gone], "max_age": limit}).status == status
+        assert server.ask("/v1/search", {"items": [gone], "max_age": limit}).status == status
         if limit != 2**80:
             assert server.ask(f"/v1/lookup?side=items&ids={gone}&max_age={limit}").status == status
     for limit in ("7 parsecs", "-7d", "", -1, True, 1.5, "9" * 40 + "d"):
+        assert server.ask("/v1/search", {"items": [gone], "max_age": limit}).plain["where"] == "$.max_age"
         answer = server.ask("/v1/lookup", {"side": "items", "ids": [gone], "max_age": limit})
         assert (answer.status, answer.plain["where"]) == (422, "$.max_age")
         assert answer.plain["found"]
         assert answer.plain["expected"]
     assert server.ask("/v1/lookup?side=items&ids=1&max_age=7+days").plain["hint"] == "did you mean 7d?"
+    assert server.ask(f"/v1/search?items={gone}&max_age={age - 1}&missing=nan").plain["ids"] == [[-1] * 10]
+    assert server.ask("/v1/search", {"vectors": [[0.0] * 6], "max_age": 1}).plain["what"] == "vectors have no age"
 
 
 @pytest.mark.parametrize(
