@@ -76,7 +76,8 @@ def test_small_queries_need_no_thread(root: Path, version: Version) -> None:
             ("/v1/lookup", {"side": "items", "ids": items[:10]}),
         ):
             server.ask(path, body)
-            assert threads(server) == before, body
+            assert threads(server) <= before, body  # one of those that began with it may have ended
+        before = threads(server)
         assert server.ask("/v1/search", {"users": users[:60]}).status == 200
         assert threads(server) > before
 
