@@ -52,7 +52,7 @@ _ENCODINGS = {
 
 
 class _WithoutPandas:
-    """Has pandas not found: pyarrow would load it, where it is installed, to see whether an array is one of its own."""
+    """Hides pandas from pyarrow, which would load it to check whether an array is one of pandas."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> None:
@@ -61,7 +61,7 @@ class _WithoutPandas:
 
 
 def start(channel: socket.socket) -> None:
-    """Take on the limits, say so, and answer until the other side hangs up."""
+    """Set the limits, report readiness, and serve requests until the parent closes the channel."""
     sys.meta_path.insert(0, _WithoutPandas)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)

@@ -1,4 +1,4 @@
-"""The application: routes, the way every request takes, and errors as answers."""
+"""The application: routes, the handling of every request, and error responses."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from embsync.server.served_version import ServedVersion
 from embsync.server.settings import Settings
 from embsync.server.token import Token
 
-#: Endpoints that are read without a token.
+#: Endpoints that need no token.
 _OPEN = frozenset(resource.path for resource in RESOURCES if resource.open)
-#: Threads that answer; half of them at most are at work on large requests.
+#: Threads that handle requests; at most half of them handle large requests.
 _THREADS = 16
-#: Seconds after which it is noticed that a client has gone; most answers take less.
+#: Seconds between checks whether a client has disconnected; most responses take less.
 _SOON = 0.2
-#: Seconds after which a body that is still arriving makes room for another request.
+#: Seconds after which a body that is still arriving is dropped if another request needs its slot.
 _SLOW = 0.5
 #: Bytes of a body, and as Python objects, that are decoded and perhaps answered without a thread, whose hand-over takes
 #: 0.2 ms: some 0.1 ms to decode.
@@ -52,12 +52,12 @@ _SHORT_BODY = _QUICK_OBJECTS // 301
 #: Seconds that an answer without a thread may take, and for how long all are given to threads after one took longer
 #: because pages of the version had to be read from the disk again.
 _LONG, _RELIEF_SECONDS = 0.02, 1.0
-#: Different hosts of which it is remembered whether they name this server.
+#: Number of Host headers whose validity is cached.
 _HOSTS = 64
 
 
 class Application:
-    """One worker's endpoints; ``leaving`` tells that a signal has come."""
+    """One worker's endpoints; ``leaving`` is set once a signal was received."""
 
     def __init__(self, settings: Settings, leaving: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
@@ -69,7 +69,7 @@ class Application:
         self._token = None if settings.token_file is None else Token(Path(settings.token_file))
         self.connections = Connections(settings.limits, self._metrics, self._version_now)
         self._busy = 0
-        self._reading: dict[asyncio.Timeout, float] = {}  # since when which body has been arriving, longest first
+        self._reading: dict[asyncio.Timeout, float] = {}  # start of each body that is still arriving, oldest first
         self._memory = MemoryBudget(settings.limits.memory, _THREADS // 2, self._metrics.memory)
         self._threads = ThreadPoolExecutor(_THREADS, "embsync-answer")
         self._faults, self._relieved_until = 0, 0.0
@@ -118,15 +118,15 @@ class Application:
         return response
 
     async def _unexpected(self, _: Request, __: Exception) -> Response:
-        """Answer in place of starlette's own page, which is no JSON; the log has the error."""
-        response = error_response(Refused(500, "unexpected error", hint="the server's log tells more"))
+        """Respond instead of starlette, whose page is not JSON; the error is logged."""
+        response = error_response(Refused(500, "unexpected error", hint="the server's log has details"))
         response.headers[VERSION_HEADER] = self._version_now()
         return response
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._served.start()
-        # A worker takes no connection from its siblings while it could only answer "no version yet".
+        # A worker accepts no connections as long as it could only respond "no version yet".
         while SHARED in os.environ and not (self._served.has_looked() or self._leaving()):
             await asyncio.sleep(0.01)
         yield
@@ -136,7 +136,7 @@ class Application:
     def _handled(
         self, answer: Callable[[Request], Awaitable[Response]], label: str = ""
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Return what every request passes through: allowed, answered, counted, marked with the version."""
+        """Wrap a handler: check access, respond, count, and add the version header."""
 
         async def answered(request: Request) -> Response:
             began = time.perf_counter()
@@ -149,7 +149,7 @@ class Application:
                 response = Response(status_code=400)
             except Exception:
                 log_exception("unexpected_error", endpoint=label or _path(request))
-                response = error_response(Refused(500, "unexpected error", hint="the server's log tells more"))
+                response = error_response(Refused(500, "unexpected error", hint="the server's log has details"))
             if not isinstance(response, PiecesResponse):  # which is marked with the version that it is from
                 response.headers.setdefault(VERSION_HEADER, self._version_now())
             self._count(label or _path(request), response.status_code, began)
@@ -165,7 +165,7 @@ class Application:
 
     def _allow(self, request: Request) -> None:
         if self._token is None:
-            # Nobody's web page may reach a server meant for this machine by renaming its own host.
+            # DNS rebinding: a web page must not reach a server on this machine under its own host name.
             host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
             if not (host is None or self._settings.listen.startswith("unix:") or self._answers_to(host)):
                 raise Refused(
@@ -173,8 +173,8 @@ class Application:
                     "not a name of this server",
                     found=host,
                     expected=", ".join(["localhost", "127.0.0.1", *self._settings.hosts]),
-                    hint="name it in serve.hosts or by --host where a proxy sends it, or serve with a token "
-                    "(serve.token_file, --token-file), to any name",
+                    hint="add it to serve.hosts (--host) if a proxy sends it, or serve any name with a token "
+                    "(serve.token_file, --token-file)",
                 )
         elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
@@ -192,7 +192,7 @@ class Application:
         return asked
 
     async def _answer(self, endpoint: QueryEndpoint | PageEndpoint, request: Request) -> Response:
-        """Read a body and answer it in a thread, from the version served at this moment, within every limit."""
+        """Read a body and handle it in a thread, with the version served at that moment, within all limits."""
         version = self._worker.version()
         if self._busy >= self._limits.concurrency and not self._end_slow_body():
             raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
@@ -218,7 +218,7 @@ class Application:
         return PiecesResponse(await self._in_a_thread(asked, request), version, memory)
 
     def _at_once(self, asked: Asked) -> Answer | None:
-        """Answer here where that takes no time; None where the answer is left to a thread."""
+        """Respond without a thread if that is fast; None if a thread is needed."""
         began = time.monotonic()
         try:
             quick = asked.endpoint.is_quick(asked.context, asked.request)
@@ -246,10 +246,10 @@ class Application:
             future.add_done_callback(lambda _: memory.release())
             raise
         finally:
-            del future  # what it raised holds this frame
+            del future  # the exception references this frame
 
     async def _awaited(self, future: asyncio.Future[Answer], request: Request) -> None:
-        """Wait for an answer as long as its client does, and no longer than a request may take."""
+        """Wait for a response until the client disconnects or the time limit of requests is reached."""
         first = min(_SOON, self._limits.seconds)
         done, _ = await asyncio.wait({future}, timeout=first)
         if done:
@@ -269,10 +269,10 @@ class Application:
     def _done(self, future: asyncio.Future[Answer]) -> None:
         self._busy -= 1
         if not future.cancelled():
-            future.exception()  # seen, even where the request was given up
+            future.exception()  # retrieved even if the request was abandoned
 
     def _end_slow_body(self) -> bool:
-        """End the body that has been arriving longest, if it is slow; return whether there was one."""
+        """Drop the oldest body that is still arriving, if it is slow; return whether one was dropped."""
         now = asyncio.get_running_loop().time()
         for clock, since in self._reading.items():
             if now - since < _SLOW:
@@ -315,7 +315,7 @@ class Application:
 
 
 class Asked:
-    """A query as it has arrived, decoded when it is looked at: here, or in the thread that answers it."""
+    """A query as received; it is decoded on first access, possibly in the thread that handles it."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class Asked:
 
     @functools.cached_property
     def request(self) -> Any:
-        """What is asked; of a page nothing is."""
+        """The request; None for a page."""
         if isinstance(self.endpoint, PageEndpoint):
             return None
         if self._body is None:
@@ -345,17 +345,17 @@ class Asked:
 
     def answer(self) -> Answer:
         """Return the answer."""
-        self.context.memory.raise_if_cancelled()  # it may have waited long for a thread
+        self.context.memory.raise_if_cancelled()  # it may have waited for a thread
         return self.endpoint.handler(self.context, self.request)
 
 
 async def _gone(request: Request) -> None:
-    """Wait until the client has gone; the body of a request that has none comes first, and is empty."""
+    """Wait until the client disconnects; for a request without body, an empty body is received first."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _path(request: Request) -> str:
-    """Return the path that was routed by; ``request.url`` is made of the Host header too, which anybody can forge."""
+    """Return the path used for routing; ``request.url`` also depends on the Host header, which can be forged."""
     path: str = request.scope["path"]
     return path

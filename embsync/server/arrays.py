@@ -1,4 +1,4 @@
-"""Arrays in ``application/x-npy``: read without trusting the header, written without a copy of the numbers' text."""
+"""Arrays in ``application/x-npy`` and JSON: headers are not trusted, and responses are written in pieces."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from embsync.numpy_header import LONGEST_HEADER, parse_header
 from embsync.server.errors import Invalid, Malformed
 
 NPY = "application/x-npy"
-#: What is sent at once.
+#: Bytes sent at once.
 Piece = bytes | memoryview
-#: Bytes of a piece of an answer, so large that sending costs little beside them.
+#: Bytes of a piece of a response, large enough that sending it costs little in comparison.
 _PIECE = 1 << 18
-#: Numbers that are Python objects at once, about 2 MB.
+#: Numbers converted to Python objects at once, about 2 MB.
 _NUMBERS = 1 << 16
 
 
 def npy_pieces(array: Array) -> deque[Piece]:
-    """Return an array as a ``.npy`` file, in pieces to be sent."""
+    """Yield an array as a ``.npy`` file, in pieces."""
     whole = np.ascontiguousarray(array)
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(whole))
@@ -34,13 +34,13 @@ def npy_pieces(array: Array) -> deque[Piece]:
 
 
 def json_rows(array: Array, null: Array | None = None) -> bytes:
-    """Return the rows of a matrix in JSON, without the brackets around them: few at a time become Python objects.
+    """Yield the rows of a matrix in JSON without the outer brackets, converting a few at a time.
 
     Parameters
     ----------
     array : (r, c) ndarray
     null : (r, c) bool ndarray, optional
-        Where ``null`` stands in place of the element.
+        Elements that become ``null``.
     """
     step = max(1, _NUMBERS // max(1, array.shape[1]))
     parts = []
@@ -53,7 +53,7 @@ def json_rows(array: Array, null: Array | None = None) -> bytes:
 
 
 def json_pieces(head: Mapping[str, object], columns: Mapping[str, Iterable[bytes]]) -> deque[Piece]:
-    """Return an object in JSON, in pieces to be sent: ``head``, and lists whose elements are given as JSON."""
+    """Yield an object in JSON, in pieces: ``head``, and lists whose elements are given as JSON."""
     pieces, pending = deque[Piece](), [msgspec.json.encode(head)[:-1]]
     for name, parts in columns.items():
         pending.append(b',"%s":[' % name.encode())
@@ -73,7 +73,7 @@ def from_npy(body: bytes) -> Array:
     Raises
     ------
     Malformed
-        Another format, another type than numbers, or more or fewer bytes than the header says.
+        It has another format, is not of numbers, or has more or fewer bytes than the header says.
     """
     try:
         header = parse_header(body[:LONGEST_HEADER], len(body), "body")

@@ -1,4 +1,4 @@
-"""Connections of one worker: how many there may be, how long each may take, and who makes room for a new one.
+"""Connections of one worker: limits on their number and duration, and eviction for new ones.
 
 uvicorn has a deadline for idle connections alone. Here a connection that waits for its client (for a head, for the
 rest of a body nobody reads, for its answer to be taken) has a deadline, and is the first to go where room is needed.
@@ -25,17 +25,17 @@ from embsync.server.settings import Limits
 #: Descriptors for the process itself: its standard streams and sockets, files of versions being opened, and
 #: connections accepted but not yet counted (up to three batches of them).
 _RESERVED = 192
-#: Connections accepted before those that are there are heard again.
+#: Connections accepted before existing ones are served again.
 _BATCH = 32
 #: Bytes of the largest head.
 LONGEST_HEAD = 16 << 10
 #: Bytes a second in which an answer has to be taken, beyond the time that is given to every request.
 _RATE = 1 << 20
-#: Seconds for a client to notice that it was answered before its body was complete, or that its connection is closed.
+#: Seconds for a client to notice a response before its body was complete, or a closed connection.
 _LEFTOVER_SECONDS = 2.0
-#: Seconds between two lines of the log about connections that were closed.
+#: Seconds between two log lines about closed connections.
 _LOG_SECONDS = 60.0
-#: Where the application leaves the size of an answer, in the scope of its request.
+#: Key of the scope under which the application stores the size of a response.
 ANSWER_BYTES = "embsync.answer_bytes"
 #: Set in the scope of a request of which all has arrived before the application sees it.
 ALL_HERE = "embsync.all_here"
@@ -64,7 +64,7 @@ def fitting(wanted: int) -> int:
 
 
 def accepted_at_once(connections: int) -> int:
-    """Return how many connections are accepted before those that are there are heard again."""
+    """Return how many connections are accepted before existing ones are served again."""
     return max(1, min(_BATCH, connections // 8))
 
 
@@ -76,14 +76,14 @@ class Phase(NamedTuple):
 
 
 class Connections:
-    """The limits of a worker's connections, and those that wait for their client, the longest waiting first.
+    """The limits of a worker's connections, and the connections that wait for their clients, longest first.
 
     Parameters
     ----------
     limits : Limits
     metrics : Metrics
     mark : callable
-        Returns what ``X-Embsync-Version`` says now.
+        Returns the present value of ``X-Embsync-Version``.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, mark: Callable[[], str]) -> None:
@@ -108,11 +108,11 @@ class Connections:
         return True
 
     def counted(self, connections: set[Any]) -> None:
-        """Show how many connections there are."""
+        """Set the gauge of connections."""
         self._metrics.connections.set(len(connections))
 
     def closed(self, reason: str) -> None:
-        """Count a connection that was closed by the server, and say so, once a minute at most."""
+        """Count a connection closed by the server, and log the counts at most once a minute."""
         self._metrics.closed.labels(reason).inc()
         self._untold[reason] = self._untold.get(reason, 0) + 1
         now = time.monotonic()
@@ -154,7 +154,7 @@ class BoundedConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head, or refuse."""
+        """Wait for a head, or refuse the connection."""
         super().connection_made(transport)
         room = self._bounds.make_room(self)
         self._enter(Phase("head"))
@@ -163,7 +163,7 @@ class BoundedConnection(asyncio.Protocol):
             self._refuse(503, "too many connections", f"at most {self._bounds.most}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Cancel the deadline."""
         self._leave()
         super().connection_lost(exc)
         self._bounds.counted(self.connections)
@@ -175,12 +175,12 @@ class BoundedConnection(asyncio.Protocol):
         self.watch()
 
     def pause_writing(self) -> None:
-        """Note that the client has not taken what was sent."""
+        """Note that the client has not read what was sent."""
         super().pause_writing()
         self._bounds.waiting[self] = None
 
     def resume_writing(self) -> None:
-        """Note that the client takes what is sent."""
+        """Note that the client reads again."""
         super().resume_writing()
         if self._phase.name == "request":
             self._bounds.waiting.pop(self, None)
@@ -195,7 +195,7 @@ class BoundedConnection(asyncio.Protocol):
             self._close()
 
     def give_up(self, reason: str) -> None:
-        """Drop the connection with what is still to be sent."""
+        """Drop the connection and unsent data."""
         self._bounds.closed(reason)
         self._leave()
         self.transport.abort()
@@ -229,7 +229,7 @@ class BoundedConnection(asyncio.Protocol):
             self._deadline = None
 
     def _seconds(self) -> float:
-        """Return what the phase may take; a request: its body, its answer, and for the client to take that."""
+        """Return the time limit of the phase; for a request: its body, its handling, and reading the response."""
         if self._phase.name == "request":
             return 3 * self._bounds.seconds + float(self._phase.cycle.scope.get(ANSWER_BYTES, 0)) / _RATE
         return {"idle": self._bounds.idle_seconds, "leftover": _LEFTOVER_SECONDS}.get(
@@ -250,7 +250,7 @@ class BoundedConnection(asyncio.Protocol):
             self.give_up(name)
 
     def _refuse(self, status: int, what: str, expected: str | None) -> None:
-        """Answer in place of the application, and close."""
+        """Respond instead of the application, and close."""
         failure = {"error": "Refused", "what": what, "where": None, "found": None, "expected": expected, "hint": None}
         body = msgspec.json.encode(failure)
         lines = [

@@ -1,4 +1,4 @@
-"""What a handler works with: one pinned version, limits, memory; and the answer it returns."""
+"""The context of a handler: one pinned version, limits and memory; and its response."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from embsync.server.schema import Reply
 from embsync.server.settings import Limits
 
 JSON = "application/json"
-#: Memory that a label of an item takes, as Python's object and as text.
+#: Memory of an item's label, as a Python object and as text.
 LABEL_BYTES = 400
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent: pieces, which are let go as they are sent, their media type, and further headers."""
+    """A response: pieces, which are freed once sent, their media type, and further headers."""
 
     pieces: deque[Piece]
     media_type: str
@@ -34,26 +34,26 @@ class OpenKept(Protocol):
     """Pins a kept version by number."""
 
     def __call__(self, number: int, *, searched: bool = False) -> Version:
-        """Pin it; with ``searched`` its index is known to be intact, and may be searched."""
+        """Pin it; with ``searched``, its index is verified first."""
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What a handler works with.
+    """The context of a handler.
 
     Attributes
     ----------
     version : Version
-        Everything in an answer comes from it, so no answer mixes two.
+        The only source of a response, so that no response mixes two versions.
     limits : Limits
     open_kept : OpenKept
-        Opens another kept version, for raw vectors of its snapshot and for what moved.
+        Opens another kept version, for raw vectors of its snapshot and for movements.
     kept_versions : callable
         Returns the numbers of the kept versions.
     memory : Reservation
-        Is asked for memory before it is taken, and between blocks whether the request was cancelled.
+        Reserves memory before it is allocated, and tells between blocks whether the request was cancelled.
     as_array : bool
-        Whether the client takes ``.npy``.
+        Whether the client accepts ``.npy``.
     """
 
     version: Version
@@ -64,7 +64,7 @@ class RequestContext:
     as_array: bool
 
     def head(self) -> Reply:
-        """Return what every answer begins with."""
+        """Return the fields common to all responses."""
         return {"version": self.version.number, "space_id": self.version.space_id}
 
     def require_space(self, wanted: str | None) -> None:
@@ -75,12 +75,12 @@ class RequestContext:
             )
 
     def require_at_most(self, limit: int, asked: int, where: str) -> None:
-        """Refuse more than a request may ask for."""
+        """Refuse requests beyond a limit."""
         if asked > limit:
             raise Invalid("more than a request may ask for", where=where, found=asked, expected=f"at most {limit}")
 
     def checked_ids(self, ids: list[int | str], where: str) -> Any:
-        """Return ids of one kind, as many as a request may name."""
+        """Return ids of one type, at most as many as allowed."""
         self.require_at_most(self.limits.batch, len(ids), where)
         for place, one in enumerate(ids):
             if type(one) is not type(ids[0]):
@@ -90,16 +90,16 @@ class RequestContext:
                     found=type(one).__name__,
                     expected=f"{type(ids[0]).__name__}, as the first",
                 )
-            if isinstance(one, str) and "\0" in one:  # NumPy drops it, and another id would be found
+            if isinstance(one, str) and "\0" in one:  # NumPy would drop it, and find another id
                 raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
         return ids
 
     def reserve_vectors(self, rows: int) -> None:
-        """Reserve memory for vectors to be answered: as numbers, and as text of 19 digits where it is JSON."""
+        """Reserve memory for vectors in a response: as numbers, and for JSON as text of 19 digits."""
         self.memory.reserve(rows * self.version.record.dimension * (8 if self.as_array else 32), f"{rows} vectors")
 
     def labels_of(self, ids: Any, names: list[str] | None) -> list[dict[str, Any]] | None:
-        """Return the labels of items by name, null for what is no item; None where none are asked for."""
+        """Return the labels of items by name, null for unknown items; None if none are requested."""
         if names is None:
             return None
         if self.as_array:
@@ -109,7 +109,7 @@ class RequestContext:
 
     @contextlib.contextmanager
     def snapshot_version(self, number: int | None) -> Iterator[Version | None]:
-        """Open the version whose snapshot raw vectors are from; None: the one that is served."""
+        """Open the version whose snapshot has the basis of raw vectors; None: the served one."""
         if number is None or number == self.version.number:
             yield None
             return

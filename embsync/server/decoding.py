@@ -26,12 +26,12 @@ AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
 
 def decode(endpoint: QueryEndpoint, content_type: str, fields: Fields, body: bytes, memory: Reservation) -> Any:
-    """Return the request that a body, and the fields of the query string beside it, make.
+    """Return the request in a body and in the query string.
 
     Raises
     ------
     Malformed
-        A body that is not what its content type says.
+        The body does not match its content type.
     Invalid
         A field is wrong.
     Refused
@@ -58,7 +58,7 @@ def decode(endpoint: QueryEndpoint, content_type: str, fields: Fields, body: byt
 
 
 def decode_query(endpoint: QueryEndpoint, fields: Fields) -> Any:
-    """Return the request that a query string alone makes: the same fields as in JSON, a list as a repeated field.
+    """Return the request in a query string: the same fields as in JSON, with lists as repeated fields.
 
     Raises
     ------
@@ -80,16 +80,16 @@ def decode_json(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
     """
     try:
         try:
-            return msgspec.json.decode(body, type=kind)  # nothing is made that no request has a place for
+            return msgspec.json.decode(body, type=kind)  # unknown fields are not decoded
         except msgspec.ValidationError:
-            tree: Any = msgspec.json.decode(body)  # to say what stands at the wrong place
+            tree: Any = msgspec.json.decode(body)  # to show the wrong value
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("not JSON", where="$", found=str(error)) from None
     return convert(tree, kind)
 
 
 def decoded_size(body: bytes) -> int:
-    """Return about the bytes that a JSON body takes as Python objects, at most: lists and mappings are the largest."""
+    """Return an upper estimate of a JSON body's size as Python objects, of which lists and mappings are the largest."""
     return len(body) + 40 * body.count(b",") + 30 * body.count(b'"') + 100 * body.count(b"[") + 300 * body.count(b"{")
 
 
@@ -108,7 +108,7 @@ def convert(tree: object, kind: type[AnyRequest]) -> AnyRequest:
 
 
 def _invalid(violation: Violation, tree: object, kind: type[RequestBody]) -> Invalid:
-    """Return an error that says which field, what stands there, and what was expected."""
+    """Return an error with the field, its value, and what was expected."""
     where, names = violation.path, list(kind.__struct_fields__)
     if field := _FIELD.fullmatch(violation.what):
         if field[1] == "missing required":
@@ -125,7 +125,7 @@ def _invalid(violation: Violation, tree: object, kind: type[RequestBody]) -> Inv
 
 
 def _typed(kind: type[RequestBody], fields: Fields) -> dict[str, Any]:
-    """Return the fields of a query string as JSON would have them: ``users=1&users=2``, ``parameters[efSearch]=64``.
+    """Return the fields of a query string with the types of JSON: ``users=1&users=2``, ``parameters[efSearch]=64``.
 
     Conditions are JSON text: ``where={"genre":"history"}``.
     """

@@ -1,4 +1,4 @@
-"""Every endpoint, declared once: routing, decoding, the OpenAPI document and the answers follow from this table."""
+"""Every endpoint, declared once: routing, decoding, the OpenAPI document and responses follow from this table."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ AS_JSON = frozenset({"where"})
 
 @dataclass(frozen=True)
 class QueryEndpoint:
-    """An endpoint that is asked with fields and answered in a thread, from one version.
+    """An endpoint with a request of several fields, handled with one version.
 
     Attributes
     ----------
     name : str
-        What it does; its path is ``/v1/`` and the name.
+        Its path is ``/v1/`` and the name.
     tag : str
-        The group it stands in, in the OpenAPI document.
+        Its group in the OpenAPI document.
     summary : str
     request, reply : type
-        What the body and the answer are in JSON.
+        The types of body and response in JSON.
     handler : callable
         Takes a :class:`~embsync.server.context.RequestContext` and the request.
     example : dict
         A request.
     array_body : bool
-        Whether ``vectors`` may come as an array; the other fields then stand in the query string.
+        Whether ``vectors`` may be sent as an array, with the other fields in the query string.
     array_reply : bool
-        Whether the answer may be an array.
+        Whether the response may be an array.
     get : bool
-        Whether it may be asked with all its fields in the query string.
+        Whether all fields may be in the query string of a GET request.
     is_quick : callable
-        Tells of a request whether its answer takes less than a millisecond, and less memory than is never waited for.
+        Returns whether a request takes less than a millisecond, and less memory than is ever waited for.
     """
 
     name: str
@@ -75,7 +75,7 @@ class QueryEndpoint:
 
     @property
     def path(self) -> str:
-        """Where it is asked."""
+        """The path."""
         return f"/v1/{self.name}"
 
 
@@ -113,11 +113,11 @@ class Resource:
     handler : callable
         Takes a :class:`~embsync.server.resources.WorkerState`.
     reply : type or str
-        What the answer is in JSON, or its media type where it is no JSON.
+        The type of the response in JSON, or its media type.
     failures : tuple of str
-        Statuses beside 200.
+        Statuses other than 200.
     open : bool
-        Says nothing about the data: read without a token.
+        Whether it shows no data, and needs no token.
     """
 
     path: str
@@ -131,7 +131,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class PageEndpoint:
-    """A page, or a part of one, for people: made in a thread of the version served, within the limits of queries.
+    """A web page or a part of one: made in a thread from the served version, within the limits of queries.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class PageEndpoint:
     reply : str
         Its media type.
     failures : tuple of str
-        Statuses beside 200.
+        Statuses other than 200.
     """
 
     path: str
@@ -156,7 +156,7 @@ class PageEndpoint:
     open: bool = False
 
     def is_quick(self, context: RequestContext, request: None) -> bool:
-        """Tell that a page is always made in a thread."""
+        """Return False: a page is always made in a thread."""
         del context, request
         return False
 
@@ -239,22 +239,22 @@ RESOURCES = (
     Resource(
         "/v1/version",
         "get_version",
-        "The manifest of the version served",
+        "The manifest of the served version",
         resources.manifest,
         Manifest,
         ("401", "421", "503"),
         open=False,
     ),
     Resource("/healthz", "get_health", "Whether the server follows the store", resources.health, ServerState),
-    Resource("/readyz", "get_readiness", "Whether there is a version to answer from", resources.readiness, ServerState),
+    Resource("/readyz", "get_readiness", "Whether a version is being served", resources.readiness, ServerState),
     Resource(
-        "/metrics", "get_metrics", "Figures for Prometheus", resources.metrics, "text/plain", ("401", "421"), open=False
+        "/metrics", "get_metrics", "Prometheus metrics", resources.metrics, "text/plain", ("401", "421"), open=False
     ),
     Resource("/openapi.json", "get_openapi", "This document", resources.openapi, dict[str, Any]),
-    Resource("/", "get_page", "A page for people", resources.home, "text/html"),
+    Resource("/", "get_page", "A web page", resources.home, "text/html"),
 )
 
 PAGES = (
-    PageEndpoint("/report", "get_report", "The report of the version served", pages.report),
-    PageEndpoint("/overview", "get_overview", "The part of the page for people that is about data", pages.overview),
+    PageEndpoint("/report", "get_report", "The report of the served version", pages.report),
+    PageEndpoint("/overview", "get_overview", "The part of the web page with data", pages.overview),
 )

@@ -21,7 +21,7 @@ class Malformed(Invalid):
 
 
 class Refused(EmbsyncError):
-    """A request turned away before it was looked at, with a status of its own."""
+    """A request refused before it was handled, with its own status."""
 
     def __init__(self, status: int, what: str, **parts: Any) -> None:
         super().__init__(what, **parts)

@@ -1,4 +1,4 @@
-"""What the other endpoints answer, from one pinned version: vectors, movement, differences."""
+"""Handlers of the other endpoints, for one pinned version: vectors, movement, differences."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from embsync.server.schema import (
     TransformRequest,
 )
 
-#: Vectors that become text at once.
+#: Vectors converted to text at once.
 _ROWS = 1024
-#: Numbers of an answer that are text in less than half a millisecond.
+#: Numbers in a response that are converted to text in less than half a millisecond.
 _QUICK_NUMBERS = 1 << 12
-#: Memory that a comparison of two versions takes for each row: its place in both, cosine, and ratio of norms.
+#: Memory of a comparison of two versions per row: its position in both, cosine, and ratio of norms.
 _COMPARED_BYTES = 48
 
 
 def lookup(context: RequestContext, request: LookupRequest) -> Answer:
-    """Return vectors, the age of each and the version it is from, with its time."""
+    """Return vectors, each with its age, the version of the vector and the time of that version."""
     context.require_space(request.space_id)
     ids = context.checked_ids(request.ids, "$.ids")
     side = context.version.side(request.side)
@@ -107,7 +107,7 @@ def fold_in(context: RequestContext, request: FoldInRequest) -> Answer:
 
 
 def movement(context: RequestContext, request: MovementRequest) -> Answer:
-    """Return, for each kept version of this space, the id's cosine to its vector now, its norm and age."""
+    """Return, for each kept version of this space, an id's cosine with its present vector, its norm and age."""
     context.require_space(request.space_id)
     ids = context.checked_ids([request.id], "$.id")
 
@@ -133,7 +133,7 @@ def movement(context: RequestContext, request: MovementRequest) -> Answer:
 
 
 def diff(context: RequestContext, request: DiffRequest) -> Answer:
-    """Return what changed from a kept version to another, by default from the parent to the version served."""
+    """Return the changes from one kept version to another, by default from the parent to the served version."""
     context.require_space(request.space_id)
     context.require_at_most(context.limits.batch, request.limit, "$.limit")
     with contextlib.ExitStack() as opened:
@@ -164,7 +164,7 @@ def diff(context: RequestContext, request: DiffRequest) -> Answer:
 
 
 def _vectors(context: RequestContext, rows: Array, **beside: list[Any]) -> Answer:
-    """Return vectors, and in JSON what is beside them."""
+    """Return vectors, and in JSON further fields."""
     if context.as_array:
         return Answer(npy_pieces(rows), NPY)
     parts = (json_rows(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))

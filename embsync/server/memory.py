@@ -1,4 +1,4 @@
-"""The memory that all requests of a worker share: each reserves its part, and ends early where it is cancelled."""
+"""The memory budget of a worker: each request reserves its part, and ends early if it is cancelled."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from prometheus_client import Gauge
 
 from embsync.server.errors import Invalid, Refused
 
-#: So much of every request is never refused: small requests are answered beside whatever large ones there are.
+#: This much of every request is never refused, so that small requests are handled besides any large ones.
 SMALL = 1 << 20
-#: Seconds that a large request waits for others to end.
+#: Seconds for which a large request waits for others to end.
 _WAIT = 1.0
 _TRIM_SECONDS = 0.5
 _M_ARENA_MAX = -8  # malloc.h
 
 
 def share_arenas() -> None:
-    """Have all threads take memory from two arenas, not each from its own, which keeps what it once had (glibc)."""
+    """Make all threads share two arenas (glibc): an arena of each thread would keep freed memory."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 class MemoryBudget:
-    """What the requests of a worker may take together, by estimate.
+    """The estimated memory that the requests of a worker may take together.
 
     Parameters
     ----------
     limit : int
-        Bytes, beside :data:`SMALL` of each request.
+        Bytes, in addition to :data:`SMALL` for each request.
     large : int
-        Requests beyond :data:`SMALL` that may be worked on, or wait to be, at once.
+        Requests beyond :data:`SMALL` that may be handled or wait at once.
     gauge : Gauge
-        Shows what is reserved.
+        Shows the reserved bytes.
     """
 
     def __init__(self, limit: int, large: int, gauge: Gauge) -> None:
@@ -48,7 +48,7 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     def reserve(self, more: int, wait: float) -> bool:
-        """Reserve bytes, waiting for others to release theirs; return whether there were as many."""
+        """Reserve bytes, waiting for others to release theirs; return whether that succeeded."""
         with self._changed:
             there = self._changed.wait_for(lambda: self._reserved + more <= self.limit, wait)
             if there:
@@ -57,7 +57,7 @@ class MemoryBudget:
             return there
 
     def begin_large(self) -> bool:
-        """Count a large request; return False where there are too many."""
+        """Count a large request; return False if there are too many."""
         with self._changed:
             if self._working >= self._large:
                 return False
@@ -65,7 +65,7 @@ class MemoryBudget:
             return True
 
     def release(self, size: int, *, large: bool) -> None:
-        """Give back what a request reserved."""
+        """Release the memory that a request reserved."""
         with self._changed:
             self._reserved -= size
             self._working -= large
@@ -73,21 +73,21 @@ class MemoryBudget:
             self._changed.notify_all()
             trim = large and not self._working and not self._trimming
             self._trimming |= trim
-        if trim:  # a moment later, when what was made is let go
+        if trim:  # later, once the objects are freed
             later = threading.Timer(_TRIM_SECONDS, self._trim)
             later.daemon = True
             later.start()
 
     def _trim(self) -> None:
-        """Give the kernel back what large answers left in the allocator, which else keeps it; glibc alone can."""
+        """Return memory freed by large responses to the kernel, which only glibc supports."""
         self._trimming = False
-        gc.collect()  # errors hold the frames they came through, with all that these held
+        gc.collect()  # exceptions reference frames, and so their objects
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)
 
 
 class Reservation:
-    """What one request has reserved of the budget, and whether it was cancelled."""
+    """The share of the budget that a request has reserved, and whether it was cancelled."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
@@ -96,7 +96,7 @@ class Reservation:
         self._lock = threading.Lock()
 
     def receive(self, more: int) -> None:
-        """Reserve what has arrived; nothing is waited for.
+        """Reserve memory for received bytes, without waiting.
 
         Raises
         ------
@@ -106,12 +106,12 @@ class Reservation:
         self._grow(more, 0.0)
 
     def reserve(self, more: int, what: str) -> None:
-        """Reserve what is about to be made, waiting a second for others.
+        """Reserve memory before it is allocated, waiting a second for others.
 
         Raises
         ------
         Invalid
-            More than there ever is.
+            More than the entire budget.
         Refused
             503, the memory is reserved by others, or the request was cancelled.
         """
@@ -130,7 +130,7 @@ class Reservation:
         self._grow(more, _WAIT)
 
     def raise_if_cancelled(self) -> None:
-        """Stop where nobody waits for the answer any more.
+        """Stop if the request was cancelled.
 
         Raises
         ------
@@ -141,11 +141,11 @@ class Reservation:
             raise Refused(503, "cancelled")
 
     def cancel(self) -> None:
-        """Have the work end soon."""
+        """Cancel the work."""
         self._cancelled = True
 
     def release(self) -> None:
-        """Give everything back; a second time nothing happens."""
+        """Release everything; further calls do nothing."""
         with self._lock:
             released, self._released = self._released, True
             if not released and (self._reserved or self._large):

@@ -1,4 +1,4 @@
-"""Prometheus figures, of one process or summed over all workers."""
+"""Prometheus metrics, of one process or summed over all workers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-#: Set for workers: the directory where they leave their figures for each other.
+#: Set for workers: the directory in which they share their metrics.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 def forget(worker: int, directory: str) -> None:
-    """Leave the gauges of a worker that died out of the sum; what it counted stays counted."""
+    """Remove the gauges of a dead worker from the sum; its counters remain."""
     mark_process_dead(worker, directory)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What a server counts."""
+    """The metrics of a server."""
 
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
-        self.requests = Counter("embsync_http_requests", "Requests answered", ["endpoint", "status"], registry=own)
+        self.requests = Counter("embsync_http_requests", "Requests handled", ["endpoint", "status"], registry=own)
         self.seconds = Histogram(
             "embsync_http_request_seconds",
             "Time from a request to its response",
@@ -32,7 +32,7 @@ class Metrics:
         )
         self.version = Gauge(
             "embsync_serving_version",
-            "Version served; with several workers the lowest",
+            "Served version; with several workers, the lowest",
             multiprocess_mode="livemin",
             registry=own,
         )
@@ -47,7 +47,7 @@ class Metrics:
         )
 
         self.connections = Gauge(
-            "embsync_http_connections", "Connections open now", multiprocess_mode="livesum", registry=own
+            "embsync_http_connections", "Open connections", multiprocess_mode="livesum", registry=own
         )
         self.closed = Counter(
             "embsync_http_connections_closed",

@@ -1,4 +1,4 @@
-"""The OpenAPI document: made from the endpoints and the types that requests are decoded by."""
+"""The OpenAPI document, generated from the endpoints and the types of requests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _SECURED: list[dict[str, list[str]]] = [{}, {"token": []}]
 _TAGS = {
     "search": "Nearest items",
-    "vectors": "Vectors by id, mapped between spaces, for untrained ids, and over versions",
-    "server": "The version served, health, metrics",
+    "vectors": "Vectors by id, in other spaces, for untrained ids, and over versions",
+    "server": "The served version, health, metrics",
 }
-#: Fields that ask a search; beside an array none of them stands.
+#: Fields that are the queries of a search; not allowed with an array.
 _QUERIES_GIVEN = frozenset({"vectors", "users", "items"})
 #: Fields that hold ids.
 _IDS = frozenset({"users", "items", "ids", "id", "allowed", "blocked"})
-#: Statuses that only a request with a body gets.
+#: Statuses of requests with a body only.
 _OF_BODIES = frozenset({"400", "408", "413", "415"})
 _FAILURES = {
     "400": "The body does not match its content type",
@@ -51,7 +51,7 @@ _FAILURES = {
 }
 _VERSION = {
     "X-Embsync-Version": {
-        "description": "The version that answered, or none",
+        "description": "The version of the response, or none",
         "required": True,
         "schema": {"type": "string", "pattern": "^([0-9]+|none)$"},
     }
@@ -85,7 +85,7 @@ def document(limits: Limits) -> dict[str, Any]:
 
 
 def _describe_default(field: dict[str, Any]) -> None:
-    """Move a default into the description: generators send those they find, or require a value in its place."""
+    """Move a default into the description, since generators would send it, or require a value."""
     default = field.pop("default", None)
     if default is not None:
         field["description"] = (
@@ -99,7 +99,7 @@ def _post(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, A
     if query.array_body:
         content[NPY] = _BINARY
         beside = [name for name in query_types(query.request) if name not in _QUERIES_GIVEN]
-        parameters = _parameters(query, components, beside, f"Beside a body of {NPY} alone")
+        parameters = _parameters(query, components, beside, f"Only with a body of {NPY}")
     return {
         **_described(query.name, query.tag, query.summary),
         "parameters": parameters,
@@ -112,7 +112,7 @@ def _post(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, A
 def _get(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     failures = tuple(status for status in _FAILURES if status not in _OF_BODIES)
     return {
-        **_described(f"get_{query.name}", query.tag, f"{query.summary}, asked by a URL"),
+        **_described(f"get_{query.name}", query.tag, f"{query.summary}, by URL"),
         "parameters": _parameters(query, components, list(query_types(query.request))),
         "security": _SECURED,
         "responses": _responses(_answers(query, schemas), failures, schemas),
@@ -122,16 +122,16 @@ def _get(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, An
 def _parameters(
     query: QueryEndpoint, components: dict[str, Any], names: list[str], description: str = ""
 ) -> list[dict[str, Any]]:
-    """Return fields as parameters: those a client leaves out, it does not send, so none has a default."""
+    """Return fields as parameters, without defaults, since clients omit them."""
     schema = components[query.request.__name__]
     parameters = []
     for name in names:
         field = dict(schema["properties"][name])
         kinds = [one for one in field.pop("anyOf", []) if one != {"type": "null"}]
-        if name in _IDS:  # a query string has text alone
+        if name in _IDS:  # a query string has only text
             kinds = []
             field |= {"type": "string"} if name == "id" else {"type": "array", "items": {"type": "string"}}
-        if name in AS_JSON:  # as a parameter with content, generators make nothing of it
+        if name in AS_JSON:  # generators ignore parameters with content
             kinds = []
             field |= {"type": "string", "contentMediaType": _JSON}
             field["description"] = f"{field['description']}; JSON text"
@@ -151,7 +151,7 @@ def _parameters(
 
 
 def _in_a_url(name: str, example: Any) -> Any:
-    """Return an example as a query string has it."""
+    """Return an example as a query string."""
     if name in AS_JSON:
         return msgspec.json.encode(example).decode()
     return (list(map(str, example)) if isinstance(example, list) else str(example)) if name in _IDS else example

@@ -1,4 +1,4 @@
-"""``/``: a page for people; one file, no build step, nothing from another host."""
+"""``/``: the web page; one file, no build step, nothing from another host."""
 
 from __future__ import annotations
 

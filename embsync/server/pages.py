@@ -1,4 +1,4 @@
-"""Pages made of the version served: the report, and the overview that the start page shows."""
+"""Pages made from the served version: the report, and the overview that the start page shows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from embsync.server.context import Answer, RequestContext
 from embsync.store.contents import StoreContents
 
 HTML = "text/html; charset=utf-8"
-#: Vectors that a report holds at once, with what is computed of them.
+#: Vectors in memory at once for a report, with figures computed from them.
 _MEMORY = 12 * 8 * NUMBERS
 
 
 def report(context: RequestContext, _: None) -> Answer:
-    """Return the report of the version served."""
+    """Return the report of the served version."""
     context.memory.reserve(_MEMORY, "a report")
     return _answer(document(_figures(context, vectors=True)))
 
 
 def overview(context: RequestContext, _: None) -> Answer:
-    """Return the verdict on the version served, how it compares with those before it, and what moved most."""
+    """Return the verdict on the served version, its comparison with earlier ones, and what moved most."""
     figures = _figures(context, vectors=False)
     return _answer(overview_of(figures, context.version.path.parent.parent))
 

@@ -1,4 +1,4 @@
-"""What is only read: the manifest, health, metrics, the OpenAPI document, the page."""
+"""Read-only resources: the manifest, health, metrics, the OpenAPI document, the web page."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from embsync.server.served_version import ServedVersion
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What a worker tells about itself: the version it serves, its metrics, its OpenAPI document."""
+    """A worker's state: its served version, metrics and OpenAPI document."""
 
     served: ServedVersion
     metrics: Metrics
     document: dict[str, Any]
 
     def version(self) -> Version:
-        """Return the version served now.
+        """Return the served version.
 
         Raises
         ------
         Refused
-            503, there is none yet.
+            503, there is no version yet.
         """
         if self.served.current is None:
             raise Refused(
                 503,
                 "no version yet",
                 where=self.served.root,
-                hint="a first snapshot has to be published where the store is",
+                hint="publish a first snapshot on the host of the store",
             )
         return self.served.current
 
@@ -49,7 +49,7 @@ def manifest(worker: WorkerState) -> Response:
 
 
 def health(worker: WorkerState) -> Response:
-    """Return the state; 503 where the store is not followed any more."""
+    """Return the state; 503 if the store is no longer followed."""
     state = worker.served.state()
     return json_response(state, 200 if state["following"] else 503)
 
@@ -72,5 +72,5 @@ def openapi(worker: WorkerState) -> Response:
 
 
 def home(_: WorkerState) -> Response:
-    """Return the page for people."""
+    """Return the web page."""
     return Response(page.HTML, media_type="text/html; charset=utf-8", headers=page.HEADERS)

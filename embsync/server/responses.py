@@ -1,4 +1,4 @@
-"""Responses: JSON, errors, and answers that are sent piece by piece."""
+"""Responses: JSON, errors, and responses sent piece by piece."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}
 
 
 def version_header(version: Version | None) -> dict[str, str]:
-    """Return the header that says which version an answer is from."""
+    """Return the header with the version of a response."""
     return {VERSION_HEADER: "none" if version is None else str(version.number)}
 
 
@@ -34,7 +34,7 @@ def error_response(error: EmbsyncError) -> Response:
 
 
 class PiecesResponse(Response):
-    """An answer sent piece by piece: each is let go once it is sent, and the reserved memory with the last."""
+    """A response sent piece by piece: each piece is freed once sent, and the reserved memory with the last."""
 
     def __init__(self, answer: Answer, version: Version, memory: Reservation) -> None:
         self._pieces, self._memory = answer.pieces, memory

@@ -1,4 +1,4 @@
-"""Types of requests and answers in JSON: requests are decoded by them, and the OpenAPI document is made from them."""
+"""Types of requests and responses in JSON, used for decoding and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embsync.reader.diff import LabelDiff, NeighboursDiff, SideDiff
 
 Id = int | str
 Ids = list[int | str]
-#: Ids for all queries, or for each of them ids or null.
+#: Ids for all queries, or a list of ids or null for each.
 IdsOrLists = list[int | str | Ids | None]
 Rows = list[list[float]]
 #: A value of a label.
@@ -31,16 +31,16 @@ SideName = Literal["items", "users"]
 Missing = Literal["raise", "nan", "mean"]
 #: JavaScript rounds integers above 2**53.
 StringIds = Annotated[bool, msgspec.Meta(description="Return ids as strings even if they are integers")]
-#: Numbers that are not finite are null in JSON.
+#: Non-finite numbers are null in JSON.
 Number = float | None
 
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every request has in common: unknown fields are refused."""
+    """The base of all requests: unknown fields are refused."""
 
 
 class Range(RequestBody, frozen=True, omit_defaults=True):
-    """Numbers from ``min`` to ``max``, both included and either left out."""
+    """Numbers from ``min`` to ``max``, inclusive; either bound may be omitted."""
 
     min: int | float | None = None
     max: int | float | None = None
@@ -54,39 +54,37 @@ class SearchRequest(RequestBody, frozen=True):
     items: Ids | None = None
     k: Annotated[
         Positive | None,
-        msgspec.Meta(description="Neighbours of each query; null: 10, or the largest k if that is less"),
+        msgspec.Meta(description="Neighbours per query; null: 10, or the largest k if that is less"),
     ] = None
     space: Literal["stable", "snapshot"] = "stable"
     snapshot_version: Positive | None = None
     allowed: Annotated[
         IdsOrLists | None,
-        msgspec.Meta(description="Ids that alone are found; or a list of them, or null, for each query"),
+        msgspec.Meta(description="The only ids to return; or a list of them, or null, for each query"),
     ] = None
     blocked: Annotated[
         IdsOrLists | None,
-        msgspec.Meta(description="Ids that are not found; or a list of them, or null, for each query"),
+        msgspec.Meta(description="Ids to exclude; or a list of them, or null, for each query"),
     ] = None
     where: Annotated[
         dict[str, Scalar | list[Scalar] | Range] | None,
         msgspec.Meta(
-            description="Conditions on labels, all of which hold: a value, a list of which any will do, or a range "
+            description="Conditions on labels, all of which must hold: a value, a list of alternatives, or a range "
             'such as {"min": 5, "max": 20}'
         ),
     ] = None
-    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item found")] = (
-        None
-    )
+    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to return for each result")] = None
     parameters: dict[str, Positive] | None = None
     missing: Annotated[
         Missing,
         msgspec.Meta(
-            description="What an unknown user or item finds: an error, nothing, or what the mean vector finds"
+            description="For an unknown user or item: an error, no results, or the results of the mean vector"
         ),
     ] = "raise"
     max_age: MaxAge = None
     string_ids: StringIds = False
     null_ids: Annotated[
-        bool, msgspec.Meta(description="null, not -1 or an empty string, where fewer than k were found")
+        bool, msgspec.Meta(description="Return null instead of -1 or an empty string if fewer than k were found")
     ] = False
     space_id: str | None = None
 
@@ -116,9 +114,7 @@ class FoldInRequest(RequestBody, frozen=True):
     """Vectors for ``side`` from lists of ids of the other side."""
 
     ids: list[Ids]
-    side: Annotated[SideName | None, msgspec.Meta(description="null: users, or items where the store has no users")] = (
-        None
-    )
+    side: Annotated[SideName | None, msgspec.Meta(description="null: users, or items if the store has no users")] = None
     weights: Rows | None = None
     method: Literal["ridge", "mean", "nearest"] = "ridge"
     regularization: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -132,7 +128,7 @@ class MovementRequest(RequestBody, frozen=True):
     side: SideName
     id: Id
     missing: Annotated[
-        Literal["raise", "nan"], msgspec.Meta(description="What an unknown id gives: an error, or no steps")
+        Literal["raise", "nan"], msgspec.Meta(description="For an unknown id: an error, or no steps")
     ] = "raise"
     string_ids: StringIds = False
     space_id: str | None = None
@@ -142,9 +138,9 @@ class DiffRequest(RequestBody, frozen=True):
     """What changed between two kept versions."""
 
     before: Annotated[Positive | None, msgspec.Meta(description="null: the parent of ``after``")] = None
-    after: Annotated[Positive | None, msgspec.Meta(description="null: the version served")] = None
+    after: Annotated[Positive | None, msgspec.Meta(description="null: the served version")] = None
     limit: Annotated[
-        int, msgspec.Meta(ge=0, description="Ids to name of each kind: new, gone, moved most, of another label")
+        int, msgspec.Meta(ge=0, description="Ids to list of each kind: new, removed, moved most, with a changed label")
     ] = 20
     labels: Annotated[
         list[str] | None, msgspec.Meta(description="Labels to compare and to show; null: all of both versions")
@@ -160,7 +156,7 @@ class Reply(TypedDict):
 
 
 class SearchReply(Reply):
-    """One row per query, best first; id -1 or "" (null on request) and a score of null where the index found fewer."""
+    """One row per query, best first; id -1 or "" (null on request) and a null score if fewer were found."""
 
     ids: list[list[Id | None]]
     scores: list[list[Number]]
@@ -168,16 +164,16 @@ class SearchReply(Reply):
 
 
 class VectorsReply(Reply):
-    """A row a vector."""
+    """One row per vector."""
 
     vectors: list[list[Number]]
 
 
 class LookupReply(VectorsReply):
-    """Vectors of ids; age, origin and labels of an unknown id are null, and so is a time that is not known.
+    """Vectors of ids; age, origin and labels of unknown ids are null, and so are unknown times.
 
-    ``last_seen_at`` is when the version in ``versions`` was made, ``age_seconds`` how long that was before the version
-    that answers.
+    ``last_seen_at`` is the time of the version in ``versions``, ``age_seconds`` the seconds from then to the served
+    version.
     """
 
     ages: list[int | None]
@@ -188,7 +184,7 @@ class LookupReply(VectorsReply):
 
 
 class MovementStep(TypedDict):
-    """An id in one kept version: its cosine to its vector now."""
+    """An id in one kept version, with the cosine to its present vector."""
 
     version: int
     cosine: float

@@ -1,4 +1,4 @@
-"""``/v1/search``: the queries of a request, its filters, and the items found with their labels."""
+"""``/v1/search``: queries, filters, and results with labels."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from embsync.server.context import JSON, LABEL_BYTES, Answer, RequestContext
 from embsync.server.errors import Invalid
 from embsync.server.schema import Ids, IdsOrLists, Range, SearchRequest
 
-#: What a search asks with.
+#: The fields that are queries.
 Kind = Literal["vectors", "users", "items"]
-#: Neighbours where a request does not say how many, and the server allows as many.
+#: Default number of neighbours, if the limits allow it.
 _K = 10
 #: Characters of the longest 64-bit integer.
 _DIGITS = 20
-#: Queries searched between two looks whether the request was cancelled; the second where the effort is the client's
-#: choice: each may look at every item.
+#: Queries searched between two checks whether the request was cancelled; the second if the client sets the effort,
+#: since each query may then compare every item.
 _QUERIES, _COSTLY_QUERIES = 1024, 64
 #: Numbers compared, hits, and bytes of an id, in a search that takes less than a millisecond: a graph compares 32
 #: numbers in some 12 ns.
 _QUICK_NUMBERS, _QUICK_HITS, _QUICK_ID_BYTES = 1 << 20, 512, 128
-#: Memory that a filter takes for each row: which may be found, as bytes, bits and positions.
+#: Memory of a filter per row: a mask as bytes and bits, and positions.
 _FILTERED_BYTES = 12
 
 
@@ -53,7 +53,7 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
     version = context.version
     id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
     hits = len(value) * min(k, version.record.items.live)
-    # Text takes four times its bytes as NumPy's, and once as JSON.
+    # Text takes four times its bytes in NumPy, and once more in JSON.
     context.memory.reserve(hits * LABEL_BYTES * len(request.labels or ()), "labels")
     context.memory.reserve(hits * (2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60), f"{hits} hits")
     found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
@@ -74,7 +74,7 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
 
 
 def search_is_quick(context: RequestContext, request: SearchRequest) -> bool:
-    """Tell whether a search without filters compares few vectors."""
+    """Return whether a search has no filters and compares few vectors."""
     version = context.version
     queries = max(0 if one is None else len(one) for one in (request.vectors, request.users, request.items))
     k = min(_K, context.limits.neighbours) if request.k is None else request.k
@@ -105,7 +105,7 @@ def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
 def _search_in_blocks(
     context: RequestContext, request: SearchRequest, kind: Kind, value: Any
 ) -> Iterator[tuple[Array, Array, list[list[dict[str, Any]]]]]:
-    """Yield ids, scores and labels of one block of queries after the other."""
+    """Yield ids, scores and labels, one block of queries after the other."""
     lists = {name: _filter(context, getattr(request, name), len(value), name) for name in ("allowed", "blocked")}
     filters: dict[str, Any] = {"parameters": request.parameters, "where": _conditions(request)}
     _require_consistent(context, request, kind)
@@ -183,7 +183,7 @@ def _conditions(request: SearchRequest) -> dict[str, Any] | None:
 def _require_consistent(context: RequestContext, request: SearchRequest, kind: Kind) -> None:
     if request.missing != "raise" and kind == "vectors":
         raise Invalid(
-            "vectors are never unknown", where="$.missing", found=request.missing, expected="users or items beside it"
+            "missing applies to ids only", where="$.missing", found=request.missing, expected="users or items"
         )
     if request.max_age is not None and kind == "vectors":
         raise Invalid(
@@ -198,11 +198,11 @@ def _require_consistent(context: RequestContext, request: SearchRequest, kind: K
             "a snapshot is given, but queries are in the stable space",
             where="$.snapshot_version",
             found=request.snapshot_version,
-            expected="space snapshot beside it",
+            expected="space snapshot",
         )
     if request.space != "stable" and kind != "vectors":
         raise Invalid(
-            "a space says where vectors live", where="$.space", found=f"{request.space} and {kind}", expected="vectors"
+            "space applies to vectors only", where="$.space", found=f"{request.space} and {kind}", expected="vectors"
         )
 
 

@@ -1,4 +1,4 @@
-"""The version a server answers from: followed, verified before each switch, absent before the first."""
+"""The served version: it follows the store, and is verified before each switch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from embsync.server.settings import Settings
 from embsync.server.shared_verification import SharedVerification
 from embsync.store import layout
 
-#: Seconds for the follower to notice that it is over; beyond them it ends with the process.
+#: Seconds for the follower to stop; after that, it ends with the process.
 _LAST_LOOK = 1.0
 _MAPS, _INDEX = "transform/", "index"
 
 
 class ServedVersion:
-    """Follows the store and holds the version that is served; one assignment switches."""
+    """Follows the store and holds the served version; a switch is one assignment."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.root = Path(settings.store).absolute()
         self.current: Version | None = None
         self._space_id = settings.space_id
         self._metrics = metrics
-        self._verified: set[tuple[int, object, str]] = set()  # versions of which these files were hashed
+        self._verified: set[tuple[int, object, str]] = set()  # versions whose files of this kind were hashed
         self._follower = Follower(
             self.root,
             self._switch,
@@ -44,7 +44,7 @@ class ServedVersion:
         self._follower.start()
 
     def has_looked(self) -> bool:
-        """Tell whether the first look is over: a version is served, was refused, or is not there yet."""
+        """Return whether the store was checked once: a version is served, was refused, or does not exist yet."""
         return self._follower.looked.is_set()
 
     def stop(self) -> None:
@@ -52,7 +52,7 @@ class ServedVersion:
         self._follower.stop(_LAST_LOOK)
 
     def open_kept(self, number: int, *, searched: bool = False) -> Version:
-        """Pin a kept version of the space that is served; its maps, or its index, are hashed the first time."""
+        """Pin a kept version of the served space; its maps, or its index, are hashed the first time."""
         version = open_version(self.root, number)
         part = _INDEX if searched else _MAPS
         try:
@@ -66,7 +66,7 @@ class ServedVersion:
         return version
 
     def kept_versions(self) -> list[int]:
-        """Return the kept versions, without a newest one that is still being verified, or was refused."""
+        """Return the kept versions, without a newest one that is still being verified or was refused."""
         health = self._follower.health
         return [
             number
@@ -75,7 +75,7 @@ class ServedVersion:
         ]
 
     def state(self) -> ServerState:
-        """Return what the server says about its health."""
+        """Return the health of the server."""
         health = self._follower.health
         if health.newest is not None:
             self._metrics.newest.set(health.newest)
@@ -89,7 +89,7 @@ class ServedVersion:
         }
 
     def _switch(self, version: Version) -> None:
-        version.leave_to_collection()  # the last request that holds it unpins it
+        version.leave_to_collection()  # the last request that uses it unpins it
         self.current = version
         self._metrics.version.set(version.number)
         log(logging.INFO, "serving", version=version.number)

@@ -34,39 +34,39 @@ from embsync.server.memory import share_arenas
 from embsync.server.metrics import SHARED, forget
 from embsync.server.settings import Settings, address, require_servable, threads_each
 
-#: Requests under way are given so long after SIGTERM at most; with what comes after, less than TimeoutStopSec in
+#: Longest time for requests in progress after SIGTERM; with the rest of a stop, less than TimeoutStopSec in
 #: systemd/.
 _LAST_SECONDS = 10.0
 #: Connections that the kernel keeps until they are accepted; it takes min(this, net.core.somaxconn), 4,096 by default.
-#: Beyond them it drops the first packet, and the client asks again after 1, 3, 7, 15 and 31 s.
+#: Beyond that it drops the first packet, and the client retries after 1, 3, 7, 15 and 31 s.
 _BACKLOG = 4096
-#: So many deaths of workers, for each of them, within so many seconds end the server. One that cannot start takes about
-#: a second to die.
+#: This many deaths per worker within this many seconds end the server. A worker that cannot start dies after about a
+#: second.
 _DEATHS, _DEATHS_SECONDS = 10, 60.0
-#: Seconds for which the thread that opens a new version may keep the interpreter from those who answer.
+#: Seconds for which the thread that opens a new version may hold the interpreter.
 _SWITCH_INTERVAL = 0.0005
-#: When an event was last written of which there may be too many.
+#: Times at which frequent events were last logged.
 _LOGGED: dict[str, float] = {}
 
 
 def serve(settings: Settings, listening: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; requests under way are answered first.
+    """Serve until SIGTERM or SIGINT; requests in progress are completed first.
 
     Parameters
     ----------
     settings : Settings
     listening : callable
-        Told the address once connections are taken: with port 0, the port that was found.
+        Called with the address once connections are accepted; for port 0, it has the actual port.
 
     Returns
     -------
     int
-        0 after a stop that was asked for, 1 after a worker could not be kept alive.
+        0 after a requested stop, 1 if workers keep dying.
 
     Raises
     ------
     UsageError
-        An address that cannot be listened on, no token where one is needed, or an unreadable token file.
+        The address cannot be used, a token is required, or the token file is unreadable.
     """
     require_servable(settings)
     bound = _bind(settings.listen)
@@ -78,14 +78,14 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
             return work(settings, bound)
         return _oversee(settings, bound)
     finally:
-        if place is not None and _place(where) == place:  # and not the one of a server that came after
+        if place is not None and _place(where) == place:  # and not that of a later server
             with contextlib.suppress(OSError):
                 Path(where).unlink()
         bound.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which takes few connections at a time and ends in time."""
+    """uvicorn's server, with fewer connections accepted at a time and a bounded shutdown."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; asyncio takes as many connections at once as the queue is long, so the queue is made long again."""
@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
             bound.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is under way; what is not over in time is dropped, and so is a thread that does not end."""
+        """Complete requests in progress; drop those that take too long, and threads that do not end."""
         last = self.config.timeout_graceful_shutdown or 0
         end = threading.Timer(last + 2.5, os._exit, (0,))
         end.daemon = True
@@ -109,7 +109,7 @@ class _Server(uvicorn.Server):
 
 
 def _outlive_hangup() -> None:
-    """Go on after SIGHUP, which daemons take as a wish to reload, unless it says that the terminal is gone."""
+    """Continue after SIGHUP, which asks daemons to reload, unless the terminal was closed."""
     if sys.stdin is None or not sys.stdin.isatty():
         signal.signal(
             signal.SIGHUP,
@@ -120,12 +120,12 @@ def _outlive_hangup() -> None:
 
 
 def _last_seconds(settings: Settings) -> int:
-    """Return for how long requests under way are answered after SIGTERM."""
+    """Return the time for requests in progress after SIGTERM."""
     return math.ceil(min(settings.limits.seconds, _LAST_SECONDS))
 
 
 def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Leave out the traceback where a connection cannot be taken: there may be a thousand a second."""
+    """Omit the traceback if a connection cannot be accepted, which may happen a thousand times a second."""
     error = context.get("exception")
     if not isinstance(error, OSError):
         loop.default_exception_handler(context)
@@ -152,10 +152,10 @@ def _protocol() -> type[BoundedConnection]:
 
 
 def work(settings: Settings, bound: socket.socket) -> int:
-    """Answer on a socket, in this process."""
+    """Serve on a socket, in this process."""
     application = Application(settings, leaving=lambda: server.should_exit)
     bounds = application.connections
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else anybody writes a line with each malformed request
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # otherwise every malformed request would cause a log line
     config = uvicorn.Config(
         application.asgi(),
         lifespan="on",
@@ -173,10 +173,10 @@ def work(settings: Settings, bound: socket.socket) -> int:
     server = _Server(config)
     share_arenas()
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.freeze()  # what imports left is never looked at again: 20 to 35 ms of a full collection, with nobody answered
+    gc.freeze()  # excludes imported objects from garbage collections, which would pause requests for 20 to 35 ms
 
     def leave(*_: object) -> None:
-        # Nothing else notes a signal before uvicorn listens to them; raised again afterwards it changes nothing.
+        # Signals before uvicorn installs its handlers would be lost; raising them again afterwards does no harm.
         server.should_exit = True
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -216,7 +216,7 @@ def _oversee(settings: Settings, bound: socket.socket) -> int:
 
 @contextlib.contextmanager
 def _figures_directory() -> Iterator[str]:
-    """Make what workers share; a lock says that it is in use to those who clean ``/tmp`` by age, as systemd does."""
+    """Create the directory that workers share, with a lock against programs that clean ``/tmp`` by age (systemd)."""
     with tempfile.TemporaryDirectory(prefix="embsync-metrics-") as figures:
         descriptor = os.open(figures, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -227,7 +227,7 @@ def _figures_directory() -> Iterator[str]:
 
 
 def _too_often(deaths: deque[float]) -> bool:
-    """Tell whether workers die as fast as they are replaced; one now and then, over months, is replaced for ever."""
+    """Return whether workers die as fast as they are replaced; occasional deaths do not count."""
     return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_SECONDS
 
 
@@ -269,11 +269,11 @@ def _bind_tcp(listen: str) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """Listen on a Unix socket for owner and group; one that a dead server left is replaced."""
+    """Listen on a Unix socket for owner and group; the socket of a dead server is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as other:
-            other.setblocking(False)  # a full queue would be waited for
-            # Full or not ours to write is not dead.
+            other.setblocking(False)  # a full queue would block
+            # a full queue or missing permission does not mean that the server is dead
             if (answer := other.connect_ex(str(path))) != errno.ECONNREFUSED:
                 raise UsageError(
                     "another server listens here", where=path, found=os.strerror(answer) if answer else None
@@ -300,7 +300,7 @@ def _name(where: Any) -> str:
 
 
 def _place(where: Any) -> tuple[int, int] | None:
-    """Return device and inode of a Unix socket, None where there is none."""
+    """Return device and inode of a Unix socket, None if it does not exist."""
     if isinstance(where, str):
         with contextlib.suppress(OSError):
             status = Path(where).stat()

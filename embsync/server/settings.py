@@ -1,4 +1,4 @@
-"""Settings of ``embsync serve``, and which of them it refuses."""
+"""Settings of ``embsync serve`` and their validation."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from embsync.server.token import read_token
 Limits = LimitsConfig
 
 _UNIX = "unix:"
-#: What the kernel has room for in a socket's address, less the byte that ends it.
+#: Longest path in a socket's address, without the terminating byte.
 _LONGEST_SOCKET = 107
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
 class Settings(ServeConfig, frozen=True, kw_only=True):
-    """A server: what the configuration says of it, and where the store is."""
+    """The configuration of a server and the path of its store."""
 
     store: str
     log: LogConfig = LogConfig()
 
     @classmethod
     def of(cls, config: Config) -> Settings:
-        """Return what a configuration says of the server."""
+        """Return the settings in a configuration."""
         return cls(store=config.store.path, log=config.log, **msgspec.structs.asdict(config.serve))
 
     def answers_to(self, host: str) -> bool:
-        """Tell whether a ``Host`` header, with or without a port, names this machine alone, or is one of ``hosts``."""
+        """Return whether a ``Host`` header, with or without a port, is a name of this machine or one of ``hosts``."""
         match = _HOST.fullmatch(host)
         return names_this_machine(host) or (match is not None and (match[1] or match[2]).lower() in self.hosts)
 
@@ -58,7 +58,7 @@ def address(listen: str) -> tuple[str, int]:
 
 
 def require_servable(settings: Settings) -> None:
-    """Refuse what could never be listened on, and a token file without a token.
+    """Refuse unusable addresses, and a token file without a token.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def _require_place(path: Path) -> None:
 
 
 def is_open_to_all(path: Path) -> bool:
-    """Tell whether every user of this machine may read a file."""
+    """Return whether every user of this machine may read a file."""
     return bool(path.stat().st_mode & stat.S_IROTH)
 
 
@@ -123,7 +123,7 @@ def require_token_beyond_loopback(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine alone."""
+    """Return whether a host is a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -133,7 +133,7 @@ def is_loopback(host: str) -> bool:
 
 
 def names_this_machine(host: str) -> bool:
-    """Tell whether a ``Host`` header, with or without a port, is a name of this machine alone."""
+    """Return whether a ``Host`` header, with or without a port, is a name of this machine."""
     match = _HOST.fullmatch(host)
     return match is not None and is_loopback((match[1] or match[2]).lower())
 

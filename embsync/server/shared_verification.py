@@ -1,4 +1,4 @@
-"""Verification shared by workers: the first to see a new version hashes it, the others rely on that."""
+"""Verification shared by workers: the first one hashes a new version, the others rely on its result."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from embsync.reader.verification import verify
 from embsync.store import layout
 
 _LOOK_AGAIN = 0.02
-#: Of a thread on Linux, between 0 as all others and 19: a tenth of a core where all are busy, a whole one elsewhere.
+#: Nice value of the thread (Linux), from 0 to 19: it gets a tenth of a core if all are busy, otherwise an entire one.
 _PRIORITY = 10
 
 
 class SharedVerification:
     """Verifies versions for all workers of one server.
 
-    The version found whole last stands in a file, with inode, size and times of all its files: a file touched since
-    is hashed again. Whoever hashes holds a lock on that file, which the kernel drops if it dies.
+    The version last found intact is recorded in a file, with inode, size and times of its files; changed files are
+    hashed again. The hashing worker holds a lock on that file, which the kernel releases if it dies.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class SharedVerification:
         self._record_path = directory / "whole-version"
 
     def __call__(self, version: Version, stopped: Callable[[], bool]) -> None:
-        """Return when some worker has found the version whole and this one has opened it.
+        """Return once a worker has found the version intact and this one has opened it.
 
         Raises
         ------
@@ -58,13 +58,13 @@ class SharedVerification:
 
 
 def _at_low_priority(work: Callable[..., None], *arguments: object) -> None:
-    """Do work in a thread that gives way to all who answer; a priority once lowered cannot be raised again."""
+    """Do work in a thread of low priority, since a lowered priority cannot be raised again."""
     with ThreadPoolExecutor(1, "embsync-verify", _lower_priority) as thread:
         thread.submit(work, *arguments).result()
 
 
 def _lower_priority() -> None:
-    with contextlib.suppress(OSError):  # a service manager may forbid it: the work is done all the same
+    with contextlib.suppress(OSError):  # a service manager may forbid it; then the work is done at normal priority
         os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
@@ -81,7 +81,7 @@ def _lock(record: IO[str], stopped: Callable[[], bool]) -> None:
 
 
 def _identity(version: Version) -> str:
-    """Return what changes with any file of the version; taken before hashing, so that a later change shows."""
+    """Return a value that changes with any file of the version; taken before hashing, to notice later changes."""
     paths = [version.path / name for name in (layout.MANIFEST, *(entry.path for entry in version.record.files))]
     states = [path.stat() for path in paths]
     return json.dumps(

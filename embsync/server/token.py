@@ -15,12 +15,12 @@ _TOKEN = re.compile(rb"[!-~]{1,%d}" % _LONGEST)
 
 
 class Token:
-    """The token a file holds now.
+    """The present token in a file.
 
     Parameters
     ----------
     path : path
-        A text file with the token alone; looked at when it is asked for, so that a worker can begin while it is away.
+        A text file with only the token; read when needed, so that a worker can start while it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +29,7 @@ class Token:
         self._value: bytes | None = None
 
     def accepts(self, header: str | None) -> bool:
-        """Tell whether an ``Authorization`` header carries the token; nobody is let in while the file is away."""
+        """Return whether an ``Authorization`` header has the token; False while the file is missing."""
         self._look()
         scheme, _, given = (header or "").partition(" ")
         if self._value is None or scheme.lower() != "bearer":
@@ -48,7 +48,7 @@ class Token:
 
 
 def read_token(path: Path) -> bytes:
-    """Return the token in a file; a pipe or a device is never waited for.
+    """Return the token in a file; pipes and devices are refused without blocking.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def read_token(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UsageError("no token", where=path, found=error.strerror, expected="a file that holds it alone") from None
+        raise UsageError("no token", where=path, found=error.strerror, expected="a file with only the token") from None
     if not token:
         raise UsageError(
             "no token",
             where=path,
             found="an empty file" if kind == "file" else f"a {kind}",
-            expected="a file that holds it alone",
+            expected="a file with only the token",
         )
     if not _TOKEN.fullmatch(token):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The fingerprint of a snapshot's contents, by today's rule and by that of earlier releases."""
+"""The fingerprint of a snapshot's contents, by the present rule and by that of earlier releases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SEED, _LANES = 20_251_123, 2
 
 
 class SideDigest:
-    """The digest of one pass over a side, which begins now.
+    """The digest of one pass over a side.
 
     Parameters
     ----------
     side : SnapshotSide
-        Its weights are read anew.
+        Its weights are read again.
     ids : (t,) int64 or ``S<n>``
     earlier : bool
         Whether the digest by the rule of earlier releases is computed as well.
@@ -70,8 +70,8 @@ def is_earlier(fingerprint: str | None) -> bool:
 class _EarlierRows:
     """The rows of a side, hashed as they are read by the rule of earlier releases.
 
-    It is computed where there is such a fingerprint to compare with, so that an upgrade does not make a known snapshot
-    a new one: a sha256 of ids, weights and numbers in the order of the file; for Delta tables, a sum of row hashes.
+    It is computed if there is such a fingerprint to compare with, so that a known snapshot is not new after an upgrade:
+    a sha256 of ids, weights and numbers in the order of the file; for Delta tables, a sum of row hashes.
     """
 
     def __init__(self, side: SnapshotSide, ids: Array) -> None:
@@ -90,7 +90,7 @@ class _EarlierRows:
         return self._side.width
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """Yield the side's blocks and take each into the digest."""
+        """Yield the side's blocks, and add each to the digest."""
         weights = self._side.weights()
         digest = hashlib.sha256(f"{self._side.name} {self.count} {self.width} {self._ids.dtype.str}".encode())
         ordered = getattr(self._side, "ordered", True)
