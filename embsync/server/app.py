@@ -300,7 +300,7 @@ class Application:
                 async for part in request.stream():
                     size += len(part)
                     self._require_short(size)
-                    memory.receive(2 * len(part))  # once in parts, once joined
+                    memory.receive(2 * len(part))  # once in parts, and once joined
                     parts.append(part)
         except TimeoutError:
             raise Refused(408, "the body did not arrive in time") from None
@@ -329,8 +329,8 @@ class Asked:
         self._content_type, self._fields, self._body = content_type, fields, body
 
     def is_small(self) -> bool:
-        """Tell whether decoding takes no time, and so little memory that none has to be waited for."""
-        body = self._body or b""  # a query string is no longer than a head may be
+        """Return whether decoding is fast, and needs so little memory that it never waits for any."""
+        body = self._body or b""  # a query string is limited with the head
         return len(body) <= _SHORT_BODY or (len(body) <= _QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS)
 
     @functools.cached_property

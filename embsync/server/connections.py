@@ -29,7 +29,7 @@ _RESERVED = 192
 _BATCH = 32
 #: Bytes of the largest head.
 LONGEST_HEAD = 16 << 10
-#: Bytes a second in which an answer has to be taken, beyond the time that is given to every request.
+#: Bytes per second at which a client must read a response, beyond the time allowed to every request.
 _RATE = 1 << 20
 #: Seconds for a client to notice a response before its body was complete, or a closed connection.
 _LEFTOVER_SECONDS = 2.0
@@ -69,7 +69,7 @@ def accepted_at_once(connections: int) -> int:
 
 
 class Phase(NamedTuple):
-    """What a connection does: ``head``, ``request``, ``leftover``, ``idle``, ``closing``, ``over``; and the request."""
+    """The phase: ``head``, ``request``, ``leftover``, ``idle``, ``closing`` or ``over``; and the request."""
 
     name: str
     cycle: Any = None
@@ -97,7 +97,7 @@ class Connections:
         self._untold: dict[str, int] = {}
 
     def make_room(self, new: BoundedConnection) -> bool:
-        """Close whoever has waited longest where there is one connection too many; return whether there is room."""
+        """Close the connection that has waited longest if there is one too many; return whether there is room."""
         self.counted(new.connections)
         if len(new.connections) <= self.most:
             return True
@@ -169,7 +169,7 @@ class BoundedConnection(asyncio.Protocol):
         self._bounds.counted(self.connections)
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; uvicorn's own clock, which any byte stops, is not used."""
+        """Continue with the next request; uvicorn's own timer, which any byte stops, is not used."""
         super().on_response_complete()  # type: ignore[misc]
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]
         self.watch()
@@ -187,7 +187,7 @@ class BoundedConnection(asyncio.Protocol):
         self.watch()
 
     def send_400_response(self, _: str) -> None:
-        """Answer what is not HTTP, unless it comes after a request that is being answered."""
+        """Respond to malformed HTTP, unless it follows a request that is being answered."""
         self._bounds.closed("malformed")
         if self.may_refuse():
             self._refuse(400, "not a request in HTTP/1.1", None)
@@ -237,7 +237,7 @@ class BoundedConnection(asyncio.Protocol):
         )
 
     def _late(self) -> None:
-        """End what took too long; the size of an answer, and so its time, may be known by now."""
+        """Close after the deadline, unless the size of the response, known by now, extends it."""
         name, end, self._deadline = self._phase.name, self._since + self._seconds(), None
         if self.loop.time() < end - 0.001:
             self._set_deadline(end)
@@ -265,7 +265,7 @@ class BoundedConnection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        if (cycle := self.answering()) is not None:  # whoever still works on its last request answers nobody
+        if (cycle := self.answering()) is not None:  # the result of a request in progress is discarded
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()

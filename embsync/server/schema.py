@@ -96,7 +96,7 @@ class LookupRequest(RequestBody, frozen=True):
     ids: Ids
     missing: Missing = "raise"
     max_age: MaxAge = None
-    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to answer for each item")] = None
+    labels: Annotated[list[str] | None, msgspec.Meta(description="Names of labels to return for each item")] = None
     space_id: str | None = None
 
 

@@ -186,9 +186,7 @@ def _require_consistent(context: RequestContext, request: SearchRequest, kind: K
             "missing applies to ids only", where="$.missing", found=request.missing, expected="users or items"
         )
     if request.max_age is not None and kind == "vectors":
-        raise Invalid(
-            "vectors have no age", where="$.max_age", found=request.max_age, expected="users or items beside it"
-        )
+        raise Invalid("vectors have no age", where="$.max_age", found=request.max_age, expected="users or items")
     if request.labels is not None and context.as_array:
         raise Invalid("an array has no labels", where="$.labels", found=NPY, expected=f"Accept: {JSON}")
     if request.null_ids and context.as_array:
