@@ -24,6 +24,7 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
+from embsync.reporting.summary import Summary
 from embsync.rows import library_threads, worker_count
 from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import TOP_K
@@ -78,6 +79,23 @@ class Stabilized(Sides[Float32]):
             f"cosine with the anchors: {', '.join(fits)}" if fits else "no fit to anchors",
         ]
         return f"<Stabilized: {', '.join(parts)}>"
+
+    def report(self) -> Summary:
+        """Return a summary with the verdict, the spectrum and the checks; ``html`` is the page, ``save`` writes it."""
+        rows = {"items": len(self.items)} | ({} if self.users is None else {"users": len(self.users)})
+        fits = {"items": self.fit_items, "users": self.fit_users}
+        return Summary(
+            rows=rows,
+            dimension=self.items.shape[1],
+            rank=self.rank,
+            preservation=self.preservation,
+            singular_values=self.transform.singular_values,
+            cosines={name: (fit.cosine, fit.cosine_mismatched) for name, fit in fits.items() if fit is not None},
+            checks=self.checks,
+        )
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from embsync.cli.deliver import delivery_lines, delivery_status
 from embsync.cli.describe import FIELD, moment, say_drift, say_history, say_version
 from embsync.cli.options import Context, context, shared
 from embsync.cli.output import mark, number, print_json, say, warn
+from embsync.cli.progress import progress_bar
 from embsync.config import Config
 from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.manifest import Manifest
@@ -296,8 +297,11 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     holder.path(wanted)
     _warn_of_damage(holder)
     try:
-        with open_version(holder.root, wanted) as opened:
-            found = verify_version(holder, opened, given.config)
+        with (
+            open_version(holder.root, wanted) as opened,
+            progress_bar(f"version {wanted}", wanted=not as_json) as progress,
+        ):
+            found = verify_version(holder, opened, given.config, progress)
     except StoreError:
         damaged = holder.damaged_files(wanted)
         if not damaged:

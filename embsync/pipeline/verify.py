@@ -13,6 +13,7 @@ from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import EmbsyncError
 from embsync.ids import positions_in
+from embsync.pipeline.progress import Progress, WatchedRows, silent
 from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import as_slice
@@ -50,16 +51,16 @@ class Verification:
         return not self.damaged and (self.score_error is None or self.score_error <= self.limit)
 
 
-def verify(store: Store, version: Version, config: Config) -> Verification:
+def verify(store: Store, version: Version, config: Config, progress: Progress = silent) -> Verification:
     """Re-hash every file, and recompute the certificate from the snapshot if it still exists."""
-    damaged = store.damaged_files(version.number)
+    damaged = _damaged_files(store, version, progress)
     measured, source, note = None, None, None
     try:
         path = _snapshot_path(store, version, config)
         if path is None:
             note = "the snapshot is gone: the certificate was not recomputed"
         else:
-            measured = _recompute(version, path, config)
+            measured = _recompute(version, path, config, progress)
             source = str(path)
             note = None if measured is not None else "the snapshot has changed: the certificate was not recomputed"
     except EmbsyncError as error:
@@ -74,6 +75,17 @@ def verify(store: Store, version: Version, config: Config) -> Verification:
         note=note,
         limit=SCORE_ERROR_LIMITS[1] + version.record.alignment.truncation_loss,
     )
+
+
+def _damaged_files(store: Store, version: Version, progress: Progress) -> list[str]:
+    """Hash the files one after the other, in the order of the manifest."""
+    found: list[str] = []
+    total, done = max(sum(entry.bytes for entry in version.record.files), 1), 0
+    for entry in version.record.files:
+        progress("hashing", done / total)
+        found += store.damaged_files(version.number, entry.path)
+        done += entry.bytes
+    return found
 
 
 def _snapshot_path(store: Store, version: Version, config: Config) -> Path | None:
@@ -101,7 +113,7 @@ class _WrittenRows:
         return found
 
 
-def _recompute(version: Version, path: Path, config: Config) -> float | None:
+def _recompute(version: Version, path: Path, config: Config, progress: Progress) -> float | None:
     """Return the score error of the published files, or None if the snapshot has changed."""
     snapshot = open_snapshot(path, config.snapshot)
     maps = version.transform.maps
@@ -115,7 +127,8 @@ def _recompute(version: Version, path: Path, config: Config) -> float | None:
         written = _WrittenRows(stored.vectors, positions_in(ids, stored.ids))
         digest = SideDigest(side, ids, earlier=is_earlier(fingerprint))
         digests.append(digest)
-        return residual_of(digest.rows, written, np.asarray(matrix), observe=digest.update, threads=config.threads)
+        rows = WatchedRows(digest.rows, snapshot, stored.name, "recomputing", progress)
+        return residual_of(rows, written, np.asarray(matrix), observe=digest.update, threads=config.threads)
 
     residuals = snapshot.sides.map(residual, version.sides, maps)
     if fingerprint not in fingerprints_of(digests):

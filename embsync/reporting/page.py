@@ -22,35 +22,41 @@ Section = tuple[str, str, str, Markup]
 def document(figures: ReportFigures) -> str:
     """Return the whole page."""
     title = "embsync report" if figures.manifest is None else f"embsync report, version {figures.manifest.version}"
+    shown = list(_sections(figures))
+    links = [element("li", element("a", heading, href=f"#{name}")) for name, heading, _, _ in shown]
+    content = element(
+        "div",
+        _header(figures),
+        element("nav", element("ul", links), aria_label="Sections"),
+        element("main", summary(figures), *[_section(*one) for one in shown], id="report", tabindex="-1"),
+        element("footer", _footer()),
+        class_="embsync-report",
+    )
+    return document_of(title, joined(element("a", "Skip to the report", href="#report", class_="skip"), content))
+
+
+def document_of(title: str, content: Markup) -> str:
+    """Return a complete document."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", Markup(STYLE)),
+        style(),
     )
-    shown = list(_sections(figures))
-    links = [element("li", element("a", heading, href=f"#{name}")) for name, heading, _, _ in shown]
-    body = element(
-        "body",
-        element("a", "Skip to the report", href="#report", class_="skip"),
-        element(
-            "div",
-            _header(figures),
-            element("nav", element("ul", links), aria_label="Sections"),
-            element("main", summary(figures), *[_section(*one) for one in shown], id="report", tabindex="-1"),
-            element("footer", _footer(figures)),
-            class_="embsync-report",
-        ),
-    )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return f"<!doctype html>\n{element('html', head, element('body', content), lang='en')}\n"
+
+
+def style() -> Markup:
+    """Return the style of reports."""
+    return element("style", Markup(STYLE))
 
 
 def fragment(figures: ReportFigures) -> str:
     """Return the page for a notebook: its style reaches nothing outside it."""
     return element(
         "div",
-        element("style", Markup(STYLE)),
+        style(),
         summary(figures),
         *[_section(None, heading, text, content) for _, heading, text, content in _sections(figures)],
         class_="embsync-report notebook",
@@ -66,27 +72,29 @@ def verdict_of(figures: ReportFigures) -> Verdict:
 
 def summary(figures: ReportFigures) -> Markup:
     """Return the verdict and the most important figures."""
-    found = verdict_of(figures)
-    banner = element(
+    return joined(banner(verdict_of(figures)), element("dl", list(_tiles(figures)), class_="tiles"))
+
+
+def banner(found: Verdict) -> Markup:
+    """Return a verdict with its sign and its notes."""
+    said = element(
         "div",
-        element("span", _MARKS[found.outcome], class_="sign", aria_hidden="true"),
-        element(
-            "div",
-            element("p", element("span", f"{_OUTCOMES[found.outcome]}: ", class_="visually-hidden"), found.sentence),
-            [element("p", note, class_="also") for note in found.notes],
-        ),
-        class_=f"verdict {found.outcome}",
+        element("p", element("span", f"{_OUTCOMES[found.outcome]}: ", class_="visually-hidden"), found.sentence),
+        [element("p", note, class_="also") for note in found.notes],
     )
-    return joined(banner, element("dl", list(_tiles(figures)), class_="tiles"))
+    sign = element("span", _MARKS[found.outcome], class_="sign", aria_hidden="true")
+    return element("div", sign, said, class_=f"verdict {found.outcome}")
+
+
+def tile(name: str, value: str, note: str) -> Markup:
+    """Return a figure with its name and a note."""
+    return element("div", element("dt", name), element("dd", element("b", value), element("span", note)))
 
 
 def _tiles(figures: ReportFigures) -> Iterator[Markup]:
     manifest = figures.manifest
     if manifest is None:
         return
-
-    def tile(name: str, value: str, note: str) -> Markup:
-        return element("div", element("dt", name), element("dd", element("b", value), element("span", note)))
 
     kept = manifest.preservation
     yield tile(
@@ -130,7 +138,7 @@ def _header(figures: ReportFigures) -> Markup:
     return element("header", element("h1", "embsync report ", number), element("p", facts(figures)))
 
 
-def _footer(figures: ReportFigures) -> Markup:
+def _footer() -> Markup:
     return element("p", "Made by embsync report. Figures are those of the manifests and the files of the store.")
 
 

@@ -164,21 +164,25 @@ def consistency(figures: ReportFigures) -> Iterator[Markup]:
 
 def _spectrum(figures: ReportFigures) -> Markup:
     values = figures.singular_values
-    if values is None or len(values) == 0:
+    if values is None or len(values) == 0 or figures.manifest is None:
         return panel("Singular values", None, absent("This version stored no singular values."))
-    assert figures.manifest is not None
-    rank = figures.manifest.alignment.rank
+    rank, before = figures.manifest.alignment.rank, figures.singular_values_before
+    return spectrum(values, before, rank, f"version {figures.manifest.version}", f"version {figures.parent}")
+
+
+def spectrum(values: Float64, before: Float64 | None, rank: int, name: str, name_before: str) -> Markup:
+    """Return singular values as bars, those of the parent as a line, and how many carry half of the energy."""
     energy = np.cumsum(values**2) / max(float((values**2).sum()), np.finfo(float).tiny)
     half = int(np.searchsorted(energy, 0.5)) + 1
     text = (
-        f"Largest {values[0]:.4g}, smallest {values[-1]:.4g}; {plural(half, 'direction')} of {len(values)} carry half"
+        f"Largest {values[0]:.4g}, smallest {values[-1]:.4g}; of {plural(len(values), 'direction')}, {half} carry half"
     )
     text += " of the energy of all scores."
     plot = Plot("Singular values", text)
-    chart = charts.spectrum(plot, values, figures.singular_values_before, rank)
-    legend = [element("li", swatch(None, "stable"), " ", f"version {figures.manifest.version}")]
-    if figures.singular_values_before is not None:
-        legend.append(element("li", swatch(None, "previous"), " ", f"version {figures.parent}"))
+    chart = charts.spectrum(plot, values, before, rank)
+    legend = [element("li", swatch(None, "stable"), " ", name)]
+    if before is not None:
+        legend.append(element("li", swatch(None, "previous"), " ", name_before))
     shown = sorted({*range(min(10, len(values))), *range(0, len(values), max(1, len(values) // 16)), len(values) - 1})
     rows = [[place + 1, f"{values[place]:.4g}", percent(float(energy[place]))] for place in shown]
     return panel(

@@ -23,6 +23,8 @@ from support.stores import sync
 from embsync.cli.main import run
 from embsync.errors import RefusedError
 from embsync.pipeline import Request, publish_snapshot
+from embsync.pipeline.verify import verify
+from embsync.reader import open_version
 from embsync.reporting.verdict import meaning
 from embsync.store import Store
 
@@ -107,3 +109,42 @@ def test_a_terminal_without_unicode_is_served(root: Path) -> None:
     text = "\n".join(on_a_terminal(80, "status", "--store", str(root), PYTHONIOENCODING="ascii"))
     assert text.isascii()
     assert "\\u" not in text
+
+
+def test_a_bar_has_a_rate_and_the_time_left() -> None:
+    """Of each stage by itself; drawn on standard error where that is a terminal."""
+    script = (
+        "import time\nfrom embsync.cli.progress import progress_bar\n"
+        "with progress_bar('day=1', wanted=True) as proceed:\n"
+        "    for stage in ('reading', 'writing'):\n"
+        "        for share in (0.0, 0.2, 0.4, 0.6):\n"
+        "            proceed(stage, share)\n            time.sleep(0.1)\n"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", script], stderr=theirs) as process:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                drawn += part
+        os.close(ours)
+    assert process.returncode == 0
+    text = drawn.decode()
+    assert "reading" in text
+    assert "writing" in text
+    assert "%/s" in text
+    assert "left" in text
+
+
+def test_verifying_tells_how_far_it_is(root: Path) -> None:
+    """Hashing by bytes, then the snapshot's rows; shares never go back within a stage."""
+    told: list[tuple[str, float]] = []
+    with open_version(root) as version:
+        found = verify(Store(root), version, configured(), lambda stage, share: told.append((stage, share)))
+    assert found.sound
+    assert found.score_error is not None
+    assert list(dict.fromkeys(stage for stage, _ in told)) == ["hashing", "recomputing"]
+    hashing = [share for stage, share in told if stage == "hashing"]
+    assert hashing == sorted(hashing)
+    assert hashing[-1] < 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import re
 import subprocess
 import sys
@@ -13,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.documents import Document
 from support.nights import Night, configured, night, write_npy
+from support.pages import ParsedPage as Page
 from support.quick import quick_directory
 from support.stores import snapshot_of, sync
 
@@ -30,46 +31,6 @@ from embsync.reporting.report import Report
 from embsync.store import Store
 
 SIZES = {"items": 160, "users": 120, "width": 6}
-EMPTY = {"meta", "br", "hr"}
-
-
-class Page(html.parser.HTMLParser):
-    """A page that was parsed: its elements balance, ids are unique, and links within it lead somewhere."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.said: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        assert len(self.ids) == len(set(self.ids))
-        assert all(link[1:] in self.ids for link in self.links)
-        self.text = " ".join(" ".join(self.said).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
-        self.tags.append(tag)
-        named = dict(attrs)
-        if tag not in EMPTY:
-            self.open.append(tag)
-        if named.get("id"):
-            self.ids.append(str(named["id"]))
-        if tag == "a":
-            self.links.append(str(named["href"]))
-        assert not any(name.startswith("on") or name in ("src", "style", "srcset") for name in named)
-
-    def handle_endtag(self, tag: str) -> None:
-        """Note its end."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Note text."""
-        if self.open and self.open[-1] != "style":
-            self.said.append(data)
 
 
 def page_of(root: Path, number: int | None = None) -> Page:
@@ -335,3 +296,14 @@ def test_a_notebook_shows_a_part_of_a_page(root: Path) -> None:
     assert "<html" not in shown
     assert " id=" not in shown
     assert repr(made) == f"<Report: {made.verdict.sentence}>"
+
+
+def test_the_python_of_the_page_runs_as_it_stands(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a directory with a store."""
+    (tmp_path / "embsync-store").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    Document("docs/report.md").run_python()
+    assert capsys.readouterr().out.startswith("Version 4 is well")
+    assert (tmp_path / "report.html").exists()
