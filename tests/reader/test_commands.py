@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.nights import night
-from support.quick import quick_directory
-from support.stores import sync
+from support.stores import published_nights, sync
 
 import embsync
 from embsync.cli.main import run
@@ -24,10 +23,8 @@ SIZES = {"items": 100, "users": 80, "width": 6}
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    with quick_directory() as directory:
-        for number in range(3):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
-        yield directory / "S"
+    with published_nights(3, **SIZES) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")

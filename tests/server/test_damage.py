@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from support.damage import copy, files_of
 from support.http import serving
-from support.nights import night
-from support.quick import quick_directory
-from support.stores import sync
+from support.stores import published_nights
 from support.waiting import eventually
 
 from embsync.server.metrics import Metrics
@@ -26,10 +24,8 @@ SIZES = {"items": 40, "users": 30, "width": 4}
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[Path]:
-    with quick_directory() as directory:
-        for number in range(2):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
-        yield directory / "S"
+    with published_nights(2, **SIZES) as store:
+        yield store
 
 
 @pytest.fixture

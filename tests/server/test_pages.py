@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from support.http import Server, serving
 from support.nights import night
-from support.quick import quick_directory
-from support.stores import sync
+from support.stores import published_nights, sync
 
 import embsync
 from embsync.reporting.numerals import figure
@@ -20,10 +19,8 @@ SIZES = {"items": 60, "users": 50, "width": 6}
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    with quick_directory() as directory:
-        for number in range(3):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
-        yield directory / "S"
+    with published_nights(3, **SIZES) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 from support.http import NPY, Server, command, environment, heard, serving
 from support.nights import night
 from support.quick import quick_directory
-from support.stores import sync
+from support.stores import published_nights, sync
 from support.waiting import eventually
 
 import embsync
@@ -35,10 +35,8 @@ HOST = ("--host", "search.example.org")
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
     """Three nights with churn."""
-    with quick_directory() as directory:
-        for number in range(3):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
-        yield directory / "S"
+    with published_nights(3, **SIZES) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")

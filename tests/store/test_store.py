@@ -13,7 +13,7 @@ import pytest
 from support.hints import printed_command, run_as_printed
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_intact, next_line, running, snapshot_of, sync
+from support.stores import assert_at_rest, assert_intact, next_line, published_nights, running, snapshot_of, sync
 
 import embsync
 from embsync.cli.main import run
@@ -38,10 +38,8 @@ print(int(version.items.vectors.sum() * 0) + version.number, flush=True)
 @pytest.fixture
 def root() -> Iterator[Path]:
     """A store with four versions."""
-    with quick_directory() as directory:
-        for number in range(4):
-            sync(directory / "S", night(number, **SIZES), f"n{number}")
-        yield directory / "S"
+    with published_nights(4, **SIZES) as store:
+        yield store
 
 
 def _prune(root: Path, keep: int) -> tuple[list[int], list[int]]:

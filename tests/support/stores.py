@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from support.nights import Night, configured, write_npy
+from support.nights import Night, configured, night, write_npy
+from support.quick import quick_directory
 
 import embsync
 from embsync.config import Config
@@ -65,6 +66,15 @@ def sync(root: Path, made: Night, name: str, config: Config | None = None, **req
     """Leave a night beside a store, publish it, and return its manifest."""
     path = write_npy(root.parent / "snapshots" / name, made)
     return publish_snapshot(Store(root, wait=20.0), Request(path, **request), config or configured())
+
+
+@contextlib.contextmanager
+def published_nights(count: int, config: Config | None = None, **sizes: int) -> Iterator[Path]:
+    """Yield a store in memory with so many published nights, named n0, n1 and so on."""
+    with quick_directory() as directory:
+        for number in range(count):
+            sync(directory / "S", night(number, **sizes), f"n{number}", config)
+        yield directory / "S"
 
 
 def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connection) -> None:
