@@ -61,6 +61,7 @@ _LOADED = (
     "uvicorn.lifespan.off",
     "uvicorn.loops.asyncio",
     "uvicorn.protocols.http.h11_impl",
+    "uvicorn.protocols.http.httptools_impl",
 )
 #: What is run as a file of the package, ``python -I FILE``, limits its memory, and so has a server that loads less.
 _FILES = Path(embsync.__file__).parent
