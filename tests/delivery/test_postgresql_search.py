@@ -201,7 +201,7 @@ def test_an_idle_reader_delays_a_removal_and_nothing_else(
         assert [(one.number, one.complete) for one in sink.generations()] == [(3, True)]
 
 
-@pytest.mark.parametrize("question", ["search(%s)", "search_by_item(%s)"])
+@pytest.mark.parametrize("question", ["search(%s)", "search_by_item(%s)", "search_vector(%s::vector)"])
 def test_a_reader_is_told_that_its_version_was_removed(
     question: str,
     stores: Stores,
@@ -216,7 +216,7 @@ def test_a_reader_is_told_that_its_version_was_removed(
             with pinned(stores("plain"), number) as version:
                 deliver(sink, version, expected)
                 side = version.items if "item" in question else version.side("users")
-                name = side.ids[0].item()
+                name = str(side.vectors[0].tolist()) if "vector" in question else side.ids[0].item()
         sink.commit(1, 2)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         assert connection.execute("SELECT version FROM embsync.pointer").fetchone() == (1,)
