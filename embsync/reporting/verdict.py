@@ -125,7 +125,8 @@ def _since(manifest: Manifest, events: Sequence[Event], current: int | None) -> 
         notes.append(f"It is not current: version {current} is.")
     last = next((event for event in reversed(events) if event.event in (*MOVES, "refused", "failed")), None)
     if last is not None and last.event in ("refused", "failed") and current in (None, manifest.version):
-        reason = f": {last.reason}" if last.reason else ""
+        cause = (last.reason or "").partition("; refused by")[0]  # the checks stand among the events
+        reason = f": {cause}." if cause else "."
         notes.append(f"Since then {_snapshot(last)} was {_done(last)}, so this version remains in use{reason}")
     return tuple(notes)
 
