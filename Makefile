@@ -20,6 +20,7 @@ bench:
 	python benchmarks/roofline.py
 	python benchmarks/publish.py
 	python benchmarks/parent_hash.py
+	python benchmarks/delivery.py
 	python benchmarks/rotation.py
 	python benchmarks/parquet_read.py
 	python benchmarks/formats.py
