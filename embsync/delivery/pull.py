@@ -1,4 +1,4 @@
-"""``embsync pull``: brings what a prefix names as current into a store on this host."""
+"""``embsync pull``: copies the current version at a prefix to a store on this host."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _SMALL_FILES = 1 << 20
 
 
 class ObjectGone(SinkUnavailable):
-    """An object is not there any more: its version was deleted while it was copied."""
+    """An object no longer exists: its version was deleted while it was copied."""
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did.
+    """The result of a pull.
 
     Attributes
     ----------
     version : int
-        What is current now.
+        The current version.
     changed : bool
-        Whether something else was current before.
+        Whether another version was current before.
     transferred, linked : int
-        Bytes that were transferred, and bytes of files that were here already.
+        Bytes transferred, and bytes of files that existed here.
     """
 
     version: int
@@ -79,7 +79,7 @@ class Pull:
         self._wait = wait
 
     def once(self) -> Pulled:
-        """Make current what the pointer names, whatever is current here.
+        """Make the pointer's version current, whichever version is current here.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Pull:
         SinkError
             An object is damaged, or the place cannot be reached.
         """
-        pointer = self._pointer()  # before a store is made for a URL that is mistyped
+        pointer = self._pointer()  # before a store is created for a mistyped URL
         with self._alone() as known:
             return self._bring(pointer, known)
 
@@ -134,7 +134,7 @@ class Pull:
         return pointer
 
     def _bring(self, pointer: Pointer, known: PullSource) -> Pulled:
-        """Switch to what the pointer names; where that vanishes meanwhile, to what it names then."""
+        """Switch to the pointer's version, or if that is deleted meanwhile, to the next one."""
         for _ in range(_ATTEMPTS):
             try:
                 pulled = self._switch(pointer)
@@ -178,7 +178,7 @@ class Pull:
         return Pulled(pointer.version, True, transferred, linked)
 
     def _switch_back(self, number: int, data: bytes) -> Pulled:
-        """Make a version current that is here already."""
+        """Make an existing version current."""
         if read(self._store.path(number))[0] != data:
             raise SinkConflict(
                 f"another version {number} is here",
@@ -192,7 +192,7 @@ class Pull:
         return Pulled(number, True)
 
     def _receive(self, staging: ReceivedVersion, manifest: Manifest, pointer: Pointer) -> tuple[int, int]:
-        """Bring every file: from an earlier pull, from a version here that has the same one, or from there."""
+        """Get every file: from an earlier pull, from a version here with the same file, or by transfer."""
         folder = remote.folder_of(pointer.version, pointer.sha256)
         with self._newest_here() as here:
             own = (
@@ -215,7 +215,7 @@ class Pull:
 
     @contextlib.contextmanager
     def _newest_here(self) -> Iterator[Version | None]:
-        """Pin the newest version of the store, None where there is none or it is damaged."""
+        """Pin the newest version of the store, None if there is none or it is damaged."""
         with contextlib.ExitStack() as stack:
             found = None
             numbers = self._store.numbers()
@@ -236,7 +236,7 @@ class Pull:
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(download, missing))
-        if errors:  # those after the first may be its consequences
+        if errors:  # later errors may be consequences of the first
             raise errors[0]
 
     def _download_one(self, staging: ReceivedVersion, entry: FileEntry, key: str, errors: list[BaseException]) -> None:
@@ -263,7 +263,7 @@ class Pull:
 
 
 def _with_pointer(known: PullSource, pointer: Pointer) -> PullSource:
-    """Return the source with what its pointer names."""
+    """Return the source with the pointer's version."""
     return msgspec.structs.replace(known, version=pointer.version, sha256=pointer.sha256)
 
 

@@ -1,4 +1,4 @@
-"""Queries of a version with their exact neighbours: by these a sink's recall is measured."""
+"""Queries of a version with their exact neighbours, by which a sink's recall is measured."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ProbeQueries:
         Parameters
         ----------
         found : sequence of sequences of ids
-            What the sink found for each query, at most ``k`` ids each; ids the version does not have count as misses.
+            The sink's results for each query, at most ``k`` ids each; ids unknown to the version count as misses.
         """
         if len(self) == 0:
             return None

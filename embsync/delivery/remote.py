@@ -39,7 +39,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class DamagedObject(SinkError):
-    """An object is not what its manifest says."""
+    """An object does not match its manifest."""
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     previous : int or None
         The version that was current before.
     token : str
-        Other for every switch, so that a publisher knows its own.
+        Different for every switch, so that a publisher recognises its own.
     """
 
     format: int
@@ -95,7 +95,7 @@ class RemoteVersion:
 
     @property
     def complete(self) -> bool:
-        """Whether its manifest is there."""
+        """Whether its manifest exists."""
         return layout.MANIFEST in self.objects
 
     @property
@@ -110,7 +110,7 @@ def folder_of(number: int, fingerprint: str) -> str:
 
 
 def versions_in(objects: Objects) -> list[RemoteVersion]:
-    """Return the versions that are there, complete or not, ascending by number; other names are left out."""
+    """Return the existing versions, complete or not, ascending by number; other names are ignored."""
     found: dict[tuple[int, str], RemoteVersion] = {}
     for entry in objects.list("versions"):
         match = _FOLDER.fullmatch(entry.key)
@@ -126,7 +126,7 @@ def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
     Raises
     ------
     SinkConflict
-        It is damaged, or somebody else's.
+        It is damaged, or was not written by embsync.
     """
     data = objects.read(POINTER)
     if data is None:
@@ -151,7 +151,7 @@ def _foreign(objects: Objects, found: str) -> SinkConflict:
 
 
 def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[bytes, Manifest] | None:
-    """Return a version's manifest, as bytes and parsed; None if it is not there.
+    """Return a version's manifest, as bytes and parsed; None if it does not exist.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[byte
 
 
 def damaged_object(objects: Objects, key: str, found: str, expected: str) -> DamagedObject:
-    """Return the error for an object that is not what its manifest says."""
+    """Return the error for an object that does not match its manifest."""
     return DamagedObject(
         "a damaged object",
         where=f"{objects.where}/{key}",
@@ -183,7 +183,7 @@ def damaged_object(objects: Objects, key: str, found: str, expected: str) -> Dam
 
 
 def generations_in(objects: Objects) -> Iterator[Generation]:
-    """Yield the versions that are there, as a sink describes them."""
+    """Yield the existing versions, as a sink describes them."""
     for version in versions_in(objects):
         manifest = read_manifest(objects, version.number, version.fingerprint)[1] if version.complete else None  # type: ignore[index]
         yield Generation(

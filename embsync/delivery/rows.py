@@ -1,4 +1,4 @@
-"""What a version hands to a sink: its rows in blocks, live and carried, with ages and labels."""
+"""The rows of a version for a sink, in blocks: live and carried, with ages and labels."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class RowBlock:
     ages : (n,) int64
         Versions since the id was last live, 0 for live rows.
     last_seen : (n,) int64
-        The version that last had the id live.
+        The last version with the id live.
     last_seen_at : (n,) datetime64[s]
-        When that version was made, UTC; NaT where that is not known.
+        When that version was made, UTC; NaT if unknown.
     labels : mapping of str to list
         Labels of the items by name, None for null; empty for users.
     """

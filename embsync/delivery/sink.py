@@ -1,7 +1,7 @@
-"""What a sink is: a place outside the store where versions are served.
+"""Sinks: places outside the store where versions are served.
 
-A sink keeps its state itself: which versions are there, and which one its readers see. Any host can therefore continue
-what another one began, and nothing about a sink needs to be remembered between two runs.
+A sink keeps its own state: its versions, and which one its readers see. Any host can therefore continue the work of
+another, and nothing about a sink needs to be stored elsewhere.
 
 Delivering a version takes these steps, in this order, while the version is pinned:
 
@@ -36,7 +36,7 @@ class Generation:
         sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5. Empty where an
         incomplete one does not say.
     complete : bool
-        Whether it is staged completely. An incomplete one is the rest of a run that died.
+        Whether it is staged completely. An incomplete one is left by a run that died.
     space_id, created : str or None
         As in the manifest; None where an incomplete one does not say.
     search : mapping
@@ -54,7 +54,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a sink holds and finds of a staged version.
+    """The contents of a sink for a staged version, and its measured recall.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Probe:
     search : mapping
         The sink's own search parameters, which it keeps with the generation where its readers can see them.
     notes : tuple of str
-        What people should know of the sink, such as what it cannot do; shown by ``status``.
+        Remarks for users, such as what the sink cannot do; shown by ``status``.
     """
 
     items: int
@@ -153,9 +153,9 @@ class Sink(Protocol):
         """
 
     def close(self) -> None:
-        """Release connections; the sink may be used again."""
+        """Release connections; the sink can be used again."""
 
 
 def fingerprint_of(version: Version) -> str:
-    """Return what identifies a version beside its number: the sha256 of its ``manifest.json``."""
+    """Return what identifies a version in addition to its number: the sha256 of its ``manifest.json``."""
     return hashlib.sha256(version.manifest_bytes).hexdigest()

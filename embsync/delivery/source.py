@@ -1,4 +1,4 @@
-"""``source.json``: where a store is pulled from, and what was current there."""
+"""``source.json``: the source of a pulled store, and the version that was current there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PullSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_source(root: Path) -> PullSource | None:
-    """Return where a store is pulled from, or None if it is not.
+    """Return the source of a store, or None if it is not pulled.
 
     Raises
     ------

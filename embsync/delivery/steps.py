@@ -1,4 +1,4 @@
-"""One delivery: the steps that bring the current version of a store into a sink."""
+"""One delivery: the steps that copy the current version of a store to a sink."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from embsync.store import layout
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a delivery did.
+    """The result of a delivery.
 
     Attributes
     ----------
     version : int
-        What readers of the sink see now.
+        The version that readers of the sink see now.
     previous : int or None
-        What they saw before; the same if nothing had to be done.
+        The version that they saw before; the same if nothing had to be done.
     probe : Probe or None
-        What was found before the switch; None if nothing had to be done.
+        The result of the probe before the switch; None if nothing had to be done.
     missed : str or None
-        The recall that the sink missed, in words.
+        The missed recall, for messages.
     dropped, waiting : tuple of int
         Old generations that were removed, and those that still have to wait.
     """
