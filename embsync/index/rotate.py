@@ -8,6 +8,7 @@ import numpy as np
 
 from embsync.dtypes import Int64
 from embsync.index.build import fill
+from embsync.index.centroids import move_centroids
 from embsync.index.codes import stores
 from embsync.index.hnsw_links import bypass
 from embsync.index.layers import innermost, layers
@@ -73,10 +74,11 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     -------
     (labels,) ndarray of int64
         The row of each label. A graph keeps its dead labels, with fewer links to them; other indexes are emptied and
-        filled again, and have none.
+        filled again, the centroids of lists moved by one step of k-means before, and have none.
     """
     if not has_graph(index):
         index.reset()
+        move_centroids(index, live)
         fill(index, live, live.rows)
         return live.rows
     there = np.zeros(live.vectors.shape[0], np.bool_)

@@ -343,3 +343,29 @@ def test_rotation_is_deterministic_and_leaves_its_input(side, night, index_of, s
     assert previous.path.read_bytes() == before[0]
     for now, then in zip((previous.labels, row_map, side.vectors), before[1:], strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF32_HNSW32,Flat"])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_centroids_follow_the_vectors(side, night, index_of, shelf, factory, metric):
+    """After a rotation the centroids are nearer to the vectors than those of the night before, and as they are trained.
+
+    Of an inner product they have length one.
+    """
+    config = IndexConfig(factory=factory, metric=metric, **LAX)
+    built = index_of(side, config)
+    before = built.index.quantizer.reconstruct_n(0, built.index.nlist)
+    side, row_map = night(side, seed=1, cosine=0.8)
+    rotated = index_of(side, config, shelf.parent(built, row_map))
+    assert rotated.report.action == "rotated"
+    after = rotated.index.quantizer.reconstruct_n(0, rotated.index.nlist)
+    vectors = live_vectors(side.vectors, side.live, metric).at(side.live)
+
+    def nearness(centroids):
+        if metric == "l2":
+            return -np.square(vectors[:, None] - centroids[None]).sum(axis=2).min(axis=1).mean()
+        return (vectors @ centroids.T).max(axis=1).mean()
+
+    assert nearness(after) > nearness(before)
+    if metric != "l2":
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1.0, rtol=1e-5)
