@@ -8,7 +8,6 @@ import numpy as np
 
 from embsync.dtypes import Int64
 from embsync.index.build import fill
-from embsync.index.centroids import move_centroids
 from embsync.index.codes import stores
 from embsync.index.hnsw_links import bypass
 from embsync.index.layers import innermost, layers
@@ -36,6 +35,11 @@ _IN_PLACE = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexS
 #: again. Adding 2 % rows to 40k x 64 cost 1/47 of a build instead of 1/28, with the same recall after six nights
 #: (0.923); in real retrainings 1/54 instead of 1/44, and efSearch for 0.95 went from 20 to 22 after ten nights.
 PRUNE_HEADROOM = 0.1
+
+#: Vectors that a centroid is moved to, on average. On ten nights of goodbooks with 256 lists, recall at the effort of a
+#: rebuilt index rose from 0.942 to 0.957 (rebuilt: 0.951), for an eighth of the time of a rebuild.
+_VECTORS_PER_CENTROID = 64
+_QUANTIZERS = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexHNSWFlat)
 
 
 def obstacle(index: Any) -> str | None:
@@ -87,6 +91,38 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     move(index, live, moved, fresh.size)
     grow(index, live, moved, fresh)
     return np.concatenate([moved, fresh])
+
+
+def move_centroids(index: Any, live: LiveVectors) -> None:
+    """Move each centroid of an emptied index to the mean of the sampled vectors that are nearest to it.
+
+    Only lists of unencoded vectors: codes are of the residuals to the centroids they were trained with. A centroid
+    without vectors stays; those of an inner product have length one, as FAISS trains them.
+    """
+    index = faiss.downcast_index(index)
+    if type(index) is not faiss.IndexIVFFlat:
+        return
+    quantizer = faiss.downcast_index(index.quantizer)
+    if type(quantizer) not in _QUANTIZERS:
+        return
+    centroids = quantizer.reconstruct_n(0, int(index.nlist))
+    sums, counts = np.zeros(centroids.shape), np.zeros(int(index.nlist), np.int64)
+    rows = live.rows[:: max(1, live.count // (_VECTORS_PER_CENTROID * int(index.nlist)))]
+    for start in range(0, rows.size, live.step):
+        block = live.at(rows[start : start + live.step])
+        lists = quantizer.search(block, 1)[1].ravel()
+        order = np.argsort(lists, kind="stable")
+        there, firsts = np.unique(lists[order], return_index=True)
+        sums[there] += np.add.reduceat(block[order], firsts, axis=0)
+        counts += np.bincount(lists, minlength=counts.size)
+    filled = counts > 0
+    means = sums[filled] / counts[filled, None]
+    if int(index.metric_type) == faiss.METRIC_INNER_PRODUCT:
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        means /= np.where(norms > 0, norms, 1.0)
+    centroids[filled] = means
+    quantizer.reset()
+    quantizer.add(centroids)
 
 
 def move(index: Any, live: LiveVectors, moved: Int64, room: int) -> None:
