@@ -157,7 +157,8 @@ class CloudObjects:
         self.write(key, b"now")
         try:
             with self._errors(key):
-                return obstore.head(self._store, key)["last_modified"]
+                written: dt.datetime = obstore.head(self._store, key)["last_modified"]
+                return written
         finally:
             self.delete([key])
 
@@ -227,7 +228,7 @@ class CloudObjects:
             return True
         with self._errors(_LOCK):
             try:
-                written = obstore.head(self._store, _LOCK)["last_modified"]
+                written: dt.datetime = obstore.head(self._store, _LOCK)["last_modified"]
             except FileNotFoundError:
                 return True
         return (self.now() - written).total_seconds() > self._config.lock_seconds
