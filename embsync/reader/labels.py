@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,11 @@ from embsync.labels import LabelColumn
 if TYPE_CHECKING:
     from embsync.reader.version import Version
 
+#: A condition as a key of a mapping.
+Frozen: TypeAlias = tuple[Any, ...]
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+#: Conditions of a version whose rows are remembered, and bytes of these.
+_REMEMBERED, _REMEMBERED_BYTES = 64, 1 << 26
 #: Conditions by label name, all of which must hold; see :meth:`embsync.labels.LabelColumn.matching`.
 Where: TypeAlias = Mapping[str, Any] | None
 
@@ -35,8 +41,40 @@ def matching(version: Version, where: Where) -> Bool | None:
         )
     mask = np.ones(len(version.items.ids), np.bool_)
     for name, condition in where.items():
-        mask &= column_of(version, name).matching(condition)
+        column, key = column_of(version, name), _frozen(condition)
+        mask &= column.matching(condition) if key is None else version.matches(name, key)
     return mask
+
+
+def remembered(columns: Mapping[str, LabelColumn], rows: int) -> Callable[[str, Frozen], Bool]:
+    """Return what finds the rows that meet a condition, and remembers those of the last ones in bounded memory."""
+
+    def matches(name: str, key: Frozen) -> Bool:
+        found = columns[name].matching(_thawed(key))
+        found.flags.writeable = False
+        return found
+
+    return functools.lru_cache(max(1, min(_REMEMBERED, _REMEMBERED_BYTES // max(rows, 1))))(matches)
+
+
+def _frozen(condition: object) -> Frozen | None:
+    """Return a condition as a key that tells 1, 1.0 and True apart; None for one of other types, or a long one."""
+    if type(condition) in _SCALARS:
+        return (type(condition), condition)
+    if type(condition) is list and len(condition) <= _REMEMBERED and all(type(one) in _SCALARS for one in condition):
+        return (list, *((type(one), one) for one in condition))
+    if type(condition) is dict and len(condition) <= 2 and all(type(one) in _SCALARS for one in condition.values()):
+        return (dict, *((name, type(one), one) for name, one in condition.items()))
+    return None
+
+
+def _thawed(key: Frozen) -> Any:
+    kind, *parts = key
+    if kind is list:
+        return [one for _, one in parts]
+    if kind is dict:
+        return {name: one for name, _, one in parts}
+    return parts[0]
 
 
 def column_of(version: Version, name: str) -> LabelColumn:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 from embsync import index
 from embsync.alignment.transform import Transform
-from embsync.dtypes import Array, Float32
+from embsync.dtypes import Array, Bool, Float32
 from embsync.errors import UsageError
 from embsync.manifest import RowCounts
 from embsync.reader.diff import Diff, diff
-from embsync.reader.labels import Where, matching, values_of
+from embsync.reader.labels import Frozen, Where, matching, remembered, values_of
 from embsync.reader.lineage import MaxAge
 from embsync.reader.maps import Maps
 from embsync.reader.movement import Movement, movement
@@ -110,6 +110,11 @@ class Version(VersionFiles):
         found = index.Searcher.open(self.path / layout.INDEX, self.index_rows, record.index, record.items.live)
         self._require_in_place()
         return found
+
+    @cached_property
+    def matches(self) -> Callable[[str, Frozen], Bool]:
+        """What finds the rows that meet a condition on a label, and remembers those of the last conditions."""
+        return remembered(self.labels, self.record.items.rows)
 
     def search(
         self,
