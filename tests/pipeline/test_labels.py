@@ -194,7 +194,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
         ),
         (
             ["item_id,title,stock,price,year", "987654321,a,true,2,3"],
-            "labels of other ids; found 987654321, none of which",
+            "labels for other ids; found 987654321, none of which",
         ),
         (
             ["item_id,title,stock,price,year", "x,a,true,2,3"],
@@ -307,7 +307,7 @@ def test_labels_come_from_parquet(root: Path) -> None:
     ("line", "said"),
     [
         ("{id},a,true,2,3.5", "label year is of another type than before; found float; expected integer"),
-        ("987654321,a,true,2,3", "labels of other ids; found 987654321, none of which is an item"),
+        ("987654321,a,true,2,3", "labels for other ids; found 987654321, none of which is an item"),
     ],
 )
 def test_the_shell_says_in_one_line_what_is_wrong_with_labels(

@@ -95,7 +95,7 @@ def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
     [
         (("item_id,stock", "{id},maybe"), "label stock is of another type than before; found string; expected boolean"),
         (("item_id,stok", "{id},true"), "labels are not configured.*found stok; expected among stock, price"),
-        (("item_id,stock", "987654321,true"), "labels of other ids; found 987654321"),
+        (("item_id,stock", "987654321,true"), "labels for other ids; found 987654321"),
         (("item_id,stock", "x,true"), "labels with ids of another type"),
     ],
 )
