@@ -16,7 +16,7 @@ from embsync.delivery.courier import Courier
 from embsync.delivery.kinds import open_sink
 from embsync.delivery.sink import Sink
 from embsync.delivery.state import LOCK, DeliveryReport, directory_of, new_report, write_report
-from embsync.errors import EmbsyncError, StoreBusy, UsageError
+from embsync.errors import EmbsyncError, StoreBusy, StoreDamaged, UsageError
 from embsync.invocation import command
 from embsync.logs import log
 from embsync.notify import notify, watchdog_seconds
@@ -147,7 +147,9 @@ class DeliveryService:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock that allows one delivery from a store at a time."""
+        """Hold the lock that allows one delivery from a store at a time; there must be a store."""
+        with contextlib.suppress(StoreDamaged):  # may be repaired while it runs
+            layout.named_number(self._root)
         try:
             with exclusive(self._folder / LOCK, 1.0, "delivery"):
                 yield

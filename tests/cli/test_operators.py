@@ -197,14 +197,20 @@ _ARGUMENTS = {
     "transform": ["items", "watch it/day=0/items.npy"],
     "fold-in": ["1000"],
     "sync": ["watch it/day=2"],
+    "push": ["file:///nowhere/at/all"],
+    "deliver": ["--once", "--config", "delivery.yaml"],
 }
 
+_MAKE_STORES = {"sync", "run", "demo", "pull"}
+_NEED_NONE = {"version", "serve", "write"}
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sync", "run", "demo", "version", "serve", "write"}))
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - _MAKE_STORES - _NEED_NONE))
 def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
     """On a path without one, and on an empty directory: not found, and nothing there afterwards."""
     before = tree(place)
     os.mkdir("empty")  # noqa: PTH102
+    Path("delivery.yaml").write_text("delivery: {sinks: [{name: copy, kind: object_store, url: 'file:///nowhere'}]}")
     with_empty = tree(place)
     for path in ("wrong path", "wrong/path/deeper", "empty"):
         code = run([name, *_ARGUMENTS.get(name, []), "--store", path])

