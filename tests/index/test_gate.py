@@ -130,7 +130,7 @@ def test_growth_is_measured_against_the_last_rebuild_and_not_against_last_night(
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
     built = index_of(side, config)
     first = built.report.rebuilt_search
-    later, row_map = night(side, seed=2, cosine=0.6)
+    later, row_map = night(side, seed=2, cosine=0.4)
     parent = shelf.parent(built, row_map)
     reached = index_of(later, IndexConfig(factory=factory, max_search_cost_growth=100.0), parent).report
     needed = effort(built.index, reached.search, 10)
