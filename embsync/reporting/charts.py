@@ -211,18 +211,3 @@ def stages(plot: Plot, names: Sequence[str], seconds: Sequence[float]) -> Markup
         )
         plot.write(across.at(value) + 5, top + height * 0.68, f"{value:.2f} s", "start")
     return plot.svg()
-
-
-def sparkline(values: Float64, title: str, class_: str = "stable") -> Markup:
-    """Return a small line without axes, its last value marked."""
-    plot = Plot(title, "", width=120, height=28, left=3, right=6, top=4, bottom=4)
-    finite = values[np.isfinite(values)]
-    low, high = float(finite.min(initial=1.0)), float(finite.max(initial=0.0))
-    room = max((high - low) * 0.1, 0.01)
-    scale, places = plot.y(low - room, high + room), plot.x(0, max(len(values) - 1, 1))
-    heights = np.where(np.isfinite(values), scale(np.nan_to_num(values)), np.nan)
-    plot.path(points(places(np.arange(len(values))), heights), f"line {class_}")
-    for place, height in list(zip(places(np.arange(len(values))), heights, strict=True))[-1:]:
-        if np.isfinite(height):
-            plot.mark(float(place), float(height), "circle", class_, size=2.6)
-    return plot.svg("spark")

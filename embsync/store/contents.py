@@ -118,7 +118,8 @@ class StoreContents:
         published = (event.snapshot or {} for event in self.journal.events() if event.event == "published")
         paths = [path for path in (snapshot.get("path") for snapshot in published) if path and Path(path).exists()]
         if not paths:
-            return command("accept", "--help", purpose=f"{none} from a snapshot", store=self.root)
+            purpose = f"{none} with `accept --new-space`; the snapshots published so far"
+            return command("history", purpose=purpose, store=self.root)
         return command("accept", paths[-1], "--new-space", purpose=none, store=self.root)
 
     def unpruned(self, keep: int) -> list[str]:

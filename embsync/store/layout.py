@@ -68,11 +68,6 @@ def version_files(*, two_sided: bool) -> set[str]:
     return found
 
 
-def computed_files(*, two_sided: bool) -> set[str]:
-    """Return the paths of files that can be computed from a version's others; earlier releases did not write them."""
-    return {NEIGHBOURS, *(side_file(side, "moments") for side in ("items", "users")[: 1 + two_sided])}
-
-
 def version_numbers(versions: Path) -> list[int]:
     """Return the numbers of the published versions in a directory, ascending.
 

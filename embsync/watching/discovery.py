@@ -86,11 +86,6 @@ class Discovery:
     children: tuple[Child, ...]
     memory: dict[str, Observation]
 
-    @property
-    def ready(self) -> tuple[Child, ...]:
-        """The complete snapshots, in order."""
-        return tuple(child for child in self.children if child.state == "ready")
-
 
 def discover(
     watched: str | Path,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support.damage import SIZES, build, config_of, copy, drop, flip, next_night, waiting
 from support.quick import quick_directory
-from support.stores import assert_at_rest, assert_intact
+from support.stores import VERSION_FILES, assert_at_rest, assert_intact
 
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged
@@ -29,8 +29,7 @@ from embsync.reader import open_version
 from embsync.store import Store, layout
 from embsync.store.staging import Staging
 
-FILES = layout.version_files(two_sided=True) | layout.computed_files(two_sided=True)
-CARRIED = sorted(FILES - {layout.INDEX, layout.INDEX_ROWS})
+CARRIED = sorted(VERSION_FILES - {layout.INDEX, layout.INDEX_ROWS})
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +222,6 @@ def test_the_manifest_itself_is_shown_unchanged(root: Path, capfd: pytest.Captur
     assert run(["show", "--json", "--store", str(root)]) == 0
     printed = capfd.readouterr().out
     assert printed == (root / "versions/000003/manifest.json").read_text()
-    assert {entry["path"] for entry in json.loads(printed)["files"]} == FILES
+    assert {entry["path"] for entry in json.loads(printed)["files"]} == VERSION_FILES
     with open_version(root, 3) as version:
         assert version.record.items.live == SIZES["items"]

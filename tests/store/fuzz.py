@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import numpy as np
 from snapshots.fuzz import MEMORY, SECONDS, TooLong, _too_long, damaged, own_peak
 from support.damage import build, config_of, copy
+from support.stores import VERSION_FILES
 
 from embsync.cli.main import run
 from embsync.daemon import status
@@ -48,7 +49,7 @@ RECORDS = {
     HOOK_RECORD: b'{"version":3,"time":"2026-11-25T02:00:00Z","failed":null}',
     layout.ORDER: b'{"order":"auto","series":["day=#"]}',
 }
-ARRAYS = sorted((layout.version_files(two_sided=True) | layout.computed_files(two_sided=True)) - {layout.INDEX})
+ARRAYS = sorted(VERSION_FILES - {layout.INDEX})
 
 
 class Fuzz:

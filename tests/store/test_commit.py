@@ -613,7 +613,7 @@ def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.Ca
 
 
 def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> None:
-    """The newest that was published and still exists; where none does, help is all that can be printed."""
+    """The newest that was published and still exists; if none does, the history shows what was published."""
     everything = set(Store(store).numbers())
     (store / "journal.jsonl").unlink()
     for name in ("first", "second"):
@@ -622,7 +622,7 @@ def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> No
     for left in ("second", "first"):
         assert Store(store).way_out(everything).arguments == ("accept", str(store.parent / left), "--new-space")
         (store.parent / left).rmdir()
-    assert Store(store).way_out(everything).arguments == ("accept", "--help")
+    assert Store(store).way_out(everything).arguments == ("history",)
 
 
 def test_holding_works_while_current_is_broken(store: Path) -> None:

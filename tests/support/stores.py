@@ -20,10 +20,12 @@ from embsync.config import Config
 from embsync.errors import EmbsyncError
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, publish_snapshot
-from embsync.store import Store
+from embsync.store import Store, layout
 
 #: Everything a store may hold at rest.
 AT_REST = {"versions", "current", "journal.jsonl", "lock"}
+#: Every file of a version with two sides, except its manifest.
+VERSION_FILES = layout.version_files(two_sided=True) | {layout.NEIGHBOURS, "items/moments.npy", "users/moments.npy"}
 
 
 def assert_at_rest(root: Path, *more: str) -> None:
