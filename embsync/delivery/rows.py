@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from embsync.dtypes import Array, Bool, Float32, Int64, Times
@@ -30,8 +32,8 @@ class RowBlock:
         The last version with the id live.
     last_seen_at : (n,) datetime64[s]
         When that version was made, UTC; NaT if unknown.
-    labels : mapping of str to list
-        Labels of the items by name, None for null; empty for users.
+    labels : mapping of str to list, optional
+        Labels of the items by name, None for null; None for users, which have no labels.
     """
 
     ids: Array
@@ -40,7 +42,7 @@ class RowBlock:
     ages: Int64
     last_seen: Int64
     last_seen_at: Times
-    labels: Mapping[str, Sequence[Any]]
+    labels: Mapping[str, Sequence[Any]] | None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -60,6 +62,29 @@ def row_blocks(version: Version, name: SideName, rows: int | None = None) -> Ite
             side.age(ids),
             np.asarray(side.last_seen[part]),
             side.last_seen_at(ids),
-            version.labels_of(ids) if name == "items" else {},
+            version.labels_of(ids) if name == "items" else None,
         )
         start += len(ids)
+
+
+def label_objects(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[dict[str, Any]]:
+    """Yield the labels of each row, as JSON can hold them.
+
+    NUL in a string becomes U+FFFD, and an infinite number null: no JSON column of a database takes them.
+    """
+    columns = [list(map(_storable, values)) for values in labels.values()]
+    for values in zip(*columns, strict=True) if columns else ((),) * rows:
+        yield dict(zip(labels, values, strict=True))
+
+
+def labels_as_json(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[bytes]:
+    """Yield the same as JSON."""
+    return map(msgspec.json.Encoder().encode, label_objects(labels, rows))
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd") if "\0" in value else value
+    if isinstance(value, list):
+        return [one.replace("\0", "\ufffd") for one in value]
+    return None if isinstance(value, float) and math.isinf(value) else value

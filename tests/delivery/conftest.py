@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ _SIZES = {"items": 120, "users": 90}
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a store by name: plain (three nights, with carried rows), named, one_sided, other, new_space."""
+    """Return a store by name: plain (three nights, with carried rows), named, one_sided, other, new_space, labelled."""
     made: dict[str, Path] = {}
 
     def store(name: str) -> Path:
@@ -35,11 +36,34 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return store
 
 
+def _labels(name: str) -> list[str]:
+    return ["genre", "price", "stock", "count", "tags"] if name == "labelled" else []
+
+
+def _write_labels(folder: Path, made: Night) -> None:
+    """Leave labels of every kind beside a night, some null, with what JSON and databases need to quote."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    ids = made.item_ids.tolist()
+    columns = {
+        "genre": [("müsli", 'a "b"\\', "x\0y", None, "")[id_ // 7 % 5] for id_ in ids],
+        "price": [None if id_ % 11 == 0 else math.inf if id_ % 13 == 0 else id_ % 100 / 4 for id_ in ids],
+        "stock": [None if id_ % 5 == 0 else id_ % 2 == 0 for id_ in ids],
+        "count": [None if id_ % 5 == 1 else 2**60 + id_ for id_ in ids],
+        "tags": [None if id_ % 5 == 2 else [f"t{place}" for place in range(3) if id_ >> place & 1] for id_ in ids],
+    }
+    pq.write_table(pa.table({"item_id": ids, **columns}), folder / "item_labels.parquet")
+
+
 def _publish(root: Path, name: str) -> Path:
     nights = [night(number, **_SIZES, seed=9 if name == "other" else 7, churn=0.1) for number in range(3)]
     change: dict[str, Callable[[Night], Night]] = {"named": Night.named, "one_sided": Night.one_sided}
-    config = configured(space__standardize=name != "one_sided", index__recall_at=5)
+    config = configured(space__standardize=name != "one_sided", index__recall_at=5, snapshot__labels=_labels(name))
     for number, made in enumerate(map(change.get(name, lambda made: made), nights)):
+        if name == "labelled":
+            _write_labels(root.parent / "snapshots" / f"day={number}", made)
         sync(root, made, f"day={number}", config)
     if name == "new_space":
         sync(root, night(7, **_SIZES, seed=11), "day=7", config, new_space=True)

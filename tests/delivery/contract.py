@@ -30,7 +30,7 @@ import pytest
 from support.nights import Array
 
 import embsync
-from embsync.delivery.rows import row_blocks
+from embsync.delivery.rows import label_objects, row_blocks
 from embsync.delivery.sink import Sink, fingerprint_of
 from embsync.errors import SinkConflict, SinkError, SinkMoved
 
@@ -45,6 +45,8 @@ class ServedSide:
     vectors: Array
     live: list[bool]
     ages: list[int]
+    #: Of items, by name; None for sinks whose readers find the store's own files.
+    labels: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -64,6 +66,7 @@ def side_of(version: embsync.Version, name: str) -> ServedSide:
         np.concatenate([block.vectors for block in blocks]),
         [value for block in blocks for value in block.live.tolist()],
         [value for block in blocks for value in block.ages.tolist()],
+        [one for block in blocks for one in label_objects(block.labels or {}, len(block))],
     )
 
 
@@ -80,6 +83,8 @@ def assert_served(served: Served | None, version: embsync.Version) -> None:
             assert found.ids == expected.ids
             assert found.live == expected.live
             assert found.ages == expected.ages
+            if found.labels is not None:
+                assert found.labels == expected.labels
             np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
@@ -321,9 +326,9 @@ class SinkContract:
             self.sink().commit(7, None)
         assert self.served() is None
 
-    @pytest.mark.parametrize("name", ["named", "one_sided", "new_space"])
+    @pytest.mark.parametrize("name", ["named", "one_sided", "new_space", "labelled"])
     def test_every_kind_of_version_is_served(self, name: str, stores: Stores) -> None:
-        """String ids, some not ASCII; items alone; a version of a new space after one of the old."""
+        """String ids, some not ASCII; items alone; a version of a new space after one of the old; with labels."""
         root, expected = stores(name), None
         with embsync.open(root) as reader:
             newest = reader.current.number

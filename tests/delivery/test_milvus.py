@@ -26,11 +26,12 @@ pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
 
 def side_in(client: Any, collection: str, side: str) -> ServedSide:
     """Return a side as a reader sees it."""
-    fields = ["key", "id", "vector", "live", "age"]
+    fields = ["key", "id", "vector", "live", "age", "labels"]
     rows = client.query(collection, filter="age >= 0", output_fields=fields, partition_names=[side], limit=10_000)
     rows = sorted(rows, key=lambda row: row["id"] if isinstance(row["id"], int) else row["id"].encode())
     columns = {name: [row[name] for row in rows] for name in fields}
-    return ServedSide(columns["id"], np.array(columns["vector"], np.float32), columns["live"], columns["age"])
+    vectors = np.array(columns["vector"], np.float32)
+    return ServedSide(columns["id"], vectors, columns["live"], columns["age"], columns["labels"])
 
 
 def simple_collection(client: Any, name: str) -> None:
@@ -206,4 +207,24 @@ def test_the_rest_of_a_creation_that_was_killed_is_ours(
             finish()
             assert all(one.complete for one in sink.generations())
     assert sink.current() == 3
+    sink.close()
+
+
+def test_a_filter_takes_labels(milvus: str, milvus_client: Any, stores: Callable[[str], Path]) -> None:
+    """As ``where=`` does in Python, by the expressions of the documentation."""
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    conditions: list[tuple[str, dict[str, Any]]] = [
+        ('labels["genre"] == "müsli"', {"genre": "müsli"}),
+        ('labels["price"] >= 2.5 and labels["price"] <= 20', {"price": {"min": 2.5, "max": 20}}),
+        ('json_contains(labels["tags"], "t1") and labels["stock"] == true', {"tags": "t1", "stock": True}),
+    ]
+    with pinned(stores("labelled")) as version:
+        sink.stage(version)
+        sink.commit(version.number, None)
+        for condition, where in conditions:
+            found = milvus_client.query(
+                "embsync", filter=f"live == true and {condition}", output_fields=["id"], partition_names=["items"]
+            )
+            ids, _ = version.search(version.users.vectors[:1], len(version.items), where=where)  # type: ignore[union-attr]
+            assert sorted(row["id"] for row in found) == sorted(ids[0].tolist()), condition
     sink.close()

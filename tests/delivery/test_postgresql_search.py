@@ -264,3 +264,36 @@ def test_a_server_notices_that_a_delivery_was_killed(
         assert connection.execute("SHOW client_connection_check_interval").fetchone() == ("1s",)
         assert connection.execute("SHOW lock_timeout").fetchone() == ("10s",)
         assert other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("scanned", [20_000, 1])
+def test_a_condition_on_labels_finds_as_many_as_match(
+    scanned: int, stores: Stores, postgresql: PostgresqlServer, database: str
+) -> None:
+    """As ``where=`` does in Python, carried items left out; also where the scan of the index ends before."""
+    conditions: list[tuple[str, dict[str, Any]]] = [
+        ('$.genre == "müsli"', {"genre": "müsli"}),
+        ("$.genre == null && $.price >= 2.5 && $.price <= 20", {"genre": None, "price": {"min": 2.5, "max": 20}}),
+        ('$.tags == "t1" && $.stock == true', {"tags": "t1", "stock": True}),
+        ("$.price > 1000000", {"price": {"min": 1e6, "max": 1e9}}),
+    ]
+    with (
+        sink_at(postgresql, database) as sink,
+        pinned(stores("labelled")) as version,
+        postgresql.connect(database) as connection,
+    ):
+        deliver(sink, version)
+        connection.execute(f"SET hnsw.max_scan_tuples = {scanned}")
+        user = version.users.ids[version.users.live][0].item()
+        item = version.items.ids[version.items.live][0].item()
+        for condition, where in conditions:
+            for question, (ids, scores) in (
+                ("search", version.search_by_user([user], 30, where=where)),
+                ("search_by_item", version.search_by_item([item], 30, where=where)),
+            ):
+                asked = user if question == "search" else item
+                rows = connection.execute(
+                    f"SELECT item_id, score FROM embsync.{question}(%s, 30, %s::jsonpath)", (asked, condition)
+                ).fetchall()
+                assert [row[0] for row in rows] == ids[0].tolist(), condition
+                np.testing.assert_allclose([row[1] for row in rows], scores[0], rtol=1e-5, atol=1e-6)

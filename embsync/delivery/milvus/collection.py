@@ -16,7 +16,7 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from embsync.delivery.milvus.connection import Client
-from embsync.delivery.rows import RowBlock, row_blocks
+from embsync.delivery.rows import RowBlock, label_objects, row_blocks
 from embsync.delivery.sink import fingerprint_of
 from embsync.errors import SinkUnavailable
 from embsync.ids import LONGEST_ID
@@ -33,7 +33,7 @@ EVERY_ROW = "age >= 0"
 LIVE = "live == true"
 #: Our metrics as Milvus calls them; its L2 is the squared distance.
 METRICS = {"inner_product": "IP", "cosine": "COSINE", "l2": "L2"}
-_FIELDS = ("key", "id", "vector", "live", "age", "last_seen", "last_seen_at", "about")
+_FIELDS = ("key", "id", "vector", "live", "age", "last_seen", "last_seen_at", "labels", "about")
 _HNSW = {"M": 16, "efConstruction": 128}
 #: Bytes of a request with rows: Milvus takes 64 MiB.
 _REQUEST_BYTES = 4 << 20
@@ -97,12 +97,13 @@ class Collection:
 
     def describe(self, description: Description) -> None:
         """Write its description."""
-        row = {
+        row: dict[str, Any] = {
             "key": DESCRIPTION,
             "id": 0 if self._id_type() == DataType.INT64 else "",
             "vector": [0.0] * description.dimension,
             "live": False,
             **dict.fromkeys(("age", "last_seen", "last_seen_at"), -1),
+            "labels": {},
             "about": msgspec.json.encode(description).decode(),
         }
         self.call("upsert", self.name, [row], partition_name=DESCRIPTION)
@@ -120,6 +121,7 @@ class Collection:
         schema.add_field("live", DataType.BOOL)
         for name in ("age", "last_seen", "last_seen_at"):
             schema.add_field(name, DataType.INT64)
+        schema.add_field("labels", DataType.JSON)
         schema.add_field("about", DataType.VARCHAR, max_length=65_535)
         index = MilvusClient.prepare_index_params()
         metric = METRICS[version.record.index.metric]
@@ -194,7 +196,10 @@ def _rows(block: RowBlock, side: SideName, integers: bool) -> Iterator[dict[str,
     """Yield rows as Milvus takes them; a time that is not known is -1."""
     times = np.where(np.isnat(block.last_seen_at), -1, block.last_seen_at.astype(np.int64))
     columns = (block.ids, block.vectors, block.live, block.ages, block.last_seen, times)
-    for id_, vector, live, age, last_seen, at in zip(*(column.tolist() for column in columns), strict=True):
+    labels = label_objects(block.labels or {}, len(block))
+    for id_, vector, live, age, last_seen, at, about in zip(
+        *(column.tolist() for column in columns), labels, strict=True
+    ):
         yield {
             "key": f"{side}:{id_}",
             "id": id_ if integers else str(id_),
@@ -203,5 +208,6 @@ def _rows(block: RowBlock, side: SideName, integers: bool) -> Iterator[dict[str,
             "age": age,
             "last_seen": last_seen,
             "last_seen_at": at,
+            "labels": about,
             "about": "",
         }

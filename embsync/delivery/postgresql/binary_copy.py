@@ -1,8 +1,8 @@
 """Rows in the binary format of PostgreSQL's COPY, encoded a block at a time.
 
 The formats of the file and of ``bigint``, ``text``, ``boolean`` and ``timestamptz`` are those of PostgreSQL's
-documentation of COPY and of its send functions; that of ``vector`` is pgvector's ``vector_send``: the width and a zero
-as 16-bit integers, then the numbers as 32-bit floats, all big-endian.
+documentation of COPY and of its send functions; that of ``jsonb`` is a 1 and JSON as text. That of ``vector`` is
+pgvector's ``vector_send``: the width and a zero as 16-bit integers, then the numbers as 32-bit floats, all big-endian.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import LiteralString
 
 import numpy as np
 
-from embsync.delivery.rows import RowBlock
+from embsync.delivery.rows import RowBlock, labels_as_json
 from embsync.dtypes import Array
 
 #: The columns of a table of rows, in the order in which they are copied, and their types; None: that of the ids.
@@ -25,10 +25,15 @@ COLUMNS: Sequence[tuple[str, LiteralString | None]] = (
     ("last_seen", "bigint"),
     ("last_seen_at", "timestamptz"),
 )
+#: Of items only, behind the others.
+LABELS: tuple[str, LiteralString] = ("labels", "jsonb")
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 #: ``timestamptz`` counts microseconds from here.
 _EPOCH = np.datetime64("2000-01-01", "us")
+#: JSON is filled with spaces up to a multiple of this, so that few lengths occur.
+_JSON_STEP = 64
+_JSONB_FORMAT = b"\x01"
 
 
 def encoded(block: RowBlock, version: int) -> Iterator[bytes]:
@@ -36,19 +41,27 @@ def encoded(block: RowBlock, version: int) -> Iterator[bytes]:
     ids = _big_endian_ids(block.ids)
     lengths = np.full(len(ids), 8) if ids.dtype.kind == "i" else np.char.str_len(ids)
     known = ~np.isnat(block.last_seen_at)
-    shape = lengths * 2 + known
-    for one in np.unique(shape):
-        rows = np.flatnonzero(shape == one)
-        length = int(one) // 2
-        yield _records(block, ids[rows].astype(ids.dtype if ids.dtype.kind == "i" else f"S{length}"), rows, version)
+    labels = None if block.labels is None else [_jsonb(one) for one in labels_as_json(block.labels, len(ids))]
+    sizes = np.zeros(len(ids), np.int64) if labels is None else np.fromiter(map(len, labels), np.int64, len(ids))
+    shapes, which = np.unique(np.column_stack([lengths, known, sizes]), axis=0, return_inverse=True)
+    for place, (length, _, size) in enumerate(shapes.tolist()):
+        rows = np.flatnonzero(which.ravel() == place)
+        texts = None if labels is None else np.array([labels[row] for row in rows.tolist()], f"S{size}")
+        kind = ids.dtype if ids.dtype.kind == "i" else f"S{length}"
+        yield _records(block, ids[rows].astype(kind), texts, rows, version)
+
+
+def _jsonb(text: bytes) -> bytes:
+    text = _JSONB_FORMAT + text
+    return text.ljust(-(-len(text) // _JSON_STEP) * _JSON_STEP)
 
 
 def _big_endian_ids(ids: Array) -> Array:
     return ids.astype(">i8") if ids.dtype.kind == "i" else np.char.encode(ids, "utf-8")
 
 
-def _records(block: RowBlock, ids: Array, rows: Array, version: int) -> bytes:
-    """Return rows that all have a time, or none, and ids of one length."""
+def _records(block: RowBlock, ids: Array, labels: Array | None, rows: Array, version: int) -> bytes:
+    """Return rows that all have a time, or none, and ids and labels of one length each."""
     width = block.vectors.shape[1]
     timed = not np.isnat(block.last_seen_at[rows[0]])
     fields: list[tuple[str, int, list[tuple[str, object]]]] = [
@@ -62,6 +75,8 @@ def _records(block: RowBlock, ids: Array, rows: Array, version: int) -> bytes:
         if timed
         else ("last_seen_at", -1, []),
     ]
+    if labels is not None:
+        fields.append(("labels", labels.dtype.itemsize, [(labels.dtype.str, labels)]))
     layout: list[tuple[str, str]] = [("fields", ">i2")]
     values: dict[str, object] = {"fields": len(fields)}
     for name, length, parts in fields:

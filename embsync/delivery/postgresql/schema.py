@@ -13,7 +13,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from embsync.delivery.postgresql.binary_copy import COLUMNS
+from embsync.delivery.postgresql.binary_copy import COLUMNS, LABELS
 from embsync.reader import Side, Version
 from embsync.sides import SideName
 
@@ -55,7 +55,8 @@ CREATE VIEW {s}.{view} AS
 """
 
 _SEARCH_VERSION: LiteralString = """
-CREATE FUNCTION {s}.search_version(of_version bigint, query {v}.vector, k integer, effort integer DEFAULT NULL)
+CREATE FUNCTION {s}.search_version(of_version bigint, query {v}.vector, k integer, effort integer DEFAULT NULL,
+    condition jsonpath DEFAULT NULL)
 RETURNS TABLE (version bigint, item_id {item}, score double precision)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, {v}, pg_temp
@@ -71,6 +72,7 @@ DECLARE
     distance text;
     nearest text;
     hits bigint;
+    fields text := 'SELECT c.id, c.vector %s $1 AS d FROM %I.items AS c WHERE c.version = %s AND c.live%s';
 BEGIN
     IF query IS NULL THEN
         RETURN;
@@ -94,33 +96,40 @@ BEGIN
     PERFORM set_config('ivfflat.probes', least(effort, 32768)::text, true);
     kind := format('%s(%s)', CASE WHEN g.halfvec THEN 'halfvec' ELSE 'vector' END, g.dimension);
     distance := CASE g.metric WHEN 'inner_product' THEN '<#>' WHEN 'cosine' THEN '<=>' ELSE '<->' END;
-    nearest := format('SELECT c.id, c.vector %s $1 AS d FROM %I.items AS c WHERE c.version = %s AND c.live'
-        ' ORDER BY (c.vector::%s) %s $1::%s LIMIT %s',
-        distance, {schema}, of_version, kind, distance, kind, CASE WHEN g.halfvec THEN 4 * k ELSE k END);
+    fields := format(fields, distance, {schema}, of_version,
+        CASE WHEN condition IS NULL THEN '' ELSE ' AND c.labels @@ $2' END);
+    nearest := format('%s ORDER BY (c.vector::%s) %s $1::%s LIMIT %s',
+        fields, kind, distance, kind, CASE WHEN g.halfvec THEN 4 * k ELSE k END);
+    IF condition IS NOT NULL THEN  -- where the index finds too few, all items that meet it are compared
+        nearest := format('WITH n AS MATERIALIZED (%s), m AS MATERIALIZED (SELECT count(*) < %s AS few FROM n)'
+            ' SELECT n.* FROM n WHERE NOT (SELECT few FROM m)'
+            ' UNION ALL SELECT a.* FROM (%s ORDER BY d LIMIT %s) AS a WHERE (SELECT few FROM m)',
+            nearest, k, fields, k);
+    END IF;
     RETURN QUERY EXECUTE format(
         'SELECT %s::bigint, f.id, %s AS score FROM (%s) AS f ORDER BY score DESC, f.id LIMIT %s',
         of_version,
         CASE g.metric WHEN 'inner_product' THEN '-f.d' WHEN 'l2' THEN '-f.d * f.d'
             ELSE 'CASE WHEN f.d = ''NaN'' THEN 0 ELSE 1 - f.d END' END,
-        nearest, k) USING query;
+        nearest, k) USING query, condition;
     GET DIAGNOSTICS hits = ROW_COUNT;
-    IF hits = 0 THEN
+    IF hits = 0 AND NOT EXISTS (SELECT FROM {s}.items AS c WHERE c.version = of_version) THEN
         RAISE EXCEPTION 'version % was removed while it was read', of_version
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Begin a new transaction.';
     END IF;
 END
 $function$;
-CREATE FUNCTION {s}.search_vector(query {v}.vector, k integer DEFAULT 10)
+CREATE FUNCTION {s}.search_vector(query {v}.vector, k integer DEFAULT 10, condition jsonpath DEFAULT NULL)
 RETURNS TABLE (version bigint, item_id {item}, score double precision)
 LANGUAGE sql STABLE AS $function$
-    SELECT f.* FROM {s}.pointer AS p CROSS JOIN LATERAL {s}.search_version(p.version, query, k) AS f
+    SELECT f.* FROM {s}.pointer AS p CROSS JOIN LATERAL {s}.search_version(p.version, query, k, NULL, condition) AS f
     WHERE p.version IS NOT NULL
 $function$;
 """
 
 #: By user, and by item without the item itself.
 _SEARCH_BY_ID: LiteralString = """
-CREATE FUNCTION {s}.{function}({argument} {id}, k integer DEFAULT 10)
+CREATE FUNCTION {s}.{function}({argument} {id}, k integer DEFAULT 10, condition jsonpath DEFAULT NULL)
 RETURNS TABLE (version bigint, item_id {item}, score double precision)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, {v}, pg_temp
@@ -132,7 +141,8 @@ DECLARE
 BEGIN
     SELECT o.vector INTO query FROM {s}.{side} AS o WHERE o.version = served AND o.id = $1;
     IF FOUND THEN
-        RETURN QUERY SELECT f.* FROM {s}.search_version(served, query, k + {more}) AS f {without} LIMIT k;
+        RETURN QUERY
+            SELECT f.* FROM {s}.search_version(served, query, k + {more}, NULL, condition) AS f {without} LIMIT k;
     ELSIF served IS NOT NULL
         AND pg_partition_root(to_regclass(format('%I.%I', {schema}, {prefix} || served))) IS NULL THEN
         RAISE EXCEPTION 'version % was removed while it was read', served
@@ -251,7 +261,7 @@ class Schema:
                 types.get(kind) or sql.SQL(kind or ""),
                 sql.SQL("" if name == "last_seen_at" else " NOT NULL"),
             )
-            for name, kind in COLUMNS
+            for name, kind in (*COLUMNS, *([LABELS] if side.name == "items" else []))
         ]
         return sql.Composed([part for column in columns for part in (sql.SQL(", "), column)][1:])
 
