@@ -194,7 +194,7 @@ def test_sizes(tmp_path: Path, text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["12 K", "1 iB", "many", "-5 GiB", "1e9", "GiB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     """The message shows how a size is written."""
     with pytest.raises(UsageError, match=r"snapshot\.max_bytes: not a size; .*such as '256 GiB'"):
         load(environment={}, options={"snapshot.max_bytes": text})
@@ -221,7 +221,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ("\0", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """Nothing in it is executed, and the message names the file."""
     with pytest.raises(UsageError, match=rf"embsync\.yaml: .*{message}|embsync\.yaml: {message}"):
         load(_file(tmp_path, text), {})
@@ -253,7 +253,7 @@ def test_a_key_below_a_value_is_refused(tmp_path: Path, variable: str) -> None:
         load(_file(tmp_path, "store: {path: s}\nthreads: 1"), {variable: "1"})
 
 
-def test_a_variable_that_is_no_yaml_is_refused() -> None:
+def test_a_variable_that_is_not_yaml_is_refused() -> None:
     """The message names the key."""
     with pytest.raises(UsageError, match=r"store\.path: not a valid value"):
         load(environment={"EMBSYNC_STORE__PATH": "[a"})

@@ -33,7 +33,7 @@ def column(kind: Kind, values: list[Any], step: int = 3) -> LabelColumn:
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
-def test_what_is_put_together_is_what_went_in(data: st.DataObject, kind: Kind) -> None:
+def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) -> None:
     """Two columns side by side in rows of a third: every value and every null stands where it was put."""
     lists = [data.draw(st.lists(st.none() | VALUES[kind], max_size=9)) for _ in range(2)]
     columns = [column(kind, values) for values in lists]
@@ -78,7 +78,9 @@ def test_a_condition_finds_what_python_finds(data: st.DataObject, kind: Kind) ->
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)), st.none() | st.sampled_from(list(VALUES)))
-def test_what_is_unchanged_is_what_python_finds_equal(data: st.DataObject, kind: Kind, other: Kind | None) -> None:
+def test_unchanged_labels_are_those_that_python_finds_equal(
+    data: st.DataObject, kind: Kind, other: Kind | None
+) -> None:
     """Row by row, of dictionaries that differ; null equals null alone; a value of another kind equals nothing."""
     other = kind if other is None else other
     word = st.text("ab", max_size=2)  # often of one length, and not equal

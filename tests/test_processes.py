@@ -80,6 +80,6 @@ def test_a_guard_tells_of_an_end_as_it_was(guarded: bool, command: str, words: s
     assert describe_exit(code) == words
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_given_by_number() -> None:
     """Real-time signals have none."""
     assert describe_exit(-63) == "was killed by signal 63"

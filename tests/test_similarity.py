@@ -84,7 +84,7 @@ def test_the_tolerance_is_that_of_a_score_as_large_as_there_may_be(metric: Metri
     np.testing.assert_allclose(best.result().tolerance, 4e-6 * np.array(expected), rtol=1e-6)
 
 
-def test_nothing_observed_is_nothing_found() -> None:
+def test_no_rows_or_no_queries_is_not_an_error() -> None:
     """No rows and no queries are answers, not errors."""
     best = RunningTopK(np.ones((2, 3)), 4)
     best.observe(np.empty(0, np.int64), np.empty((0, 3)))
@@ -131,7 +131,7 @@ def test_overlap_counts_what_both_have() -> None:
     assert overlap(np.array([[-1, 8]]), np.array([[-1, 9]])) == 0.0
 
 
-def test_the_lowest_are_told_without_sorting_all() -> None:
+def test_the_lowest_are_found_without_sorting_all() -> None:
     """Whatever is asked for: as a stable sort has them, without what is not a number."""
     random = np.random.default_rng(4)
     for count in (0, 1, 5, 50, 200):

@@ -195,7 +195,7 @@ def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
     assert found[2].fit_items.cosine > 0.9
 
 
-def test_a_sampled_side_weighs_as_much_as_a_whole_one() -> None:
+def test_a_sampled_side_weighs_as_much_as_a_complete_one() -> None:
     """The cross-Gram matrix of sampled anchors is scaled up: a few anchors of many rows still speak for them."""
     random = np.random.default_rng(6)
     T, W = random.standard_normal((2000, 6)), random.standard_normal((2000, 6))

@@ -114,7 +114,7 @@ def test_a_model_of_nothing_but_a_constant_has_no_figures(constant: float) -> No
     assert np.isnan([found.fit(None), found.scale]).all()
 
 
-def test_columns_that_a_grown_model_has_anew_are_passed_over() -> None:
+def test_new_columns_of_a_wider_model_are_not_judged() -> None:
     """As many of the worst as there are new directions; a column more is not."""
     old = np.pad(_model(6), ((0, 0), (0, 2)))
     grown = np.hstack(

@@ -53,7 +53,7 @@ def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
     assert (sums.rows, sums.paired, sums.zero_rows) == (ROWS, 400, 0)
 
 
-def test_a_large_side_is_judged_by_a_sample_and_fitted_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_side_is_judged_by_a_sample_and_fitted_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the anchors that are there, those with the lowest hashes are judged, however many are absent."""
     monkeypatch.setattr(gram, "JUDGED", 1000)
     monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)

@@ -85,7 +85,7 @@ def test_a_row_given_to_the_wrong_id_shows() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_an_infinite_error(value: float) -> None:
+def test_non_finite_values_are_an_infinite_error(value: float) -> None:
     """A hole in the written vectors never passes for exact."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)

@@ -32,7 +32,7 @@ REDUNDANT: dict[str, Callable[[Array], Array]] = {
 
 @pytest.mark.parametrize("kind", REDUNDANT)
 @pytest.mark.parametrize("both", [True, False])
-def test_a_redundant_column_is_no_rank(kind: str, both: bool) -> None:
+def test_a_redundant_column_does_not_count_as_rank(kind: str, both: bool) -> None:
     """Exactly equal or only to the last bit of float32: the rank is that of the scores, and no map entry explodes."""
     T, W = _sides()
     other = REDUNDANT[kind](W) if both else np.random.default_rng(9).standard_normal(len(W))

@@ -47,7 +47,7 @@ def same(one: Anchors, other: Anchors) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_is_loaded(tmp_path: Path, kind: str) -> None:
+def test_saved_anchors_are_loaded_unchanged(tmp_path: Path, kind: str) -> None:
     """To the bit; read-only; a file that was there is replaced, and nothing is left beside it."""
     path = tmp_path / "anchors"
     KINDS["numbers"].save(path)

@@ -148,7 +148,7 @@ def test_without_a_version_the_hint_says_what_creates_one(
         assert "embsync " not in told.partition("hint: ")[2]
 
 
-def test_an_argument_that_begins_with_a_dash_is_no_option_in_a_hint(
+def test_an_argument_that_begins_with_a_dash_is_not_an_option_in_a_hint(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What was given after ``--`` stays there."""
@@ -250,7 +250,7 @@ def test_another_user_than_the_owner_is_stopped(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_root_acts_as_the_owner_where_it_is_told_to(place: Path) -> None:
+def test_root_acts_as_the_owner_on_request(place: Path) -> None:
     """By the command that the message prints; nothing of root's is left, neither in the store nor beside it."""
     _give(place / "the store")
     place.chmod(0o755)
@@ -472,9 +472,7 @@ def test_a_dry_run_needs_the_room_of_a_run(
     assert list((place / "tmp").iterdir()) == []
 
 
-def test_a_dry_run_of_the_backlog_tells_what_is_taken_and_why_not(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_of_the_backlog_explains_each_decision(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It only scans: no decision is saved, and nothing is written."""
     (place / "watch it/logs").mkdir()
     before = tree(place)

@@ -306,7 +306,9 @@ def test_too_little_space_is_exit_5_before_anything_is_written(
         ["search", "-u", "1", "--version", "99"],
     ],
 )
-def test_what_is_not_there_is_exit_6(command: list[str], store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_versions_and_snapshots_exit_with_6(
+    command: list[str], store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Unknown versions and ids have another exit code than damage."""
     capfd.readouterr()
     assert run([*command, "--store", str(store)]) == 6
@@ -476,7 +478,7 @@ def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path,
         (2, 1, "2 all-zero item rows and 1 all-zero user row"),
     ],
 )
-def test_all_zero_rows_are_said_once_and_counted(
+def test_zero_rows_are_reported_once_with_their_count(
     tmp_path: Path,
     rows: tuple[np.ndarray, np.ndarray],
     capfd: pytest.CaptureFixture[str],
@@ -496,7 +498,7 @@ def test_all_zero_rows_are_said_once_and_counted(
     assert json.loads(capfd.readouterr().out)["warnings"] == [sentence]
 
 
-def test_history_tells_the_last_events(store: Path, good: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_history_shows_the_last_events(store: Path, good: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """All of them, or as many as asked for, the newest last."""
     for _ in range(2):
         assert run(["sync", str(good), "--store", str(store)]) == 0
@@ -506,7 +508,7 @@ def test_history_tells_the_last_events(store: Path, good: Path, capfd: pytest.Ca
         assert [event["version"] for event in json.loads(capfd.readouterr().out)] == versions
 
 
-def test_a_reader_that_reads_no_further_is_no_error(store: Path) -> None:
+def test_a_reader_that_stops_early_is_not_an_error(store: Path) -> None:
     """As of ``embsync history | head``: exit code 0, and not a word."""
     ours, theirs = os.pipe()
     os.close(ours)

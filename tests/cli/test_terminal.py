@@ -138,7 +138,7 @@ def test_a_bar_has_a_rate_and_the_time_left() -> None:
     assert "left" in text
 
 
-def test_verifying_tells_how_far_it_is(root: Path) -> None:
+def test_verify_reports_its_progress(root: Path) -> None:
     """Hashing by bytes, then the snapshot's rows; shares never go back within a stage."""
     told: list[tuple[str, float]] = []
     with open_version(root) as version:

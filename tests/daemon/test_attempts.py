@@ -91,7 +91,7 @@ def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: FailureKind) 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
 @pytest.mark.parametrize("other", [entry(stamp="b"), entry("day=2")], ids=["contents", "name"])
-def test_what_is_new_begins_anew(root: Path, why: FailureKind, other: Entry) -> None:
+def test_a_new_snapshot_restarts_the_count_of_attempts(root: Path, why: FailureKind, other: Entry) -> None:
     """Other contents, or another snapshot, start without attempts or pause, in this daemon and the next."""
     attempts = Attempts(root)
     tried(attempts, entry(), why, 2)
@@ -148,7 +148,7 @@ def test_after_ten_errors_the_one_behind_has_its_turn_once(root: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable"])
-def test_nobody_passes_a_snapshot_that_will_be_set_aside(root: Path, why: FailureKind) -> None:
+def test_no_snapshot_overtakes_one_that_will_be_set_aside(root: Path, why: FailureKind) -> None:
     """It is set aside after a few attempts, and then the next one is handled."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2")]

@@ -126,7 +126,7 @@ def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> Non
     assert place.process.returncode == 0
 
 
-def test_a_link_that_leads_nowhere_stops_nothing_and_is_mended_by_hand(place: Place) -> None:
+def test_a_dangling_current_stops_nothing_and_is_repaired_by_hand(place: Place) -> None:
     """While the daemon runs: it is reported, the night waits, and is published after the repair."""
     current = place.store.root / layout.CURRENT
     place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile

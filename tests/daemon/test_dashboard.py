@@ -67,7 +67,7 @@ def test_every_query_names_series_and_labels_that_there_are(series: dict[str, se
         assert labels <= set.union(*(series[name] for name in names)), query
 
 
-def test_what_is_there_is_shown(series: dict[str, set[str]]) -> None:
+def test_every_panel_shows_data(series: dict[str, set[str]]) -> None:
     """Every gauge and counter has its panel, but for times and counts that only alerts need."""
     shown = {name.removesuffix("_bucket") for query in QUERIES for name in _SERIES.findall(query["expr"])}
     there = {name for name in series if not name.endswith(("_created", "_sum", "_count", "_bucket", "_seconds"))}

@@ -27,7 +27,7 @@ def big(number: int) -> Night:
     return night(number, items=40_000, users=2_000, width=32)
 
 
-def test_a_second_daemon_is_told_who_holds_the_store(place: Place) -> None:
+def test_a_second_daemon_names_the_process_that_holds_the_store(place: Place) -> None:
     """One store has one daemon; the other ends with exit code 5."""
     with place.daemon() as process:
         place.wait_state("idle")

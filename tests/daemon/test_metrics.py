@@ -109,7 +109,7 @@ def test_every_figure_is_of_what_its_name_says() -> None:
     )
 
 
-def test_what_is_not_there_has_no_figure_or_zero() -> None:
+def test_missing_figures_are_absent_or_zero() -> None:
     """A quiet daemon, a root that is gone, a first version, no version."""
     quiet = figures(
         msgspec.structs.replace(

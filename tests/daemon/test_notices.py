@@ -27,7 +27,7 @@ def leave(place: Place, name: str, number: int) -> Path:
     return folder
 
 
-def test_a_younger_snapshot_that_is_passed_over_is_told(root: Path) -> None:
+def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
     """Once in the log, as a figure, and by a line of `status` that names the cure; over with the next publish."""
     place = Place(root, order="name")
     leave(place, "9f1c2b7e", 1)
@@ -66,7 +66,7 @@ def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["auto", "mtime"])
-def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
+def test_a_directory_that_is_not_a_snapshot_holds_nothing_up(root: Path, order: str) -> None:
     """It is never journaled, waited for or a mark; every night beside it is published, and each is named once."""
     place = Place(root, order=order, complete="settled", settle_seconds=0.0)
     place.command = OBEYING
@@ -91,7 +91,7 @@ def test_what_is_no_snapshot_holds_nothing_up(root: Path, order: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [".", "items.npy"])
-def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
+def test_an_unreadable_snapshot_is_reported(place: Place, closed: str) -> None:
     """Its own state, once in the log, as a figure, and beside what the caller of `status` sees; one file is enough."""
     place.command = OBEYING
     place.configure(watch={"settle_seconds": 0.5})  # a file whose mode changed is newer than the marker
@@ -111,7 +111,7 @@ def test_what_may_not_be_read_is_told(place: Place, closed: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "closed"])
-def test_a_root_that_cannot_be_read_is_told_at_the_start(place: Place, how: str) -> None:
+def test_an_unreadable_root_is_reported_at_the_start(place: Place, how: str) -> None:
     """One line, and another when it is there."""
     place.command = OBEYING
     if how == "missing":
@@ -130,7 +130,7 @@ def test_a_root_that_cannot_be_read_is_told_at_the_start(place: Place, how: str)
     assert [line["health"] for line in place.logged("watch")] == ["missing", "events"]
 
 
-def test_the_order_is_said_at_the_start(place: Place) -> None:
+def test_the_order_is_logged_at_the_start(place: Place) -> None:
     """And again when more is decided."""
     with place.daemon():
         assert eventually(lambda: place.logged("order"))[0]["reason"].startswith("by time; by date")

@@ -81,7 +81,7 @@ def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Plac
     place.assert_at_rest()
 
 
-def test_going_back_is_no_publish(place: Place) -> None:
+def test_a_rollback_does_not_run_on_publish(place: Place) -> None:
     """After a rollback the current version was told of long ago."""
     publish(place, 1)
     assert pending_version(place.store) == 1

@@ -67,7 +67,7 @@ def test_a_link_that_is_swapped_is_followed_inside_the_directory(root: Path) -> 
     assert place.published() == ["run-1", "run-2"]
 
 
-def test_after_a_rollback_only_what_is_new_is_taken(root: Path) -> None:
+def test_after_a_rollback_only_new_snapshots_are_published(root: Path) -> None:
     """Neither the night that was rolled back, nor an old one that changes, nor what the deletion of both leaves."""
     place = Place(root, backlog="newest")
     for number in (1, 2, 3):

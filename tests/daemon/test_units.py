@@ -65,7 +65,7 @@ def test_the_user_is_made(tmp_path: Path) -> None:
     assert re.search(r"^embsync:", (tmp_path / "etc" / "passwd").read_text(), re.MULTILINE)
 
 
-def test_the_manager_is_told_the_truth(place: Place) -> None:
+def test_the_service_manager_gets_the_actual_state(place: Place) -> None:
     """READY, a status in words, watchdog messages while there is progress, and STOPPING."""
     address = place.file.parent / "notify"
     with listening(address) as told:

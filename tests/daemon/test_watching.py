@@ -39,7 +39,7 @@ def test_an_event_is_enough_for_a_snapshot_to_be_handled(root: Path) -> None:
         place.wait_for(1)
 
 
-def test_what_is_there_at_the_start_is_taken_in_order(place: Place) -> None:
+def test_existing_snapshots_are_published_in_order(place: Place) -> None:
     """A backlog is handled in turn, in natural order, and what is never complete waits, with its reason."""
     for number in (10, 9, 2):
         place.drop(number)
@@ -86,7 +86,7 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         ("a circle", "Too many levels of symbolic links"),
     ],
 )
-def test_what_cannot_be_listed_is_no_root(place: Place, how: str, reason: str) -> None:
+def test_a_directory_that_cannot_be_listed_is_not_a_root(place: Place, how: str, reason: str) -> None:
     """The kernel would also watch a file; the directory counts as missing, logged once, until it can be listed."""
     place.command = OBEYING
     with place.daemon():
@@ -177,7 +177,7 @@ def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
         place.wait_for(3)
 
 
-def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
+def test_an_overflow_of_the_event_queue_loses_nothing(place: Place) -> None:
     """With more events than the kernel keeps, snapshots whose events were dropped are found."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     litter = place.watch / "litter"
@@ -196,7 +196,7 @@ def test_a_queue_that_overflows_is_no_matter(place: Place) -> None:
         place.wait_for(3)
 
 
-def test_a_name_that_is_no_text_ends_nothing(place: Place) -> None:
+def test_a_name_that_is_not_text_stops_nothing(place: Place) -> None:
     """Bytes that are not UTF-8 in names are escaped, and do not affect other snapshots."""
     stray = Path(os.fsdecode(b"\xff\xfe"))
     with place.daemon() as process:
@@ -235,7 +235,7 @@ def test_a_handler_that_raised_is_replaced(place: Place) -> None:
     assert "ZeroDivisionError" in place.log.read_text()
 
 
-def test_a_limit_reached_below_the_root_is_no_matter(place: Place) -> None:
+def test_a_watch_limit_below_the_root_is_harmless(place: Place) -> None:
     """The kernel watches three directories and no more: what is completed in others is found by the rescan."""
     few = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
     allowed = ["unshare", "--user", "--map-root-user", "sh", "-c", few, "sh"]
@@ -369,7 +369,7 @@ def processor_seconds(process: int) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_trees_deeper_than_anything_can_follow_end_nothing(place: Place) -> None:
+def test_very_deep_trees_stop_nothing(place: Place) -> None:
     """One is there at the start, one is moved in later; the snapshots beside them are published by the same daemon."""
     deep(place.watch / "bottomless", 1200)
     place.drop(1)

@@ -130,7 +130,7 @@ class SinkContract:
         """Make the place somebody else's: what ours would be called is there and does not carry our mark."""
         raise NotImplementedError
 
-    def test_what_is_staged_is_unseen_until_it_is_committed(self, stores: Stores) -> None:
+    def test_a_staged_version_is_invisible_until_committed(self, stores: Stores) -> None:
         """Then readers see exactly the version: ids, vectors, live and carried rows, and ages, of both sides."""
         sink = self.sink()
         with pinned(stores("plain")) as version:
@@ -292,7 +292,7 @@ class SinkContract:
         with pinned(root, 2) as version:
             assert_served(self.served(), version)
 
-    def test_nothing_of_others_is_touched(self, stores: Stores) -> None:
+    def test_objects_of_other_programs_are_untouched(self, stores: Stores) -> None:
         """Neither by staging and switching nor by dropping; it is not listed either."""
         read = self.leave_foreign()
         before = read()
@@ -304,7 +304,7 @@ class SinkContract:
         assert [found.number for found in sink.generations()] == [2]
         assert read() == before
 
-    def test_a_place_that_somebody_else_made_is_refused(self, stores: Stores) -> None:
+    def test_a_place_made_by_another_program_is_refused(self, stores: Stores) -> None:
         """One line with a hint, before any row moves."""
         self.occupy()
         with pinned(stores("plain")) as version, pytest.raises(SinkConflict) as caught:
@@ -320,7 +320,7 @@ class SinkContract:
         with pinned(stores("plain")) as version:
             assert_served(self.served(), version)
 
-    def test_what_is_not_staged_cannot_be_committed(self) -> None:
+    def test_a_version_that_is_not_staged_cannot_be_committed(self) -> None:
         """Whoever asks."""
         with pytest.raises(SinkError):
             self.sink().commit(7, None)

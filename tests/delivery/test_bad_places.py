@@ -188,7 +188,7 @@ def test_a_directory_that_may_not_be_written(root: Path, tmp_path: Path) -> None
     assert (tmp_path / "file").read_text() == "theirs"
 
 
-def test_a_prefix_of_somebody_else(root: Path, tmp_path: Path) -> None:
+def test_a_prefix_of_another_program_is_refused(root: Path, tmp_path: Path) -> None:
     """Nothing is written there."""
     (tmp_path / "remote").mkdir()
     (tmp_path / "remote" / "photo.jpg").write_text("theirs")
@@ -219,7 +219,7 @@ def test_a_damaged_pointer(root: Path, tmp_path: Path, damage: bytes) -> None:
         ("s3://key:hunter2@bucket/prefix", "credentials in a URL"),
     ],
 )
-def test_urls_that_lead_nowhere(url: str, says: str) -> None:
+def test_invalid_urls_are_refused_before_connecting(url: str, says: str) -> None:
     """Before anything is connected to; a secret in one is not repeated."""
     with pytest.raises(UsageError, match=says) as caught:
         open_objects(ObjectStoreConfig(name="test", url=url))

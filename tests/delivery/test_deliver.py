@@ -150,7 +150,7 @@ def test_a_sink_that_fails_stops_neither_the_others_nor_publishing(place: Place)
         eventually(lambda: place.state()["sinks"]["one"]["error"] is None)
 
 
-def test_pauses_grow_and_begin_anew() -> None:
+def test_pauses_grow_and_start_over() -> None:
     """Up to ten minutes."""
     pauses = Pauses(5.0)
     assert [pauses.failed() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 320, LONGEST, LONGEST]

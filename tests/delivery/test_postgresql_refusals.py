@@ -145,7 +145,7 @@ def test_a_schema_for_another_kind_of_ids_is_refused(
 
 
 @pytest.mark.torture
-def test_a_full_disk_there_leaves_what_is_served(
+def test_a_full_database_disk_leaves_the_served_version(
     postgresql: PostgresqlServer,
     tmp_path: Path,
 ) -> None:

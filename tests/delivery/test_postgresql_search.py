@@ -128,7 +128,7 @@ def test_the_functions_answer_every_kind_of_question(
         assert np.datetime64(seen[2].replace(tzinfo=None), "s") == at
 
 
-def test_who_reads_needs_three_grants_and_keeps_its_settings(
+def test_a_reader_needs_three_grants_and_keeps_its_settings(
     stores: Stores,
     postgresql: PostgresqlServer,
     database: str,
@@ -202,7 +202,7 @@ def test_an_idle_reader_delays_a_removal_and_nothing_else(
 
 
 @pytest.mark.parametrize("question", ["search(%s)", "search_by_item(%s)", "search_vector(%s::vector)"])
-def test_a_reader_is_told_that_its_version_was_removed(
+def test_a_reader_gets_an_error_after_its_version_was_removed(
     question: str,
     stores: Stores,
     postgresql: PostgresqlServer,

@@ -31,7 +31,7 @@ def test_a_half_step_is_the_formula_of_the_paper() -> None:
         np.testing.assert_allclose(found[user], expected, atol=1e-5)
 
 
-def test_who_likes_nothing_has_no_preference() -> None:
+def test_a_user_without_likes_has_no_preference() -> None:
     """A row without likes is zero."""
     items = np.random.default_rng(6).standard_normal((40, 6)).astype(np.float32)
     np.testing.assert_array_equal(solve(some_likes(), items, SETTINGS)[-1], 0)

@@ -32,7 +32,7 @@ def test_many_foreign_files_are_named_in_part(tmp_path: Path) -> None:
         DemoDirectory(tmp_path).prepare()
 
 
-def test_a_marker_of_somebody_else_is_no_demo(tmp_path: Path) -> None:
+def test_a_marker_of_another_program_is_not_a_demo(tmp_path: Path) -> None:
     """A file that happens to have the marker's name does not open the directory to replacement."""
     (tmp_path / "EMBSYNC-DEMO").write_text("notes about the demo")
     with pytest.raises(UsageError, match="other than a demo"):

@@ -67,7 +67,7 @@ def test_without_focus_only_popularity_counts(small: World) -> None:
     assert abs(affinity[liked].mean() - affinity[~liked].mean()) < 0.03
 
 
-def test_every_item_has_a_title_of_its_own() -> None:
+def test_every_item_has_a_distinct_title() -> None:
     """Also when there are more items than pairs of words."""
     assert len({titles.title(number) for number in range(9000)}) == 9000
     assert titles.title(5000).endswith(" 2")

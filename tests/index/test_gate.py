@@ -88,7 +88,7 @@ def tried(monkeypatch):
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat", "PCA6,IVF32,Flat,RFlat"])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.7])
-def test_nothing_dearer_than_allowed_is_tried(make, index_of, tried, factory, share):
+def test_no_effort_above_the_allowed_cost_is_tried(make, index_of, tried, factory, share):
     """However far the target is out of reach: ``max_search_cost_growth`` bounds the search for parameters as well."""
     side = make(rows=3000)
     built = index_of(side, IndexConfig(factory=factory))
@@ -144,7 +144,7 @@ def test_growth_is_measured_against_the_last_rebuild_and_not_against_last_night(
     assert index_of(later, config, replace(parent, report=dear)).report.action == "rotated"
 
 
-def test_an_index_dearer_than_allowed_is_not_kept_however_good(side, night, index_of, shelf):
+def test_an_index_above_the_allowed_cost_is_not_kept(side, night, index_of, shelf):
     """Its least effort is beyond what the last rebuild's allows: recall alone does not save it."""
     config = IndexConfig(factory="HNSW16", max_search_cost_growth=1.0)
     built = index_of(side, config)

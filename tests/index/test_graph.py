@@ -73,7 +73,7 @@ def test_only_links_to_the_dead_change(graph, seed, share):
         assert changed.sum() > 0.4 * np.count_nonzero(dead[before] & (before >= 0))
 
 
-def test_a_new_link_leads_to_a_neighbour_of_the_dead(vectors):
+def test_a_new_link_goes_to_a_neighbour_of_the_dead_label(vectors):
     """What a search reached through a dead label it reaches past it: the new link is one of the dead label's."""
     index = graph_of(vectors)
     dead = np.zeros(ROWS, np.bool_)

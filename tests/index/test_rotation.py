@@ -262,7 +262,7 @@ def test_a_damaged_parent_never_spreads(side, night, index_of, shelf, damage):
     assert clean.damage is None
 
 
-def test_a_well_hashed_file_that_is_no_index(side, same, index_of, shelf):
+def test_a_file_with_the_right_hash_that_is_not_an_index_is_damage(side, same, index_of, shelf):
     """A hash only proves what was written: a file that is no index is found out when it is loaded."""
     import hashlib
 

@@ -383,7 +383,7 @@ def test_a_healthy_night_passes_everything(root: Path) -> None:
     assert set(found) == set(DEFAULT_LIMITS) | {"finite", "unique_ids", "widths"}
 
 
-def test_the_same_snapshot_again_is_said_once(root: Path) -> None:
+def test_a_repeated_snapshot_is_reported_once(root: Path) -> None:
     """Its rows are those of the version before, all of them, and that is no second finding."""
     found = _checks(root, night(0))
     assert {name for name, record in found.items() if record.outcome != "pass"} == {"same_snapshot"}
@@ -426,7 +426,7 @@ def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
 
 @pytest.mark.parametrize("side", ["items", "users"])
 @pytest.mark.parametrize("by", [1, 10**6])
-def test_ids_numbered_anew_are_refused(root: Path, side: str, by: int) -> None:
+def test_renumbered_ids_are_refused(root: Path, side: str, by: int) -> None:
     """An encoder that was fitted again, or an offset: hardly an id of a side is known, however the other side fits."""
     made = night(1, churn=0.0)
     key = f"{side[:-1]}_ids"
@@ -528,7 +528,7 @@ def test_a_truncation_that_was_allowed_is_published(root: Path) -> None:
         (lambda made: made.item_ids.__setitem__(5, made.item_ids[9]), r"item_ids\.npy"),
     ],
 )
-def test_what_is_ill_formed_cannot_be_accepted(root: Path, change: Callable[[Night], None], message: str) -> None:
+def test_an_ill_formed_snapshot_cannot_be_accepted(root: Path, change: Callable[[Night], None], message: str) -> None:
     """Not a check's refusal but the snapshot's fault: exit 3, nothing changed, not even the journal."""
     made = night(1)
     change(made)

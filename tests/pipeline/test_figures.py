@@ -202,7 +202,7 @@ def test_stored_neighbours_are_used(world: World, root: Path) -> None:
     assert manifest.drift.overlap_at_10 is not None
 
 
-def test_dead_labels_lead_to_nobody(world: World) -> None:
+def test_dead_labels_have_no_row(world: World) -> None:
     """Items that left stay in the graph and are not found, not even by their own vector; the living all are."""
     assert world.manifest.index.action == "rotated"
     assert world.manifest.index.dead > 50
@@ -444,9 +444,7 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=["items", "users", "graph", "long ids", "wide space"],
 )
-def test_the_estimate_is_no_less_than_a_version_takes(
-    root: Path, needed: list[int], made: Night, options: dict[str, object]
-) -> None:
+def test_the_estimate_covers_a_version(root: Path, needed: list[int], made: Night, options: dict[str, object]) -> None:
     """Each part of a version may be the large one; the estimate covers it, and is not many times too high."""
     config = configured(index__target_recall=0.3, **options)
     sizes = [_bytes(sync(root, one, f"n{number}", config)) for number, one in enumerate((made, _half(made)))]
@@ -454,7 +452,7 @@ def test_the_estimate_is_no_less_than_a_version_takes(
         assert size <= wanted <= 3 * size + 2**22, (size, wanted)
 
 
-def test_the_estimate_of_a_wider_version_is_no_less_than_it_takes(root: Path, needed: list[int]) -> None:
+def test_the_estimate_covers_a_wider_version(root: Path, needed: list[int]) -> None:
     """Zeros take the room of numbers."""
     config = configured(index__factory="Flat")
     sync(root, night(0, items=9_000, users=9_000, width=4), "n0", config)

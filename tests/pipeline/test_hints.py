@@ -134,7 +134,7 @@ ACTIONS: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_hints_on_a_damaged_store_lead_out_of_it(
+def test_hints_on_a_damaged_store_repair_it(
     root: Path, directory: Path, damage: str, action: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each is run as it stands, in another directory; after a few the store is in order, or empty."""

@@ -159,7 +159,7 @@ def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
     assert len(set(recalls)) == 3
 
 
-def test_measuring_recall_is_no_part_of_indexing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_recall_is_timed_apart_from_indexing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``seconds`` of a manifest: the stages are apart."""
     real = pipeline_run.refresh
 

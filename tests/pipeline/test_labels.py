@@ -310,7 +310,7 @@ def test_labels_come_from_parquet(root: Path) -> None:
         ("987654321,a,true,2,3", "labels for other ids; found 987654321, none of which is an item"),
     ],
 )
-def test_the_shell_says_in_one_line_what_is_wrong_with_labels(
+def test_invalid_labels_are_one_line_in_the_shell(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
     """The same for a night and for other labels alone: exit code 3, and the store as it was."""
@@ -343,7 +343,7 @@ def test_an_integer_that_stands_for_null_or_does_not_fit_is_refused(root: Path, 
     assert not root.exists()
 
 
-def test_what_is_wrong_with_vectors_is_said_before_what_is_wrong_with_labels(root: Path) -> None:
+def test_errors_of_vectors_come_before_errors_of_labels(root: Path) -> None:
     """A refusal by the checks stands in the journal, whatever the labels are; then the labels are refused."""
     made, later = night(0), night(1)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
@@ -357,9 +357,7 @@ def test_what_is_wrong_with_vectors_is_said_before_what_is_wrong_with_labels(roo
         publish(root, night(1), 3, ["1,too,few"])
 
 
-def test_a_table_of_labels_that_nobody_asked_for_is_named_with_what_to_do(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unconfigured_table_of_labels_is_named_with_its_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_npy(root.parent / "n0", night(0))
     (folder / "item_labels.csv").write_text("id,title\n1000,one\n")
     assert run(["sync", str(folder), "--store", str(root)]) == 0

@@ -606,7 +606,7 @@ def test_many_threads_may_read_while_one_publishes(root: Path) -> None:
 # verify
 
 
-def test_verify_names_what_is_damaged_and_what_is_gone(root: Path) -> None:
+def test_verify_names_damaged_and_missing_files(root: Path) -> None:
     """A changed byte, a missing file, a snapshot that changed or vanished: each said in its own words."""
     sync(root, night(0), "n0")
     store = Store(root)
@@ -651,7 +651,7 @@ def test_verify_names_what_is_damaged_and_what_is_gone(root: Path) -> None:
         assert verify(store, reader.current, config).damaged == ["users/vectors.npy: No such file or directory"]
 
 
-def test_what_was_accepted_as_lost_is_no_damage(root: Path) -> None:
+def test_an_accepted_loss_is_not_damage(root: Path) -> None:
     """A narrower space keeps its snapshot's scores but for what it was allowed to lose; one changed value shows."""
     config = configured(space__dimension=4)
     manifest = sync(root, night(0, width=6), "n0", config, accepted=("truncation_loss",))

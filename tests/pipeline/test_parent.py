@@ -101,7 +101,7 @@ def test_an_older_versions_copy_mends_a_file_that_stays_the_same(root: Path, dir
     assert_at_rest(root)
 
 
-def test_a_store_without_a_whole_version_begins_anew(
+def test_a_store_without_an_intact_version_starts_a_new_space(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By the command that the message names, whatever is damaged of the current version."""
@@ -166,7 +166,7 @@ def test_nothing_is_switched_before_all_is_hashed(root: Path, directory: Path, m
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.3])
-def test_damage_that_looks_like_another_model_is_no_refusal(
+def test_damage_that_looks_like_another_model_is_not_a_refusal(
     root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, behind: float
 ) -> None:
     """Anchors of other ids fail the checks; the store is named and nobody refused, however far behind hashing is."""
@@ -187,7 +187,7 @@ def test_damage_that_looks_like_another_model_is_no_refusal(
 
 
 @pytest.mark.parametrize("name", [layout.INDEX, layout.INDEX_ROWS])
-def test_a_damaged_index_is_made_anew(root: Path, directory: Path, name: str) -> None:
+def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> None:
     """It is the one part that can be; the journal says what was wrong."""
     flip(root / "versions/000003" / name, -1)
     assert next_night(root, directory) == {"published": 1}

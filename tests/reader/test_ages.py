@@ -143,7 +143,7 @@ def test_unknown_ids_have_no_age(version: Version) -> None:
         (dt.timedelta.max, [4, 3, 2, 1]),
     ],
 )
-def test_what_is_older_counts_as_missing(version: Version, limit: Any, found: list[int]) -> None:
+def test_older_ids_count_as_missing(version: Version, limit: Any, found: list[int]) -> None:
     """The limit itself is not older."""
     asked = [last_of(version, number) for number in (4, 3, 2, 1)]
     rows = version.items.lookup(asked, "nan", max_age=limit)
@@ -155,7 +155,7 @@ def test_what_is_older_counts_as_missing(version: Version, limit: Any, found: li
 @pytest.mark.parametrize(
     "limit", ["7 parsecs", "-7d", "", -1, True, 1.5, float("nan"), dt.timedelta(seconds=-1), [7], b"7d", "9" * 30 + "w"]
 )
-def test_what_is_no_age_is_refused(version: Version, limit: Any) -> None:
+def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
     """Before anything is looked up: one line with what was found and what may stand there."""
     with pytest.raises(UsageError) as caught:
         version.items.lookup([-5], max_age=limit)
@@ -179,7 +179,7 @@ def test_tables_have_the_times(version: Version) -> None:
     assert list(side.to_pandas().columns) == list(range(6))
 
 
-def test_relabelling_is_no_step_in_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relabelling_does_not_age_ids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is the same one, and so are all ages."""
     at(monkeypatch, "2027-01-01T00:00:00Z")
     with embsync.open(root) as reader:

@@ -46,7 +46,7 @@ def test_a_vector_says_which_version_it_is_from(version: Version, gone: list[int
         version.items.origin([-1])
 
 
-def test_what_is_too_old_counts_as_missing(version: Version, gone: list[int]) -> None:
+def test_vectors_that_are_too_old_count_as_missing(version: Version, gone: list[int]) -> None:
     """Answered as ``missing`` says, from the age after ``max_age`` on."""
     live = int(version.items.ids[version.items.live][0])
     assert np.isfinite(version.items.lookup(gone, max_age=2)).all()
@@ -56,7 +56,7 @@ def test_what_is_too_old_counts_as_missing(version: Version, gone: list[int]) ->
     assert np.isnan(rows).all(axis=1).tolist() == [False] + [True] * len(gone)
 
 
-def test_who_is_too_old_to_search_with_counts_as_missing(version: Version, gone: list[int]) -> None:
+def test_query_ids_that_are_too_old_count_as_missing(version: Version, gone: list[int]) -> None:
     """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` says what it finds."""
     assert version.users is not None
     live, old = int(version.users.ids[version.users.live][0]), version.users.ids[~version.users.live][:2].tolist()

@@ -61,7 +61,7 @@ def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_pat
     ].tolist()
 
 
-def test_lookup_tells_where_a_vector_is_from(told: Any, version: Version, tmp_path: Path) -> None:
+def test_lookup_shows_the_origin_of_a_vector(told: Any, version: Version, tmp_path: Path) -> None:
     """Age and version; too old counts as unknown; vectors to .npy."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()
     row, unknown = told("lookup", "items", *gone, 5, "-m", "nan")["results"]
@@ -100,7 +100,7 @@ def test_an_age_is_a_number_of_versions_or_a_time(
         assert printed.err.count("\n") == 1
 
 
-def test_an_unknown_id_is_told_as_the_known_ones_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_id_is_printed_like_a_known_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A string where ids are strings, whatever the type of the file it came from."""
     sync(tmp_path / "S", night(0, **SIZES).named(), "n0")
     np.save(tmp_path / "ids.npy", np.array([b"nobody"]))
@@ -184,7 +184,7 @@ def spoilt(tmp_path: Path) -> dict[str, Path]:
     return {path.stem: path for path in tmp_path.iterdir()}
 
 
-def test_a_file_that_is_no_vectors_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_vectors_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and one line, whichever command reads it; a file that is not there is exit code 6."""
     for name, path in spoilt(tmp_path).items():
         for command in (

@@ -70,7 +70,7 @@ def test_only_allowed_and_no_blocked_ids_are_found(
     assert version.search(queries, 7, allowed=[])[0].shape == (20, 0)
 
 
-def test_k_beyond_what_is_let_through_is_cut(version: Version) -> None:
+def test_k_is_cut_to_the_number_of_matches(version: Version) -> None:
     """A billion neighbours of a few hundred items are a few hundred."""
     queries = np.asarray(version.items.vectors[:2])
     assert version.search(queries, 10**9)[0].shape == (2, 300)

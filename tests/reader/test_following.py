@@ -95,7 +95,7 @@ def test_a_damaged_version_is_refused_by_hash_and_seen(root: Path) -> None:
         assert follower.health.healthy
 
 
-def test_going_back_to_what_is_served_ends_the_complaint(root: Path) -> None:
+def test_a_rollback_to_the_served_version_clears_the_error(root: Path) -> None:
     """A rollback away from a damaged version: nothing is wrong any more."""
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
@@ -144,7 +144,7 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
 
 
 @pytest.mark.parametrize("follows", [True, False])
-def test_a_store_made_anew_is_another_one(root: Path, follows: bool) -> None:
+def test_a_recreated_store_is_another_store(root: Path, follows: bool) -> None:
     """Its version 1 is not ours: it is switched to, and what we hold is never completed from its files."""
     with embsync.open(root) as reader:
         old = reader.current

@@ -98,7 +98,7 @@ def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
     assert ids.shape == (20, 900)
 
 
-def test_an_effort_that_is_given_is_kept_and_what_is_short_filled_in(reader: StoreReader) -> None:
+def test_a_given_effort_is_kept_and_short_results_are_filled(reader: StoreReader) -> None:
     """The least effort finds few; the rest comes from a scan."""
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
@@ -121,7 +121,7 @@ def test_the_manifest_has_what_was_measured_at_both(reader: StoreReader) -> None
     assert set(second.search) == set(first.search)
 
 
-def test_effort_grows_with_what_is_asked_for() -> None:
+def test_effort_grows_with_k() -> None:
     """Never less for more neighbours; up to the first point what the manifest says; between them, between."""
     points = [OperatingPoint(10, 0.9, {"nprobe": 4}), OperatingPoint(100, 0.9, {"nprobe": 40})]
     efforts = [effort_at(points, k)["nprobe"] for k in range(1, 2000)]

@@ -41,7 +41,7 @@ def test_raw_queries_of_another_space_are_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 5])
-def test_a_version_that_goes_between_link_and_pin_is_no_error(
+def test_a_version_deleted_before_it_is_pinned_is_not_an_error(
     root: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """Each time a newer one was published and the older one pruned: the newest is opened."""
@@ -97,7 +97,7 @@ def _wait_looks(follower: Follower, more: int = 5) -> None:
         eventually(lambda before=before: follower._checked != before)
 
 
-def test_an_error_is_told_once_however_long_it_lasts(root: Path) -> None:
+def test_a_lasting_error_is_reported_once(root: Path) -> None:
     """While the store is away nobody hears of it at each look; when it goes again, once more."""
     errors: list[Exception] = []
     aside = root.with_name("aside")

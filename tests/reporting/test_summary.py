@@ -40,7 +40,7 @@ def test_a_result_has_a_page_and_a_notebook_shows_it(tmp_path: Path, one_sided: 
     assert "<html" not in shown
 
 
-def test_what_did_not_pass_is_said() -> None:
+def test_checks_that_did_not_pass_are_printed() -> None:
     """Where the result was wanted anyway."""
     first, made = stabilized(0), night(1, **SIZES).shuffled_item_ids()
     result = embsync.stabilize(

@@ -71,7 +71,7 @@ def figure(server: Server, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def test_a_storm_while_nobody_accepts_is_waited_for(root: Path) -> None:
+def test_connections_that_arrive_while_none_are_accepted_wait(root: Path) -> None:
     """2,000 connections are made while the server stands still: else each is asked for again, later and later."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     longest = int(Path("/proc/sys/net/core/somaxconn").read_text())
@@ -126,7 +126,7 @@ def test_half_a_head_a_thousand_times_stops_nothing(
     assert ("connections_limited" in told) == bool(descriptors)
 
 
-def test_one_more_than_there_may_be_is_refused_where_nobody_waits(root: Path) -> None:
+def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:
     """All are at work: 503 with a time to come back, marked as every answer; and then there is room again."""
     with serving(root, "--max-connections", "2", "--max-seconds", "1") as server:
         body = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
@@ -147,7 +147,7 @@ def test_a_head_that_does_not_arrive_is_not_waited_for(server: Server, sent: byt
     assert said.startswith(b"HTTP/1.1 408 ") if sent else said == b""
 
 
-def test_a_byte_now_and_then_is_no_head(server: Server) -> None:
+def test_a_head_sent_byte_by_byte_is_cut_off(server: Server) -> None:
     """What trickles in does not begin the time anew."""
     plug = server.plug()
     trickle(plug, HEAD * 10)
@@ -161,14 +161,14 @@ def test_a_second_head_has_its_time_too(server: Server) -> None:
     assert 'reason="idle"' not in server.ask("/metrics").body.decode()  # which is how a connection ends
 
 
-def test_a_body_nobody_reads_is_not_waited_for(server: Server) -> None:
+def test_an_unread_body_is_not_waited_for(server: Server) -> None:
     """Answered before it was complete: a trickle does not hold the connection."""
     plug = server.plug(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
     assert b" 405 " in plug.recv(4096)
     trickle(plug, b"x" * 1000)
 
 
-def test_answers_nobody_takes_are_dropped(server: Server) -> None:
+def test_unread_responses_are_dropped(server: Server) -> None:
     """Ten thousand requests in a row, not one answer read."""
     before = figure(server, 'embsync_http_connections_closed_total{reason="request"}')
     plug = server.plug()
@@ -201,7 +201,7 @@ def test_answers_nobody_takes_are_dropped(server: Server) -> None:
         HEAD + b" folded: \x00\r\n\r\n",
     ],
 )
-def test_what_is_not_http_is_refused_as_all_is(server: Server, sent: bytes) -> None:
+def test_non_http_bytes_are_refused_like_any_bad_request(server: Server, sent: bytes) -> None:
     """A 4xx or 501 in JSON, with the version, and the connection is closed."""
     plug = server.plug()
     try:
@@ -254,7 +254,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert statuses == [200, 200, 200, 422] * 100 + [200]
 
 
-def test_a_wish_for_another_protocol_is_not_granted(server: Server) -> None:
+def test_an_upgrade_to_another_protocol_is_ignored(server: Server) -> None:
     """Java's client asks for HTTP/2 with its first request: it is answered in HTTP/1.1, body and all."""
     body = b'{"users": [2000], "k": 1}'
     wish = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"

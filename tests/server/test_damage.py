@@ -88,7 +88,7 @@ def test_it_starts_on_any_damaged_file_and_serves_once_it_is_repaired(
     assert damaged > 10
 
 
-def test_it_goes_on_whatever_happens_to_what_is_current(root: Path) -> None:
+def test_the_server_survives_any_damage_to_current(root: Path) -> None:
     """A server of its own: damaged when it starts, repaired, then led nowhere by ``current`` and mended, each told."""
     manifest = root / "versions/000002/manifest.json"
     kept = manifest.read_bytes()

@@ -98,7 +98,7 @@ def test_conditions_stand_in_a_url_as_json(server: Server, version: Version, use
         ("where=" + "[" * 2000, "$.where", "[" * 80),
     ],
 )
-def test_what_is_no_condition_in_a_url_is_said(
+def test_an_invalid_condition_in_a_url_is_explained(
     server: Server, users: list[int], query: str, place: str, found: str
 ) -> None:
     answer = server.ask(f"/v1/search?users={users[0]}&{query}")
@@ -143,7 +143,7 @@ def test_lookup_and_diff_answer_labels(server: Server, version: Version) -> None
         ({"labels": ["colour"]}, None, "'colour'"),
     ],
 )
-def test_what_is_no_filter_is_said(
+def test_an_invalid_filter_is_explained(
     server: Server, users: list[int], fields: dict[str, object], where: str | None, found: str
 ) -> None:
     """422 with the place, what was found and what was expected."""

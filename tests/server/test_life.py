@@ -222,7 +222,7 @@ def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_wish_to_reload_is_told_to_be_none(root: Path, workers: str) -> None:
+def test_a_signal_to_reload_is_logged_as_unsupported(root: Path, workers: str) -> None:
     """SIGHUP ends nothing: versions are followed anyway, and the log says what else it takes."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", workers) as server:

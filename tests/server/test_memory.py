@@ -154,7 +154,7 @@ def test_everything_at_once_stays_within_the_memory(server: Server, users: list[
     eventually(lambda: taken(server) == 0)
 
 
-def test_answers_nobody_reads_hold_neither_memory_nor_others(server: Server, users: list[int]) -> None:
+def test_unread_responses_hold_up_neither_memory_nor_other_clients(server: Server, users: list[int]) -> None:
     """Their share is taken until they are dropped; large questions meanwhile are told to come again."""
     slow = []
     for _ in range(6):
@@ -169,7 +169,7 @@ def test_answers_nobody_reads_hold_neither_memory_nor_others(server: Server, use
     eventually(lambda: taken(server) == 0)
 
 
-def test_too_much_at_once_is_told_to_come_again(server: Server, users: list[int]) -> None:
+def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -> None:
     """503, with a time to wait, while others hold the memory."""
     with contextlib.ExitStack() as stack:
         for _ in range(8):

@@ -82,7 +82,7 @@ def heading(page: Page, text: str) -> None:
     )
 
 
-def test_somebody_types_an_id_and_clicks_from_neighbour_to_neighbour(
+def test_the_page_searches_an_id_and_follows_its_neighbours(
     page: Page, server: Server, named: Path, tmp_path: Path
 ) -> None:
     """Neighbours with scores, how it moved over the kept versions, and the way back; nothing from another host."""

@@ -127,7 +127,7 @@ def tried(server: Server, document: Path, examples: int, *more: str) -> str:
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(500, marks=pytest.mark.fuzz)])
-def test_what_is_described_is_what_is_answered(server: Server, tmp_path: Path, examples: int) -> None:
+def test_responses_match_the_openapi_document(server: Server, tmp_path: Path, examples: int) -> None:
     """Never a 500; every status, type, header and field of an answer is in the document; bad data is refused."""
     described = server.ask("/openapi.json")
     file = tmp_path / "openapi.json"

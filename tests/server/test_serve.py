@@ -271,7 +271,7 @@ def test_one_unknown_id_does_not_fail_a_batch(server: Server, version: Version, 
     assert server.ask("/v1/movement", {"side": kind, "id": -5, "missing": "nan"}).plain["steps"] == []
 
 
-def test_what_is_not_http_is_answered_in_the_same_form(server: Server) -> None:
+def test_a_response_to_non_http_has_the_form_of_any_error(server: Server) -> None:
     """Never by a page of the HTTP library's own."""
     for sent in (b"garbage\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/x\r\n\r\n", b"GET /\r\n\r\n"):
         head, _, body = heard(server.plug(sent)).partition(b"\r\n\r\n")
@@ -362,7 +362,7 @@ def test_an_error_outside_of_every_handler_is_answered_in_the_same_form(tmp_path
         ("nothing", {}, 404, None),
     ],
 )
-def test_what_is_wrong_is_a_clear_answer(
+def test_an_invalid_request_gets_a_clear_error(
     server: Server, path: str, body: Any, status: int | None, where: str | None
 ) -> None:
     """A 4xx that names the field, with what was found; the server goes on."""

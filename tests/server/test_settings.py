@@ -59,7 +59,7 @@ def test_an_address_is_a_host_and_a_port(listen: str, host: str, port: int) -> N
         "a b:80",
     ],
 )
-def test_what_is_no_address_is_refused(listen: str) -> None:
+def test_an_invalid_address_is_refused(listen: str) -> None:
     """And shown as it was given, quotes and all."""
     with pytest.raises(UsageError, match="not an address to listen on; found '"):
         require_servable(settings(listen=listen))
@@ -138,7 +138,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes, messa
         require_servable(settings(token_file=str(tmp_path / "token")))
 
 
-def test_what_is_no_file_holds_no_token(tmp_path: Path) -> None:
+def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
     """Nothing, a directory, a pipe that nobody writes, a link to nowhere."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")

@@ -101,7 +101,7 @@ def first_feather(path: Path) -> None:
         (lambda _: b"\x93NUMPY" * 20, "not what its name says; found an array"),
     ],
 )
-def test_what_is_no_arrow_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
+def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
     """Empty, cut, forged, of version 1, of another format."""
     path = write(tmp_path / "s", model()) / "items.arrow"
     path.write_bytes(change(path.read_bytes()))

@@ -305,7 +305,7 @@ def test_ids_inside_and_beside_an_archive_are_a_question(tmp_path: Path) -> None
         (np.zeros(30, bool), "integers"),
     ],
 )
-def test_id_arrays_of_an_unusable_type_say_the_cure(tmp_path: Path, ids: Any, hint: str) -> None:
+def test_id_arrays_of_an_unusable_type_get_a_conversion_hint(tmp_path: Path, ids: Any, hint: str) -> None:
     """One line each."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=ids)
     with pytest.raises(SnapshotError, match=f"item_ids.*hint: .*{hint}"):

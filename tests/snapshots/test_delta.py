@@ -79,7 +79,7 @@ def test_one_table_is_one_side(tmp_path: Path) -> None:
     assert (opened.users, opened.items.count) == (None, 59)
 
 
-def test_contents_are_what_is_fingerprinted(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_contents_alone(tmp_path: Path) -> None:
     """OPTIMIZE and VACUUM change nothing; a night of other numbers, and one id less, do."""
     path = snapshot(tmp_path)
     before = digest(open_snapshot(path, CONFIG).items)

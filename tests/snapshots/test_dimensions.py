@@ -89,7 +89,7 @@ NAMES = [f"d{place}" for place in range(12)]
         ),
     ],
 )
-def test_what_is_ambiguous_is_a_question(tmp_path: Path, table: Any, says: str) -> None:
+def test_ambiguous_columns_are_an_error(tmp_path: Path, table: Any, says: str) -> None:
     """Gaps, numbers that are there twice, other types, two groups, columns of something else."""
     pq.write_table(table, tmp_path / "items.parquet")
     with pytest.raises(SnapshotError, match=says):

@@ -127,7 +127,7 @@ def test_what_no_layout_reads_is_named_by_its_first_bytes(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("name", ["items.npy", "day.npz", "items.safetensors", "day.vec", "day.npz/day.npz"])
 @pytest.mark.parametrize("kind", FILES)
-def test_what_is_named_as_another_format_is_named_by_its_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
+def test_a_misnamed_file_is_recognised_by_its_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
     """A pointer of Git LFS, a pickle or a page under the name of an array is said to be one."""
     data, what, line = FILES[kind]
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def test_what_is_named_as_another_format_is_named_by_its_first_bytes(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "items.feather", "items/part-0.parquet", "items/b=1/part-0.parquet"])
-def test_part_files_that_are_pointers_are_said_to_be(tmp_path: Path, name: str) -> None:
+def test_part_files_that_are_pointers_are_named_as_such(tmp_path: Path, name: str) -> None:
     """The decoder finds no parquet or Arrow in them; the message names the file."""
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def test_an_ending_in_capital_letters_is_said_to_be_one(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(("pack", "ending"), [(gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")])
-def test_the_line_unpacks_what_is_compressed_under_a_plain_name(
+def test_the_hint_decompresses_a_file_with_a_plain_name(
     tmp_path: Path, pack: Callable[[bytes], bytes], ending: str
 ) -> None:
     """The tools unpack nothing without the ending: the file gets it first, and its name back then."""

@@ -148,7 +148,7 @@ def test_harmless_entries_are_not_even_named(tmp_path: Path, name: str) -> None:
         "popularity.npy",
     ],
 )
-def test_what_is_unknown_is_named_and_stops_nothing(tmp_path: Path, name: str) -> None:
+def test_unknown_files_are_named_and_stop_nothing(tmp_path: Path, name: str) -> None:
     """An entry that looks like no side is a warning."""
     path = items_only(tmp_path / "w" / "s")
     (path / name).write_bytes(b"x")
@@ -156,14 +156,14 @@ def test_what_is_unknown_is_named_and_stops_nothing(tmp_path: Path, name: str) -
     assert state(tmp_path / "w")[0] == "ready"
 
 
-def test_a_custom_marker_is_no_data(tmp_path: Path) -> None:
+def test_a_custom_marker_is_not_read_as_data(tmp_path: Path) -> None:
     """The configured marker is not named as unread."""
     path = items_only(tmp_path / "s")
     (path / "USERS_DONE").touch()
     assert open_snapshot(path, SnapshotConfig(), marker="USERS_DONE").unread == ()
 
 
-def test_a_marker_does_not_vouch_for_what_is_missing(tmp_path: Path) -> None:
+def test_a_marker_does_not_replace_a_missing_side(tmp_path: Path) -> None:
     """Rsync copies _SUCCESS before users."""
     path = items_only(tmp_path / "w" / "s")
     (path / ".users.npy.aB3xY9").write_bytes(b"x")
@@ -205,7 +205,7 @@ def test_users_under_way_to_their_ids_are_waited_for(tmp_path: Path) -> None:
     assert state(tmp_path / "w")[0] == "waiting"
 
 
-def test_items_may_be_what_is_missing(tmp_path: Path) -> None:
+def test_a_missing_items_side_is_waited_for(tmp_path: Path) -> None:
     """Users arrive first."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "items.npy").rename(path / ".items.npy.Ab12Cd")
@@ -213,7 +213,7 @@ def test_items_may_be_what_is_missing(tmp_path: Path) -> None:
     assert (found, ".items.npy.Ab12Cd" in reason) == ("waiting", True)
 
 
-def test_a_file_that_a_download_manager_still_controls_is_not_whole(tmp_path: Path) -> None:
+def test_a_file_still_being_downloaded_is_incomplete(tmp_path: Path) -> None:
     """aria2 writes to the final name and keeps a control file beside it."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "users.npy.aria2").write_bytes(b"x")

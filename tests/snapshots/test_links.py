@@ -114,7 +114,7 @@ def test_a_cache_is_not_left_for_another(tmp_path: Path) -> None:
         open_snapshot(lone, CONFIG)
 
 
-def test_a_link_that_leads_nowhere_is_not_there(tmp_path: Path) -> None:
+def test_a_dangling_link_does_not_exist(tmp_path: Path) -> None:
     """Exit code 6, as for any path."""
     (tmp_path / "items.npz").symlink_to("nowhere")
     with pytest.raises(NotFoundError):

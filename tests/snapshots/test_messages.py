@@ -139,7 +139,7 @@ def test_a_line_fits_two_rows_of_a_terminal(tmp_path: Path, name: str) -> None:
     "nights", [["day=1"], ["day=1", "day=2"], ["2026-11-01", "2026-11-02", "logs"], ["run_7f", "run_a1"]]
 )
 @pytest.mark.parametrize("entry", ["items.npy", "items.parquet", "items"])
-def test_a_directory_of_snapshots_is_no_table(tmp_path: Path, nights: list[str], entry: str) -> None:
+def test_a_directory_of_snapshots_is_not_a_table(tmp_path: Path, nights: list[str], entry: str) -> None:
     """The watched directory, handed over as one snapshot: the hint names one that is in it."""
     for night in nights:
         (tmp_path / night).mkdir()
@@ -151,7 +151,7 @@ def test_a_directory_of_snapshots_is_no_table(tmp_path: Path, nights: list[str],
 
 
 @pytest.mark.parametrize("depth", [""])
-def test_partitioned_tables_are_said_to_be_so(tmp_path: Path, depth: str) -> None:
+def test_partitioned_tables_are_named_as_such(tmp_path: Path, depth: str) -> None:
     """At the root, where the directory may be the watched one as well."""
     for bucket in range(2):
         folder = tmp_path / depth / f"bucket={bucket}"

@@ -237,7 +237,7 @@ def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" * 3, b"PAR1\xff\xff\xff\x7fPAR1", os.urandom(500)])
-def test_what_is_no_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
     """Empty, cut and random files."""
     (tmp_path / "items.parquet").write_bytes(data)
     with pytest.raises(SnapshotError, match=r"items\.parquet: ill-formed parquet"):
@@ -388,7 +388,7 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
         open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40 - 1))
 
 
-def test_blocks_stay_as_they_are_while_somebody_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_in_use_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is a view of shared memory, and none is written again while it is held, however many are."""
     monkeypatch.setattr(decoder_memory, "_MOST_SLOTS", 7)
     step = block_rows(900)

@@ -42,7 +42,7 @@ def look(watched: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
-def test_a_deep_tree_in_the_watched_directory_is_no_snapshot(place: Path, levels: int, name: str) -> None:
+def test_a_deep_tree_in_the_watched_directory_is_not_a_snapshot(place: Path, levels: int, name: str) -> None:
     """The look says so with the limit, and sees the snapshot beside it; so does the cache, again and again."""
     deep(place / "day=1", levels, name)
     write_npy(place / "day=2", model())
@@ -93,7 +93,7 @@ def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
     assert (place / "kept/file").is_file()
 
 
-def test_a_huge_child_is_no_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit it is said, flat or in directories; here the limit is lowered to 500."""
     for module in (files, __import__("embsync.watching.stat_cache", fromlist=["x"])):
         monkeypatch.setattr(module, "MOST_ENTRIES", 500)
@@ -201,7 +201,7 @@ def test_links_in_a_chain(place: Path, links: int) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 200_000, '{"files":' * 100_000, '{"files": [{"path": "' + "../" * 5000 + '"}]}']
 )
-def test_a_manifest_nested_deeply_is_no_manifest(place: Path, text: str) -> None:
+def test_a_deeply_nested_manifest_is_refused(place: Path, text: str) -> None:
     """The snapshot is judged as if it had none."""
     write_npy(place / "day=1", model())
     (place / "day=1/manifest.json").write_text(text)
@@ -237,7 +237,7 @@ def test_a_header_nested_deeply_is_ill_formed(place: Path) -> None:
         "a: !!python/name:os.system",
     ],
 )
-def test_a_configuration_nested_deeply_is_no_configuration(
+def test_a_deeply_nested_configuration_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     """In the file and in the environment: exit code 2 and one line that is not longer than a screen."""
@@ -251,7 +251,7 @@ def test_a_configuration_nested_deeply_is_no_configuration(
     assert len(printed) < 4000
 
 
-def test_what_is_deep_in_the_store_ends_no_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_deep_tree_in_the_store_stops_no_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Beside the versions, in one, and in the place of one."""
     path = write_npy(place / "day=1", model())
     root = place / "S"

@@ -121,7 +121,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_text_that_is_no_table_is_refused(tmp_path: Path, forgery: str) -> None:
+def test_text_that_is_not_a_table_is_refused(tmp_path: Path, forgery: str) -> None:
     """Each is one line that names the file; nothing is skipped, padded or guessed."""
     (tmp_path / "m.vec").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"m\.vec") as refusal:

@@ -268,7 +268,7 @@ def _interrupted(error: Exception | None, *others: signal.Signals) -> None:
             raise error
 
 
-def test_a_wake_up_descriptor_hears_of_a_signal_once() -> None:
+def test_a_wake_up_descriptor_gets_each_signal_once() -> None:
     """A daemon that counts signals by it never takes one SIGTERM for two."""
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
@@ -329,7 +329,7 @@ def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -
 @needs_strace
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("when", [1, 2, 3])
-def test_an_interrupted_command_leaves_a_whole_store(store: Path, sent: str, when: int) -> None:
+def test_an_interrupted_command_leaves_an_intact_store(store: Path, sent: str, when: int) -> None:
     """The signal comes with each rename of a publish: the command ends by it, and the store is old or new."""
     done = _traced(store, f"rename:signal={sent}:when={when}", "sync", str(store.parent / "n2"))
     assert done.returncode in {130, -signal.SIGTERM, 143}, done.stderr
@@ -403,7 +403,7 @@ def test_a_write_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"lines": b"one\n", "file": b"old"}
 
 
-def test_a_line_that_cannot_be_taken_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_cannot_be_reverted_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither durable nor gone for certain: the error says both."""
     append_line(tmp_path / "lines", b"one")
     _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
@@ -575,7 +575,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("broken", [_dangling, _missing, _pruned_by_hand, _file, _copied])
 @pytest.mark.parametrize("command", COMMANDS, ids="-".join)
-def test_every_command_says_what_is_wrong_with_current_and_what_to_do(
+def test_every_command_explains_a_broken_current_and_its_repair(
     store: Path, capfd: pytest.CaptureFixture[str], broken: Callable[[Path], None], command: list[str]
 ) -> None:
     """Exit 5 (6 for a version that is not there) and one line whose command, as it is printed, mends the store."""
@@ -600,7 +600,7 @@ def test_every_command_says_what_is_wrong_with_current_and_what_to_do(
     assert assert_intact(store) in {1, 2}
 
 
-def test_with_no_version_left_the_hint_begins_anew(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_no_version_left_the_hint_starts_a_new_space(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The link goes, and the next snapshot begins a new space under the next number."""
     for path in (store / "versions").iterdir():
         shutil.rmtree(path)
@@ -638,7 +638,7 @@ def test_holding_works_while_current_is_broken(store: Path) -> None:
     assert layout.current_number(store) == 2
 
 
-def test_a_rollback_that_a_crash_kept_from_the_journal_is_told_by_the_next_command(store: Path) -> None:
+def test_a_rollback_that_a_crash_kept_from_the_journal_is_reported_by_the_next_command(store: Path) -> None:
     """The last move in the journal is to what is current, whoever made it."""
     (store / "current").unlink()
     (store / "current").symlink_to("versions/000001")

@@ -95,7 +95,7 @@ RECORDS = (
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_no_command_meets_what_it_did_not_expect(
+def test_no_damaged_file_causes_an_unexpected_error(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     """Whatever stands in any one file, commands end as their exit codes promise, with a line and no traceback."""
@@ -169,7 +169,7 @@ def test_a_damaged_link_is_named_and_rollback_mends_it(
     assert run(["verify", "--store", str(root)]) == 0
 
 
-def test_rollback_finds_the_last_whole_version(root: Path) -> None:
+def test_rollback_finds_the_last_intact_version(root: Path) -> None:
     """Also where the current manifest is what is damaged, and past older versions that are damaged too."""
     flip(root / "versions/000003/manifest.json", 200)
     assert Store(root).rollback(None) == (3, 2)
@@ -297,7 +297,7 @@ def test_a_header_of_an_array_is_not_believed(root: Path, how: str) -> None:
         reader.current.search(reader.current.items.vectors[:1])
 
 
-def test_a_damaged_line_is_said_wherever_people_look(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_line_is_reported_by_every_command(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """With its number, by status, history and verify."""
     lines = (root / layout.JOURNAL).read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"published", b"pub\0ished")
@@ -309,7 +309,7 @@ def test_a_damaged_line_is_said_wherever_people_look(root: Path, capfd: pytest.C
     assert "journal.jsonl:2" in json.loads(capfd.readouterr().out)["damage"][0]
 
 
-def test_a_damaged_order_is_said_wherever_people_look(
+def test_a_damaged_order_is_reported_by_every_command(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By status, history, verify and by whoever decides anew; nothing handled is new."""
@@ -417,7 +417,7 @@ def test_a_hold_that_cannot_be_parsed_holds(root: Path) -> None:
     assert held(root) is None
 
 
-def test_small_records_of_the_daemon_say_their_damage(root: Path) -> None:
+def test_damage_to_the_daemons_small_records_is_reported(root: Path) -> None:
     """Each is an error with the file's name, or the safe reading of it; never another exception."""
     for data in NONSENSE.values():
         replace(root / layout.STATUS, data)
@@ -430,7 +430,7 @@ def test_small_records_of_the_daemon_say_their_damage(root: Path) -> None:
         assert pending_version(Store(root)) == 3
 
 
-def test_readers_say_damage_and_nothing_else(root: Path, directory: Path) -> None:
+def test_readers_raise_only_damage(root: Path, directory: Path) -> None:
     """Opening, looking up and searching with any file cut short, emptied or gone is an error that names the file."""
     for path in sorted(files_of(root / "versions/000003")):
         name = path.relative_to(root)
@@ -466,7 +466,7 @@ def test_numbers_that_no_publisher_wrote_are_damage_to_a_reader(
         reader.current.search(reader.current.items.vectors[:2])
 
 
-def test_the_configured_directory_is_what_is_watched(directory: Path) -> None:
+def test_the_configured_directory_is_watched(directory: Path) -> None:
     """The copy of a store sees the snapshots of the original as handled: what else is here relies on it."""
     root = copy(directory / "S", directory / "copy")
     assert waiting(root, directory) == []

@@ -52,7 +52,7 @@ def store() -> Iterator[Path]:
         ),
     ],
 )
-def test_killed_before_any_call_the_store_is_whole_and_old_or_new(
+def test_killed_before_any_call_the_store_is_intact_and_old_or_new(
     scenario: str, outcomes: set[int], step: int, least: int
 ) -> None:
     """SIGKILL before each system call: readers find a whole version at once, and the next command goes on from it.
@@ -270,7 +270,7 @@ def _switched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return switched
 
 
-def test_an_error_after_the_switch_is_no_failed_publish(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_the_switch_does_not_fail_the_publish(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that cannot be written once the new version is served: told as published, or taken back.
 
     "An error anywhere discards the staging directory and leaves current as it was."
@@ -451,7 +451,7 @@ def test_discarding_removes_and_publishing_keeps(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
 
 
-def test_small_files_and_links_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_files_and_links_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On failure the old one stands and no temporary is left."""
     file, link = tmp_path / "f", tmp_path / "current"
     replace_file(file, b"old")
@@ -472,7 +472,7 @@ def test_small_files_and_links_are_replaced_as_a_whole(tmp_path: Path, monkeypat
     assert (file.read_bytes(), link.readlink()) == (b"new", Path("b"))
 
 
-def test_a_line_is_appended_whole_after_a_torn_one(tmp_path: Path) -> None:
+def test_a_line_is_appended_completely_after_a_torn_one(tmp_path: Path) -> None:
     """A torn last line is closed first, so that it spoils nothing but itself."""
     path = tmp_path / "lines"
     append_line(path, b"one")

@@ -18,7 +18,7 @@ SIZES = {"items": 60, "users": 50, "width": 4}
 
 @pytest.mark.parametrize("stage", ["reading", "writing", "indexing", "publishing"])
 @pytest.mark.parametrize("how", ["the command", "a file that says nothing"])
-def test_what_is_held_while_it_is_made_is_not_published(stage: str, how: str) -> None:
+def test_a_hold_during_a_run_prevents_the_publish(stage: str, how: str) -> None:
     """At each stage of the work; resumed, the same snapshot is published."""
     with quick_directory() as directory:
         root = directory / "S"

@@ -205,7 +205,7 @@ def _without_journal(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_took_effect_says_so_although_the_journal_does_not(
+def test_a_change_that_took_effect_says_so_without_its_journal_line(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -37,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.torture)])
-def test_what_was_said_to_be_published_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
+def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
     """After each cut at a random moment: ``current`` is whole, and no older than the last version reported."""
     snapshots = [str(write_npy(tmp_path / f"n{n}", night(n, items=90, users=70))) for n in range(_NIGHTS)]
     chance = random.Random(5)

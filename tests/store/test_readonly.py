@@ -49,7 +49,7 @@ def test_readers_need_no_writable_mount(read_only: Path, capsys: pytest.CaptureF
         assert "Read-only file system" in capsys.readouterr().err
 
 
-def test_a_backup_put_in_the_stores_place_is_what_is_read_next() -> None:
+def test_a_backup_restored_in_place_is_read_next() -> None:
     """What is open stays what it was, whole; the next look finds the backup, though its number is lower."""
     with quick_directory() as directory:
         root = directory / "S"

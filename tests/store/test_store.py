@@ -81,7 +81,7 @@ def test_a_reader_that_is_done_lets_go(root: Path) -> None:
     assert vectors.sum() == total
 
 
-def test_rollback_goes_to_the_parent_or_where_it_is_told(root: Path) -> None:
+def test_rollback_goes_to_the_parent_or_the_given_version(root: Path) -> None:
     """Along the lineage, not down the numbers; anything else stays as it is."""
     store = Store(root)
     before = snapshot_of(root / "versions")
@@ -136,7 +136,7 @@ def _make(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["empty", "files", "link", "file"])
 @pytest.mark.parametrize("name", ["000005", "20260101", "9" * 18])
-def test_what_only_looks_like_a_version_is_in_nobodys_way(
+def test_directories_that_only_look_like_versions_are_ignored(
     root: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A copy under the date is no version: it sets no number, pushes nothing out of prune, is named, and stays."""
@@ -196,7 +196,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_sweep_takes_what_the_dead_left_and_nothing_of_the_living(root: Path) -> None:
+def test_a_sweep_removes_only_leftovers_of_dead_processes(root: Path) -> None:
     """The staging directory of a running process stays; once it is killed, the next command removes it."""
     versions = root / "versions"
     with running(MAKE, versions) as maker:
@@ -215,7 +215,7 @@ def test_a_sweep_takes_what_the_dead_left_and_nothing_of_the_living(root: Path) 
 
 @pytest.mark.parametrize("where", ["before it is opened", "before it is locked"])
 @pytest.mark.parametrize("what", ["staging", "small file"])
-def test_what_is_being_made_is_safe_from_its_first_moment(
+def test_a_staged_version_is_protected_from_the_start(
     root: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: str
 ) -> None:
     """A sweep between making it and locking it may take it: then another is made, and that one stays."""
@@ -270,7 +270,7 @@ def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> N
     assert [entry.name for entry in (tmp_path / "S").iterdir()] == ["letter.txt"]
 
 
-def test_a_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
+def test_current_not_linking_to_a_version_is_damage(root: Path) -> None:
     """Named as such, whether it is a file or points elsewhere."""
     current = root / "current"
     current.unlink()

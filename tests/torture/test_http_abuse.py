@@ -304,7 +304,7 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [6.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
-def test_nobody_who_can_connect_stops_the_server(root: Path, seconds: float) -> None:
+def test_no_client_can_stop_the_server(root: Path, seconds: float) -> None:
     """Health and a small search are answered in time; no 5xx but 501 and 503; memory and descriptors come back."""
     with tally("abuse over HTTP", least=20) as made:
         abused(root, seconds, made)

@@ -39,7 +39,7 @@ def test_a_run_that_tries_too_little_fails() -> None:
         made.points = 3
 
 
-def test_a_run_of_pytest_reports_where_it_was_told_to(tmp_path: Path) -> None:
+def test_a_run_of_pytest_writes_its_report_to_the_given_file(tmp_path: Path) -> None:
     """Although tests run without the variables of the caller."""
     report = tmp_path / "report.jsonl"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, "-k", "tries_too_little"]

@@ -50,7 +50,7 @@ def read_back(path: Path) -> tuple[Any, Any]:
     return opened.items, opened.users
 
 
-def test_what_is_written_is_ready_at_once_and_reads_back(tmp_path: Path) -> None:
+def test_a_written_snapshot_is_ready_at_once_and_reads_back(tmp_path: Path) -> None:
     """Integer items, string users, listed with their hashes; nothing else is left beside."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH, item_weights=np.ones(40))
     items, users = read_back(path)
@@ -144,9 +144,7 @@ def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
         ({"user_ids": [f"u{k}" * 600 for k in range(30)]}, "ids of an unusable length"),
     ],
 )
-def test_what_sync_would_refuse_is_refused_and_nothing_is_written(
-    tmp_path: Path, wrong: dict[str, Any], says: str
-) -> None:
+def test_a_snapshot_that_sync_would_refuse_is_not_written(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
     """In the words of `sync`, before anything is on the disk."""
     with pytest.raises(SnapshotError, match=says):
         embsync.write_snapshot(tmp_path / "day=1", **{**BOTH, **wrong})
@@ -252,7 +250,7 @@ def interrupted(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def test_writers_of_one_name_at_a_time_leave_one_whole_snapshot(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_name_leave_one_complete_snapshot(tmp_path: Path) -> None:
     """Without ``overwrite`` one of them wins and the others are told; with it the last one does."""
     path = tmp_path / "day=1"
 
@@ -317,7 +315,7 @@ def kill_in_the_middle(path: Path, seed: int, after: float) -> None:
         job.send_signal(signal.SIGKILL)
 
 
-def test_a_killed_job_leaves_a_whole_snapshot_or_none(tmp_path: Path) -> None:
+def test_a_killed_job_leaves_a_complete_snapshot_or_none(tmp_path: Path) -> None:
     """What is under the name agrees with its manifest; what was being written is swept by the next call."""
     chance = np.random.default_rng(5)
     for seed in range(3):

@@ -89,7 +89,7 @@ def test_snapshots_come_in_order_of_time_when_asked(tmp_path: Path) -> None:
     assert list(once(tmp_path, WatchConfig(settle_seconds=0, order="mtime"))) == ["b", "c", "a"]
 
 
-def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
+def test_a_child_that_is_not_a_snapshot_is_skipped_with_a_reason(tmp_path: Path) -> None:
     """Hidden and temporary names, links, FIFOs, and files of no known layout are never opened."""
     for name in (".hidden", "_temporary", "day=1.tmp", "day=1"):
         write_npy(tmp_path / name, model(items=3, users=3))
@@ -131,7 +131,7 @@ def test_what_is_no_snapshot_is_left_alone_and_says_why(tmp_path: Path) -> None:
         ("day=2/items.npz", {"x": np.ones(3)}, "ready"),
     ],
 )
-def test_an_archive_without_anything_of_a_side_is_no_snapshot(
+def test_an_archive_without_arrays_of_a_side_is_not_a_snapshot(
     tmp_path: Path, name: str, arrays: dict[str, np.ndarray], state: str
 ) -> None:
     """A snapshot with a mistake still counts as one: the mistake is reported when it is opened."""
@@ -338,7 +338,7 @@ def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"files": []}', '{"version": 1}', '{"files": [{"path": 1}]}', "[" * 9999])
-def test_another_kind_of_manifest_is_no_evidence(tmp_path: Path, text: str) -> None:
+def test_another_kind_of_manifest_is_not_evidence(tmp_path: Path, text: str) -> None:
     """With auto, the next evidence is used; with manifest, the snapshot waits."""
     path = write_npy(tmp_path / "day=1", model())
     (path / "manifest.json").write_text(text)
@@ -404,7 +404,7 @@ def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
     assert once(tmp_path)["day=1"].reason.startswith("items/_temporary to be renamed or removed")
 
 
-def test_what_is_known_is_not_looked_at_again(tmp_path: Path) -> None:
+def test_a_known_snapshot_is_not_inspected_again(tmp_path: Path) -> None:
     """Children that are passed as known are not inspected again; all others are."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)

@@ -214,7 +214,7 @@ def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 @pytest.mark.parametrize("how", ["deleted", "half of it gone", "moved away and back", "newest deleted"])
-def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) -> None:
+def test_expired_snapshots_bring_back_no_older_ones(root: Path, order: str, how: str) -> None:
     """Retention deletes old days, at once or file by file: nothing is published because of it."""
     world = World(root, order=order)
     for night in range(1, 5):
@@ -244,7 +244,7 @@ def test_what_expires_brings_nothing_old_back(root: Path, order: str, how: str) 
 @pytest.mark.parametrize("outcome", ["refused", "failed"])
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("name", ["experiment-a", "zzz", "day=99", "2031-01-01"])
-def test_what_was_not_published_is_no_mark(root: Path, order: str, outcome: str, removed: bool, name: str) -> None:
+def test_an_unpublished_snapshot_sets_no_mark(root: Path, order: str, outcome: str, removed: bool, name: str) -> None:
     """A refused or ill-formed directory, present or deleted, holds back no night, however its name sorts."""
     world = World(root, order=order)
     for night in range(1, 4):
@@ -270,7 +270,7 @@ def test_a_name_beside_the_dates_keeps_no_date_back(world: World) -> None:
         assert world.turn() == ["latest"]
 
 
-def test_with_order_name_what_is_passed_over_is_told(root: Path) -> None:
+def test_with_order_name_a_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
     """If the configuration or an earlier release orders by name, run ids are passed over by name."""
     world = World(root, order="name")
     world.write("latest", START.timestamp())
@@ -370,7 +370,7 @@ def test_numbers_are_decided_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b'{"order": "none"}', b"[" * 9999])
-def test_a_damaged_decision_is_made_anew(world: World, damage: bytes) -> None:
+def test_a_damaged_order_is_decided_again(world: World, damage: bytes) -> None:
     """It is decided again from the journal, and no old snapshot is published."""
     for night in (1, 2, 3, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -393,7 +393,7 @@ def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
     assert b'"name"' in (world.store.root / "order.json").read_bytes()
 
 
-def test_who_only_looks_writes_nothing(world: World) -> None:
+def test_a_dry_run_writes_no_order(world: World) -> None:
     """Any user may run ``status``."""
     world.write("day=1", START.timestamp())
     world.look()

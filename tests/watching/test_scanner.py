@@ -47,7 +47,7 @@ def waiting(scanner: Scanner) -> list[str]:
     return [entry.child.name for entry in scanner.queue]
 
 
-def test_what_is_not_known_to_be_next_is_not_begun(scanner: Scanner, store: Store) -> None:
+def test_a_snapshot_of_unknown_order_is_not_started(scanner: Scanner, store: Store) -> None:
     """A journal that cannot be read may say that it was handled: nothing is next until it can be read again."""
     journal = store.root / "journal.jsonl"
     journal.mkdir()
@@ -73,7 +73,7 @@ def test_what_was_found_incomplete_waits_unless_it_is_another_by_now(scanner: Sc
     }
 
 
-def test_a_store_that_somebody_repaired_is_another_one(root: Path) -> None:
+def test_a_repaired_store_has_another_state(root: Path) -> None:
     """What waits for a repair is tried at once after one: a file of the same name, size and contents, or the link."""
     for number in (1, 2):
         sync(root / "S", night(number, items=20, users=10, width=4), f"n{number}")
