@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embsync.alignment.cross_validation import JudgedSums
-from embsync.alignment.procrustes import determined_axes, determined_rank
+from embsync.alignment.procrustes import determined_rank, whitening
 from embsync.dtypes import Bool, Float64
 
 #: Columns that contribute less than this share of an average column's contribution to the stable rows are not judged:
@@ -95,12 +95,12 @@ def judge_columns(sums: JudgedSums, transform: Float64, inverse: Float64, energy
     if not all(np.isfinite(part).all() for part in (energy, cross, centred, carried)):
         return _nothing(len(transform))
     judged = (carried > _CARRIES * carried.mean()) & (variance > _CONSTANT * np.diag(sums.rows))
-    values, axes = determined_axes(centred)
-    if not judged.any() or len(values) == 0:
+    axes = whitening(centred)
+    if not judged.any() or axes is None:
         return _nothing(len(transform))
-    explained = ((cross[judged] @ axes / np.sqrt(values)) ** 2).sum(axis=1) / variance[judged]
+    explained = ((cross[judged] @ axes) ** 2).sum(axis=1) / variance[judged]
     share = np.full(len(transform), np.nan)
-    share[judged] = 1.0 - (1.0 - explained) * (sums.count - 1) / max(sums.count - len(values) - 1, 1)
+    share[judged] = 1.0 - (1.0 - explained) * (sums.count - 1) / max(sums.count - axes.shape[1] - 1, 1)
     inverse = inverse[:, judged]
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import lapack
 
 from embsync.dtypes import Float64
 
@@ -111,8 +112,8 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
     Axes
         NaN if there is no energy, or it is not finite.
     """
-    both = _whitening((rows + anchors) / 2)
-    determined = _whitening(anchors)
+    both = whitening((rows + anchors) / 2)
+    determined = whitening(anchors)
     if both is None or determined is None or not np.isfinite(cross).all():
         return Axes(float("nan"), float("nan"))
     agreement = both.T @ ((cross + cross.T) / 2) @ both
@@ -125,26 +126,46 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
     )
 
 
-def determined_axes(gram: Float64) -> tuple[Float64, Float64]:
-    """Return the eigenvalues of a Gram matrix that exceed rounding error, and their eigenvectors."""
+def whitening(gram: Float64) -> Float64 | None:
+    """Return the (k, r) map W with W^T gram W = I on the axes of a Gram matrix that exceed rounding error.
+
+    The inverse of the triangular factor where all do, which takes a tenth of the time; otherwise from the eigenvectors.
+
+    Returns
+    -------
+    ndarray or None
+        None if the matrix is zero or not finite.
+    """
+    if not np.isfinite(gram).all():
+        return None
+    if (factor := _cholesky(gram)) is not None:
+        return np.asarray(lapack.dtrtri(factor)[0], np.float64)
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     held = values > max(DETERMINED * values[-1], 0.0)
-    return values[held], vectors[:, held]
+    whitened: Float64 = vectors[:, held] / np.sqrt(values[held])
+    return whitened if held.any() else None
 
 
 def determined_rank(gram: Float64) -> int:
     """Return how many eigenvalues of a Gram matrix exceed rounding error."""
+    if _cholesky(gram) is not None:
+        return len(gram)
     values = np.linalg.eigvalsh((gram + gram.T) / 2)
     return int(np.count_nonzero(values > max(DETERMINED * values[-1], 0.0)))
 
 
-def _whitening(gram: Float64) -> Float64 | None:
-    """Return the (k, r) map that makes a Gram matrix the identity on the axes with energy; None without any."""
-    if not np.isfinite(gram).all():
+def _cholesky(gram: Float64) -> Float64 | None:
+    """Return the upper triangular factor of a Gram matrix if all its axes surely exceed rounding error.
+
+    The condition number of a symmetric matrix in the 1-norm is at least that in the 2-norm. LAPACK estimates it, rarely
+    too low by more than a factor of 3 (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 15.3).
+    """
+    symmetric = (gram + gram.T) / 2
+    factor, failed = lapack.dpotrf(symmetric)
+    if failed:
         return None
-    values, vectors = determined_axes(gram)
-    whitened: Float64 = vectors / np.sqrt(values)
-    return whitened if len(values) else None
+    reciprocal, _ = lapack.dpocon(factor, np.abs(symmetric).sum(axis=0).max())
+    return np.asarray(factor, np.float64) if reciprocal > 10 * DETERMINED else None
 
 
 def _leading_entries(columns: Float64) -> Float64:

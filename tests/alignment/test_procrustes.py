@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from support.laws import law
 from support.nights import rotation
 
-from embsync.alignment.procrustes import align, compare_axes, disagreement, first_rotation, fix_signs
+from embsync.alignment.procrustes import (
+    align,
+    compare_axes,
+    determined_rank,
+    disagreement,
+    first_rotation,
+    fix_signs,
+    whitening,
+)
 
 
 @law
@@ -124,6 +132,18 @@ def test_axes_are_compared_one_by_one(factors: list[float], agreement: float, sc
     found = compare_axes(rows.T @ anchors, rows.T @ rows, anchors.T @ anchors)
     assert found.axis_agreement == pytest.approx(agreement, abs=1e-6)
     assert found.axis_scale == pytest.approx(scale, abs=1e-6)
+
+
+@pytest.mark.parametrize(("weakest", "axes"), [(1.0, 6), (1e-3, 6), (3e-6, 6), (1e-7, 5), (0.0, 5)])
+def test_whitening_keeps_the_axes_above_rounding_error(weakest: float, axes: int) -> None:
+    """By whichever way it is found: the whitened Gram matrix is the identity, and its width the rank."""
+    turn = rotation(6, 9)
+    gram = turn @ np.diag([5.0, 4.0, 3.0, 2.0, 1.0, 5 * weakest]) @ turn.T
+    found = whitening(gram)
+    assert found is not None
+    assert found.shape == (6, axes)
+    assert determined_rank(gram) == axes
+    np.testing.assert_allclose(found.T @ gram @ found, np.eye(axes), atol=1e-8)
 
 
 def test_axes_without_energy_are_not_measured() -> None:
