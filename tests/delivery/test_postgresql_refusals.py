@@ -144,6 +144,26 @@ def test_a_schema_for_another_kind_of_ids_is_refused(
     sink.close()
 
 
+def test_a_table_of_others_in_the_schema_stays(stores: Stores, postgresql: PostgresqlServer, database: str) -> None:
+    """It has the name of a partition of the next version: neither this run nor the next one takes it for its own."""
+    given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
+    sink = open_sink(PostgresqlConfig(**given))
+    with postgresql.connect(database) as other:
+        with pinned(stores("plain"), 1) as version:
+            deliver(sink, version)
+        other.execute("CREATE TABLE embsync.users_3 AS SELECT 1 AS theirs")
+        with pinned(stores("plain"), 3) as version:
+            for _ in range(2):
+                with pytest.raises(SinkConflict, match="users_3"):
+                    sink.stage(version)
+                sink.drop(3)
+            assert other.execute("SELECT theirs FROM embsync.users_3").fetchall() == [(1,)]
+            assert (sink.current(), [one.number for one in sink.generations()]) == (1, [1])
+            other.execute("DROP TABLE embsync.users_3")
+            deliver(sink, version, 1)
+    sink.close()
+
+
 @pytest.mark.torture
 def test_a_full_database_disk_leaves_the_served_version(
     postgresql: PostgresqlServer,

@@ -22,6 +22,7 @@ _CALL_SECONDS = 120.0
 #: Milvus's codes differ between its releases: words in its messages, what to do, and whether a retry may succeed.
 _ADVICE: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("auth", "permission", "privilege"), "check user and token (delivery.sinks: token_file)", False),
+    (("database '", "database not found"), "name a database that exists (delivery.sinks: database)", False),
     (("no space left", "disk quota", "memory quota"), "free space there, or lower keep_versions", True),
     (("fail connecting",), "is the server running, and the token right (delivery.sinks: token_file)?", True),
     (("unavailable", "deadline", "timeout", "timed out"), "is the server running?", True),
@@ -60,7 +61,7 @@ def place_of(config: MilvusConfig) -> str:
     """Return the sink's place for messages, without user and token."""
     parts = urlsplit(config.url)
     port = f":{parts.port}" if parts.port else ""
-    return f"{config.name}: {parts.scheme}://{parts.hostname}{port}/{config.database} alias {config.alias}"
+    return f"{parts.scheme}://{parts.hostname}{port}/{config.database} alias {config.alias}"
 
 
 def _connect(config: MilvusConfig) -> MilvusClient:
@@ -76,7 +77,7 @@ def _connect(config: MilvusConfig) -> MilvusClient:
         raise UsageError(
             "not the URL of a server", where=f"delivery.sinks: {config.name}: url", expected="http://host:port"
         )
-    token = read_secret(f"{config.name}: token_file", file=config.token_file)
+    token = read_secret("token_file", file=config.token_file)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it logs each error with a traceback
     return MilvusClient(uri=config.url, token=token or "", db_name=config.database, timeout=_CONNECT_SECONDS)
 

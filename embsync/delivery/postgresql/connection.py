@@ -40,7 +40,7 @@ def place_of(config: PostgresqlConfig) -> str:
     parts = _parts(config)
     port = parts.get("port")
     host = f"{parts.get('host', 'localhost')}{f':{port}' if port else ''}"
-    return f"{config.name}: postgresql://{host}/{parts.get('dbname', '')} schema {config.schema}"
+    return f"postgresql://{host}/{parts.get('dbname', '')} schema {config.schema}"
 
 
 def connect(config: PostgresqlConfig) -> Connection:
@@ -54,7 +54,7 @@ def connect(config: PostgresqlConfig) -> Connection:
         The server does not answer, or refuses.
     """
     parts = _parts(config)
-    password = read_secret(f"{config.name}: password_file", file=config.password_file)
+    password = read_secret("password_file", file=config.password_file)
     if password is not None:
         parts["password"] = password
     remember_secret(os.environ.get("PGPASSWORD", ""))
@@ -105,7 +105,10 @@ def _refused(config: PostgresqlConfig, error: psycopg.Error) -> SinkError:
             hint="check database, user and password (delivery.sinks: url, password_file)",
         )
     return SinkUnavailable(
-        "cannot connect to PostgreSQL", where=place_of(config), found=text, hint="is the server running?"
+        "cannot connect to PostgreSQL",
+        where=place_of(config),
+        found=text,
+        hint="are host and port right, and is the server running?",
     )
 
 

@@ -7,7 +7,7 @@ from psycopg import sql
 from embsync.config import PostgresqlConfig
 from embsync.delivery.postgresql.binary_copy import HEADER, TRAILER, encoded
 from embsync.delivery.postgresql.connection import Connection
-from embsync.delivery.postgresql.requirements import exists, extension_schema, is_ours, uses_halfvec
+from embsync.delivery.postgresql.requirements import exists, extension_schema, is_ours, require_free, uses_halfvec
 from embsync.delivery.postgresql.schema import Schema
 from embsync.delivery.rows import row_blocks
 from embsync.delivery.sink import fingerprint_of
@@ -30,6 +30,7 @@ def create_schema(connection: Connection, config: PostgresqlConfig, version: Ver
 
 def load(connection: Connection, config: PostgresqlConfig, schema: Schema, version: Version) -> None:
     """Bring a version of which nothing is there: loading, rows, indexes, and then complete, each committed alone."""
+    require_free(connection, config, version)
     number, record = version.number, version.record
     halfvec = uses_halfvec(config, record.dimension)
     connection.execute(

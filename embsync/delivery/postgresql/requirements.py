@@ -9,7 +9,7 @@ from psycopg import sql
 
 from embsync.config import PostgresqlConfig
 from embsync.delivery.postgresql.connection import Connection, place_of
-from embsync.delivery.postgresql.schema import FORMAT, MADE_BY, WIDEST_HALFVEC, WIDEST_VECTOR, id_type
+from embsync.delivery.postgresql.schema import FORMAT, MADE_BY, WIDEST_HALFVEC, WIDEST_VECTOR, id_type, partition_name
 from embsync.errors import SinkConflict, SinkError
 from embsync.reader import Version
 from embsync.rows import block_rows
@@ -81,6 +81,25 @@ def is_ours(connection: Connection, config: PostgresqlConfig) -> bool:
             hint="give another name as delivery.sinks: schema",
         )
     return False
+
+
+def require_free(connection: Connection, config: PostgresqlConfig, version: Version) -> None:
+    """Refuse a version of which nothing is there where somebody else has a table of the name of one of its partitions.
+
+    Raises
+    ------
+    SinkConflict
+    """
+    for side in version.sides:
+        name = partition_name(side.name, version.number)
+        if _value(connection, "SELECT to_regclass(%s) IS NOT NULL", f'"{config.schema}"."{name}"'):
+            raise SinkConflict(
+                "a table that embsync did not make",
+                where=place_of(config),
+                found=name,
+                expected=f"no {name} before version {version.number} is loaded",
+                hint="move it into another schema",
+            )
 
 
 def require(connection: Connection, config: PostgresqlConfig, version: Version) -> None:
@@ -194,7 +213,8 @@ def _things_in(connection: Connection, schema: str) -> list[str]:
     rows = connection.execute(
         "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%(name)s)"
         " UNION SELECT proname::text FROM pg_proc WHERE pronamespace = to_regnamespace(%(name)s)"
-        " UNION SELECT typname::text FROM pg_type WHERE typnamespace = to_regnamespace(%(name)s) ORDER BY 1",
+        " UNION SELECT typname::text FROM pg_type WHERE typnamespace = to_regnamespace(%(name)s)"
+        " AND typcategory <> 'A' ORDER BY 1",
         {"name": f'"{schema}"'},
     ).fetchall()
     return [name for (name,) in rows]
