@@ -9,12 +9,14 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from embsync.dtypes import Array
-from embsync.errors import NotFoundError, StoreDamaged, StoreError
+from embsync.errors import NotFoundError, SnapshotError, StoreDamaged, StoreError
 from embsync.invocation import Command, command, quoted
+from embsync.numpy_header import LONGEST_HEADER, parse_header
 from embsync.store.durable import storage_errors
 
 CURRENT = "current"
@@ -281,6 +283,14 @@ def _is_versions(root: Path, parent: Path) -> bool:
         return False
 
 
+def _mapped(path: Path) -> Array:
+    """Map a file by our parser of headers: NumPy evaluates them, and CPython 3.11 fails where two threads do so."""
+    with path.open("rb") as file:
+        header = parse_header(file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size, str(path))
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        return np.memmap(file, header.dtype, "r", header.offset, header.shape, order)
+
+
 def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> Array:
     """Map a published ``.npy`` file, read-only.
 
@@ -301,11 +311,11 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
     try:
         if not path.is_file():
             raise ValueError("no such file")
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Array = _mapped(path)
         fits = array.ndim == len(shape) and array.flags.c_contiguous
         fits = fits and all(size in (None, found) for size, found in zip(shape, array.shape, strict=False))
         found = f"{array.dtype.str} of shape {array.shape}"
-    except Exception as error:  # NumPy parses the header as Python, so a damaged one may raise anything
+    except (OSError, ValueError, SnapshotError) as error:
         raise StoreDamaged(
             "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_verify(path)
         ) from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from embsync.reader import StoreReader, Version
 from embsync.reader.side import Side
 from embsync.reader.sparse_index import SparseIndex
 from embsync.store import Store
+from embsync.store.layout import map_array
 
 LEFT, NEW = 5, 5  # ids of one night's churn of 100 items
 SIZES = {"items": 100, "users": 80, "width": 6}
@@ -339,6 +343,27 @@ def test_a_damaged_version_is_never_switched_to() -> None:
                     version.side("users")
             with pytest.raises(NotFoundError, match="no version 7"):
                 reader.version(7)
+
+
+def test_versions_are_opened_by_several_threads_at_once(version: Version) -> None:
+    """NumPy evaluates the header of an array, which CPython 3.11 refuses if another thread does so meanwhile."""
+    path, kind = version.path / "items" / "ids.npy", version.items.ids.dtype.kind
+
+    def opened(_: int) -> int:
+        return sum(len(map_array(path, ("S" if kind != "i" else "<i8",), (None,))) for _ in range(100))
+
+    def switch(*_: object) -> None:
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(switch)
+    gc.set_threshold(7)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(opened, range(8))) == {100 * len(version.items.ids)}
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(switch)
 
 
 def test_a_store_without_versions_says_so(tmp_path: Path) -> None:
