@@ -6,57 +6,10 @@ Configuration, judging, messages and the table in ``docs/checks.md`` are derived
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from embsync.limits import Kind, Limit, Relative
-
-#: Data without which a side's figure cannot be measured; see :class:`Check`.
-Needs = Literal["anchors", "parent", "raw rows"]
+from embsync.limits import Check, Kind, Limit, Needs, Relative
 
 SIDES = ("items", "users")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One row of the table.
-
-    Attributes
-    ----------
-    name : str
-    kind : {"floor", "ceiling", "range"}
-        Whether values below the limit, above it or outside a range violate it.
-    warn, refuse : Limit or Relative
-    measures : str
-    means : str
-        The most likely cause of a refusal, in one sentence.
-    remedy : str
-        What to do then.
-    acceptable : bool
-        Whether ``embsync accept --check`` may override it.
-    warned_by : str or None
-        A check whose warning implies this one's, which is then not repeated.
-    needs : {"anchors", "parent", "raw rows"} or None
-        For checks of the figure with the same name in the manifest's ``alignment``: the data it requires, which is
-        enough anchored rows, ids that are live in the parent too, or the parent's raw rows. Without raw rows the check
-        is skipped; a figure that is missing although its data exist refuses. None: ``pipeline/record.py`` measures it.
-    """
-
-    name: str
-    kind: Kind
-    warn: Limit | Relative
-    refuse: Limit | Relative
-    measures: str
-    means: str
-    remedy: str
-    acceptable: bool = True
-    warned_by: str | None = None
-    needs: Needs | None = None
-
-    @property
-    def figure(self) -> str:
-        """The name without the side."""
-        return self.name.removesuffix("_items").removesuffix("_users")
 
 
 def _both(

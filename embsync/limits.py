@@ -1,4 +1,4 @@
-"""Limits of checks: a number, a range, or a figure of the run times a factor."""
+"""A check and its limits: a number, a range, or a figure of the run times a factor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ Kind = Literal["floor", "ceiling", "range"]
 
 #: One configured limit: a number, or ``[low, high]`` for a range; None disables it.
 Limit = float | tuple[float, float] | None
+
+#: Data without which a side's figure cannot be measured; see :class:`Check`.
+Needs = Literal["anchors", "parent", "raw rows"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,45 @@ class Relative:
     def __str__(self) -> str:
         scaled = self.figure if self.factor == 1 else f"{self.factor:g} {self.figure}"
         return f"{self.more:g} {'+' if self.factor > 0 else '-'} {scaled.lstrip('-')}" if self.more else scaled
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"floor", "ceiling", "range"}
+        Whether values below the limit, above it or outside a range violate it.
+    warn, refuse : Limit or Relative
+    measures : str
+    means : str
+        The most likely cause of a refusal, in one sentence.
+    remedy : str
+        What to do then.
+    acceptable : bool
+        Whether ``embsync accept --check`` may override it.
+    warned_by : str or None
+        A check whose warning implies this one's, which is then not repeated.
+    needs : {"anchors", "parent", "raw rows"} or None
+        For checks of the figure with the same name in the manifest's ``alignment``: the data it requires, which is
+        enough anchored rows, ids that are live in the parent too, or the parent's raw rows. Without raw rows the check
+        is skipped; a figure that is missing although its data exist refuses. None: ``pipeline/record.py`` measures it.
+    """
+
+    name: str
+    kind: Kind
+    warn: Limit | Relative
+    refuse: Limit | Relative
+    measures: str
+    means: str
+    remedy: str
+    acceptable: bool = True
+    warned_by: str | None = None
+    needs: Needs | None = None
+
+    @property
+    def figure(self) -> str:
+        """The name without the side."""
+        return self.name.removesuffix("_items").removesuffix("_users")

@@ -14,8 +14,9 @@ from embsync.alignment.drift import RowChange
 from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.two_pass import Alignment, SideFit
 from embsync.alignment.values import examine
-from embsync.checks import CHECKS, Check
+from embsync.checks import CHECKS
 from embsync.config import Config
+from embsync.limits import Check
 from embsync.manifest import (
     AlignmentRecord,
     DriftRecord,
