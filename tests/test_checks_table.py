@@ -38,7 +38,7 @@ def sentences() -> list[str]:
 
 def test_every_cause_that_the_documentation_quotes_is_one_of_the_product() -> None:
     """Word by word, numbers and names of sides apart."""
-    section = (DOCS / "checks.md").read_text(encoding="utf-8").split("\n## What a refusal begins with\n")[1]
+    section = (DOCS / "checks.md").read_text(encoding="utf-8").split("\n## The first sentence of a refusal\n")[1]
     quoted = re.findall(r"^\| [^|]+ \| ([^|]+) \|$", section.split("\n## ")[0], re.MULTILINE)[1:]
     quoted = [line for line in quoted if line != "---"]
     assert len(quoted) > 15
