@@ -65,22 +65,21 @@ class JudgedRows:
     def empty(cls, places: RowNumbers, folds: Array, width: int, dimension: int) -> JudgedRows:
         """Return room for the rows with these anchors."""
         rows, anchors = (np.empty((len(places), size), np.float32) for size in (width, dimension))
-        return cls(places, folds, rows, anchors, np.ones(len(places)))
+        return cls(places, folds.copy(), rows, anchors, np.ones(len(places)))
 
     def __len__(self) -> int:
         return len(self.roots)
 
-    def by_fold(self, count: int) -> tuple[JudgedRows, list[slice]]:
-        """Return the rows sorted by fold, of which there are 1, 2, 5 or 10, and the part of each."""
+    def sort_by_fold(self, count: int) -> list[slice]:
+        """Sort the rows by fold, of which there are 1, 2, 5 or 10, in place, and return the part of each."""
         if count == 1:
-            return self, [slice(0, len(self))]
+            return [slice(0, len(self))]
         folds = self.folds % count
         order = np.argsort(folds, kind="stable")
         bounds = np.searchsorted(folds, np.arange(count + 1), sorter=order)
-        parts = [slice(*bounds[fold : fold + 2]) for fold in range(count)]
-        return JudgedRows(
-            self.places[order], folds[order], self.rows[order], self.anchors[order], self.roots[order]
-        ), parts
+        for column in (self.places, self.folds, self.rows, self.anchors, self.roots):
+            column[:] = column[order]
+        return [slice(*bounds[fold : fold + 2]) for fold in range(count)]
 
 
 def fold_count(judged: int, paired: int) -> int:

@@ -159,8 +159,8 @@ class _Judged:
 
     @classmethod
     def of(cls, rows: JudgedRows, folds: int, threads: int) -> _Judged:
-        ordered, parts = rows.by_fold(folds)
-        return cls(ordered, parts, sum_judged(ordered, parts, threads))
+        parts = rows.sort_by_fold(folds)
+        return cls(rows, parts, sum_judged(rows, parts, threads))
 
 
 def _rotate(

@@ -22,7 +22,7 @@ def _judged() -> JudgedRows:
 def test_sums_are_the_dense_products_fold_by_fold(count: int, threads: int) -> None:
     """Whatever the number of folds and workers, and with more rows in a fold than are summed together."""
     judged = _judged()
-    sums = sum_judged(*judged.by_fold(count), threads)
+    sums = sum_judged(judged, judged.sort_by_fold(count), threads)
     rows, anchors = judged.rows.astype(np.float64), judged.anchors.astype(np.float64)
     weights = judged.roots**2
     for fold in range(count):
@@ -43,7 +43,7 @@ def test_every_row_is_mapped_without_its_own_fold(count: int) -> None:
     """Each fold has a map of its own; a mismatched anchor is half the rows away in the order of ids."""
     judged = _judged()
     maps = np.random.default_rng(1).standard_normal((count, E, K))
-    fit = out_of_sample_fit(*judged.by_fold(count), maps)
+    fit = out_of_sample_fit(judged, judged.sort_by_fold(count), maps)
     fitted = np.einsum("ne,nek->nk", judged.rows, maps[judged.folds % count])
     by_id = np.argsort(judged.places)
     partner = by_id[(judged.places - N // 2) % N]
@@ -67,7 +67,7 @@ def test_the_shift_of_the_mean_is_relative_to_the_lengths() -> None:
 
     def shift(anchors: np.ndarray) -> float:
         judged = JudgedRows(np.arange(N), np.zeros(N, np.uint8), rows, anchors.astype(np.float32), np.ones(N))
-        sums = sum_judged(*judged.by_fold(1))
+        sums = sum_judged(judged, judged.sort_by_fold(1))
         return sums.mean_shift(np.eye(K), sums.rows)
 
     assert shift(2 * rows) == pytest.approx(0.0, abs=1e-6)
@@ -83,9 +83,9 @@ def test_zero_rows_have_no_cosine() -> None:
     maps = np.ones((1, E, K))
     judged.rows[:100] = 0
     judged.anchors[200:250] = 0
-    assert out_of_sample_fit(*judged.by_fold(1), maps).common == N - 150
+    assert out_of_sample_fit(judged, judged.sort_by_fold(1), maps).common == N - 150
     judged.rows[:] = 0
-    assert out_of_sample_fit(*judged.by_fold(1), maps).cosine is None
+    assert out_of_sample_fit(judged, judged.sort_by_fold(1), maps).cosine is None
 
 
 @pytest.mark.parametrize(

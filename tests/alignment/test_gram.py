@@ -163,6 +163,14 @@ def test_scores_of_ill_conditioned_sides_are_kept(condition: float) -> None:
     assert np.abs(found.transform.items @ found.transform.side("users").T - np.eye(width)).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("width", "rows"), [(1, 2**18), (128, 2048), (512, 1024), (768, 1365), (1024, 1024), (2**20, 64)]
+)
+def test_blocks_of_wide_rows_have_more_numbers(width: int, rows: int) -> None:
+    """At least twice as many rows as values while a block has at most 2^20 numbers, and never fewer than 64 rows."""
+    assert block_rows(width) == rows
+
+
 def test_workers_stop_at_the_first_error() -> None:
     """An error in one block comes back as it is, and no later result with it."""
 
