@@ -39,8 +39,10 @@ class ObjectStoreSink:
             self._require_empty()
             self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
         self._objects.notes()
-        remote.read_pointer(self._objects)
+        pointer, _ = remote.read_pointer(self._objects)
         self._require_same(version, remote.versions_in(self._objects))
+        if pointer is not None and pointer.sha256 == fingerprint_of(version):
+            self.stage(version)  # objects of the current version that were deleted there
 
     def _require_empty(self) -> None:
         for entry in itertools.islice(self._objects.list(), 1):
@@ -78,13 +80,13 @@ class ObjectStoreSink:
         self._require_same(version, there)
         ours = RemoteVersion(version.number, fingerprint_of(version))
         ours = next((found for found in there if found.fingerprint == ours.fingerprint), ours)
-        if ours.complete:
+        missing = [entry for entry in version.record.files if not _is_there(entry, ours)]
+        if ours.complete and not missing:
             return
         if not there and self._objects.read(remote.MARKER) is None:
             self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
         verify(version)
         known = self._known_files(there, ours)
-        missing = [entry for entry in version.record.files if not _is_there(entry, ours)]
         missing.sort(key=lambda entry: -entry.bytes)
         self._upload(version, ours, missing, known)
         self._objects.write(f"{ours.folder}/{layout.MANIFEST_HASH}", hash_line(version.manifest_bytes))

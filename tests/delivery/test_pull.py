@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +14,11 @@ from typing import Any
 
 import pytest
 from contract import Stores
+from support.disk import mounted
 from support.nights import configured, night
 from support.stores import AT_REST, assert_at_rest, assert_intact, snapshot_of, sync
+from support.units import exit_code_in_time
+from support.waiting import eventually
 
 import embsync
 from embsync.config import ObjectStoreConfig
@@ -24,7 +28,16 @@ from embsync.delivery.objects import Objects
 from embsync.delivery.pull import ObjectGone, Pull
 from embsync.delivery.source import read_source
 from embsync.delivery.steps import deliver
-from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailable, StoreBusy, UsageError
+from embsync.errors import (
+    EmbsyncError,
+    NotFoundError,
+    OutOfSpace,
+    SinkConflict,
+    SinkError,
+    SinkUnavailable,
+    StoreBusy,
+    UsageError,
+)
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 from embsync.store.hold import HeldError, hold, resume
@@ -172,15 +185,13 @@ def test_rests_of_another_version_are_removed(mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "longer"])
-def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, damage: str) -> None:
-    """What was current stays; the line names the object; the repaired object is taken."""
+@pytest.mark.parametrize("name", ["items/vectors.npy", "items/ids.npy", "index.faiss", "manifest.json"])
+def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: str, damage: str) -> None:
+    """What was current stays; the line names the object; after what its hint says, the version is taken."""
     mirror.pull().once()
     mirror.publish()
-    (key,) = [
-        entry.key
-        for entry in mirror.objects.list()
-        if entry.key.startswith("versions/000002-") and entry.key.endswith("items/vectors.npy")
-    ]
+    objects = [entry.key for entry in mirror.objects.list("versions") if entry.key.startswith("versions/000002-")]
+    (key,) = [key for key in objects if key.endswith(f"/{name}")]
     good = mirror.objects.read(key)
     assert good is not None
     bad = {"changed": good[:-1] + bytes([good[-1] ^ 1]), "shorter": good[:-5], "longer": good + b"more"}[damage]
@@ -189,18 +200,37 @@ def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, damage: 
     with pytest.raises(SinkError, match="a damaged object") as caught:
         mirror.pull().once()
     assert key in str(caught.value)
-    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 8
+    assert "delete that version's objects there, and push it again" in str(caught.value.hint)
     assert snapshot_of(mirror.copy) == before
-    mirror.objects.write(key, good)
+    mirror.objects.delete(objects)
+    mirror.push()
     assert mirror.pull().once().version == 2
 
 
-def test_a_damaged_manifest_is_refused(mirror: Mirror) -> None:
-    """The pointer says what its hash is."""
-    key = mirror.key("/manifest.json")
-    mirror.objects.write(key, (mirror.objects.read(key) or b"").replace(b'"version"', b'"vorsion"'))
-    with pytest.raises(SinkError, match="a damaged object"):
+def test_an_object_that_was_deleted_is_pushed_again(mirror: Mirror) -> None:
+    """Although its version is current there; what is damaged and of the right size, a push cannot see."""
+    key = mirror.key("items/vectors.npy")
+    good = mirror.objects.read(key)
+    mirror.objects.delete([key])
+    with pytest.raises(ObjectGone, match="missing"):
         mirror.pull().once()
+    mirror.push()
+    assert mirror.objects.read(key) == good
+    assert mirror.pull().once().version == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff" * 50])
+def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
+    """One line, and the copy stays as it is."""
+    mirror.pull().once()
+    mirror.objects.write("current.json", damage)
+    before = snapshot_of(mirror.copy)
+    refused = run("pull", mirror.config.url, "--store", mirror.copy)
+    assert (refused.returncode, refused.stderr.count("\n")) == (8, 1)
+    assert "current.json is damaged" in refused.stderr
+    assert snapshot_of(mirror.copy) == before
 
 
 def test_a_puller_that_misses_an_object_reads_the_pointer_again(mirror: Mirror) -> None:
@@ -369,3 +399,64 @@ def test_the_commands(mirror: Mirror) -> None:
     assert AT_REST | set(PULLED) >= {path.name for path in mirror.copy.iterdir()}
     refused = run("pull", url, "--store", mirror.store)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_a_full_disk_leaves_what_was_current(mirror: Mirror) -> None:
+    """One line and the exit code of a full disk; with room again, the next pull completes it."""
+    mirror.copy.mkdir()
+    with mounted(mirror.copy, "24m"):
+        assert mirror.pull().once().version == 1
+        mirror.publish()
+        filler = mirror.copy / "filler"
+        free = os.statvfs(mirror.copy)
+        filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 8192))
+        refused = run("pull", mirror.config.url, "--store", mirror.copy)
+        assert refused.returncode == OutOfSpace.exit_code
+        assert refused.stderr.count("\n") == 1
+        assert assert_intact(mirror.copy) == 1
+        filler.unlink()
+        assert mirror.pull().once().version == 2
+
+
+@pytest.mark.long
+def test_a_follower_takes_what_is_pushed_until_it_is_stopped(mirror: Mirror) -> None:
+    """Three publishes and a rollback there; a local rollback and a hold stay; SIGTERM ends it with exit code 0."""
+    command = [sys.executable, "-m", "embsync", "pull", mirror.config.url, "--store", str(mirror.copy), "--json"]
+    with subprocess.Popen(
+        [*command, "--follow", "--interval", "0.1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            arrive(mirror, 1)
+            for number in (2, 3):
+                assert mirror.publish() == number
+                arrive(mirror, number)
+            Store(mirror.store).rollback(2)
+            mirror.push()
+            arrive(mirror, 2)
+            Store(mirror.copy).rollback(1)
+            mirror.publish()
+            arrive(mirror, 4)
+            hold(Store(mirror.copy))
+            mirror.publish()
+            assert process.stderr is not None
+            assert any("pull_held" in line for line in iter(process.stderr.readline, ""))
+            assert Store(mirror.copy).current() == 4
+            resume(Store(mirror.copy))
+            arrive(mirror, 5)
+            process.send_signal(signal.SIGTERM)
+            assert exit_code_in_time(process, "embsync-pull@.service") == 0
+        finally:
+            process.kill()
+    assert assert_intact(mirror.copy) == 5
+    assert_at_rest(mirror.copy, *PULLED)
+
+
+def arrive(mirror: Mirror, number: int) -> None:
+    """Wait until a version is current in the copy."""
+
+    def arrived() -> bool:
+        with contextlib.suppress(EmbsyncError, OSError):
+            return Store(mirror.copy).current() == number
+        return False
+
+    eventually(arrived)
