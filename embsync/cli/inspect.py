@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -33,6 +33,9 @@ from embsync.store.journal import Event
 from embsync.store.locks import is_held
 from embsync.store.records import damage_hint
 from embsync.watching.backlog import Entry, survey
+
+if TYPE_CHECKING:
+    from embsync.pipeline.verify import Verification
 
 
 @click.command()
@@ -313,22 +316,27 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     if as_json:
         print_json({**dataclasses.asdict(found), "sound": found.sound})
     else:
-        say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files intact")
-        if found.score_error is not None:
-            say(
-                f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
-                f"map error {number(found.map_error, '.1e')}"
-            )
-        if found.note:
-            say(found.note)
+        _say_verification(found)
+    hint = None if found.sound else damage_hint(holder.path(wanted))
     for problem in found.damaged:
-        warn(f"embsync: damaged: {problem}; hint: {damage_hint(holder.path(wanted))}")
+        warn(f"embsync: damaged: {problem}; hint: {hint}")
     if not found.sound and not found.damaged:
         warn(
             f"embsync: version {found.version} does not preserve its snapshot's scores; found score error "
-            f"{found.score_error:.2e}; hint: {damage_hint(holder.path(wanted))}"
+            f"{found.score_error:.2e}; hint: {hint}"
         )
     return 0 if found.sound else StoreError.exit_code
+
+
+def _say_verification(found: Verification) -> None:
+    say(f"version {found.version}: {found.files - len(found.damaged)} of {found.files} files intact")
+    if found.score_error is not None:
+        say(
+            f"recomputed from {found.snapshot}: score error {found.score_error:.2e}, "
+            f"map error {number(found.map_error, '.1e')}"
+        )
+    if found.note:
+        say(found.note)
 
 
 @click.command()

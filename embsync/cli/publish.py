@@ -217,40 +217,39 @@ def _publish_entry(entry: Entry, given: Context) -> Work:
 
 def _publish_each(works: list[tuple[Path, Work]], given: Context) -> int:
     """Publish snapshots in turn and print each outcome; return the first nonzero exit code."""
-    results: list[dict[str, object]] = []
-    code = 0
+    results, code = [], 0
     for path, work in works:
-        name = str(path)
-        try:
-            with progress_bar(path.name, wanted=not given.as_json) as progress:
-                manifest = work(progress)
-        except UnchangedError as error:
-            results.append({"snapshot": name, "outcome": "unchanged", "version": None})
-            if not given.as_json:
-                say(str(error))
-        except EmbsyncError as error:
-            code = code or error.exit_code
-            outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
-            results.append(
-                {"snapshot": name, "outcome": outcome, "version": None, **error.as_dict(), **_figures(error)}
-            )
-            warn(f"embsync: {error}")
-        else:
-            if not given.as_json:
-                _print_published(name, manifest)
-            results.append(
-                {
-                    "snapshot": name,
-                    "outcome": "published",
-                    "version": manifest.version,
-                    "unread": manifest.snapshot.unread,
-                    "checks": [check for check in manifest.checks if check.outcome != "pass"],
-                    "on_publish": _after_publish(manifest, given),
-                }
-            )
+        result, failed = _publish_one(path, work, given)
+        results.append({"snapshot": str(path), **result})
+        code = code or failed
     if given.as_json:
         print_json({"results": results, "exit_code": code})
     return code
+
+
+def _publish_one(path: Path, work: Work, given: Context) -> tuple[dict[str, object], int]:
+    """Publish a snapshot and print the outcome; return it for ``--json``, and its exit code."""
+    try:
+        with progress_bar(path.name, wanted=not given.as_json) as progress:
+            manifest = work(progress)
+    except UnchangedError as error:
+        if not given.as_json:
+            say(str(error))
+        return {"outcome": "unchanged", "version": None}, 0
+    except EmbsyncError as error:
+        warn(f"embsync: {error}")
+        outcome = "refused" if isinstance(error, CheckRefusedError) else "failed"
+        return {"outcome": outcome, "version": None, **error.as_dict(), **_figures(error)}, error.exit_code
+    if not given.as_json:
+        _print_published(str(path), manifest)
+    published = {
+        "outcome": "published",
+        "version": manifest.version,
+        "unread": manifest.snapshot.unread,
+        "checks": [check for check in manifest.checks if check.outcome != "pass"],
+        "on_publish": _after_publish(manifest, given),
+    }
+    return published, 0
 
 
 def _after_publish(manifest: Manifest, given: Context) -> str | None:

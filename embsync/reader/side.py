@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from embsync.invocation import command, store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
 from embsync.reader.lineage import Lineage, MaxAge, age_limit
 from embsync.reader.sparse_index import SparseIndex
+from embsync.reader.tables import arrow_table, data_frame
 from embsync.rows import block_rows
 from embsync.sides import SideName
 
@@ -33,14 +33,6 @@ Ids = Sequence[int] | Sequence[str] | Array
 _MANY = 256
 #: Characters of the longest decimal id.
 _DIGITS = 20
-
-
-def _imported(name: str) -> Any:
-    """Return an optional library."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UsageError(f"{name} is not installed", hint=f"pip install {name}") from None
 
 
 def check_missing(missing: str) -> None:
@@ -111,16 +103,8 @@ class Side:
         UsageError
             pyarrow is not installed.
         """
-        arrow = _imported("pyarrow")
-        flat = arrow.array(np.asarray(self.vectors).reshape(-1))
-        return arrow.table(
-            {
-                "id": self.names(np.arange(len(self.ids))),
-                "vector": arrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1]),
-                "last_seen": np.asarray(self.last_seen),
-                "last_seen_at": arrow.array(self._lineage.times_of(self.last_seen), arrow.timestamp("s", "UTC")),
-            }
-        )
+        ids, times = self.names(np.arange(len(self.ids))), self._lineage.times_of(self.last_seen)
+        return arrow_table(ids, self.vectors, self.last_seen, times)
 
     def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
         """Return the vectors as a data frame by id, without copying the mapped vectors.
@@ -143,13 +127,8 @@ class Side:
         UsageError
             pandas is not installed.
         """
-        pd = _imported("pandas")
-        index = pd.Index(self.names(np.arange(len(self.ids))), name="id")
-        frame = pd.DataFrame(np.asarray(self.vectors), index=index, copy=False)
-        if last_seen:
-            frame["last_seen"] = np.asarray(self.last_seen)
-            frame["last_seen_at"] = pd.DatetimeIndex(self._lineage.times_of(self.last_seen)).tz_localize("UTC")
-        return frame
+        seen = (self.last_seen, self._lineage.times_of(self.last_seen)) if last_seen else None
+        return data_frame(self.names(np.arange(len(self.ids))), self.vectors, seen)
 
     def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: MaxAge | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.
