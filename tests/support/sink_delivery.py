@@ -1,13 +1,18 @@
 """A process that delivers versions to a database, for tests that kill it.
 
 ``python -m support.sink_delivery KIND STORE PLACE…`` says ``ready`` when it has loaded what it needs, delivers each
-version whose number it reads, and says when it is done.
+version whose number it reads, and says when it is done. After the number may stand a point, ``MODULE:FUNCTION`` or
+``MODULE:FUNCTION=ARGUMENT``: the process dies as by ``kill -9`` when that call has returned.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from embsync.config import MilvusConfig, PostgresqlConfig
 from embsync.delivery.kinds import open_sink
@@ -40,12 +45,34 @@ def deliver(sink: Sink, root: Path, number: int) -> None:
             sink.drop(found.number)
 
 
+def die_after(point: str) -> None:
+    """Have this process die when a call has returned."""
+    module, _, path = point.partition(":")
+    path, _, argument = path.partition("=")
+    *owners, name = path.split(".")
+    owner = importlib.import_module(module)
+    for one in owners:
+        owner = getattr(owner, one)
+    original = getattr(owner, name)
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        result = original(*arguments, **named)
+        if not argument or argument in arguments:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, dying)
+
+
 def main(kind: str, root: str, *place: str) -> None:
     """Deliver each version whose number stands on a line of standard input."""
     sink = sink_of(kind, list(place))
     print("ready", flush=True)
     for line in sys.stdin:
-        deliver(sink, Path(root), int(line))
+        number, *points = line.split()
+        for point in points:
+            die_after(point)
+        deliver(sink, Path(root), int(number))
         print("done", flush=True)
     sink.close()
 
