@@ -8,8 +8,13 @@
    publish, and each is followed, hashed, opened and served. Shares are taken over the whole time, not only while a
    switch is under way.
 
+3. With ``--peers``, instead: ``wrk`` asks one worker as fast as it answers, on one and on eight connections, and in
+   turn a server of twenty lines, starlette with FAISS (``bare_server.py``), with either parser of uvicorn. Best of the
+   rounds. Without ``wrk``, a client in Python asks on one connection.
+
     apt-get install wrk
     python benchmarks/serving.py [--switches 100] [--rows 20000] [--workers 2] [--json FILE]
+    python benchmarks/serving.py --peers [--rounds 4] [--seconds 3]
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,13 +45,13 @@ from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 
 WIDTH, K = 64, 10
-NPY = "application/x-npy"
+JSON, NPY = "application/json", "application/x-npy"
 SCRIPT = """
 local bodies = {%s}
 local turn = 0
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-function delay() return math.random(0, %d) end
+%s
 function request()
   turn = turn %% #bodies + 1
   return wrk.format(nil, "/v1/search", nil, bodies[turn])
@@ -71,6 +77,15 @@ class Load:
     p999: float
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What a client without pauses saw of a server; milliseconds, and microseconds of its processor time a request."""
+
+    p50: float
+    per_second: float
+    processor_us: float
+
+
 def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
     """Publish so many versions."""
     config = load(environment={}, options={"store": {"keep_versions": count + 1}})
@@ -79,8 +94,8 @@ def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
 
 
 @contextlib.contextmanager
-def serving(root: Path, workers: int) -> Iterator[tuple[str, int]]:
-    """Run a server until it is left."""
+def serving(root: Path, workers: int) -> Iterator[tuple[tuple[str, int], int]]:
+    """Run a server until it is left; yield where it listens, and its process."""
     command = [
         sys.executable,
         "-m",
@@ -107,7 +122,7 @@ def serving(root: Path, workers: int) -> Iterator[tuple[str, int]]:
         try:
             while ask(http.client.HTTPConnection(host, int(port)), "/readyz")[0] != 200:
                 time.sleep(0.05)
-            yield host, int(port)
+            yield (host, int(port)), server.pid
         finally:
             server.terminate()
             server.wait(20)
@@ -117,7 +132,7 @@ def ask(
     connection: http.client.HTTPConnection,
     path: str,
     body: bytes | None = None,
-    kind: str = "application/json",
+    kind: str = JSON,
 ) -> tuple[int, bytes, str]:
     """Return status, body and version of an answer."""
     connection.request("GET" if body is None else "POST", path, body, {"Content-Type": kind, "Accept": kind})
@@ -156,12 +171,14 @@ def overhead(root: Path, where: tuple[str, int], repeats: int) -> dict[str, floa
     return {name: 1e3 * statistics.median(times) for name, times in took.items()}
 
 
-def under_load(script: Path, where: tuple[str, int], seconds: float, meanwhile: Callable[[], None]) -> Load:
+def under_load(
+    script: Path, where: tuple[str, int], seconds: float, meanwhile: Callable[[], None], connections: int = 8
+) -> Load:
     """Ask for so many seconds while something else is done."""
     command = [
         "wrk",
         "-t1",
-        "-c8",
+        f"-c{connections}",
         f"-d{seconds:.0f}s",
         "--timeout",
         "5s",
@@ -175,6 +192,78 @@ def under_load(script: Path, where: tuple[str, int], seconds: float, meanwhile: 
         said, _ = wrk.communicate()
     figures = list(map(int, said.split("FIGURES ")[1].split()))
     return Load(*figures[:3], *(figure / 1e3 for figure in figures[3:]))
+
+
+@contextlib.contextmanager
+def bare(root: Path, parser: str) -> Iterator[tuple[tuple[str, int], int]]:
+    """Run the server of twenty lines; yield where it listens, and its process."""
+    version = root / "versions" / f"{max(Store(root).numbers()):06d}"
+    command = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(version), parser]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        try:
+            yield ("127.0.0.1", int(server.stdout.readline())), server.pid
+        finally:
+            server.terminate()
+
+
+def beside_peers(
+    root: Path, script: Path, bodies: list[str], rounds: int, seconds: int
+) -> dict[tuple[str, int], list[Speed]]:
+    """Return what each server did in each round, by its name and the number of connections."""
+    speeds: dict[tuple[str, int], list[Speed]] = {}
+    with contextlib.ExitStack() as stack:
+        where, process = stack.enter_context(serving(root, 1))
+        servers = {"embsync": (where, process)}
+        for parser in ("h11", "httptools"):
+            servers[f"starlette and FAISS, {parser}"] = stack.enter_context(bare(root, parser))
+        for _ in range(rounds):
+            for connections in (1, 8) if shutil.which("wrk") else (1,):
+                for name, (address, number) in servers.items():
+                    speed = unpaused(script, bodies, address, number, connections, seconds)
+                    speeds.setdefault((name, connections), []).append(speed)
+    return speeds
+
+
+def unpaused(
+    script: Path, bodies: list[str], where: tuple[str, int], process: int, connections: int, seconds: int
+) -> Speed:
+    """Ask as fast as the server answers."""
+    before = processor_seconds(process)
+    if shutil.which("wrk"):
+        load_ = under_load(script, where, seconds, lambda: None, connections)
+        assert load_.broken == load_.not_200 == 0, load_
+        count, p50 = load_.requests, load_.p50
+    else:
+        connection, took, end = http.client.HTTPConnection(*where), [], time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            connection.request("POST", "/v1/search", bodies[len(took) % len(bodies)], {"Content-Type": JSON})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+            took.append(1e3 * (time.perf_counter() - began))
+        count, p50 = len(took), statistics.median(took)
+    return Speed(p50, count / seconds, 1e6 * (processor_seconds(process) - before) / count)
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def show_peers(speeds: dict[tuple[str, int], list[Speed]]) -> None:
+    """Print the best of the rounds."""
+    print("| | connections | p50, ms | per second | processor time a request, us |\n| --- | --- | --- | --- | --- |")
+    for (name, connections), rounds in sorted(speeds.items(), key=lambda one: one[0][1]):
+        best = Speed(
+            min(one.p50 for one in rounds),
+            max(one.per_second for one in rounds),
+            min(one.processor_us for one in rounds),
+        )
+        print(f"| {name} | {connections} | {best.p50:.3f} | {best.per_second:,.0f} | {best.processor_us:.0f} |")
 
 
 def switching(root: Path, where: tuple[str, int], pause: float) -> Callable[[], None]:
@@ -202,6 +291,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="items, and users")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--delay", type=int, default=40, help="a connection asks again after 0 to so many milliseconds")
+    parser.add_argument("--peers", action="store_true", help="compare with starlette and FAISS")
+    parser.add_argument("--rounds", type=int, default=4, help="with --peers")
+    parser.add_argument("--seconds", type=int, default=3, help="with --peers: of each measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="work here, and use the store that is here")
     given = parser.parse_args()
@@ -209,16 +301,21 @@ def main() -> None:
         place = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root = place / "S"
         if not root.exists():
-            publish(root, write_nights(place, Size(given.rows, given.rows, WIDTH)), given.switches + 1)
+            versions = 2 if given.peers else given.switches + 1
+            publish(root, write_nights(place, Size(given.rows, given.rows, WIDTH)), versions)
         with embsync.open(root) as reader:
             version = reader.current
             bytes_ = sum(entry.bytes for entry in version.record.files)
             assert version.users is not None
             bodies = [json.dumps({"vectors": [row.tolist()], "k": K}) for row in version.users.vectors[:200]]
         script = place / "ask.lua"
-        script.write_text(SCRIPT % (",".join(f"'{body}'" for body in bodies), given.delay))
+        delay = "" if given.peers else f"function delay() return math.random(0, {given.delay}) end"
+        script.write_text(SCRIPT % (",".join(f"'{body}'" for body in bodies), delay))
+        if given.peers:
+            show_peers(beside_peers(root, script, bodies, given.rounds, given.seconds))
+            return
         seconds = given.switches * given.pause + 2
-        with serving(root, given.workers) as where:
+        with serving(root, given.workers) as (where, _):
             medians = overhead(root, where, 2000)
             Store(root).rollback(1)
             time.sleep(2)
