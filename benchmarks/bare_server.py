@@ -11,7 +11,6 @@ import socket
 import sys
 from pathlib import Path
 
-import faiss
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import embsync
+from embsync.index.library import faiss
 
 
 def main(version: Path, parser: str) -> None:

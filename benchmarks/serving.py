@@ -236,7 +236,8 @@ def unpaused(
         assert load_.broken == load_.not_200 == 0, load_
         count, p50 = load_.requests, load_.p50
     else:
-        connection, took, end = http.client.HTTPConnection(*where), [], time.perf_counter() + seconds
+        took: list[float] = []
+        connection, end = http.client.HTTPConnection(*where), time.perf_counter() + seconds
         while time.perf_counter() < end:
             began = time.perf_counter()
             connection.request("POST", "/v1/search", bodies[len(took) % len(bodies)], {"Content-Type": JSON})

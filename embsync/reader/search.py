@@ -37,6 +37,8 @@ class Query:
     parameters: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
+        if type(self.k) is int and self.k > 0:
+            return
         is_integer = isinstance(self.k, int | np.integer)
         if not is_integer or self.k < 1:
             raise UsageError(

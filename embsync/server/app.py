@@ -166,7 +166,7 @@ class Application:
     def _allow(self, request: Request) -> None:
         if self._token is None:
             # DNS rebinding: a web page must not reach a server on this machine under its own host name.
-            host = request.headers.get("host")  # None: HTTP/1.0, which no browser speaks
+            host = _header(request, b"host")  # None: HTTP/1.0, which no browser speaks
             if not (host is None or self._settings.listen.startswith("unix:") or self._answers_to(host)):
                 raise Refused(
                     421,
@@ -176,7 +176,7 @@ class Application:
                     hint="add it to serve.hosts (--host) if a proxy sends it, or serve any name with a token "
                     "(serve.token_file, --token-file)",
                 )
-        elif _path(request) not in _OPEN and not self._token.accepts(request.headers.get("authorization")):
+        elif _path(request) not in _OPEN and not self._token.accepts(_header(request, b"authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
 
     def _resource(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
@@ -204,12 +204,13 @@ class Application:
             self._busy -= 1
             memory.release()
             raise
-        as_array = NPY in request.headers.get("accept", "").lower()
+        as_array = NPY in (_header(request, b"accept") or "").lower()
         context = RequestContext(
             version, self._limits, self._served.open_kept, self._served.kept_versions, memory, as_array
         )
         fields = request.query_params.multi_items() if request.scope["query_string"] else ()
-        asked = Asked(endpoint, context, request.headers.get("content-type", JSON), fields, body)
+        kind = _header(request, b"content-type")
+        asked = Asked(endpoint, context, JSON if kind is None else kind, fields, body)
         del body
         if time.monotonic() >= self._relieved_until and asked.is_small():
             answer = self._at_once(asked)
@@ -327,21 +328,23 @@ class Asked:
     ) -> None:
         self.endpoint, self.context = endpoint, context
         self._content_type, self._fields, self._body = content_type, fields, body
+        self._request: Any = None
 
     def is_small(self) -> bool:
         """Return whether decoding is fast, and needs so little memory that it never waits for any."""
         body = self._body or b""  # a query string is limited with the head
         return len(body) <= _SHORT_BODY or (len(body) <= _QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS)
 
-    @functools.cached_property
+    @property
     def request(self) -> Any:
         """The request; None for a page."""
-        if isinstance(self.endpoint, PageEndpoint):
-            return None
-        if self._body is None:
-            return decode_query(self.endpoint, self._fields)
-        body, self._body = self._body, b""
-        return decode(self.endpoint, self._content_type, self._fields, body, self.context.memory)
+        if self._request is None and not isinstance(self.endpoint, PageEndpoint):
+            if self._body is None:
+                self._request = decode_query(self.endpoint, self._fields)
+            else:
+                body, self._body = self._body, b""
+                self._request = decode(self.endpoint, self._content_type, self._fields, body, self.context.memory)
+        return self._request
 
     def answer(self) -> Answer:
         """Return the answer."""
@@ -353,6 +356,15 @@ async def _gone(request: Request) -> None:
     """Wait until the client disconnects; for a request without body, an empty body is received first."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    """Return the first header of a name in lower case; ``request.headers`` takes 2 µs for each."""
+    for its_name, value in request.scope["headers"]:
+        if its_name == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
 
 
 def _path(request: Request) -> str:

@@ -232,9 +232,9 @@ class BoundedConnection(asyncio.Protocol):
         """Return the time limit of the phase; for a request: its body, its handling, and reading the response."""
         if self._phase.name == "request":
             return 3 * self._bounds.seconds + float(self._phase.cycle.scope.get(ANSWER_BYTES, 0)) / _RATE
-        return {"idle": self._bounds.idle_seconds, "leftover": _LEFTOVER_SECONDS}.get(
-            self._phase.name, self._bounds.seconds
-        )
+        if self._phase.name == "idle":
+            return self._bounds.idle_seconds
+        return _LEFTOVER_SECONDS if self._phase.name == "leftover" else self._bounds.seconds
 
     def _late(self) -> None:
         """Close after the deadline, unless the size of the response, known by now, extends it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from embsync.reader import ForeignSpace, Version
 from embsync.reader.labels import records_of
@@ -21,13 +22,12 @@ JSON = "application/json"
 LABEL_BYTES = 400
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A response: pieces, which are freed once sent, their media type, and further headers."""
 
     pieces: deque[Piece]
     media_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class OpenKept(Protocol):
@@ -37,8 +37,7 @@ class OpenKept(Protocol):
         """Pin it; with ``searched``, its index is verified first."""
 
 
-@dataclass(frozen=True)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True):
     """The context of a handler.
 
     Attributes

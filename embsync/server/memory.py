@@ -152,6 +152,9 @@ class Reservation:
                 self._budget.release(self._reserved, large=self._large)
 
     def _grow(self, more: int, wait: float) -> None:
+        if self._size + more <= SMALL:
+            self._size += more
+            return
         wanted = max(0, self._size + more - SMALL) - self._reserved
         end = time.monotonic() + wait
         while wanted > 0 and not self._budget.reserve(wanted, min(0.1, wait)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +15,7 @@ from embsync.server.context import JSON, Answer
 from embsync.server.memory import Reservation
 
 VERSION_HEADER = "X-Embsync-Version"
+_VERSION_BYTES = VERSION_HEADER.lower().encode()
 _ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
@@ -33,6 +36,12 @@ def error_response(error: EmbsyncError) -> Response:
     return json_response(plain, status, _ERROR_HEADERS.get(status))
 
 
+@cache
+def _content_type(media_type: str) -> bytes:
+    """Return the header of one of the few media types."""
+    return (media_type + "; charset=utf-8" * media_type.startswith("text/")).encode()
+
+
 class PiecesResponse(Response):
     """A response sent piece by piece: each piece is freed once sent, and the reserved memory with the last."""
 
@@ -40,11 +49,10 @@ class PiecesResponse(Response):
         self._pieces, self._memory = answer.pieces, memory
         self._size = sum(map(len, answer.pieces))
         self.status_code = 200
-        charset = "; charset=utf-8" if answer.media_type.startswith("text/") else ""
         self.raw_headers = [
-            (b"content-length", str(self._size).encode()),
-            (VERSION_HEADER.lower().encode(), str(version.number).encode()),
-            (b"content-type", f"{answer.media_type}{charset}".encode()),
+            (b"content-length", b"%d" % self._size),
+            (_VERSION_BYTES, b"%d" % version.number),
+            (b"content-type", _content_type(answer.media_type)),
             *((name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()),
         ]
 

@@ -53,10 +53,11 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
     version = context.version
     id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
     hits = len(value) * min(k, version.record.items.live)
+    if request.labels:
+        context.memory.reserve(hits * LABEL_BYTES * len(request.labels), "labels")
     # Text takes four times its bytes in NumPy, and once more in JSON.
-    context.memory.reserve(hits * LABEL_BYTES * len(request.labels or ()), "labels")
     context.memory.reserve(hits * (2 * (4 * id_bytes + 4) if context.as_array else id_bytes + 60), f"{hits} hits")
-    found = _search_in_blocks(context, msgspec.structs.replace(request, k=k), kind, value)
+    found = _search_in_blocks(context, request, k, kind, value)
     if context.as_array:
         return Answer(npy_pieces(_hits([(ids, scores) for ids, scores, _ in found])), NPY)
     if hits <= _QUICK_HITS and len(value) <= _COSTLY_QUERIES and not request.null_ids:  # one block, as objects at once
@@ -79,7 +80,10 @@ def search_is_quick(context: RequestContext, request: SearchRequest) -> bool:
     queries = max(0 if one is None else len(one) for one in (request.vectors, request.users, request.items))
     k = min(_K, context.limits.neighbours) if request.k is None else request.k
     return (
-        all(one is None for one in (request.allowed, request.blocked, request.where, request.labels))
+        request.allowed is None
+        and request.blocked is None
+        and request.where is None
+        and request.labels is None
         and request.parameters is None
         and request.space == "stable"
         and queries * k <= _QUICK_HITS
@@ -103,7 +107,7 @@ def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
 
 
 def _search_in_blocks(
-    context: RequestContext, request: SearchRequest, kind: Kind, value: Any
+    context: RequestContext, request: SearchRequest, k: int, kind: Kind, value: Any
 ) -> Iterator[tuple[Array, Array, list[list[dict[str, Any]]]]]:
     """Yield ids, scores and labels, one block of queries after the other."""
     lists = {name: _filter(context, getattr(request, name), len(value), name) for name in ("allowed", "blocked")}
@@ -131,7 +135,7 @@ def _search_in_blocks(
         context.memory.raise_if_cancelled()
         part = slice(start, start + step)
         theirs = {name: given[part] if ragged else given for name, (given, ragged) in lists.items()}
-        ids, scores = search_block(queries[part], request.k, **theirs, **filters)
+        ids, scores = search_block(queries[part], k, **theirs, **filters)
         shown = _labels(version, ids, request.labels)
         if request.string_ids and ids.dtype.kind == "i":
             ids = np.where(np.isneginf(scores), "", ids.astype(f"U{_DIGITS}"))
