@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.forkserver import SWITCH
 from support.http import Server, heard, serving
 from support.nights import night
 from support.quick import quick_directory
@@ -43,8 +44,10 @@ def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
         else:
             missing = tmp_path_factory.mktemp("missing")
             (missing / "httptools.py").write_text("raise ImportError")
+            patch.setenv(SWITCH, "0")  # a process started anew, which is not forked from one that has loaded the parser
             patch.syspath_prepend(missing)
         with serving(root, "--max-seconds", "0.5") as running:
+            patch.undo()  # this process may load the parser
             yield running
 
 
