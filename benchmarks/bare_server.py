@@ -11,6 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import embsync
-from embsync.index.library import faiss
+from embsync.index.layers import search_parameters
 
 
 def main(version: Path, parser: str) -> None:
@@ -28,7 +29,7 @@ def main(version: Path, parser: str) -> None:
     labels = np.append(np.load(version / "index_rows.npy"), -1)
     with embsync.open(version.parents[1]) as reader:
         ids = np.append(np.asarray(reader.current.items.ids), -1)
-        parameters = faiss.SearchParametersHNSW(efSearch=reader.current.record.index.search["efSearch"])
+        parameters = search_parameters(index, reader.current.record.index.search)
 
     async def search(request: Request) -> JSONResponse:
         asked = await request.json()
