@@ -163,7 +163,7 @@ class CloudObjects:
             self.delete([key])
 
     def is_conditional(self) -> bool:
-        """Return whether the endpoint refuses what a condition forbids, tried once on an object of our own.
+        """Return whether the endpoint refuses what a condition forbids, tried once on an object made for it.
 
         Some accept the condition and ignore it.
         """
@@ -332,5 +332,5 @@ def _translated(error: Exception, where: str) -> SinkError:
         hint = "make the bucket, or correct the URL; embsync makes none"
         return SinkError("no such bucket", where=where, found=found, hint=hint)
     return SinkUnavailable(
-        "the object store cannot be reached", where=where, found=found, hint="is the endpoint right?"
+        "the object store cannot be reached", where=where, found=found, hint="check the endpoint and the network"
     )

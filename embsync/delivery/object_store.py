@@ -33,7 +33,7 @@ class ObjectStoreSink:
         self._objects = open_objects(config)
 
     def check(self, version: Version) -> None:
-        """Raise unless the prefix is reachable, ours or empty, and holds no other version of this number."""
+        """Raise unless the prefix is reachable, empty or embsync's, and holds no other version of this number."""
         marker = self._objects.read(remote.MARKER)
         if marker is None:
             self._require_empty()
@@ -133,7 +133,7 @@ class ObjectStoreSink:
                 where=self._objects.where,
                 found=", ".join(entry.path for entry in wrong[:3]) or "no manifest",
                 expected="every file of the manifest, of its size",
-                hint="does something else delete there? it is pushed again by the next run",
+                hint="the next run pushes it again; check that nothing else deletes there",
             )
         record = version.record
         return Probe(
@@ -144,9 +144,7 @@ class ObjectStoreSink:
         """Switch the pointer, if it still names ``expected``."""
         found = next((found for found in self.generations() if found.number == number and found.complete), None)
         if found is None:
-            raise SinkError(
-                f"version {number} is not there completely", where=self._objects.where, hint="it has to be staged first"
-            )
+            raise SinkError(f"version {number} is incomplete", where=self._objects.where, hint="stage it first")
         pointer, data = remote.read_pointer(self._objects)
         seen = None if pointer is None else pointer.version
         if seen != expected or not self._swap(Pointer.to(found, seen), data):
@@ -155,7 +153,7 @@ class ObjectStoreSink:
                 where=f"{self._objects.where}/{remote.POINTER}",
                 found=f"version {self.current()}",
                 expected=f"version {expected}" if expected is not None else "none yet",
-                hint="is another store delivered there? the next attempt looks again",
+                hint="the next attempt looks again; check that no other store is delivered there",
             )
 
     def _swap(self, pointer: Pointer, before: bytes | None) -> bool:

@@ -129,7 +129,7 @@ class Pull:
             raise NotFoundError(
                 "nothing was pushed there yet",
                 where=f"{self._objects.where}/{remote.POINTER}",
-                hint="is the URL right? the host that publishes runs: embsync push URL",
+                hint="check the URL; on the host that publishes: embsync push URL",
             )
         return pointer
 
@@ -148,7 +148,7 @@ class Pull:
                 if current != known:
                     write_source(self._store.root, current)
                 return pulled
-        raise SinkUnavailable("versions vanish as fast as they are copied", where=self._objects.where)
+        raise SinkUnavailable("each version was deleted while it was copied", where=self._objects.where)
 
     def _switch(self, pointer: Pointer) -> Pulled:
         found = remote.read_manifest(self._objects, pointer.version, pointer.sha256)
@@ -254,7 +254,7 @@ class Pull:
             raise remote.damaged_object(self._objects, key, str(error.found), str(error.expected)) from None
 
     def _gone(self, key: str) -> ObjectGone:
-        hint = "does something else delete there? push again from the store"
+        hint = "push again from the store, and check that nothing else deletes there"
         return ObjectGone("an object is missing", where=f"{self._objects.where}/{key}", hint=hint)
 
     def _prune(self) -> None:

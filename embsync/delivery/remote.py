@@ -2,7 +2,7 @@
 
 ::
 
-    embsync.json                                 marks the prefix as ours
+    embsync.json                                 marks the prefix as embsync's
     current.json                                 the pointer: version, key and sha256 of its manifest
     versions/000042-SHA256/items/ids.npy …       the files of a version, never changed
     versions/000042-SHA256/manifest.json         written last; without it the version is incomplete
@@ -142,7 +142,7 @@ def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
 
 def _foreign(objects: Objects, found: str) -> SinkConflict:
     return SinkConflict(
-        f"{POINTER} is damaged or not ours",
+        f"{POINTER} is damaged, or not embsync's",
         where=f"{objects.where}/{POINTER}",
         found=found,
         expected=f"what embsync push writes, of format {FORMAT}",

@@ -100,7 +100,14 @@ class DeliveryService:
         while not requests.stop:
             requests.wake.clear()
             now = self._current()
-            if now != seen or requests.take_reload() or requests.take_scan():
+            reload, scan = requests.take_reload(), requests.take_scan()
+            if reload:
+                log(
+                    logging.INFO,
+                    "configuration_kept",
+                    reason="a reload checks every sink; restart to read the file again",
+                )
+            if now != seen or reload or scan:
                 seen = now
                 for courier in self._couriers:
                     courier.wake.set()

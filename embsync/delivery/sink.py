@@ -92,16 +92,16 @@ class Sink(Protocol):
     """
 
     def check(self, version: Version) -> None:
-        """Raise unless the sink is reachable, permitted, ours or empty, and can hold this version.
+        """Raise unless the sink is reachable, permitted, empty or embsync's, and can hold this version.
 
         Called before any row moves: width, kind of ids and metric are known from the version. Changes nothing that a
         user would notice; it may create what only embsync uses.
         """
 
     def generations(self) -> list[Generation]:
-        """Return the versions that the sink itself says are there and that carry our mark, ascending by number.
+        """Return the versions in the sink that carry embsync's mark, ascending by number.
 
-        Complete or not. What does not carry our mark is not listed, whatever its name.
+        Complete or not. What does not carry the mark is not listed, whatever its name.
         """
 
     def current(self) -> int | None:
@@ -110,7 +110,7 @@ class Sink(Protocol):
     def stage(self, version: Version) -> None:
         """Bring a version into the sink, where readers do not see it yet.
 
-        Does nothing if it is there completely, and starts again if it is there incompletely.
+        Does nothing if the sink holds it completely, and starts again if it holds a part.
 
         Raises
         ------
@@ -141,8 +141,8 @@ class Sink(Protocol):
     def drop(self, number: int) -> None:
         """Remove a version that readers do not see; do nothing if it is not there.
 
-        Waits a bounded time for readers that still use it. What is ours and half removed is listed as incomplete, and
-        removed by the next call. Nothing is touched that does not carry our mark.
+        Waits a bounded time for readers that still use it. A version that is half removed is listed as incomplete, and
+        removed by the next call. Nothing is touched that does not carry embsync's mark.
 
         Raises
         ------

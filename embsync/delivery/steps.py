@@ -144,7 +144,7 @@ def _require_rows(version: Version, probe: Probe, name: str) -> None:
             where=name,
             found=f"{probe.items} items, {probe.users} users",
             expected=f"{expected[0]} items, {expected[1]} users of version {version.number}",
-            hint="does something else delete there? the version is not switched to",
+            hint="the version is not switched to; check that nothing else deletes there",
         )
 
 

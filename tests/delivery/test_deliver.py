@@ -316,7 +316,7 @@ def test_the_command_once(place: Place) -> None:
 
 
 def test_the_service_by_its_signals(place: Place) -> None:
-    """It follows, logs what it did, and stops at once."""
+    """It follows, logs what it did and that SIGHUP does not read the configuration again, and stops at once."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
     command = [sys.executable, "-m", "embsync", "deliver", "--config", str(config), "--json"]
@@ -325,12 +325,14 @@ def test_the_service_by_its_signals(place: Place) -> None:
             eventually((place.folder / "mirror" / "current.json").exists)
             eventually(lambda: place.state()["sinks"]["mirror"]["state"] == "current")
             assert place.state()["running"]
+            assert process.stderr is not None
+            process.send_signal(signal.SIGHUP)
+            events = [json.loads(process.stderr.readline())["event"] for _ in range(3)]
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        events = [json.loads(line)["event"] for line in process.stderr]
+        events += [json.loads(line)["event"] for line in process.stderr]
         assert process.wait(30) == 0
-    assert events == ["started", "delivered", "stopped"]
+    assert events == ["started", "delivered", "configuration_kept", "stopped"]
     assert not place.state()["running"]
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -91,6 +92,25 @@ def test_the_cron_job_publishes_and_delivers_and_the_sidecar_follows(place: Plac
     with embsync.open(place.folder / "embeddings/store") as reader:
         assert reader.current.number == 1
     assert pod["follow"][:-2] == pod["first-version"]
+    words = [place.here(word) for word in pod["follow"]]
+    with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as follower:
+        try:
+            publish_another(place, job)
+            assert follower.stderr is not None
+            line = next(line for line in iter(follower.stderr.readline, "") if '"pulled"' in line)
+            assert json.loads(line)["version"] == 2
+            follower.send_signal(signal.SIGTERM)
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()
+
+
+def publish_another(place: Place, job: dict[str, list[str]]) -> None:
+    """Publish and deliver a second night."""
+    path = write_npy(place.folder / "snapshots" / "day=2", night(2))
+    (path / "_SUCCESS").touch()
+    for step in ("publish", "deliver"):
+        assert place.run(job[step]).returncode == 0
 
 
 def test_every_pod_is_sound() -> None:
