@@ -2,7 +2,7 @@
 
 ::
 
-    embsync.json                                 marks the prefix as embsync's
+    embsync.json                                 marks the prefix as one of embsync
     current.json                                 the pointer: version, key and sha256 of its manifest
     versions/000042-SHA256/items/ids.npy …       the files of a version, never changed
     versions/000042-SHA256/manifest.json         written last; without it the version is incomplete
