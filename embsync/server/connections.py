@@ -1,7 +1,7 @@
 """Connections of one worker: limits on their number and duration, and eviction for new ones.
 
 uvicorn has a deadline for idle connections alone. Here a connection that waits for its client (for a head, for the
-rest of a body nobody reads, for its answer to be taken) has a deadline, and is the first to go where room is needed.
+rest of an unread body, for its response to be read) has a deadline, and is closed first when there are too many.
 The two parsers that uvicorn knows are in ``httptools_connections`` and ``h11_connections``.
 """
 
@@ -93,8 +93,8 @@ class Connections:
         self.mark = mark
         self.waiting: dict[BoundedConnection, None] = {}
         self._metrics = metrics
-        self._told = -_LOG_SECONDS
-        self._untold: dict[str, int] = {}
+        self._logged_at = -_LOG_SECONDS
+        self._unlogged: dict[str, int] = {}
 
     def make_room(self, new: BoundedConnection) -> bool:
         """Close the connection that has waited longest if there is one too many; return whether there is room."""
@@ -114,11 +114,11 @@ class Connections:
     def closed(self, reason: str) -> None:
         """Count a connection closed by the server, and log the counts at most once a minute."""
         self._metrics.closed.labels(reason).inc()
-        self._untold[reason] = self._untold.get(reason, 0) + 1
+        self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
         now = time.monotonic()
-        if now - self._told >= _LOG_SECONDS:
-            log(logging.WARNING, "connections_closed", **self._untold)
-            self._told, self._untold = now, {}
+        if now - self._logged_at >= _LOG_SECONDS:
+            log(logging.WARNING, "connections_closed", **self._unlogged)
+            self._logged_at, self._unlogged = now, {}
 
 
 class BoundedConnection(asyncio.Protocol):
