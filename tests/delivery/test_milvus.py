@@ -19,7 +19,7 @@ from embsync.config import MilvusConfig
 from embsync.delivery.kinds import open_sink
 from embsync.delivery.queries import probe_queries
 from embsync.delivery.steps import deliver
-from embsync.errors import SinkError, SinkUnavailable, UsageError
+from embsync.errors import SinkConflict, SinkError, SinkUnavailable, UsageError
 
 pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
 
@@ -191,6 +191,25 @@ def test_a_publisher_that_died_while_it_switched_is_waited_for_and_passed(
     milvus_client.create_alias("embsync_1", "embsync_switching")
     sink.drop(1)
     assert [one.number for one in sink.generations()] == [2]
+    sink.close()
+
+
+@pytest.mark.parametrize("alias", ["embsync", "embsync_switching"])
+def test_an_alias_of_others_stays_where_it_is(
+    alias: str, milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before rows move, and where it was made meanwhile: it is not taken for one that a publisher left behind."""
+    monkeypatch.setattr("embsync.delivery.milvus.sink._ABANDONED", 0.3)
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    milvus_client.create_collection("theirs", dimension=4)
+    with pinned(stores("plain")) as version:
+        sink.stage(version)
+        milvus_client.create_alias("theirs", alias)
+        for refused in (lambda: sink.check(version), lambda: sink.commit(3, None)):
+            with pytest.raises(SinkConflict, match="found theirs"):
+                refused()
+    assert milvus_client.describe_alias(alias)["collection_name"] == "theirs"
+    assert milvus_client.list_aliases()["aliases"] == [alias]
     sink.close()
 
 

@@ -53,12 +53,13 @@ class MilvusSink:
                 expected=f"{_NARROWEST} to {_WIDEST:,}",
             )
         names = self._call("list_collections")
-        if self._config.alias in names:
-            raise self._foreign(self._config.alias)
+        for alias in (self._config.alias, self._switching):
+            if alias in names:
+                raise self._foreign(alias)
+            self._named_by(alias)
         collection = self._collection(version.number)
         if collection.name in names and not collection.is_ours():
             raise self._foreign(collection.name)
-        self._target()
 
     def generations(self) -> list[Generation]:
         """Return the versions whose collections have our fields."""
@@ -183,10 +184,19 @@ class MilvusSink:
         return sorted(int(match[1]) for match in matches if match)
 
     def _target(self) -> int | None:
-        """Return the version that the alias names, None where there is no alias."""
-        if self._config.alias not in self._call("list_aliases")["aliases"]:
+        return self._named_by(self._config.alias)
+
+    def _named_by(self, alias: str) -> int | None:
+        """Return the version that an alias names, None where there is no such alias.
+
+        Raises
+        ------
+        SinkConflict
+            It names another collection than one of a version.
+        """
+        if alias not in self._call("list_aliases")["aliases"]:
             return None
-        name = self._call("describe_alias", self._config.alias)["collection_name"]
+        name = self._call("describe_alias", alias)["collection_name"]
         prefix, _, number = name.rpartition("_")
         if prefix != self._config.alias or not number.isdigit():
             raise self._foreign(name)
@@ -201,7 +211,7 @@ class MilvusSink:
             except SinkError as error:
                 if "exist" not in str(error.found):
                     raise
-            if time.monotonic() > end:
+            if time.monotonic() > end and self._named_by(self._switching) is not None:
                 self._call("drop_alias", self._switching)
                 end = time.monotonic() + _ABANDONED
             time.sleep(0.05)
@@ -227,6 +237,6 @@ class MilvusSink:
             "a collection that embsync did not make",
             where=place_of(self._config),
             found=name,
-            expected=f"{self._config.alias} as an alias of {self._config.alias}_1, {self._config.alias}_2, …",
+            expected=f"{self._config.alias} and {self._switching} as aliases of {self._config.alias}_1, …",
             hint="give another name as delivery.sinks: alias",
         )
