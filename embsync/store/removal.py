@@ -58,14 +58,21 @@ def retired_numbers(versions: Path) -> list[int]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree of any depth: entries of its subdirectories are moved up to it first."""
-    try:
-        shutil.rmtree(path)
-    except RecursionError:
-        pass
-    except OSError as error:
-        if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # each level takes a descriptor and a name
-            raise
+    """Remove a directory tree of any depth: entries of its subdirectories are moved up to it first.
+
+    Another process may remove the same tree meanwhile.
+    """
+    while os.path.lexists(path):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # the other one was faster; each attempt leaves less
+            continue
+        except RecursionError:
+            break
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # each level takes a descriptor and a name
+                raise
+            break
     else:
         return
     while folders := [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,16 @@ def test_a_deep_tree_in_the_store_stops_no_command(place: Path, capfd: pytest.Ca
         assert run([*command, "--store", str(root)]) in (0, 5), capfd.readouterr()
     assert not (root / "versions/.staging-7-x").exists()
     assert run(["prune", "--keep", "1", "--store", str(root)]) in (0, 5)
+
+
+def test_a_tree_may_be_removed_by_several_at_once(tmp_path: Path) -> None:
+    """Writers remove what a replaced snapshot left, and what others left; none of them fails by the others' work."""
+    for round_ in range(5):
+        tree = tmp_path / f"tree {round_}"
+        for folder in range(20):
+            (tree / str(folder)).mkdir(parents=True)
+            for file in range(20):
+                (tree / str(folder) / str(file)).touch()
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(remove_tree, [tree] * 4))
+        assert not tree.exists()
