@@ -187,13 +187,12 @@ def remove_link(link: Path) -> None:
     sync_directory(link.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a small file atomically: write a temporary file, sync, read it back, rename it, sync the directory."""
+@contextlib.contextmanager
+def _replacement(path: Path) -> Iterator[int]:
+    """Give the descriptor of a temporary file, which replaces ``path`` at the end; it must be synced by then."""
     fresh, descriptor = _own_file(path)
     try:
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
-        _require_contents(descriptor, 0, data, path)
+        yield descriptor
         fresh.replace(path)
         require_same(path, descriptor)
     except BaseException:
@@ -202,6 +201,22 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         close(descriptor)
     sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a small file atomically: write a temporary file, sync, read it back, rename it, sync the directory."""
+    with _replacement(path) as descriptor:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+        _require_contents(descriptor, 0, data, path)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file of any size atomically: to a temporary file, synced, which is renamed."""
+    with _replacement(path) as descriptor, source.open("rb", buffering=0) as file:
+        while os.sendfile(descriptor, file.fileno(), None, _COPIED_AT_ONCE):
+            pass
+        os.fsync(descriptor)
 
 
 def remove_file(path: Path) -> None:
@@ -209,24 +224,6 @@ def remove_file(path: Path) -> None:
     path.unlink()
     if path.exists():
         raise OSError(errno.EIO, "a removal did nothing", str(path))
-    sync_directory(path.parent)
-
-
-def copy_file(source: Path, path: Path) -> None:
-    """Copy a file of any size atomically: to a temporary file, synced, which is renamed."""
-    fresh, descriptor = _own_file(path)
-    try:
-        with source.open("rb", buffering=0) as file:
-            while os.sendfile(descriptor, file.fileno(), None, _COPIED_AT_ONCE):
-                pass
-        os.fsync(descriptor)
-        fresh.replace(path)
-        require_same(path, descriptor)
-    except BaseException:
-        _discard(fresh)
-        raise
-    finally:
-        close(descriptor)
     sync_directory(path.parent)
 
 

@@ -213,6 +213,21 @@ def test_an_alias_of_others_stays_where_it_is(
     sink.close()
 
 
+def test_a_collection_of_others_with_the_name_of_the_lock_ends_a_switch(
+    milvus: str, milvus_client: Any, stores: Callable[[str], Path]
+) -> None:
+    """It was made after the check: a switch would wait for it for ever."""
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    with pinned(stores("plain")) as version:
+        sink.stage(version)
+        milvus_client.create_collection("embsync_switching", dimension=4)
+        for refused in (lambda: sink.check(version), lambda: sink.commit(3, None)):
+            with pytest.raises(SinkConflict, match="found embsync_switching"):
+                refused()
+    assert "embsync_switching" in milvus_client.list_collections()
+    sink.close()
+
+
 def test_the_rest_of_a_creation_that_was_killed_is_ours(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:

@@ -211,6 +211,8 @@ class MilvusSink:
             except SinkError as error:
                 if "exist" not in str(error.found):
                     raise
+            if self._switching in self._call("list_collections"):
+                raise self._foreign(self._switching)
             if time.monotonic() > end and self._named_by(self._switching) is not None:
                 self._call("drop_alias", self._switching)
                 end = time.monotonic() + _ABANDONED
