@@ -11,7 +11,7 @@ from embsync import logs
 from embsync.cli.options import context, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.errors import UsageError
-from embsync.invocation import quoted
+from embsync.invocation import invocation, quoted, set_invocation
 
 
 @click.command()
@@ -49,6 +49,7 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
         raise UsageError(
             "serving needs additional packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
         ) from None
+    set_invocation(invocation().absolute())  # its pages and logs are read from other directories
     logs.configure(given.config.log)
     settings = Settings.of(given.config)
     require_servable(settings)

@@ -8,6 +8,7 @@ from importlib.resources import files
 from embsync.reporting import moved_section, sections, verdict
 from embsync.reporting.check_section import checks
 from embsync.reporting.figures import ReportFigures
+from embsync.reporting.first_version import HEADING, first_version
 from embsync.reporting.markup import Markup, element, isolated, joined
 from embsync.reporting.numerals import DASH, MINUS, age, count, figure, local, percent, plural, seconds_since
 from embsync.reporting.verdict import Verdict
@@ -33,6 +34,20 @@ def document(figures: ReportFigures) -> str:
         class_="embsync-report",
     )
     return document_of(title, joined(element("a", "Skip to the report", href="#report", class_="skip"), content))
+
+
+def document_without_version(found: Verdict, advice: Markup | None) -> str:
+    """Return the page that a server has in place of a report as long as it serves no version."""
+    links = joined(
+        element("a", "Try again", href=""), " · ", element("a", "Start page", href="/"), ", which updates by itself"
+    )
+    content = element(
+        "div",
+        element("header", element("h1", "embsync report")),
+        element("main", banner(found), advice, element("p", links)),
+        class_="embsync-report",
+    )
+    return document_of("embsync report: no version", content)
 
 
 def document_of(title: str, content: Markup) -> str:
@@ -170,6 +185,8 @@ def _sections(figures: ReportFigures) -> Iterator[Section]:
         )
         yield "index", "Index and time", "", sections.grid(sections.index_and_time(figures))
         yield "churn", "Churn", "Ids new and gone in each version.", sections.grid(sections.churn(figures))
+    if figures.manifest is None:
+        yield "publish", HEADING, "", first_version()
     yield "events", "Events", "", sections.events(figures)
 
 

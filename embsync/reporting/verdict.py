@@ -98,11 +98,14 @@ def of_events(events: Sequence[Event]) -> Verdict:
     if not refused:
         return Verdict("warn", "The store has no version yet: nothing has been published.")
     last = refused[-1]
+    which = _snapshot(last)
+    if len(refused) > 1:
+        which = f"{plural(len(refused), 'snapshot')} could not be published, the last of them {which}"
+    else:
+        which += " could not be published"
+    reason = last.reason or ""
     return Verdict(
-        "refuse",
-        f"The store has no version yet: {plural(len(refused), 'snapshot')} could not be published, the last of them "
-        f"{_snapshot(last)}.",
-        tuple(filter(None, [last.reason])),
+        "refuse", f"The store has no version yet: {which}.", (reason[0].upper() + reason[1:],) if reason else ()
     )
 
 

@@ -30,6 +30,7 @@ from embsync.server.errors import Refused
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.openapi import document
+from embsync.server.pages import HTML, without_version
 from embsync.server.resources import WorkerState
 from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, version_header
 from embsync.server.served_version import ServedVersion
@@ -81,7 +82,7 @@ class Application:
         routes = [
             Route(one.path, queries[one.path], methods=["POST", "GET"] if one.get else ["POST"]) for one in QUERIES
         ]
-        routes += [Route(one.path, self._handled(self._query(one), one.path), methods=["GET"]) for one in PAGES]
+        routes += [Route(one.path, self._handled(self._page(one), one.path), methods=["GET"]) for one in PAGES]
         routes += [Route(one.path, self._handled(self._resource(one)), methods=["GET"]) for one in RESOURCES]
         starlette = Starlette(
             routes=routes,
@@ -185,8 +186,17 @@ class Application:
 
         return read
 
-    def _query(self, endpoint: QueryEndpoint | PageEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    def _query(self, endpoint: QueryEndpoint) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
+            return await self._answer(endpoint, request)
+
+        return asked
+
+    def _page(self, endpoint: PageEndpoint) -> Callable[[Request], Awaitable[Response]]:
+        async def asked(request: Request) -> Response:
+            if self._served.current is None and HTML in (_header(request, b"accept") or "").lower():
+                run = asyncio.get_running_loop().run_in_executor
+                return await run(self._threads, without_version, self._served, endpoint.path)
             return await self._answer(endpoint, request)
 
         return asked

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from embsync.invocation import command
 from embsync.reader import Version
 from embsync.server import page
 from embsync.server.context import JSON
@@ -37,7 +38,12 @@ class WorkerState:
                 503,
                 "no version yet",
                 where=self.served.root,
-                hint="publish a first snapshot on the host of the store",
+                hint=command(
+                    "sync",
+                    "SNAPSHOT",
+                    purpose="publish a first snapshot on the host of the store",
+                    store=self.served.root,
+                ),
             )
         return self.served.current
 

@@ -16,7 +16,8 @@ from embsync.server.memory import Reservation
 
 VERSION_HEADER = "X-Embsync-Version"
 _VERSION_BYTES = VERSION_HEADER.lower().encode()
-_ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+RETRY = {"Retry-After": "1"}
+_ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: RETRY, 503: RETRY}
 
 
 def version_header(version: Version | None) -> dict[str, str]:

@@ -172,9 +172,17 @@ def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (360, "dark")])
-def test_it_has_no_finding_of_accessibility(page: Page, server: Server, width: int, scheme: str) -> None:
-    """With an answer shown and everything opened."""
+def test_it_has_no_finding_of_accessibility(
+    page: Page, server: Server, tmp_path: Path, width: int, scheme: str
+) -> None:
+    """With an answer shown and everything opened; and before there is a version, the page of the report too."""
     require_axe()
+    with serving(tmp_path / "none", ready=False) as empty:
+        for address, ready in ((empty.where, "ask.hidden && top.innerText"), (f"{empty.where}/report", "true")):
+            page.open(address, width)
+            page.look(width, scheme=scheme)
+            page.until(ready.replace("top", "document.getElementById('top')"))
+            assert findings(page) == []
     page.open(f"{server.where}/#items/book-1070", width)
     page.look(width, scheme=scheme)
     heading(page, "Neighbours of item book-1070")
@@ -187,7 +195,7 @@ def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, 
     page.open(server.where)
     page.until("!document.getElementById('links').hidden")
     page.click("#report")
-    page.until("document.title === 'embsync report, version 2'")
+    page.until("document.title === 'embsync report, version 2' && document.querySelector('.tiles') !== null")
     assert page.value("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
     (tmp_path / "token").write_text("sesame\n")
     sync(root, night(0, **SIZES), "n0")
@@ -202,7 +210,7 @@ def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, 
         page.until("!document.getElementById('links').hidden")
         page.complaints.clear()
         page.click("#report")
-        page.until("document.title === 'embsync report, version 1'")
+        page.until("document.title === 'embsync report, version 1' && document.querySelector('.tiles') !== null")
         assert page.value("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
         assert page.complaints == []
 
@@ -269,10 +277,14 @@ def test_before_the_first_version_it_says_so_and_a_store_of_items_has_one_side(p
     """What is published comes by itself; there are no users to choose, and a link to one says what is wrong."""
     with serving(root, ready=False) as server:
         page.open(server.where)
-        assert page.until("document.getElementById('error').textContent").startswith("no version yet")
+        said = page.until("document.getElementById('top').innerText")
+        assert f"There is no store at {root} yet" in said
+        assert f"\nembsync sync SNAPSHOT --store {root}\n" in said
+        assert page.value("[ask, links, proof, error].every(it => it.hidden)")
         sync(root, night(0, **SIZES).one_sided(), "n0")
         page.until("look().then(() => document.getElementById('number').textContent === 'version 1')")
-        assert page.value("document.getElementById('error').hidden") is True
+        assert page.value("[document.getElementById('error').hidden, ask.hidden]") == [True, False]
+        assert "Version 1 is well" in page.value("document.getElementById('top').textContent")
         assert page.value("[side.value, side.options[0].disabled]") == ["items", True]
         assert "users" not in page.value("document.getElementById('facts').textContent")
         page.click("#id")

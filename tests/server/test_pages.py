@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.http import Server, serving
-from support.nights import night
+from support.nights import configured, night, write_npy
 from support.stores import published_nights, sync
+from support.waiting import eventually
 
 import embsync
+from embsync.errors import RefusedError
+from embsync.pipeline import Request, publish_snapshot
 from embsync.reporting.numerals import figure
 from embsync.store import Store
 
 SIZES = {"items": 60, "users": 50, "width": 6}
+#: What a browser sends.
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +81,57 @@ def test_a_version_of_a_store_without_parent_has_pages(tmp_path: Path) -> None:
         text = server.ask("/overview").body.decode()
     assert "first of its space" in text
     assert "What the daemon is doing cannot be read." in text
+
+
+def refused_snapshot(root: Path) -> None:
+    """Leave a store without a version, whose journal has a refused snapshot."""
+    bad = night(0, **SIZES)
+    path = write_npy(root.parent / "<i>n0", replace(bad, items=bad.items[:4], item_ids=bad.item_ids[:4]))
+    with pytest.raises(RefusedError):
+        publish_snapshot(Store(root), Request(path), configured())
+
+
+@pytest.mark.parametrize("kind", ["nothing", "refused"])
+def test_without_a_version_a_person_gets_a_page_and_a_program_the_error(tmp_path: Path, kind: str) -> None:
+    """With the same status: what is missing and the command that publishes; what was refused, and why."""
+    root = tmp_path / "S"
+    if kind == "refused":
+        refused_snapshot(root)
+    with serving(root, ready=False) as server:
+        for path in ("/report", "/overview"):
+            plain = server.ask(path, Accept="*/*")
+            assert (plain.status, plain.plain["what"]) == (503, "no version yet")
+            line = f"embsync sync SNAPSHOT --store {root}"
+            assert plain.plain["hint"].endswith(line)
+            page = server.ask(path, Accept=BROWSER)
+            assert (page.status, page.headers["X-Embsync-Version"], page.headers["Retry-After"]) == (503, "none", "1")
+            assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+            text = page.body.decode()
+            assert f"<code>{line}</code>" in text
+            expected = "no store at" if kind == "nothing" else "snapshot &lt;i&gt;n0 could not be published"
+            assert expected in text
+            assert ("rows_items" in text) == (kind == "refused")
+
+
+def test_a_version_that_cannot_be_served_is_not_called_missing(tmp_path: Path) -> None:
+    """Its damage is named, and nobody is asked to publish a first one."""
+    root = tmp_path / "S"
+    sync(root, night(0, **SIZES), "n0")
+    rows = root / "versions/000001/index_rows.npy"
+    rows.write_bytes(rows.read_bytes()[:-1] + b"\1")
+    with serving(root, ready=False) as server:
+        eventually(lambda: server.ask("/healthz").plain["error"])
+        text = server.ask("/report", Accept=BROWSER).body.decode()
+    assert "No version is served: the current one cannot be used." in text
+    assert "damaged version" in text
+    assert "embsync sync" not in text
+
+
+def test_the_page_before_a_version_needs_the_token(tmp_path: Path) -> None:
+    """It names the store and what was refused."""
+    (tmp_path / "token").write_text("sesame\n")
+    with serving(tmp_path / "S", "--token-file", str(tmp_path / "token"), ready=False) as server:
+        for path in ("/report", "/overview"):
+            assert server.ask(path, Accept=BROWSER, Authorization="Bearer wrong").status == 401
+            assert server.ask(path, Accept=BROWSER, Authorization="Bearer sesame").status == 503
