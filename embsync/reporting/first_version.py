@@ -16,10 +16,10 @@ def first_version(root: Path | None = None) -> Markup:
         element(
             "p",
             "A version is made from a snapshot: the vectors and ids that one training run has written, as a directory "
-            "or a file. On a host that can write to the store, publish one with",
+            "or a file. On a host that can write to the store, publish one by its path:",
         ),
-        _shell(command("sync", "SNAPSHOT", store=root).line),
-        element("p", "or let the daemon publish every snapshot that appears in ", _code("watch.path"), ":"),
+        _shell(command("sync", store=root).line, " ", element("var", "SNAPSHOT")),
+        element("p", "Or let the daemon publish every snapshot that appears in ", _code("watch.path"), ":"),
         _shell(command("run", store=root).line),
         element(
             "p",
@@ -31,9 +31,9 @@ def first_version(root: Path | None = None) -> Markup:
     )
 
 
-def _shell(line: str) -> Markup:
-    return element("pre", _code(line))
+def _shell(*line: str) -> Markup:
+    return element("pre", _code(*line))
 
 
-def _code(text: str) -> Markup:
-    return element("code", text)
+def _code(*text: str) -> Markup:
+    return element("code", *text)

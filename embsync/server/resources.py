@@ -7,7 +7,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from embsync.invocation import command
 from embsync.reader import Version
 from embsync.server import page
 from embsync.server.context import JSON
@@ -38,12 +37,7 @@ class WorkerState:
                 503,
                 "no version yet",
                 where=self.served.root,
-                hint=command(
-                    "sync",
-                    "SNAPSHOT",
-                    purpose="publish a first snapshot on the host of the store",
-                    store=self.served.root,
-                ),
+                hint="publish a first snapshot on the host of the store",
             )
         return self.served.current
 

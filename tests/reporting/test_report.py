@@ -196,7 +196,7 @@ def test_a_store_with_refused_snapshots_alone_has_a_page(tmp_path: Path) -> None
         publish_snapshot(Store(root), Request(path), configured())
     page = page_of(root)
     assert "The store has no version yet: snapshot n0 could not be published." in page.text
-    assert "embsync sync SNAPSHOT" in page.text
+    assert "Publish a first version" in page.text
     assert "rows items" in page.text or "rows_items" in page.text
     assert run(["report", "--store", str(root), "--output", str(tmp_path / "page.html")]) == 0
     assert "no version yet" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -279,7 +279,7 @@ def test_before_the_first_version_it_says_so_and_a_store_of_items_has_one_side(p
         page.open(server.where)
         said = page.until("document.getElementById('top').innerText")
         assert f"There is no store at {root} yet" in said
-        assert f"\nembsync sync SNAPSHOT --store {root}\n" in said
+        assert f"embsync sync --store {root} SNAPSHOT\n" in said
         assert page.value("[ask, links, proof, error].every(it => it.hidden)")
         sync(root, night(0, **SIZES).one_sided(), "n0")
         page.until("look().then(() => document.getElementById('number').textContent === 'version 1')")

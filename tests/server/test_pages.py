@@ -101,14 +101,12 @@ def test_without_a_version_a_person_gets_a_page_and_a_program_the_error(tmp_path
         for path in ("/report", "/overview"):
             plain = server.ask(path, Accept="*/*")
             assert (plain.status, plain.plain["what"]) == (503, "no version yet")
-            line = f"embsync sync SNAPSHOT --store {root}"
-            assert plain.plain["hint"].endswith(line)
             page = server.ask(path, Accept=BROWSER)
             assert (page.status, page.headers["X-Embsync-Version"], page.headers["Retry-After"]) == (503, "none", "1")
             assert page.headers["Content-Type"] == "text/html; charset=utf-8"
             assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
             text = page.body.decode()
-            assert f"<code>{line}</code>" in text
+            assert f"embsync sync --store {root} <var>SNAPSHOT</var></code>" in text
             expected = "no store at" if kind == "nothing" else "snapshot &lt;i&gt;n0 could not be published"
             assert expected in text
             assert ("rows_items" in text) == (kind == "refused")
