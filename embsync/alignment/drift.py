@@ -18,7 +18,8 @@ MOVED_MOST = 10
 #: when one of them was mapped back through the parent's inverse.
 _ROUNDING = 1e-5
 
-_OUTLIER = 3.0
+#: Factor of a norm's change, relative to the median, beyond which a row is an outlier.
+OUTLIER = 3.0
 
 
 @dataclass(frozen=True)
@@ -93,31 +94,12 @@ class DriftMeter:
         whole = len(local) == len(block)
         old = np.asarray(self._vectors[as_slice(rows[local])])
         new = stable if whole else stable[local]
-        own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (old, old), (new, old)))
-        self._norms[:, start + local] = np.sqrt(own), np.sqrt(other)
-        self._cosines[start + local] = _divide(dot, np.sqrt(own * other))
-        moved = float(np.sum(own + other - 2.0 * dot, dtype=np.float64))
-        self._stable.append((start, moved, float(other.sum(dtype=np.float64))))
+        cosines, norms, moved, before = compare_stable(new, old)
+        self._norms[:, start + local] = norms
+        self._cosines[start + local] = cosines
+        self._stable.append((start, moved, before))
         if self._inverse is not None:
-            self._observe_raw(start, block if whole else block[local], old @ self._inverse)
-
-    def _observe_raw(self, start: int, block: Array, before: Float32) -> None:
-        new = block.astype(np.float32, copy=False)
-        own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (before, before), (new, before)))
-        cosines = _divide(dot, np.sqrt(own * other))
-        kept = ~np.isnan(cosines)
-        moved = own + other - 2.0 * dot
-        self._raw.append(
-            (
-                start,
-                float(cosines[kept].sum(dtype=np.float64)),
-                int(kept.sum()),
-                float(np.sum(moved, dtype=np.float64)),
-                float(other.sum(dtype=np.float64)),
-                int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0))),
-                float(own.sum(dtype=np.float64)),
-            )
-        )
+            self._raw.append((start, *compare_raw(block if whole else block[local], old @ self._inverse)))
 
     def result(self) -> tuple[SideDrift, RowChange]:
         """Return the figures over all rows met."""
@@ -130,14 +112,14 @@ class DriftMeter:
             cosine=mean(cosines),
             cosine_p05=float(np.percentile(cosines, 5)),
             cosine_raw=None if raw is None or not raw[1] else raw[0] / raw[1],
-            displacement=_root(moved, before),
-            displacement_raw=None if raw is None else _root(raw[2], raw[3]),
+            displacement=root(moved, before),
+            displacement_raw=None if raw is None else root(raw[2], raw[3]),
             moved_most=self._moved_most(),
         )
         change = RowChange(
             **self._norm_figures(),
             unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
-            scale_raw=None if raw is None else _root(raw[5], raw[3]),
+            scale_raw=None if raw is None else root(raw[5], raw[3]),
         )
         return drift, change
 
@@ -150,12 +132,40 @@ class DriftMeter:
             ratio = np.median(new) / np.median(old)
             relative = new / old / np.median(new / old)
             longest = new.max() / old.max() / ratio
-        outside = (relative > _OUTLIER) | (relative < 1 / _OUTLIER)
+        outside = (relative > OUTLIER) | (relative < 1 / OUTLIER)
         return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean()), "longest": float(longest)}
 
     def _moved_most(self) -> tuple[Moved, ...]:
         rows = lowest(self._cosines, MOVED_MOST).tolist()
         return tuple(Moved(self._id_of(row), float(self._cosines[row])) for row in rows)
+
+
+def compare_stable(new: Float32, old: Float32) -> tuple[Float32, Float32, float, float]:
+    """Return the rows' cosines, (2, b) norms, and the sums of the squared differences and of the old squared norms."""
+    own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (old, old), (new, old)))
+    moved = float(np.sum(own + other - 2.0 * dot, dtype=np.float64))
+    norms: Float32 = np.sqrt(np.stack([own, other]))
+    return _divide(dot, np.sqrt(own * other)), norms, moved, float(other.sum(dtype=np.float64))
+
+
+def compare_raw(block: Array, before: Float32) -> tuple[float, int, float, float, int, float]:
+    """Return sums over raw rows and those that the parent's stable rows come back as.
+
+    The sum and number of cosines, squared differences, squared norms before, unchanged rows, squared norms now.
+    """
+    new = block.astype(np.float32, copy=False)
+    own, other, dot = (np.einsum("ij,ij->i", a, b) for a, b in ((new, new), (before, before), (new, before)))
+    cosines = _divide(dot, np.sqrt(own * other))
+    kept = ~np.isnan(cosines)
+    moved = own + other - 2.0 * dot
+    return (
+        float(cosines[kept].sum(dtype=np.float64)),
+        int(kept.sum()),
+        float(np.sum(moved, dtype=np.float64)),
+        float(other.sum(dtype=np.float64)),
+        int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0))),
+        float(own.sum(dtype=np.float64)),
+    )
 
 
 def _divide(top: Array, bottom: Array) -> Float32:
@@ -164,5 +174,6 @@ def _divide(top: Array, bottom: Array) -> Float32:
     return result
 
 
-def _root(moved: float, before: float) -> float | None:
+def root(moved: float, before: float) -> float | None:
+    """Return the root of a sum of squares over another one, None if that is 0."""
     return float(np.sqrt(max(moved, 0.0) / before)) if before > 0 else None

@@ -216,20 +216,25 @@ def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
     )
 
 
-def triangular_factor(rows: Rows, gram: Float64) -> Float64:
+def triangular_factor(gram: Float64, exactly: Callable[[], Float64]) -> Float64:
     """Return the upper triangular (e, e) factor R with R^T R = T^T T.
 
-    A Cholesky factor of the Gram matrix if it is well enough conditioned, otherwise a QR factor of the blocks (Demmel
-    et al., "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34, 2012).
+    A Cholesky factor of the Gram matrix if it is well enough conditioned, otherwise what ``exactly`` returns: a QR
+    factor of the rows, from another pass over them.
     """
     try:
         factor: Float64 = linalg.cholesky(gram)
     except linalg.LinAlgError:
-        return _qr_factor(rows)
-    return _qr_factor(rows) if np.linalg.cond(factor) > GRAM_CONDITION else factor
+        return exactly()
+    return exactly() if np.linalg.cond(factor) > GRAM_CONDITION else factor
 
 
-def _qr_factor(rows: Rows) -> Float64:
+def qr_factor(rows: Rows) -> Float64:
+    """Return the upper triangular (e, e) factor of rows by QR decompositions of their blocks.
+
+    From Demmel et al., "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput.
+    34, 2012.
+    """
     factor = np.zeros((0, rows.width))
     for _, block in rows.blocks():
         stacked = np.vstack([factor, block.astype(np.float64)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from scipy import linalg
 
 from embsync.alignment.columns import ColumnAgreement, judge_columns
 from embsync.alignment.cross_validation import Fit, JudgedRows, JudgedSums, fold_count, out_of_sample_fit, sum_judged
-from embsync.alignment.gram import Pairing, RawObserver, SideSums, sum_side, triangular_factor
+from embsync.alignment.gram import Pairing, RawObserver, SideSums, qr_factor, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual, residual_scale, written_block
 from embsync.alignment.procrustes import Axes, align, compare_axes, disagreement, first_rotation
 from embsync.alignment.standardize import Standardization, keep_products, standardize
@@ -24,9 +25,27 @@ from embsync.sides import Sides
 Observer = Callable[[int, Array, Float32], None]
 
 
+class FirstPass(Protocol):
+    """One side, wherever its rows are, as the fit needs it: its sums, and a triangular factor."""
+
+    @property
+    def width(self) -> int:
+        """Values in a row, e."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the side's rows that are anchors."""
+
+    def sums(self, threads: int) -> SideSums:
+        """Return the sums of one pass over the rows."""
+
+    def factor(self, gram: Float64) -> Float64:
+        """Return the upper triangular (e, e) factor R with R^T R = T^T T, given that product."""
+
+
 @dataclass(frozen=True)
 class SideInput:
-    """The input of one side.
+    """The input of one side whose rows are read here.
 
     Attributes
     ----------
@@ -51,6 +70,27 @@ class SideInput:
     sampled: Int64 | None = None
     name: str = "rows"
     observe: RawObserver | None = None
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+        return self.rows.width
+
+    def sums(self, threads: int) -> SideSums:
+        """Return the sums of one pass over the rows."""
+        return sum_side(
+            self.rows,
+            self.pairing,
+            self.weights,
+            sampled=self.sampled,
+            name=self.name,
+            observe=self.observe,
+            threads=threads,
+        )
+
+    def factor(self, gram: Float64) -> Float64:
+        """Return the triangular factor."""
+        return triangular_factor(gram, lambda: qr_factor(self.rows))
 
 
 @dataclass(frozen=True)
@@ -121,7 +161,7 @@ def _suffices(judged: int, basis: Float64) -> bool:
     return judged >= 4 * len(basis)
 
 
-def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, threads: int = 0) -> Alignment:
+def fit(sides: Sides[FirstPass], *, dimension: int, standardized: bool = True, threads: int = 0) -> Alignment:
     """Fit the maps of a snapshot into a space of ``dimension`` axes, in one pass over the rows.
 
     If all scores are zero, the rank is 0 and the maps are zero; callers refuse such a snapshot.
@@ -131,16 +171,12 @@ def fit(sides: Sides[SideInput], *, dimension: int, standardized: bool = True, t
     SnapshotError
         A value is not finite, or the sides have different widths.
     """
-    if len({side.rows.width for side in sides}) > 1:
+    if len({side.width for side in sides}) > 1:
         raise SnapshotError(
-            "sides of different widths", found=" and ".join(str(s.rows.width) for s in sides), expected="one width"
+            "sides of different widths", found=" and ".join(str(side.width) for side in sides), expected="one width"
         )
-    sums = sides.map(
-        lambda s: sum_side(
-            s.rows, s.pairing, s.weights, sampled=s.sampled, name=s.name, observe=s.observe, threads=threads
-        )
-    )
-    factors = sides.map(lambda side, total: triangular_factor(side.rows, total.gram), sums)
+    sums = sides.map(lambda side: side.sums(threads))
+    factors = sides.map(lambda side, total: side.factor(total.gram), sums)
     with library_threads(1, "blas"):
         if standardized and factors.users is not None:
             form = standardize(factors.items, factors.users, dimension)
@@ -164,7 +200,7 @@ class _Judged:
 
 
 def _rotate(
-    form: Standardization, sides: Sides[SideInput], sums: Sides[SideSums], dimension: int, threads: int
+    form: Standardization, sides: Sides[FirstPass], sums: Sides[SideSums], dimension: int, threads: int
 ) -> Alignment:
     """Align the standardized form to the anchors."""
     onto = sides.map(lambda side, basis: basis.T / side.rate, form)

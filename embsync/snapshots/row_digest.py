@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +34,8 @@ _SEED = 20_251_128
 #: Words before the numbers of a row: those of the longest id, and one of its weight.
 _ID_WORDS = LONGEST_ID // 8
 _FIRST_NUMBER = _ID_WORDS + 1
+#: The keys of every width met, a few; a plain dictionary, because these functions also run on machines without embsync.
+_COMPUTED: dict[tuple[int, int, int], tuple[UInt64, UInt64]] = {}
 
 
 def row_sums(ids: Array, block: Array, weights: Array | None = None) -> UInt64:
@@ -134,12 +135,13 @@ def words_of(rows: Array) -> UInt64:
     return words
 
 
-@lru_cache(32)
 def _keys(lane: int, first: int, count: int) -> tuple[UInt64, UInt64]:
     """Return the keys a and b of ``count`` words from position ``first`` on."""
-    places = np.arange(first, first + count)
-    low, high = (hash_ids((places * 2 + half) * _LANES + lane + (_SEED << 32)) for half in (0, 1))
-    return low, high
+    if (found := _COMPUTED.get((lane, first, count))) is None:
+        places = np.arange(first, first + count)
+        low, high = (hash_ids((places * 2 + half) * _LANES + lane + (_SEED << 32)) for half in (0, 1))
+        found = _COMPUTED[lane, first, count] = low, high
+    return found
 
 
 def finished(hashes: UInt64) -> UInt64:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from support.waiting import eventually
 
 import embsync
 from embsync.alignment import gram
-from embsync.alignment.gram import GRAM_CONDITION, Pairing, sum_side, triangular_factor
+from embsync.alignment.gram import GRAM_CONDITION, Pairing, qr_factor, sum_side, triangular_factor
 from embsync.errors import SnapshotError
 from embsync.ids import fold_of, hash_ids
 from embsync.rows import ArrayRows, as_slice, block_rows, map_blocks, row_numbers, worker_count
@@ -125,7 +126,7 @@ def test_the_factor_keeps_its_digits_at_any_condition(condition: float) -> None:
     left = np.linalg.qr(random.standard_normal((400, width)))[0]
     raw = left * np.geomspace(1, 1 / condition, width) @ rotation(width, 3)
     rows = ArrayRows(raw)
-    factor = triangular_factor(rows, sum_side(rows).gram)
+    factor = triangular_factor(sum_side(rows).gram, lambda: qr_factor(rows))
     np.testing.assert_allclose(np.tril(factor, -1), 0.0, atol=1e-300)
     found = np.linalg.svd(factor, compute_uv=False)
     expected = np.linalg.svd(raw, compute_uv=False)
@@ -140,7 +141,7 @@ def test_the_factor_of_deficient_and_short_sides() -> None:
     twice = np.repeat(random.standard_normal((70_000, 2)), 2, axis=1)
     for raw in (short, twice):
         rows = ArrayRows(raw)
-        factor = triangular_factor(rows, sum_side(rows).gram)
+        factor = triangular_factor(sum_side(rows).gram, partial(qr_factor, rows))
         assert factor.shape == (raw.shape[1],) * 2
         np.testing.assert_allclose(factor.T @ factor, raw.T @ raw, atol=1e-9 * len(raw))
 

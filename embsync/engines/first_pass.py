@@ -1,0 +1,127 @@
+"""The first pass over one partition of a side; these functions also run on machines without embsync.
+
+Each takes Arrow batches of ``id`` and ``vector`` and yields one batch, or none, so that it can be given to an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embsync.dtypes import Array, Float64
+from embsync.engines.batches import by_groups, ids_of, ids_to, pieces, problem_of, vectors_of
+from embsync.ids import hash_ids
+from embsync.snapshots.row_digest import row_sums
+
+Batches = Iterator[Any]
+Work = Callable[[Batches], Batches]
+
+#: The sums of a partition, and the sum of those of several: rows, zero rows, matrix and digest.
+TOTALS = "problem string, rows long, zero_rows long, matrix binary, digest binary"
+#: Rows whose products are formed at once.
+_STEP = 4096
+
+
+def totals_of(width: int) -> Work:
+    """Return what sums a partition."""
+
+    def work(batches: Batches) -> Batches:
+        gram, digest = np.zeros((width, width)), np.zeros(2, np.uint64)
+        rows = zero_rows = 0
+        problem: str | None = None
+        for batch in batches:
+            if problem is not None or len(batch) == 0:
+                continue  # read to the end all the same: the other side waits for that
+            problem = problem_of(batch, width)
+            if problem is not None:
+                continue
+            block, ids = vectors_of(batch.column("vector"), width), ids_of(batch.column("id"))
+            for part in pieces(len(block), _STEP):
+                exact = block[part].astype(np.float64)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    gram += exact.T @ exact
+                zero_rows += len(exact) - int(np.count_nonzero(exact.any(axis=1)))
+            rows += len(block)
+            digest += row_sums(ids, block)
+        if problem is None and not np.isfinite(np.trace(gram)):
+            problem = "values whose squares overflow"
+        yield _totals(problem, rows, zero_rows, gram, digest)
+
+    return work
+
+
+def sum_totals(width: int) -> Work:
+    """Return what sums the results of several partitions."""
+
+    def work(batches: Batches) -> Batches:
+        gram, digest = np.zeros((width, width)), np.zeros(2, np.uint64)
+        rows = zero_rows = 0
+        problem: str | None = None
+        for batch in batches:
+            for row in batch.to_pylist():
+                problem = problem or row["problem"]
+                rows, zero_rows = rows + row["rows"], zero_rows + row["zero_rows"]
+                gram += np.frombuffer(row["matrix"]).reshape(width, width)
+                digest += np.frombuffer(row["digest"], np.uint64)
+        yield _totals(problem, rows, zero_rows, gram, digest)
+
+    return work
+
+
+def _totals(problem: str | None, rows: int, zero_rows: int, matrix: Float64, digest: Array) -> Any:
+    return pa.record_batch(
+        {
+            "problem": pa.array([problem], pa.string()),
+            "rows": pa.array([rows], pa.int64()),
+            "zero_rows": pa.array([zero_rows], pa.int64()),
+            "matrix": pa.array([matrix.tobytes()], pa.binary()),
+            "digest": pa.array([digest.tobytes()], pa.binary()),
+        }
+    )
+
+
+def triangle_of(width: int, *, again: bool = False) -> Work:
+    """Return what computes the triangular factor of a partition, or, ``again``, of the factors of several."""
+
+    def work(batches: Batches) -> Batches:
+        factor: Float64 = np.zeros((0, width))
+        for batch in batches:
+            if again:
+                blocks = [np.frombuffer(value.as_py()).reshape(-1, width) for value in batch.column("matrix")]
+            else:
+                block = vectors_of(batch.column("vector"), width)
+                blocks = [block[part] for part in pieces(len(block), _STEP)]
+            for block in blocks:
+                stacked = np.vstack([factor, block.astype(np.float64)])  # by NumPy: there may be no SciPy
+                factor = np.asarray(np.linalg.qr(stacked, mode="r"), np.float64)[:width]
+        yield pa.record_batch({"matrix": pa.array([np.ascontiguousarray(factor).tobytes()], pa.binary())})
+
+    return work
+
+
+def taking(wanted: Array) -> Work:
+    """Return what keeps the rows of these ids, which ascend."""
+
+    def work(batches: Batches) -> Batches:
+        for batch in batches:
+            rows = by_groups(ids_of(batch.column("id")), wanted)
+            if len(rows):
+                yield batch.take(pa.array(rows))
+
+    return work
+
+
+def sampling(bound: int) -> Work:
+    """Return what keeps the ids whose hash is at most ``bound``."""
+
+    def work(batches: Batches) -> Batches:
+        for batch in batches:
+            ids = ids_of(batch.column("id"))
+            kept = ids[hash_ids(ids) <= np.uint64(bound)]
+            if len(kept):
+                yield pa.record_batch({"id": ids_to(kept)})
+
+    return work

@@ -1,0 +1,222 @@
+"""What the method asks of a side whose rows are elsewhere: a few sums, some rows, and one map over all of them.
+
+Nothing here has one entry a row, and nothing knows the method: the fit, the checks and the records are computed from
+these values by the code that computes them for rows read here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from embsync.alignment.drift import RowChange
+from embsync.dtypes import Array, Float32, Float64, Int64, UInt64
+from embsync.manifest import RowCounts, SideDrift
+
+
+@dataclass(frozen=True)
+class SideTotals:
+    """The sums of one pass over a snapshot's side.
+
+    Attributes
+    ----------
+    rows : int
+        t.
+    gram : (e, e) float64
+    zero_rows : int
+        Rows in which every value is zero.
+    digest : (2,) uint64
+        Sums of :func:`embsync.snapshots.row_digest.row_sums`.
+    """
+
+    rows: int
+    gram: Float64
+    zero_rows: int
+    digest: UInt64
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """Some rows of a side, ascending by id.
+
+    Attributes
+    ----------
+    ids : (n,) int64 or ``S<m>``
+    vectors : (n, d) float
+        Raw ones of a snapshot, stable ones of a version.
+    last_seen : (n,) int64
+        0 in a snapshot.
+    """
+
+    ids: Array
+    vectors: Array
+    last_seen: Int64
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which absent rows of the parent are carried.
+
+    Attributes
+    ----------
+    lineage : (v,) int64
+        The versions that the parent descends from, and the parent, ascending; empty without a parent.
+    carry : int
+        Number of lineage steps for which absent ids are kept.
+    """
+
+    lineage: Int64
+    carry: int
+
+    @property
+    def parent(self) -> int:
+        """The parent's number; 0 if there is none."""
+        return int(self.lineage[-1]) if len(self.lineage) else 0
+
+    @property
+    def everything(self) -> bool:
+        """Whether even rows last seen outside the lineage are carried."""
+        return len(self.lineage) + 1 <= self.carry
+
+    @property
+    def numbers(self) -> Int64:
+        """The versions in which a carried row may have been live last, unless everything is carried."""
+        return self.lineage[max(0, len(self.lineage) - self.carry) :]
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The second pass over a side.
+
+    Attributes
+    ----------
+    matrix : (e, k) float64
+        The map of the raw rows.
+    scale : float
+        See :func:`embsync.alignment.preservation.residual_scale`.
+    number : int
+        The new version.
+    kept : Kept
+    inverse : (k, e) float64 or None
+        Map back to the parent's raw rows; None if they cannot be compared.
+    """
+
+    matrix: Float64
+    scale: float
+    number: int
+    kept: Kept
+    inverse: Float64 | None = None
+
+
+@dataclass(frozen=True)
+class WrittenPart:
+    """A part file, not yet in its place.
+
+    Attributes
+    ----------
+    path : Path
+    rows : int
+    first, last : int or str
+        Ids.
+    bytes : int
+    sha256 : str
+        Of the file as it was read back.
+    """
+
+    path: Path
+    rows: int
+    first: int | str
+    last: int | str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WrittenTable:
+    """What the second pass wrote and measured.
+
+    Attributes
+    ----------
+    parts : tuple of WrittenPart
+        In the order of ids.
+    counts : RowCounts
+        Without the number of zero rows.
+    cross, own : (e, k) and (k, k) float64
+        T^T D and D^T D of the rounding residual D.
+    digest : (2,) uint64
+        As in :class:`SideTotals`, of this pass.
+    moments : (k + 1,) float64
+        Mean of the live rows, and their mean squared length last.
+    drift, change : SideDrift and RowChange
+        Against the parent.
+    """
+
+    parts: tuple[WrittenPart, ...]
+    counts: RowCounts
+    cross: Float64
+    own: Float64
+    digest: UInt64
+    moments: Float64
+    drift: SideDrift
+    change: RowChange
+
+
+class SideTable(Protocol):
+    """One side of a snapshot or of a version, wherever it is.
+
+    Of a version's side, only ids, ``take`` and ``sample_ids`` are asked for, and that it is the parent of another.
+    """
+
+    @property
+    def name(self) -> str:
+        """``items`` or ``users``."""
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type of the values."""
+
+    @property
+    def strings(self) -> bool:
+        """Whether ids are strings."""
+
+    def totals(self) -> SideTotals:
+        """Return the sums of one pass.
+
+        Raises
+        ------
+        SnapshotError
+            A value is null or not finite, an id is null or repeated, or rows differ in width.
+        """
+
+    def triangle(self) -> Float64:
+        """Return the upper triangular (e, e) QR factor of the rows."""
+
+    def take(self, ids: Array) -> TakenRows:
+        """Return the rows of these ids, at most some 100,000, without those that are not here."""
+
+    def sample_ids(self, size: int) -> Array:
+        """Return the ids with the lowest hashes, ascending: those that :func:`embsync.ids.sample` chooses."""
+
+    def count(self, parent: Self | None, kept: Kept) -> RowCounts:
+        """Return what the ids alone say of the next version, without the number of zero rows; refuses repeated ids."""
+
+    def write(self, parent: Self | None, mapping: Mapping, target: Path) -> WrittenTable:
+        """Map every row and write the next version's rows, live and carried, as part files in a directory."""
+
+
+def no_rows(width: int, dtype: np.dtype[np.generic], *, strings: bool) -> TakenRows:
+    """Return no rows."""
+    return TakenRows(np.empty(0, "S1" if strings else np.int64), np.empty((0, width), dtype), np.empty(0, np.int64))
+
+
+def in_order(ids: Array, vectors: Array | Float32, last_seen: Int64) -> TakenRows:
+    """Return rows ascending by id."""
+    order = np.argsort(ids, kind="stable")
+    return TakenRows(ids[order], vectors[order], last_seen[order])

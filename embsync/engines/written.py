@@ -1,0 +1,153 @@
+"""What a second pass wrote and measured, from the files that its partitions' results name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embsync.alignment.drift import MOVED_MOST, OUTLIER, RowChange, root
+from embsync.dtypes import Array, Float32
+from embsync.engines.seam import Mapping, WrittenPart, WrittenTable
+from embsync.engines.statistics import quantile
+from embsync.errors import SnapshotError
+from embsync.manifest import Moved, RowCounts, SideDrift
+
+#: Sums that are added up over the partitions.
+_ADDED = ("cross", "own", "digest", "moments", "stable", "raw", "counts")
+
+
+def plain(mapping: Mapping, *, strings: bool) -> dict[str, Any]:
+    """Return the second pass as plain values, which any process can read."""
+    return {
+        "matrix": mapping.matrix,
+        "scale": mapping.scale,
+        "number": mapping.number,
+        "parent": mapping.kept.parent,
+        "numbers": mapping.kept.numbers,
+        "everything": mapping.kept.everything,
+        "inverse": None if mapping.inverse is None else mapping.inverse.astype(np.float32),
+        "strings": strings,
+    }
+
+
+def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: Mapping, *, strings: bool) -> WrittenTable:
+    """Return what the partitions wrote, given their results; other files in the directory are not read."""
+    ordered = sorted(
+        results, key=lambda row: _id(row["first"], strings=strings) if row["rows"] else _id("0", strings=False)
+    )
+    reader = _Sums(directory, [row["name"] for row in ordered])
+    totals: dict[str, Any] = {}
+    for sums in reader:
+        for name in _ADDED:
+            totals[name] = totals.get(name, 0) + sums[name]
+    live, known, common, was_live, carried = (int(value) for value in totals["counts"])
+    if not np.isfinite(totals["own"]).all():
+        raise SnapshotError(
+            "stable vectors do not fit float32", found="overflow", hint="scale the embeddings before saving them"
+        )
+    parts = tuple(_part(row, directory, strings=strings) for row in ordered if row["rows"])
+    counts = RowCounts(
+        rows=live + carried,
+        live=live,
+        new=live - common,
+        returned=known - common,
+        gone=was_live - common,
+        carried=carried,
+        common=common,
+    )
+    drift, change = _drift(reader, totals, compared=mapping.inverse is not None)
+    return WrittenTable(
+        parts, counts, totals["cross"], totals["own"], totals["digest"], totals["moments"] / max(live, 1), drift, change
+    )
+
+
+class _Sums:
+    """The partitions' files of sums, read one at a time."""
+
+    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+        self._paths = [directory / f"{name}.sums" for name in names]
+
+    def __iter__(self) -> Iterator[Any]:
+        for path in self._paths:
+            with np.load(path, allow_pickle=False) as found:
+                yield found
+
+    def rows(self) -> Iterator[Float32]:
+        """Yield the (3, n) cosines, norms and parent's norms of the common rows."""
+        return (sums["rows"] for sums in self)
+
+
+def _id(text: str, *, strings: bool) -> Any:
+    return text.encode() if strings else int(text)
+
+
+def _part(row: dict[str, Any], directory: Path, *, strings: bool) -> WrittenPart:
+    first, last = (row[end] if strings else int(row[end]) for end in ("first", "last"))
+    return WrittenPart(directory / row["name"], row["rows"], first, last, row["bytes"], row["sha256"])
+
+
+def _drift(sums: _Sums, totals: dict[str, Any], *, compared: bool) -> tuple[SideDrift, RowChange]:
+    """Return the figures that :class:`embsync.alignment.drift.DriftMeter` returns."""
+
+    def cosines() -> Iterator[Float32]:
+        return (rows[0][~np.isnan(rows[0])] for rows in sums.rows())
+
+    count, total = 0, 0.0
+    for block in cosines():
+        count += len(block)
+        total += float(block.sum(dtype=np.float64))
+    if count == 0:
+        return SideDrift(), RowChange()
+    raw = totals["raw"] if compared and totals["raw"][1] else None
+    drift = SideDrift(
+        cosine=total / count,
+        cosine_p05=quantile(cosines, count, 0.05),
+        cosine_raw=None if raw is None else float(raw[0] / raw[1]),
+        displacement=root(*totals["stable"]),
+        displacement_raw=root(totals["raw"][2], totals["raw"][3]) if compared else None,
+        moved_most=_moved_most(sums),
+    )
+    change = RowChange(
+        **_norm_figures(sums),
+        unchanged=None if raw is None else float(raw[4] / raw[1]),
+        scale_raw=root(totals["raw"][5], totals["raw"][3]) if compared else None,
+    )
+    return drift, change
+
+
+def _norm_figures(sums: _Sums) -> dict[str, float]:
+    def norms() -> Iterator[Float32]:
+        return (rows[1:, (rows[1:] > 0).all(axis=0)] for rows in sums.rows())
+
+    def ratios() -> Iterator[Array]:
+        return (new.astype(np.float64) / old for new, old in norms())
+
+    def side_of(side: int) -> Iterator[Float32]:
+        return (block[side] for block in norms())
+
+    count, longest = 0, np.zeros(2)
+    for block in norms():
+        count += block.shape[1]
+        longest = np.maximum(longest, block.max(axis=1, initial=0.0))
+    if count == 0:
+        return {}
+    new, old = (quantile(partial(side_of, side), count, 0.5) for side in (0, 1))
+    median = quantile(lambda: (block.astype(np.float32) for block in ratios()), count, 0.5)
+    outside = sum(int(np.count_nonzero((one / median > OUTLIER) | (one / median < 1 / OUTLIER))) for one in ratios())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.float64(new) / old
+        return {
+            "norm_ratio": float(ratio),
+            "norm_outliers": outside / count,
+            "longest": float(longest[0] / longest[1] / ratio),
+        }
+
+
+def _moved_most(sums: _Sums) -> tuple[Moved, ...]:
+    found = [pair for one in sums for pair in zip(one["lowest"].tolist(), one["lowest_ids"].tolist(), strict=True)]
+    lowest = sorted(found, key=lambda pair: pair[0])[:MOVED_MOST]
+    return tuple(Moved(name.decode("utf-8") if isinstance(name, bytes) else name, cosine) for cosine, name in lowest)

@@ -1,0 +1,66 @@
+"""The reference engine obeys the laws, in any number of partitions."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from engines import laws
+
+from embsync.dtypes import Float32
+from embsync.engines.local import LocalTable
+from embsync.engines.statistics import quantile
+
+
+@pytest.fixture(params=["integers float32", "strings float32", "integers float64"])
+def world(request: pytest.FixtureRequest) -> laws.World:
+    ids, dtype = request.param.split()
+    return laws.World(strings=ids == "strings", dtype=dtype)
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_the_first_pass_does_not_depend_on_partitions(world: laws.World, partitions: int) -> None:
+    """Totals, triangle, rows by id and samples are those of one pass over rows held here."""
+    make = partial(LocalTable.of, "users", partitions=partitions)
+    laws.totals_are_those_of_one_pass(make, world)
+    laws.the_triangle_has_the_same_products(make, world)
+    laws.rows_are_found_by_id_and_sampled_by_hash(make, world)
+    laws.counts_are_those_of_a_plan(make, world)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_the_second_pass_does_not_depend_on_partitions(world: laws.World, outputs: int, tmp_path: Path) -> None:
+    """Rows, residual, drift and counts are those of the code for rows held here, also where batches split a pair."""
+
+    def make(*arrays: Any) -> LocalTable:
+        table = LocalTable.of("users", *arrays)
+        return LocalTable(**{**vars(table), "outputs": outputs})
+
+    laws.the_second_pass_writes_and_measures_the_same(make, world, tmp_path)
+
+
+@pytest.mark.parametrize("kind", laws.DAMAGE)
+def test_damaged_rows_are_refused_by_id(kind: str) -> None:
+    """The error has the id of the row."""
+
+    def make(ids: list[Any], vectors: list[Any]) -> LocalTable:
+        table = pa.table({"id": pa.array(ids, pa.int64()), "vector": pa.array(vectors, pa.list_(pa.float32()))})
+        return LocalTable("users", "users", 3, np.dtype(np.float32), False, [table.slice(0, 30), table.slice(30)])
+
+    laws.damage_is_refused(make, kind)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 5, 4000])
+def test_quantiles_are_those_of_numpy(count: int, share: float) -> None:
+    """Quantiles of values in blocks, negative ones, zeros and repeated ones among them, equal NumPy's."""
+    values: Float32 = np.random.default_rng(count).normal(size=count).astype(np.float32)
+    values[::3] = np.round(values[::3])
+    blocks = np.array_split(values, 3)
+    assert quantile(lambda: blocks, count, share) == pytest.approx(
+        float(np.quantile(values.astype(float), share)), rel=1e-12
+    )
