@@ -14,6 +14,8 @@ from embsync.reporting.numerals import count, figure
 from embsync.reporting.plot import Plot, Scale, coordinate, points, swatch, ticks
 
 _BINS = 50
+#: Width of "other ids" beside its line, in cosine.
+_NAME_WIDTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,13 @@ def histogram(plot: Plot, stable: Float64, raw: Float64 | None, mismatched: floa
     )
     for name, share in shares.items():
         plot.path(_steps(across(edges), up(share), up.at(0.0)), f"area {name}")
+    means = [float(values.mean()) for values in (raw, stable) if values is not None and len(values)]
     if mismatched is not None:
-        _rule(plot, across.at(mismatched), "mismatched", "other ids")
+        crossed = any(0 <= mean - mismatched < _NAME_WIDTH for mean in means)
+        _rule(plot, across.at(mismatched), "mismatched", "other ids", "end" if crossed else "start")
     for name, values in (("raw", raw), ("stable", stable)):
         if values is not None and len(values):
-            _rule(plot, across.at(float(values.mean())), name, None)
+            _rule(plot, across.at(float(values.mean())), name)
     return plot.svg()
 
 
@@ -129,10 +133,10 @@ def _steps(edges: Float64, heights: Float64, base: float) -> str:
     return "".join([*path, f"V{coordinate(base)}Z"])
 
 
-def _rule(plot: Plot, at: float, class_: str, text: str | None) -> None:
+def _rule(plot: Plot, at: float, class_: str, text: str = "", side: str = "start") -> None:
     plot.path(f"M{coordinate(at)} {coordinate(plot.top)}V{coordinate(plot.height - plot.bottom)}", f"rule {class_}")
-    if text is not None:
-        plot.write(at + 4, plot.top + 9, text, "start", "soft")
+    if text:
+        plot.write(at + (4 if side == "start" else -4), plot.top + 9, text, side, "soft")
 
 
 def spectrum(plot: Plot, now: Float64, before: Float64 | None, rank: int) -> Markup:
@@ -209,5 +213,7 @@ def stages(plot: Plot, names: Sequence[str], seconds: Sequence[float]) -> Markup
             height=coordinate(height * 0.6),
             class_="fill stable",
         )
-        plot.write(across.at(value) + 5, top + height * 0.68, f"{value:.2f} s", "start")
+        plot.write(
+            across.at(value) + 5, top + height * 0.68, "< 0.01 s" if 0 < value < 0.005 else f"{value:.2f} s", "start"
+        )
     return plot.svg()

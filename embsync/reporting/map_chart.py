@@ -40,7 +40,8 @@ def space_map(figures: MapFigures, moved: tuple[MovedItem, ...]) -> Markup:
         class_="frame",
     )
     plot.path(_dots(across(figures.points[:, 0]), up(figures.points[:, 1])), "dots")
-    taken: list[tuple[float, ...]] = []
+    middle = plot.height / 2
+    taken: list[tuple[float, ...]] = [(plot.left, middle - 70, plot.left + 18, middle + 70)]  # the name of axis 2
     for number, (one, trail) in enumerate(zip(moved, figures.trails, strict=False), 1):
         _trail(plot, number, one, across(trail[:, 0]), up(trail[:, 1]), np.isfinite(trail[:, 0]), taken)
     for item, (x, y) in zip(figures.popular, figures.popular_points, strict=True):
@@ -51,7 +52,7 @@ def space_map(figures: MapFigures, moved: tuple[MovedItem, ...]) -> Markup:
     plot.add(
         "text",
         f"axis 2, {percent(float(second))} of the variance",
-        transform=f"translate({coordinate(plot.left + 13)} {coordinate(plot.height / 2)}) rotate(-90)",
+        transform=f"translate({coordinate(plot.left + 13)} {coordinate(middle)}) rotate(-90)",
         text_anchor="middle",
         class_="soft",
     )
@@ -85,12 +86,28 @@ def _trail(
         at = f"translate({coordinate(float(x[place]))} {coordinate(float(y[place]))})"
         inside.append(element("path", d="M2.2 0A2.2 2.2 0 1 1 -2.2 0A2.2 2.2 0 1 1 2.2 0Z", transform=at, class_="was"))
     left, top = float(x[last]), float(y[last])
+    badge = _free(left, top, taken)
+    if badge != (left, top):
+        ends = points(np.array([left, badge[0]]), np.array([top, badge[1]]))
+        inside.append(element("path", d=ends, class_="leader"))
+        inside.append(element("circle", cx=coordinate(left), cy=coordinate(top), r=3, class_="now"))
+    left, top = badge
     inside.append(element("circle", cx=coordinate(left), cy=coordinate(top), r=8, class_="now"))
     inside.append(
         element("text", number, x=coordinate(left), y=coordinate(top + 4), text_anchor="middle", class_="number")
     )
     taken.append((left - 9, top - 9, left + 9, top + 9))
     plot.parts.append(element("g", inside, class_="moved"))
+
+
+def _free(x: float, y: float, taken: list[tuple[float, ...]]) -> tuple[float, float]:
+    """Return where a number hides no other one: at its point, or else as near to it as possible."""
+    for away in (0, 14, 20, 26, 32, 40):
+        for turn in range(8 if away else 1):
+            left, top = x + away * np.cos(turn * np.pi / 4), y - away * np.sin(turn * np.pi / 4)
+            if not any(_overlaps((left - 9, top - 9, left + 9, top + 9), other) for other in taken):
+                return float(left), float(top)
+    return x, y
 
 
 def _popular(plot: Plot, item: NamedItem, x: float, y: float, taken: list[tuple[float, ...]]) -> None:

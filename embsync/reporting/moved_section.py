@@ -10,7 +10,7 @@ import numpy as np
 from embsync.reporting import map_chart
 from embsync.reporting.figures import MapFigures, MovedItem, NamedItem, ReportFigures
 from embsync.reporting.markup import Markup, element, isolated, joined
-from embsync.reporting.numerals import DASH, figure, plural
+from embsync.reporting.numerals import DASH, figure, percent, plural
 from embsync.reporting.sections import absent
 from embsync.reporting.tables import numbers, table
 
@@ -20,7 +20,8 @@ def space_map(figures: ReportFigures) -> Iterator[Markup]:
     if figures.map is None:
         yield absent(figures.missing.get("map", "There is no map of this version."))
         return
-    yield map_chart.space_map(figures.map, figures.moved)
+    drawn = map_chart.space_map(figures.map, figures.moved)
+    yield element("div", drawn, class_="scroll", role="region", aria_label="Map of the space", tabindex="0")
     yield element("p", _explained(figures.map), class_="note")
     yield _places(figures.map, figures.moved)
 
@@ -28,7 +29,9 @@ def space_map(figures: ReportFigures) -> Iterator[Markup]:
 def _explained(found: MapFigures) -> str:
     text = (
         "Every dot is the direction of an item's vector. Axes and edges come from the sample with which the space "
-        "began: maps of all its versions can be laid one over the other. "
+        "began: maps of all its versions can be laid one over the other. The two axes have "
+        f"{percent(float(found.explained.sum()))} of the variance: items that are near on the map may be far apart in "
+        "the space. "
         f"Diamonds are popular items: {found.popular_reason}. "
     )
     if found.trails.size:
@@ -58,18 +61,18 @@ def moved(figures: ReportFigures, *, linked: bool = False) -> Iterator[Markup]:
         return
     if "neighbours" in figures.missing:
         yield absent(figures.missing["neighbours"])
-    header = ["item", f"nearest in version {figures.parent}", "nearest now", "kept", "cosine"]
+    header = ["item", "cosine", "kept", f"nearest in version {figures.parent}", "nearest now"]
     rows = [
         [
             joined(element("span", number, class_="badge"), " ", _name(one.item, linked)),
+            figure(one.cosine, 2),
+            f"{one.kept} of {len(one.before)}" if one.before else DASH,
             _list(one.before, one.after, linked),
             _list(one.after, one.before, linked),
-            f"{one.kept} of {len(one.before)}" if one.before else DASH,
-            figure(one.cosine, 2),
         ]
         for number, one in enumerate(figures.moved, 1)
     ]
-    yield table("Items that moved most, with their nearest items before and after", header, rows, text_columns=3)
+    yield table("Items that moved most, with their nearest items before and after", header, rows, {0, 3, 4})
     yield element("p", "Items in bold are among the nearest in both versions.", class_="note")
 
 

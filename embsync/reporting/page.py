@@ -118,7 +118,7 @@ def _tiles(figures: ReportFigures) -> Iterator[Markup]:
     drift = manifest.drift
     if drift is not None:
         raw = "raw not known" if drift.items.cosine_raw is None else f"raw {figure(drift.items.cosine_raw, 2)}"
-        yield tile("Items with version " + str(drift.parent), figure(drift.items.cosine, 2), f"mean cosine; {raw}")
+        yield tile(f"Items against version {drift.parent}", figure(drift.items.cosine, 2), f"mean cosine; {raw}")
         if drift.stale_overlap_at_10 is not None:
             yield tile(
                 "Stale top 10",

@@ -289,7 +289,7 @@ def events(figures: ReportFigures) -> Markup:
         return absent(figures.missing.get("events", "The journal has no events."))
     rows = [
         [
-            local(event.time),
+            element("span", local(event.time), class_="whole"),
             event.event.replace("_", " "),
             DASH if event.version is None else event.version,
             isolated((event.snapshot or {}).get("name") or DASH),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from embsync.reporting.markup import Markup, element
 
 
-def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], text_columns: int = 1) -> Markup:
+def table(
+    caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], text_columns: int | Collection[int] = 1
+) -> Markup:
     """Return a table that scrolls by itself where it is wider than the page.
 
-    The first ``text_columns`` columns are text, the first of them the heading of its row; the others are numbers.
+    Columns are numbers except the ``text_columns``: so many from the left, or these. The first is the heading of its
+    row.
     """
+    texts = range(text_columns) if isinstance(text_columns, int) else text_columns
 
     def kind(column: int) -> str | None:
-        return None if column < text_columns else "n"
+        return None if column in texts else "n"
 
     head = [element("th", cell, scope="col", class_=kind(place)) for place, cell in enumerate(header)]
     body = [
@@ -29,7 +33,7 @@ def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object
     ]
     inside = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", element("tr", head)),
         element("tbody", body),
     )

@@ -24,7 +24,8 @@ from embsync.dtypes import Int64
 from embsync.errors import RefusedError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Side
-from embsync.reporting import collect, sampling
+from embsync.reporting import collect, map_chart, sampling
+from embsync.reporting.figures import MapFigures, MovedItem, NamedItem
 from embsync.reporting.numerals import figure
 from embsync.reporting.page import document
 from embsync.reporting.report import Report
@@ -308,3 +309,27 @@ def test_the_python_of_the_page_runs_as_it_stands(
     Document("docs/report.md").run_python()
     assert capsys.readouterr().out.startswith("Version 4 is well")
     assert (tmp_path / "report.html").exists()
+
+
+def test_numbers_on_the_map_hide_none_of_each_other() -> None:
+    """Where items end at one place, numbers stand beside it, with a line to it; a name does not cover them."""
+    moved = tuple(MovedItem(NamedItem(number, None), 0.1) for number in range(collect.MOVED))
+    drawn = map_chart.space_map(
+        MapFigures(
+            axes=np.eye(3)[:, :2],
+            explained=np.array([0.4, 0.3]),
+            extent=np.array([[-1.0, 1.0], [-1.0, 1.0]]),
+            points=np.zeros((1, 2)),
+            popular=(NamedItem(17, "Popular"),),
+            popular_points=np.zeros((1, 2)),
+            popular_reason="",
+            trail_versions=np.array([1]),
+            trails=np.zeros((len(moved), 1, 2)),
+        ),
+        moved,
+    )
+    badges = np.array(re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="8"', drawn), np.float64)
+    assert len(badges) == len(moved)
+    apart = np.abs(badges[:, None] - badges[None]).max(axis=-1)
+    assert apart[~np.eye(len(badges), dtype=bool)].min() > 16
+    assert drawn.count('class="leader"') == len(moved) - 1
