@@ -1,4 +1,4 @@
-"""What folding in finds of a user's taste, on five real retrainings; writes the table of docs/consumers.md.
+"""What folding in finds of a user's taste, on five real retrainings; writes the table of docs/how-to/cold-start.md.
 
     python benchmarks/fold_in.py ../shared/data/goodbooks
 

@@ -17,6 +17,7 @@ import embsync.errors
 from embsync.reader.side import Side
 
 PAGE = Document("docs/api.md")
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
 
 
 def errors(root: type[embsync.EmbsyncError] = embsync.EmbsyncError) -> set[str]:
@@ -44,7 +45,7 @@ def test_every_error_can_be_caught_by_a_public_name() -> None:
         assert any(base.__name__ in embsync.__all__ for base in kind.__mro__)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/consumers.md", "docs/snapshots.md", "docs/method.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_documentation_uses_public_names_alone(name: str) -> None:
     """In every block of Python that it shows."""
     for source in Document(name).blocks("python"):

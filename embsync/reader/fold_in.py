@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Method = Literal["ridge", "mean", "nearest"]
 
 #: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (10: 0.281, none:
-#: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/consumers.md.
+#: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/how-to/cold-start.md.
 REGULARIZATION = 1.0
 #: Trained rows whose mean replaces an untrained one; 20 to 100 differ by less than the error of measurement.
 NEIGHBOURS = 30

@@ -260,7 +260,7 @@ class Side:
             Default 1.
         method : {"ridge", "mean", "nearest"}
             "ridge": the u that minimizes ``sum_i |w_i| (sign(w_i) - t_i u)^2 + lambda |u|^2``, with lambda =
-            ``regularization`` times the mean squared norm of the live rows (default 1: docs/consumers.md);
+            ``regularization`` times the mean squared norm of the live rows (default 1: docs/how-to/cold-start.md);
             "mean": the weighted mean of the unit vectors; "nearest": the mean of the 30 live rows of this side with the
             highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}

@@ -51,7 +51,7 @@ class ServedSide:
 
 @dataclass
 class Served:
-    """What a sink's reader sees, read as docs/consumers.md says, so that nothing is mixed."""
+    """What a sink's reader sees, read as docs/how-to/milvus.md says, so that nothing is mixed."""
 
     number: int
     items: ServedSide

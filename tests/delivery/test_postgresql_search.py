@@ -157,7 +157,7 @@ def test_two_statements_of_read_committed_may_see_two_versions(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """As docs/delivery.md says; of REPEATABLE READ they see one."""
+    """As docs/how-to/postgresql.md says; of REPEATABLE READ they see one."""
     with sink_at(postgresql, database) as sink:
         for number, expected in ((1, None), (2, 1)):
             with pinned(stores("plain"), number) as version:

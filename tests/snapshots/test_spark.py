@@ -74,7 +74,7 @@ def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
         indexed = StringIndexer(inputCol="name", outputCol="item")
         als = ALS(rank=2, maxIter=1, seed=1)
         Pipeline(stages=[indexed, als]).fit(named).write().save(str(tmp_path / "indexed"))
-        page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+        page = (Path(__file__).parents[2] / "docs/how-to/spark.md").read_text()
         block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
         exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
         leave_ml_vectors(spark, tmp_path / "ml")

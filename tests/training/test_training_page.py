@@ -1,4 +1,4 @@
-"""Every block of docs/training.md is run, with the library itself where it is installed."""
+"""Every block of docs/training.md and the guides to producers is run, with the library itself where it is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import embsync
 from embsync.config import SnapshotConfig
 from embsync.snapshots import open_snapshot
 
-PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
-BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = "".join(page.read_text() for page in [DOCS / "training.md", *sorted(DOCS.glob("how-to/*.md"))])
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
 RNG = np.random.default_rng(1)
 ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).astype("f4")
 
