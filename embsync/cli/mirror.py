@@ -12,6 +12,7 @@ from embsync import logs
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.config import ObjectStoreConfig
+from embsync.notify import notify
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,7 +69,7 @@ def push(
         keep_versions=keep_versions,
         grace_seconds=grace,
     )
-    done = deliver(ObjectStoreSink(place), given.store.root, keep_versions, name=url)
+    done = deliver(ObjectStoreSink(place), given.store.root, keep_versions, where=url)
     for note in () if done.probe is None else done.probe.notes:
         warn(f"embsync: {note}")
     if as_json:
@@ -111,7 +112,8 @@ def pull(
 
     given = context(config_file, store, as_json, wait, log__format="json" if as_json else None)
     place = ObjectStoreConfig(name="pull", url=url, endpoint=endpoint, region=region, credentials_file=credentials_file)
-    pulling = Pull(given.store, open_objects(place), given.config.store.keep_versions)
+    keep = given.config.store.keep_versions
+    pulling = Pull(given.store, open_objects(place), keep, alive=lambda: notify("WATCHDOG=1"))
     if follow:
         logs.configure(given.config.log)
         return follow_it(pulling, interval)

@@ -41,7 +41,9 @@ _SETTLED = 0.3
 _SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|_KEY$|CREDENTIAL|SIGNATURE", re.IGNORECASE)
 #: Answers by which a service says that it is full, and that a clock is wrong.
 _FULL = re.compile(r"InsufficientStorage|QuotaExceeded|StorageFull|\b507\b|no space left", re.IGNORECASE)
-_SKEWED = re.compile(r"RequestTimeTooSkewed|RequestExpired|clock", re.IGNORECASE)
+_SKEWED = re.compile(r"RequestTimeTooSkewed|RequestExpired|Request has expired|between the request time", re.IGNORECASE)
+#: Codes of refusals that some services give with the status of another error.
+_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _METADATA = re.compile(r"169\.254\.|metadata\.google", re.IGNORECASE)
 
 
@@ -199,39 +201,41 @@ class CloudObjects:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock object, which carries a token of this process and expires by the service's clock."""
-        token = secrets.token_hex(16)
-        deadline = time.monotonic() + 2 * self._config.lock_seconds
-        lock = json.dumps({"token": token, "host": os.uname().nodename, "pid": os.getpid()}).encode()
-        while True:
-            if self._is_free():
-                self.write(_LOCK, lock)
-                time.sleep(_SETTLED)
-                if self.read(_LOCK) == lock:
-                    break
-            if time.monotonic() > deadline:
-                raise SinkUnavailable(
-                    "another publisher holds the lock",
-                    where=f"{self.where}/{_LOCK}",
-                    found=(self.read(_LOCK) or b"nothing").decode(errors="replace")[:200],
-                    hint="one publisher at a time; the lock of a dead one expires",
-                )
-            time.sleep(_SETTLED)
+        """Hold the lock object, which carries a token of this process.
+
+        It is taken from a publisher that died once it was seen unchanged for ``lock_seconds``: no clock is compared
+        with another one, and none can be wrong.
+        """
+        about = {"token": secrets.token_hex(16), "host": os.uname().nodename, "pid": os.getpid()}
+        lock = json.dumps(about).encode()
+        self._acquire(lock)
         try:
             yield
         finally:
             if self.read(_LOCK) == lock:
                 self.delete([_LOCK])
 
-    def _is_free(self) -> bool:
-        if self.read(_LOCK) is None:
-            return True
-        with self._errors(_LOCK):
-            try:
-                written: dt.datetime = obstore.head(self._store, _LOCK)["last_modified"]
-            except FileNotFoundError:
-                return True
-        return (self.now() - written).total_seconds() > self._config.lock_seconds
+    def _acquire(self, lock: bytes) -> None:
+        began = since = time.monotonic()
+        seen: bytes | None = None
+        while True:
+            found = self.read(_LOCK)
+            now = time.monotonic()
+            if found != seen:
+                seen, since = found, now
+            if found is None or now - since >= self._config.lock_seconds:
+                self.write(_LOCK, lock)
+                time.sleep(_SETTLED)
+                if self.read(_LOCK) == lock:
+                    return
+            if now - began > 2 * self._config.lock_seconds:
+                raise SinkUnavailable(
+                    "another publisher holds the lock",
+                    where=f"{self.where}/{_LOCK}",
+                    found=(found or b"nothing").decode(errors="replace")[:200],
+                    hint="one publisher at a time; the lock of one that died is taken over",
+                )
+            time.sleep(_SETTLED)
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -318,14 +322,14 @@ def _translated(error: Exception, where: str) -> SinkError:
     if _METADATA.search(text):
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what your service uses; or credentials_file"
         return SinkError("no credentials", where=where, found="none in the environment", hint=hint)
-    if _SKEWED.search(found):
+    if _SKEWED.search(text):
         return SinkUnavailable(
             "the clock of this machine is wrong", where=where, found=found, hint="timedatectl status"
         )
     if _FULL.search(text):
         hint = "free space there, or lower keep_versions of the sink"
         return SinkUnavailable("no space left", where=where, found=found, hint=hint)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+    if found in _DENIED or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
         hint = "are the key and its secret right, and may they read, write, list and delete there?"
         return SinkError("not permitted", where=where, found=found, hint=hint)
     if isinstance(error, FileNotFoundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from embsync.delivery.pauses import Pauses
@@ -10,7 +11,7 @@ from embsync.delivery.pull import Pull
 from embsync.delivery.secrets import without_secrets
 from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log, log_exception
-from embsync.notify import notify
+from embsync.notify import notify, watchdog_seconds
 from embsync.signals import Requests, recorded_signals
 from embsync.store.hold import HeldError
 
@@ -36,16 +37,17 @@ def follow(pull: Pull, interval: float) -> int:
         The store may not be pulled into.
     """
     requests, pauses = Requests(), Pauses(max(_FIRST_PAUSE, interval))
+    watchdog = (watchdog_seconds() or math.inf) / 2
     reported: dict[str, str] = {}
     with recorded_signals(requests, lambda: None):
         notify("READY=1")
         while not requests.stop:
             requests.wake.clear()
             pause = _step(pull, pauses, interval, reported)
-            notify(f"STATUS={reported.get('failed') or 'following'}")
             deadline = time.monotonic() + pause
             while not requests.stop and (left := deadline - time.monotonic()) > 0:
-                requests.wake.wait(left)
+                notify("WATCHDOG=1", f"STATUS={reported.get('failed') or reported.get('held') or 'following'}")
+                requests.wake.wait(min(left, watchdog))
                 requests.wake.clear()
     log(logging.INFO, "stopped")
     return 0

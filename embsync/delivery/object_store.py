@@ -13,8 +13,8 @@ from embsync.config import ObjectStoreConfig
 from embsync.delivery import remote
 from embsync.delivery.endpoints import open_objects
 from embsync.delivery.remote import Pointer, RemoteVersion
-from embsync.delivery.sink import Generation, Probe, fingerprint_of
-from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable
+from embsync.delivery.sink import Generation, Probe, fingerprint_of, moved, require_same
+from embsync.errors import SinkConflict, SinkError, SinkUnavailable
 from embsync.file_hashes import FileEntry
 from embsync.reader import Version
 from embsync.reader.verification import verify
@@ -23,6 +23,8 @@ from embsync.store.version_manifest import hash_line
 
 #: Files that are uploaded at once, each in parts.
 _AT_ONCE = 4
+#: By how much an object may be dated later than now: services date to the second.
+_FUTURE = dt.timedelta(seconds=2)
 
 
 class ObjectStoreSink:
@@ -56,14 +58,9 @@ class ObjectStoreSink:
 
     def _require_same(self, version: Version, there: list[RemoteVersion]) -> None:
         for found in there:
-            if found.number == version.number and found.fingerprint != fingerprint_of(version):
-                raise SinkConflict(
-                    f"another version {version.number} is there",
-                    where=f"{self._objects.where}/{found.folder}",
-                    found=f"manifest sha256 {found.fingerprint[:12]}…",
-                    expected=f"{fingerprint_of(version)[:12]}…",
-                    hint="two stores are pushed to one prefix, or the store was made anew: name another prefix",
-                )
+            if found.number == version.number:
+                hint = "two stores are pushed to one prefix, or the store was made anew: name another prefix"
+                require_same(version, found.fingerprint, f"{self._objects.where}/{found.folder}", hint)
 
     def generations(self) -> list[Generation]:
         """Return the versions that are there; without a manifest, incomplete."""
@@ -148,13 +145,7 @@ class ObjectStoreSink:
         pointer, data = remote.read_pointer(self._objects)
         seen = None if pointer is None else pointer.version
         if seen != expected or not self._swap(Pointer.to(found, seen), data):
-            raise SinkMoved(
-                "another publisher switched the pointer",
-                where=f"{self._objects.where}/{remote.POINTER}",
-                found=f"version {self.current()}",
-                expected=f"version {expected}" if expected is not None else "none yet",
-                hint="the next attempt looks again; check that no other store is delivered there",
-            )
+            raise moved(f"{self._objects.where}/{remote.POINTER}", self.current(), expected)
 
     def _swap(self, pointer: Pointer, before: bytes | None) -> bool:
         data = msgspec.json.format(msgspec.json.encode(pointer), indent=1) + b"\n"
@@ -184,8 +175,21 @@ class ObjectStoreSink:
         times = [found.finished for found in there if found.number > doomed.number and found.finished is not None][:1]
         if pointer is not None and pointer.previous == doomed.number:
             times += [entry.modified for entry in self._objects.list() if entry.key == remote.POINTER]
-        grace = dt.timedelta(seconds=self._config.grace_seconds)
-        return bool(times) and self._objects.now() - max(times) >= grace
+        now = self._objects.now()
+        self._date_again(there, now)
+        return bool(times) and now - max(times) >= dt.timedelta(seconds=self._config.grace_seconds)
+
+    def _date_again(self, there: list[RemoteVersion], now: dt.datetime) -> None:
+        """Write manifests again that the clock there dated later than now, before it was set back.
+
+        Otherwise what they replaced would be kept until the clock has caught up.
+        """
+        for found in there:
+            if found.finished is not None and found.finished > now + _FUTURE:
+                key = f"{found.folder}/{layout.MANIFEST}"
+                data = self._objects.read(key)
+                if data is not None:
+                    self._objects.write(key, data)
 
     def close(self) -> None:
         """Do nothing: connections are the library's own."""

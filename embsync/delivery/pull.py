@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -70,13 +70,18 @@ class Pull:
         Versions to keep in the store.
     wait : float
         Seconds to wait for another pull.
+    alive : callable
+        Called whenever a transfer goes on.
     """
 
-    def __init__(self, store: Store, objects: Objects, keep: int, wait: float = 600.0) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, keep: int, wait: float = 600.0, alive: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._objects = objects
         self._keep = keep
         self._wait = wait
+        self._alive = alive
 
     def once(self) -> Pulled:
         """Make the pointer's version current, whichever version is current here.
@@ -200,6 +205,7 @@ class Pull:
             )
             missing, linked = [], 0
             for entry in manifest.files:
+                self._alive()
                 if staging.has(entry):
                     continue
                 same = own.get((entry.path, entry.sha256, entry.bytes))
@@ -245,13 +251,20 @@ class Pull:
             with self._objects.stream(key, start) as arriving:
                 if arriving is None:
                     raise self._gone(key)
-                yield _until(errors, arriving)
+                yield self._until(errors, arriving)
 
         try:
             with storage_errors(staging.path):
                 staging.receive(entry, pieces)
         except StoreDamaged as error:
             raise remote.damaged_object(self._objects, key, str(error.found), str(error.expected)) from None
+
+    def _until(self, errors: list[BaseException], pieces: Iterator[Any]) -> Iterator[Any]:
+        for piece in pieces:
+            if errors:
+                raise SinkError("stopped, because another file could not be copied")
+            self._alive()
+            yield piece
 
     def _gone(self, key: str) -> ObjectGone:
         hint = "push again from the store, and check that nothing else deletes there"
@@ -271,10 +284,3 @@ def _is_intact(here: Version, entry: FileEntry) -> bool:
     with contextlib.suppress(OSError):
         return hash_file(here.path / entry.path) == (entry.bytes, entry.sha256)
     return False
-
-
-def _until(errors: list[BaseException], pieces: Iterator[Any]) -> Iterator[Any]:
-    for piece in pieces:
-        if errors:
-            raise SinkError("stopped, because another file could not be copied")
-        yield piece

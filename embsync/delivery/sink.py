@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from embsync.errors import SinkConflict, SinkMoved
 from embsync.reader import Version
 
 
@@ -159,3 +160,36 @@ class Sink(Protocol):
 def fingerprint_of(version: Version) -> str:
     """Return what identifies a version in addition to its number: the sha256 of its ``manifest.json``."""
     return hashlib.sha256(version.manifest_bytes).hexdigest()
+
+
+def require_same(version: Version, fingerprint: str, where: str, hint: str) -> None:
+    """Raise unless the version of this number in a sink is this version.
+
+    Raises
+    ------
+    SinkConflict
+    """
+    ours = fingerprint_of(version)
+    if fingerprint != ours:
+        raise SinkConflict(
+            f"another version {version.number} is there",
+            where=where,
+            found=f"manifest sha256 {fingerprint[:12]}…",
+            expected=f"{ours[:12]}…",
+            hint=hint,
+        )
+
+
+def moved(where: str, current: int | None, expected: int | None) -> SinkMoved:
+    """Return the error of a commit that compares and finds another version than expected."""
+    return SinkMoved(
+        "another publisher switched this sink",
+        where=where,
+        found=_number(current),
+        expected=_number(expected),
+        hint="the next attempt looks again; check that no other store is delivered there",
+    )
+
+
+def _number(version: int | None) -> str:
+    return "no version" if version is None else f"version {version}"

@@ -52,7 +52,7 @@ class Superseded(SinkMoved):
 
 
 def deliver(
-    sink: Sink, root: Path, keep: int, on_missed_recall: Literal["warn", "refuse"] = "warn", *, name: str = "sink"
+    sink: Sink, root: Path, keep: int, on_missed_recall: Literal["warn", "refuse"] = "warn", *, where: str | None = None
 ) -> Delivered:
     """Bring the current version of a store into a sink, let its readers see it, and remove what is old there.
 
@@ -65,8 +65,8 @@ def deliver(
         Generations to keep in the sink.
     on_missed_recall : {"warn", "refuse"}
         What to do where the sink cannot reach its target recall.
-    name : str
-        The sink's, for messages.
+    where : str, optional
+        The sink, for messages that nobody else puts its name before.
 
     Raises
     ------
@@ -79,13 +79,13 @@ def deliver(
         sink.check(version)
         there = sink.generations()
         expected = sink.current()
-        _require_ours(version, there, name)
+        _require_ours(version, there, where)
         if expected == version.number:
             return _cleaned(sink, Delivered(version.number, expected), keep)
         sink.stage(version)
         probe = sink.probe(version)
-        _require_rows(version, probe, name)
-        missed = _missed(probe, on_missed_recall, name)
+        _require_rows(version, probe, where)
+        missed = _missed(probe, on_missed_recall, where)
         if layout.current_number(root) != version.number:
             raise Superseded("another version is current by now", where=root, found=f"version {version.number} staged")
         sink.commit(version.number, expected)
@@ -107,7 +107,7 @@ def versions_behind(root: Path, there: int | None) -> int:
         return max(1, int((lineage > (there or 0)).sum()))
 
 
-def _require_ours(version: Version, there: list[Generation], name: str) -> None:
+def _require_ours(version: Version, there: list[Generation], where: str | None) -> None:
     """Refuse a sink that holds versions of another store, or is ahead of this one."""
     versions = version.path.parent
     times = dict(zip(version.lineage.tolist(), version.lineage_times.tolist(), strict=True))
@@ -127,7 +127,7 @@ def _require_ours(version: Version, there: list[Generation], name: str) -> None:
         if same is False or (same is None and found.number > newest):
             raise SinkConflict(
                 f"version {found.number} in the sink is not of this store" if same is False else "the sink is ahead",
-                where=name,
+                where=where,
                 found=f"version {found.number} made {found.created or 'at an unknown time'}",
                 expected=f"versions of {versions.parent}, up to {newest}",
                 hint="another store is delivered there, or this one was restored from a backup: name another place, "
@@ -135,27 +135,27 @@ def _require_ours(version: Version, there: list[Generation], name: str) -> None:
             )
 
 
-def _require_rows(version: Version, probe: Probe, name: str) -> None:
+def _require_rows(version: Version, probe: Probe, where: str | None) -> None:
     record = version.record
     expected = record.items.rows, None if record.users is None else record.users.rows
     if (probe.items, probe.users) != expected:
         raise SinkError(
             "rows are missing in the sink",
-            where=name,
+            where=where,
             found=f"{probe.items} items, {probe.users} users",
             expected=f"{expected[0]} items, {expected[1]} users of version {version.number}",
             hint="the version is not switched to; check that nothing else deletes there",
         )
 
 
-def _missed(probe: Probe, on_missed_recall: str, name: str) -> str | None:
+def _missed(probe: Probe, on_missed_recall: str, where: str | None) -> str | None:
     if probe.recall is None or probe.target is None or probe.recall >= probe.target:
         return None
     missed = f"recall@{probe.k} {probe.recall:.3f} is below the target {probe.target:g}"
     if on_missed_recall == "refuse":
         hint = "lower the target, or set index.on_missed_recall: warn"
         raise SinkError(
-            "the sink misses its target recall", where=name, found=missed, expected=f"{probe.target:g}", hint=hint
+            "the sink misses its target recall", where=where, found=missed, expected=f"{probe.target:g}", hint=hint
         )
     return missed
 

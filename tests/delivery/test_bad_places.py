@@ -38,7 +38,7 @@ def refused(root: Path, config: ObjectStoreConfig) -> EmbsyncError:
     """Return the error of a delivery that must fail, and leave the store as it was."""
     before = snapshot_of(root)
     with pytest.raises(EmbsyncError) as caught:
-        deliver(ObjectStoreSink(config), root, 3, name="test")
+        deliver(ObjectStoreSink(config), root, 3, where="test")
     assert snapshot_of(root) == before
     text = str(caught.value)
     assert "\n" not in text

@@ -13,8 +13,8 @@ from embsync.config import MilvusConfig
 from embsync.delivery.milvus.collection import EVERY_ROW, LIVE, Collection, described
 from embsync.delivery.milvus.connection import Client, place_of
 from embsync.delivery.queries import probe_queries
-from embsync.delivery.sink import Generation, Probe, fingerprint_of
-from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable
+from embsync.delivery.sink import Generation, Probe, moved, require_same
+from embsync.errors import SinkConflict, SinkError, SinkUnavailable
 from embsync.ids import sample
 from embsync.index.points import cheapest
 from embsync.reader import Side, Version
@@ -88,16 +88,11 @@ class MilvusSink:
             if not collection.is_ours():
                 raise self._foreign(collection.name)
             about = collection.description()
-            if about is not None and about.fingerprint != fingerprint_of(version):
-                raise SinkConflict(
-                    f"another version {version.number} is there",
-                    where=place_of(self._config),
-                    found=f"manifest {about.fingerprint[:12]}",
-                    expected=fingerprint_of(version)[:12],
-                    hint="each store needs an alias of its own (delivery.sinks: alias)",
-                )
-            if about is not None and about.complete:
-                return
+            if about is not None:
+                hint = "each store needs an alias of its own (delivery.sinks: alias)"
+                require_same(version, about.fingerprint, place_of(self._config), hint)
+                if about.complete:
+                    return
             self._call("drop_collection", collection.name)
         collection.create(version)
         collection.fill(version)
@@ -133,12 +128,7 @@ class MilvusSink:
         try:
             current = self._target()
             if current != expected:
-                raise SinkMoved(
-                    "another publisher switched this sink",
-                    where=place_of(self._config),
-                    found=f"version {current}",
-                    expected=f"version {expected}",
-                )
+                raise moved(place_of(self._config), current, expected)
             self._call("create_alias" if current is None else "alter_alias", name, self._config.alias)
         finally:
             self._call("drop_alias", self._switching)

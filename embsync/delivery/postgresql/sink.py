@@ -18,8 +18,8 @@ from embsync.delivery.postgresql.removal import remove
 from embsync.delivery.postgresql.requirements import extension_schema, is_ours, require
 from embsync.delivery.postgresql.schema import MOST_EF_SEARCH, lists_for
 from embsync.delivery.queries import ProbeQueries, probe_queries
-from embsync.delivery.sink import Generation, Probe, fingerprint_of
-from embsync.errors import SinkConflict, SinkError, SinkMoved
+from embsync.delivery.sink import Generation, Probe, moved, require_same
+from embsync.errors import SinkError
 from embsync.ids import sample
 from embsync.index.points import cheapest
 from embsync.reader import Side, Version
@@ -106,12 +106,7 @@ class PostgresqlSink:
                     raise self._not_staged(number)
                 swap = self._sql("UPDATE {} SET version = %s WHERE version IS NOT DISTINCT FROM %s", "pointer")
                 if connection.execute(swap, (number, expected)).rowcount == 0:
-                    raise SinkMoved(
-                        "another publisher switched this sink",
-                        where=place_of(self._config),
-                        found=f"version {self._pointer(connection)}",
-                        expected=f"version {expected}",
-                    )
+                    raise moved(place_of(self._config), self._pointer(connection), expected)
 
     def drop(self, number: int) -> None:
         """Detach a version's tables without stopping readers, and drop them."""
@@ -150,14 +145,8 @@ class PostgresqlSink:
         row = connection.execute(query, (version.number,)).fetchone()
         if row is None:
             return None
-        if row[1] != fingerprint_of(version):
-            raise SinkConflict(
-                f"another version {version.number} is there",
-                where=place_of(self._config),
-                found=f"manifest {row[1][:12]}",
-                expected=fingerprint_of(version)[:12],
-                hint="each store needs a schema of its own (delivery.sinks: schema)",
-            )
+        hint = "each store needs a schema of its own (delivery.sinks: schema)"
+        require_same(version, row[1], place_of(self._config), hint)
         return str(row[0])
 
     def _compared(self, connection: Connection, side: Side, number: int) -> int:
