@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 
 
 def notify(*assignments: str) -> None:
@@ -20,9 +21,14 @@ def notify(*assignments: str) -> None:
         channel.sendto(message.encode(errors="backslashreplace"), "\0" + address[1:] if address[0] == "@" else address)
 
 
-def reloading() -> None:
-    """Notify that the configuration is being reloaded; ``READY=1`` ends it."""
+@contextlib.contextmanager
+def reloading() -> Iterator[None]:
+    """Notify that the configuration is being reloaded, and at the end that the service is ready again."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    try:
+        yield
+    finally:
+        notify("READY=1")
 
 
 def watchdog_seconds() -> float | None:

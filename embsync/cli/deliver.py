@@ -21,17 +21,23 @@ from embsync.invocation import invocation, set_invocation
 def deliver(once: bool, config_file: Path | None, store: Path | None, as_json: bool) -> int:
     """Keep the sinks of `delivery:` at the store's current version, until stopped.
 
-    SIGTERM and SIGINT stop it within seconds; SIGHUP and SIGUSR1 check every sink at once.
+    SIGTERM and SIGINT stop it within seconds, SIGHUP reloads the configuration, SIGUSR1 checks every sink at once.
     """
     from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
     from embsync.delivery.service import DeliveryService  # noqa: PLC0415
 
     reads_only()  # it writes only its own state, which need not be in the store
-    given = context(config_file, store, as_json, log__format="json" if as_json else None)
+
+    def load() -> Context:
+        given = context(config_file, store, as_json, log__format="json" if as_json else None)
+        set_invocation(invocation().absolute())  # its log and state are read from other directories
+        return given
+
+    given = load()
     if given.config.delivery.directory is None:
         act_as_owner(given)
-    set_invocation(invocation().absolute())
-    service = DeliveryService(given.config)
+        set_invocation(invocation().absolute())
+    service = DeliveryService(lambda: load().config)
     if not once:
         return service.run()
     errors = service.once()
@@ -65,6 +71,8 @@ def delivery_lines(found: dict[str, Any] | None) -> Iterator[str]:
         return
     if not found["running"]:
         yield f"delivery  not running; last at {found['updated']}"
+    if found["problem"]:
+        yield f"delivery  the configuration was not reloaded: {found['problem']}"
     for name, sink in found["sinks"].items():
         if sink["behind"]:
             there = "nothing" if sink["current"] is None else f"version {sink['current']}"

@@ -21,9 +21,10 @@ from embsync.daemon.publish_hook import PublishHook
 from embsync.daemon.report import DaemonState, StatusWriter
 from embsync.daemon.status import Retry, State, Work
 from embsync.daemon.worker import Worker
-from embsync.errors import EmbsyncError, UsageError
+from embsync.errors import EmbsyncError
 from embsync.logs import log
-from embsync.notify import notify, reloading, watchdog_seconds
+from embsync.notify import notify, watchdog_seconds
+from embsync.reload import reload
 from embsync.signals import Requests, recorded_signals
 from embsync.store import Store
 from embsync.store.durable import storage_errors
@@ -312,23 +313,11 @@ class Daemon:
 
     def _reload(self) -> None:
         """Read the configuration again; if it is invalid, keep the old one."""
-        reloading()
-        try:
-            fresh = require_watched(self._load())
-            if os.path.abspath(fresh.store.path) != str(self._store.root):  # noqa: PTH100
-                raise UsageError(
-                    "store.path changed",
-                    found=fresh.store.path,
-                    expected=str(self._store.root),
-                    hint="restart the daemon to serve another store",
-                )
-        except EmbsyncError as error:
-            self._problems.open("reload", str(error), event="reload_failed", details=error.details())
-        else:
+        error = reload(lambda: require_watched(self._load()), self._store.root, self._apply)
+        if error is None:
             self._problems.close("reload")
-            self._apply(fresh)
-            log(logging.INFO, "reloaded")
-        notify("READY=1")
+        else:
+            self._problems.open("reload", str(error), event="reload_failed", details=error.details())
 
     def _apply(self, fresh: Config) -> None:
         logs.configure(fresh.log)

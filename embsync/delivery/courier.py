@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ import msgspec
 
 from embsync.config import DeliveryConfig, SinkConfig
 from embsync.delivery.kinds import kind_of, open_sink
-from embsync.delivery.pauses import Pauses
+from embsync.delivery.pauses import Moment, Pauses
 from embsync.delivery.secrets import without_secrets
 from embsync.delivery.sink import Sink
 from embsync.delivery.state import SinkReport, at
@@ -49,22 +48,45 @@ class Courier:
         open_: Callable[[SinkConfig], Sink] = open_sink,
     ) -> None:
         self.name = config.name
-        self.report = SinkReport(kind=kind_of(config))
+        self.config = config
         self.wake = threading.Event()
-        self._config = config
+        self._report = SinkReport(kind=kind_of(config))
+        self._times: dict[str, Moment | None] = dict.fromkeys(("behind_since", "next_attempt", "delivered"))
         self._delivery = delivery
         self._root = root
         self._on_missed_recall = on_missed_recall
         self._open = open_
         self._pauses = Pauses(delivery.retry_seconds)
         self._thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+        self._after: Courier | None = None
         self._stop = False
         self._logs = False
+
+    @property
+    def report(self) -> SinkReport:
+        """What is known of the sink; times are by this machine's clock as it is set now."""
+        return msgspec.structs.replace(self._report, **{name: _text(moment) for name, moment in self._times.items()})
 
     def start(self) -> None:
         """Start the thread, and log what it does; without it, whoever calls :meth:`attempt` says what came of it."""
         self._logs = True
         self._thread.start()
+
+    def replace(self, predecessor: Courier) -> None:
+        """Start once the thread of the same sink's previous configuration has ended, and report what that knew."""
+        self._after = predecessor
+        self._report = msgspec.structs.replace(predecessor._report, kind=self._report.kind)
+        self._times = dict(predecessor._times)
+        predecessor.stop()
+        self.start()
+
+    def does_the_same(self, other: Courier) -> bool:
+        """Return whether another one would deliver to the same sink in the same way."""
+        mine, theirs = (
+            (one.config, one._delivery.retry_seconds, one._delivery.recheck_seconds, one._on_missed_recall)
+            for one in (self, other)
+        )
+        return mine == theirs
 
     def stop(self) -> None:
         """Ask the thread to end after the current step."""
@@ -77,6 +99,9 @@ class Courier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self._after is not None:
+            self._after._thread.join()
+            self._after = None
         while not self._stop:
             self.wake.clear()
             pause = self.attempt()[0]
@@ -87,27 +112,28 @@ class Courier:
         try:
             self._deliver()
         except NotFoundError as error:
-            self._change(state="waiting", behind=0, behind_since=None, error=without_secrets(str(error)))
+            self._times["behind_since"] = None
+            self._change(state="waiting", behind=0, error=without_secrets(str(error)))
             return self._delivery.retry_seconds, error
         except EmbsyncError as error:
             return self._failed(error), error
         except Exception as error:  # a defect, or what a library raises unexpectedly: it may contain a secret
             found = without_secrets(f"{type(error).__name__}: {error}")
-            unexpected = EmbsyncError("unexpected error", where=self.name, found=found)
+            unexpected = EmbsyncError("unexpected error", found=found)
             return self._failed(unexpected), unexpected
         self._pauses.succeeded()
         return self._delivery.recheck_seconds, None
 
     def _deliver(self) -> None:
-        sink = self._open(self._config)
+        sink = self._open(self.config)
         try:
             with contextlib.suppress(EmbsyncError):
                 self.look(sink.current())
-            if self.report.behind:
+            if self._report.behind:
                 self._change(state="delivering")
             for turn in range(_SUPERSEDED):
                 try:
-                    done = deliver(sink, self._root, self._config.keep_versions, self._on_missed_recall, name=self.name)
+                    done = deliver(sink, self._root, self.config.keep_versions, self._on_missed_recall)
                 except Superseded:
                     if turn == _SUPERSEDED - 1:
                         raise
@@ -120,9 +146,8 @@ class Courier:
     def look(self, current: int | None) -> None:
         """Note which version the sink's readers see, and since when it is behind."""
         behind = versions_behind(self._root, current)
-        since = self.report.behind_since
-        since = None if behind == 0 else since if since is not None else at(time.time())
-        self._change(current=current, behind=behind, behind_since=since)
+        self._times["behind_since"] = None if behind == 0 else self._times["behind_since"] or Moment()
+        self._change(current=current, behind=behind)
 
     def _succeeded(self, done: Delivered) -> None:
         self.look(done.version)
@@ -130,29 +155,30 @@ class Courier:
         if done.probe is not None:
             notes = [*done.probe.notes, *([] if done.missed is None else [done.missed])]
             changes |= {"recall": done.probe.recall, "search": dict(done.probe.search), "notes": notes}
-            changes["delivered"] = at(time.time())
-        self._change(state="current", error=None, failures=0, next_attempt=None, **changes)
+            self._times["delivered"] = Moment()
+        self._times["next_attempt"] = None
+        self._change(state="current", error=None, failures=0, **changes)
         if done.changed and self._logs:
-            fields = {"recall": self.report.recall, "notes": "; ".join(self.report.notes) or None}
+            fields = {"recall": self._report.recall, "notes": "; ".join(self._report.notes) or None}
             log(logging.INFO, "delivered", sink=self.name, version=done.version, previous=done.previous, **fields)
 
     def _failed(self, error: EmbsyncError) -> float:
         pause = self._pauses.failed()
         text = without_secrets(str(error))
         with contextlib.suppress(EmbsyncError):  # what is wrong may be the store
-            self.look(self.report.current)
-        if text != self.report.error and self._logs:
+            self.look(self._report.current)
+        if text != self._report.error and self._logs:
             details = {name: without_secrets(value) for name, value in error.details().items()}
             reason = without_secrets(error.what)
             log(logging.ERROR, "delivery_failed", sink=self.name, reason=reason, where=error.where, **details)
-        self._change(
-            state="retrying",
-            error=text,
-            failures=self._pauses.failures,
-            failures_total=self.report.failures_total + 1,
-            next_attempt=at(time.time() + pause),
-        )
+        failures, total = self._pauses.failures, self._report.failures_total + 1
+        self._times["next_attempt"] = Moment(pause)
+        self._change(state="retrying", error=text, failures=failures, failures_total=total)
         return pause
 
     def _change(self, **changes: Any) -> None:
-        self.report = msgspec.structs.replace(self.report, **changes)
+        self._report = msgspec.structs.replace(self._report, **changes)
+
+
+def _text(moment: Moment | None) -> str | None:
+    return None if moment is None else at(moment.seconds())

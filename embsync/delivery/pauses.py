@@ -1,8 +1,12 @@
-"""Growing pauses between attempts that fail."""
+"""Growing pauses between attempts that fail, and times that survive a wrong clock."""
 
 from __future__ import annotations
 
+import time
+
 LONGEST = 600.0
+#: Seconds by which a clock differs that was set, rather than corrected slowly as by NTP.
+_SET = 2.0
 
 
 class Pauses:
@@ -26,3 +30,32 @@ class Pauses:
         """Count a failure and return the seconds to wait before the next attempt."""
         self.failures += 1
         return min(self._first * 2.0 ** min(self.failures - 1, 30), max(self._first, LONGEST))
+
+
+class Moment:
+    """The time at which it was made, or some seconds later, right also after the clock was set.
+
+    Parameters
+    ----------
+    later : float
+        Seconds.
+    """
+
+    def __init__(self, later: float = 0.0) -> None:
+        self._ticks = _ticks() + later
+        self._stated = time.time() + later
+
+    def seconds(self) -> float:
+        """Return it in seconds since 1970, as the clock of this machine counts them now.
+
+        The same number each time, unless the clock was set meanwhile.
+        """
+        now = time.time() - (_ticks() - self._ticks)
+        if abs(now - self._stated) > _SET:
+            self._stated = now
+        return self._stated
+
+
+def _ticks() -> float:
+    """Return seconds that go on while the machine sleeps, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

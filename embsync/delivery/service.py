@@ -10,16 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from embsync import logs
 from embsync.config import Config, SinkConfig
 from embsync.delivery.courier import Courier
 from embsync.delivery.kinds import open_sink
+from embsync.delivery.pauses import Moment
+from embsync.delivery.secrets import without_secrets
 from embsync.delivery.sink import Sink
 from embsync.delivery.state import LOCK, DeliveryReport, directory_of, new_report, write_report
 from embsync.errors import EmbsyncError, StoreBusy, StoreDamaged, UsageError
 from embsync.invocation import command
 from embsync.logs import log
 from embsync.notify import notify, watchdog_seconds
+from embsync.reload import reload
 from embsync.signals import Requests, recorded_signals
 from embsync.store import layout
 from embsync.store.locks import exclusive, identity
@@ -35,27 +40,52 @@ class DeliveryService:
 
     Parameters
     ----------
-    config : Config
+    load : callable
+        Returns the configuration; called again on SIGHUP.
     open_ : callable
         Opens a sink.
     """
 
-    def __init__(self, config: Config, open_: Callable[[SinkConfig], Sink] = open_sink) -> None:
-        if not config.delivery.sinks:
-            raise UsageError("no sinks to deliver to", found="no delivery.sinks", hint="docs/delivery.md has examples")
-        self._config = config
-        self._root = Path(config.store.path).absolute()
-        self._folder = directory_of(config.delivery, self._root)
-        self._couriers = [
-            Courier(sink, config.delivery, self._root, config.index.on_missed_recall, open_)
-            for sink in config.delivery.sinks
-        ]
-        self._started = time.time()
+    def __init__(self, load: Callable[[], Config], open_: Callable[[SinkConfig], Sink] = open_sink) -> None:
+        self._load = load
+        self._open = open_
+        self._config = self._checked()
+        self._root = Path(self._config.store.path).absolute()
+        self._folder = directory_of(self._config.delivery, self._root)
+        self._couriers = self._couriers_of(self._config)
+        self._replaced: list[Courier] = []
+        self._started = Moment()
         self._written = -math.inf
         self._reported: DeliveryReport | None = None
+        self._unwritten: str | None = None
         self._problem: str | None = None
-        for sink in config.delivery.sinks:  # one that cannot be opened is an error of the configuration
-            open_(sink).close()
+
+    def _checked(self) -> Config:
+        """Return the configuration; a sink that cannot be opened is an error of it."""
+        config = self._load()
+        if not config.delivery.sinks:
+            raise UsageError("no sinks to deliver to", found="no delivery.sinks", hint="docs/delivery.md has examples")
+        for sink in config.delivery.sinks:
+            self._open(sink).close()
+        return config
+
+    def _checked_again(self) -> Config:
+        """Return the configuration, in which the place of the state may not change."""
+        config = self._checked()
+        if config.delivery.directory != self._config.delivery.directory:
+            raise UsageError(
+                "delivery.directory changed",
+                found=config.delivery.directory,
+                expected=self._config.delivery.directory,
+                hint="restart the service to write its state elsewhere",
+            )
+        return config
+
+    def _couriers_of(self, config: Config) -> list[Courier]:
+        return [
+            Courier(sink, config.delivery, self._root, config.index.on_missed_recall, self._open)
+            for sink in config.delivery.sinks
+        ]
 
     def once(self) -> dict[str, EmbsyncError | None]:
         """Deliver to every sink once, one after the other; return the error of each."""
@@ -70,12 +100,14 @@ class DeliveryService:
         wanted = None
         with contextlib.suppress(EmbsyncError):
             wanted = layout.named_number(self._root)
-        return new_report(
-            self._started, time.time(), wanted, {courier.name: courier.report for courier in self._couriers}
-        )
+        sinks = {courier.name: courier.report for courier in self._couriers}
+        return new_report(self._started.seconds(), wanted, sinks, self._problem)
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT; return the exit code. SIGHUP and SIGUSR1 have every sink looked at now."""
+        """Run until SIGTERM or SIGINT; return the exit code.
+
+        SIGHUP has the configuration read again; SIGHUP and SIGUSR1 have every sink looked at now.
+        """
         requests = Requests()
         logs.configure(self._config.log)
         with self._alone(), recorded_signals(requests, lambda: None):
@@ -95,31 +127,57 @@ class DeliveryService:
         return 0
 
     def _loop(self, requests: Requests) -> None:
-        pause = min(self._config.delivery.rescan_seconds, (watchdog_seconds() or math.inf) / 2)
+        watchdog = (watchdog_seconds() or math.inf) / 2
         seen = self._current()
         while not requests.stop:
             requests.wake.clear()
             now = self._current()
-            reload, scan = requests.take_reload(), requests.take_scan()
-            if reload:
-                log(
-                    logging.INFO,
-                    "configuration_kept",
-                    reason="a reload checks every sink; restart to read the file again",
-                )
-            if now != seen or reload or scan:
+            reloads, scan = requests.take_reload(), requests.take_scan()
+            if reloads:
+                self._reload()
+            if now != seen or reloads or scan:
                 seen = now
                 for courier in self._couriers:
                     courier.wake.set()
             self._write(time.monotonic())
             notify("WATCHDOG=1", f"STATUS={self._line()}")
-            requests.wake.wait(pause)
+            requests.wake.wait(min(self._config.delivery.rescan_seconds, watchdog))
+
+    def _reload(self) -> None:
+        """Read the configuration again; if it is invalid, keep the old one."""
+        error = reload(self._checked_again, self._root, self._apply)
+        self._problem = None if error is None else without_secrets(str(error))
+        if error is not None:
+            details = {name: without_secrets(value) for name, value in error.details().items()}
+            log(logging.ERROR, "reload_failed", reason=without_secrets(error.what), where=error.where, **details)
+
+    def _apply(self, fresh: Config) -> None:
+        """Replace the couriers of sinks that changed; the others go on with what they are doing."""
+        before = {courier.name: courier for courier in self._couriers}
+        couriers = []
+        for courier in self._couriers_of(fresh):
+            old = before.pop(courier.name, None)
+            if old is not None and old.does_the_same(courier):
+                couriers.append(old)
+                continue
+            if old is not None:
+                courier.replace(old)
+                self._replaced.append(old)
+            else:
+                courier.start()
+            couriers.append(courier)
+        for removed in before.values():
+            removed.stop()
+        self._replaced = [one for one in [*self._replaced, *before.values()] if not one.join(0.0)]
+        self._couriers, self._config = couriers, fresh
+        logs.configure(fresh.log)
 
     def _stop(self) -> bool:
-        for courier in self._couriers:
+        couriers = [*self._replaced, *self._couriers]
+        for courier in couriers:
             courier.stop()
         deadline = time.monotonic() + _STOP_SECONDS
-        ended = [courier.join(max(deadline - time.monotonic(), 0.0)) for courier in self._couriers]
+        ended = [courier.join(max(deadline - time.monotonic(), 0.0)) for courier in couriers]
         return all(ended)
 
     def _current(self) -> object:
@@ -137,20 +195,17 @@ class DeliveryService:
     def _write(self, now: float) -> None:
         """Write the state if it has changed, or was not written for a while; a full disk stops no delivery."""
         report = self.report
-        same = self._reported is not None and (report.wanted, report.sinks) == (
-            self._reported.wanted,
-            self._reported.sinks,
-        )
+        same = self._reported is not None and msgspec.structs.replace(self._reported, updated=report.updated) == report
         if same and now - self._written < _WRITTEN_SECONDS:
             return
         try:
             write_report(self._folder, report)
         except EmbsyncError as error:
-            if str(error) != self._problem:
+            if str(error) != self._unwritten:
                 log(logging.ERROR, "delivery_state", reason=str(error))
-            self._problem = str(error)
+            self._unwritten = str(error)
         else:
-            self._reported, self._written, self._problem = report, now, None
+            self._reported, self._written, self._unwritten = report, now, None
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

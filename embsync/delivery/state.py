@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,20 @@ STATE, METRICS, LOCK = "delivery.json", "delivery.prom", "delivery.lock"
 
 SinkState = Literal["waiting", "delivering", "current", "retrying"]
 _STATES = ("waiting", "delivering", "current", "retrying")
+#: Metrics of a sink: name, type, field of :class:`SinkReport`, help.
+_BY_SINK = (
+    ("embsync_delivery_versions_behind", "gauge", "behind", "Versions that a sink is behind the store."),
+    (
+        "embsync_delivery_behind_since_timestamp_seconds", "gauge", "behind_since",
+        "Time at which a sink was first found to be behind; absent if it is not.",
+    ),
+    ("embsync_delivery_current_version", "gauge", "current", "Version that a sink's readers see."),
+    (
+        "embsync_delivery_failures_total", "counter", "failures_total",
+        "Failed attempts to deliver, since the service started.",
+    ),
+    ("embsync_delivery_recall", "gauge", "recall", "Recall that was measured in a sink."),
+)  # fmt: skip
 
 
 class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +87,26 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The file."""
+    """The file.
+
+    Attributes
+    ----------
+    updated, started : str
+    pid : int
+    wanted : int or None
+        The store's current version.
+    sinks : dict
+        By name.
+    problem : str or None
+        Why the configuration could not be reloaded: the previous one is in force.
+    """
 
     updated: str
     started: str
     pid: int
     wanted: int | None = None
     sinks: dict[str, SinkReport] = {}
+    problem: str | None = None
 
 
 def at(seconds: float) -> str:
@@ -116,49 +144,26 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     return None if found is None else {**msgspec.to_builtins(found), "running": is_held(folder / LOCK)}
 
 
-def new_report(started: float, now: float, wanted: int | None, sinks: dict[str, SinkReport]) -> DeliveryReport:
+def new_report(
+    started: float, wanted: int | None, sinks: dict[str, SinkReport], problem: str | None = None
+) -> DeliveryReport:
     """Return a report of this process."""
-    return DeliveryReport(updated=at(now), started=at(started), pid=os.getpid(), wanted=wanted, sinks=sinks)
+    now = at(time.time())
+    return DeliveryReport(
+        updated=now, started=at(started), pid=os.getpid(), wanted=wanted, sinks=sinks, problem=problem
+    )
 
 
 def _families(report: DeliveryReport) -> Iterator[Family]:
     sinks = report.sinks.items()
-
-    def by_sink(field: str) -> Samples:
-        return [({"sink": name}, _number(getattr(sink, field))) for name, sink in sinks]
-
-    yield (
-        "embsync_delivery_versions_behind",
-        "gauge",
-        "Versions that a sink is behind the store.",
-        by_sink("behind"),
-    )
-    yield (
-        "embsync_delivery_behind_since_timestamp_seconds",
-        "gauge",
-        "Time at which a sink was first found to be behind; absent if it is not.",
-        by_sink("behind_since"),
-    )
-    yield "embsync_delivery_current_version", "gauge", "Version that a sink's readers see.", by_sink("current")
-    yield (
-        "embsync_delivery_failures_total",
-        "counter",
-        "Failed attempts to deliver, since the service started.",
-        by_sink("failures_total"),
-    )
-    yield "embsync_delivery_recall", "gauge", "Recall that was measured in a sink.", by_sink("recall")
-    yield (
-        "embsync_delivery_state",
-        "gauge",
-        "1 for a sink's current state.",
-        [({"sink": name, "state": state}, float(state == sink.state)) for name, sink in sinks for state in _STATES],
-    )
-    yield (
-        "embsync_delivery_updated_timestamp_seconds",
-        "gauge",
-        "Time at which these metrics were written.",
-        [({}, _number(report.updated))],
-    )
+    for name, kind, field, text in _BY_SINK:
+        yield name, kind, text, [({"sink": sink}, _number(getattr(found, field))) for sink, found in sinks]
+    states: Samples = [
+        ({"sink": sink, "state": one}, float(one == found.state)) for sink, found in sinks for one in _STATES
+    ]
+    yield "embsync_delivery_state", "gauge", "1 for a sink's current state.", states
+    updated: Samples = [({}, _number(report.updated))]
+    yield "embsync_delivery_updated_timestamp_seconds", "gauge", "Time at which these metrics were written.", updated
 
 
 def _number(value: Any) -> float | None:

@@ -41,7 +41,7 @@ def service(root: Path, config: ObjectStoreConfig) -> None:
     """Deliver, as the service does."""
     settings = DeliveryConfig(sinks=(config,), rescan_seconds=0.02, recheck_seconds=0.05)
     chosen = load(environment={}, options={"store.path": str(root)})
-    DeliveryService(msgspec.structs.replace(chosen, delivery=settings)).run()
+    DeliveryService(lambda: msgspec.structs.replace(chosen, delivery=settings)).run()
 
 
 WORK: dict[str, Callable[[Path, ObjectStoreConfig], None]] = {"push": push, "pull": pull, "service": service}

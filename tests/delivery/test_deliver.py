@@ -57,7 +57,7 @@ class Place:
         return msgspec.structs.replace(configured(store__path=str(self.root)), delivery=settings)
 
     def service(self, open_: Any = DirectorySink, **delivery: Any) -> DeliveryService:
-        return DeliveryService(self.config(**delivery), open_)
+        return DeliveryService(lambda: self.config(**delivery), open_)
 
     def state(self) -> dict[str, Any]:
         found = read_report(self.root)
@@ -316,7 +316,7 @@ def test_the_command_once(place: Place) -> None:
 
 
 def test_the_service_by_its_signals(place: Place) -> None:
-    """It follows, logs what it did and that SIGHUP does not read the configuration again, and stops at once."""
+    """It follows, logs what it did, reads the configuration again, keeps a good one, and stops at once."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
     command = [sys.executable, "-m", "embsync", "deliver", "--config", str(config), "--json"]
@@ -326,14 +326,72 @@ def test_the_service_by_its_signals(place: Place) -> None:
             eventually(lambda: place.state()["sinks"]["mirror"]["state"] == "current")
             assert place.state()["running"]
             assert process.stderr is not None
+            events = [json.loads(process.stderr.readline())["event"] for _ in range(2)]
+            (place.folder / "other").mkdir()
+            _configuration(place, f"file://{place.folder}/other")
             process.send_signal(signal.SIGHUP)
-            events = [json.loads(process.stderr.readline())["event"] for _ in range(3)]
+            events += [json.loads(process.stderr.readline())["event"] for _ in range(2)]
+            assert (place.folder / "other" / "current.json").exists()
+            config.write_text(config.read_text().replace("file://", "files://"))
+            process.send_signal(signal.SIGHUP)
+            failed = json.loads(process.stderr.readline())
+            eventually(lambda: place.state()["problem"])
+            assert "not reloaded: not the URL" in run("status", "--config", config, "--store", place.root).stdout
+            place.publish()
+            events += [failed["event"], json.loads(process.stderr.readline())["event"]]
+            _configuration(place, f"file://{place.folder}/other")
+            process.send_signal(signal.SIGHUP)
+            events.append(json.loads(process.stderr.readline())["event"])
+            eventually(lambda: place.state()["problem"] is None)
         finally:
             process.send_signal(signal.SIGTERM)
         events += [json.loads(line)["event"] for line in process.stderr]
         assert process.wait(30) == 0
-    assert events == ["started", "delivered", "configuration_kept", "stopped"]
+    reloads = ["reloaded", "delivered", "reload_failed", "delivered", "reloaded"]
+    assert events == ["started", "delivered", *reloads, "stopped"]
+    assert failed["reason"] == "not the URL of an object store"
     assert not place.state()["running"]
+
+
+def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) -> None:
+    """One that changed is looked at by one thread at a time; the others go on, one that was removed is left alone."""
+    import msgspec
+
+    service = place.service()
+    with running(service):
+        eventually(lambda: place.numbers() == [1, 1])
+        one, two = service._couriers
+        place.sinks = {"two": place.sinks["two"], "three": tmp_path / "three"}
+        fresh = place.config()
+        service._load = lambda: fresh
+        service._reload()
+        assert [courier.name for courier in service._couriers] == ["two", "three"]
+        assert service._couriers[0] is two
+        assert one.join(10)
+        place.publish()
+        eventually(lambda: place.numbers() == [2, 2])
+        assert set(service.report.sinks) == {"two", "three"}
+        changed = msgspec.structs.replace(fresh.delivery, retry_seconds=7.0)
+        fresh = msgspec.structs.replace(fresh, delivery=changed)
+        service._reload()
+        assert service._couriers[0] is not two
+        assert service._couriers[0].report.current == 2
+        assert two.join(10)
+    assert served(tmp_path / "one").number == 1  # type: ignore[union-attr]
+
+
+def test_a_reload_of_what_may_not_change_is_refused(place: Place, tmp_path: Path) -> None:
+    """The store, and where the state is written; the sinks stay as they are."""
+    service = place.service()
+    before = service._couriers
+    service._load = lambda: place.config(directory=str(tmp_path))
+    service._reload()
+    assert "delivery.directory changed" in str(service.report.problem)
+    place.root = tmp_path / "other"
+    service._load = place.config
+    service._reload()
+    assert "store.path changed" in str(service.report.problem)
+    assert service._couriers is before
 
 
 def test_no_sinks_is_an_error_of_the_configuration(place: Place) -> None:

@@ -1,0 +1,227 @@
+"""Clocks that are wrong, of the publisher, of the puller and of the place, ahead and behind, and set while it runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from contract import Stores, deliver, pinned
+from servers import BUCKET, S3Server
+from support.nights import configured, night
+from support.stores import assert_intact, sync
+from support.waiting import eventually
+
+from embsync.config import DeliveryConfig, ObjectStoreConfig
+from embsync.delivery.courier import Courier
+from embsync.delivery.endpoints import open_objects
+from embsync.delivery.object_store import ObjectStoreSink
+from embsync.delivery.pauses import Moment
+from embsync.errors import SinkUnavailable
+from embsync.store import Store
+
+_HOURS = [-7.0, 7.0]
+#: A library that gives a process another clock (Debian's package libfaketime).
+_FAKETIME = next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+needs_faketime = pytest.mark.skipif(_FAKETIME is None, reason="no libfaketime here")
+
+
+class Clock:
+    """What ``time.time`` says, which a test sets."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+        self._real = time.time
+
+    def __call__(self) -> float:
+        return self._real() + self.shift
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "time", made)
+    return made
+
+
+def seconds(text: str | None) -> float:
+    """Return a time of a report."""
+    assert text is not None
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("hours", _HOURS)
+def test_a_moment_is_right_after_the_clock_was_set(clock: Clock, hours: float) -> None:
+    """As is one that was taken while the clock was wrong; while nobody sets it, the same number each time."""
+    before = Moment()
+    stated = before.seconds()
+    assert before.seconds() == stated
+    clock.shift = hours * 3600
+    wrong, later = Moment(), Moment(60)
+    assert before.seconds() - stated == pytest.approx(clock.shift, abs=1)
+    assert later.seconds() - wrong.seconds() == pytest.approx(60, abs=1)
+    clock.shift = 0.0
+    assert wrong.seconds() == pytest.approx(stated, abs=1)
+
+
+@pytest.mark.parametrize("hours", _HOURS)
+def test_since_when_a_sink_is_behind_survives_a_wrong_clock(clock: Clock, hours: float, tmp_path: Path) -> None:
+    """It was first seen with a wrong clock, which is set right then; the pauses are those of an unchanged clock."""
+    sync(tmp_path / "store", night(0), "day=0", configured())
+    sink = ObjectStoreConfig(name="gone", url=f"file://{tmp_path}/gone")
+    clock.shift = hours * 3600
+    courier = Courier(sink, DeliveryConfig(retry_seconds=5.0), tmp_path / "store", "warn")
+    assert courier.attempt()[0] == 5.0
+    assert seconds(courier.report.behind_since) == pytest.approx(clock(), abs=2)
+    clock.shift = 0.0
+    assert courier.attempt()[0] == 10.0
+    assert seconds(courier.report.behind_since) == pytest.approx(clock(), abs=3)
+    assert seconds(courier.report.next_attempt) == pytest.approx(clock() + 10, abs=3)
+
+
+def test_a_pause_ends_although_the_clock_was_set_back(clock: Clock, tmp_path: Path) -> None:
+    """By a year, in the middle of it."""
+    sync(tmp_path / "store", night(0), "day=0", configured())
+    sink = ObjectStoreConfig(name="late", url=f"file://{tmp_path}/late")
+    settings = DeliveryConfig(retry_seconds=0.1, recheck_seconds=0.1)
+    courier = Courier(sink, settings, tmp_path / "store", "warn")
+    courier.start()
+    eventually(lambda: courier.report.failures)
+    clock.shift = -3.15e7
+    (tmp_path / "late").mkdir()
+    eventually(lambda: courier.report.current == 1)
+    courier.stop()
+    assert courier.join(10)
+
+
+def _dated(folder: Path, end: str, shift: float) -> None:
+    """Date the objects whose keys end so as a clock does that differs by some seconds."""
+    for path in folder.rglob(f"*{end}"):
+        moment = time.time() + shift
+        os.utime(path, (moment, moment))
+
+
+@pytest.mark.parametrize("place", ["directory", pytest.param("rclone", marks=pytest.mark.services("obstore"))])
+def test_a_version_dated_in_the_future_delays_a_removal_by_the_grace_period_only(
+    place: str, stores: Stores, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The clock there was ahead by a year when versions 2 and 3 were pushed; it is right now."""
+    if place == "directory":
+        folder = tmp_path / "remote"
+        folder.mkdir()
+        url, endpoint = f"file://{folder}", None
+    else:
+        server: S3Server = request.getfixturevalue("rclone_server")
+        url, endpoint = f"s3://{BUCKET}/future", server.url
+        folder = server.log.parent / "served" / BUCKET / "future"
+    config = ObjectStoreConfig(name="test", url=url, endpoint=endpoint, grace_seconds=3.0, lock_seconds=5.0)
+    sink, expected = ObjectStoreSink(config), None
+    for number in (1, 2, 3):
+        with pinned(stores("plain"), number) as version:
+            deliver(sink, version, expected)
+        expected = number
+    _dated(folder, "manifest.json", 3.15e7)
+    began = time.monotonic()
+    for number in (1, 2):
+        with pytest.raises(SinkUnavailable, match="kept for those that are copying it"):
+            sink.drop(number)
+    eventually(lambda: _dropped(sink, 1))
+    assert time.monotonic() - began > 1.0  # services date to the second
+    eventually(lambda: _dropped(sink, 2))
+    assert [found.number for found in sink.generations()] == [3]
+
+
+def _dropped(sink: ObjectStoreSink, number: int) -> bool:
+    try:
+        sink.drop(number)
+    except SinkUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.services("obstore")
+@pytest.mark.parametrize("shift", [-3.15e7, 3.15e7], ids=["behind", "ahead"])
+def test_a_lock_of_a_dead_publisher_is_taken_over_whatever_the_clock_there_says(
+    shift: float, rclone_server: S3Server
+) -> None:
+    """After it was seen unchanged for its time: not at once, although it is dated a year ago."""
+    prefix = f"lock{shift:.0f}"
+    config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/{prefix}", endpoint=rclone_server.url, lock_seconds=1.5)
+    objects = open_objects(config)
+    objects.write("lock.json", b'{"token": "of one that died"}')
+    _dated(rclone_server.log.parent / "served" / BUCKET / prefix, "lock.json", shift)
+    began = time.monotonic()
+    assert objects.swap("current.json", b"new", None)
+    assert time.monotonic() - began > 1.5
+    assert (objects.read("current.json"), objects.read("lock.json")) == (b"new", None)
+
+
+@pytest.mark.services("obstore")
+def test_a_lock_of_publishers_at_work_is_not_taken(rclone_server: S3Server) -> None:
+    """It changes hands all the time, for longer than one of them may hold it."""
+    config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/busy", endpoint=rclone_server.url, lock_seconds=1.0)
+    others, done = open_objects(config), threading.Event()
+
+    def busy() -> None:
+        turn = 0
+        while not done.wait(0.2):
+            turn += 1
+            others.write("lock.json", json.dumps({"token": f"of another one, {turn}"}).encode())
+
+    others.write("lock.json", b"theirs")
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        with pytest.raises(SinkUnavailable, match="another publisher holds the lock"):
+            open_objects(config).swap("current.json", b"new", None)
+    finally:
+        done.set()
+        thread.join()
+    assert others.read("current.json") is None
+
+
+def with_clock(hours: float, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run embsync with a clock that differs by some hours."""
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": _FAKETIME or "",
+        "FAKETIME": f"{hours:+g}h",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    command = [sys.executable, "-m", "embsync", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@needs_faketime
+@pytest.mark.parametrize("hours", _HOURS)
+def test_push_and_pull_with_wrong_clocks(hours: float, stores: Stores, tmp_path: Path) -> None:
+    """The publisher's is wrong, then the puller's, each by hours against the other: what arrives is the version."""
+    (tmp_path / "remote").mkdir()
+    url, copy = f"file://{tmp_path}/remote", tmp_path / "copy"
+    assert with_clock(hours, "push", url, "--store", stores("plain")).returncode == 0
+    assert with_clock(-hours, "pull", url, "--store", copy).returncode == 0
+    assert assert_intact(copy) == 3
+    assert with_clock(-hours, "push", url, "--store", stores("plain")).returncode == 0
+    assert Store(copy).current() == 3
+
+
+@needs_faketime
+@pytest.mark.services("obstore")
+@pytest.mark.parametrize("hours", _HOURS)
+def test_a_service_that_refuses_a_wrong_clock_is_quoted(
+    hours: float, stores: Stores, rclone_server: S3Server, tmp_path: Path
+) -> None:
+    """S3 signs with the time: one line that names the clock, to be tried again."""
+    url, options = f"s3://{BUCKET}/skewed{hours:g}", ("--endpoint", rclone_server.url)
+    for command, store in (("push", stores("plain")), ("pull", tmp_path / "copy")):
+        done = with_clock(hours, command, url, *options, "--store", store)
+        assert (done.returncode, done.stderr.count("\n")) == (7, 1), done.stderr
+        assert "the clock of this machine is wrong" in done.stderr
+        assert "timedatectl" in done.stderr
+    assert not list((rclone_server.log.parent / "served" / BUCKET).glob("skewed*"))
