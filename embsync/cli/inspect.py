@@ -27,8 +27,9 @@ from embsync.errors import NotFoundError, SnapshotError, StoreError
 from embsync.manifest import Manifest
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
-from embsync.reporting.verdict import Verdict, explained, meaning, not_passed, of_events, of_version
+from embsync.reporting.verdict import Outcome, Verdict, explained, meaning, not_passed, of_events, of_version
 from embsync.store import Store, layout
+from embsync.store.hold import held
 from embsync.store.journal import Event
 from embsync.store.locks import is_held
 from embsync.store.records import damage_hint
@@ -127,7 +128,26 @@ def _verdict(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> 
     if found["damage"] or not found["intact"]:
         return Verdict("refuse", "Part of the store is damaged.")
     events = list(store.journal.events())
-    return of_version(manifests[-1], events, found["current"]) if manifests else of_events(events)
+    judged = of_version(manifests[-1], events, found["current"]) if manifests else of_events(events)
+    problems = list(_problems(store, found))
+    if not problems:
+        return judged
+    outcome: Outcome = "warn" if judged.outcome == "pass" else judged.outcome
+    return Verdict(outcome, f"{judged.sentence} Also: {'; '.join(problems)}.", judged.notes)
+
+
+def _problems(store: Store, found: dict[str, Any]) -> Iterator[str]:
+    """Yield what keeps later versions from readers; the lines below the verdict have the details."""
+    daemon, delivery = found["daemon"], found["delivery"]
+    if held(store.root) is not None:
+        yield "publishing is on hold"
+    if daemon is not None and daemon["running"] and daemon["last_error"]:
+        yield "the daemon reports an error"
+    if any(entry["passed_over"] for entry in found["snapshots"] or []):
+        yield "newer snapshots were passed over"
+    failing = [] if delivery is None else [name for name, sink in delivery["sinks"].items() if sink["error"]]
+    if failing:
+        yield f"delivery fails to {', '.join(failing)}"
 
 
 def _say_current(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +29,7 @@ class Verdict:
     outcome : {"pass", "warn", "refuse"}
     sentence : str
     notes : tuple of str
-        What else has to be known: a snapshot refused since, another version that is current.
+        What else has to be known, such as which other version is current.
     """
 
     outcome: Outcome
@@ -76,20 +77,28 @@ def of_version(manifest: Manifest, events: Sequence[Event] = (), current: int | 
     current : int, optional
         The store's current version.
     """
-    notes = _since(manifest, events, current)
+    notes = () if current in (None, manifest.version) else (f"It is not current: version {current} is.",)
+    outcome, state, detail = _state(manifest)
+    refused = None if notes else _refused_since(events)
+    if refused is None:
+        return Verdict(outcome, f"Version {manifest.version} {state}: {detail}.", notes)
+    return Verdict(
+        "warn" if outcome == "pass" else outcome,
+        f"Version {manifest.version} {state}, but {_snapshot(refused)} {_outcome(refused)}.",
+        (f"Of version {manifest.version}, which remains in use: {detail}.",),
+    )
+
+
+def _state(manifest: Manifest) -> tuple[Outcome, str, str]:
+    """Return the outcome of a version's checks, in a few words, and in detail."""
     odd = not_passed(manifest.checks)
     accepted = [record for record in odd if record.accepted]
-    name = f"Version {manifest.version}"
     if accepted:
-        return Verdict(
-            "refuse",
-            f"{name} was accepted although {plural(len(accepted), 'check')} refused it: {_listed(accepted)}.",
-            notes,
-        )
+        return "refuse", f"was accepted although {plural(len(accepted), 'check')} refused it", _listed(accepted)
     if odd:
-        return Verdict("warn", f"{name} is published with {plural(len(odd), 'warning')}: {_listed(odd)}.", notes)
+        return "warn", f"is published with {plural(len(odd), 'warning')}", _listed(odd)
     passed = f"all {plural(len(manifest.checks), 'check')} passed and no score changed"
-    return Verdict("warn" if notes else "pass", f"{name} is well: {passed}{_drift(manifest)}.", notes)
+    return "pass", "is well", f"{passed}{_drift(manifest)}"
 
 
 def of_events(events: Sequence[Event]) -> Verdict:
@@ -122,16 +131,10 @@ def _listed(records: Sequence[CheckRecord]) -> str:
     return "; ".join(map(explained, records[:_NAMED])) + more
 
 
-def _since(manifest: Manifest, events: Sequence[Event], current: int | None) -> tuple[str, ...]:
-    notes = []
-    if current is not None and current != manifest.version:
-        notes.append(f"It is not current: version {current} is.")
+def _refused_since(events: Sequence[Event]) -> Event | None:
+    """Return the last refusal or failure, unless the current version has changed since."""
     last = next((event for event in reversed(events) if event.event in (*MOVES, "refused", "failed")), None)
-    if last is not None and last.event in ("refused", "failed") and current in (None, manifest.version):
-        cause = (last.reason or "").partition("; refused by")[0]  # the checks stand among the events
-        reason = f": {cause}." if cause else "."
-        notes.append(f"Since then {_snapshot(last)} was {_done(last)}, so this version remains in use{reason}")
-    return tuple(notes)
+    return None if last is None or last.event in MOVES else last
 
 
 def _snapshot(event: Event) -> str:
@@ -139,5 +142,8 @@ def _snapshot(event: Event) -> str:
     return "a snapshot" if not name else f"snapshot {name}"
 
 
-def _done(event: Event) -> str:
-    return "refused" if event.event == "refused" else "not readable"
+def _outcome(event: Event) -> str:
+    """Return in words that a snapshot was refused or failed, and the first sentence of why."""
+    done = "has since been refused" if event.event == "refused" else "could not be published since"
+    cause = re.split("; (?:refused by|expected|hint:)", event.reason or "", maxsplit=1)[0]
+    return f"{done}: {cause.rstrip('.')}" if cause else done

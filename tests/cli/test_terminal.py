@@ -75,14 +75,31 @@ def test_lines_fit_and_words_stay(root: Path, command: str, columns: int) -> Non
 
 
 def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line where there is no terminal; drift as a small line; what was refused since."""
+    """In one line where there is no terminal, and it says what was refused since; drift as a small line."""
     assert run(["status", "--store", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     count = len(Store(root).manifest(3).checks)
-    assert lines[0].startswith(f"! Version 3 is well: all {count} checks passed and no score changed; items kept")
+    assert lines[0].startswith("! Version 3 is well, but snapshot day=4 has since been refused: most likely")
+    assert "refused by" not in lines[0]
+    assert run(["show", "--store", str(root)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == lines[0]
+    assert shown[1].startswith(f"  Of version 3, which remains in use: all {count} checks passed and no score changed;")
     drift = next(line for line in lines if line.startswith("drift     cosine of items"))
     assert set(drift) & set("▁▂▃▄▅▆▇█")
     assert any(line.startswith("refused   day=4 at ") and "): most likely" in line for line in lines)
+
+
+def test_a_hold_is_part_of_the_verdict(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As long as it lasts, whether or not a daemon runs."""
+    store = ["--store", str(root)]
+    sentences = []
+    for command in ("hold", "resume"):
+        assert run([command, *store]) == 0
+        capsys.readouterr()
+        assert run(["status", *store]) == 0
+        sentences.append(capsys.readouterr().out.splitlines()[0])
+    assert sentences[0] == f"{sentences[1]} Also: publishing is on hold."
 
 
 def test_checks_are_explained(root: Path) -> None:

@@ -227,6 +227,9 @@ def test_a_factory_that_faiss_rejects_is_known_at_the_start(place: Place) -> Non
         place.configure(index={"factory": f"PQ{width + 1}"})
         place.send(signal.SIGHUP)
         assert f"at width {width}" in eventually(lambda: place.status()["last_error"])["what"]
+        place.configure(index={"factory": "Flat"})
+        verdict = place.run("status").stdout.splitlines()[0]
+        assert (verdict[:2], verdict.partition(" Also: ")[2]) == ("! ", "the daemon reports an error.")
         place.drop(2)
         place.wait_for(2)
     assert place.store.manifest(2).index.factory == "Flat"

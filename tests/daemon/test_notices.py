@@ -38,6 +38,7 @@ def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
         eventually(lambda: metric(place, "embsync_passed_over_snapshots") == 1.0)
         told = place.run("status").stdout
         assert "passed    3a77d0c4" in told
+        assert told.splitlines()[0].endswith(" Also: newer snapshots were passed over.")
         assert "watch.order: mtime" in told
         place.send(signal.SIGUSR1)
         leave(place, "b0e41f92", 3)

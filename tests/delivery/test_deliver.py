@@ -313,6 +313,7 @@ def test_the_command_once(place: Place) -> None:
     shown = run("status", "--config", config).stdout
     assert "mirror (object_store): nothing, 1 behind since" in shown
     assert "no such directory" in shown
+    assert shown.splitlines()[0].endswith(". Also: delivery fails to mirror.")
 
 
 def test_the_service_by_its_signals(place: Place) -> None:
