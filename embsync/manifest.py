@@ -11,13 +11,15 @@ import msgspec
 from embsync.file_hashes import FileEntry
 from embsync.similarity import Metric
 
-FORMAT = 1
+#: The format of a version whose arrays are all ``.npy``, and that of one with part files.
+FORMAT, FORMAT_OF_PARTS = 1, 2
 
 #: What was done with the parent's index.
 Action = Literal["rebuilt", "rotated", "reused"]
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=1, lt=2**62)]
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,11 +284,26 @@ class IndexReport(msgspec.Struct, frozen=True):
         return self.operating_points or [OperatingPoint(10, self.recall_at_10, self.search)]
 
 
+class PartFile(_Record, frozen=True):
+    """A parquet file with the rows of a side from one id to another, both included and ascending."""
+
+    file: str
+    rows: _Number
+    first: _Integer | str
+    last: _Integer | str
+
+
+class Parts(_Record, frozen=True):
+    """The part files of each side that has them, in the order of ids."""
+
+    users: Annotated[list[PartFile], msgspec.Meta(min_length=1)]
+
+
 class Manifest(_Record, frozen=True):
     """One version.
 
     ``relabels`` is the version whose rows and index this one shares with other labels, the end of its lineage; None
-    otherwise. ``labels`` is empty in a manifest of an earlier release.
+    otherwise. ``labels`` is empty in a manifest of an earlier release. ``parts`` is a field of format 2 only.
     """
 
     format: int
@@ -307,6 +324,7 @@ class Manifest(_Record, frozen=True):
     files: list[FileEntry]
     labels: list[LabelRecord] = []
     relabels: _Number | None = None
+    parts: Parts | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def night(self) -> int:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from embsync.file_hashes import FileEntry, Stopped, mismatch
-from embsync.manifest import Manifest, encode
+from embsync.manifest import FORMAT_OF_PARTS, Manifest, PartFile, Parts, encode
 
 WRITTEN = sorted((Path(__file__).parent / "manifests").glob("*.json"))
 
@@ -33,6 +33,26 @@ def test_a_manifest_of_an_earlier_release_decodes_and_encodes_again_byte_for_byt
     plain = without_additions(msgspec.json.decode(again), msgspec.json.decode(data))
     assert msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n" == data
     assert encode(msgspec.json.decode(again, type=Manifest)) == again
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_part_files_are_a_field_of_format_2_alone(path: Path) -> None:
+    """A manifest without them has no such key; one with them has exactly one key more, the last."""
+    plain = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    assert plain.format == 1
+    assert b'"parts"' not in encode(plain)
+    parts = [
+        PartFile(file="users/part-00000.parquet", rows=2, first=-(2**63), last=3),
+        PartFile(file="users/part-00001.parquet", rows=1, first=2**63 - 1, last=2**63 - 1),
+    ]
+    divided = msgspec.structs.replace(plain, format=FORMAT_OF_PARTS, parts=Parts(users=parts))
+    said = msgspec.json.decode(encode(divided))
+    assert list(said)[-1] == "parts"
+    assert said.pop("parts")["users"][1] == {
+        "file": "users/part-00001.parquet", "rows": 1, "first": 2**63 - 1, "last": 2**63 - 1
+    }  # fmt: skip
+    assert said == msgspec.json.decode(encode(plain)) | {"format": 2}
+    assert msgspec.json.decode(encode(divided), type=Manifest) == divided
 
 
 def test_manifests_of_every_kind_are_kept() -> None:

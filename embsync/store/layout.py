@@ -60,12 +60,14 @@ def is_version_name(name: str) -> bool:
     return _VERSION_NAME.fullmatch(name) is not None
 
 
-def version_files(*, two_sided: bool) -> set[str]:
-    """Return the paths of a version's files, without its manifest and labels."""
+def version_files(*, two_sided: bool, in_parts: bool = False) -> set[str]:
+    """Return the paths of a version's files, without its manifest, its labels and the part files of its users."""
     sides = ("items", "users") if two_sided else ("items",)
     found = {INDEX, INDEX_ROWS, LINEAGE, LINEAGE_TIMES, SINGULAR_VALUES}
     for side in sides:
-        found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")} | {f"transform/{side}.npy"}
+        if not (in_parts and side == "users"):
+            found |= {side_file(side, what) for what in ("ids", "vectors", "last_seen")}
+        found |= {f"transform/{side}.npy"}
         found |= {*reference_files("anchors", side), ages_file(side), *reference_files("start", side)}
     return found
 

@@ -11,7 +11,7 @@ import msgspec
 
 from embsync.errors import StoreDamaged, StoreError
 from embsync.labels import files_of
-from embsync.manifest import FORMAT, IndexReport, Manifest
+from embsync.manifest import FORMAT, FORMAT_OF_PARTS, IndexReport, Manifest, PartFile, Parts
 from embsync.store import layout
 from embsync.store.records import MALFORMED, damage_hint, read_record, require_time
 
@@ -71,12 +71,13 @@ def decode(data: bytes, path: Path) -> Manifest:
     """
     try:
         head: Any = msgspec.json.decode(data)
-        if isinstance(head, dict) and isinstance(head.get("format"), int) and head["format"] != FORMAT:
+        known = (FORMAT, FORMAT_OF_PARTS)
+        if isinstance(head, dict) and isinstance(head.get("format"), int) and head["format"] not in known:
             raise StoreError(
                 "store of another format",
                 where=path,
                 found=f"format {head['format']}",
-                expected=f"format {FORMAT}",
+                expected=f"format {FORMAT} or {FORMAT_OF_PARTS}",
                 hint="use the embsync release that wrote it",
             )
         manifest = msgspec.convert(head, Manifest)
@@ -94,7 +95,10 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
         return f"version {manifest.version} in directory {folder}"
     require_time(manifest.created)
     paths = [entry.path for entry in manifest.files]
-    needed = layout.version_files(two_sided=manifest.users is not None) - layout.LATER_FILES
+    in_parts = manifest.format == FORMAT_OF_PARTS
+    needed = layout.version_files(two_sided=manifest.users is not None, in_parts=in_parts) - layout.LATER_FILES
+    if isinstance(manifest.parts, Parts):
+        needed |= {part.file for part in manifest.parts.users}
     for label in manifest.labels:
         needed |= set(files_of(label.name, label.kind).values())
     if not needed <= set(paths) or len(set(paths)) != len(paths):
@@ -105,7 +109,7 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
         return "a file without size and sha256"
     if (manifest.users is None) != (manifest.alignment.users is None):
         return "one side here and two sides there"
-    return _label_problem(manifest) or _index_problem(manifest.index)
+    return _label_problem(manifest) or _index_problem(manifest.index) or _parts_problem(manifest)
 
 
 def _label_problem(manifest: Manifest) -> str | None:
@@ -122,4 +126,32 @@ def _index_problem(index: IndexReport) -> str | None:
         return "an unknown kind of index"
     if not all(0 <= effort < 2**31 for effort in efforts):
         return "search parameters out of range"
+    return None
+
+
+def _parts_problem(manifest: Manifest) -> str | None:
+    if not isinstance(manifest.parts, Parts):
+        return None if manifest.format == FORMAT else f"format {manifest.format} without part files"
+    parts = manifest.parts.users
+    if manifest.format == FORMAT:
+        return f"part files in format {FORMAT}"
+    if len({part.file for part in parts}) != len(parts):
+        return "a part file twice"
+    if manifest.users is None or sum(part.rows for part in parts) != manifest.users.rows:
+        return "part files with more or fewer rows than the side"
+    return _ranges_problem(parts)
+
+
+def _ranges_problem(parts: list[PartFile]) -> str | None:
+    """Return what is wrong with the ids that bound part files, or None: they ascend, text by its UTF-8."""
+    bounds = [bound for part in parts for bound in (part.first, part.last)]
+    if len({type(bound) for bound in bounds}) > 1:
+        return "part files with ids of two types"
+    keys = [bound.encode() if isinstance(bound, str) else bound for bound in bounds]
+    for place, part in enumerate(parts):
+        first, last = keys[2 * place : 2 * place + 2]
+        if last < first or (part.rows == 1) != (first == last):  # type: ignore[operator]
+            return f"{part.file} from {part.first!r} to {part.last!r} with {part.rows} rows"
+        if place and not keys[2 * place - 1] < first:  # type: ignore[operator]
+            return f"{part.file} begins before the end of the file before it"
     return None

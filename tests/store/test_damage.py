@@ -265,11 +265,67 @@ def test_a_store_of_a_later_format_is_not_read(root: Path) -> None:
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
     said = json.loads((folder / "manifest.json").read_bytes())
-    for later in (2, 0, 99):
+    for later in (3, 0, 99):
         replace(folder / "manifest.json", json.dumps({**said, "format": later}).encode())
-        with pytest.raises(StoreError, match=f"store of another format; found format {later}; expected format 1"):
+        with pytest.raises(StoreError, match=f"store of another format; found format {later}; expected format 1 or 2"):
             embsync.open(root)
         assert run(["verify", "--store", str(root)]) == 5
+
+
+def part(first: object, last: object, rows: int, name: str = "0") -> dict[str, object]:
+    """Return a part file as a manifest describes it."""
+    return {"file": f"users/part-{name}.parquet", "rows": rows, "first": first, "last": last}
+
+
+PARTS_LIES = {
+    "none": (None, "without part files"),
+    "an empty list": ([], "length >= 1"),
+    "more rows than the side": ([part(0, 99, 41)], "more or fewer rows"),
+    "overlapping": ([part(0, 20, 20), part(20, 99, 20, "1")], "begins before the end"),
+    "not in order": ([part(50, 99, 20), part(0, 20, 20, "1")], "begins before the end"),
+    "upside down": ([part(99, 0, 40)], "from 99 to 0"),
+    "one id many times": ([part(7, 7, 40)], "from 7 to 7"),
+    "one row, two ids": ([part(7, 8, 1), part(9, 99, 39, "1")], "from 7 to 8"),
+    "two types": ([part(0, "b", 20), part("c", "d", 20, "1")], "two types"),
+    "text in the order of code points alone": ([part("a", "\ufeff", 20), part("\U0001f600", "b", 20, "1")], "to 'b'"),
+    "beyond 64 bits": ([part(0, 2**63, 40)], "9223372036854775807"),
+    "no rows": ([part(0, 1, 0), part(2, 9, 40, "1")], ">= 1"),
+    "one file twice": ([part(0, 20, 20), part(21, 99, 20)], "twice"),
+    "a file that is not listed": ([part(0, 99, 40, "9")], "files that do not belong"),
+    "a flag": ([part(False, 99, 40)], "bool"),
+}
+
+
+@pytest.mark.parametrize("how", PARTS_LIES)
+def test_part_files_are_described_in_order_or_not_at_all(root: Path, how: str) -> None:
+    """A lookup relies on the ids that bound part files: they ascend, and rows add up to the side's."""
+    parts, found = PARTS_LIES[how]
+    folder = root / "versions/000003"
+    (folder / "manifest.sha256").unlink()
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["files"] += [{"path": f"users/part-{name}.parquet", "bytes": 1, "sha256": "0" * 64} for name in "01"]
+    said["users"]["rows"] = 40
+    said |= {"format": 2, "parts": {"users": [part(0, 20, 20), part(21, 99, 20, "1")]}}
+    replace(folder / "manifest.json", json.dumps(said).encode())
+    assert Store(root).manifest(3).format == 2
+    said |= {"parts": {"users": parts}}
+    if parts is None:
+        del said["parts"]
+    replace(folder / "manifest.json", json.dumps(said).encode())
+    with pytest.raises(StoreDamaged, match=f"damaged manifest; found .*{found}"):
+        Store(root).manifest(3)
+
+
+def test_format_1_has_no_part_files(root: Path) -> None:
+    """A release that knows only format 1 would take such a version for one without users."""
+    folder = root / "versions/000003"
+    (folder / "manifest.sha256").unlink()
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["parts"] = {"users": [part(0, 99, said["users"]["rows"])]}
+    said["files"].append({"path": "users/part-0.parquet", "bytes": 1, "sha256": "0" * 64})
+    replace(folder / "manifest.json", json.dumps(said).encode())
+    with pytest.raises(StoreDamaged, match="part files in format 1"):
+        Store(root).manifest(3)
 
 
 HEADERS = {
