@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 #: Bytes hashed between two checks whether to stop: about 10 ms of work, long enough to release the GIL.
-_HASHED_AT_ONCE = 8 << 20
+HASHED_AT_ONCE = 8 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def hash_file(path: Path, stopped: Callable[[], bool] = lambda: False, *, drop_c
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         if drop_cache:
             forget_pages(file)
-        while block := file.read(_HASHED_AT_ONCE):
+        while block := file.read(HASHED_AT_ONCE):
             if stopped():
                 raise Stopped
             digest.update(block)

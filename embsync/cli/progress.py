@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from embsync.progress import Progress, silent
+from embsync.progress import Progress, Stage, silent
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
     """Provide a progress callback that draws on standard error if that is a terminal.
 
-    Each stage has its own share, rate and time left.
+    A stage whose share begins at 0 again has its own rate and time left.
     """
     if not wanted or not sys.stderr.isatty():
         yield silent
@@ -28,17 +28,19 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bars  # noqa: PLC0415
 
     class Rate(ProgressColumn):
-        """The share of a stage that is done in a second."""
+        """Work done in a second, of stages with an amount."""
 
         def render(self, task: Task) -> Text:
-            """Return it in percent, nothing before it is known."""
+            """Return it, nothing before it is known."""
             from rich.text import Text  # noqa: PLC0415
 
-            return Text("" if task.speed is None else f"{100 * task.speed:.3g} %/s".rjust(9))
+            stage = task.fields["stage"]
+            known = task.speed is not None and isinstance(stage, Stage)
+            return Text((rate(task.speed * stage.amount, stage.unit) if known else "").rjust(14))
 
     columns = (
         TextColumn("{task.fields[label]}"),
-        TextColumn("{task.description:<11}"),
+        TextColumn("{task.fields[stage]:<11}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         Rate(),
@@ -46,11 +48,23 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
         TextColumn("left"),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=1.0, label=label)
+        task = bars.add_task("", total=1.0, label=label, stage="starting")
 
         def proceed(stage: str, share: float) -> None:
-            if bars.tasks[0].description != stage:
-                bars.reset(task, description=stage)  # another stage has another speed
-            bars.update(task, completed=share)
+            if share < bars.tasks[0].completed:
+                bars.reset(task)  # another stage has another speed
+            bars.update(task, completed=share, stage=stage)
 
         yield proceed
+
+
+def rate(per_second: float, unit: str) -> str:
+    """Return a rate with three digits: ``812 MB/s``, ``1.24M rows/s``."""
+    if unit == "bytes":
+        return f"{_three_digits(per_second / 1e6)} MB/s"
+    factor, letter = (1e6, "M") if per_second >= 1e6 else (1e3, "k") if per_second >= 1e3 else (1.0, "")
+    return f"{_three_digits(per_second / factor)}{letter} {unit}/s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

@@ -109,7 +109,7 @@ class _Steps:
         now = time.monotonic()
         if stage != self._stage or now - self._sent >= _STEP_SECONDS:
             self._stage, self._sent = stage, now
-            self._send(Step(stage, round(share, 3)))
+            self._send(Step(str(stage), round(share, 3)))
 
 
 def _private_output() -> Callable[[Line], None]:

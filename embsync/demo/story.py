@@ -20,7 +20,7 @@ from embsync.dtypes import Array
 from embsync.errors import UsageError
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, publish_snapshot
-from embsync.pipeline.progress import Progress, silent
+from embsync.pipeline.progress import Progress, Stage, silent
 from embsync.reader import StoreReader
 from embsync.reader import open as open_store
 from embsync.store import Store
@@ -194,7 +194,8 @@ def _nights(play: _Play) -> Iterator[_Trained]:
     """Train, write a snapshot, publish it, and read both back like a consumer."""
     store, parsed = Store(play.place.store), _configuration(play)
     for night in taste.nights(play.world, play.known, play.count, play.random(_LIKES)):
-        play.progress(f"night {night.number}", (night.number - 1) / play.count * (1 - _MEASURING))
+        stage = Stage(f"night {night.number}", play.count / (1 - _MEASURING), "nights")
+        play.progress(stage, (night.number - 1) / stage.amount)
         model = als.train(night.likes, play.settings, play.random(_TRAINING, night.number))
         path = play.place.write_snapshot(
             night.number, play.known.item_ids[night.items], model.items, play.known.user_ids[night.users], model.users

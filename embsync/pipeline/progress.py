@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from embsync.dtypes import Array
 from embsync.progress import Progress as Progress  # noqa: PLC0414  (re-exported)
+from embsync.progress import Stage as Stage  # noqa: PLC0414
 from embsync.progress import silent as silent  # noqa: PLC0414
 from embsync.rows import Rows
 from embsync.sides import SideName
@@ -37,6 +38,7 @@ class WatchedRows:
         """Yield the blocks, and report each before it is processed."""
         before = 0 if self.name == "items" else self.snapshot.items.count
         total = max(sum(side.count for side in self.snapshot.sides), 1)
+        stage = Stage(self.stage, total, "rows")
         for start, block in self.rows.blocks():
-            self.progress(self.stage, (before + start) / total)
+            self.progress(stage, (before + start) / total)
             yield start, block

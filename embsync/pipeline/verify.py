@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from embsync.checks import SCORE_ERROR_LIMITS
 from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import EmbsyncError
+from embsync.file_hashes import HASHED_AT_ONCE
 from embsync.ids import positions_in
-from embsync.pipeline.progress import Progress, WatchedRows, silent
+from embsync.pipeline.progress import Progress, Stage, WatchedRows, silent
 from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import as_slice
@@ -80,11 +83,17 @@ def verify(store: Store, version: Version, config: Config, progress: Progress = 
 def _damaged_files(store: Store, version: Version, progress: Progress) -> list[str]:
     """Hash the files one after the other, in the order of the manifest."""
     found: list[str] = []
-    total, done = max(sum(entry.bytes for entry in version.record.files), 1), 0
+    total = max(sum(entry.bytes for entry in version.record.files), 1)
+    stage, before = Stage("hashing", total, "bytes"), 0
     for entry in version.record.files:
-        progress("hashing", done / total)
-        found += store.damaged_files(version.number, entry.path)
-        done += entry.bytes
+        blocks = itertools.count()
+
+        def proceed(before: int = before, size: int = entry.bytes, blocks: Iterator[int] = blocks) -> bool:
+            progress(stage, (before + min(next(blocks) * HASHED_AT_ONCE, size)) / total)
+            return False
+
+        found += store.damaged_files(version.number, entry.path, proceed)
+        before += entry.bytes
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -157,12 +157,17 @@ class StoreContents:
         """Return whether a version, or one file of it, matches its manifest."""
         return not self.damaged_files(number, path)
 
-    def damaged_files(self, number: int, path: str | None = None) -> list[str]:
-        """Hash a version's files, or one of them, and return a line for each that does not match the manifest."""
+    def damaged_files(
+        self, number: int, path: str | None = None, stopped: Callable[[], bool] = lambda: False
+    ) -> list[str]:
+        """Hash a version's files, or one of them, and return a line for each that does not match the manifest.
+
+        ``stopped`` is called before each block of ``HASHED_AT_ONCE`` bytes.
+        """
         folder = self.path(number)
         problems = []
         for entry in self.manifest(number).files:
-            if path in (None, entry.path) and (wrong := mismatch(folder, entry)) is not None:
+            if path in (None, entry.path) and (wrong := mismatch(folder, entry, stopped)) is not None:
                 expected = "" if wrong.expected is None else f", expected {wrong.expected}"
                 problems.append(f"{entry.path}: {wrong.found}{expected}")
         return problems

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from support.quick import quick_directory
 from support.stores import sync
 
 from embsync.cli.main import run
+from embsync.cli.progress import rate
 from embsync.errors import RefusedError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.verify import verify
+from embsync.progress import Stage
 from embsync.reader import open_version
 from embsync.reporting.verdict import meaning
 from embsync.store import Store
@@ -130,11 +133,11 @@ def test_a_terminal_without_unicode_is_served(root: Path) -> None:
 
 
 def test_a_bar_has_a_rate_and_the_time_left() -> None:
-    """Of each stage by itself; drawn on standard error where that is a terminal."""
+    """Of each stage by itself, in its unit; drawn on standard error where that is a terminal."""
     script = (
-        "import time\nfrom embsync.cli.progress import progress_bar\n"
+        "import time\nfrom embsync.cli.progress import progress_bar\nfrom embsync.progress import Stage\n"
         "with progress_bar('day=1', wanted=True) as proceed:\n"
-        "    for stage in ('reading', 'writing'):\n"
+        "    for stage in (Stage('reading', 9_000_000, 'rows'), Stage('hashing', 3e8, 'bytes'), 'indexing'):\n"
         "        for share in (0.0, 0.2, 0.4, 0.6):\n"
         "            proceed(stage, share)\n            time.sleep(0.1)\n"
     )
@@ -148,11 +151,26 @@ def test_a_bar_has_a_rate_and_the_time_left() -> None:
                 drawn += part
         os.close(ours)
     assert process.returncode == 0
-    text = drawn.decode()
-    assert "reading" in text
-    assert "writing" in text
-    assert "%/s" in text
-    assert "left" in text
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", drawn.decode())
+    for stage, share in (("reading", r"\d[.\d]*M rows/s +00:0\d left"), ("hashing", r"\d+ MB/s +00:0\d left")):
+        assert re.search(rf"{stage} .*\d\d % +{share}", text), stage
+    assert re.search(r"indexing [^/]*\d\d % +00:0\d left", text)
+
+
+@pytest.mark.parametrize(
+    ("per_second", "unit", "shown"),
+    [
+        (1_236_000, "rows", "1.24M rows/s"),
+        (45_600, "rows", "45.6k rows/s"),
+        (812, "rows", "812 rows/s"),
+        (1.6, "nights", "1.60 nights/s"),
+        (812e6, "bytes", "812 MB/s"),
+        (2_345e6, "bytes", "2345 MB/s"),
+    ],
+)
+def test_a_rate_has_three_digits(per_second: float, unit: str, shown: str) -> None:
+    """With the unit of the stage."""
+    assert rate(per_second, unit) == shown
 
 
 def test_verify_reports_its_progress(root: Path) -> None:
@@ -160,9 +178,15 @@ def test_verify_reports_its_progress(root: Path) -> None:
     told: list[tuple[str, float]] = []
     with open_version(root) as version:
         found = verify(Store(root), version, configured(), lambda stage, share: told.append((stage, share)))
+        files, rows = (
+            sum(entry.bytes for entry in version.record.files),
+            sum(int(side.live.sum()) for side in version.sides),
+        )
     assert found.sound
     assert found.score_error is not None
     assert list(dict.fromkeys(stage for stage, _ in told)) == ["hashing", "recomputing"]
+    amounts = {str(stage): (stage.amount, stage.unit) for stage, _ in told if isinstance(stage, Stage)}
+    assert amounts == {"hashing": (files, "bytes"), "recomputing": (rows, "rows")}
     hashing = [share for stage, share in told if stage == "hashing"]
     assert hashing == sorted(hashing)
     assert hashing[-1] < 1
