@@ -1,5 +1,5 @@
 # The default test run is `pytest`; these are the long ones.
-.PHONY: test lint torture fuzz bench
+.PHONY: test lint docs torture fuzz bench
 
 test:
 	pytest
@@ -9,6 +9,9 @@ lint:
 	ruff format --check .
 	mypy
 	lint-imports
+
+docs:
+	mkdocs build --strict
 
 torture:
 	EMBSYNC_ABUSE_SECONDS=$${EMBSYNC_ABUSE_SECONDS:-3600} pytest -m torture -n0 --timeout=3600

@@ -253,6 +253,7 @@ class MilvusConfig(SinkConfig, frozen=True, kw_only=True, tag="milvus"):
     token_file : str or None
         File with ``user:password``, or an API key, on its first line; null: no authentication.
     database : str
+        Database of the server.
     alias : str
         Alias of the current version's collection; the collections are called ``ALIAS_1``, ``ALIAS_2``, ….
     """

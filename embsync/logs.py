@@ -1,6 +1,6 @@
 """Log lines of the daemon and the server: one per event, as text on a terminal and as JSON elsewhere.
 
-Field names are in docs/operations.md.
+Field names are in docs/reference/log-events.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""The fields of manifest.json, from its types."""
+
+import inspect as inspection
+from collections.abc import Iterator
+
+from configuration import attributes, words
+from msgspec import inspect
+from tables import code, table
+
+from embsync.manifest import Manifest
+
+STRUCTURES = (inspect.StructType, inspect.DataclassType)
+
+
+def _described(kind: type) -> str:
+    """Return the prose of a docstring, without its sections."""
+    text = inspection.getdoc(kind) or ""
+    return text.split("\nAttributes\n")[0].split("\nParameters\n")[0].replace("``", "`").strip()
+
+
+def _structures(kind: inspect.Type) -> Iterator[type]:
+    """Yield the objects within a type."""
+    if isinstance(kind, STRUCTURES):
+        yield kind.cls
+    for inner in (*getattr(kind, "types", ()), getattr(kind, "item_type", None)):
+        if isinstance(inner, inspect.Type):
+            yield from _structures(inner)
+
+
+def _words(kind: inspect.Type) -> str:
+    """Return a type in words; an object is a link to its section."""
+    if isinstance(kind, STRUCTURES):
+        return f"[object](#{kind.cls.__name__.lower()})"
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(map(_words, kind.types))
+    if isinstance(kind, inspect.ListType | inspect.VarTupleType):
+        return f"list of {_words(kind.item_type)}"
+    return words(kind)
+
+
+def manifest_fields() -> str:
+    """Return one section for each object of the manifest."""
+    queue, parts, seen = [Manifest], [], set()
+    while queue:
+        kind = queue.pop(0)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        fields = inspect.type_info(kind).fields
+        queue += [inner for field in fields for inner in _structures(field.type)]
+        texts = attributes(kind)
+        lines = [(code(field.name), _words(field.type), texts.get(field.name, "")) for field in fields]
+        header = "field | type | meaning" if any(line[2] for line in lines) else "field | type"
+        lines = lines if header.count("|") == 2 else [line[:2] for line in lines]
+        parts.append(f"## {kind.__name__}\n\n{_described(kind)}\n\n{table(header, lines)}")
+    return "\n\n".join(parts)

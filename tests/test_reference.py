@@ -1,0 +1,87 @@
+"""The pages of the reference say what there is, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.documents import ROOT, Document
+
+from embsync.config import Config
+from embsync.errors import EmbsyncError
+
+LOG_EVENTS = Document("docs/reference/log-events.md")
+#: Kinds of outcomes and entries, which name their events; their own tests say what each is.
+NAMED_BY_KIND = {"published", "refused", "failed", "unchanged", "incomplete", "error", "crashed"}
+NAMED_BY_KIND |= {"passed_over", "changed", "not_permitted", "skipped", "not_a_snapshot"}
+
+
+def _events(path: Path) -> set[str]:
+    """Return the names of events that a module logs."""
+    found: set[str] = set()
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        given = [keyword.value for keyword in call.keywords if name == "open" and keyword.arg == "event"]
+        if name in {"log", "_log_seldom", "log_exception"}:
+            given += call.args[:2]
+        texts = [part for one in given for part in ast.walk(one) if isinstance(part, ast.Constant)]
+        found |= {str(part.value) for part in texts if isinstance(part.value, str) and part.value.islower()}
+    return found
+
+
+def test_exactly_the_events_that_are_logged_are_listed() -> None:
+    """By name; those of snapshots are named by their kind."""
+    logged = set().union(*map(_events, ROOT.glob("embsync/**/*.py"))) - {"pull_"}
+    rows = [row.split("|")[1] for row in LOG_EVENTS.text.splitlines() if row.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert logged | NAMED_BY_KIND | {"pull_failed", "pull_held"} == listed
+
+
+def test_exactly_the_exit_codes_there_are_are_listed() -> None:
+    """Done, unexpected, and one for each kind of error."""
+    codes = {
+        int(code) for code in re.findall(r"^\| (\d) \|", Document("docs/reference/exit-codes.md").text, re.MULTILINE)
+    }
+
+    def kinds(root: type[EmbsyncError]) -> set[int]:
+        return {root.exit_code}.union(*(kinds(kind) for kind in root.__subclasses__()))
+
+    assert codes == {0} | kinds(EmbsyncError)
+
+
+@pytest.fixture
+def generate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The functions that fill the marked places of pages; without MkDocs."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs/generate"))
+    import configuration
+
+    yield configuration
+    sys.modules.pop("configuration")
+
+
+def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any) -> None:
+    """Type, default and meaning; sinks too."""
+
+    def keys(tree: dict[str, Any], path: str = "") -> set[str]:
+        return {
+            key
+            for name, value in tree.items()
+            for key in (keys(value, f"{path}{name}.") if isinstance(value, dict) and value else {f"{path}{name}"})
+        }
+
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+        for row in generate.configuration().splitlines()
+        if row.startswith("| `")
+    ]
+    names = {row[0].strip("`") for row in rows}
+    assert keys(msgspec.to_builtins(Config())) - {"checks"} <= names
+    assert [row for row in rows if not all(row)] == []
