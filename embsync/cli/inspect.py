@@ -129,15 +129,15 @@ def _verdict(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> 
         return Verdict("refuse", "Part of the store is damaged.")
     events = list(store.journal.events())
     judged = of_version(manifests[-1], events, found["current"]) if manifests else of_events(events)
-    problems = list(_problems(store, found))
+    problems = list(_problems(store, found, manifests))
     if not problems:
         return judged
     outcome: Outcome = "warn" if judged.outcome == "pass" else judged.outcome
     return Verdict(outcome, f"{judged.sentence} Also: {'; '.join(problems)}.", judged.notes)
 
 
-def _problems(store: Store, found: dict[str, Any]) -> Iterator[str]:
-    """Yield what keeps later versions from readers; the lines below the verdict have the details."""
+def _problems(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> Iterator[str]:
+    """Yield what keeps later versions from readers, and a wrong clock; the lines below the verdict have the details."""
     daemon, delivery = found["daemon"], found["delivery"]
     if held(store.root) is not None:
         yield "publishing is on hold"
@@ -148,6 +148,11 @@ def _problems(store: Store, found: dict[str, Any]) -> Iterator[str]:
     failing = [] if delivery is None else [name for name, sink in delivery["sinks"].items() if sink["error"]]
     if failing:
         yield f"delivery fails to {', '.join(failing)}"
+    if len(manifests) > 1 and manifests[-1].created < manifests[-2].created:
+        yield (
+            f"version {manifests[-1].version} has an earlier time than version {manifests[-2].version}, so that "
+            "ages in time are wrong until the next publish: check the clock"
+        )
 
 
 def _say_current(found: dict[str, Any]) -> None:
@@ -275,6 +280,8 @@ def history(last: int | None, config_file: Path | None, store: Path | None, as_j
         return
     if events:
         say_history(events)
+    else:
+        say("no events: nothing has been published or refused")
 
 
 def _warn_of_damage(store: Store) -> None:

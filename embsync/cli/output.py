@@ -94,9 +94,12 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; its first column is left-aligned, the others right-aligned."""
+    """Print a table, or that it has no rows; its first column is left-aligned, the others right-aligned."""
     cells = [list(header), *([one_line(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    if len(cells) == 1:
+        say("no rows")
+        return
     for row in cells:
         first, *others = (
             cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -126,7 +126,11 @@ def rollback(
         print_json({"from": before, "to": after, "held": and_hold})
     else:
         say(
-            f"rolled back from version {before} to version {after}"
+            (
+                f"current leads to version {after}"
+                if before == after
+                else f"rolled back from version {before} to version {after}"
+            )
             + (f"; on hold; {command('resume', purpose='to continue')}" if and_hold else "")
         )
     if unjournaled is not None:
@@ -196,6 +200,7 @@ def relabel(file: Path, config_file: Path | None, store: Path | None, as_json: b
     unknown = max((label.unknown for label in manifest.labels), default=0)
     if unknown:
         say(f"  warning: {unknown} ids in {file} are not items")
+    say(f"  kept, of each night the two newest: {_numbers(given.store.numbers())}")
 
 
 def _numbers(numbers: list[int]) -> str:

@@ -54,7 +54,7 @@ def _missing(what: str) -> Callable[[Any], Any]:
 
 
 def _max_age(what: str) -> Callable[[Any], Any]:
-    return click.option("--max-age", metavar="AGE", help=f"{what}: 7 versions, or a time such as 36h, 7d.")
+    return click.option("--max-age", metavar="AGE", help=f"{what}: a number of versions, or a time such as 36h or 7d.")
 
 
 def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
@@ -200,7 +200,7 @@ def _print_hits(version: Version, ids: Array, scores: Float32, labels: tuple[str
     if as_json:
         print_json({"version": version.number, "results": results})
         return
-    say(f"version {version.number}")
+    say(f"version {version.number}" if results else f"version {version.number}: no queries")
     for place, hits in enumerate(results):
         if len(results) > 1:
             say(f"query {place}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from embsync.errors import NotFoundError, StoreBusy, StoreError
+from embsync.errors import NotFoundError, StoreBusy, StoreDamaged, StoreError
 from embsync.reader.version import Version
 from embsync.store import layout
 
@@ -29,6 +30,9 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
     StoreError
         The version is damaged.
     """
+    if number is not None:
+        with contextlib.suppress(StoreDamaged):  # the version may be intact
+            layout.named_number(root)
     for _ in range(_ATTEMPTS):
         wanted = layout.current_number(root) if number is None else number
         if wanted is None:

@@ -18,6 +18,8 @@ STAGING_PREFIX = ".staging-"
 PRUNED_PREFIX = ".pruned-"
 #: Versions that arrive from another host; the next pull continues or removes them.
 RECEIVED_PREFIX = ".received-"
+#: Attempts to remove a directory that is not empty; on a network file system it stays so while a file in it is open.
+_MOST_COLLISIONS = 100
 _RETIRED = re.compile(rf"{re.escape(PRUNED_PREFIX)}([0-9]+)-[0-9a-f]{{8}}")
 
 
@@ -58,29 +60,36 @@ def retired_numbers(versions: Path) -> list[int]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree of any depth: entries of its subdirectories are moved up to it first.
-
-    Another process may remove the same tree meanwhile.
-    """
+    """Remove a directory tree of any depth; other processes may remove the same tree meanwhile."""
+    collisions = 0
     while os.path.lexists(path):
         try:
             shutil.rmtree(path)
-        except FileNotFoundError:  # the other one was faster; each attempt leaves less
+        except FileNotFoundError:  # another process was faster; each attempt leaves less
             continue
         except RecursionError:
-            break
+            _flatten(path)
         except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENAMETOOLONG}:  # each level takes a descriptor and a name
+            if error.errno in {errno.EMFILE, errno.ENAMETOOLONG}:  # each level takes a descriptor and a name
+                _flatten(path)
+            elif error.errno == errno.ENOTEMPTY and collisions < _MOST_COLLISIONS:  # another process flattens it
+                collisions += 1
+            else:
                 raise
-            break
-    else:
-        return
-    while folders := [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]:
+
+
+def _flatten(path: Path) -> None:
+    """Move the entries of all subdirectories up to ``path``, as far as other processes have not removed them."""
+    folders: list[str] | None = None
+    while folders is None or folders:
+        folders = []
+        with contextlib.suppress(FileNotFoundError):
+            folders = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
         for folder in folders:
-            for name in os.listdir(folder):  # noqa: PTH208
-                os.rename(f"{folder}/{name}", path / f"{secrets.token_hex(8)}")  # noqa: PTH104
-            os.rmdir(folder)  # noqa: PTH106
-    shutil.rmtree(path)
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(folder):  # noqa: PTH208
+                    os.rename(f"{folder}/{name}", path / f"{secrets.token_hex(8)}")  # noqa: PTH104
+                os.rmdir(folder)  # noqa: PTH106
 
 
 def delete(path: Path) -> bool:

@@ -143,5 +143,9 @@ def test_the_command_says_what_it_published(root: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "published version 3: stock, price of version 2" in said
     assert "1 ids in" in said
+    assert said.splitlines()[-1] == "  kept, of each night the two newest: 1, 2, 3"
     assert run(["history", "--store", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[-1]["reason"] == "stock from new.csv"
+    for _ in range(2):
+        assert run(["relabel", str(file), "--store", str(root)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  kept, of each night the two newest: 1, 4, 5"

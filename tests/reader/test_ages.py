@@ -20,6 +20,7 @@ from support.quick import quick_directory
 from support.stores import snapshot_of, sync
 
 import embsync
+from embsync.cli.main import run
 from embsync.dtypes import Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.file_hashes import FileEntry, hash_file
@@ -304,3 +305,15 @@ def test_a_limit_is_read_once_for_all() -> None:
     """Text of digits counts versions, as in a URL and on the command line."""
     assert age_limit("7") == age_limit(7) == 7
     assert age_limit("7d") == dt.timedelta(days=7)
+
+
+def test_status_says_that_the_clock_was_behind(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As long as the version that was made then is current: the ages of what it carries are 0."""
+    verdicts = {}
+    for number in (3, 4):
+        Store(root).rollback(number)
+        assert run(["status", "--store", str(root)]) == 0
+        verdicts[number] = capsys.readouterr().out.splitlines()[0]
+    assert verdicts[3].startswith("! ")
+    assert "version 3 has an earlier time than version 2, so that ages in time are wrong" in verdicts[3]
+    assert "earlier time" not in verdicts[4]

@@ -61,6 +61,38 @@ def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_pat
     ].tolist()
 
 
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (["lookup", "items", "--ids", "none.npy"], "no rows\n"),
+        (["transform", "items", "empty.npy"], "no rows\n"),
+        (["search", "--vector", "empty.npy"], "version 3: no queries\n"),
+        (["rollback", "3"], "current leads to version 3\n"),
+    ],
+)
+def test_an_empty_answer_is_a_sentence(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    answer: str,
+) -> None:
+    """Neither nothing at all nor the header of a table without rows."""
+    np.save(tmp_path / "none.npy", np.empty(0, np.int64))
+    np.save(tmp_path / "empty.npy", np.empty((0, SIZES["width"]), np.float32))
+    monkeypatch.chdir(tmp_path)
+    assert run([*command, "--store", str(root)]) == 0
+    assert capsys.readouterr().out == answer
+
+
+def test_a_history_without_events_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a store without versions."""
+    (tmp_path / "versions").mkdir()
+    assert run(["history", "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no events: nothing has been published or refused\n"
+
+
 def test_lookup_shows_the_origin_of_a_vector(told: Any, version: Version, tmp_path: Path) -> None:
     """Age and version; too old counts as unknown; vectors to .npy."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()

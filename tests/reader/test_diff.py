@@ -190,6 +190,8 @@ def test_the_shell_says_the_same(reader: StoreReader, capsys: pytest.CaptureFixt
     assert "users moved most" in shown
     assert run(["diff", "2", "9", "--store", root]) == NotFoundError.exit_code
     assert "no version 9" in capsys.readouterr().err
+    assert run(["diff", "1", "2", "--store", f"{root}/none"]) == NotFoundError.exit_code
+    assert "no store here" in capsys.readouterr().err
 
 
 def test_the_first_version_of_a_space_has_nothing_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

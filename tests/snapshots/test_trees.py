@@ -265,7 +265,15 @@ def test_a_deep_tree_in_the_store_stops_no_command(place: Path, capfd: pytest.Ca
     assert run(["prune", "--keep", "1", "--store", str(root)]) in (0, 5)
 
 
-def test_a_tree_may_be_removed_by_several_at_once(tmp_path: Path) -> None:
+def test_several_processes_may_remove_one_deep_tree(place: Path) -> None:
+    """Each moves up what lies deepest; none of them fails because of the others."""
+    deep(place / "tree", 1200)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(remove_tree, [place / "tree"] * 3))
+    assert not (place / "tree").exists()
+
+
+def test_several_writers_may_remove_one_tree(tmp_path: Path) -> None:
     """Writers remove what a replaced snapshot left, and what others left; none of them fails by the others' work."""
     for round_ in range(5):
         tree = tmp_path / f"tree {round_}"
