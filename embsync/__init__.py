@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from embsync.arrays.stabilization import Stabilized, stabilize
     from embsync.errors import (
         EmbsyncError,
+        EngineError,
         NotFoundError,
         OutOfSpace,
         RefusedError,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anchors",
     "EmbsyncError",
+    "EngineError",
     "NotFoundError",
     "OutOfSpace",
     "RefusedError",
@@ -67,6 +69,7 @@ __getattr__, __dir__ = lazily(
         **dict.fromkeys(
             (
                 "EmbsyncError",
+                "EngineError",
                 "NotFoundError",
                 "OutOfSpace",
                 "RefusedError",

@@ -296,6 +296,27 @@ class DeliveryConfig(_Section, frozen=True):
     directory: str | None = None
 
 
+class EngineConfig(_Section, frozen=True):
+    """Where the users' rows are read, mapped and written.
+
+    Attributes
+    ----------
+    kind : str
+        ``local``: in the process; ``spark``: in a Spark application.
+    master : str
+        Such as ``local[*]``, ``spark://host:7077``, ``yarn``, ``k8s://…``, or ``sc://host:15002`` (Spark Connect).
+    conf : dict
+        Spark's own settings.
+    partitions : int
+        Part files to write; 0: as many as have about 128 MiB of vectors.
+    """
+
+    kind: Literal["local", "spark"] = "local"
+    master: str = "local[*]"
+    conf: dict[str, str | int | float | bool] = {}
+    partitions: Count = 0
+
+
 class LogConfig(_Section, frozen=True):
     """Log lines on standard error."""
 
@@ -314,6 +335,7 @@ class Config(_Section, frozen=True):
     index: IndexConfig = IndexConfig()
     serve: ServeConfig = ServeConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    engine: EngineConfig = EngineConfig()
     log: LogConfig = LogConfig()
     threads: Count = 0
 

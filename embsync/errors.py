@@ -155,6 +155,14 @@ class OutOfSpace(StoreError):
     transient = True
 
 
+class EngineError(EmbsyncError):
+    """The cluster that maps the rows failed, or cannot be reached."""
+
+    exit_code = 7
+    transient = True
+    http_status = 502
+
+
 class SinkError(EmbsyncError):
     """A sink cannot hold a version, or refuses to, until somebody changes something there or in the configuration."""
 

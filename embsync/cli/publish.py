@@ -35,10 +35,17 @@ Work = Callable[[Progress], Manifest]
 @click.command()
 @click.argument("snapshots", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-n", "--check", "--dry-run", "dry", is_flag=True, help="Report what would happen; write nothing.")
+@click.option("--engine", type=click.Choice(["local", "spark"]), help="Where the users' rows are mapped.")
 @shared
 @locking
 def sync(
-    snapshots: tuple[Path, ...], dry: bool, config_file: Path | None, store: Path | None, as_json: bool, wait: float
+    snapshots: tuple[Path, ...],
+    dry: bool,
+    engine: str | None,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+    wait: float,
 ) -> int:
     """Publish the given SNAPSHOTs in the order given, or the backlog of the watched directory.
 
@@ -46,7 +53,7 @@ def sync(
     """
     if dry:
         reads_only()
-    given = context(config_file, store, as_json, wait)
+    given = context(config_file, store, as_json, wait, engine__kind=engine)
     if not snapshots and given.config.watch.path is None:
         raise UsageError(
             "nothing to sync",

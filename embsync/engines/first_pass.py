@@ -103,13 +103,16 @@ def triangle_of(width: int, *, again: bool = False) -> Work:
 
 
 def taking(wanted: Array) -> Work:
-    """Return what keeps the rows of these ids, which ascend."""
+    """Return what keeps the rows of these ids, which ascend, batch by batch as a stream of Arrow in one value."""
 
     def work(batches: Batches) -> Batches:
         for batch in batches:
             rows = by_groups(ids_of(batch.column("id")), wanted)
             if len(rows):
-                yield batch.take(pa.array(rows))
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, batch.schema) as stream:
+                    stream.write_batch(batch.take(pa.array(rows)))
+                yield pa.record_batch({"packed": pa.array([sink.getvalue().to_pybytes()], pa.binary())})
 
     return work
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from embsync.dtypes import Array, Float64, Int64
-from embsync.engines.batches import ids_of, ids_to, vectors_of
+from embsync.engines.batches import ids_of, ids_to
 from embsync.engines.first_pass import Work, sum_totals, taking, totals_of, triangle_of
-from embsync.engines.seam import Kept, Mapping, SideTotals, TakenRows, WrittenTable, in_order, no_rows
+from embsync.engines.seam import Kept, Mapping, SideTotals, TakenRows, WrittenTable
 from embsync.engines.second_pass import writing
-from embsync.engines.totals import Tally, row_counts, totals_from
+from embsync.engines.totals import Tally, row_counts, totals_from, unpacked
 from embsync.engines.written import gather, plain
 from embsync.ids import sample
 from embsync.sides import SideName
@@ -64,7 +64,6 @@ class LocalTable:
 
     def totals(self) -> SideTotals:
         """Return the sums of one pass."""
-        self.count(None, Kept(np.empty(0, np.int64), 0))
         return totals_from(self._reduced(totals_of(self.width), sum_totals(self.width)).to_pylist(), self)
 
     def triangle(self) -> Float64:
@@ -74,7 +73,8 @@ class LocalTable:
 
     def take(self, ids: Array) -> TakenRows:
         """Return the rows of these ids."""
-        return taken(self._each(taking(np.sort(ids))), self.width, self.dtype, strings=self.strings)
+        packed = (batch.column("packed")[0].as_py() for batch in self._each(taking(np.sort(ids))))
+        return unpacked(packed, self.width, self.dtype, strings=self.strings)
 
     def sample_ids(self, size: int) -> Array:
         """Return the ids with the lowest hashes."""
@@ -117,22 +117,6 @@ class LocalTable:
 
     def _reduced(self, work: Work, again: Work) -> Any:
         return next(again(iter(self._each(work))))
-
-
-def taken(batches: Sequence[Any], width: int, dtype: np.dtype[Any], *, strings: bool) -> TakenRows:
-    """Return Arrow batches of rows as arrays, ascending by id."""
-    kept = [batch for batch in batches if len(batch)]
-    if not kept:
-        return no_rows(width, dtype, strings=strings)
-    ids = np.concatenate([ids_of(batch.column("id")) for batch in kept])
-    vectors = np.concatenate([vectors_of(batch.column("vector"), width).astype(dtype, copy=False) for batch in kept])
-    seen = [
-        np.asarray(batch.column("last_seen").to_numpy(zero_copy_only=False), np.int64)
-        if "last_seen" in batch.schema.names
-        else np.zeros(len(batch), np.int64)
-        for batch in kept
-    ]
-    return in_order(ids, vectors, np.concatenate(seen))
 
 
 def _kind(vectors: Array) -> Any:

@@ -6,6 +6,7 @@ these values by the code that computes them for rows read here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,6 +16,8 @@ import numpy as np
 from embsync.alignment.drift import RowChange
 from embsync.dtypes import Array, Float32, Float64, Int64, UInt64
 from embsync.manifest import RowCounts, SideDrift
+from embsync.sides import SideName
+from embsync.snapshots.column_files import StoredColumns
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Mapping:
     kept : Kept
     inverse : (k, e) float64 or None
         Map back to the parent's raw rows; None if they cannot be compared.
+    sampled : (s,) ids, ascending, or None
+        Ids whose row numbers are wanted.
     """
 
     matrix: Float64
@@ -109,6 +114,7 @@ class Mapping:
     number: int
     kept: Kept
     inverse: Float64 | None = None
+    sampled: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,8 @@ class WrittenTable:
         Mean of the live rows, and their mean squared length last.
     drift, change : SideDrift and RowChange
         Against the parent.
+    sampled_rows : (s,) int64
+        Numbers of the sampled ids' rows, over all parts in their order.
     """
 
     parts: tuple[WrittenPart, ...]
@@ -162,6 +170,7 @@ class WrittenTable:
     moments: Float64
     drift: SideDrift
     change: RowChange
+    sampled_rows: Int64
 
 
 class SideTable(Protocol):
@@ -192,7 +201,7 @@ class SideTable(Protocol):
         Raises
         ------
         SnapshotError
-            A value is null or not finite, an id is null or repeated, or rows differ in width.
+            A value is null or not finite, an id is null, or rows differ in width.
         """
 
     def triangle(self) -> Float64:
@@ -209,6 +218,19 @@ class SideTable(Protocol):
 
     def write(self, parent: Self | None, mapping: Mapping, target: Path) -> WrittenTable:
         """Map every row and write the next version's rows, live and carried, as part files in a directory."""
+
+
+class Engine(Protocol):
+    """Where tables are read."""
+
+    def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SideTable:
+        """Return a side of a snapshot, in columns of parquet files."""
+
+    def arrays(self, name: SideName, files: Sequence[Path], rows: int, width: int, *, strings: bool) -> SideTable:
+        """Return a side of a version in three files: ids, vectors, and the versions last seen."""
+
+    def parts(self, name: SideName, files: Sequence[Path], rows: int, width: int, *, strings: bool) -> SideTable:
+        """Return a side of a version in part files."""
 
 
 def no_rows(width: int, dtype: np.dtype[np.generic], *, strings: bool) -> TakenRows:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from embsync.alignment.drift import compare_raw, compare_stable
 from embsync.alignment.preservation import written_block
 from embsync.dtypes import Array, Bool, Float32, Int64
-from embsync.engines.batches import ids_of, pieces, vectors_of
+from embsync.engines.batches import by_groups, ids_of, pieces, vectors_of
 from embsync.engines.first_pass import Batches, Work
 from embsync.engines.part_writer import PartWriter, write_sums
 from embsync.snapshots.row_digest import row_sums
@@ -48,6 +48,7 @@ class _Partition:
         self.counts = dict.fromkeys(COUNTS, 0)
         self.rows: list[Float32] = []  # cosine, norm and the parent's norm of each common row
         self.lowest: list[tuple[float, Any]] = []
+        self.sampled: list[Array] = []  # (2, n): positions among the sampled ids, and row numbers in this part
 
     def add(self, batch: Any) -> None:
         """Add rows of which none has its counterpart in another batch."""
@@ -119,8 +120,11 @@ class _Partition:
         vectors = np.empty((int(np.count_nonzero(written)), self.dimension), np.float32)
         numbers = np.full(len(vectors), self.plan["number"], np.int64)
         lives = is_live[written]
+        names, wanted = ids[written], self.plan["sampled"]
+        if wanted is not None and len(found := by_groups(names, wanted)):
+            self.sampled.append(np.stack([np.searchsorted(wanted, names[found]), found + self.writer.rows]))
         vectors[lives], vectors[~lives], numbers[~lives] = stable, old[kept], seen[kept]
-        self.writer.add(ids[written], vectors, numbers)
+        self.writer.add(names, vectors, numbers)
 
     def finish(self) -> dict[str, Any]:
         """Write the sums and return the result."""
@@ -134,6 +138,7 @@ class _Partition:
             "raw": self.raw,
             "counts": np.array([self.counts[name] for name in COUNTS]),
             "rows": np.concatenate([np.empty((3, 0), np.float32), *self.rows], axis=1),
+            "sampled": np.concatenate([np.empty((2, 0), np.int64), *self.sampled], axis=1),
             "lowest": np.array([cosine for cosine, _ in self.lowest]),
             "lowest_ids": np.array([name for _, name in self.lowest]) if self.lowest else np.empty(0, np.int64),
         }
@@ -150,7 +155,7 @@ def writing(plan: dict[str, Any], directory: str) -> Work:
     ----------
     plan : dict
         ``matrix``, ``scale``, ``number``, ``parent`` (its number), ``numbers``, ``everything``, ``inverse`` (float32 or
-        None) and ``strings``: what :class:`embsync.engines.seam.Mapping` has, in plain values.
+        None), ``sampled`` and ``strings``: what :class:`embsync.engines.seam.Mapping` has, in plain values.
     directory : str
     """
 

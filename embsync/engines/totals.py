@@ -1,14 +1,16 @@
-"""The totals and counts of a side from what an engine returns, or an error that names what it found."""
+"""The totals, counts and rows of a side from what an engine returns, or an error that names what it found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from embsync.engines.seam import Kept, SideTotals
+from embsync.engines.batches import ids_of, vectors_of
+from embsync.engines.seam import Kept, SideTotals, TakenRows, in_order, no_rows
 from embsync.errors import SnapshotError
 from embsync.manifest import RowCounts
 
@@ -84,3 +86,20 @@ def totals_from(rows: Sequence[dict[str, Any]], side: Any) -> SideTotals:
         digest += np.frombuffer(row["digest"], np.uint64)
     gram = np.sum([np.frombuffer(row["matrix"]).reshape(side.width, side.width) for row in rows], axis=0)
     return SideTotals(sum(row["rows"] for row in rows), gram, sum(row["zero_rows"] for row in rows), digest)
+
+
+def unpacked(streams: Iterable[bytes], width: int, dtype: np.dtype[Any], *, strings: bool) -> TakenRows:
+    """Return rows from the values that :func:`embsync.engines.first_pass.taking` yields."""
+    parts = []
+    for stream in streams:
+        with pa.ipc.open_stream(stream) as found:
+            batches = [batch for batch in found if len(batch)]
+        for batch in batches:
+            rows = len(batch)
+            seen = batch.column("last_seen").to_numpy(zero_copy_only=False) if batch.num_columns > 2 else np.zeros(rows)
+            vectors = vectors_of(batch.column("vector"), width).astype(dtype, copy=False)
+            parts.append((ids_of(batch.column("id")), vectors, np.asarray(seen, np.int64)))
+    if not parts:
+        return no_rows(width, dtype, strings=strings)
+    ids, rows_, seen_ = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return in_order(ids, rows_, seen_)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embsync.alignment.drift import MOVED_MOST, OUTLIER, RowChange, root
-from embsync.dtypes import Array, Float32
+from embsync.dtypes import Array, Float32, Int64
 from embsync.engines.seam import Mapping, WrittenPart, WrittenTable
 from embsync.engines.statistics import quantile
 from embsync.errors import SnapshotError
@@ -30,6 +30,7 @@ def plain(mapping: Mapping, *, strings: bool) -> dict[str, Any]:
         "numbers": mapping.kept.numbers,
         "everything": mapping.kept.everything,
         "inverse": None if mapping.inverse is None else mapping.inverse.astype(np.float32),
+        "sampled": mapping.sampled,
         "strings": strings,
     }
 
@@ -61,7 +62,15 @@ def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: Mapping,
     )
     drift, change = _drift(reader, totals, compared=mapping.inverse is not None)
     return WrittenTable(
-        parts, counts, totals["cross"], totals["own"], totals["digest"], totals["moments"] / max(live, 1), drift, change
+        parts,
+        counts,
+        totals["cross"],
+        totals["own"],
+        totals["digest"],
+        totals["moments"] / max(live, 1),
+        drift,
+        change,
+        _sampled_rows(reader, [row["rows"] for row in ordered], mapping),
     )
 
 
@@ -88,6 +97,15 @@ def _id(text: str, *, strings: bool) -> Any:
 def _part(row: dict[str, Any], directory: Path, *, strings: bool) -> WrittenPart:
     first, last = (row[end] if strings else int(row[end]) for end in ("first", "last"))
     return WrittenPart(directory / row["name"], row["rows"], first, last, row["bytes"], row["sha256"])
+
+
+def _sampled_rows(sums: _Sums, rows: Sequence[int], mapping: Mapping) -> Int64:
+    """Return the numbers of the sampled ids' rows over all parts."""
+    found = np.full(0 if mapping.sampled is None else len(mapping.sampled), -1, np.int64)
+    for one, before in zip(sums, np.cumsum([0, *rows]), strict=False):
+        positions, numbers = one["sampled"]
+        found[positions] = numbers + before
+    return found
 
 
 def _drift(sums: _Sums, totals: dict[str, Any], *, compared: bool) -> tuple[SideDrift, RowChange]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from embsync.config import Config, IndexConfig
 from embsync.index import estimate_bytes
-from embsync.pipeline.inputs import START_ROWS, Inputs
+from embsync.pipeline.inputs import Inputs
+from embsync.pipeline.run_sides import START_ROWS
 
 
 def estimate(inputs: Inputs, config: Config) -> int:
@@ -16,7 +17,7 @@ def estimate(inputs: Inputs, config: Config) -> int:
     for label in inputs.labels.columns:
         total += sum(array.nbytes for _, array in label.files())
     for run in inputs:
-        rows, size = len(run.plan.ids), run.plan.ids.dtype.itemsize
+        rows, size = run.counts.rows, run.id_bytes
         total += rows * (4 * k + size + 8)
         anchors = min(rows, config.space.anchors.rows)
         total += (anchors + min(rows, START_ROWS)) * (4 * k + size) + 4 * anchors

@@ -11,28 +11,27 @@ from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
-from embsync.dtypes import Array
+from embsync.dtypes import Array, RowNumbers
+from embsync.engines.seam import Engine
 from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.invocation import command, store_of
+from embsync.manifest import RowCounts
 from embsync.pipeline.labels import LaidOut, of_snapshot
 from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.pipeline.run_sides import SAMPLED, RunSide, Sampled, reject_other_ids, require_rows
+from embsync.pipeline.table_run import table_run
 from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import row_numbers
-from embsync.sides import NAMES, SideName, Sides
+from embsync.sides import SideName, Sides
 from embsync.snapshots import SideDigest, Snapshot, SnapshotSide, fingerprints_of
 from embsync.store.rows import ParentRows, RowPlan, plan
-
-#: Number of users sampled for the certificate and the overlaps.
-SAMPLED = 1000
-#: Ids per side of a space's first version that are kept to measure the drift since the start.
-START_ROWS = 1000
 
 
 @dataclass(frozen=True)
 class SideRun:
-    """One side of a run.
+    """One side of a run whose rows are read here.
 
     Attributes
     ----------
@@ -50,6 +49,7 @@ class SideRun:
         The side in the parent.
     anchors : AnchorSide or None
         The parent's, mapped.
+    parent : Side or None
     """
 
     name: SideName
@@ -61,6 +61,32 @@ class SideRun:
     held: ParentRows | None
     anchors: AnchorSide | None
 
+    parent: Side | None = None
+
+    @property
+    def counts(self) -> RowCounts:
+        """Row counts, without the number of zero rows."""
+        return self.plan.counts
+
+    @property
+    def id_bytes(self) -> int:
+        """Bytes of an id."""
+        return self.plan.ids.dtype.itemsize
+
+    @property
+    def sampled_rows(self) -> RowNumbers:
+        """The version's rows of the sampled ids."""
+        return self.plan.rows[self.fitted.sampled]
+
+    def sampled(self) -> Sampled:
+        """Return the sampled rows."""
+        ids = self.plan.ids[self.sampled_rows]
+        rows = self.plan.parent_live[self.fitted.sampled].astype(np.int64)
+        there = np.flatnonzero(rows >= 0)
+        none = np.empty((0, 0), np.float32)
+        stable = none if self.parent is None else np.array(self.parent.vectors[rows[there]], np.float32)
+        return Sampled(ids, there, rows[there], stable)
+
     def id_of(self, position: int) -> int | str:
         """Return the id of a row of the snapshot."""
         name = self.plan.ids[self.plan.rows[position]]
@@ -68,12 +94,13 @@ class SideRun:
 
 
 @dataclass(frozen=True)
-class Inputs(Sides[SideRun]):
+class Inputs(Sides[RunSide]):
     """The inputs of a run; ``parent`` is None when a new space begins, ``motion`` is how its anchors are updated.
 
-    ``labels`` are those of the items' rows.
+    ``labels`` are those of the items' rows, which are always read here.
     """
 
+    items: SideRun
     snapshot: Snapshot
     parent: Version | None
     number: int
@@ -83,7 +110,7 @@ class Inputs(Sides[SideRun]):
 
     def has_fingerprint(self, fingerprint: str | None) -> bool:
         """Whether the contents that the first pass read have a fingerprint, by today's or the earlier rule."""
-        return fingerprint in fingerprints_of(run.digest for run in self)
+        return fingerprint in fingerprints_of([run.digest for run in self])
 
     @property
     def same_as_parent(self) -> bool:
@@ -100,6 +127,7 @@ def gather(
     progress: Progress,
     *,
     earlier: bool = False,
+    engine: Engine | None = None,
 ) -> Inputs:
     """Read the ids and lay out the rows.
 
@@ -116,6 +144,8 @@ def gather(
     progress : callable
     earlier : bool
         Whether the fingerprint by the rule of earlier releases is computed as well.
+    engine : Engine, optional
+        What reads the users' rows; default: this process.
 
     Raises
     ------
@@ -141,14 +171,21 @@ def gather(
     def run(side: SnapshotSide, name: SideName) -> SideRun:
         ids = side.ids()
         if known is not None and (name == "items" or known.users is not None):
-            _reject_other_ids(side, ids, known.side(name).ids)
+            reject_other_ids(side, name, ids.dtype.kind, known)
         digest = SideDigest(side, ids, earlier=earlier)
         watched = WatchedRows(digest.rows, snapshot, name, "reading", progress)
         return _side_run(side, name, ids, digest, watched, parent, motion, config)
 
-    runs = snapshot.sides.map(run, NAMES)
-    labels = of_snapshot(snapshot, parent, runs.items.plan, config.snapshot.labels)
-    return Inputs(runs.items, runs.users, snapshot, parent, number, dimension, motion, labels)
+    items = run(snapshot.items, "items")
+    users: RunSide | None = None
+    if snapshot.users is not None and engine is not None:
+        progress("reading", snapshot.items.count / (snapshot.items.count + snapshot.users.count))
+        users = table_run(engine, snapshot.users, parent, known, motion, config)
+    elif snapshot.users is not None:
+        require_rows(known, snapshot.path)
+        users = run(snapshot.users, "users")
+    labels = of_snapshot(snapshot, parent, items.plan, config.snapshot.labels)
+    return Inputs(items, users, snapshot, parent, number, dimension, motion, labels)
 
 
 def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:
@@ -190,7 +227,9 @@ def _side_run(
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source, digest.update)
-    return SideRun(name, side, laid_out, ids, fitted, digest, held, anchors)
+    return SideRun(
+        name, side, laid_out, ids, fitted, digest, held, anchors, None if parent is None else parent.side(name)
+    )
 
 
 def _reference(anchors: AnchorSide, parent: Side, motion: Motion, positions: Array) -> ReferenceRows:
@@ -216,18 +255,6 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
                 purpose="the sides of a space never change; if this is intended",
                 store=store_of(known.path),
             ),
-        )
-
-
-def _reject_other_ids(side: SnapshotSide, ids: Array, stored: Array) -> None:
-    if ids.dtype.kind != stored.dtype.kind:
-        kinds = {"i": "integers", "S": "strings"}
-        raise SnapshotError(
-            f"{side.name} ids of another type than the store's",
-            where=side.source,
-            found=kinds[ids.dtype.kind],
-            expected=kinds[stored.dtype.kind],
-            hint="the id type of a store never changes; use another store",
         )
 
 

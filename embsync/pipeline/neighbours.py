@@ -9,9 +9,10 @@ import numpy as np
 from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.two_pass import Alignment
 from embsync.config import IndexConfig
-from embsync.dtypes import Array, Float32, Float64, Int64, RowNumbers
+from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.ids import positions_in, sample
 from embsync.pipeline.inputs import Inputs
+from embsync.pipeline.run_sides import Sampled
 from embsync.reader import Version
 from embsync.rows import ArrayRows, as_slice, map_blocks
 from embsync.similarity import TOP_K, Metric, RunningTopK, overlap
@@ -47,13 +48,12 @@ class Neighbours:
         raw = side.sums.sample
         #: (q, k) float32 stable vectors of the sampled users.
         self.queries: Float32 = (raw.astype(np.float64) @ side.map).astype(np.float32)
-        asking = inputs.queries
+        asking = inputs.queries.sampled()
         #: Positions, among the sampled users, of the queries of the recall gate.
-        self.gate: Int64 = sample(asking.plan.ids[asking.plan.rows[asking.fitted.sampled]], config.sample_queries)
+        self.gate: Int64 = sample(asking.ids, config.sample_queries)
         depth = max(TOP_K, config.depths[0])
         self._rows = inputs.items.plan.rows
-        self._asking: RowNumbers = asking.plan.rows[asking.fitted.sampled]
-        self._parent = None if inputs.parent is None else _ParentView(inputs, metric, threads)
+        self._parent = None if inputs.parent is None else _ParentView(inputs, asking, metric, threads)
         stale = self.queries[:0] if self._parent is None else self._parent.stable
         stale_raw = raw[:0] if self._parent is None else self._parent.raw()
         self._has_raw = len(stale_raw) > 0
@@ -68,10 +68,13 @@ class Neighbours:
         """(q, >= recall_at) rows of the sampled users' exact neighbours, best first."""
         return self._found.sampled().rows
 
-    def table(self) -> Int64:
-        """Return (s, 11): the row of each sampled user, ascending, and of its ten best items, -1 if there are fewer."""
-        order = np.argsort(self._asking)
-        return np.column_stack([self._asking, self._found.sampled().rows[:, :TOP_K]])[order].astype(np.int64)
+    def table(self, asking: Array) -> Int64:
+        """Return (s, 11): the row of each sampled user, ascending, and of its ten best items, -1 if there are fewer.
+
+        ``asking`` has the rows of the sampled users, in the order of the sample.
+        """
+        order = np.argsort(asking)
+        return np.column_stack([asking, self._found.sampled().rows[:, :TOP_K]])[order].astype(np.int64)
 
     def agreement(self) -> float | None:
         """Return the share of sampled users whose top 10 the maps did not change."""
@@ -92,22 +95,18 @@ class Neighbours:
 class _ParentView:
     """The sampled users' vectors in the parent version, and their neighbours there."""
 
-    def __init__(self, inputs: Inputs, metric: Metric, threads: int) -> None:
+    def __init__(self, inputs: Inputs, asking: Sampled, metric: Metric, threads: int) -> None:
         assert inputs.parent is not None
-        run = inputs.queries
-        sampled = run.fitted.sampled
-        assert sampled is not None
-        rows = run.plan.parent_live[sampled]
         self._version: Version = inputs.parent
         self._metric = metric
         self._threads = threads
-        self._name = run.name
+        self._name = inputs.queries.name
         self._row_map = inputs.items.plan.row_map
         self._width = inputs.snapshot.width
         #: Positions, among the sampled users, of those live in the parent.
-        self.sampled: Int64 = np.flatnonzero(rows >= 0)
-        self._asking = rows[self.sampled].astype(np.int64)
-        self.stable: Float32 = np.array(self._version.side(run.name).vectors[rows[self.sampled]], np.float32)
+        self.sampled: Int64 = asking.in_parent
+        self._asking = asking.parent_rows
+        self.stable: Float32 = asking.stable
 
     def raw(self) -> Array:
         """Return the parent's raw vectors of the users; no rows if the maps cannot be inverted."""

@@ -27,8 +27,9 @@ from embsync.manifest import (
     SnapshotRecord,
 )
 from embsync.pipeline.checks import Measured
-from embsync.pipeline.inputs import Inputs, SideRun
+from embsync.pipeline.inputs import Inputs
 from embsync.pipeline.neighbours import Neighbours
+from embsync.pipeline.run_sides import RunSide
 from embsync.pipeline.second_pass import WrittenSide
 from embsync.reader import Version
 from embsync.sides import SideName, Sides
@@ -55,7 +56,7 @@ def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> Snapsh
 
 def row_counts(inputs: Inputs, found: Alignment) -> Sides[RowCounts]:
     """Return the manifest's counts of each side."""
-    return inputs.map(lambda run, part: msgspec.structs.replace(run.plan.counts, zero=part.sums.zero_rows), found)
+    return inputs.map(lambda run, part: msgspec.structs.replace(run.counts, zero=part.sums.zero_rows), found)
 
 
 def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: Sides[WrittenSide]) -> AlignmentRecord:
@@ -189,15 +190,15 @@ def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
     return float(np.count_nonzero(~side.vectors[suspects].any(axis=1))) / max(counts.live, 1)
 
 
-def _coverage(run: SideRun, part: SideFit, parent: Version) -> Measured:
+def _coverage(run: RunSide, part: SideFit, parent: Version) -> Measured:
     """Return the share of known ids; if it leaves few ids in common, no other check protects the side."""
     counts = _counts(parent, run.name)
-    known = run.plan.counts.common + run.plan.counts.returned
+    known = run.counts.common + run.counts.returned
     share = known / max(min(run.side.count, counts.rows), 1)
     return Measured(f"coverage_{run.name}", share, {"least": 0.3 if part.judged_alone else 0.5})
 
 
-def _live(run: SideRun, parent: Version) -> Measured:
+def _live(run: RunSide, parent: Version) -> Measured:
     return Measured(f"live_{run.name}", run.side.count / max(_counts(parent, run.name).live, 1))
 
 
@@ -217,14 +218,14 @@ def checks_of_rows(
 
 
 def _of_side(
-    inputs: Inputs, parent: Version, run: SideRun, part: SideFit, alignment: AlignmentRecord
+    inputs: Inputs, parent: Version, run: RunSide, part: SideFit, alignment: AlignmentRecord
 ) -> Iterator[Measured]:
     """Yield the figures of a side that the table judges, with the figures that their limits depend on."""
     side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
     for check in _checks_of(run.name):
         if check.needs == "raw rows" and (getattr(side, check.figure) is None or inputs.same_as_parent):
             continue  # without the parent's raw rows there is nothing to compare
-        if check.needs == "parent" and run.plan.counts.common == 0:  # cohorts in turn share no live id with the parent
+        if check.needs == "parent" and run.counts.common == 0:  # cohorts in turn share no live id with the parent
             continue
         yield _measured(check, part, side, None if before is None else getattr(before, check.figure))
 

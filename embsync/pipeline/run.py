@@ -19,9 +19,10 @@ from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
 from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotError, StoreError
 from embsync.index import Built, check_factory, refresh
-from embsync.manifest import FORMAT, CheckRecord, IndexReport, Manifest, Seconds
+from embsync.manifest import FORMAT, FORMAT_OF_PARTS, CheckRecord, IndexReport, Manifest, Parts, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
+from embsync.pipeline.engine import Reported, open_engine
 from embsync.pipeline.estimate import estimate
 from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.lineage import save_lineage
@@ -144,7 +145,7 @@ class _Run:
                 known, self._current = open_current(self._store, stack, new_space=self._request.new_space)
                 parent = None if self._request.new_space else known
                 self._parent = stack.enter_context(ParentCheck(self._store, parent, (UnchangedError, _ParentChanged)))
-                inputs = self._gather(known)
+                inputs = self._gather(known, stack)
             self._check_factory(inputs)
             with self._clock.stage("align"), library_threads(1, "blas"):
                 found = self._fit(inputs)
@@ -163,7 +164,7 @@ class _Run:
                 _give_back_memory()
                 return self._finish(staging, parent, describe, index)
 
-    def _gather(self, known: Version | None) -> Inputs:
+    def _gather(self, known: Version | None, stack: contextlib.ExitStack) -> Inputs:
         self._signature = signature(self._request.path)
         snapshot = open_snapshot(
             self._request.path,
@@ -175,7 +176,11 @@ class _Run:
         parent = None if self._request.new_space else known
         compared = [self._request.known_fingerprint, None if parent is None else parent.record.snapshot.fingerprint]
         earlier = any(map(is_earlier, compared))
-        return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier)
+        engine = None
+        if self._config.engine.kind != "local" and snapshot.users is not None:
+            self._progress = stack.enter_context(Reported(self._progress))
+            engine = stack.enter_context(open_engine(self._config.engine))
+        return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier, engine=engine)
 
     def _check_factory(self, inputs: Inputs) -> None:
         """Refuse a factory before any work; a trained index may be kept, however few rows there are."""
@@ -209,9 +214,11 @@ class _Run:
         assert self._fingerprint is not None
         parent = inputs.parent
         counts = record.row_counts(inputs, found)
+        parts = [] if written.users is None else written.users.parts
         describe = partial(
             Manifest,
-            format=FORMAT,
+            format=FORMAT_OF_PARTS if parts else FORMAT,
+            parts=Parts(users=parts) if parts else msgspec.UNSET,
             version=inputs.number,
             space_id=uuid.uuid4().hex if parent is None else parent.space_id,
             dimension=inputs.dimension,

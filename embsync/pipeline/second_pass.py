@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,16 +13,18 @@ from embsync.alignment.preservation import Residual
 from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment, Observer, SideFit, transform_rows
 from embsync.config import Config
-from embsync.dtypes import Array, Float32
+from embsync.dtypes import Array, Float32, Float64
 from embsync.ids import positions_in, sample
-from embsync.manifest import SideDrift
-from embsync.pipeline.inputs import START_ROWS, Inputs, SideRun
+from embsync.manifest import PartFile, SideDrift
+from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.pipeline.run_sides import START_ROWS, RunSide
+from embsync.pipeline.table_run import TableDigest, TableRun, write_table
 from embsync.rows import as_slice, block_rows
-from embsync.sides import NAMES, Sides
+from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import row_cosines
-from embsync.snapshots import SideDigest, fingerprint_of
+from embsync.snapshots import Digest, SideDigest, fingerprint_of
 from embsync.store import layout
 from embsync.store.staging import ArrayFile, Staging
 
@@ -34,13 +36,17 @@ class WrittenSide:
     Attributes
     ----------
     vectors : (n, k) float32
-        The memory-mapped file in the staging directory.
+        The memory-mapped file in the staging directory; without rows if an engine wrote them.
     residual : Residual
     change : RowChange
     drift : SideDrift or None
         None in a new space.
     anchors : int
         Number of anchors that the side was aligned to.
+    sampled_rows : (s,) int64
+        The version's rows of the sampled ids.
+    parts : list of PartFile
+        Those of the rows that an engine wrote.
     """
 
     vectors: Float32
@@ -48,6 +54,8 @@ class WrittenSide:
     change: RowChange
     drift: SideDrift | None
     anchors: int
+    sampled_rows: Array
+    parts: list[PartFile] = field(default_factory=list)
 
 
 def write_sides(
@@ -55,7 +63,11 @@ def write_sides(
 ) -> tuple[Sides[WrittenSide], str]:
     """Transform, write and measure every side in one pass over its rows; return also the fingerprint of that pass."""
 
-    def write(run: SideRun, part: SideFit) -> WrittenSide:
+    def write(run: RunSide, part: SideFit) -> WrittenSide:
+        if isinstance(run, TableRun):
+            progress("writing", inputs.snapshot.items.count / sum(side.count for side in inputs.snapshot.sides))
+            return _write_table(staging, inputs, run, part, digests, config)
+        assert isinstance(run, SideRun)
         digest = SideDigest(run.side, run.ids, earlier=False)
         digests.append(digest)
         rows = WatchedRows(digest.rows, inputs.snapshot, run.name, "writing", progress)
@@ -64,9 +76,9 @@ def write_sides(
             extra.append(neighbours.observe)
         return _write_side(staging, inputs, run, part, rows, extra, config)
 
-    digests: list[SideDigest] = []
+    digests: list[Digest] = []
     written = inputs.map(write, found)
-    staging.save(layout.NEIGHBOURS, neighbours.table())
+    staging.save(layout.NEIGHBOURS, neighbours.table(written.queries.sampled_rows))
     save_maps(staging, found.transform)
     return written, fingerprint_of(digests)
 
@@ -112,16 +124,43 @@ def _write_side(
         change=change,
         drift=None if drift is None else replace(drift, cosine_since_start=since_start),
         anchors=0 if run.anchors is None else len(run.anchors.ids),
+        sampled_rows=run.sampled_rows,
+    )
+
+
+def _write_table(
+    staging: Staging, inputs: Inputs, run: TableRun, part: SideFit, digests: list[Digest], config: Config
+) -> WrittenSide:
+    """Have the run's engine write a side."""
+    inverse = _parent_inverse(inputs, run.name)
+    written = write_table(staging, run, part, inverse, inputs.number, inputs.motion, config)
+    table = written.table
+    digests.append(TableDigest(run.fitted.table, table.counts.live, table.digest))
+    return WrittenSide(
+        vectors=np.empty((0, inputs.dimension), np.float32),
+        residual=written.residual,
+        change=table.change,
+        drift=None if inputs.parent is None else replace(table.drift, cosine_since_start=written.since_start),
+        anchors=0 if run.anchors is None else len(run.anchors.ids),
+        sampled_rows=table.sampled_rows,
+        parts=written.parts,
     )
 
 
 def _drift_meter(inputs: Inputs, run: SideRun) -> DriftMeter | None:
     if inputs.parent is None:
         return None
+    inverse = _parent_inverse(inputs, run.name)
+    return DriftMeter(run.plan.parent_live, inputs.parent.side(run.name).vectors, inverse, run.id_of)
+
+
+def _parent_inverse(inputs: Inputs, name: SideName) -> Float64 | None:
+    """Return the map back to the parent's raw rows; None if they cannot be compared with the snapshot's."""
+    if inputs.parent is None:
+        return None
     maps = inputs.parent.transform.maps
     comparable = maps.invertible and len(maps.items) == inputs.snapshot.width
-    inverse = maps.inverse(run.name) if comparable else None
-    return DriftMeter(run.plan.parent_live, inputs.parent.side(run.name).vectors, inverse, run.id_of)
+    return maps.inverse(name) if comparable else None
 
 
 def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:

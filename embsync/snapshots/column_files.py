@@ -165,6 +165,52 @@ class FileRows:
                 del block
 
 
+@dataclass(frozen=True)
+class StoredColumns:
+    """Where a side is stored, for others who read it.
+
+    Attributes
+    ----------
+    kind : str
+        Of the files, as in a form: ``parquet`` and others.
+    files : tuple of str
+    vectors : tuple of str
+        A column of lists, or one column for each dimension.
+    vector_kind : str
+        Kind of the values of the first of them, such as ``list float32``.
+    dtype : dtype
+        Of the numbers.
+    ids : str
+    id_kind : str
+        ``integer`` or ``string``.
+    """
+
+    kind: str
+    files: tuple[str, ...]
+    vectors: tuple[str, ...]
+    vector_kind: str
+    dtype: np.dtype[Any]
+    ids: str
+    id_kind: str
+
+    @classmethod
+    def of(cls, side: IdentifiedSide) -> StoredColumns | None:
+        """Return where a side is stored; None if that is not in columns of files with a column of ids."""
+        rows, ids = side.vectors, side.id_column
+        if not isinstance(rows, FileRows) or not isinstance(ids, FileColumn):
+            return None
+        parts = rows.parts
+        return cls(
+            str(parts[0].form["kind"]),
+            tuple(str(part.place) for part in parts),
+            rows.columns,
+            parts[0].kinds[rows.columns[0]],
+            rows.dtype,
+            ids.name,
+            side.id_kind,
+        )
+
+
 def open_files(
     side: str,
     place: Place,

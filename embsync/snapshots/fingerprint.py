@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from embsync.snapshots.snapshot import SnapshotSide
 
 _SEED, _LANES = 20_251_123, 2
+
+
+class Digest(Protocol):
+    """The digest of one pass over a side."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of the rows."""
+
+    def earlier(self) -> str | None:
+        """Return the digest by the rule of earlier releases; None if it was not computed."""
 
 
 class SideDigest:
@@ -50,12 +60,12 @@ class SideDigest:
         return None if self._earlier is None else self._earlier.hexdigest()
 
 
-def fingerprint_of(sides: Iterable[SideDigest]) -> str:
+def fingerprint_of(sides: Iterable[Digest]) -> str:
     """Return the fingerprint of a snapshot, given items first."""
     return ALGORITHM + _sha256(side.hexdigest() for side in sides)
 
 
-def fingerprints_of(sides: Iterable[SideDigest]) -> frozenset[str]:
+def fingerprints_of(sides: Iterable[Digest]) -> frozenset[str]:
     """Return the fingerprints of a snapshot by every rule that was computed."""
     found = list(sides)
     earlier = [digest for digest in (side.earlier() for side in found) if digest is not None]

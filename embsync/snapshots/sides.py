@@ -71,8 +71,8 @@ class IdentifiedSide:
         self.source = source
         self.stored_bytes = stored_bytes
         self.ordered = ordered
-        self._vectors = vectors
-        self._ids = ids
+        self.vectors = vectors
+        self.id_column = ids
         self._weights = weights
         self.id_kind = "integer" if ids is None else id_kind(ids.dtype, str(ids))
         for column, what in ((ids, "ids"), (weights, "weights")):
@@ -94,12 +94,12 @@ class IdentifiedSide:
     @property
     def count(self) -> int:
         """Number of rows."""
-        return self._vectors.count
+        return self.vectors.count
 
     @property
     def width(self) -> int:
         """Numbers in a row."""
-        return self._vectors.width
+        return self.vectors.width
 
     def called(self, name: str) -> Self:
         """Return the same rows as a side of another name."""
@@ -109,18 +109,21 @@ class IdentifiedSide:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield ``(start, block)`` in file order."""
-        return self._vectors.blocks()
+        return self.vectors.blocks()
 
     def ids(self) -> Array:
         """Return the ids in file order: (t,) int64, or (t,) ``S<n>`` of UTF-8 bytes; unique."""
-        if self._ids is None:
+        if self.id_column is None:
             rows = np.arange(self.count, dtype=np.int64)
             rows.setflags(write=False)
             return rows
-        ids = canonical(self._ids.read(), str(self._ids))
+        ids = canonical(self.id_column.read(), str(self.id_column))
         if len(ids) != self.count:
             raise SnapshotChanged(
-                "changed while it was read", where=str(self._ids), found=f"{len(ids)} ids", expected=f"{self.count}"
+                "changed while it was read",
+                where=str(self.id_column),
+                found=f"{len(ids)} ids",
+                expected=f"{self.count}",
             )
         return ids
 

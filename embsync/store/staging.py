@@ -22,7 +22,7 @@ from embsync.dtypes import Array
 from embsync.errors import StoreError
 from embsync.file_hashes import FileEntry, forget_pages, hash_file
 from embsync.store.durable import close, exchange, lock_new, require_same, sync_directory
-from embsync.store.modes import create_file, make_directory
+from embsync.store.modes import correct_file, create_file, make_directory
 from embsync.store.removal import STAGING_PREFIX, remove_tree
 
 _READ_BYTES = 4 * 2**20
@@ -184,6 +184,24 @@ class Staging:
                 ) from None
         else:
             self._entries.append(entry)
+
+    def adopt(self, path: Path, entry: FileEntry) -> None:
+        """Move a file here that another process has written, made durable, read back and hashed: all but its size."""
+        target = self._place(entry.path)
+        if (size := path.stat().st_size) != entry.bytes:
+            raise StoreError(
+                "the file changed after it was written",
+                where=path,
+                found=f"{size} bytes",
+                expected=f"{entry.bytes} bytes",
+            )
+        path.rename(target)
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            correct_file(descriptor, target)
+        finally:
+            close(descriptor)
+        self._entries.append(entry)
 
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[Callable[[bytes | memoryview], None]]:

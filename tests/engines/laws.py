@@ -18,7 +18,7 @@ from embsync.alignment.preservation import residual_scale, written_block
 from embsync.dtypes import Array
 from embsync.engines.seam import Kept, Mapping, SideTable, WrittenTable
 from embsync.errors import SnapshotError
-from embsync.ids import sample
+from embsync.ids import positions_in, sample
 from embsync.rows import ArrayRows
 from embsync.snapshots.row_digest import row_sums
 from embsync.store.rows import ParentRows, plan
@@ -47,7 +47,9 @@ class World:
         matrix = random.normal(size=(WIDTH, DIMENSION))
         exact = self.vectors.astype(np.float64)
         scale = residual_scale(exact.T @ exact, matrix, ROWS)
-        self.mapping = Mapping(matrix, scale, NUMBER, KEPT, random.normal(size=(DIMENSION, WIDTH)))
+        self.mapping = Mapping(
+            matrix, scale, NUMBER, KEPT, random.normal(size=(DIMENSION, WIDTH)), np.sort(self.ids[::9])
+        )
 
     def sides(self, make: Make) -> tuple[SideTable, SideTable]:
         """Return the snapshot's side and the parent's."""
@@ -116,6 +118,7 @@ def the_second_pass_writes_and_measures_the_same(make: Make, world: World, direc
     vectors[expected.carried] = world.parent_vectors[expected.carried_from]
     seen = expected.last_seen(NUMBER, ParentRows(world.parent_ids, world.last_seen, KEPT.lineage))
     _has_parts(written, expected.ids, vectors, seen)
+    assert_array_equal(written.sampled_rows, positions_in(world.mapping.sampled, expected.ids))
 
 
 def expected_plan(world: World) -> Any:
@@ -157,8 +160,9 @@ def damage_is_refused(make: Make, kind: str) -> None:
             "ragged": [1.0],
             "NaN": [1.0, float("nan"), 0.0],
         }[kind]
+    side = make(ids, vectors)
     with pytest.raises(SnapshotError) as caught:
-        make(ids, vectors).totals()
+        (side.totals(), side.count(None, Kept(np.empty(0, np.int64), 0)))
     assert expected in str(caught.value.details()["found"])
     assert caught.value.exit_code == SnapshotError.exit_code
 

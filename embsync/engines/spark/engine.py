@@ -1,0 +1,83 @@
+"""Tables of Spark from the files of a snapshot or of a version, which every executor finds under the same path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as sql
+
+from embsync.engines.batches import ids_to, lists_of
+from embsync.engines.first_pass import Batches, Work
+from embsync.engines.spark.errors import spark_errors
+from embsync.engines.spark.table import SparkTable
+from embsync.sides import SideName
+from embsync.snapshots.column_files import StoredColumns
+
+#: Rows of an array that a task reads at once.
+_ROWS = 8192
+#: Characters that Hadoop takes for a pattern.
+_PATTERN = str.maketrans({sign: f"\\{sign}" for sign in "\\*?[]{}"})
+
+
+@dataclass(frozen=True)
+class SparkEngine:
+    """Where tables are read: a session.
+
+    Attributes
+    ----------
+    session : SparkSession
+    outputs : int
+        Part files to write; 0: by the size.
+    """
+
+    session: Any
+    outputs: int = 0
+
+    def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SparkTable:
+        """Return a side of a snapshot."""
+        strings = stored.id_kind == "string"
+        with spark_errors(source):
+            frame = self.session.read.parquet(*map(_uri, stored.files))
+            columns = [sql.col(f"`{column}`") for column in stored.vectors]
+            vector = columns[0] if stored.vector_kind.startswith("list") else sql.array(*columns)
+            ids = sql.col(f"`{stored.ids}`").cast("string" if strings else "long")
+            frame = frame.select(ids.alias("id"), vector.alias("vector"))
+        return SparkTable(name, source, frame, width, stored.dtype, strings, self.outputs)
+
+    def arrays(self, name: SideName, files: Sequence[Path], rows: int, width: int, *, strings: bool) -> SparkTable:
+        """Return a side of a version in three arrays."""
+        schema = f"id {'string' if strings else 'long'}, vector array<float>, last_seen long"
+        with spark_errors(str(files[0].parent)):
+            ranges = self.session.range(0, rows, _ROWS)
+            frame = ranges.mapInArrow(_reading([str(file) for file in files]), schema)
+        return SparkTable(name, str(files[0].parent), frame, width, np.dtype(np.float32), strings, self.outputs)
+
+    def parts(self, name: SideName, files: Sequence[Path], rows: int, width: int, *, strings: bool) -> SparkTable:
+        """Return a side of a version in part files."""
+        with spark_errors(str(files[0].parent)):
+            frame = self.session.read.parquet(*(_uri(str(file)) for file in files))
+        return SparkTable(name, str(files[0].parent), frame, width, np.dtype(np.float32), strings, self.outputs)
+
+
+def _reading(files: list[str]) -> Work:
+    """Return what reads the rows from each given number on, as many as a task reads at once, from three arrays."""
+
+    def work(batches: Batches) -> Batches:
+        ids, vectors, last_seen = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
+        for batch in batches:
+            for start in batch.column("id").to_pylist():
+                part = slice(start, start + _ROWS)
+                columns = {"id": ids_to(np.array(ids[part])), "vector": lists_of(np.array(vectors[part]))}
+                yield pa.record_batch({**columns, "last_seen": pa.array(np.array(last_seen[part]))})
+
+    return work
+
+
+def _uri(path: str) -> str:
+    """Return a path of this machine's files for Spark, whose default file system may be another one."""
+    return f"file:{Path(path).absolute()}".translate(_PATTERN)

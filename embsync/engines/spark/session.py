@@ -1,0 +1,167 @@
+"""Spark's session for one run: checked, started, and stopped with all that it started."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from embsync.config import EngineConfig
+from embsync.engines.spark.errors import spark_errors
+from embsync.errors import UsageError
+
+#: Oldest Java that Spark 4 runs on.
+_JAVA = 17
+#: (package, oldest, first that does not fit)
+_PACKAGES = (("pyspark", (4, 0), None), ("pandas", (2, 2), (3, 0)), ("pyarrow", (17, 0), None))
+_INSTALL = "pip install 'embsync[spark]'"
+#: Settings of a session that runs on this machine; those of ``engine.conf`` come after them.
+_HERE = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+}
+
+
+#: The sessions that were started here, by their settings; each serves the runs of this process.
+_STARTED: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def running_session(engine: EngineConfig) -> Iterator[Any]:
+    """Yield the session with these settings, started if need be; an error in the block ends its jobs and itself.
+
+    Raises
+    ------
+    UsageError
+        A package or Java is missing or does not fit, or the master is unknown.
+    EngineError
+        The cluster cannot be reached.
+    """
+    session = start(engine)
+    try:
+        yield session
+    except BaseException:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            session.interruptAll() if _is_remote(engine) else session.sparkContext.cancelAllJobs()
+        if not _is_alive(session):
+            stop(engine)
+        raise
+
+
+def start(engine: EngineConfig) -> Any:
+    """Return the session with these settings, started if need be."""
+    key = _key(engine)
+    if key in _STARTED:
+        return _STARTED[key]
+    require_packages()
+    if not _is_remote(engine):
+        require_java()
+    if engine.master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    with spark_errors(f"engine.master {engine.master}"):
+        _STARTED[key] = _start(engine)
+    atexit.register(stop, engine)
+    return _STARTED[key]
+
+
+def _key(engine: EngineConfig) -> str:
+    return repr((engine.master, engine.conf))
+
+
+def _is_remote(engine: EngineConfig) -> bool:
+    return engine.master.startswith("sc://")
+
+
+def _is_alive(session: Any) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(session.range(1).count() == 1)
+    return False
+
+
+def _start(engine: EngineConfig) -> Any:
+    from pyspark.sql import SparkSession  # noqa: PLC0415  (the extra `spark`)
+
+    remote, here = _is_remote(engine), engine.master.startswith("local")
+    builder: Any = SparkSession.builder
+    builder = builder.remote(engine.master) if remote else builder.master(engine.master).appName("embsync")
+    for name, value in {**(_HERE if here else {}), **engine.conf}.items():
+        builder = builder.config(name, _text(value))
+    return builder.getOrCreate()
+
+
+def _text(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def stop(engine: EngineConfig) -> None:
+    """End the session with these settings, its jobs and its processes; nothing is raised: the cluster may be gone."""
+    session = _STARTED.pop(_key(engine), None)
+    if session is not None:
+        with contextlib.suppress(Exception):
+            session.stop()
+        if not _is_remote(engine):
+            _end_java()
+
+
+def _end_java() -> None:
+    """End the Java machine that pyspark started, and otherwise leaves running until this process ends."""
+    from pyspark import SparkContext  # noqa: PLC0415  (the extra `spark`)
+
+    gateway = SparkContext._gateway
+    SparkContext._gateway = SparkContext._jvm = None
+    if gateway is None:
+        return
+    with contextlib.suppress(Exception):
+        gateway.shutdown()
+    process = getattr(gateway, "proc", None)
+    if process is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # it exits at the end of its input
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def require_packages() -> None:
+    """Refuse missing packages and versions that do not fit."""
+    for name, oldest, beyond in _PACKAGES:
+        wanted = f"{name}>={'.'.join(map(str, oldest))}" + (f",<{beyond[0]}" if beyond else "")
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"the Spark engine needs {name}", found="not installed", expected=wanted, hint=f"run: {_INSTALL}"
+            )
+        found = version(name)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+        if numbers < oldest or (beyond is not None and numbers >= beyond):
+            raise UsageError(
+                f"{name} does not fit the Spark engine", found=found, expected=wanted, hint=f"run: {_INSTALL}"
+            )
+
+
+def require_java() -> None:
+    """Refuse a Java that is missing or too old, before Spark's scripts fail on it."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin/java") if home else shutil.which("java")
+    hint = f"install Java {_JAVA} or later, or set JAVA_HOME to it"
+    if java is None or not os.access(java, os.X_OK):
+        raise UsageError("Spark needs Java", found=f"none at {java}" if java else "no java on PATH", hint=hint)
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    number = re.search(r'version "(?:1\.)?(\d+)', told)
+    if number is None or int(number[1]) < _JAVA:
+        found = told.splitlines()[0] if told else "no version"
+        raise UsageError(
+            "this Java is too old for Spark", where=java, found=found, expected=f"{_JAVA} or later", hint=hint
+        )

@@ -1,0 +1,306 @@
+"""The users of a run as a table that an engine reads, maps and writes; see :mod:`embsync.engines.seam`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embsync.alignment.anchors import AnchorSide, Motion, ReferenceRows, advance, advance_ages, blend
+from embsync.alignment.drift import mean
+from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
+from embsync.alignment.preservation import Residual
+from embsync.alignment.two_pass import SideFit
+from embsync.config import Config
+from embsync.dtypes import Array, Float64, Int64, UInt64
+from embsync.engines.seam import Engine, Kept, Mapping, SideTable, SideTotals, TakenRows, WrittenPart, WrittenTable
+from embsync.errors import SnapshotError, UsageError
+from embsync.file_hashes import FileEntry
+from embsync.ids import positions_in, sample
+from embsync.manifest import PartFile, RowCounts
+from embsync.pipeline.run_sides import SAMPLED, START_ROWS, Sampled, part_files, reject_other_ids
+from embsync.reader import Version
+from embsync.rows import ArrayRows, row_numbers
+from embsync.sides import SideName
+from embsync.similarity import row_cosines
+from embsync.snapshots import IdentifiedSide, SnapshotSide, StoredColumns, side_digest
+from embsync.store import layout
+from embsync.store.staging import Staging
+
+
+@dataclass(frozen=True)
+class TableInput:
+    """The first pass over a table: its totals, and the rows that were taken from it.
+
+    Attributes
+    ----------
+    table : SideTable
+    totals : SideTotals
+    taken : TakenRows
+        Those with an anchor, and the sampled ones.
+    pairing : Pairing or None
+        Of the taken rows.
+    rate : float
+    sampled : (s,) int64
+        Positions of the sampled rows among those taken.
+    """
+
+    table: SideTable
+    totals: SideTotals
+    taken: TakenRows
+    pairing: Pairing | None
+    rate: float
+    sampled: Int64
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+        return self.table.width
+
+    def sums(self, threads: int) -> SideSums:
+        """Return the sums of all rows, those with the anchors from the rows taken."""
+        rows = ArrayRows(self.taken.vectors)
+        found = sum_side(rows, self.pairing, sampled=self.sampled, name=self.table.name, threads=threads)
+        return replace(found, rows=self.totals.rows, gram=self.totals.gram, zero_rows=self.totals.zero_rows)
+
+    def factor(self, gram: Float64) -> Float64:
+        """Return the triangular factor."""
+        return triangular_factor(gram, self.table.triangle)
+
+
+@dataclass(frozen=True)
+class TableDigest:
+    """The digest of a pass over a table, from its sums."""
+
+    table: SideTable
+    rows: int
+    sums: UInt64
+
+    def hexdigest(self) -> str:
+        """Return the digest, which is that of the same rows read here."""
+        table = self.table
+        kind = table.dtype.newbyteorder("<").str
+        return side_digest(table.name, kind, table.width, self.rows, self.sums, weighted=False, strings=table.strings)
+
+    def earlier(self) -> None:
+        """Return None: the rule of earlier releases depends on the order of rows, which a table does not have."""
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """The users of a run.
+
+    Attributes
+    ----------
+    name : str
+    side : SnapshotSide
+        Of the snapshot, by its headers.
+    engine : Engine
+    counts : RowCounts
+    fitted : TableInput
+    anchors : AnchorSide or None
+        The parent's.
+    parent : Version or None
+    before : SideTable or None
+        The parent's side.
+    known : TakenRows
+        The parent's rows of the sampled ids.
+    kept : Kept
+    """
+
+    name: SideName
+    side: SnapshotSide
+    engine: Engine
+    counts: RowCounts
+    fitted: TableInput
+    anchors: AnchorSide | None
+    parent: Version | None
+    before: SideTable | None
+    known: TakenRows
+    kept: Kept
+
+    @property
+    def digest(self) -> TableDigest:
+        """The digest of the first pass."""
+        return TableDigest(self.fitted.table, self.fitted.totals.rows, self.fitted.totals.digest)
+
+    @property
+    def id_bytes(self) -> int:
+        """Bytes of an id, of strings the longest that were taken."""
+        return self.fitted.taken.ids.dtype.itemsize
+
+    @property
+    def sampled_ids(self) -> Array:
+        """The sampled ids, ascending."""
+        return self.fitted.taken.ids[self.fitted.sampled]
+
+    def sampled(self) -> Sampled:
+        """Return the sampled rows."""
+        places = positions_in(self.sampled_ids, self.known.ids)
+        live = places >= 0
+        live[live] = self.known.last_seen[places[live]] == self.kept.parent
+        there = np.flatnonzero(live)
+        rows = np.full(len(there), -1, np.int64)
+        return Sampled(self.sampled_ids, there, rows, self.known.vectors[places[there]])
+
+
+def table_run(
+    engine: Engine, side: SnapshotSide, parent: Version | None, known: Version | None, motion: Motion, config: Config
+) -> TableRun:
+    """Make the first pass over the users.
+
+    Raises
+    ------
+    SnapshotError
+        A row is ill-formed, ids repeat, or are of another type than the store's.
+    UsageError
+        The users are stored as the engine does not read them.
+    """
+    table = _snapshot_table(engine, side, config)
+    if known is not None and known.record.users is not None:
+        reject_other_ids(side, "users", "S" if table.strings else "i", known)
+    before = None if parent is None else _version_table(engine, parent)
+    lineage = np.empty(0, np.int64) if parent is None else parent.lineage
+    kept = Kept(lineage, config.store.carry_forward_versions)
+    totals = table.totals()
+    counts = table.count(before, kept)
+    wanted = table.sample_ids(max(SAMPLED, config.index.sample_queries))
+    anchors, recent, known_rows = None, None, TakenRows(wanted[:0], np.empty((0, 0), np.float32), np.empty(0, np.int64))
+    if parent is not None and before is not None:
+        anchor_ids, vectors = parent.reference("anchors", "users")
+        rate = len(anchor_ids) / max(_rows(parent), 1)
+        anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages("users"))
+        needed = np.asarray(anchor_ids) if motion.policy == "two_time_scales" else wanted[:0]
+        known_rows = before.take(_union(needed, wanted))
+        recent = known_rows
+    taken = table.take(wanted if anchors is None else _union(np.asarray(anchors.ids), wanted))
+    pairing, rate = None, 1.0
+    if anchors is not None and recent is not None:
+        places = row_numbers(positions_in(taken.ids, anchors.ids), len(anchors.ids))
+        pairing, rate = Pairing.of(places, _reference(anchors, recent, motion, places), anchors.ids), anchors.rate
+    fitted = TableInput(table, totals, taken, pairing, rate, positions_in(wanted, taken.ids))
+    return TableRun("users", side, engine, counts, fitted, anchors, parent, before, known_rows, kept)
+
+
+def _rows(version: Version) -> int:
+    return 0 if version.record.users is None else version.record.users.rows
+
+
+def _union(first: Array, second: Array) -> Array:
+    return np.union1d(first, second) if len(first) else second
+
+
+def _snapshot_table(engine: Engine, side: SnapshotSide, config: Config) -> SideTable:
+    stored = StoredColumns.of(side) if isinstance(side, IdentifiedSide) else None
+    if stored is None or stored.kind != "parquet" or config.snapshot.weight_column is not None:
+        raise UsageError(
+            "the Spark engine does not read these users",
+            where=side.source,
+            found="a weight column" if stored is not None and stored.kind == "parquet" else "other files or no ids",
+            expected="parquet with a column of ids and one of vectors, without weights",
+            hint="set engine.kind: local",
+        )
+    if stored.dtype.itemsize == 2 or stored.vector_kind not in ("list float32", "list float64", "float32", "float64"):
+        raise SnapshotError(
+            "vectors of a type that Spark does not read",
+            where=side.source,
+            found=f"{stored.vectors[0]} ({stored.vector_kind})",
+            expected="a list of float32 or float64",
+            hint="write them as float32, or set engine.kind: local",
+        )
+    return engine.snapshot("users", stored, side.source, side.width)
+
+
+def _version_table(engine: Engine, version: Version) -> SideTable:
+    """Return the users of a version: in part files, or in the arrays of the local engine."""
+    record = version.record
+    assert record.users is not None
+    if parts := part_files(version):
+        files = [version.path / part.file for part in parts]
+        return engine.parts(
+            "users", files, record.users.rows, record.dimension, strings=isinstance(parts[0].first, str)
+        )
+    paths = tuple(version.path / layout.side_file("users", what) for what in ("ids", "vectors", "last_seen"))
+    strings = version.side("users").ids.dtype.kind == "S"
+    return engine.arrays("users", paths, record.users.rows, record.dimension, strings=strings)
+
+
+def _reference(anchors: AnchorSide, recent: TakenRows, motion: Motion, positions: Array) -> ReferenceRows:
+    """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
+    rows = positions_in(anchors.ids, recent.ids)
+    if motion.policy != "two_time_scales" or (rows < 0).any():
+        return anchors.vectors
+    return blend(anchors, recent.vectors, rows, positions, motion.parent_share)
+
+
+@dataclass(frozen=True)
+class WrittenUsers:
+    """The users after the second pass.
+
+    Attributes
+    ----------
+    table : WrittenTable
+    residual : Residual
+    parts : list of PartFile
+    since_start : float or None
+        Mean cosine with the space's first version.
+    """
+
+    table: WrittenTable
+    residual: Residual
+    parts: list[PartFile]
+    since_start: float | None
+
+
+def write_table(
+    staging: Staging, run: TableRun, part: SideFit, inverse: Float64 | None, number: int, motion: Motion, config: Config
+) -> WrittenUsers:
+    """Have the engine write the users' part files; write their anchors, start sample and moments."""
+    mapping = Mapping(part.map, part.scale, number, run.kept, inverse, run.sampled_ids)
+    with Staging(staging.path.parent) as scratch:
+        # Executors write beside the version: what a late attempt leaves can never be among the version's files.
+        found = run.fitted.table.write(run.before, mapping, scratch.path)
+        parts = [_adopt(staging, one, number_) for number_, one in enumerate(found.parts)]
+    files = [staging.path / one.file for one in parts]
+    table = run.engine.parts("users", files, found.counts.rows, part.map.shape[1], strings=run.fitted.table.strings)
+    staging.save(layout.side_file(run.name, "moments"), found.moments)
+    ids = table.sample_ids(max(config.space.anchors.rows, START_ROWS))
+    start = None if run.parent is None else run.parent.reference("start", run.name)
+    taken = table.take(ids if start is None else _union(np.asarray(start[0]), ids))
+    _write_anchors(staging, run, taken, ids[sample(ids, config.space.anchors.rows)], number, motion)
+    since_start = _write_start(staging, run, taken, ids, number)
+    residual = Residual(part.sums.gram, found.cross, found.own)
+    return WrittenUsers(found, residual, parts, since_start)
+
+
+def _adopt(staging: Staging, part: WrittenPart, number: int) -> PartFile:
+    file = f"users/part-{number:05d}.parquet"
+    staging.adopt(part.path, FileEntry(file, part.bytes, part.sha256))
+    return PartFile(file=file, rows=part.rows, first=part.first, last=part.last)
+
+
+def _write_anchors(staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int, motion: Motion) -> None:
+    rows = positions_in(ids, taken.ids)
+    live = taken.last_seen[rows] == number
+    ids_name, vectors_name = layout.reference_files("anchors", run.name)
+    staging.save(ids_name, ids)
+    staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
+    target = staging.array(vectors_name, (len(rows), taken.vectors.shape[1]), np.float32)
+    advance(target.put, taken.vectors.shape[1], ids, taken.vectors, rows, live, run.anchors, motion)
+
+
+def _write_start(staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int) -> float | None:
+    """Copy the start sample, or create it; return the mean cosine of its live rows with those of the start."""
+    ids_name, vectors_name = layout.reference_files("start", run.name)
+    if run.parent is None:
+        first = ids[sample(ids, START_ROWS)]
+        staging.save(ids_name, first)
+        staging.save(vectors_name, taken.vectors[positions_in(first, taken.ids)])
+        return None
+    names, vectors = run.parent.reference("start", run.name)
+    staging.save(ids_name, names)
+    staging.save(vectors_name, vectors)
+    rows = positions_in(names, taken.ids)
+    there = np.flatnonzero(rows >= 0)
+    there = there[taken.last_seen[rows[there]] == number]
+    return mean(row_cosines(taken.vectors[rows[there]].astype(np.float64), vectors[there].astype(np.float64)))

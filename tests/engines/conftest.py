@@ -1,0 +1,65 @@
+"""One Spark for all tests of a run, whose executors find neither embsync nor SciPy."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embsync.config import EngineConfig
+
+_REFUSING = """
+import sys
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("embsync", "scipy"):
+            raise ModuleNotFoundError(f"an executor has no {name}")
+
+sys.meta_path.insert(0, Refusing())
+"""
+
+
+def bare_python(directory: Path) -> Path:
+    """Return a Python that finds neither embsync nor SciPy."""
+    (directory / "sitecustomize.py").write_text(_REFUSING)
+    script = directory / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{directory}:$PYTHONPATH" exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+@pytest.fixture(scope="session")
+def spark_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineConfig]:
+    """Return the configuration of a session that is running."""
+    pytest.importorskip("pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed")
+    from embsync.engines.spark.session import start, stop
+
+    conf: dict[str, str | int | float | bool] = {
+        "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
+        "spark.sql.shuffle.partitions": 3,
+        "spark.default.parallelism": 2,
+        "spark.local.dir": str(tmp_path_factory.mktemp("spark")),
+    }
+    python = bare_python(tmp_path_factory.mktemp("python"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", str(python))
+        config = EngineConfig(kind="spark", master="local[2]", conf=conf, partitions=3)
+        start(config).sparkContext.setLogLevel("OFF")
+        yield config
+        stop(config)
+
+
+@pytest.fixture(scope="session")
+def spark(spark_config: EngineConfig) -> Any:
+    """Return the session."""
+    from embsync.engines.spark.session import start
+
+    return start(spark_config)

@@ -1,0 +1,101 @@
+"""Nights published by Spark are those that the local engine publishes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from engines import nights
+from support.nights import night
+
+from embsync.config import AnchorsConfig, Config, EngineConfig, IndexConfig, SpaceConfig, StoreConfig
+from embsync.errors import SnapshotError, UsageError
+from embsync.store import Store
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.services("pyspark"),
+    pytest.mark.timeout(900),  # a Java machine on a loaded computer
+    pytest.mark.xdist_group("spark"),
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
+]
+
+LOCAL = Config(
+    space=SpaceConfig(anchors=AnchorsConfig(rows=90)),
+    store=StoreConfig(carry_forward_versions=2),
+    index=IndexConfig(factory="Flat"),
+    checks={},
+)
+
+
+@pytest.fixture
+def by_spark(spark_config: EngineConfig) -> Config:
+    return msgspec.structs.replace(LOCAL, engine=spark_config)
+
+
+def snapshot(directory: Path, number: int, **options: Any) -> Path:
+    """Write a night with strings for ids."""
+    found = night(number, churn=0.1, **options).named()
+    assert found.users is not None
+    return nights.save(directory / f"day={number}", found.items, found.item_ids, *(found.users, found.user_ids))
+
+
+@dataclass
+class Stores:
+    local: Path
+    spark: Path
+
+
+def test_nights_are_the_same_by_both_engines(by_spark: Config, tmp_path: Path) -> None:
+    """Records, rows, anchors and neighbours; the third night carries rows, and the second follows arrays as well."""
+    stores = Stores(tmp_path / "local", tmp_path / "spark")
+    for number in (1, 2, 3):
+        path = snapshot(tmp_path, number)
+        local = nights.publish(stores.local, path, LOCAL)
+        spark = nights.publish(stores.spark, path, by_spark)
+        assert nights.differences(local, spark) == []
+        assert (local.format, spark.format) == (1, 2)
+        nights.require_same_users(stores.local, stores.spark, number)
+        nights.require_same_arrays(stores.local, stores.spark, number)
+    assert spark.users is not None
+    assert min(spark.users.carried, spark.users.gone, spark.users.new) > 0
+    assert [path.name for path in (stores.spark / "versions").iterdir() if path.name.startswith(".")] == []
+
+
+def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: Path) -> None:
+    """A version in arrays, then one by Spark, is the same as two by the local engine; the reverse is refused."""
+    stores = Stores(tmp_path / "local", tmp_path / "spark")
+    first, second, third = (snapshot(tmp_path, number) for number in (1, 2, 3))
+    for store in (stores.local, stores.spark):
+        nights.publish(store, first, LOCAL)
+    spark = nights.publish(stores.spark, second, by_spark)
+    assert nights.differences(nights.publish(stores.local, second, LOCAL), spark) == []
+    nights.require_same_users(stores.local, stores.spark, 2)
+    with pytest.raises(UsageError, match="--engine spark"):
+        nights.publish(stores.spark, third, LOCAL)
+    assert Store(stores.spark).numbers() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["NaN", "repeated", "float16"])
+def test_bad_users_leave_the_store_as_it_was(by_spark: Config, tmp_path: Path, kind: str) -> None:
+    """One line, exit code 3, and no directory more than before."""
+    store = tmp_path / "store"
+    found = night(1)
+    users, ids = np.array(found.both[1]), np.array(found.user_ids)
+    if kind == "NaN":
+        users[7, 3] = np.nan
+    elif kind == "repeated":
+        ids[8] = ids[7]
+    path = nights.save(
+        tmp_path / "bad", found.items, found.item_ids, users.astype("f2") if kind == "float16" else users, ids
+    )
+    with pytest.raises(SnapshotError) as caught:
+        nights.publish(store, path, by_spark)
+    assert caught.value.exit_code == 3
+    assert str(ids[7]) in str(caught.value) or kind == "float16"
+    assert "\n" not in str(caught.value)
+    assert not store.exists()
