@@ -152,7 +152,7 @@ def spectrum(plot: Plot, now: Float64, before: Float64 | None, rank: int) -> Mar
     else:
         marks = ticks(0, most, 4)
     plot.y_axis(up, marks, [f"{mark:g}" for mark in marks])
-    shown = [1.0, *(mark for mark in ticks(1, len(now), 6) if mark > 1)]
+    shown = [1.0, *(mark for mark in ticks(1, len(now), 6) if mark > 1 and mark.is_integer())]
     plot.x_axis([across.at(mark) for mark in shown], [f"{mark:g}" for mark in shown], "direction")
     _bars(plot, across, up, now)
     if before is not None and len(before):

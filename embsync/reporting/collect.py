@@ -16,6 +16,7 @@ from embsync.manifest import Manifest, Moved
 from embsync.progress import Progress, silent
 from embsync.reader import Version, open_version
 from embsync.reader.side import Side
+from embsync.reporting.deliveries import deliveries
 from embsync.reporting.figures import (
     CosineFigures,
     MapFigures,
@@ -100,7 +101,7 @@ def of_store(root: Path, number: int | None = None, progress: Progress = silent)
     contents = StoreContents(root)
     contents.require()
     if number is None and contents.current() is None:
-        return ReportFigures(None, events=_last(list(contents.journal.events())))
+        return ReportFigures(None, events=_last(list(contents.journal.events())), deliveries=deliveries(root))
     with open_version(root, number, indexed=False) as version:
         return of_version(version, progress)
 
@@ -156,6 +157,7 @@ def _recorded(collected: _Collected) -> ReportFigures:
         checks=tuple(record.checks),
         history=version_history(manifests, events, unreadable),
         events=_last(events),
+        deliveries=deliveries(contents.root),
         missing=collected.missing,
     )
 

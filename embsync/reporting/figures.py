@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from embsync.dtypes import Float64, Int64
 from embsync.manifest import CheckRecord, Manifest
+from embsync.reporting.deliveries import Deliveries
 from embsync.sides import Sides
 from embsync.store.journal import Event
 
@@ -190,6 +191,8 @@ class ReportFigures:
     moved : tuple of MovedItem
     events : tuple of Event
         The journal's last events, oldest first.
+    deliveries : Deliveries or None
+        The sinks of the store; None if nothing was ever delivered from it by the service.
     missing : mapping
         What is not shown, and why, by section.
     """
@@ -205,4 +208,5 @@ class ReportFigures:
     map: MapFigures | None = None
     moved: tuple[MovedItem, ...] = ()
     events: tuple[Event, ...] = ()
+    deliveries: Deliveries | None = None
     missing: Mapping[str, str] = field(default_factory=dict)

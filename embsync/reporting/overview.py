@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embsync.reporting import moved_section, sections
 from embsync.reporting.daemon_state import daemon_sentence
+from embsync.reporting.deliveries import delivery_table
 from embsync.reporting.figures import ReportFigures
 from embsync.reporting.markup import Markup, element, isolated, joined
 from embsync.reporting.numerals import local
@@ -33,7 +34,7 @@ def overview(figures: ReportFigures, root: Path) -> str:
             element("section", element("h2", "What moved most"), joined(*moved_section.moved(figures, linked=True))),
             data_part="more",
         ),
-        _daemon(root, figures.events),
+        element("div", _daemon(root, figures.events), _deliveries(figures), data_part="daemon"),
     )
 
 
@@ -42,8 +43,14 @@ def overview_without_version(found: Verdict, advice: Markup | None, root: Path, 
     return joined(
         element("div", banner(found), advice, data_part="top"),
         element("div", data_part="more"),
-        _daemon(root, events),
+        element("div", _daemon(root, events), data_part="daemon"),
     )
+
+
+def _deliveries(figures: ReportFigures) -> Markup | None:
+    if figures.deliveries is None:
+        return None
+    return element("section", element("h2", "Deliveries"), delivery_table(figures.deliveries))
 
 
 def _daemon(root: Path, events: Sequence[Event]) -> Markup:
@@ -63,5 +70,4 @@ def _daemon(root: Path, events: Sequence[Event]) -> Markup:
         element("h2", "Daemon"),
         element("p", daemon_sentence(root)),
         element("ul", shown, class_="events") if shown else None,
-        data_part="daemon",
     )

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from embsync.reporting import moved_section, sections, verdict
 from embsync.reporting.check_section import checks
+from embsync.reporting.deliveries import delivery_table
 from embsync.reporting.figures import ReportFigures
 from embsync.reporting.first_version import HEADING, first_version
 from embsync.reporting.markup import Markup, element, isolated, joined
@@ -118,7 +119,7 @@ def _tiles(figures: ReportFigures) -> Iterator[Markup]:
     drift = manifest.drift
     if drift is not None:
         raw = "raw not known" if drift.items.cosine_raw is None else f"raw {figure(drift.items.cosine_raw, 2)}"
-        yield tile(f"Items against version {drift.parent}", figure(drift.items.cosine, 2), f"mean cosine; {raw}")
+        yield tile("Item cosine", figure(drift.items.cosine, 2), f"mean with version {drift.parent}; {raw}")
         if drift.stale_overlap_at_10 is not None:
             yield tile(
                 "Stale top 10",
@@ -187,6 +188,8 @@ def _sections(figures: ReportFigures) -> Iterator[Section]:
         yield "churn", "Churn", "Ids new and gone in each version.", sections.grid(sections.churn(figures))
     if figures.manifest is None:
         yield "publish", HEADING, "", first_version()
+    if figures.deliveries is not None:
+        yield "deliveries", "Deliveries", "", delivery_table(figures.deliveries)
     yield "events", "Events", "", sections.events(figures)
 
 

@@ -174,9 +174,8 @@ def spectrum(values: Float64, before: Float64 | None, rank: int, name: str, name
     """Return singular values as bars, those of the parent as a line, and how many carry half of the energy."""
     energy = np.cumsum(values**2) / max(float((values**2).sum()), np.finfo(float).tiny)
     half = int(np.searchsorted(energy, 0.5)) + 1
-    text = (
-        f"Largest {values[0]:.4g}, smallest {values[-1]:.4g}; of {plural(len(values), 'direction')}, {half} carry half"
-    )
+    carry = "1 carries" if half == 1 else f"{half} carry"
+    text = f"Largest {values[0]:.4g}, smallest {values[-1]:.4g}; of {plural(len(values), 'direction')}, {carry} half"
     text += " of the energy of all scores."
     plot = Plot("Singular values", text)
     chart = charts.spectrum(plot, values, before, rank)

@@ -39,7 +39,7 @@ def series(place: Place, tmp_path: Path) -> dict[str, set[str]]:
     metrics.requests.labels("/", 200).inc()
     metrics.seconds.labels("/").observe(1.0)
     metrics.closed.labels("refused").inc()
-    write_report(tmp_path, new_report(1.0, 2.0, 3, {"one": SinkReport(kind="object_store", current=1, behind=2)}))
+    write_report(tmp_path, new_report(1.0, 3, {"one": SinkReport(kind="object_store", current=1, behind=2)}))
     text = "\n".join(
         [
             (place.store.root / "metrics.prom").read_text(),

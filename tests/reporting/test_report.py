@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,14 +21,16 @@ from support.stores import snapshot_of, sync
 
 import embsync
 from embsync.cli.main import run
+from embsync.delivery.state import SinkReport, new_report, write_report
 from embsync.dtypes import Int64
 from embsync.errors import RefusedError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Side
-from embsync.reporting import collect, map_chart, sampling
+from embsync.reporting import charts, collect, map_chart, sampling
 from embsync.reporting.figures import MapFigures, MovedItem, NamedItem
 from embsync.reporting.numerals import figure
 from embsync.reporting.page import document
+from embsync.reporting.plot import Plot
 from embsync.reporting.report import Report
 from embsync.store import Store
 
@@ -309,6 +312,38 @@ def test_the_python_of_the_page_runs_as_it_stands(
     Document("docs/report.md").run_python()
     assert capsys.readouterr().out.startswith("Version 4 is well")
     assert (tmp_path / "report.html").exists()
+
+
+def test_deliveries_are_shown_as_the_service_reported_them(root: Path, tmp_path: Path) -> None:
+    """Every sink with its version, and why it is behind; a file that is damaged is named, and hides nothing else."""
+    assert "Deliveries" not in page_of(root).text
+    copied = tmp_path / "S"
+    shutil.copytree(root, copied, symlinks=True)
+    sinks = {
+        "<b>one": SinkReport(
+            kind="object_store", state="retrying", current=2, behind=2, behind_since="2030-01-02T03:04:05Z",
+            error="403 <i>Forbidden</i>", recall=0.9876,
+        ),
+        "two": SinkReport(kind="milvus", state="current", current=4, notes=["cannot filter"]),
+    }  # fmt: skip
+    write_report(copied, new_report(1.0, 4, sinks, "an unknown key"))
+    page = page_of(copied)
+    assert {"<b>one", "two", "object store", "0.988", "403 <i>Forbidden</i>", "cannot filter"} <= set(page.said)
+    assert any(text.startswith("retrying, behind since 2030-01-02") for text in page.said)
+    assert "No delivery is running" in page.text
+    assert "an unknown key." in page.text
+    (copied / "delivery.json").write_text("{")
+    page = page_of(copied)
+    assert "delivery.json cannot be read." in page.text
+    assert "Map of the space" in page.text
+
+
+def test_directions_are_whole_numbers() -> None:
+    """Also where there are so few that the axis would have room for halves."""
+    drawn = charts.spectrum(Plot("Singular values", ""), np.array([4.0, 3.0, 2.0, 1.0]), None, 4)
+    labels = re.findall(r">([\d.]+)</text>", drawn)
+    assert {"1", "2", "3", "4"} <= set(labels)
+    assert not [text for text in labels if not float(text).is_integer()]
 
 
 def test_numbers_on_the_map_hide_none_of_each_other() -> None:

@@ -172,22 +172,29 @@ def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (360, "dark")])
-def test_it_has_no_finding_of_accessibility(
-    page: Page, server: Server, tmp_path: Path, width: int, scheme: str
-) -> None:
-    """With an answer shown and everything opened; and before there is a version, the page of the report too."""
+def test_it_has_no_finding_of_accessibility(page: Page, server: Server, width: int, scheme: str) -> None:
+    """With an answer shown and everything opened."""
     require_axe()
-    with serving(tmp_path / "none", ready=False) as empty:
-        for address, ready in ((empty.where, "ask.hidden && top.innerText"), (f"{empty.where}/report", "true")):
-            page.open(address, width)
-            page.look(width, scheme=scheme)
-            page.until(ready.replace("top", "document.getElementById('top')"))
-            assert findings(page) == []
     page.open(f"{server.where}/#items/book-1070", width)
     page.look(width, scheme=scheme)
     heading(page, "Neighbours of item book-1070")
     page.value("document.querySelectorAll('details').forEach(it => { it.open = true })")
     assert findings(page) == []
+
+
+def test_pages_before_the_first_version_have_no_finding(page: Page, root: Path) -> None:
+    """The start page and that in place of a report; on a telephone, in the dark."""
+    require_axe()
+    with serving(root, ready=False) as server:
+        for address, shown in (
+            (server.where, "document.getElementById('top').innerText"),
+            (f"{server.where}/report", "1"),
+        ):
+            page.open(address, 360)
+            page.look(360, scheme="dark")
+            page.until(shown)
+            assert findings(page) == []
+            assert page.value("document.documentElement.scrollWidth") == 360
 
 
 def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, tmp_path: Path) -> None:
