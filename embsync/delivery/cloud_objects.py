@@ -131,12 +131,14 @@ class CloudObjects:
             except FileNotFoundError as error:
                 _require_bucket(error)
                 before, mode = None, "create"
-            if before != expected:
-                return False
-            try:
-                obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                return self.read(key) == data  # an answer may be lost, and the request be sent twice
+            return before == expected and self._put_if(key, data, mode)
+
+    def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
+        """Write an object on a condition; return whether that was met."""
+        try:
+            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            return self.read(key) == data  # an answer may be lost, and the request be sent twice
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:

@@ -48,7 +48,7 @@ class Courier:
         open_: Callable[[SinkConfig], Sink] = open_sink,
     ) -> None:
         self.name = config.name
-        self.config = config
+        self._config = config
         self.wake = threading.Event()
         self._report = SinkReport(kind=kind_of(config))
         self._times: dict[str, Moment | None] = dict.fromkeys(("behind_since", "next_attempt", "delivered"))
@@ -83,7 +83,7 @@ class Courier:
     def does_the_same(self, other: Courier) -> bool:
         """Return whether another one would deliver to the same sink in the same way."""
         mine, theirs = (
-            (one.config, one._delivery.retry_seconds, one._delivery.recheck_seconds, one._on_missed_recall)
+            (one._config, one._delivery.retry_seconds, one._delivery.recheck_seconds, one._on_missed_recall)
             for one in (self, other)
         )
         return mine == theirs
@@ -125,7 +125,7 @@ class Courier:
         return self._delivery.recheck_seconds, None
 
     def _deliver(self) -> None:
-        sink = self._open(self.config)
+        sink = self._open(self._config)
         try:
             with contextlib.suppress(EmbsyncError):
                 self.look(sink.current())
@@ -133,7 +133,7 @@ class Courier:
                 self._change(state="delivering")
             for turn in range(_SUPERSEDED):
                 try:
-                    done = deliver(sink, self._root, self.config.keep_versions, self._on_missed_recall)
+                    done = deliver(sink, self._root, self._config.keep_versions, self._on_missed_recall)
                 except Superseded:
                     if turn == _SUPERSEDED - 1:
                         raise

@@ -96,6 +96,7 @@ def answering() -> Iterator[Callable[..., ObjectStoreConfig]]:
     [
         (403, "SignatureDoesNotMatch", SinkError, "not permitted"),
         (403, "InvalidAccessKeyId", SinkError, "not permitted"),
+        (400, "AccessDenied", SinkError, "not permitted"),
         (403, "RequestTimeTooSkewed", SinkUnavailable, "the clock of this machine is wrong"),
         (404, "NoSuchBucket", SinkError, "no such bucket"),
         (507, "InsufficientStorage", SinkUnavailable, "no space left"),

@@ -27,7 +27,7 @@ from embsync.delivery.pauses import LONGEST, Pauses
 from embsync.delivery.service import DeliveryService
 from embsync.delivery.sink import Probe
 from embsync.delivery.state import read_report
-from embsync.delivery.steps import deliver
+from embsync.delivery.steps import deliver, versions_behind
 from embsync.errors import SinkConflict, SinkError, SinkMoved, SinkUnavailable, StoreBusy
 from embsync.store import Store
 
@@ -113,7 +113,7 @@ def running(service: DeliveryService) -> Iterator[None]:
 
 def test_every_sink_follows_publishing_and_rollback(place: Place) -> None:
     """And keeps as many versions as it should."""
-    with running(place.service()):
+    with running(place.service(recheck_seconds=600.0)):
         eventually(lambda: place.numbers() == [1, 1])
         for _ in range(3):
             place.publish()
@@ -156,6 +156,75 @@ def test_pauses_grow_and_start_over() -> None:
     assert [pauses.failed() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 320, LONGEST, LONGEST]
     pauses.succeeded()
     assert pauses.failed() == 5.0
+
+
+def test_after_a_success_the_pauses_start_over(place: Place) -> None:
+    """And the sink is looked at again after its own pause."""
+    Failing.errors = {"one": SinkUnavailable("the line is cut")}
+    courier = place.service(Failing, recheck_seconds=33.0)._couriers[0]
+    assert [courier.attempt()[0] for _ in range(3)] == [0.1, 0.2, 0.4]
+    Failing.errors = {}
+    assert courier.attempt() == (33.0, None)
+    Failing.errors = {"one": SinkUnavailable("the line is cut")}
+    place.publish()
+    assert courier.attempt()[0] == 0.1
+    assert (courier.report.failures, courier.report.failures_total) == (1, 4)
+
+
+def test_versions_behind_is_at_least_one_after_a_rollback(place: Place) -> None:
+    """Readers of the sink see another version than the store's, although theirs is the higher number."""
+    for _ in range(3):
+        place.publish()
+    assert [versions_behind(place.root, there) for there in (None, 1, 3, 4)] == [4, 3, 1, 0]
+    Store(place.root).rollback(2)
+    assert [versions_behind(place.root, there) for there in (4, 2, 1)] == [1, 0, 1]
+
+
+def test_what_another_publisher_is_staging_stays(place: Place) -> None:
+    """It has a higher number and is incomplete; a lower one is left over from a run that died, and goes."""
+    for _ in range(2):
+        place.publish()
+    Store(place.root).rollback(2)
+    sink = DirectorySink(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
+    for number in (1, 3):
+        with pinned(place.root, number) as version:
+            sink.stage(version)
+        (place.sinks["one"] / str(number) / "complete.json").unlink()
+    assert deliver(sink, place.root, 3).dropped == (1,)
+    assert [(found.number, found.complete) for found in sink.generations()] == [(2, True), (3, False)]
+
+
+def test_an_old_version_in_use_is_reported_and_removed_later(place: Place) -> None:
+    """It fails no delivery."""
+
+    class Busy(DirectorySink):
+        busy = True
+
+        def drop(self, number: int) -> None:
+            if self.busy:
+                raise SinkUnavailable("still in use")
+            super().drop(number)
+
+    service = place.service(Busy)
+    for _ in range(3):
+        place.publish()
+        service.once()
+    report = place.state()["sinks"]["one"]
+    assert (report["state"], report["current"], report["old"]) == ("current", 4, [2])
+    Busy.busy = False
+    service.once()
+    assert place.state()["sinks"]["one"]["old"] == []
+
+
+def test_the_state_is_written_also_while_nothing_changes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its age shows whether the service lives."""
+    from embsync.delivery import service as module
+
+    monkeypatch.setattr(module, "_WRITTEN_SECONDS", 0.2)
+    with running(place.service(recheck_seconds=600.0)):
+        eventually(lambda: all(sink.get("state") == "current" for sink in place.sinks_reported()))
+        before = place.state()["updated"]
+        eventually(lambda: place.state()["updated"] > before)
 
 
 def test_a_failure_is_logged_once_and_without_secrets(
@@ -379,6 +448,32 @@ def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) 
         assert service._couriers[0].report.current == 2
         assert two.join(10)
     assert served(tmp_path / "one").number == 1  # type: ignore[union-attr]
+
+
+def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> None:
+    """A delivery that runs ends, then the new one begins: never two at once in this process."""
+    entered, proceed, at_once = threading.Event(), threading.Event(), []
+
+    class Slow(DirectorySink):
+        def stage(self, version: Any) -> None:
+            at_once.append(threading.current_thread())
+            entered.set()
+            assert proceed.wait(30)
+            super().stage(version)
+
+    place.sinks.pop("two")
+    service = place.service(Slow)
+    with running(service):
+        assert entered.wait(30)
+        service._load = lambda: place.config(retry_seconds=3.0)
+        service._reload()
+        old, new = service._replaced[0], service._couriers[0]
+        assert not new.wake.wait(0.3)
+        assert len(at_once) == 1
+        proceed.set()
+        assert old.join(30)
+        eventually(lambda: new.report.state == "current")
+    assert len(at_once) == 1
 
 
 def test_a_reload_of_what_may_not_change_is_refused(place: Place, tmp_path: Path) -> None:

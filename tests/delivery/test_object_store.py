@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from contract import Served, ServedSide, SinkContract
+from contract import Served, ServedSide, SinkContract, Stores, deliver, pinned
 from servers import BUCKET, S3Server
 
 import embsync
@@ -18,6 +21,7 @@ from embsync.config import ObjectStoreConfig
 from embsync.delivery.endpoints import open_objects
 from embsync.delivery.object_store import ObjectStoreSink
 from embsync.delivery.objects import Objects
+from embsync.errors import SinkError, SinkUnavailable, StoreDamaged
 
 _PREFIXES = itertools.count()
 
@@ -91,7 +95,53 @@ class TestDirectory(ObjectStoreContract):
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path) -> None:
         (tmp_path / "mirror").mkdir()
+        self.folder = tmp_path / "mirror"
         self.configured(f"file://{tmp_path}/mirror")
+
+    def test_the_grace_period_begins_when_another_version_was_switched_to(self, stores: Stores) -> None:
+        """After a rollback, version 1 was current until now, although the next one was pushed a year ago."""
+        root, expected = stores("plain"), None
+        for number in (1, 2, 1, 2):
+            with pinned(root, number) as version:
+                deliver(self.sink(), version, expected)
+            expected = number
+        for path in self.folder.rglob("manifest.json"):
+            os.utime(path, (1.0, 1.0))
+        sink = ObjectStoreSink(msgspec.structs.replace(self.config, grace_seconds=3600.0))
+        with pytest.raises(SinkUnavailable, match="kept for those that are copying it"):
+            sink.drop(1)
+        os.utime(self.folder / "current.json", (1.0, 1.0))
+        sink.drop(1)
+        assert [found.number for found in sink.generations()] == [2]
+
+    def test_a_version_that_is_damaged_in_the_store_is_not_pushed(self, stores: Stores, tmp_path: Path) -> None:
+        """Its files are hashed before the first one is uploaded."""
+        shutil.copytree(stores("plain"), tmp_path / "store", symlinks=True)
+        file = tmp_path / "store" / "current" / "users" / "last_seen.npy"
+        file.chmod(0o644)
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        with pinned(tmp_path / "store") as version, pytest.raises(StoreDamaged):
+            self.sink().stage(version)
+        assert self.sink().generations() == []
+        assert not (self.folder / "versions").exists()
+
+    def test_a_version_of_which_an_object_was_deleted_is_not_switched_to(self, stores: Stores) -> None:
+        """Between staging and the switch; the line names it."""
+        with pinned(stores("plain")) as version:
+            self.sink().stage(version)
+            (lost,) = self.folder.glob("versions/*/users/ids.npy")
+            lost.unlink()
+            with pytest.raises(SinkError, match=r"incomplete: .*; found users/ids\.npy"):
+                self.sink().probe(version)
+        assert self.served() is None
+
+    def test_a_file_that_is_there_already_is_not_uploaded_again(self, stores: Stores) -> None:
+        """It is a link, as of a version whose labels changed."""
+        for number in (1, 2):
+            with pinned(stores("plain"), number) as version:
+                self.sink().stage(version)
+        for path in self.folder.glob("versions/*/start/items.npy"):
+            assert path.stat().st_nlink == 2
 
 
 @pytest.mark.services("moto", "obstore")

@@ -264,6 +264,18 @@ def test_files_that_are_here_already_are_not_transferred_again(mirror: Mirror) -
     assert (mirror.copy / start).stat().st_nlink == 2
 
 
+def test_a_file_that_is_damaged_here_is_transferred(mirror: Mirror) -> None:
+    """Although the manifest of the version here says that it is the same."""
+    mirror.pull().once()
+    mirror.publish()
+    damaged = mirror.copy / "versions/000001/start/items.npy"
+    damaged.chmod(0o644)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert mirror.pull().once().version == 2
+    assert (mirror.copy / "versions/000002/start/items.npy").stat().st_nlink == 1
+    assert assert_intact(mirror.copy) == 2
+
+
 def test_a_rollback_there_is_followed_without_a_transfer(mirror: Mirror) -> None:
     """The version is here already, and is verified."""
     mirror.pull().once()
