@@ -15,10 +15,10 @@ FILE_VARIABLE = "EMBSYNC_CONFIG"
 STORE_VARIABLE = "EMBSYNC_STORE"
 #: The default configuration file.
 SYSTEM_FILE = Path("/etc/embsync/embsync.yaml")
-#: Set by embsync itself for ``store.on_publish``.
-HOOK_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH"})
+#: Set by embsync itself for ``store.on_publish``, and for embsync-pull@.service, whose command line has the URL.
+IGNORED_VARIABLES = frozenset({"EMBSYNC_VERSION", "EMBSYNC_PATH", "EMBSYNC_URL"})
 #: Variables that do not set keys.
-RESERVED_VARIABLES = HOOK_VARIABLES | {FILE_VARIABLE, STORE_VARIABLE}
+RESERVED_VARIABLES = IGNORED_VARIABLES | {FILE_VARIABLE, STORE_VARIABLE}
 
 
 @dataclass(frozen=True)

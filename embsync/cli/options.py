@@ -13,7 +13,7 @@ import click
 
 from embsync import config_loader, invocation
 from embsync.config import Config
-from embsync.environment import ENVIRONMENT_PREFIX, HOOK_VARIABLES, ConfigurationFile, Sources, find
+from embsync.environment import ENVIRONMENT_PREFIX, IGNORED_VARIABLES, ConfigurationFile, Sources, find
 from embsync.invocation import Invocation
 from embsync.store import Store
 from embsync.store.owner import act_as, name_of, owner_to_be, reject_stranger
@@ -148,7 +148,7 @@ def _invocation_of(found: ConfigurationFile) -> Invocation:
     variables = tuple(
         f"{name}={text}"
         for name, text in sorted(os.environ.items())
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in HOOK_VARIABLES
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in IGNORED_VARIABLES
     )
     return Invocation(Invocation.of_process().program, tuple(options), variables)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from daemons import eventually
-from machine import Machine, cannot, interpreter_paths
+from support.machine import Machine, cannot, interpreter_paths
 from support.nights import night, write_npy
 from support.units import stop_seconds
 

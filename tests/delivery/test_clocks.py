@@ -167,15 +167,18 @@ def test_a_lock_of_a_dead_publisher_is_taken_over_whatever_the_clock_there_says(
 def test_a_lock_of_publishers_at_work_is_not_taken(rclone_server: S3Server) -> None:
     """It changes hands all the time, for longer than one of them may hold it."""
     config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/busy", endpoint=rclone_server.url, lock_seconds=1.0)
-    others, done = open_objects(config), threading.Event()
+    others, done, taken = open_objects(config), threading.Event(), []
 
     def busy() -> None:
         turn = 0
         while not done.wait(0.2):
             turn += 1
+            found = others.read("lock.json") or b""
+            if b"another" not in found:
+                taken.append(found)
             others.write("lock.json", json.dumps({"token": f"of another one, {turn}"}).encode())
 
-    others.write("lock.json", b"theirs")
+    others.write("lock.json", b"of another one")
     thread = threading.Thread(target=busy)
     thread.start()
     try:
@@ -184,6 +187,7 @@ def test_a_lock_of_publishers_at_work_is_not_taken(rclone_server: S3Server) -> N
     finally:
         done.set()
         thread.join()
+    assert taken == []
     assert others.read("current.json") is None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import environment, eventually
+from support.waiting import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "systemd"
@@ -106,7 +106,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**environment(), "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)},
+                env={**os.environ, "container": "test", "SYSTEMD_UNIT_PATH": str(self._units)},
             )
         try:
             self._wait_until_booted(self._boot)
