@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,8 @@ COLD_START, SHELL, HTTP, FILES = (
     Document(f"docs/how-to/{name}.md") for name in ("cold-start", "shell", "http", "files")
 )
 PAGES = (DOCUMENT, COLD_START, SHELL, HTTP, FILES)
+#: One word of every block of the shell that a test runs.
+RUN = "embsync lookup|embsync relabel|embsync diff|embsync serve|ReadVectors.java|faiss_backend.py"
 BACKEND = ROOT / "docs/examples/faiss_backend.py"
 READER = ROOT / "docs/examples/ReadVectors.java"
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java here")
@@ -58,11 +61,15 @@ def ranks_above(scores: Any, wanted: Any) -> float:
 def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, each in a fresh namespace."""
     monkeypatch.chdir(place)
-    following, search, per_query, labels, many, features, moved = DOCUMENT.run_python()
+    essentials, following, search, per_query, labels, many, features, moved = DOCUMENT.run_python()
     (cold,), (plain,) = COLD_START.run_python(), FILES.run_python()
     with embsync.open(place / "embsync-demo/store") as store:
         version = store.current
         users = version.side("users")
+        assert essentials["version"].number == version.number
+        np.testing.assert_allclose(essentials["raw_again"], essentials["raw"], atol=1e-5)
+        trained = np.load(place / "embsync-demo/snapshots/day=3/user_ids.npy")
+        np.testing.assert_allclose(essentials["stable"], users.lookup(trained), atol=1e-5)
         assert following["SPACE"] == version.space_id
         assert following["version"].number == 3
         assert following["ids"].shape == (1, 10)
@@ -94,8 +101,10 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
 def test_the_command_that_makes_everything_is_the_demo() -> None:
     """The blocks need what it leaves, at the place where it leaves it."""
     for page in PAGES:
-        assert page.blocks("sh")[0] == "embsync demo\n"
+        first, *others = page.blocks("sh")
+        assert first == "embsync demo\n"
         assert "embsync-demo/" in page.text
+        assert [block for block in others if not re.search(RUN, block)] == []
 
 
 def test_the_shell_does_what_the_reader_does(place: Path) -> None:

@@ -32,7 +32,7 @@ def test_decisions_are_numbered_from_one() -> None:
 
 def commands() -> list[list[str]]:
     """Return the words of every line that a contributor is told to type."""
-    return [shlex.split(line) for block in CONTRIBUTING.blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line) for block in CONTRIBUTING.fences() for line in block.source.splitlines()]
 
 
 def test_a_contributors_commands_can_be_run() -> None:

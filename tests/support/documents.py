@@ -13,6 +13,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
+#: A fenced block, with the reason why it is not run on the line above it.
+_BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document; ``not_run`` says why no test runs it."""
+
+    language: str
+    source: str
+    line: int
+    not_run: str | None
+
+
 @dataclass(frozen=True)
 class Document:
     """A document of the repository, by its path there."""
@@ -29,9 +43,17 @@ class Document:
         """What it says."""
         return self.path.read_text(encoding="utf-8")
 
+    def fences(self) -> list[Block]:
+        """Return every fenced block, in order."""
+        text = self.text
+        return [
+            Block(found[2], found[3], text.count("\n", 0, found.start()) + 1, found[1])
+            for found in _BLOCK.finditer(text)
+        ]
+
     def blocks(self, language: str) -> list[str]:
-        """Return the fenced blocks of a language, in order."""
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
+        """Return the blocks of a language that are to be run, in order."""
+        return [block.source for block in self.fences() if block.language == language and block.not_run is None]
 
     def run_python(self) -> list[dict[str, Any]]:
         """Run every Python block in a fresh namespace; return what each left there."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.documents import Document
 
 import embsync
 from embsync.config import SnapshotConfig
 from embsync.snapshots import open_snapshot
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = "".join(page.read_text() for page in [DOCS / "training.md", *sorted(DOCS.glob("how-to/*.md"))])
+NAMES = ["training", *(f"how-to/{name}" for name in ("biases", "gensim", "implicit", "pytorch", "recbole", "spark"))]
+PAGES = "".join(Document(f"docs/{name}.md").text for name in NAMES)
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
 RNG = np.random.default_rng(1)
 ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).astype("f4")
@@ -117,6 +118,11 @@ def test_recbole(tmp_path: Path) -> None:
     assert (opened.items.count, opened.users.ids()[0]) == (39, b"u0")
 
 
+def test_the_call_that_every_job_ends_with(tmp_path: Path) -> None:
+    """Vectors and ids of one run, under a name of its own."""
+    assert run("write", tmp_path, night="1", item_vectors=ITEMS, user_vectors=USERS).users.count == 30
+
+
 def test_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A version from arrays."""
     given = {"store": tmp_path / "st", "items": ITEMS, "users": USERS, "user_ids": np.arange(30)}
@@ -126,4 +132,5 @@ def test_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_block_is_forgotten() -> None:
     """Spark's lines are run by tests/snapshots/test_spark.py, as they need Java."""
-    assert set(BLOCKS) == {"implicit", "gensim", "biases", "torch", "recbole", "spark", "publish"}
+    assert set(BLOCKS) == {"write", "implicit", "gensim", "biases", "torch", "recbole", "spark", "publish"}
+    assert sum(map(len, (Document(f"docs/{name}.md").fences() for name in NAMES))) == len(BLOCKS)

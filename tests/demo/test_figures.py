@@ -1,4 +1,4 @@
-"""The figures that the README and its picture give for the demo are those of the demo."""
+"""The figures that docs/method.md and the picture of the README give for the demo are those of the demo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from embsync.demo.story import Story
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Rounding in the README, and what another BLAS does to ten iterations of ALS.
+#: Rounding in the table, and what another BLAS does to ten iterations of ALS.
 TOLERANCE = 0.03
 
 
 def table() -> list[list[str]]:
-    """Return the cells of the README's table of figures, without its header."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Return the cells of the table of figures, without its header."""
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
     rows = text[text.index("<!-- figures") :].split("\n\n")[0].splitlines()[3:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
