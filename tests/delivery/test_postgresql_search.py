@@ -13,6 +13,7 @@ from contract import deliver, pinned
 from support.nights import configured, night
 from support.postgresql import PostgresqlServer
 from support.stores import sync
+from support.wide import widen
 
 from embsync.config import PostgresqlConfig
 from embsync.delivery.kinds import open_sink
@@ -223,6 +224,27 @@ def test_a_reader_gets_an_error_after_its_version_was_removed(
         sink.drop(1)
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
             connection.execute(f"SELECT * FROM embsync.{question}", (name,))
+
+
+def test_a_width_of_2001_is_served_by_an_index_of_16_bit_numbers(
+    tmp_path: Path, postgresql: PostgresqlServer, database: str
+) -> None:
+    """What a search finds is scored by the stored numbers of 32 bits: as in Python, to the last digits."""
+    sync(tmp_path / "store", night(0, items=80, users=20), "wide", configured(index__recall_at=5))
+    widen(tmp_path / "store", 2_001)
+    with (
+        pinned(tmp_path / "store") as version,
+        sink_at(postgresql, database) as sink,
+        postgresql.connect(database) as connection,
+    ):
+        deliver(sink, version)
+        definition = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'embsync' AND indexdef LIKE '%hnsw%'"
+        assert "halfvec(2001)" in connection.execute(definition).fetchone()[0]
+        for user in version.users.ids[:5].tolist():  # type: ignore[union-attr]
+            ids, scores = version.search_by_user([user], 5)
+            rows = connection.execute("SELECT item_id, score FROM embsync.search(%s, 5)", (user,)).fetchall()
+            assert [row[0] for row in rows] == ids[0].tolist()
+            np.testing.assert_allclose([row[1] for row in rows], scores[0], rtol=1e-5, atol=1e-6)
 
 
 def test_wide_vectors_have_an_index_of_16_bit_numbers(
