@@ -49,7 +49,13 @@ def _installed(name: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long tests first; a worker that has none left takes the short ones of another."""
+    """Start the long tests first; a worker that has none left takes the short ones of another.
+
+    Long runs have an hour each, however they are started: on a busy machine fifty kills take many minutes.
+    """
+    for item in items:
+        if item.get_closest_marker("torture") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(3600))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
