@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from embsync.cli.interrupts import until_signal
 from embsync.cli.options import Context, act_as_owner, changing, context, reads_only, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.invocation import invocation, set_invocation
@@ -40,7 +41,7 @@ def deliver(once: bool, config_file: Path | None, store: Path | None, as_json: b
     service = DeliveryService(lambda: load().config)
     if not once:
         return service.run()
-    errors = service.once()
+    errors = until_signal(service.once)
     if as_json:
         print_json(msgspec.to_builtins(service.report))
     for name, report in service.report.sinks.items():

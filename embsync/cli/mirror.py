@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from embsync import logs
+from embsync.cli.interrupts import until_signal
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.config import ObjectStoreConfig
@@ -69,7 +70,7 @@ def push(
         keep_versions=keep_versions,
         grace_seconds=grace,
     )
-    done = deliver(ObjectStoreSink(place), given.store.root, keep_versions, where=url)
+    done = until_signal(lambda: deliver(ObjectStoreSink(place), given.store.root, keep_versions, where=url))
     for note in () if done.probe is None else done.probe.notes:
         warn(f"embsync: {note}")
     if as_json:
@@ -117,7 +118,7 @@ def pull(
     if follow:
         logs.configure(given.config.log)
         return follow_it(pulling, interval)
-    done = pulling.once()
+    done = until_signal(pulling.once)
     if as_json:
         print_json(
             {

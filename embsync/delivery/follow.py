@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 
 from embsync.delivery.pauses import Pauses
 from embsync.delivery.pull import Pull
@@ -17,13 +21,15 @@ from embsync.store.hold import HeldError
 
 #: First pause after a failure, in seconds.
 _FIRST_PAUSE = 5.0
+#: After a stop, how long to wait for a pull that runs, in seconds: it may end anywhere.
+_STOP_SECONDS = 2.0
 
 
 def follow(pull: Pull, interval: float) -> int:
     """Pull until SIGTERM or SIGINT; return the exit code.
 
     Failures are logged, and tried again after growing pauses; what was current stays current. A signal ends a transfer
-    that runs: the next pull continues it.
+    that runs, wherever it is, with the process: the next pull continues it.
 
     Parameters
     ----------
@@ -42,15 +48,40 @@ def follow(pull: Pull, interval: float) -> int:
     with recorded_signals(requests, lambda: None):
         notify("READY=1")
         while not requests.stop:
-            requests.wake.clear()
-            pause = _step(pull, pauses, interval, reported)
+            pause = _unless_stopped(requests, lambda: _step(pull, pauses, interval, reported))
             deadline = time.monotonic() + pause
             while not requests.stop and (left := deadline - time.monotonic()) > 0:
                 notify("WATCHDOG=1", f"STATUS={reported.get('failed') or reported.get('held') or 'following'}")
                 requests.wake.wait(min(left, watchdog))
                 requests.wake.clear()
-    log(logging.INFO, "stopped")
+    log(logging.INFO, "stopped", work_ended=False)
     return 0
+
+
+def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
+    """Return what ``work`` returns, or end the process if it takes longer than a stop may.
+
+    It runs on another thread: libraries of object stores return when a request has ended, and not on a signal.
+    """
+    found: Future[float] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    found.add_done_callback(lambda _: requests.wake.set())
+    threading.Thread(target=run, name="pull", daemon=True).start()
+    while not found.done() and not requests.stop:
+        requests.wake.wait()
+        requests.wake.clear()
+    try:
+        return found.result(_STOP_SECONDS)
+    except TimeoutError:
+        log(logging.INFO, "stopped", work_ended=True)
+        logging.shutdown()
+        os._exit(0)
 
 
 def _step(pull: Pull, pauses: Pauses, interval: float, reported: dict[str, str]) -> float:

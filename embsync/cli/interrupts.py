@@ -1,0 +1,59 @@
+"""Work that waits for a network: a signal ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+from typing import TypeVar
+
+from embsync.cli.output import warn
+
+Result = TypeVar("Result")
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ended(BaseException):
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def until_signal(work: Callable[[], Result]) -> Result:
+    """Return what ``work`` returns; SIGINT, SIGTERM and SIGHUP end the process with one line and 128 plus their number.
+
+    Libraries of object stores return when a request has ended, which may take minutes, and not on a signal. The work
+    therefore runs on another thread, and must be safe to kill.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    found: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    before = {number: signal.getsignal(number) for number in _ENDS}
+    ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in ours:
+            signal.signal(number, _end)
+        threading.Thread(target=run, name="work", daemon=True).start()
+        return found.result()
+    except _Ended as ended:
+        name = signal.Signals(ended.number).name
+        warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")
+        os._exit(128 + ended.number)
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(number)

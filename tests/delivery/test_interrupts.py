@@ -1,0 +1,178 @@
+"""Signals in the middle of a transfer: it ends at once, readers see what they saw, and the next run completes it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from contract import Stores, deliver, pinned
+from servers import BUCKET, S3Server
+from support.stores import assert_intact
+from support.units import exit_code_in_time
+
+from embsync.config import ObjectStoreConfig
+from embsync.delivery.endpoints import open_objects
+from embsync.delivery.object_store import ObjectStoreSink
+from embsync.delivery.pull import Pull
+from embsync.store import Store
+
+pytestmark = pytest.mark.services("obstore")
+
+_PREFIXES = itertools.count()
+#: In the request at which the endpoint stops answering.
+_STALLS_AT = b"users/vectors.npy"
+
+
+class Stalling:
+    """An endpoint that never answers a request for one object, as behind a line that is cut without a word."""
+
+    def __init__(self, server: S3Server) -> None:
+        host, port = server.url.removeprefix("http://").split(":")
+        self._target = host, int(port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.stalled = threading.Event()
+        self._sockets = [self._listening]
+        self._threads: list[threading.Thread] = []
+        self._start(self._serve)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments))
+        self._threads[-1].start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(self._target)
+                self._sockets += client, server
+                self._start(self._forward, client, server, True)
+                self._start(self._forward, server, client, False)
+
+    def _forward(self, source: socket.socket, target: socket.socket, requests: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if requests and _STALLS_AT in data:
+                    self.stalled.set()
+                    return  # both ends stay open
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in self._sockets:
+            end.close()
+
+
+class Line:
+    """A store, a prefix where its version 2 is current while version 3 is the store's, and a copy of version 2."""
+
+    def __init__(self, server: S3Server, store: Path, folder: Path) -> None:
+        self.url = f"s3://{BUCKET}/interrupted-{next(_PREFIXES)}"
+        self.endpoint = server.url
+        self.config = ObjectStoreConfig(name="test", url=self.url, endpoint=server.url, lock_seconds=1.0)
+        self.stores = {"push": store, "pull": folder / "copy"}
+        with pinned(store, 2) as version:
+            deliver(ObjectStoreSink(self.config), version)
+        Pull(Store(self.stores["pull"]), open_objects(self.config), 3).once()
+
+    def current(self, command: str) -> int | None:
+        """Return what readers see of what a command changes."""
+        return ObjectStoreSink(self.config).current() if command == "push" else assert_intact(self.stores["pull"])
+
+    def arguments(self, command: str, endpoint: str, *more: str) -> list[str]:
+        options = ["--endpoint", endpoint, "--store", str(self.stores[command]), *more]
+        return [sys.executable, "-m", "embsync", command, self.url, *options]
+
+    def complete(self, command: str) -> None:
+        """Run it again, without what stalls."""
+        done = subprocess.run(self.arguments(command, self.endpoint), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert self.current(command) == 3
+
+
+@pytest.fixture
+def line(rclone_server: S3Server, stores: Stores, tmp_path: Path) -> Line:
+    return Line(rclone_server, stores("plain"), tmp_path)
+
+
+@contextmanager
+def at_work(line: Line, server: S3Server, command: str, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command until it waits for the object that never comes."""
+    stalling = Stalling(server)
+    with subprocess.Popen(
+        line.arguments(command, stalling.url, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert stalling.stalled.wait(60)
+            yield process
+        finally:
+            process.kill()
+            stalling.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("push", signal.SIGINT), ("push", signal.SIGTERM), ("pull", signal.SIGINT), ("pull", signal.SIGHUP)],
+)
+def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line: Line, rclone_server: S3Server) -> None:
+    """With one line and 128 plus its number, although the library waits for the service."""
+    if command == "pull":
+        line.complete("push")
+    with at_work(line, rclone_server, command) as process:
+        process.send_signal(number)
+        output = process.communicate(timeout=20)
+    assert (process.returncode, output[0]) == (128 + number, "")
+    assert output[1].splitlines()[-1].startswith(f"embsync: ended by {number.name}; what was current stays")
+    assert "Traceback" not in output[1]
+    assert line.current(command) == 2
+    line.complete(command)
+
+
+def test_a_follower_ends_in_a_transfer(line: Line, rclone_server: S3Server) -> None:
+    """Before systemd would kill it, with exit code 0; the log says that work was ended."""
+    line.complete("push")
+    with at_work(line, rclone_server, "pull", "--follow", "--json") as process:
+        process.send_signal(signal.SIGTERM)
+        assert exit_code_in_time(process, "embsync-pull@.service") == 0
+        assert process.stderr is not None
+        last = json.loads(process.stderr.read().splitlines()[-1])
+    assert (last["event"], last["work_ended"]) == ("stopped", True)
+    assert line.current("pull") == 2
+    line.complete("pull")
+
+
+def test_a_delivery_once_ends_on_a_signal(line: Line, rclone_server: S3Server, tmp_path: Path) -> None:
+    """Like a push; the service itself ends within seconds."""
+    shutil.copytree(line.stores["push"], tmp_path / "store", symlinks=True)
+    line.stores["push"] = tmp_path / "store"
+    for once in ([], ["--once"]):
+        stalling = Stalling(rclone_server)
+        sink = {"name": "slow", "kind": "object_store", "url": line.url, "endpoint": stalling.url, "lock_seconds": 1.0}
+        config = tmp_path / "embsync.yaml"
+        config.write_text(json.dumps({"store": {"path": "store"}, "delivery": {"sinks": [sink]}}))
+        command = [sys.executable, "-m", "embsync", "deliver", *once, "--config", str(config)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+            assert stalling.stalled.wait(60)
+            process.send_signal(signal.SIGTERM)
+            assert exit_code_in_time(process, "embsync-deliver@.service") == (143 if once else 0)
+        stalling.close()
+    assert line.current("push") == 2
+    line.complete("push")
