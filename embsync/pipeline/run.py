@@ -31,6 +31,7 @@ from embsync.pipeline.parent import ParentCheck, current_number, open_current, p
 from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
 from embsync.pipeline.second_pass import write_sides
+from embsync.pipeline.table_run import readable
 from embsync.reader import Version
 from embsync.rows import library_threads
 from embsync.snapshots import Signature, fingerprint_of, is_earlier, open_snapshot, signature, stamp
@@ -178,6 +179,7 @@ class _Run:
         earlier = any(map(is_earlier, compared))
         engine = None
         if self._config.engine.kind != "local" and snapshot.users is not None:
+            readable(snapshot.users, self._config)
             self._progress = stack.enter_context(Reported(self._progress))
             engine = stack.enter_context(open_engine(self._config.engine))
         return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier, engine=engine)

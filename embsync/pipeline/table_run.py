@@ -156,7 +156,7 @@ def table_run(
     UsageError
         The users are stored as the engine does not read them.
     """
-    table = _snapshot_table(engine, side, config)
+    table = engine.snapshot("users", readable(side, config), side.source, side.width)
     if known is not None and known.record.users is not None:
         reject_other_ids(side, "users", "S" if table.strings else "i", known)
     before = None if parent is None else _version_table(engine, parent)
@@ -190,13 +190,23 @@ def _union(first: Array, second: Array) -> Array:
     return np.union1d(first, second) if len(first) else second
 
 
-def _snapshot_table(engine: Engine, side: SnapshotSide, config: Config) -> SideTable:
+def readable(side: SnapshotSide, config: Config) -> StoredColumns:
+    """Return where the users are stored, before an engine is started.
+
+    Raises
+    ------
+    SnapshotError, UsageError
+        The engine does not read them.
+    """
     stored = StoredColumns.of(side) if isinstance(side, IdentifiedSide) else None
     if stored is None or stored.kind != "parquet" or config.snapshot.weight_column is not None:
+        of_parquet = stored is not None and stored.kind == "parquet"
         raise UsageError(
             "the Spark engine does not read these users",
             where=side.source,
-            found="a weight column" if stored is not None and stored.kind == "parquet" else "other files or no ids",
+            found=f"snapshot.weight_column: {config.snapshot.weight_column}"
+            if of_parquet
+            else "other files, or no ids",
             expected="parquet with a column of ids and one of vectors, without weights",
             hint="set engine.kind: local",
         )
@@ -208,7 +218,7 @@ def _snapshot_table(engine: Engine, side: SnapshotSide, config: Config) -> SideT
             expected="a list of float32 or float64",
             hint="write them as float32, or set engine.kind: local",
         )
-    return engine.snapshot("users", stored, side.source, side.width)
+    return stored
 
 
 def _version_table(engine: Engine, version: Version) -> SideTable:

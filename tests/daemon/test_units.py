@@ -55,6 +55,27 @@ def test_a_unit_verifies_without_a_word(tmp_path: Path, name: str) -> None:
     assert told.returncode == 0
 
 
+@needs_analyze
+def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
+    """With it the unit verifies without a word, has a network, and Java may execute what it compiles."""
+    name = "embsync.service"
+    (tmp_path / name).write_text((UNITS / name).read_text().replace("/opt/embsync/bin/embsync", "/bin/true"))
+    (tmp_path / f"{name}.d").mkdir()
+    shutil.copy(UNITS / f"{name}.d/spark.conf", tmp_path / f"{name}.d")
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    dropped_in = (UNITS / f"{name}.d/spark.conf").read_text()
+    assert "MemoryDenyWriteExecute=no" in dropped_in
+    assert "PrivateNetwork=no" in dropped_in
+    (tmp_path / f"{name}.d/wrong.conf").write_text("[Service]\nNoSuchKey=1\n")  # it is read, so the file before it was
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
+    )
+    assert "NoSuchKey" in told.stderr
+
+
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
 def test_the_user_is_made(tmp_path: Path) -> None:
     """The sysusers file makes the user that the units name."""

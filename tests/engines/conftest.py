@@ -13,7 +13,11 @@ import pytest
 from embsync.config import EngineConfig
 
 _REFUSING = """
+import builtins
+import os
+import signal
 import sys
+import time
 
 class Refusing:
     def find_spec(self, name, path=None, target=None):
@@ -21,11 +25,38 @@ class Refusing:
             raise ModuleNotFoundError(f"an executor has no {name}")
 
 sys.meta_path.insert(0, Refusing())
+fault, marker = os.environ.get("FAULT"), os.environ.get("FAULT_MARKER")
+plain_open = builtins.open
+
+
+def faulty_open(name, mode="r", *arguments, **options):
+    # once, after a part file was written and before its sums are
+    if mode == "xb" and str(name).endswith(".sums"):
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            if fault == "raise":
+                raise OSError("a fault")
+            if fault == "exit":
+                os._exit(1)
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "sleep":
+                time.sleep(45)
+            if fault == "hang":
+                time.sleep(3600)
+    return plain_open(name, mode, *arguments, **options)
+
+
+if fault:
+    builtins.open = faulty_open
 """
 
 
 def bare_python(directory: Path) -> Path:
-    """Return a Python that finds neither embsync nor SciPy."""
+    """Return a Python that finds neither embsync nor SciPy, and makes the fault of the variable FAULT once."""
     (directory / "sitecustomize.py").write_text(_REFUSING)
     script = directory / "python"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{directory}:$PYTHONPATH" exec {sys.executable} "$@"\n')

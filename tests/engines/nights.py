@@ -46,7 +46,7 @@ def _differences(first: Any, second: Any, place: str) -> Iterator[str]:
     if isinstance(first, dict) and isinstance(second, dict):
         for name in sorted({*first, *second} - _OTHER):
             yield from _differences(first.get(name), second.get(name), f"{place}.{name}")
-    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
         for number, pair in enumerate(zip(first, second, strict=True)):
             yield from _differences(*pair, f"{place}[{number}]")
     elif isinstance(first, float) and isinstance(second, float):

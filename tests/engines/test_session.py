@@ -1,0 +1,188 @@
+"""What does not fit is refused before Spark starts, and Spark's errors are one line each."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from engines import nights
+from support.nights import night
+
+from embsync.config import Config, EngineConfig, SnapshotConfig
+from embsync.engines.spark import session
+from embsync.engines.spark.errors import as_error, spark_errors
+from embsync.errors import EngineError, SnapshotError, StoreError, UsageError
+from embsync.pipeline import Request
+from embsync.pipeline.run import publish_snapshot
+from embsync.store import Store
+
+ENGINE = Config(engine=EngineConfig(kind="spark"))
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Pretend that these packages are installed."""
+    found = {"pyspark": "4.0.1", "pandas": "2.2.3", "pyarrow": "17.0.0"}
+    monkeypatch.setattr(session, "version", found.__getitem__)
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "fits"),
+    [
+        ("pyspark", None, False),
+        ("pyspark", "3.5.6", False),
+        ("pyspark", "4.0.0", True),
+        ("pandas", None, False),
+        ("pandas", "2.1.4", False),
+        ("pandas", "3.0.0", False),
+        ("pyarrow", "16.1.0", False),
+        ("pyarrow", "26.0.1", True),
+    ],
+)
+def test_packages_that_do_not_fit_are_refused(
+    there: dict[str, str], package: str, version: str | None, fits: bool
+) -> None:
+    """The error has what is installed, what is needed, and the command that installs it."""
+    if version is None:
+        del there[package]
+    else:
+        there[package] = version
+    if fits:
+        session.require_packages()
+        return
+    with pytest.raises(UsageError, match=package) as caught:
+        session.require_packages()
+    assert caught.value.details()["found"] == (version or "not installed")
+    assert "embsync[spark]" in str(caught.value.hint)
+
+
+def java(directory: Path, says: str) -> Path:
+    """Return the home of a Java that says this of its version."""
+    (directory / "bin").mkdir(parents=True)
+    program = directory / "bin/java"
+    program.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
+    program.chmod(0o755)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("says", "fits"),
+    [
+        ('openjdk version "1.8.0_412"', False),
+        ('openjdk version "11.0.23" 2024-04-16', False),
+        ('openjdk version "17.0.15" 2025-04-15', True),
+        ('openjdk version "21" 2023-09-19', True),
+        ("not Java at all", False),
+    ],
+)
+def test_a_java_that_is_too_old_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, fits: bool
+) -> None:
+    """By what it says of itself, before Spark's scripts fail on it."""
+    monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, says)))
+    if fits:
+        session.require_java()
+        return
+    with pytest.raises(UsageError, match="too old") as caught:
+        session.require_java()
+    assert says in str(caught.value)
+
+
+def test_without_java_the_store_stays_as_it_was(
+    there: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, exit code 2, and no store is created."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = night(1)
+    path = nights.save(tmp_path / "day=1", found.items, found.item_ids, *(found.users, found.user_ids))
+    with pytest.raises(UsageError, match="Java") as caught:
+        publish_snapshot(Store(tmp_path / "store"), Request(path), ENGINE)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "store").exists()
+
+
+class Py4JJavaError(Exception):
+    """Stands for the error of the same name."""
+
+    __module__ = "py4j.protocol"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "hint"),
+    [
+        ("[PARQUET_TYPE_ILLEGAL] Illegal Parquet type: FIXED_LEN_BYTE_ARRAY (FLOAT16).", SnapshotError, "float32"),
+        ("[PATH_NOT_FOUND] Path does not exist: file:/a/users/part-0.parquet.", UsageError, "same path"),
+        (
+            "PythonException: FileNotFoundError: [Errno 2] No such file or directory: '/store/x'",
+            UsageError,
+            "same path",
+        ),
+        ("ModuleNotFoundError: No module named 'pyarrow.parquet'", UsageError, "PYSPARK_PYTHON"),
+        ("OSError: [Errno 28] No space left on device", StoreError, None),
+        (
+            "Total size of serialized results of 9 tasks is bigger than spark.driver.maxResultSize (1.0 MiB)",
+            UsageError,
+            "raise",
+        ),
+        ("Could not parse Master URL: 'sparky'", UsageError, "spark://"),
+        ("Job aborted due to stage failure: ExecutorLostFailure (executor 3 exited)", EngineError, "as it was"),
+    ],
+)
+def test_errors_of_spark_are_one_line(message: str, kind: type[Exception], hint: str | None) -> None:
+    """What is wrong, whose fault it is, and what to do; a lost cluster is transient."""
+    found = as_error(RuntimeError(f"An error occurred while calling o1.x.\n{message}\n\tat org.apache.Spark"), "day=1")
+    assert type(found) is kind
+    assert "\n" not in str(found)
+    assert hint is None or hint in str(found.hint)
+    assert found.transient == (kind is EngineError)
+
+
+def test_only_errors_of_spark_are_translated() -> None:
+    """Our own errors and mistakes in the code come through as they are; a refused connection is Spark's."""
+    for error, kind in ((ZeroDivisionError(), ZeroDivisionError), (StoreError("full"), StoreError)):
+        with pytest.raises(kind), spark_errors("day=1"):
+            raise error
+    for error in (ConnectionRefusedError("no"), Py4JJavaError("lost")):
+        with pytest.raises(EngineError), spark_errors("day=1"):
+            raise error
+
+
+@pytest.mark.parametrize("kind", ["npy", "weights", "float16"])
+def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Other files, weights and float16: what is read, and that the local engine reads the rest."""
+    monkeypatch.setattr(session, "start", pytest.fail)
+    found, config = night(1), ENGINE
+    path, users = tmp_path / "day=1", found.both[1]
+    if kind == "npy":
+        path.mkdir()
+        for name, array in found.arrays().items():
+            np.save(path / f"{name}.npy", array)
+    else:
+        nights.save(
+            path, found.items, found.item_ids, users.astype("f2") if kind == "float16" else users, found.user_ids
+        )
+    if kind == "weights":
+        for file in sorted(path.rglob("*.parquet")):
+            table = pq.read_table(file)
+            pq.write_table(table.append_column("trust", pa.array(np.ones(len(table)))), file)
+        config = msgspec.structs.replace(ENGINE, snapshot=SnapshotConfig(weight_column="trust"))
+    with pytest.raises(SnapshotError if kind == "float16" else UsageError, match=r"engine\.kind: local"):
+        publish_snapshot(Store(tmp_path / "store"), Request(path), config)
+    assert not (tmp_path / "store").exists()
+
+
+def test_settings_are_passed_as_text() -> None:
+    """As Spark spells them."""
+    values: list[Any] = [True, 3, 0.5, "4g"]
+    assert [session._text(value) for value in values] == ["true", "3", "0.5", "4g"]
