@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embsync.alignment.drift import MOVED_MOST, OUTLIER, RowChange, root
-from embsync.dtypes import Array, Float32, Int64
+from embsync.dtypes import Float32, Float64, Int64
 from embsync.engines.seam import Mapping, WrittenPart, WrittenTable
-from embsync.engines.statistics import quantile
+from embsync.engines.statistics import quantiles
 from embsync.errors import SnapshotError
 from embsync.manifest import Moved, RowCounts, SideDrift
 
@@ -110,59 +110,81 @@ def _sampled_rows(sums: _Sums, rows: Sequence[int], mapping: Mapping) -> Int64:
 
 def _drift(sums: _Sums, totals: dict[str, Any], *, compared: bool) -> tuple[SideDrift, RowChange]:
     """Return the figures that :class:`embsync.alignment.drift.DriftMeter` returns."""
-
-    def cosines() -> Iterator[Float32]:
-        return (rows[0][~np.isnan(rows[0])] for rows in sums.rows())
-
-    count, total = 0, 0.0
-    for block in cosines():
-        count += len(block)
-        total += float(block.sum(dtype=np.float64))
-    if count == 0:
+    figures = _RowFigures.of(sums)
+    if figures.cosines == 0:
         return SideDrift(), RowChange()
     raw = totals["raw"] if compared and totals["raw"][1] else None
     drift = SideDrift(
-        cosine=total / count,
-        cosine_p05=quantile(cosines, count, 0.05),
+        cosine=figures.cosine,
+        cosine_p05=figures.cosine_p05,
         cosine_raw=None if raw is None else float(raw[0] / raw[1]),
         displacement=root(*totals["stable"]),
         displacement_raw=root(totals["raw"][2], totals["raw"][3]) if compared else None,
         moved_most=_moved_most(sums),
     )
     change = RowChange(
-        **_norm_figures(sums),
+        **figures.norms,
         unchanged=None if raw is None else float(raw[4] / raw[1]),
         scale_raw=root(totals["raw"][5], totals["raw"][3]) if compared else None,
     )
     return drift, change
 
 
-def _norm_figures(sums: _Sums) -> dict[str, float]:
-    def norms() -> Iterator[Float32]:
-        return (rows[1:, (rows[1:] > 0).all(axis=0)] for rows in sums.rows())
+@dataclass(frozen=True)
+class _RowFigures:
+    """Figures of the common rows' cosines and norms, in three passes over them.
 
-    def ratios() -> Iterator[Array]:
-        return (new.astype(np.float64) / old for new, old in norms())
+    Attributes
+    ----------
+    cosines : int
+        Number of cosines that are not NaN.
+    cosine, cosine_p05 : float
+    norms : dict
+        ``norm_ratio``, ``norm_outliers`` and ``longest``, or empty.
+    """
 
-    def side_of(side: int) -> Iterator[Float32]:
-        return (block[side] for block in norms())
+    cosines: int
+    cosine: float
+    cosine_p05: float
+    norms: dict[str, float]
 
-    count, longest = 0, np.zeros(2)
-    for block in norms():
-        count += block.shape[1]
-        longest = np.maximum(longest, block.max(axis=1, initial=0.0))
-    if count == 0:
-        return {}
-    new, old = (quantile(partial(side_of, side), count, 0.5) for side in (0, 1))
-    median = quantile(lambda: (block.astype(np.float32) for block in ratios()), count, 0.5)
-    outside = sum(int(np.count_nonzero((one / median > OUTLIER) | (one / median < 1 / OUTLIER))) for one in ratios())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.float64(new) / old
-        return {
-            "norm_ratio": float(ratio),
-            "norm_outliers": outside / count,
-            "longest": float(longest[0] / longest[1] / ratio),
-        }
+    @classmethod
+    def of(cls, sums: _Sums) -> _RowFigures:
+        """Return the figures."""
+        count, total, longest = 0, 0.0, np.zeros(2)
+
+        def series() -> Iterator[list[Float32]]:
+            nonlocal count, total, longest
+            count, total, longest = 0, 0.0, np.zeros(2)
+            for rows in sums.rows():
+                cosines, norms = rows[0][~np.isnan(rows[0])], _positive(rows)
+                count += len(cosines)
+                total += float(cosines.sum(dtype=np.float64))
+                longest = np.maximum(longest, norms.max(axis=1, initial=0.0))
+                yield [cosines, *norms, _ratios(norms).astype(np.float32)]
+
+        p05, new, old, median = quantiles(series, (0.05, 0.5, 0.5, 0.5))
+        if count == 0 or np.isnan(median):
+            return cls(count, total / max(count, 1), p05, {})
+        outside = compared = 0
+        for rows in sums.rows():
+            shares = _ratios(_positive(rows)) / median
+            outside += int(np.count_nonzero((shares > OUTLIER) | (shares < 1 / OUTLIER)))
+            compared += len(shares)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.float64(new) / old
+            last = float(longest[0] / longest[1] / ratio)
+        norms = {"norm_ratio": float(ratio), "norm_outliers": outside / compared, "longest": last}
+        return cls(count, total / count, p05, norms)
+
+
+def _positive(rows: Float32) -> Float32:
+    """Return the norms of the rows that are not zero in either version."""
+    return rows[1:, (rows[1:] > 0).all(axis=0)]
+
+
+def _ratios(norms: Float32) -> Float64:
+    return np.asarray(norms[0].astype(np.float64) / norms[1], np.float64)
 
 
 def _moved_most(sums: _Sums) -> tuple[Moved, ...]:
