@@ -198,7 +198,8 @@ def readable(side: SnapshotSide, config: Config) -> StoredColumns:
     SnapshotError, UsageError
         The engine does not read them.
     """
-    stored = StoredColumns.of(side) if isinstance(side, IdentifiedSide) else None
+    # The files of a Delta table have rows that its log says are deleted.
+    stored = StoredColumns.of(side) if isinstance(side, IdentifiedSide) and side.ordered else None
     if stored is None or stored.kind != "parquet" or config.snapshot.weight_column is not None:
         of_parquet = stored is not None and stored.kind == "parquet"
         raise UsageError(

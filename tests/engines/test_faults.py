@@ -175,3 +175,31 @@ def test_spark_connect_publishes_the_same(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     require_one_exact_version(tmp_path, path)
+
+
+def test_a_stop_of_the_daemon_ends_spark(tmp_path: Path) -> None:
+    """While a task hangs: the daemon exits in time, Java and its workers are gone, and no version or part is left."""
+    path = snapshot(tmp_path)
+    configured(tmp_path, {"master": "local[2,4]", "conf": CONF, "partitions": 5})
+    plain = msgspec.yaml.decode((tmp_path / "config.yaml").read_bytes())
+    (tmp_path / "watched").mkdir()
+    (path / "_SUCCESS").touch()
+    path.rename(tmp_path / "watched/day=1")
+    plain |= {
+        "watch": {"path": str(tmp_path / "watched"), "complete": "marker"},
+        "store": {"path": str(tmp_path / "spark")},
+    }
+    (tmp_path / "config.yaml").write_bytes(msgspec.yaml.encode(plain))
+    command = [sys.executable, "-m", "embsync", "run", "--config", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(command, env=environment(tmp_path, "hang"), start_new_session=True)
+    while not (tmp_path / "fault").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    for _ in range(600):
+        if not _processes_of(process.pid):
+            break
+        time.sleep(0.1)
+    assert _processes_of(process.pid) == []
+    assert Store(tmp_path / "spark").numbers() == []
