@@ -41,9 +41,20 @@ def check_missing(missing: str) -> None:
         raise UsageError("unknown option for missing ids", found=repr(missing), expected="raise, nan or mean")
 
 
+def _taken(column: Array, rows: Int64) -> Array:
+    """Return rows of a mapped array or of a column in part files; any value where a number is negative."""
+    if not isinstance(column, np.ndarray):
+        return column.take(rows)
+    return np.asarray(column).take(rows, axis=0, mode="clip")  # a plain view: a memory map takes 4 µs more
+
+
 @dataclass(frozen=True)
 class Side:
     """Items or users of one version.
+
+    The users of a version of format 2 are in part files: ``ids``, ``vectors``, ``last_seen`` and ``live`` are then
+    columns that are read when they are indexed by rows, and are not converted to one array
+    (:class:`embsync.reader.columns.PartColumn`).
 
     Attributes
     ----------
@@ -81,16 +92,27 @@ class Side:
             return False
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32]]:
-        """Yield ids (int64 or str) and vectors of this many rows at a time (default: 1 MiB of vectors)."""
-        step = block_rows(self.vectors.shape[1]) if rows is None else rows
-        if step < 1:
+        """Yield ids (int64 or str) and vectors of this many rows at a time.
+
+        By default 1 MiB of vectors, or a row group of a part file.
+        """
+        for ids, vectors, _ in self.stored_blocks(rows):
+            yield self._named(ids), vectors
+
+    def stored_blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32, Int64]]:
+        """Yield ids as they are stored (int64 or ``S<m>``), vectors and ``last_seen``, as :meth:`blocks` does."""
+        if rows is not None and rows < 1:
             raise UsageError("blocks have at least one row", found=rows)
+        if not isinstance(self.ids, np.ndarray):
+            yield from self.ids.blocks(rows)
+            return
+        step = block_rows(self.vectors.shape[1]) if rows is None else rows
         for start in range(0, len(self.ids), step):
-            end = min(start + step, len(self.ids))
-            yield self.names(np.arange(start, end)), self.vectors[start:end]
+            part = slice(start, min(start + step, len(self.ids)))
+            yield np.asarray(self.ids[part]), self.vectors[part], np.asarray(self.last_seen[part])
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return the side as an Arrow table, without copying the mapped vectors.
+        """Return the side as an Arrow table, without copying the mapped vectors; part files are read into memory.
 
         Returns
         -------
@@ -103,11 +125,11 @@ class Side:
         UsageError
             pyarrow is not installed.
         """
-        ids, times = self.names(np.arange(len(self.ids))), self._lineage.times_of(self.last_seen)
-        return arrow_table(ids, self.vectors, self.last_seen, times)
+        ids, vectors, last_seen = self._whole()
+        return arrow_table(ids, vectors, last_seen, self._lineage.times_of(last_seen))
 
     def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
-        """Return the vectors as a data frame by id, without copying the mapped vectors.
+        """Return the vectors as a data frame by id, without copying the mapped vectors; part files are read.
 
         ``frame[side.live]`` has only the ids of the version's own snapshot.
 
@@ -127,8 +149,15 @@ class Side:
         UsageError
             pandas is not installed.
         """
-        seen = (self.last_seen, self._lineage.times_of(self.last_seen)) if last_seen else None
-        return data_frame(self.names(np.arange(len(self.ids))), self.vectors, seen)
+        ids, vectors, seen = self._whole()
+        return data_frame(ids, vectors, (seen, self._lineage.times_of(seen)) if last_seen else None)
+
+    def _whole(self) -> tuple[Array, Float32, Int64]:
+        """Return ids, vectors and ``last_seen`` of all rows, from part files in memory."""
+        if isinstance(self.ids, np.ndarray):
+            return self.names(np.arange(len(self.ids))), self.vectors, self.last_seen
+        ids, vectors, seen = zip(*self.stored_blocks(), strict=True)
+        return self._named(np.concatenate(ids)), np.concatenate(vectors), np.concatenate(seen)
 
     def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: MaxAge | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.
@@ -161,7 +190,7 @@ class Side:
         if not known.any():
             found = np.empty((len(rows), self.vectors.shape[1]), np.float32)
         else:  # one pass without a mask, which would take three times as long; unknown rows are overwritten below
-            found = np.asarray(self.vectors).take(rows, axis=0, mode="clip")
+            found = _taken(self.vectors, rows)
         if not known.all():
             found[~known] = self.mean if missing == "mean" else np.nan
         return found
@@ -237,7 +266,7 @@ class Side:
         known = rows >= 0
         if missing == "raise" and not known.all():
             raise self._unknown(ids, known, "pass missing=nan to get -1 for unknown ids")
-        return np.where(known, np.asarray(self.last_seen).take(rows, mode="clip"), -1)
+        return np.where(known, _taken(self.last_seen, rows), -1)
 
     def fold_in(
         self,
@@ -285,23 +314,30 @@ class Side:
 
     def prepare(self) -> None:
         """Compute what lookup and fold-in would otherwise compute at their first call."""
-        _ = self.live, self.mean, self.energy, self._sparse_index
+        _ = self.live, self.mean, self.energy
+        if isinstance(self.ids, np.ndarray):
+            _ = self._sparse_index
 
     def rows(self, ids: Ids) -> Int64:
         """Return the row of each id, -1 for unknown ones."""
         wanted = self.as_stored(ids)
+        if not isinstance(self.ids, np.ndarray):
+            return self.ids.positions(wanted)
         if len(wanted) < _MANY or len(self.ids) < _MANY:
             return positions_in(wanted, self.ids)
         return self._sparse_index.positions(wanted)
 
     def names(self, rows: Int64) -> Array:
         """Return the ids as int64 or str; -1 or "" for negative rows."""
-        stored = np.asarray(self.ids).take(rows, mode="clip")  # a plain view: indexing a memory map takes 4 µs more
-        found: Array = stored if stored.dtype.kind == "i" else self._decoded(stored)
+        stored = _taken(self.ids, rows)
+        found = self._named(stored)
         missing = rows < 0
         if np.count_nonzero(missing):  # takes a fifth of the time of any() for short arrays
             found[missing] = -1 if stored.dtype.kind == "i" else ""
         return found
+
+    def _named(self, stored: Array) -> Array:
+        return stored if stored.dtype.kind == "i" else self._decoded(stored)
 
     def _decoded(self, stored: Array) -> Array:
         try:
@@ -321,7 +357,10 @@ class Side:
     @cached_property
     def live(self) -> Array:
         """(n,) bool: whether the id is in this version's own snapshot."""
-        return np.asarray(np.asarray(self.last_seen) == self._lineage.numbers[-1])
+        number = self._lineage.numbers[-1]
+        if isinstance(self.last_seen, np.ndarray):
+            return np.asarray(np.asarray(self.last_seen) == number)
+        return self.last_seen.equal_to(number)
 
     @cached_property
     def mean(self) -> Float32:
@@ -343,12 +382,14 @@ class Side:
             return self.moments[:-1].astype(np.float32), float(self.moments[-1])
         total, squares = np.zeros(self.vectors.shape[1]), 0.0
         step = max(1, block_rows(self.vectors.shape[1]) // 4)  # half a megabyte of float64
-        for start in range(0, len(self.vectors), step):
+        count, newest = 0, self._lineage.numbers[-1]
+        for _, vectors, seen in self.stored_blocks(step):
             # Not by BLAS, which is twice as fast: its threads would spin on cores that concurrent queries need.
-            block = self.vectors[start : start + step][self.live[start : start + step]].astype(np.float64)
+            block = vectors[seen == newest].astype(np.float64)
             total += block.sum(axis=0)
             squares += float(np.einsum("ij,ij->", block, block))
-        count = max(int(self.live.sum()), 1)
+            count += len(block)
+        count = max(count, 1)
         return (total / count).astype(np.float32), squares / count
 
     def as_array(self, ids: Any) -> Array:

@@ -11,7 +11,7 @@ from embsync import index
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Bool, Float32
 from embsync.errors import UsageError
-from embsync.manifest import RowCounts
+from embsync.manifest import FORMAT_OF_PARTS, RowCounts
 from embsync.reader.diff import Diff, diff
 from embsync.reader.labels import Frozen, Where, matching, remembered, values_of
 from embsync.reader.lineage import MaxAge
@@ -301,10 +301,13 @@ class Version(VersionFiles):
         return self.items.names(rows), scores
 
     def _side(self, name: SideName, counts: RowCounts) -> Side:
-        ids = self._map(layout.side_file(name, "ids"), IDS, (counts.rows,))
-        vectors = self._map(layout.side_file(name, "vectors"), FLOAT32, (counts.rows, self.record.dimension))
-        last_seen = self._map(layout.side_file(name, "last_seen"), INTEGER, (counts.rows,))
         owner = weakref.ref(self)
+        if name == "users" and self.record.format == FORMAT_OF_PARTS:
+            ids, vectors, last_seen = self._part_columns()
+        else:
+            ids = self._map(layout.side_file(name, "ids"), IDS, (counts.rows,))
+            vectors = self._map(layout.side_file(name, "vectors"), FLOAT32, (counts.rows, self.record.dimension))
+            last_seen = self._map(layout.side_file(name, "last_seen"), INTEGER, (counts.rows,))
         moments = self._computed(layout.side_file(name, "moments"), FLOAT64, (self.record.dimension + 1,))
         return Side(name, ids, vectors, last_seen, self._ancestry(), moments, lambda: _other_side(owner, name))
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from embsync.dtypes import Array, Float32, Int64, Times
-from embsync.errors import StoreDamaged, StoreError
+from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.file_hashes import mismatch
 from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
 from embsync.reader.lineage import Lineage
@@ -169,6 +169,23 @@ class VersionFiles:
             found, expected = f"rows {labels.min()} to {labels.max()}", f"-1 to {self.record.items.rows - 1}"
             raise self._damaged(layout.INDEX_ROWS, found, expected)
         return labels
+
+    def _part_columns(self) -> tuple[Array, Float32, Int64]:
+        """Return ids, vectors and ``last_seen`` of the users of a version of format 2, addressed like arrays."""
+        try:
+            from embsync.reader.columns import columns_of  # noqa: PLC0415  (an extra)
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("pyarrow"):
+                raise
+            raise UsageError(
+                "the users of this version are in parquet files, which need pyarrow",
+                where=self.path,
+                expected="the extra 'parquet'",
+                hint="pip install 'embsync[parquet]'",
+            ) from None
+        columns: Any = columns_of(self.path, self.record)
+        self._require_in_place()
+        return columns[0], columns[1], columns[2]
 
     def _map(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array:
         array = layout.map_array(self.path / name, types, shape)

@@ -150,6 +150,11 @@ def side_file(side: str, what: str) -> str:
     return f"{side}/{what}.npy"
 
 
+def part_file(side: str, number: int) -> str:
+    """Return the path of a side's part file."""
+    return f"{side}/part-{number:05d}.parquet"
+
+
 def reference_files(folder: str, side: str) -> tuple[str, str]:
     """Return the paths of a side's ids and vectors in ``anchors`` or ``start``."""
     return f"{folder}/{side[:-1]}_ids.npy", f"{folder}/{side}.npy"
