@@ -357,10 +357,9 @@ class Side:
     @cached_property
     def live(self) -> Array:
         """(n,) bool: whether the id is in this version's own snapshot."""
-        number = self._lineage.numbers[-1]
-        if isinstance(self.last_seen, np.ndarray):
-            return np.asarray(np.asarray(self.last_seen) == number)
-        return self.last_seen.equal_to(number)
+        if not isinstance(self.last_seen, np.ndarray):
+            return self.last_seen.equal_to(self._lineage.numbers[-1])
+        return np.asarray(np.asarray(self.last_seen) == self._lineage.numbers[-1])
 
     @cached_property
     def mean(self) -> Float32:
