@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,12 +57,15 @@ class Place:
         The name that the user gave the root, if it is a link with another name.
     tree : Path or None
         A directory inside which links below the root are followed; None: links are never followed.
+    listed : dict or None
+        The directories that were listed already, by their components; None: they are listed each time.
     """
 
     root: Path
     parts: tuple[str, ...] = ()
     given: str | None = None
     tree: Path | None = None
+    listed: dict[tuple[str, ...], dict[str, str]] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def at(cls, path: str | Path, *, follow_link: bool = True, inner_links: bool = False) -> Place:
@@ -113,6 +116,10 @@ class Place:
             raise SnapshotError("not the name of a file", where=str(self), found=repr(name))
         return replace(self, parts=(*self.parts, name))
 
+    def listed_once(self) -> Place:
+        """Return this place such that each directory here and below is listed once; many layouts ask for the same."""
+        return self if self.listed is not None else replace(self, listed={})
+
     def open(self) -> BinaryIO:
         """Open the regular file here for reading; it never blocks and never follows a link below the root."""
         descriptor = self._descend()
@@ -127,9 +134,14 @@ class Place:
 
     def entries(self) -> dict[str, str]:
         """Return the names in this directory, sorted, each with its kind (see :func:`kind_of`)."""
+        if self.listed is not None and self.parts in self.listed:
+            return dict(self.listed[self.parts])
         with self._directory() as descriptor:
             found = {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
-        return {name: self.child(name)._kind_behind() if kind == "link" else kind for name, kind in found.items()}
+        kinds = {name: self.child(name)._kind_behind() if kind == "link" else kind for name, kind in found.items()}
+        if self.listed is not None:
+            self.listed[self.parts] = dict(kinds)
+        return kinds
 
     def kind(self) -> str:
         """Return the kind: ``file``, ``directory``, or one of those that are never opened."""

@@ -171,6 +171,7 @@ def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
 
 def missing_at(place: Place, config: SnapshotConfig, marker: str) -> Missing | None:
     """Return why the snapshot at ``place`` is incomplete, if exactly one layout recognises it."""
+    place = place.listed_once()
     fitting = recognised_by(place, config)
     return missing_of(place, _claim(fitting[0], place, config), config, marker) if len(fitting) == 1 else None
 
@@ -183,6 +184,7 @@ def _claim(layout: Layout, place: Place, config: SnapshotConfig) -> Claim:
 
 def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
     """Return the layouts that recognise ``place``, among those that the configuration allows."""
+    place = place.listed_once()
     return [layout for layout in _allowed(config) if layout.recognise(place)]
 
 

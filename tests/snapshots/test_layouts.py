@@ -14,7 +14,7 @@ from snapshots.test_safetensors import write as write_safetensors
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotError
 from embsync.rows import block_rows
-from embsync.snapshots import SideDigest, Snapshot, SnapshotSide, fingerprint_of, open_snapshot
+from embsync.snapshots import SideDigest, Snapshot, SnapshotSide, files, fingerprint_of, layouts, open_snapshot
 
 CONFIG = SnapshotConfig()
 
@@ -69,6 +69,18 @@ def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
     parquet.write_table(table(made.item_ids, made.items), tmp_path / "itemFactors.parquet")
     with pytest.raises(SnapshotError, match="more than one place for items"):
         open_snapshot(tmp_path, CONFIG)
+
+
+def test_a_directory_is_listed_once_for_all_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a candidate is complete is asked of every layout, and of the file system once; anew at the next scan."""
+    folder = write_npy(tmp_path / "npy", model())
+    listed: list[str] = []
+    listing = files._listing
+    monkeypatch.setattr(files, "_listing", lambda where, *more: (listed.append(where), listing(where, *more))[1])
+    place = files.Place.at(folder)
+    for scans in (1, 2):
+        assert layouts.missing_at(place, CONFIG, "_SUCCESS") is None
+        assert listed == scans * [str(folder)]
 
 
 def test_a_configured_layout_is_the_only_one_tried(tmp_path: Path) -> None:
