@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from types import FrameType
 from typing import TypeVar
 
 from embsync.cli.output import warn
+from embsync.store.critical import exit_between_sections
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ def until_signal(work: Callable[[], Result]) -> Result:
     except _Ended as ended:
         name = signal.Signals(ended.number).name
         warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")
-        os._exit(128 + ended.number)
+        exit_between_sections(128 + ended.number)
     finally:
         for number in ours:
             signal.signal(number, before[number])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log, log_exception
 from embsync.notify import notify, watchdog_seconds
 from embsync.signals import Requests, recorded_signals
+from embsync.store.critical import exit_between_sections
 from embsync.store.hold import HeldError
 
 #: First pause after a failure, in seconds.
@@ -81,7 +81,7 @@ def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
     except TimeoutError:
         log(logging.INFO, "stopped", work_ended=True)
         logging.shutdown()
-        os._exit(0)
+        exit_between_sections(0)
 
 
 def _step(pull: Pull, pauses: Pauses, interval: float, reported: dict[str, str]) -> float:

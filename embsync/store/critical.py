@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 #: In the order in which handlers are restored and called: the one that raises by default is last.
 _DEFERRED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+#: Threads other than the main one that are in a section.
+_elsewhere: list[int] = []
+_changed = threading.Condition()
+#: Set when the process ends: no section begins any more.
+_ending = threading.Event()
 
 
 @contextlib.contextmanager
@@ -17,11 +24,12 @@ def uninterrupted() -> Iterator[None]:
     """Defer SIGINT, SIGTERM and SIGHUP until the section ends.
 
     Handlers are replaced rather than signals blocked, because a signal sent to the process is delivered to any thread
-    that does not block it, such as those of NumPy and FAISS. On other threads nothing needs to be done: only the main
-    thread runs handlers, and the end of the process is a crash, which recovery handles.
+    that does not block it, such as those of NumPy and FAISS. On other threads no handler runs; what ends the process
+    from the main thread meanwhile waits for them (:func:`exit_between_sections`).
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        with _counted():
+            yield
         return
     came: dict[int, FrameType | None] = {}
 
@@ -44,3 +52,24 @@ def uninterrupted() -> Iterator[None]:
                 handler(number, came[number])
             elif handler is signal.SIG_DFL:
                 signal.raise_signal(number)
+
+
+def exit_between_sections(code: int, seconds: float = 5.0) -> NoReturn:
+    """End the process without waiting for its threads, unless one is in a section: that ends first, within a bound."""
+    with _changed:
+        _ending.set()
+        _changed.wait_for(lambda: not _elsewhere, seconds)
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    with _changed:
+        _changed.wait_for(lambda: not _ending.is_set())
+        _elsewhere.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _changed:
+            _elsewhere.remove(threading.get_ident())
+            _changed.notify_all()

@@ -146,6 +146,32 @@ def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line:
     line.complete(command)
 
 
+_SECTION = """
+import threading, time
+from embsync.store.critical import exit_between_sections, uninterrupted
+
+entered = threading.Event()
+
+def work():
+    with uninterrupted():
+        entered.set()
+        time.sleep(0.3)
+        print("complete", flush=True)
+    with uninterrupted():
+        print("and another one", flush=True)
+
+threading.Thread(target=work).start()
+entered.wait()
+exit_between_sections(7)
+"""
+
+
+def test_a_switch_that_has_begun_is_completed_first() -> None:
+    """It runs on another thread; what would begin after it does not."""
+    done = subprocess.run([sys.executable, "-c", _SECTION], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "complete\n")
+
+
 def test_a_follower_ends_in_a_transfer(line: Line, rclone_server: S3Server) -> None:
     """Before systemd would kill it, with exit code 0; the log says that work was ended."""
     line.complete("push")
