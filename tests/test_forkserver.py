@@ -70,6 +70,25 @@ def test_a_forked_process_is_what_was_asked_for(tmp_path: Path) -> None:
     assert sorted(found["descriptors"]) == [0, 1, 2, kept]
 
 
+def test_a_forked_process_has_the_encoding_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all three streams, and how what cannot be encoded is written."""
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    script = """if True:
+        import sys
+        print("support.forkserver" in sys.modules, sys.stdin.encoding, sys.stdout.errors, "\\xfc")
+        print("\\xfc", sys.stderr.encoding, file=sys.stderr)
+    """
+    for asked, written, error in (
+        ("ascii:replace", b"True ascii replace ?\n", b"\\xfc ascii\n"),
+        ("utf-8", "True utf-8 strict ü\n".encode(), "ü utf-8\n".encode()),
+    ):
+        done = subprocess.run(
+            [*SCRIPT, script], env=environment(PYTHONIOENCODING=asked), stdin=subprocess.DEVNULL, capture_output=True,
+            check=True,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == (written, error)
+
+
 def test_a_forked_process_may_lead_its_group_or_session() -> None:
     """As the daemon's work does, which is ended as a group."""
     grouped, alone = told(process_group=0), told(start_new_session=True)

@@ -79,6 +79,8 @@ _VARIABLES_OF_FILES = {"MALLOC_ARENA_MAX": "2"}
 _FRESH = ("prometheus_client", "embsync.server")
 #: Beginnings of the names of variables that are read before a program runs.
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "OPENBLAS_", "MKL_", "FAISS_")
+#: Of these, the ones that a forked process obeys.
+_OBEYED = {"PYTHONPATH"} | ({"PYTHONIOENCODING"} - os.environ.keys())
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LONGEST_REQUEST = 2**20
 _execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
@@ -218,7 +220,7 @@ def _umask() -> int:
 
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name != "PYTHONPATH"
+        name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name not in _OBEYED
     }
 
 
@@ -306,6 +308,7 @@ def _become(program: _Program, descriptors: list[int], begun: int) -> NoReturn:
         _forget_handlers()
         os.close(begun)
         _take_descriptors(descriptors, program.descriptors)
+        _open_streams(program.environment.get("PYTHONIOENCODING", ""))
         os.environ.clear()
         os.environ.update(program.environment)
         time.tzset()
@@ -362,7 +365,7 @@ def _forget_handlers() -> None:
 
 
 def _take_descriptors(descriptors: list[int], numbers: list[int]) -> None:
-    """Have descriptors by the given numbers and no others, and the standard streams on them."""
+    """Have descriptors by the given numbers and no others."""
     above = max([*numbers, *descriptors]) + 1
     for moved, number in enumerate(descriptors, above):
         os.dup2(number, moved)
@@ -371,10 +374,15 @@ def _take_descriptors(descriptors: list[int], numbers: list[int]) -> None:
     for one, other in pairwise([*sorted(numbers), os.sysconf("SC_OPEN_MAX")]):
         if other - one > 1:  # of nothing to close, the kernel would make all
             os.closerange(one + 1, other)
-    encoding = sys.__stdin__.encoding if sys.__stdin__ is not None else "utf-8"
-    sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _open_streams(encoding: str) -> None:
+    """Have the standard streams, in an encoding as ``PYTHONIOENCODING`` names it, or as this process has them."""
+    name, _, errors = encoding.partition(":")
+    name = name or (sys.__stdin__.encoding if sys.__stdin__ is not None else "utf-8")
+    sys.stdin = open(0, encoding=name, errors=errors or None, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=name, errors=errors or None, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=name, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":
