@@ -378,7 +378,15 @@ def test_the_command_once(place: Place) -> None:
     config = _configuration(place, f"file://{place.folder}/gone")
     failed = run("deliver", "--once", "--config", config)
     assert (failed.returncode, failed.stderr.count("\n")) == (7, 1)
+    assert failed.stderr.startswith(f"embsync: mirror: {place.folder}/gone: no such directory")
     assert "mkdir -p" in failed.stderr
+    other = Place(place.folder / "other")
+    other.publish()
+    config = _configuration(other, f"file://{place.folder}/mirror")
+    refused = run("deliver", "--once", "--config", config)
+    assert refused.returncode == 8
+    assert refused.stderr.startswith("embsync: mirror: version 1 in the sink is not of this store")
+    config = _configuration(place, f"file://{place.folder}/gone")
     shown = run("status", "--config", config).stdout
     assert "mirror (object_store): nothing, 1 behind since" in shown
     assert "no such directory" in shown
