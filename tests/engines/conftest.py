@@ -30,6 +30,8 @@ plain_open = builtins.open
 
 
 def faulty_open(name, mode="r", *arguments, **options):
+    if mode == "xb" and fault == "unseen":
+        raise FileNotFoundError(2, "No such file or directory", str(name))
     # once, after a part file was written and before its sums are
     if mode == "xb" and str(name).endswith(".sums"):
         try:

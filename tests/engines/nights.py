@@ -21,12 +21,14 @@ from embsync.store import Store
 _OTHER = frozenset({"seconds", "created", "space_id", "files", "mtime_ns", "format", "parts", "index", "checks"})
 
 
-def save(directory: Path, items: Any, item_ids: Any, users: Any, user_ids: Any, files: int = 3) -> Path:
-    """Write a snapshot as part files of parquet."""
+def save(
+    directory: Path, items: Any, item_ids: Any, users: Any, user_ids: Any, files: int = 3, *, fixed: bool = False
+) -> Path:
+    """Write a snapshot as part files of parquet, of lists or of lists of fixed size."""
     for name, ids, vectors in (("items", item_ids, items), ("users", user_ids, users)):
         (directory / name).mkdir(parents=True)
         for number, rows in enumerate(np.array_split(np.arange(len(ids)), files)):
-            kind = pa.list_(pa.from_numpy_dtype(vectors.dtype))
+            kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1] if fixed else -1)
             table = pa.table({"id": pa.array(ids[rows].tolist()), "vector": pa.array(list(vectors[rows]), kind)})
             pq.write_table(table, directory / name / f"part-{number}.parquet")
     return directory

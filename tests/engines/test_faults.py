@@ -91,6 +91,25 @@ def test_a_task_that_fails_after_it_has_written_counts_once(tmp_path: Path, faul
     require_one_exact_version(tmp_path, path)
 
 
+def test_executors_that_do_not_see_the_store_are_named(tmp_path: Path) -> None:
+    """One line, exit code 2, what to share, and no version or staging directory."""
+    path = snapshot(tmp_path)
+    command = [
+        *configured(tmp_path, {"master": "local[2]", "conf": CONF}),
+        "--store",
+        str(tmp_path / "spark"),
+        str(path),
+    ]
+    done = subprocess.run(
+        command, env=environment(tmp_path, "unseen"), timeout=600, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert "a path that Spark does not see" in last
+    assert "same path on the driver and on every executor" in last
+    assert list((tmp_path / "spark/versions").iterdir()) == []
+
+
 def test_two_attempts_of_a_task_count_once(tmp_path: Path) -> None:
     """With speculation, the attempt that hangs and the one that overtakes it write both; one counts."""
     path = snapshot(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -37,11 +36,11 @@ def by_spark(spark_config: EngineConfig) -> Config:
     return msgspec.structs.replace(LOCAL, engine=spark_config)
 
 
-def snapshot(directory: Path, number: int, **options: Any) -> Path:
-    """Write a night with strings for ids."""
-    found = night(number, churn=0.1, **options).named()
-    assert found.users is not None
-    return nights.save(directory / f"day={number}", found.items, found.item_ids, *(found.users, found.user_ids))
+def snapshot(directory: Path, number: int) -> Path:
+    """Write a night with strings for ids, the second in lists of fixed size."""
+    found = night(number, churn=0.1).named()
+    rows = found.items, found.item_ids, found.users, found.user_ids
+    return nights.save(directory / f"day={number}", *rows, fixed=number == 2)
 
 
 @dataclass

@@ -156,7 +156,7 @@ def test_only_errors_of_spark_are_translated() -> None:
             raise error
 
 
-@pytest.mark.parametrize("kind", ["npy", "weights", "float16"])
+@pytest.mark.parametrize("kind", ["npy", "weights", "float16", "two types of ids"])
 def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -172,12 +172,18 @@ def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
         nights.save(
             path, found.items, found.item_ids, users.astype("f2") if kind == "float16" else users, found.user_ids
         )
+    if kind == "two types of ids":
+        file = path / "users/part-1.parquet"
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(0, "id", table["id"].cast(pa.string())), file)
     if kind == "weights":
         for file in sorted(path.rglob("*.parquet")):
             table = pq.read_table(file)
             pq.write_table(table.append_column("trust", pa.array(np.ones(len(table)))), file)
         config = msgspec.structs.replace(ENGINE, snapshot=SnapshotConfig(weight_column="trust"))
-    with pytest.raises(SnapshotError if kind == "float16" else UsageError, match=r"engine\.kind: local"):
+    of_snapshot = kind in ("float16", "two types of ids")
+    expected = "differs among part files" if kind == "two types of ids" else r"engine\.kind: local"
+    with pytest.raises(SnapshotError if of_snapshot else UsageError, match=expected):
         publish_snapshot(Store(tmp_path / "store"), Request(path), config)
     assert not (tmp_path / "store").exists()
 
