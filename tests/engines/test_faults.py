@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from engines import nights
 from engines.conftest import bare_python
+from support.goodbooks import DAYS, needs_goodbooks, read_day
 
-from embsync.config import Config, IndexConfig
+from embsync.config import Config, EngineConfig, IndexConfig
+from embsync.engines.spark import session
 from embsync.file_hashes import hash_file
 from embsync.manifest import Manifest
 from embsync.store import Store
@@ -27,6 +29,7 @@ pytestmark = [
     pytest.mark.torture,
     pytest.mark.services("pyspark"),
     pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own
 ]
 
 ROWS = 4000
@@ -222,3 +225,21 @@ def test_a_stop_of_the_daemon_ends_spark(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert _processes_of(process.pid) == []
     assert Store(tmp_path / "spark").numbers() == []
+
+
+@needs_goodbooks
+def test_five_nights_of_goodbooks_are_the_same_by_both_engines(tmp_path: Path) -> None:
+    """Every figure of the manifests to 1e-6, the users within a float32 rounding, anchors, samples and fingerprints."""
+    local, spark = (tmp_path / name for name in ("local", "spark"))
+    engine = EngineConfig(kind="spark", master="local[2]", conf=CONF, partitions=3)
+    try:
+        for number in DAYS:
+            found = read_day(number)
+            rows = found.items, found.item_ids, found.users, found.user_ids
+            path = nights.save(tmp_path / f"day={number}", *rows)
+            one, other = nights.publish(local, path, Config()), nights.publish(spark, path, Config(engine=engine))
+            assert nights.differences(one, other) == []
+            nights.require_same_users(local, spark, number)
+            nights.require_same_arrays(local, spark, number)
+    finally:
+        session.stop(engine)
