@@ -10,7 +10,7 @@ import numpy as np
 
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.ids import positions_in, sample
-from embsync.rows import as_slice, block_rows
+from embsync.rows import as_slice, block_rows, in_threads
 
 Policy = Literal["two_time_scales", "moving_average", "previous", "first"]
 
@@ -185,8 +185,9 @@ def advance(
     live: Array,
     previous: AnchorSide | None,
     motion: Motion,
+    threads: int = 0,
 ) -> None:
-    """Compute the next anchors of the chosen rows and pass them to ``put``, block by block.
+    """Compute the next anchors of the chosen rows and pass them to ``put``, block by block, in any order.
 
     The anchor of a live row becomes (1 - w) old + w new, where w is ``weight`` for ``moving_average``, ``slow_weight``
     for ``two_time_scales``, 1 for ``previous`` and 0 for ``first``. Absent ids keep their anchors; the anchor of a new
@@ -195,7 +196,7 @@ def advance(
     Parameters
     ----------
     put : callable
-        Called with a slice of the anchors and their vectors.
+        Called by worker threads with a slice of the anchors and their vectors.
     dimension : int
         k.
     ids : (a,)
@@ -209,10 +210,13 @@ def advance(
     previous : AnchorSide or None
         The anchors that the parent version stored.
     motion : Motion
+    threads : int
+        Workers; 0 for all cores.
     """
     places = np.full(len(ids), -1, np.int64) if previous is None else positions_in(ids, previous.ids)
     step = block_rows(dimension)
-    for start in range(0, len(ids), step):
+
+    def work(start: int) -> None:
         part = slice(start, start + step)
         block = np.array(vectors[as_slice(rows[part])], dtype=np.float32)
         known = np.flatnonzero(places[part] >= 0)
@@ -222,6 +226,9 @@ def advance(
             where = as_slice(known)
             block[where] = _mixed(old, block[where], share_of_new)
         put(slice(start, start + len(block)), block)
+
+    for _ in in_threads(work, range(0, len(ids), step), threads):
+        pass
 
 
 def advance_ages(ids: Array, live: Array, previous: AnchorSide | None) -> Array:

@@ -127,13 +127,14 @@ class DriftMeter:
         both = (self._norms > 0).all(axis=0)
         if not both.any():
             return {}
-        new, old = self._norms[:, both].astype(np.float64)
+        new, old = self._norms if both.all() else self._norms[:, both]
         with np.errstate(invalid="ignore"):  # an overflow shows in the result
-            ratio = np.median(new) / np.median(old)
-            relative = new / old / np.median(new / old)
-            longest = new.max() / old.max() / ratio
-        outside = (relative > OUTLIER) | (relative < 1 / OUTLIER)
-        return {"norm_ratio": float(ratio), "norm_outliers": float(outside.mean()), "longest": float(longest)}
+            changes = np.divide(new, old, dtype=np.float64)
+            changes /= np.median(changes, overwrite_input=True)
+            ratio = np.float64(_median(new)) / _median(old)
+            longest = np.float64(new.max()) / old.max() / ratio
+        outside = np.count_nonzero(changes > OUTLIER) + np.count_nonzero(changes < 1 / OUTLIER)
+        return {"norm_ratio": float(ratio), "norm_outliers": float(outside / len(changes)), "longest": float(longest)}
 
     def _moved_most(self) -> tuple[Moved, ...]:
         rows = lowest(self._cosines, MOVED_MOST).tolist()
@@ -166,6 +167,12 @@ def compare_raw(block: Array, before: Float32) -> tuple[float, int, float, float
         int(np.count_nonzero((moved <= _ROUNDING * own) & (own > 0))),
         float(own.sum(dtype=np.float64)),
     )
+
+
+def _median(values: Float32) -> float:
+    """Return the median in float64, without a copy of all values in it."""
+    middle = [(len(values) - 1) // 2, len(values) // 2]
+    return float(np.partition(values, middle)[middle].mean(dtype=np.float64))
 
 
 def _divide(top: Array, bottom: Array) -> Float32:

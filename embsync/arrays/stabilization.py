@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, get_args
@@ -25,7 +24,7 @@ from embsync.ids import positions_in, sample
 from embsync.manifest import CheckRecord, Preservation
 from embsync.pipeline.checks import require
 from embsync.reporting.summary import Summary
-from embsync.rows import library_threads, worker_count
+from embsync.rows import library_threads
 from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import TOP_K
 from embsync.snapshots.given import side_of_arrays
@@ -221,9 +220,7 @@ def stabilize(
     checks = [] if anchors is None else judge_fit(found, preservation)
     if check:
         require(checks, None, otherwise=OTHERWISE)
-    with ThreadPoolExecutor(worker_count(threads)) as pool:  # a single thread is slow to gather rows
-        jobs = sides.map(lambda side, out: pool.submit(_advance, side, out.stable, anchor_rows), written)
-    moved = jobs.map(Future[AnchorSide].result)
+    moved = sides.map(lambda side, out: _advance(side, out.stable, anchor_rows, threads), written)
     return Stabilized(
         written.items.stable,
         None if written.users is None else written.users.stable,
@@ -309,7 +306,7 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
     return written, certificate
 
 
-def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
+def _advance(side: _Side, stable: Float32, limit: int, threads: int) -> AnchorSide:
     known = side.ids[side.order]
     union = known
     if side.previous is not None:
@@ -320,7 +317,7 @@ def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
     live = places >= 0
     out = np.empty((len(ids), stable.shape[1]), np.float32)
     rows = side.order[np.maximum(places, 0)]
-    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.motion)
+    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.motion, threads)
     out.flags.writeable = False
     recent = None
     if side.motion.policy == "two_time_scales":
@@ -332,7 +329,7 @@ def _advance(side: _Side, stable: Float32, limit: int) -> AnchorSide:
                 side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent
             )
         )
-        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"))
+        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"), threads)
         recent.flags.writeable = False
     ages = advance_ages(ids, live, side.previous)
     ages.flags.writeable = False

@@ -182,7 +182,7 @@ def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideR
     staging.save(ids_name, ids)
     staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
     target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.motion)
+    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.motion, config.threads)
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:
