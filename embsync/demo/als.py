@@ -10,6 +10,7 @@ a separate ridge regression, and vice versa:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -64,9 +65,10 @@ def solve(likes: csr_array[np.float32], others: Float32, settings: TrainingSetti
     width = others.shape[1]
     systems = np.empty((likes.shape[0], width, width), np.float32)
     with library_threads(1, "blas"):  # in products this small, threads mostly wait for each other
-        for row, (start, stop) in enumerate(zip(likes.indptr[:-1], likes.indptr[1:], strict=True)):
-            liked = others[likes.indices[start:stop]]
-            np.matmul(liked.T, liked, out=systems[row])
+        rows, bounds = others[likes.indices], pairwise(likes.indptr.tolist())
+        for system, (start, stop) in zip(systems, bounds, strict=True):
+            liked = rows[start:stop]
+            np.matmul(liked.T, liked, out=system)
         systems *= settings.alpha
         systems += others.T @ others + np.float32(settings.regularization) * np.eye(width, dtype=np.float32)
         right = (1.0 + settings.alpha) * (likes @ others)
