@@ -125,6 +125,21 @@ def index_of() -> Callable[..., Built]:
     return build
 
 
+@pytest.fixture(scope="session")
+def built_once() -> Callable[..., tuple[Side, Built]]:
+    """Make a side and build its index, which is shared by tests that only read both."""
+    made: dict[str, tuple[Side, Built]] = {}
+
+    def once(config: IndexConfig, **options: int) -> tuple[Side, Built]:
+        name = repr((config, options))
+        if name not in made:
+            side = make_side(**options)
+            made[name] = side, build(side, config)
+        return made[name]
+
+    return once
+
+
 @pytest.fixture
 def same() -> Callable[..., tuple[Side, np.ndarray]]:
     """A night in which nothing happens."""

@@ -88,10 +88,9 @@ def tried(monkeypatch):
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat", "PCA6,IVF32,Flat,RFlat"])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.7])
-def test_no_effort_above_the_allowed_cost_is_tried(make, index_of, tried, factory, share):
+def test_no_effort_above_the_allowed_cost_is_tried(built_once, tried, factory, share):
     """However far the target is out of reach: ``max_search_cost_growth`` bounds the search for parameters as well."""
-    side = make(rows=3000)
-    built = index_of(side, IndexConfig(factory=factory))
+    side, built = built_once(IndexConfig(factory=factory), rows=3000)
     gate = gate_of(side, target=1.1)  # never reached
     dearest = {"efSearch": 3000, "nprobe": 64, "k_factor_rf": 64}
     most = share * effort(built.index, {name: dearest[name] for name in built.report.search}, 10)
@@ -174,11 +173,10 @@ def test_a_kept_index_never_costs_more_than_so_many_rebuilds(side, night, index_
 
 @pytest.mark.parametrize("factory", ["HNSW8", "HNSW16_SQ8", "IDMap2,HNSW16"])
 @pytest.mark.parametrize("dead", [0.2, 0.5, 0.75])
-def test_the_estimate_counts_the_labels_that_may_be_dead(make, index_of, shelf, factory, dead):
+def test_the_estimate_counts_the_labels_that_may_be_dead(built_once, index_of, shelf, factory, dead):
     """A graph full of dead labels is as large as one in which they live."""
-    side = make(rows=8000, width=8, carried=0)
     config = IndexConfig(factory=factory, target_recall=0.1, refresh="rotate")
-    built = index_of(side, config)
+    side, built = built_once(config, rows=8000, width=8, carried=0)
     kept = side.live[: round((1 - dead) * len(side.live))]
     row_map = np.full(side.ids.size, -1, np.int64)
     row_map[kept] = kept

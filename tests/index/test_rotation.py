@@ -227,10 +227,10 @@ def test_reused_is_honest(side, same, index_of, shelf):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "foreign", "labels", "rows", "newer"])
-def test_a_damaged_parent_never_spreads(side, night, index_of, shelf, damage):
+def test_a_damaged_parent_never_spreads(built_once, night, index_of, shelf, damage):
     """Whatever is wrong with the parent's index, a sound one is rebuilt, and the report and the error name it."""
     config = IndexConfig(factory="HNSW16")
-    built = index_of(side, config)
+    side, built = built_once(config)
     side, row_map = night(side, seed=1)
     previous = shelf.parent(built, row_map)
     content = bytearray(previous.path.read_bytes())
