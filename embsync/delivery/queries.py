@@ -83,7 +83,7 @@ class ProbeQueries:
 def probe_queries(version: Version, most: int = QUERIES) -> ProbeQueries:
     """Return up to ``most`` queries of a pinned version, the same ones every time, with their exact neighbours."""
     record, items, asking = version.record.index, version.items, version.sides.queries
-    candidates = np.flatnonzero(asking.live)
+    candidates = asking.live_rows()
     chosen = candidates[sample(np.asarray(asking.ids[candidates]), most)]
     vectors = np.asarray(asking.vectors[np.sort(chosen)])
     live = np.flatnonzero(items.live)

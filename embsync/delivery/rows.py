@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from embsync.dtypes import Array, Bool, Float32, Int64, Times
 from embsync.reader import Version
@@ -52,19 +51,17 @@ class RowBlock:
 def row_blocks(version: Version, name: SideName, rows: int | None = None) -> Iterator[RowBlock]:
     """Yield all rows of a side of a pinned version, ``rows`` at a time (default: 1 MiB of vectors)."""
     side = version.side(name)
-    start = 0
-    for ids, vectors in side.blocks(rows):
-        part = slice(start, start + len(ids))
+    for stored, vectors, last_seen in side.stored_blocks(rows):
+        ids = side.named(stored)
         yield RowBlock(
             ids,
             vectors,
-            side.live[part],
-            side.age(ids),
-            np.asarray(side.last_seen[part]),
-            side.last_seen_at(ids),
+            last_seen == side.newest,
+            side.ages_of(last_seen),
+            last_seen,
+            side.times_of(last_seen),
             version.labels_of(ids) if name == "items" else None,
         )
-        start += len(ids)
 
 
 def label_objects(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[dict[str, Any]]:

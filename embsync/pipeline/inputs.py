@@ -182,7 +182,7 @@ def gather(
         progress("reading", snapshot.items.count / (snapshot.items.count + snapshot.users.count))
         users = table_run(engine, snapshot.users, parent, known, motion, config)
     elif snapshot.users is not None:
-        require_rows(known, snapshot.path)
+        require_rows(parent, snapshot.path)
         users = run(snapshot.users, "users")
     labels = of_snapshot(snapshot, parent, items.plan, config.snapshot.labels)
     return Inputs(items, users, snapshot, parent, number, dimension, motion, labels)

@@ -99,11 +99,11 @@ def reject_other_ids(side: SnapshotSide, name: SideName, kind: str, known: Versi
         )
 
 
-def require_rows(known: Version | None, path: Path) -> None:
-    """Refuse to go on from a version whose users only an engine reads."""
-    if known is not None and part_files(known):
+def require_rows(parent: Version | None, path: Path) -> None:
+    """Refuse to go on from a version whose users only an engine reads; a new space may begin after it."""
+    if parent is not None and part_files(parent):
         raise UsageError(
             "the users of the current version are in part files, which the local engine does not map",
-            where=known.path,
-            hint=command("sync", path, "--engine", "spark", purpose="to publish by Spark", store=store_of(known.path)),
+            where=parent.path,
+            hint=command("sync", path, "--engine", "spark", purpose="to publish by Spark", store=store_of(parent.path)),
         )

@@ -13,9 +13,9 @@ from embsync.alignment.preservation import Residual, map_error, residual_of, sco
 from embsync.checks import SCORE_ERROR_LIMITS
 from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
-from embsync.errors import EmbsyncError
+from embsync.errors import EmbsyncError, StoreDamaged
 from embsync.file_hashes import HASHED_AT_ONCE
-from embsync.ids import positions_in
+from embsync.manifest import FORMAT_OF_PARTS
 from embsync.pipeline.progress import Progress, Stage, WatchedRows, silent
 from embsync.reader import Version
 from embsync.reader.side import Side
@@ -56,7 +56,7 @@ class Verification:
 
 def verify(store: Store, version: Version, config: Config, progress: Progress = silent) -> Verification:
     """Re-hash every file, and recompute the certificate from the snapshot if it still exists."""
-    damaged = _damaged_files(store, version, progress)
+    damaged = _damaged_files(store, version, progress) or _wrong_rows(version)
     measured, source, note = None, None, None
     try:
         path = _snapshot_path(store, version, config)
@@ -108,6 +108,25 @@ def _snapshot_path(store: Store, version: Version, config: Config) -> Path | Non
     return next((path for path in reversed(places) if path.exists()), None)
 
 
+def _wrong_rows(version: Version) -> list[str]:
+    """Return what is wrong with rows of part files that have their hashes: writers on other machines made them."""
+    users, counts = version.users, version.record.users
+    if version.record.format != FORMAT_OF_PARTS or users is None or counts is None:
+        return []
+    rows, live = 0, 0
+    try:
+        for _, vectors, seen in users.stored_blocks():
+            file, rows = version.part_of(rows), rows + len(seen)
+            live += int(np.count_nonzero(seen == users.newest))
+            if not np.isfinite(vectors).all():
+                return [f"{file}: NaN or infinity in a vector"]
+            if not np.isin(seen, version.lineage).all():
+                return [f"{file}: last_seen that is no version of the lineage"]
+    except StoreDamaged as error:
+        return [f"{str(error.where).removeprefix(f'{version.path}/')}: {error.found}"]
+    return [] if live == counts.live else [f"users: {live} live rows, {counts.live} in the manifest"]
+
+
 class _WrittenRows:
     """Published vectors in the order of a snapshot's rows."""
 
@@ -133,7 +152,7 @@ def _recompute(version: Version, path: Path, config: Config, progress: Progress)
 
     def residual(side: SnapshotSide, stored: Side, matrix: Float64) -> Residual:
         ids = side.ids()
-        written = _WrittenRows(stored.vectors, positions_in(ids, stored.ids))
+        written = _WrittenRows(stored.vectors, stored.positions(ids))
         digest = SideDigest(side, ids, earlier=is_earlier(fingerprint))
         digests.append(digest)
         rows = WatchedRows(digest.rows, snapshot, stored.name, "recomputing", progress)

@@ -13,7 +13,7 @@ from embsync.dtypes import Array
 from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.ids import sample
 from embsync.index import check_factory, estimate_bytes, refresh
-from embsync.manifest import IndexReport, Manifest, RowCounts, Seconds
+from embsync.manifest import FORMAT_OF_PARTS, IndexReport, Manifest, RowCounts, Seconds
 from embsync.pipeline import record
 from embsync.pipeline.lineage import save_lineage
 from embsync.pipeline.parent import ParentCheck
@@ -43,6 +43,12 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
         if store.current() is None:
             raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
         with open_version(store.root, indexed=False) as parent, ParentCheck(store, parent, (UsageError,)) as check:
+            if parent.record.format == FORMAT_OF_PARTS:
+                raise UsageError(
+                    "a version whose users are in part files is not widened",
+                    where=parent.path,
+                    hint="train with more dimensions, and begin a new space with accept --new-space",
+                )
             if dimension <= parent.record.dimension:
                 raise UsageError(
                     "the space is not narrower",

@@ -17,6 +17,9 @@ from embsync.store.durable import storage_errors
 from embsync.store.part_files import PartTable
 from embsync.store.row_groups import Column
 
+#: Rows of a slice whose row groups are kept for the next one.
+_FEW = 2**14
+
 
 class PartColumn:
     """Ids, vectors or ``last_seen`` of n rows, read when they are indexed.
@@ -48,14 +51,14 @@ class PartColumn:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield row after row."""
-        for (block,) in self._table.blocks((self._column,)):
-            yield from self._converted(block)
+        for block in self.blocks():
+            yield from block
 
     def __getitem__(self, wanted: Any) -> Any:
         """Return some rows."""
         if isinstance(wanted, slice):
             start, stop, step = wanted.indices(len(self))
-            if step != 1:
+            if step != 1 or stop - start <= _FEW:
                 return self._taken(np.arange(start, stop, step))
             found = [block for (block,) in self._table.blocks((self._column,), start, stop)] if stop > start else []
             return self._converted(np.concatenate(found or [self._table.empty(self._column)]))
@@ -86,7 +89,12 @@ class PartColumn:
         """Return a column that says of each row whether this one is ``number`` there."""
         return PartColumn(self._table, self._column, equals=number)
 
-    def blocks(self, rows: int | None) -> Iterator[list[Array]]:
+    def blocks(self) -> Iterator[Array]:
+        """Yield the rows of each row group."""
+        for (block,) in self._table.blocks((self._column,)):
+            yield self._converted(block)
+
+    def side_blocks(self, rows: int | None) -> Iterator[list[Array]]:
         """Yield ids, vectors and ``last_seen`` of so many rows at a time; by default a row group at a time."""
         yield from self._table.blocks(("id", "vector", "last_seen"), rows=rows)
 

@@ -232,7 +232,7 @@ def _label(
 
 def _rows(before: Side, after: Side) -> tuple[Int64, Int64]:
     """Return the rows, in both versions, of the ids live in both."""
-    new = np.flatnonzero(after.live)
+    new = after.live_rows()
     old = before.rows(after.ids[new])
     both = (old >= 0) & before.live[np.maximum(old, 0)]
     return old[both], new[both]
@@ -241,8 +241,8 @@ def _rows(before: Side, after: Side) -> tuple[Int64, Int64]:
 def _side(
     before: Side, after: Side, old: Int64, new: Int64, same: bool, limit: int, between: Callable[[], None]
 ) -> SideDiff:
-    gone = np.setdiff1d(np.flatnonzero(before.live), old, assume_unique=True)
-    joined = np.setdiff1d(np.flatnonzero(after.live), new, assume_unique=True)
+    gone = np.setdiff1d(before.live_rows(), old, assume_unique=True)
+    joined = np.setdiff1d(after.live_rows(), new, assume_unique=True)
     cosines, ratios = _movement(before, after, old, new, between) if same else (np.empty(0), np.empty(0))
     known = cosines[~np.isnan(cosines)]
     most = lowest(cosines, limit)
@@ -337,6 +337,6 @@ def _nearest(version: Version, name: SideName, rows: Int64, between: Callable[[]
 
 def _scores(version: Version, name: SideName, asked: Int64, found: Int64) -> Float64:
     """Return the (q, k) inner products of rows of a side with the items they found; undefined where none was found."""
-    queries = np.asarray(version.side(name).vectors).take(asked, axis=0).astype(np.float64)
+    queries = np.asarray(version.side(name).vectors[asked]).astype(np.float64)
     items = np.asarray(version.items.vectors).take(found, axis=0, mode="clip").astype(np.float64)
     return np.asarray(np.einsum("qe,qke->qk", queries, items))

@@ -96,17 +96,18 @@ def _nearest(side: Side, queries: Float32, between: Callable[[], None]) -> Float
     """
     best = RunningTopK(queries, NEIGHBOURS, "cosine")
     step = block_rows(queries.shape[1])
-    for start in range(0, len(side.vectors), step):
+    start = 0
+    for _, block, seen in side.stored_blocks(step):
         between()
-        live = side.live[start : start + step]
-        block = np.asarray(side.vectors[start : start + step])
+        live = seen == side.newest
         numbers = start + np.flatnonzero(live)
-        best.observe(numbers, block if live.all() else block[live])
+        best.observe(numbers, np.asarray(block) if live.all() else np.asarray(block)[live])
+        start += len(seen)
     found = queries.copy()
     for place, rows in enumerate(best.result().rows):
         near = rows[rows >= 0]
         if len(near) and queries[place].any():
-            found[place] = np.asarray(side.vectors)[near].mean(axis=0, dtype=np.float64)
+            found[place] = np.asarray(side.vectors[near]).mean(axis=0, dtype=np.float64)
     return found
 
 

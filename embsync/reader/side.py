@@ -97,14 +97,14 @@ class Side:
         By default 1 MiB of vectors, or a row group of a part file.
         """
         for ids, vectors, _ in self.stored_blocks(rows):
-            yield self._named(ids), vectors
+            yield self.named(ids), vectors
 
     def stored_blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32, Int64]]:
         """Yield ids as they are stored (int64 or ``S<m>``), vectors and ``last_seen``, as :meth:`blocks` does."""
         if rows is not None and rows < 1:
             raise UsageError("blocks have at least one row", found=rows)
         if not isinstance(self.ids, np.ndarray):
-            yield from self.ids.blocks(rows)
+            yield from self.ids.side_blocks(rows)
             return
         step = block_rows(self.vectors.shape[1]) if rows is None else rows
         for start in range(0, len(self.ids), step):
@@ -157,7 +157,7 @@ class Side:
         if isinstance(self.ids, np.ndarray):
             return self.names(np.arange(len(self.ids))), self.vectors, self.last_seen
         ids, vectors, seen = zip(*self.stored_blocks(), strict=True)
-        return self._named(np.concatenate(ids)), np.concatenate(vectors), np.concatenate(seen)
+        return self.named(np.concatenate(ids)), np.concatenate(vectors), np.concatenate(seen)
 
     def lookup(self, ids: Ids, missing: Missing = "raise", *, max_age: MaxAge | None = None) -> Float32:
         """Return the stable vectors of ids, live or carried.
@@ -327,16 +327,21 @@ class Side:
             return positions_in(wanted, self.ids)
         return self._sparse_index.positions(wanted)
 
+    def positions(self, stored: Array) -> Int64:
+        """Return the row of each of some ids in the store's type, -1 for unknown ones."""
+        return self.ids.positions(stored) if not isinstance(self.ids, np.ndarray) else positions_in(stored, self.ids)
+
     def names(self, rows: Int64) -> Array:
         """Return the ids as int64 or str; -1 or "" for negative rows."""
         stored = _taken(self.ids, rows)
-        found = self._named(stored)
+        found = self.named(stored)
         missing = rows < 0
         if np.count_nonzero(missing):  # takes a fifth of the time of any() for short arrays
             found[missing] = -1 if stored.dtype.kind == "i" else ""
         return found
 
-    def _named(self, stored: Array) -> Array:
+    def named(self, stored: Array) -> Array:
+        """Return ids as they are stored as int64 or str."""
         return stored if stored.dtype.kind == "i" else self._decoded(stored)
 
     def _decoded(self, stored: Array) -> Array:
@@ -353,6 +358,29 @@ class Side:
     def _store(self) -> Path | None:
         file = getattr(self.ids, "filename", None)  # reading a mapped array
         return None if file is None else store_of(file)
+
+    @property
+    def newest(self) -> int:
+        """``last_seen`` of live rows: the last number of the lineage."""
+        return int(self._lineage.numbers[-1])
+
+    def live_rows(self) -> Int64:
+        """Return the numbers of the live rows, ascending; of a side in part files a row group at a time."""
+        if isinstance(self.last_seen, np.ndarray):
+            return np.flatnonzero(self.live)
+        start, found = 0, [np.empty(0, np.int64)]
+        for live in self.live.blocks():
+            found.append(start + np.flatnonzero(live))
+            start += len(live)
+        return np.concatenate(found)
+
+    def times_of(self, last_seen: Int64) -> Times:
+        """Return when these versions were made, as :meth:`last_seen_at` does."""
+        return self._lineage.times_of(last_seen)
+
+    def ages_of(self, last_seen: Int64) -> Int64:
+        """Return how many versions ago these versions were, as :meth:`age` does."""
+        return self._lineage.ages(last_seen)
 
     @cached_property
     def live(self) -> Array:
@@ -381,10 +409,10 @@ class Side:
             return self.moments[:-1].astype(np.float32), float(self.moments[-1])
         total, squares = np.zeros(self.vectors.shape[1]), 0.0
         step = max(1, block_rows(self.vectors.shape[1]) // 4)  # half a megabyte of float64
-        count, newest = 0, self._lineage.numbers[-1]
+        count = 0
         for _, vectors, seen in self.stored_blocks(step):
             # Not by BLAS, which is twice as fast: its threads would spin on cores that concurrent queries need.
-            block = vectors[seen == newest].astype(np.float64)
+            block = vectors[seen == self.newest].astype(np.float64)
             total += block.sum(axis=0)
             squares += float(np.einsum("ij,ij->", block, block))
             count += len(block)

@@ -16,6 +16,7 @@ from embsync.dtypes import Array, Float32, Int64, Times
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.file_hashes import mismatch
 from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
+from embsync.manifest import Parts
 from embsync.reader.lineage import Lineage
 from embsync.sides import SideName
 from embsync.similarity import TOP_K
@@ -169,6 +170,12 @@ class VersionFiles:
             found, expected = f"rows {labels.min()} to {labels.max()}", f"-1 to {self.record.items.rows - 1}"
             raise self._damaged(layout.INDEX_ROWS, found, expected)
         return labels
+
+    def part_of(self, row: int) -> str:
+        """Return the path of the part file that has a row of the users."""
+        assert isinstance(self.record.parts, Parts)
+        ends = np.cumsum([part.rows for part in self.record.parts.users])
+        return self.record.parts.users[int(np.searchsorted(ends, row, "right"))].file
 
     def _part_columns(self) -> tuple[Array, Float32, Int64]:
         """Return ids, vectors and ``last_seen`` of the users of a version of format 2, addressed like arrays."""

@@ -225,7 +225,7 @@ class _SideReads:
 
     def __init__(self, version: Version, parent: Version | None, name: SideName, *more: Int64) -> None:
         self.side = version.side(name)
-        live = np.flatnonzero(self.side.live)
+        live = self.side.live_rows()
         self.sample = live[in_blocks(len(live), self.side.vectors.shape[1])]
         self.now = ReadRows.of(self.side, self.sample, *more)
         self.before: ReadRows | None = None

@@ -211,8 +211,8 @@ class MilvusSink:
     def _compared(self, collection: Collection, side: Side) -> int:
         """Return the number of rows of a side, after comparing it and some rows with the store."""
         found = collection.count(side.name, EVERY_ROW), collection.count(side.name, LIVE)
-        expected = len(side), int(np.count_nonzero(side.live))
-        rows = sample(np.asarray(side.ids), _COMPARED)
+        expected = len(side), len(side.live_rows())
+        rows = sample(side.ids[:], _COMPARED)
         vectors = collection.vectors(side.name, side.names(rows).tolist())
         if found != expected or not np.array_equal(vectors, side.vectors[rows]):
             raise SinkError(

@@ -153,10 +153,10 @@ class PostgresqlSink:
         """Return the number of rows of a side, after comparing it and some rows with the store."""
         count = self._sql("SELECT count(*), count(*) FILTER (WHERE live) FROM {} WHERE version = %s", side.name)
         found = connection.execute(count, (number,)).fetchone()
-        expected = (len(side), int(np.count_nonzero(side.live)))
+        expected = (len(side), len(side.live_rows()))
         if found != expected:
             raise self._different(f"{side.name} of version {number}", f"rows, live: {found}", f"{expected}")
-        rows = sample(np.asarray(side.ids), _COMPARED)
+        rows = sample(side.ids[:], _COMPARED)
         ids = side.names(rows)
         query = self._sql(
             "SELECT id, vector::real[] FROM {} WHERE version = %s AND id = ANY(%s) ORDER BY id", side.name
