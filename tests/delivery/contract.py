@@ -60,7 +60,7 @@ class Served:
 
 def side_of(version: embsync.Version, name: str) -> ServedSide:
     """Return what a sink must serve of a side."""
-    blocks = list(row_blocks(version, name))  # type: ignore[arg-type]
+    blocks = list(row_blocks(version, name))
     return ServedSide(
         [id_ for block in blocks for id_ in block.ids.tolist()],
         np.concatenate([block.vectors for block in blocks]),
@@ -139,7 +139,7 @@ class SinkContract:
             sink.stage(version)
             assert (sink.current(), self.served()) == (None, None)
             probe = sink.probe(version)
-            assert (probe.items, probe.users) == (version.record.items.rows, version.record.users.rows)  # type: ignore[union-attr]
+            assert (probe.items, probe.users) == (version.record.items.rows, version.record.users.rows)
             sink.commit(version.number, None)
             assert sink.current() == version.number
             assert_served(self.served(), version)

@@ -72,7 +72,7 @@ class DirectorySink:
         (self._root / _MARK).touch()
         self._write(folder / "mark.json", {"number": version.number, "fingerprint": fingerprint_of(version)})
         for name in ("items", "users")[: 1 + (version.users is not None)]:
-            blocks = list(row_blocks(version, name))  # type: ignore[arg-type]
+            blocks = list(row_blocks(version, name))
             parts = {
                 part: np.concatenate([getattr(block, part) for block in blocks])
                 for part in ("ids", "vectors", "live", "ages")

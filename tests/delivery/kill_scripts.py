@@ -50,8 +50,8 @@ WORK: dict[str, Callable[[Path, ObjectStoreConfig], None]] = {"push": push, "pul
 def main(work: str, root: str, config: str, before_the_pointer: str) -> None:
     """Do it; with ``before_the_pointer``, die after the last object and before the pointer."""
     if before_the_pointer == "yes":
-        ObjectStoreSink._swap = die  # type: ignore[method-assign]
-        Store._point_to = die  # type: ignore[method-assign]
+        ObjectStoreSink._swap = die
+        Store._point_to = die
     chosen = msgspec.convert(json.loads(config), ObjectStoreConfig)
     sys.stdout.write("begins\n")
     sys.stdout.flush()

@@ -135,7 +135,7 @@ def test_hundreds_of_partitions_meet_no_limit_of_the_driver(tmp_path: Path) -> N
     conf = CONF | {"spark.driver.maxResultSize": "64m"}
     sync(tmp_path, path, {"master": "local[2]", "conf": conf, "partitions": 400}, seconds=1500)
     spark = require_one_exact_version(tmp_path, path)
-    assert len(spark.parts.users) > 300  # type: ignore[union-attr]
+    assert len(spark.parts.users) > 300
 
 
 def test_a_driver_that_dies_leaves_no_version_and_is_swept(tmp_path: Path) -> None:

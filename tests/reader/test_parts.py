@@ -193,7 +193,7 @@ def test_verify_finds_rows_that_are_wrong_with_the_right_hash(
     """Exit code 5 and the file; a changed vector changes the certificate."""
     change, message = WRONG[how]
     with embsync.open(root) as reader:
-        live = reader.current.users.live[reader.current.users.ids.positions(reader.current.users.ids[32:33])]  # type: ignore[union-attr]
+        live = reader.current.users.live[reader.current.users.ids.positions(reader.current.users.ids[32:33])]
     assert live.shape == (1,)
     of_part(root / "versions/000003", change)
     code = run(["verify", "--store", str(root)])
@@ -206,7 +206,7 @@ def test_verify_finds_rows_that_are_wrong_with_the_right_hash(
 
 def test_the_local_engine_does_not_continue_from_part_files(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line with the command that does, exit code 2, the store as before; a new space may begin."""
-    strings = isinstance(Store(root).manifest(3).parts.users[0].first, str)  # type: ignore[union-attr]
+    strings = isinstance(Store(root).manifest(3).parts.users[0].first, str)
     made = night(4, **SIZES)
     path = write_npy(root.parent / "next", made.named() if strings else made)
     before = snapshot_of(root)

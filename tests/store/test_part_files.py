@@ -220,7 +220,7 @@ def test_what_no_writer_writes_is_damage(folder: Path, how: str, capfd: pytest.C
                 pass
         assert len(users.vectors[:5]) == 5  # of another file
     before = snapshot_of(folder.parent.parent)
-    bound = Store(folder.parent.parent).manifest(2).parts.users[1].last  # type: ignore[union-attr]
+    bound = Store(folder.parent.parent).manifest(2).parts.users[1].last
     code = run(["lookup", "users", str(bound), "--store", str(folder.parent.parent), "--json"])
     printed = capfd.readouterr()
     assert (code, printed.err.count("\n")) in {(5, 1), (0, 0)}  # of a row group that is as written
@@ -248,7 +248,7 @@ def test_a_row_group_is_read_only_if_it_is_small_enough(folder: Path, monkeypatc
         embsync.open(folder.parent.parent) as reader,
         pytest.raises(StoreDamaged, match=r"of 7 rows, .*; expected at most 6 rows"),
     ):
-        reader.current.users.vectors[0]  # type: ignore[union-attr]
+        reader.current.users.vectors[0]
 
 
 BROKEN = {
@@ -360,8 +360,8 @@ def large() -> Iterator[tuple[PartTable, Any, Any]]:
             dimension = 16
             files = entries
 
-        Described.parts = parts  # type: ignore[attr-defined]
-        yield PartTable(staging.path, Described()), ids, vectors  # type: ignore[arg-type]
+        Described.parts = parts
+        yield PartTable(staging.path, Described()), ids, vectors
 
 
 def descriptors() -> int:

@@ -83,7 +83,7 @@ _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OMP_", "
 _OBEYED = {"PYTHONPATH"} | ({"PYTHONIOENCODING"} - os.environ.keys())
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LONGEST_REQUEST = 2**20
-_execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+_execute = subprocess.Popen._execute_child
 _parameters = inspect.signature(_execute)
 
 
@@ -160,7 +160,7 @@ def install() -> None:
     global _commands, _files
     if os.environ.get(SWITCH) != "0" and _commands is None:
         _commands, _files = _Server(_LOADED), _Server(_LOADED_BY_FILES, _VARIABLES_OF_FILES)
-        subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
+        subprocess.Popen._execute_child = _execute_child
 
 
 def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
@@ -175,9 +175,9 @@ def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
     standard = [call["p2cread"], call["c2pwrite"], call["errwrite"]]
     ours = [own if given == -1 else given for own, given in enumerate(standard)] + program.descriptors[3:]
     popen.pid = _fork_here(program, ours) if _inside else server.fork(program, ours)
-    popen._child_created = True  # type: ignore[attr-defined]
+    popen._child_created = True
     pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-    popen._close_pipe_fds(*(call[name] for name in pipes))  # type: ignore[attr-defined]
+    popen._close_pipe_fds(*(call[name] for name in pipes))
 
 
 def _program(call: Mapping[str, Any]) -> _Program | None:
@@ -317,7 +317,7 @@ def _become(program: _Program, descriptors: list[int], begun: int) -> NoReturn:
         known = program.environment.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:0] = [path for path in known if path and path not in sys.path]
         for action in program.warnings:
-            warnings.simplefilter(action)  # type: ignore[arg-type]
+            warnings.simplefilter(action)
         code = _run(program)
     except BaseException:
         traceback.print_exc()
@@ -350,7 +350,7 @@ def _run(program: _Program) -> int:
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     return code & 0xFF
 

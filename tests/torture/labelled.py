@@ -169,9 +169,9 @@ def ask(version: Version, chance: random.Random) -> str | None:
     given = {name: one for name, one in question.fields().items() if name not in (question.kind, "k")}
     if question.kind == "vectors":
         known = [True] * len(question.asked)
-        ids, scores = version.search(question.asked, question.k, **given)  # type: ignore[arg-type]
+        ids, scores = version.search(question.asked, question.k, **given)
     else:
-        side = version.side(question.kind)  # type: ignore[arg-type]
+        side = version.side(question.kind)
         known = [one in side for one in question.asked]
         search = version.search_by_item if question.kind == "items" else version.search_by_user
         ids, scores = search(question.asked, question.k, missing="nan", **given)

@@ -121,7 +121,7 @@ class Load:
                     return f"item {item} of version {answer.version} has labels {shown}, not {items.get(item)}"
             hits.append([(item, score) for item, score, _ in found])
         sure: dict[Any, bool] = dict.fromkeys((-5, -6), False)
-        sure |= dict.fromkeys(made(number).user_ids.tolist(), True)  # type: ignore[union-attr]
+        sure |= dict.fromkeys(made(number).user_ids.tolist(), True)
         if question.kind == "items":
             sure = dict.fromkeys(items, True)
         known = [True if question.kind == "vectors" else sure.get(one) for one in question.asked]
