@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -277,7 +278,6 @@ def test_a_file_that_is_not_the_published_one_is_damage(folder: Path, how: str) 
     assert damaged.startswith(f"{PART}: ")
 
 
-@pytest.mark.torture
 def test_a_changed_byte_is_found_by_verify_and_never_ends_the_process(root: Path, folder: Path) -> None:
     """Bytes of the footer and of the pages: an error or rows, in a process of its own."""
     data = (folder / PART).read_bytes()
@@ -458,3 +458,45 @@ def test_a_pinned_version_is_not_pruned_and_a_deleted_one_is_not_damage(root: Pa
         users.vectors[-1]
     assert not isinstance(refused.value, StoreDamaged)
     assert vectors.shape == (3, 4)
+
+
+@pytest.mark.torture
+def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
+    """2,000,000 x 32, 256 MB of vectors: 10,000 random ids, their rows, and a pass over all take 100 MB at most."""
+    ids = np.arange(2_000_000, dtype=np.int64) * 3
+    rng = np.random.default_rng(1)
+
+    def files() -> Iterator[tuple[Any, Any, Any]]:
+        for start in range(0, len(ids), 250_000):
+            mine = ids[start : start + 250_000]
+            yield mine, rng.standard_normal((len(mine), 32), np.float32), mine
+
+    with Staging(tmp_path) as staging:
+        parts = write_parts(staging, files())
+        sizes = {entry.path: entry.bytes for entry in staging.seal()}
+        described = msgspec.json.encode([parts, sizes]).decode()
+        script = """
+            import sys, types, msgspec, numpy as np
+            from pathlib import Path
+            from embsync.file_hashes import FileEntry
+            from embsync.manifest import Parts
+            from embsync.store.part_files import PartTable
+            parts, sizes = msgspec.json.decode(sys.argv[2], type=tuple[Parts, dict[str, int]])
+            files = [FileEntry(path, size, "") for path, size in sizes.items()]
+            table = PartTable(Path(sys.argv[1]), types.SimpleNamespace(dimension=32, parts=parts, files=files))
+            def peak():
+                lines = Path("/proc/self/status").read_text().splitlines()
+                return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+            table.take("vector", np.array([5]))
+            before = peak()
+            wanted = np.random.default_rng(2).choice(2_000_000, 10_000, replace=False)
+            rows = table.positions(wanted * 3)
+            assert (rows == wanted).all() and (table.positions(wanted * 3 + 1) == -1).all()
+            assert table.take("vector", rows).shape == (10_000, 32)
+            assert sum(len(ids) for ids, _ in table.blocks(("id", "vector"))) == 2_000_000
+            print(peak() - before)
+        """
+        with running(textwrap.dedent(script), staging.path, described) as child:
+            output, _ = child.communicate(timeout=200)
+    assert child.returncode == 0
+    assert int(output) < 100_000
