@@ -223,6 +223,9 @@ class SideTable(Protocol):
 class Engine(Protocol):
     """Where tables are read."""
 
+    def sign(self) -> object:
+        """Return a value that changes while the engine makes progress; called from another thread."""
+
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SideTable:
         """Return a side of a snapshot, in columns of parquet files."""
 

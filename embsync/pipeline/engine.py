@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 
 from embsync.config import EngineConfig
@@ -12,14 +13,29 @@ from embsync.progress import Progress
 
 #: Seconds between two reports while an engine works, during which this process uses no processor time.
 _BEAT_SECONDS = 15.0
+#: Seconds without any progress of the engine, such as a completed task, after which nothing is reported any more. A job
+#: may wait for a busy cluster, but one that hangs has to be noticed.
+_SILENT_SECONDS = 3600.0
 
 
 class Reported:
-    """Progress that is reported again while an engine works, so that waiting for it is not taken for a stall."""
+    """Progress that is reported again while an engine works, so that waiting for it is not taken for a stall.
 
-    def __init__(self, progress: Progress) -> None:
+    Parameters
+    ----------
+    progress : Progress
+    beat_seconds, silent_seconds : float
+        Between two reports, and without progress of the engine before they end.
+    """
+
+    def __init__(
+        self, progress: Progress, beat_seconds: float = _BEAT_SECONDS, silent_seconds: float = _SILENT_SECONDS
+    ) -> None:
         self._progress = progress
+        self._beat_seconds = beat_seconds
+        self._silent_seconds = silent_seconds
         self._last: tuple[str, float] | None = None
+        self._engine: Engine | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="embsync-engine", daemon=True)
 
@@ -27,6 +43,10 @@ class Reported:
         """Report progress."""
         self._last = stage, share
         self._progress(stage, share)
+
+    def watch(self, engine: Engine) -> None:
+        """Ask this engine for its progress."""
+        self._engine = engine
 
     def __enter__(self) -> Reported:
         self._thread.start()
@@ -37,8 +57,14 @@ class Reported:
         self._thread.join()
 
     def _repeat(self) -> None:
-        while not self._done.wait(_BEAT_SECONDS):
-            if self._last is not None:
+        sign: object = None
+        changed = time.monotonic()
+        while not self._done.wait(self._beat_seconds):
+            now = time.monotonic()
+            found = (self._last, None if self._engine is None else self._engine.sign())
+            if found != sign:
+                sign, changed = found, now
+            if self._last is not None and now - changed <= self._silent_seconds:
                 self._progress(*self._last)
 
 

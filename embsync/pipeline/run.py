@@ -180,8 +180,10 @@ class _Run:
         engine = None
         if self._config.engine.kind != "local" and snapshot.users is not None:
             readable(snapshot.users, self._config)
-            self._progress = stack.enter_context(Reported(self._progress))
+            self._progress = reported = stack.enter_context(Reported(self._progress))
             engine = stack.enter_context(open_engine(self._config.engine))
+            if engine is not None:
+                reported.watch(engine)
         return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier, engine=engine)
 
     def _check_factory(self, inputs: Inputs) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ class SparkEngine:
 
     session: Any
     outputs: int = 0
+    _reports: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Have Spark Connect report its progress, which it has no status for."""
+        if hasattr(self.session, "registerProgressHandler") and not hasattr(self.session, "_jsparkSession"):
+            self.session.registerProgressHandler(self._count)
+
+    def _count(self, **_: object) -> None:
+        self._reports[0] += 1
+
+    def sign(self) -> object:
+        """Return the completed tasks of the stages that run, and the reports of Spark Connect."""
+        with contextlib.suppress(Exception):  # Spark Connect has no context; a cluster may be gone
+            tracker = self.session.sparkContext.statusTracker()
+            stages = [tracker.getStageInfo(stage) for stage in sorted(tracker.getActiveStageIds())]
+            return tuple((stage.stageId, stage.numCompletedTasks) for stage in stages if stage is not None)
+        return self._reports[0]
 
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SparkTable:
         """Return a side of a snapshot."""
