@@ -46,7 +46,8 @@ def test_every_step_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "exit code 4" in text
     assert "Version 2 is well" in text
     assert re.search(r"rolled back from version 3 to version 2", text)
-    found = [json.loads(line) for line in text.splitlines() if line.startswith('{"')]
+    lines = text.replace("}{", "}\n{").splitlines()
+    found = [json.loads(line) for line in lines if line.startswith('{"')]
     with embsync.open("store") as store:
         assert store.current.number == 2
         assert [reply["ids"] for reply in found if "ids" in reply] == [
