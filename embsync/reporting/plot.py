@@ -72,7 +72,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     span = high - low
     if not span > 0:
         return [low]
-    power = 10 ** math.floor(math.log10(span / most))
+    power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * size for size in (1, 2, 5, 10) if span / (power * size) <= most)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
