@@ -45,6 +45,11 @@ class PartColumn:
         self.ndim = len(self.shape)
         self.filename: Path = table.first_path
 
+    def __repr__(self) -> str:
+        """Return what there is, without reading it."""
+        shape = " x ".join(f"{size:,}" for size in self.shape)
+        return f"<{self._column} in part files, {shape} {self.dtype.name}>"
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.shape[0]

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from contract import Stores
 from support.disk import mounted
 from support.nights import configured, night
+from support.parts import in_parts
 from support.stores import AT_REST, assert_at_rest, assert_intact, snapshot_of, sync
 from support.units import exit_code_in_time
 from support.waiting import eventually
@@ -136,6 +138,22 @@ def test_what_arrives_is_an_ordinary_store(mirror: Mirror) -> None:
     mirror.publish()
     mirror.pull(keep=1).once()
     assert Store(mirror.copy).numbers() == [3]
+
+
+def test_part_files_are_pushed_and_pulled(mirror: Mirror) -> None:
+    """Like any file of a version; what arrives answers as what was sent."""
+    assert sync(mirror.store, night(1), "day=1", configured()).version == 2
+    in_parts(mirror.store)
+    mirror.push()
+    assert mirror.pull().once().version == 2
+    assert Store(mirror.copy).damaged_files(2) == []
+    with embsync.open(mirror.copy) as here, embsync.open(mirror.store) as there:
+        users = there.current.users
+        assert users is not None
+        assert here.current.users is not None
+        ids = users.names(np.arange(len(users)))
+        assert np.array_equal(here.current.users.lookup(ids), users.lookup(ids))
+        assert here.current.record.parts == there.current.record.parts
 
 
 def test_a_pull_that_has_nothing_to_do_changes_nothing(mirror: Mirror) -> None:

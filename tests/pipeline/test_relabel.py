@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.nights import configured, night, write_npy
+from support.parts import in_parts
 from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_intact, snapshot_of
 
@@ -77,6 +78,23 @@ def test_other_labels_on_the_same_files(root: Path) -> None:
         assert reader.current.items.age(names, "nan").max() == before.items.age(names).max() + 1
     events = [event.event for event in Store(root).journal.events()]
     assert events == ["published", "published", "relabelled", "published"]
+
+
+def test_users_in_part_files_stay_as_they_are(root: Path) -> None:
+    """The manifest describes the same files, with their bounds; they answer, and no row ages."""
+    folder = in_parts(root)
+    before = Store(root).manifest(2)
+    manifest = relabel(Store(root), table(root, "item_id,stock", f"{night(1).item_ids[0]},false"), LABELED)
+    assert (manifest.version, manifest.format, manifest.parts) == (3, 2, before.parts)
+    assert (folder.parent / "000003/users/part-00001.parquet").stat().st_nlink == 2
+    assert Store(root).damaged_files(3) == []
+    with embsync.open(root) as reader, reader.version(2) as old:
+        users, theirs = reader.current.users, old.users
+        assert users is not None
+        assert theirs is not None
+        ids = users.names(np.arange(len(users)))
+        assert users.age(ids).tolist() == theirs.age(ids).tolist()
+        assert np.array_equal(users.lookup(ids), theirs.lookup(ids))
 
 
 def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
