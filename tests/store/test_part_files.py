@@ -424,12 +424,14 @@ def test_no_file_stays_open_and_threads_agree(large: tuple[PartTable, Any, Any])
     assert descriptors() == before
 
 
-def test_little_is_kept(large: tuple[PartTable, Any, Any]) -> None:
-    """Of each column no more bytes than the limit, the last ones used."""
+def test_little_is_kept(large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each column no more bytes than the limit, those used last."""
     table = large[0]
+    recent = table._columns["vector"]
+    monkeypatch.setattr(recent, "_most", 200_000)  # of row groups of 64,000
     table.take("vector", np.arange(0, 100_000, 500))
-    for recent in table._columns.values():
-        assert sum(size for _, size in recent._values.values()) == recent._total <= recent._most
+    assert list(recent._values) == [(3, 22), (3, 23), (3, 24)]
+    assert sum(size for _, size in recent._values.values()) == recent._total == 3 * 64_000
 
 
 def test_too_many_open_files_are_no_damage(large: tuple[PartTable, Any, Any]) -> None:
