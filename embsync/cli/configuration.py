@@ -57,7 +57,7 @@ def _lines(tree: Mapping[str, Any], sources: Sources, above: tuple[str, ...] = (
     for key, value in tree.items():
         path = (*above, key)
         indent = "  " * len(above)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # an empty one, in YAML, would be null
             yield f"{indent}{key}:"
             yield from _lines(value, sources, path)
         else:
