@@ -30,7 +30,7 @@ from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.ids import positions_in
 from embsync.reader import Version
 from embsync.store import Store
-from embsync.store.part_files import PartTable
+from embsync.store.part_files import PartTable, _Recent
 from embsync.store.part_writer import write_parts
 from embsync.store.staging import Staging
 
@@ -427,8 +427,8 @@ def test_no_file_stays_open_and_threads_agree(large: tuple[PartTable, Any, Any])
 def test_little_is_kept(large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each column no more bytes than the limit, those used last."""
     table = large[0]
-    recent = table._columns["vector"]
-    monkeypatch.setattr(recent, "_most", 200_000)  # of row groups of 64,000
+    recent: _Recent[Any] = _Recent(200_000)  # of row groups of 64,000
+    monkeypatch.setitem(table._columns, "vector", recent)
     table.take("vector", np.arange(0, 100_000, 500))
     assert list(recent._values) == [(3, 22), (3, 23), (3, 24)]
     assert sum(size for _, size in recent._values.values()) == recent._total == 3 * 64_000
@@ -482,7 +482,7 @@ def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
             from pathlib import Path
             from embsync.file_hashes import FileEntry
             from embsync.manifest import Parts
-            from embsync.store.part_files import PartTable
+            from embsync.store.part_files import PartTable, _Recent
             parts, sizes = msgspec.json.decode(sys.argv[2], type=tuple[Parts, dict[str, int]])
             files = [FileEntry(path, size, "") for path, size in sizes.items()]
             table = PartTable(Path(sys.argv[1]), types.SimpleNamespace(dimension=32, parts=parts, files=files))
