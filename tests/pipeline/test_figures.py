@@ -349,7 +349,7 @@ def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> N
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """``threads``: in both passes over both sides, the neighbours in the parent, ``widen`` and ``verify``."""
+    """``threads``: in both passes and the anchors of both sides, neighbours in the parent, ``widen`` and ``verify``."""
     asked: list[int] = []
     real = rows.worker_count
 
@@ -368,8 +368,8 @@ def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.
     with embsync.open(root) as reader:
         assert verify(Store(root), reader.current, config).sound
     widen(Store(root), 9, config)
-    assert counts[0] == 4
-    assert counts[1] >= 5
+    assert counts[0] == 6
+    assert counts[1] >= 7
     assert set(asked) == {threads}
 
 
