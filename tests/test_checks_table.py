@@ -20,7 +20,7 @@ from embsync.pipeline import diagnosis
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_documentation_shows_the_table() -> None:
+def test_the_documentation_contains_the_table() -> None:
     """Printed from it: nothing there is written a second time."""
     assert runpy.run_path(str(DOCS / "checks_table.py"))["table"]() in (DOCS / "checks.md").read_text(encoding="utf-8")
 
@@ -36,7 +36,7 @@ def sentences() -> list[str]:
     ] + [re.escape(check.means.rstrip(".")) for check in CHECKS.values()]
 
 
-def test_every_cause_that_the_documentation_quotes_is_one_of_the_product() -> None:
+def test_every_documented_cause_exists() -> None:
     """Word by word, numbers and names of sides apart."""
     section = (DOCS / "checks.md").read_text(encoding="utf-8").split("\n## The first sentence of a refusal\n")[1]
     quoted = re.findall(r"^\| [^|]+ \| ([^|]+) \|$", section.split("\n## ")[0], re.MULTILINE)[1:]
@@ -59,7 +59,7 @@ def test_every_row_says_what_to_do() -> None:
         assert not check.acceptable or (check.warn, check.refuse) != (None, None), name
 
 
-def test_every_figure_of_a_side_that_is_judged_is_recorded() -> None:
+def test_every_checked_figure_of_a_side_is_recorded() -> None:
     """A row whose figure has no field in the manifest would be an error of the first publish."""
     judged = {check.figure for check in CHECKS.values() if check.needs is not None}
     recorded = {name for name in dir(SideFitRecord) if not name.startswith("_")}
@@ -68,7 +68,7 @@ def test_every_figure_of_a_side_that_is_judged_is_recorded() -> None:
     assert measured - {"scale_raw"} - recorded == set()
 
 
-def test_a_relative_limit_is_a_factor_of_a_figure_and_more() -> None:
+def test_a_relative_limit_scales_with_a_figure() -> None:
     """And it reads as it is computed."""
     limit = Relative("e", 4.0, 1.0)
     assert limit.at({"e": 16.0}) == 65.0

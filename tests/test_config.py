@@ -39,7 +39,7 @@ def test_everything_has_the_documented_default() -> None:
     assert config.threads == 0
 
 
-def test_options_win_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
+def test_options_override_environment_file_and_defaults(tmp_path: Path) -> None:
     """Each key by the strongest source that names it, and no other key touched."""
     path = _file(tmp_path, "space:\n  anchors: {policy: first, weight: 0.5, rows: 10}\nthreads: 1\n")
     environment = {"EMBSYNC_SPACE__ANCHORS__WEIGHT": "0.6", "EMBSYNC_SPACE__ANCHORS__ROWS": "20", "HOME": "/"}
@@ -57,7 +57,7 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
     assert load().store.keep_versions == 9
 
 
-def test_variables_are_values_of_yaml() -> None:
+def test_variables_are_parsed_as_yaml() -> None:
     """Numbers, booleans, null, ranges and whole sections."""
     config = load(
         environment={
@@ -93,13 +93,13 @@ def test_a_configuration_is_frozen() -> None:
         ("serve: {limits: {batches: 5}}", "serve.limits.batches", "serve.limits.batch"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, dotted: str, nearest: str) -> None:
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path, text: str, dotted: str, nearest: str) -> None:
     """A slip of the pen is found at once, wherever it stands."""
     with pytest.raises(UsageError, match=rf"embsync\.yaml: .*found '{dotted}'; hint: did you mean '{nearest}'\?"):
         load(_file(tmp_path, text), {})
 
 
-def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
+def test_an_unknown_key_without_a_suggestion_lists_all_keys() -> None:
     """From the environment as well."""
     with pytest.raises(UsageError, match=r"found 'qqqq'; hint: known keys: watch, snapshot, store"):
         load(environment={"EMBSYNC_QQQQ": "1"})
@@ -138,7 +138,7 @@ def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, 
         load(_file(tmp_path, text), {})
 
 
-def test_a_choice_lists_what_there_is() -> None:
+def test_an_invalid_choice_lists_the_valid_ones() -> None:
     """And a number its limit; a section that is none is shown."""
     for options, told in (
         ({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
@@ -164,13 +164,13 @@ def test_a_choice_lists_what_there_is() -> None:
         ("watch: {path: store/runs}\nstore: {path: store}", "contain one another"),
     ],
 )
-def test_keys_that_contradict_each_other_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_contradictory_keys_are_refused(tmp_path: Path, text: str, message: str) -> None:
     """What cannot be meant is not guessed."""
     with pytest.raises(UsageError, match=message):
         load(_file(tmp_path, text), {})
 
 
-def test_other_metrics_go_without_standardizing() -> None:
+def test_other_metrics_require_no_standardizing() -> None:
     """The contradiction is resolved by the documented key."""
     config = load(environment={}, options={"index.metric": "l2", "space.standardize": False})
     assert config.index.metric == "l2"
@@ -188,7 +188,7 @@ def test_other_metrics_go_without_standardizing() -> None:
         ("'8'", 8),
     ],
 )
-def test_sizes(tmp_path: Path, text: str, size: int) -> None:
+def test_sizes_have_binary_and_decimal_units(tmp_path: Path, text: str, size: int) -> None:
     """Bytes, or a number with a binary or decimal unit."""
     assert load(_file(tmp_path, f"snapshot: {{max_bytes: {text}}}"), {}).snapshot.max_bytes == size
 
@@ -227,7 +227,7 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str
         load(_file(tmp_path, text), {})
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_an_empty_file_gives_all_defaults(tmp_path: Path) -> None:
     """A file of comments says nothing."""
     assert load(_file(tmp_path, "# nothing yet\n"), {}) == Config()
 
@@ -288,7 +288,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
             assert "#" in line, line
 
 
-def test_limits_of_the_server_come_from_every_source(tmp_path: Path) -> None:
+def test_limits_of_the_server_can_be_set_in_every_source(tmp_path: Path) -> None:
     """File, environment and options; a size may have a unit, a socket's path is relative to the file."""
     path = _file(tmp_path, "serve: {listen: 'unix:s.sock', workers: 2, limits: {body: 1 MiB, batch: 7, seconds: 3}}")
     config = load(

@@ -58,7 +58,7 @@ def ranks_above(scores: Any, wanted: Any) -> float:
     return float((scores[wanted][:, None] > scores[~wanted][None, :]).mean())
 
 
-def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_blocks_do_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, each in a fresh namespace."""
     monkeypatch.chdir(place)
     essentials, following, search, per_query, labels, many, features, moved = DOCUMENT.run_python()
@@ -98,7 +98,7 @@ def test_every_python_block_does_what_the_text_says(place: Path, monkeypatch: py
         np.testing.assert_array_equal(plain["vectors"][plain["row"]], version.items.lookup([17])[0])
 
 
-def test_the_command_that_makes_everything_is_the_demo() -> None:
+def test_the_documented_store_is_made_by_the_demo() -> None:
     """The blocks need what it leaves, at the place where it leaves it."""
     for page in PAGES:
         first, *others = page.blocks("sh")
@@ -107,7 +107,7 @@ def test_the_command_that_makes_everything_is_the_demo() -> None:
         assert [block for block in others if not re.search(RUN, block)] == []
 
 
-def test_the_shell_does_what_the_reader_does(place: Path) -> None:
+def test_the_command_line_equals_the_reader(place: Path) -> None:
     """From array to array, and with the text's own claims about them."""
     done = shell(only("sh", "embsync lookup"), place)
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,7 +117,7 @@ def test_the_shell_does_what_the_reader_does(place: Path) -> None:
         np.testing.assert_allclose(np.load(place / "stable.npy"), first.side("users").lookup(ids), atol=1e-6)
 
 
-def test_the_shell_changes_labels(place: Path, tmp_path: Path) -> None:
+def test_the_command_line_changes_labels(place: Path, tmp_path: Path) -> None:
     """Of two items, in a copy of the store; all else is as it was."""
     shutil.copytree(place / "embsync-demo/store", tmp_path / "embsync-demo/store", symlinks=True)
     done = shell(only("sh", "embsync relabel"), tmp_path)
@@ -128,7 +128,7 @@ def test_the_shell_changes_labels(place: Path, tmp_path: Path) -> None:
         assert {label.name: label.changed for label in found} == {"title": 0, "genre": 2}
 
 
-def test_the_shell_compares_versions(place: Path) -> None:
+def test_the_command_line_compares_versions(place: Path) -> None:
     done = shell(only("sh", "embsync diff"), place)
     assert (done.returncode, done.stderr) == (0, "")
     assert "version 2 of" in done.stdout
@@ -136,7 +136,7 @@ def test_the_shell_compares_versions(place: Path) -> None:
 
 
 @needs_curl
-def test_the_server_answers_what_the_text_asks(place: Path) -> None:
+def test_the_server_answers_the_documented_requests(place: Path) -> None:
     """Every line as it stands, but for the port: JSON, vectors as .npy, and those vectors as a question."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -155,7 +155,7 @@ def test_the_server_answers_what_the_text_asks(place: Path) -> None:
 
 
 @needs_java
-def test_java_reads_the_files_as_they_are(place: Path) -> None:
+def test_java_reads_the_files_directly(place: Path) -> None:
     """Integer ids on both sides, string ids that are not ASCII, ids that are not there; each number to the last bit."""
     sync(place / "named" / "S", night(0, items=60, users=50, width=6).named(), "n0")
     for root, side, missing in ((place / "embsync-demo/store", "items", "0"), (place / "named" / "S", "items", "bo")):
@@ -221,7 +221,7 @@ def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [BACKEND.name, pytest.param(READER.name, marks=needs_java)])
-def test_the_examples_run_by_the_lines_that_show_them(place: Path, name: str) -> None:
+def test_the_examples_run_by_the_documented_commands(place: Path, name: str) -> None:
     """From the directory that has both docs and demo."""
     (place / "docs").unlink(missing_ok=True)
     (place / "docs").symlink_to(ROOT / "docs")
@@ -237,7 +237,7 @@ def test_every_example_is_linked() -> None:
     assert [path for path in examples if f"({path.relative_to(ROOT / 'docs')})" not in pages.replace("(../", "(")] == []
 
 
-def test_a_shown_option_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_documented_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """And so is a shown key."""
     assert run(["serve", "--help"]) == 0
     told = capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_a_contributor_checks_what_ci_checks() -> None:
         assert [line for line in lines if line in judged] == judged
 
 
-def test_the_architecture_names_what_there_is() -> None:
+def test_the_architecture_lists_existing_modules() -> None:
     """Every module it names exists, and every folder and module of the package has its line in the tree."""
     text = Document("docs/architecture.md").text
     package = ROOT / "embsync"
@@ -68,7 +68,7 @@ def test_the_architecture_names_what_there_is() -> None:
     assert tree == there | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
 
 
-def test_every_test_that_a_promise_names_is_there() -> None:
+def test_every_test_named_by_a_guarantee_exists() -> None:
     """By file or by name."""
     page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
     written = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))

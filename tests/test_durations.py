@@ -28,7 +28,7 @@ from embsync.errors import UsageError
         ("0d", {}),
     ],
 )
-def test_a_number_and_a_unit(text: str, expected: dict[str, int]) -> None:
+def test_a_duration_is_a_number_and_a_unit(text: str, expected: dict[str, int]) -> None:
     assert parse_duration(text) == dt.timedelta(**expected)
 
 
@@ -57,7 +57,7 @@ def test_a_number_and_a_unit(text: str, expected: dict[str, int]) -> None:
         ("1d12h", None),
     ],
 )
-def test_anything_else_is_refused_with_what_was_meant(text: str, meant: str | None) -> None:
+def test_other_forms_are_refused_with_a_suggestion(text: str, meant: str | None) -> None:
     """One line: where, what was found, the form, and the nearest that has it; which is a length of time."""
     with pytest.raises(UsageError) as caught:
         parse_duration(text, "--max-age")
@@ -69,14 +69,14 @@ def test_anything_else_is_refused_with_what_was_meant(text: str, meant: str | No
 
 
 @pytest.mark.parametrize("text", ["999999999w", "9" * 400 + "d"])
-def test_a_time_without_end_is_refused(text: str) -> None:
+def test_an_endless_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"too long a time; found .{1,80}; expected at most 999,999,999 days"):
         parse_duration(text)
 
 
 @law
 @given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,9})?[smhdw]", fullmatch=True))
-def test_a_text_has_the_form_or_is_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     """As the pattern of JSON Schema says; nothing but a usage error is ever raised."""
     has_form = re.fullmatch(durations.PATTERN, text, re.ASCII) is not None
     with contextlib.nullcontext() if has_form else pytest.raises(UsageError):

@@ -50,7 +50,7 @@ def told(*before: str, words: tuple[str, ...] = (), **options: Any) -> dict[str,
     return found
 
 
-def test_a_forked_process_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_a_forked_process_runs_as_requested(tmp_path: Path) -> None:
     """Child of who asked, with the arguments, variables, directory and descriptors given, and no others."""
     kept = os.open("/dev/null", os.O_RDONLY)
     before = os.umask(0o027)
@@ -99,7 +99,7 @@ def test_a_forked_process_may_lead_its_group_or_session() -> None:
     assert alone["forked"]
 
 
-def test_where_a_process_would_notice_it_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_executed_where_forking_would_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under another program, with variables that are read while libraries are loaded, and where a test says so."""
     assert not told("env")["forked"]
     assert not told(env=environment(OMP_NUM_THREADS="3"))["forked"]
@@ -121,7 +121,7 @@ def test_a_forked_process_dies_of_signals(number: signal.Signals) -> None:
         assert process.wait() == -number
 
 
-def test_what_a_forked_process_starts_is_its_own_and_goes_with_it() -> None:
+def test_children_of_a_forked_process_end_with_it() -> None:
     """A process that dies with its parent dies with a forked one, and what runs at exit runs."""
     code = """if True:
         import atexit, os, subprocess, sys
@@ -150,7 +150,7 @@ def test_what_a_forked_process_starts_is_its_own_and_goes_with_it() -> None:
 
 
 @pytest.mark.parametrize("option", [{"process_group": 0}, {"start_new_session": True}])
-def test_it_leads_its_group_as_soon_as_it_is_started(option: dict[str, Any]) -> None:
+def test_a_forked_process_leads_its_group_from_the_start(option: dict[str, Any]) -> None:
     """Whoever kills the group at once kills it: else it is missed, and waited for without an end."""
     for _ in range(20):
         with subprocess.Popen([*SCRIPT, "import time; time.sleep(600)"], env=environment(), **option) as process:

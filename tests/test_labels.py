@@ -57,7 +57,7 @@ def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) 
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
-def test_a_condition_finds_what_python_finds(data: st.DataObject, kind: Kind) -> None:
+def test_a_condition_agrees_with_python(data: st.DataObject, kind: Kind) -> None:
     """A value, any of few or of many, null: as ``==`` and ``in`` say."""
     values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=9))
     flat = (
@@ -78,9 +78,7 @@ def test_a_condition_finds_what_python_finds(data: st.DataObject, kind: Kind) ->
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)), st.none() | st.sampled_from(list(VALUES)))
-def test_unchanged_labels_are_those_that_python_finds_equal(
-    data: st.DataObject, kind: Kind, other: Kind | None
-) -> None:
+def test_unchanged_labels_agree_with_python(data: st.DataObject, kind: Kind, other: Kind | None) -> None:
     """Row by row, of dictionaries that differ; null equals null alone; a value of another kind equals nothing."""
     other = kind if other is None else other
     word = st.text("ab", max_size=2)  # often of one length, and not equal
@@ -104,7 +102,7 @@ def test_strings_of_one_length_are_compared_by_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["integer", "float"])
-def test_a_range_has_both_ends_and_no_null(kind: Kind) -> None:
+def test_a_range_includes_both_ends_and_no_null(kind: Kind) -> None:
     """Each end may be left out."""
     numbers = column(kind, [1, 5, None, 20, 21])
     assert numbers.matching({"min": 5, "max": 20}).tolist() == [False, True, False, True, False]
@@ -136,7 +134,7 @@ def test_a_value_of_another_type_is_refused(kind: Kind, condition: object, said:
     assert said in str(caught.value)
 
 
-def test_what_no_publisher_wrote_is_damage() -> None:
+def test_impossible_label_files_are_damage() -> None:
     """Another number of rows, codes beyond the dictionary, offsets that go back."""
     words = column("string", ["a", "b"])
     assert list(damage(words, 3)) == ["2 rows, not 3"]

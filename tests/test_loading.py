@@ -52,7 +52,7 @@ def loaded_by(*code: str) -> list[set[str]]:
     return [set(line.split()) for line in done.stdout.splitlines()]
 
 
-def test_each_import_loads_what_it_works_with_and_no_more() -> None:
+def test_each_import_loads_only_what_it_needs() -> None:
     """The daemon's own process has neither FAISS nor SciPy; nor has who reads the configuration, a manifest or rows."""
     allowed: set[str] = set()
     for (code, more), found in zip(STEPS, loaded_by(*(code for code, _ in STEPS)), strict=True):
@@ -66,7 +66,7 @@ def test_help_loads_no_command() -> None:
     assert found == {"click"}
 
 
-def test_what_a_package_has_not_is_an_attribute_error() -> None:
+def test_a_missing_attribute_of_a_package_is_an_attribute_error() -> None:
     """As of any module; what it has is listed before it is loaded."""
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         embsync.opne  # noqa: B018

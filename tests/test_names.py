@@ -9,7 +9,7 @@ from pathlib import Path
 import embsync
 
 
-def test_no_class_name_stands_for_two_things() -> None:
+def test_class_names_are_unique() -> None:
     """In the whole package, private ones included."""
     sources = Path(embsync.__file__).parent.rglob("*.py")
     names = Counter(name for path in sources for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE))

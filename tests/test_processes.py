@@ -32,7 +32,7 @@ COMMAND = "sleep 86400 & echo $! > {}; wait"
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_what_a_child_started_is_killed_with_it(tmp_path: Path, guarded: bool) -> None:
+def test_a_child_is_killed_with_its_descendants(tmp_path: Path, guarded: bool) -> None:
     """One that leads a group ends as a group."""
     child = ChildProcess(["/bin/sh", "-c", COMMAND.format(tmp_path / "id")], guarded=guarded)
     grandchild = started(tmp_path / "id")
@@ -41,7 +41,7 @@ def test_what_a_child_started_is_killed_with_it(tmp_path: Path, guarded: bool) -
     eventually(lambda: not alive(grandchild))
 
 
-def test_a_guarded_command_ends_with_its_parent_and_all_it_started(tmp_path: Path) -> None:
+def test_a_guarded_command_ends_with_its_parent_and_descendants(tmp_path: Path) -> None:
     """Also where the parent is killed and can say nothing."""
     code = f"""
 from embsync.processes import ChildProcess
@@ -54,7 +54,7 @@ ChildProcess(["/bin/sh", "-c", {COMMAND.format(tmp_path / "id")!r}], guarded=Tru
     eventually(lambda: not alive(grandchild))
 
 
-def test_a_child_in_its_parents_group_is_killed_alone() -> None:
+def test_a_child_in_the_group_of_its_parent_is_killed_alone() -> None:
     """The group is the test's: this test would not live to tell."""
     child = ChildProcess(["/bin/sleep", "86400"], own_group=False)
     assert os.getpgid(child.pid) == os.getpgid(0)
@@ -73,13 +73,13 @@ def test_a_child_in_its_parents_group_is_killed_alone() -> None:
         ("kill -PIPE $$", "was killed by SIGPIPE"),
     ],
 )
-def test_a_guard_tells_of_an_end_as_it_was(guarded: bool, command: str, words: str) -> None:
+def test_a_guard_reports_how_a_command_ended(guarded: bool, command: str, words: str) -> None:
     """The exit code, or the signal; whether or not somebody stands between."""
     code = ChildProcess(["/bin/sh", "-c", command], guarded=guarded).wait()
     assert code is not None
     assert describe_exit(code) == words
 
 
-def test_a_signal_without_a_name_is_given_by_number() -> None:
+def test_an_unnamed_signal_is_reported_by_number() -> None:
     """Real-time signals have none."""
     assert describe_exit(-63) == "was killed by signal 63"

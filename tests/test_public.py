@@ -33,7 +33,7 @@ def test_the_page_lists_the_public_names() -> None:
     assert sorted(named) == sorted(embsync.__all__)
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     """And no name without an underscore that is not a module is there beside them."""
     assert all(hasattr(embsync, name) for name in embsync.__all__)
 
@@ -46,7 +46,7 @@ def test_every_error_can_be_caught_by_a_public_name() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_documentation_uses_public_names_alone(name: str) -> None:
+def test_the_documentation_uses_only_public_names(name: str) -> None:
     """In every block of Python that it shows."""
     for source in Document(name).blocks("python"):
         for node in ast.walk(ast.parse(source)):
@@ -67,7 +67,7 @@ def test_importing_the_package_loads_no_library() -> None:
 RAISING = ("side", "search", "search_by_user", "search_by_item", "labels_of", "diff", "movement")
 
 
-def test_every_public_call_names_its_errors() -> None:
+def test_every_public_function_documents_its_errors() -> None:
     """In a section of its docstring: the functions, and the methods of readers, versions, sides and anchors."""
     reader, anchors = embsync.StoreReader, embsync.Anchors
     calls: list[Callable[..., object]] = [embsync.open, embsync.publish, embsync.stabilize, embsync.write_snapshot]

@@ -30,7 +30,7 @@ def _brute(queries: Array, vectors: Array, k: int, metric: Metric) -> tuple[Arra
 
 @law
 @given(st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
-def test_equals_brute_force_whatever_the_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
+def test_top_k_equals_brute_force_with_any_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
     """Small whole numbers, so that scores are exact and full of ties: equal scores by ascending row."""
     random = np.random.default_rng(seed)
     vectors, queries = random.integers(-2, 3, (rows, 3)), random.integers(-2, 3, (5, 3))
@@ -53,7 +53,7 @@ def test_equals_brute_force_whatever_the_blocks(metric: Metric, rows: int, k: in
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_equals_brute_force_on_real_numbers_from_many_threads(metric: Metric) -> None:
+def test_top_k_equals_brute_force_with_many_threads(metric: Metric) -> None:
     """Blocks that several threads hand in at once lose no neighbour."""
     random = np.random.default_rng(3)
     vectors, queries = random.standard_normal((20_000, 16)), random.standard_normal((50, 16))
@@ -67,7 +67,7 @@ def test_equals_brute_force_on_real_numbers_from_many_threads(metric: Metric) ->
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
 
 
-def test_numbers_are_those_handed_in() -> None:
+def test_row_numbers_are_those_given() -> None:
     """Rows keep the caller's numbers, as where only the live rows of a version stream by."""
     best = RunningTopK(np.eye(2), 1)
     best.observe(np.array([70, 90]), np.array([[1.0, 0.0], [0.0, 2.0]]))
@@ -77,7 +77,7 @@ def test_numbers_are_those_handed_in() -> None:
 @pytest.mark.parametrize(
     ("metric", "expected"), [("inner_product", [12.0, 12e-6]), ("cosine", [1.0, 1.0]), ("l2", [28.0, 16.0 + 12e-6])]
 )
-def test_the_tolerance_is_that_of_a_score_as_large_as_there_may_be(metric: Metric, expected: list[float]) -> None:
+def test_the_tolerance_is_relative_to_the_largest_possible_score(metric: Metric, expected: list[float]) -> None:
     """Of the length of the query times that of the longest row; of cosines, one."""
     best = RunningTopK(np.array([[3.0, 0.0], [3e-6, 0.0]]), 1, metric)
     best.observe(np.arange(2), np.array([[0.0, 4.0], [1.0, 0.0]]))
@@ -110,20 +110,18 @@ def _list(rows: list[int], scores: list[float], tolerance: float = 1e-3) -> TopK
         ([1, 2, -1], [9.0, 8.0, -np.inf], 0.0),  # one neighbour lost
     ],
 )
-def test_agreement_forgives_ties_for_the_last_place_and_nothing_else(
-    rows: list[int], scores: list[float], agrees: float
-) -> None:
+def test_agreement_tolerates_only_ties_for_the_last_place(rows: list[int], scores: list[float], agrees: float) -> None:
     """Which of several equal rows is listed last is not a difference; everything else is."""
     assert agreement(_list([1, 2, 3], [9.0, 8.0, 7.0]), _list(rows, scores)) == agrees
 
 
-def test_agreement_of_lists_that_are_short_alike() -> None:
+def test_equally_short_lists_agree() -> None:
     """Fewer rows than neighbours asked for: the missing ones agree."""
     short = _list([5, -1, -1], [1.0, -np.inf, -np.inf])
     assert agreement(short, short) == 1.0
 
 
-def test_overlap_counts_what_both_have() -> None:
+def test_overlap_counts_common_ids() -> None:
     """The mean share of the first list that the second has; missing neighbours count for neither."""
     first, second = np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[2, 9], [4, 3], [6, 7], [1, 2]])
     assert overlap(first, second) == pytest.approx((0.5 + 1.0 + 0.0) / 3)

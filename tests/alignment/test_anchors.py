@@ -78,7 +78,7 @@ def _blended(side: AnchorSide | None, ids: Array, share: float) -> tuple[AnchorS
     return AnchorSide(side.ids, rows.astype(np.float32), side.rate), np.where(known, weight[places], 1.0)
 
 
-def test_two_time_scales_fit_to_a_blend_of_the_last_rows_and_the_slow_average() -> None:
+def test_two_time_scales_fit_to_a_blend_of_last_rows_and_slow_average() -> None:
     """The slow rows weigh by age, all rows by norm; the last rows are those of the night an id was last there."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, "two_time_scales")
@@ -128,7 +128,7 @@ def test_ages_count_the_snapshots_that_updated_an_anchor(policy: Policy) -> None
     assert {times[id_] for id_ in away.tolist()} == {2}
 
 
-def test_equal_vectors_in_other_axes_stay_where_they_are_whatever_their_ages() -> None:
+def test_equal_vectors_in_other_axes_do_not_move_at_any_age() -> None:
     """Nothing is relearned, only turned, while ids come and go: every id keeps its stable vector."""
     nights = [night(number, noise=0.0, churn=0.1) for number in range(5)]
     shown: dict[int, Array] = {}
@@ -159,13 +159,13 @@ def _mean_cosine(one: Array, other: Array) -> float:
 
 
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"parent_share": 1.5}, {"slow_weight": 0.0}, {"policy": "last"}])
-def test_a_wrong_way_to_move_anchors_is_refused(options: dict[str, Any]) -> None:
+def test_an_unknown_anchor_policy_is_refused(options: dict[str, Any]) -> None:
     """The message names what was given and what there is."""
     with pytest.raises(UsageError, match=r"unknown anchor policy; found .*; expected one of two_time_scales,"):
         embsync.stabilize(*night(0).both, **options)
 
 
-def test_the_weight_of_the_newest_is_configurable() -> None:
+def test_the_weight_of_the_newest_vectors_is_configurable() -> None:
     """A weight of 0.9 is nearly ``previous``."""
     nights = [night(number, churn=0.1) for number in range(3)]
     found = _run(nights, "moving_average", weight=0.9)
@@ -174,7 +174,7 @@ def test_the_weight_of_the_newest_is_configurable() -> None:
         np.testing.assert_allclose(vector, expected[id_], atol=1e-5)
 
 
-def test_previous_copies_bits() -> None:
+def test_the_previous_policy_copies_vectors_bit_for_bit() -> None:
     """Under ``previous`` the anchors of live ids are their published vectors, bit for bit."""
     nights = [night(number, churn=0.0).reordered(number) for number in range(2)]
     found = _run(nights, "previous")[-1]
@@ -195,7 +195,7 @@ def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
     assert found[2].fit_items.cosine > 0.9
 
 
-def test_a_sampled_side_weighs_as_much_as_a_complete_one() -> None:
+def test_a_sampled_side_has_the_weight_of_a_complete_one() -> None:
     """The cross-Gram matrix of sampled anchors is scaled up: a few anchors of many rows still speak for them."""
     random = np.random.default_rng(6)
     T, W = random.standard_normal((2000, 6)), random.standard_normal((2000, 6))

@@ -92,7 +92,7 @@ def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", WORLDS)
 @settings(law, max_examples=10)
 @given(step=st.sampled_from((7, 30, 90)), seed=st.integers(0, 2**32 - 1))
-def test_the_ten_best_raw_items_are_those_of_all_pairs(kind: str, step: int, seed: int) -> None:
+def test_the_raw_top_10_equals_that_of_all_pairs(kind: str, step: int, seed: int) -> None:
     """In blocks of any size and order: the exact scores of the ten best, of every user."""
     world = _world(kind, seed)
     items, users = world.stable
@@ -108,7 +108,7 @@ def test_the_ten_best_raw_items_are_those_of_all_pairs(kind: str, step: int, see
     assert best.agreement() == 1.0
 
 
-def test_blocks_from_many_threads_lose_no_raw_neighbour() -> None:
+def test_no_raw_neighbour_is_lost_between_threads() -> None:
     """Floors and lengths that other threads raise meanwhile exclude nothing."""
     random = np.random.default_rng(5)
     items, users = (random.standard_normal((rows, 16)).astype(np.float32) for rows in (9_000, 60))
@@ -125,7 +125,7 @@ def test_blocks_from_many_threads_lose_no_raw_neighbour() -> None:
 
 
 @pytest.mark.parametrize("fault", ["a changed row", "exchanged rows"])
-def test_a_score_that_changed_is_seen(fault: str) -> None:
+def test_a_changed_score_is_detected(fault: str) -> None:
     """Rows that are not what the map makes of the raw ones: the users that find them do not agree."""
     world = _world("plain", 3)
     items, users = world.stable
@@ -144,7 +144,7 @@ def test_a_score_that_changed_is_seen(fault: str) -> None:
     ("dimension", "metric", "agrees"),
     [(6, "inner_product", 1.0), (6, "l2", 1.0), (6, "cosine", 1.0), (3, "inner_product", 0.0)],
 )
-def test_raw_neighbours_are_found_with_or_without_proof(dimension: int, metric: Metric, agrees: float) -> None:
+def test_raw_neighbours_are_exact_with_or_without_the_bound(dimension: int, metric: Metric, agrees: float) -> None:
     """In a narrower space or by another metric nothing is proved: the raw rows are scanned, with the same answers."""
     world = _world("plain", 8, dimension=dimension, standardized=metric == "inner_product")
     items, users = world.stable
@@ -160,7 +160,7 @@ def test_raw_neighbours_are_found_with_or_without_proof(dimension: int, metric: 
     assert found.others().rows.shape == (2, 12)
 
 
-def test_what_could_overflow_proves_nothing() -> None:
+def test_the_bound_is_not_used_where_it_could_overflow() -> None:
     """Rows near the end of float32: no bound, and the raw rows are scanned."""
     world = _world("plain", 2)
     sides = Sides(

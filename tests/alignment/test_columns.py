@@ -70,7 +70,7 @@ def test_a_column_of_other_ids_is_not_explained(change: Callable[[Float64], Floa
     assert abs(_columns(_with(_noisy(_model()), change), _model()).fit(None)) < 0.04
 
 
-def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
+def test_the_expected_fit_of_random_columns_is_zero_at_any_number_of_rows() -> None:
     """Unadjusted, 8 axes would explain a quarter of the variance of 32 rows."""
     random = np.random.default_rng(6)
     found = []
@@ -84,14 +84,14 @@ def test_the_figure_of_chance_is_zero_however_few_the_rows() -> None:
 
 
 @pytest.mark.parametrize("by", [10.0, -10.0, 3.0])
-def test_a_column_of_another_scale_stands_out(by: float) -> None:
+def test_a_column_of_a_different_scale_is_detected(by: float) -> None:
     """By its factor against the median column."""
     assert _columns(_with(_noisy(_model()), lambda column: by * column), _model()).scale == pytest.approx(
         abs(by), rel=0.2
     )
 
 
-def test_a_column_of_noise_has_no_scale_to_stand_out_by() -> None:
+def test_the_scale_of_a_noise_column_is_not_judged() -> None:
     """It is drawn anew each night, so that the anchors, averages over nights, have little of it."""
     faint = _with(_model(), lambda column: 0.05 * column)
     noise = np.random.default_rng(7).standard_normal(ROWS)
@@ -107,7 +107,7 @@ def test_a_constant_or_weightless_column_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.1, 3.3])
-def test_a_model_of_nothing_but_a_constant_has_no_figures(constant: float) -> None:
+def test_a_constant_model_has_no_column_figures(constant: float) -> None:
     """What its sums leave of its variance is rounding, and no column beside it shows how small that is."""
     rows = np.full((ROWS, 1), constant)
     found = _columns(rows, np.random.default_rng(1).standard_normal((ROWS, 1)), dimension=1)
@@ -131,7 +131,7 @@ def _agreement(*explained: float) -> ColumnAgreement:
     return ColumnAgreement(np.array(explained), 0, 1.0)
 
 
-def test_a_column_that_neither_side_explains_is_counted_and_not_judged() -> None:
+def test_a_column_that_neither_side_explains_is_only_counted() -> None:
     """Noise on both sides, or noise against a constant, is so every night; noise against a sound column is damage."""
     noise, constant = 0.01, np.nan
     own = _agreement(0.8, noise, noise, 0.7, noise)
@@ -141,7 +141,7 @@ def test_a_column_that_neither_side_explains_is_counted_and_not_judged() -> None
     assert own.unexplained(_agreement(0.8, EXPLAINED, constant, 0.7, 0.0)) == 2
 
 
-def test_every_column_is_judged_where_the_other_side_says_nothing() -> None:
+def test_every_column_is_judged_if_the_other_side_is_uninformative() -> None:
     """No other side, or one of which nothing fits."""
     own = _agreement(0.8, 0.01)
     assert own.fit(None) == own.fit(_agreement(0.0, np.nan)) == 0.01

@@ -19,7 +19,7 @@ def _judged() -> JudgedRows:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
-def test_sums_are_the_dense_products_fold_by_fold(count: int, threads: int) -> None:
+def test_sums_equal_the_dense_products_of_each_fold(count: int, threads: int) -> None:
     """Whatever the number of folds and workers, and with more rows in a fold than are summed together."""
     judged = _judged()
     sums = sum_judged(judged, judged.sort_by_fold(count), threads)
@@ -39,7 +39,7 @@ def test_sums_are_the_dense_products_fold_by_fold(count: int, threads: int) -> N
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_every_row_is_mapped_without_its_own_fold(count: int) -> None:
+def test_each_row_is_mapped_by_a_fit_without_its_fold(count: int) -> None:
     """Each fold has a map of its own; a mismatched anchor is half the rows away in the order of ids."""
     judged = _judged()
     maps = np.random.default_rng(1).standard_normal((count, E, K))
@@ -60,7 +60,7 @@ def test_every_row_is_mapped_without_its_own_fold(count: int) -> None:
     assert fit.lost == pytest.approx(2 * (own < other.mean()).mean(), abs=2e-3)
 
 
-def test_the_shift_of_the_mean_is_relative_to_the_lengths() -> None:
+def test_the_mean_shift_is_relative_to_the_row_norms() -> None:
     """Rows twice as long have the same mean as their anchors; a constant of one length added moves it."""
     random = np.random.default_rng(2)
     rows = random.standard_normal((N, K)).astype(np.float32) + np.float32(0.5)

@@ -99,7 +99,7 @@ def test_every_day_is_certified() -> None:
     assert others
 
 
-def test_out_of_sample_fit_is_close_to_the_movement() -> None:
+def test_the_out_of_sample_cosine_is_close_to_the_drift() -> None:
     """On thousands of anchors the honest figure loses nothing: within 0.01 of the in-sample cosine."""
     found = _rolling()[1][1]
     assert found.fit_items is not None
@@ -111,7 +111,7 @@ def test_out_of_sample_fit_is_close_to_the_movement() -> None:
     assert abs(found.fit_items.cosine_mismatched) < 0.09
 
 
-def test_without_standardizing_the_other_reference_holds() -> None:
+def test_without_standardizing_it_agrees_with_the_other_reference() -> None:
     """The README's line for the recipe without the SVD step."""
     (one, before), (two, after) = _rolling(standardize=False)[:2]
     items = _movement(one.item_ids, before.items, two.item_ids, after.items)

@@ -33,7 +33,7 @@ def _rows(seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_sums_over_blocks_are_the_dense_products(threads: int) -> None:
+def test_sums_over_blocks_equal_the_dense_products(threads: int) -> None:
     """Gram and cross-Gram matrices, whatever the number of workers."""
     raw = _rows()
     random = np.random.default_rng(1)
@@ -94,7 +94,7 @@ def test_zero_rows_are_counted() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 17, ROWS - 1])
-def test_a_value_that_is_not_finite_is_named_by_its_row(value: float, row: int) -> None:
+def test_a_non_finite_value_is_reported_with_its_row(value: float, row: int) -> None:
     """The error says which rows, counted over the whole side and not within a block."""
     raw = _rows()
     raw[row, 3] = value
@@ -102,7 +102,7 @@ def test_a_value_that_is_not_finite_is_named_by_its_row(value: float, row: int) 
         sum_side(ArrayRows(raw), name="users.npy")
 
 
-def test_many_bad_rows_are_named_by_the_first_few() -> None:
+def test_only_the_first_of_many_bad_rows_are_listed() -> None:
     """Five rows are enough to find the fault."""
     raw = _rows()
     raw[20:40, 1] = np.nan
@@ -119,7 +119,7 @@ def test_values_whose_squares_are_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e5, 1e7, 1e9, 1e12])
-def test_the_factor_keeps_its_digits_at_any_condition(condition: float) -> None:
+def test_the_factor_is_accurate_at_any_condition_number(condition: float) -> None:
     """R^T R = T^T T with the smallest direction right, where the Gram matrix alone would lose it."""
     width = 6
     random = np.random.default_rng(8)
@@ -134,7 +134,7 @@ def test_the_factor_keeps_its_digits_at_any_condition(condition: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=min(tolerance, 1e-2))
 
 
-def test_the_factor_of_deficient_and_short_sides() -> None:
+def test_rank_deficient_and_short_sides_are_factored() -> None:
     """Exact rank deficiency and fewer rows than columns, over several blocks: QR still gives R^T R = T^T T."""
     random = np.random.default_rng(9)
     short = random.standard_normal((3, 5))
@@ -147,7 +147,7 @@ def test_the_factor_of_deficient_and_short_sides() -> None:
 
 
 @pytest.mark.parametrize("condition", [1e5, 1e6])
-def test_scores_of_ill_conditioned_sides_are_kept(condition: float) -> None:
+def test_scores_of_ill_conditioned_sides_are_preserved(condition: float) -> None:
     """An uneven model (one side stretched, the other squeezed) keeps its scores and its maps invert."""
     width = 6
     random = np.random.default_rng(10)
@@ -167,12 +167,12 @@ def test_scores_of_ill_conditioned_sides_are_kept(condition: float) -> None:
 @pytest.mark.parametrize(
     ("width", "rows"), [(1, 2**18), (128, 2048), (512, 1024), (768, 1365), (1024, 1024), (2**20, 64)]
 )
-def test_blocks_of_wide_rows_have_more_numbers(width: int, rows: int) -> None:
+def test_blocks_of_wide_rows_are_larger(width: int, rows: int) -> None:
     """At least twice as many rows as values while a block has at most 2^20 numbers, and never fewer than 64 rows."""
     assert block_rows(width) == rows
 
 
-def test_workers_stop_at_the_first_error() -> None:
+def test_workers_stop_after_the_first_error() -> None:
     """An error in one block comes back as it is, and no later result with it."""
 
     def work(start: int, block: np.ndarray) -> int:
@@ -197,7 +197,7 @@ def test_no_thread_is_started_for_one_worker_or_one_block(rows: int, threads: in
     assert threading.get_ident() not in {thread for _, thread in others}
 
 
-def test_workers_are_as_many_as_this_process_may_use_cores() -> None:
+def test_there_are_as_many_workers_as_available_cores() -> None:
     """Where the configuration does not say how many."""
     allowed = os.sched_getaffinity(0)
     assert worker_count(0) == len(allowed)
@@ -208,7 +208,7 @@ def test_workers_are_as_many_as_this_process_may_use_cores() -> None:
         os.sched_setaffinity(0, allowed)
 
 
-def test_no_more_than_two_blocks_a_worker_are_held() -> None:
+def test_at_most_two_blocks_per_worker_are_in_memory() -> None:
     """However slow the first one is: rows are not read far ahead of it."""
     read, first = [], threading.Event()
 
@@ -237,14 +237,14 @@ def test_no_more_than_two_blocks_a_worker_are_held() -> None:
 
 
 @pytest.mark.parametrize(("bound", "size"), [(2**31 - 1, 4), (2**31, 8), (2**32, 8)])
-def test_row_numbers_are_as_wide_as_they_have_to_be(bound: int, size: int) -> None:
+def test_row_numbers_have_the_smallest_sufficient_type(bound: int, size: int) -> None:
     """None wraps around, and none takes twice the memory it needs."""
     found = row_numbers(np.array([-1, bound - 1]), bound)
     assert found.tolist() == [-1, bound - 1]
     assert found.itemsize == size
 
 
-def test_libraries_that_are_loaded_later_are_limited_too() -> None:
+def test_thread_limits_apply_to_libraries_loaded_later() -> None:
     """Limits hold for what was loaded when they are set, not for what was when the first were."""
     code = """if True:
         import embsync.rows
@@ -263,7 +263,7 @@ def test_libraries_that_are_loaded_later_are_limited_too() -> None:
 
 @law
 @given(st.lists(st.integers(0, 30), max_size=12))
-def test_a_slice_stands_for_the_same_rows(rows: list[int]) -> None:
+def test_a_slice_refers_to_the_same_rows(rows: list[int]) -> None:
     """Consecutive rows become a slice, any others stay: the same rows either way."""
     data = np.arange(31) * 10
     numbers = np.array(rows, np.int64)

@@ -42,7 +42,7 @@ def test_no_score_changes_when_aligned_to_anchors(pair: Pair, seed: int, wider: 
 
 @law
 @given(pairs(dtypes=("<f8",)))
-def test_maps_change_scores_by_rounding_alone(pair: Pair) -> None:
+def test_maps_change_scores_only_by_rounding(pair: Pair) -> None:
     """(T A_T)(W A_W)^T = T W^T in float64, before anything is rounded to float32."""
     maps = embsync.stabilize(pair.items, pair.users).transform
     assert score_error((pair.items @ maps.items, pair.users @ maps.side("users")), (pair.items, pair.users)) < 1e-7
@@ -50,7 +50,7 @@ def test_maps_change_scores_by_rounding_alone(pair: Pair) -> None:
 
 @law
 @given(pairs())
-def test_product_of_the_maps_is_a_projector_of_the_rank(pair: Pair) -> None:
+def test_the_product_of_the_maps_is_a_projection_of_that_rank(pair: Pair) -> None:
     """A_W^T A_T = Q^T I_r Q: symmetric, idempotent, of trace r."""
     found = embsync.stabilize(pair.items, pair.users)
     product = found.transform.side("users").T @ found.transform.items
@@ -65,7 +65,7 @@ def test_product_of_the_maps_is_a_projector_of_the_rank(pair: Pair) -> None:
 
 @law
 @given(pairs(full_rank=True))
-def test_inverse_of_a_map_is_the_other_transposed(pair: Pair) -> None:
+def test_the_inverse_of_one_map_is_the_transpose_of_the_other(pair: Pair) -> None:
     """A_T A_W^T = I at full rank, and the stored inverses bring the raw vectors back."""
     found = embsync.stabilize(pair.items, pair.users)
     maps = found.transform
@@ -103,7 +103,7 @@ def test_maps_of_spaces_of_different_width_do_not_compose() -> None:
 
 @law
 @given(pairs(full_rank=True), st.integers(0, 9))
-def test_a_turn_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
+def test_a_rotation_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
     """The same model with turned or mirrored axes gets the same stable vectors."""
     turn = rotation(pair.width, seed)
     first = embsync.stabilize(pair.items, pair.users)
@@ -116,7 +116,7 @@ def test_a_turn_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
 
 @law
 @given(pairs(full_rank=True), st.floats(0.01, 100.0))
-def test_the_scale_split_between_the_sides_is_undone(pair: Pair, factor: float) -> None:
+def test_a_different_scale_of_the_two_sides_is_undone(pair: Pair, factor: float) -> None:
     """Items times c and users over c have the same scores, and get the same stable vectors."""
     first = embsync.stabilize(pair.items, pair.users)
     second = aligned(pair.items * factor, pair.users / factor, anchors=first.anchors)
@@ -125,7 +125,7 @@ def test_the_scale_split_between_the_sides_is_undone(pair: Pair, factor: float) 
 
 @law
 @given(pairs(full_rank=True), st.integers(0, 99))
-def test_any_change_of_basis_that_keeps_the_scores_is_undone(pair: Pair, seed: int) -> None:
+def test_any_score_preserving_change_of_basis_is_undone(pair: Pair, seed: int) -> None:
     """Not rotations alone: T C and W C^-T carry the same scores, and so the same stable vectors."""
     random = np.random.default_rng(seed)
     C = rotation(pair.width, seed) * np.exp(random.uniform(-1, 1, pair.width))
@@ -150,7 +150,7 @@ def test_both_sides_get_the_same_energy(pair: Pair) -> None:
 
 @law
 @given(pairs(), st.booleans())
-def test_one_side_keeps_every_product_within_it(pair: Pair, anchored: bool) -> None:
+def test_a_single_side_keeps_its_inner_products(pair: Pair, anchored: bool) -> None:
     """Without users the map is orthonormal: item-item products, norms and distances stay."""
     anchors = None
     if anchored:
@@ -209,7 +209,7 @@ def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, an
 
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
-def test_the_loss_is_exact_without_standardizing_too(pair: Pair, less: int, two: bool) -> None:
+def test_the_loss_is_also_exact_without_standardizing(pair: Pair, less: int, two: bool) -> None:
     """The orthonormal map to fewer axes says exactly what it loses, on one side and on two."""
     assume(less < pair.width)
     users = pair.users if two else None
@@ -222,7 +222,7 @@ def test_the_loss_is_exact_without_standardizing_too(pair: Pair, less: int, two:
 
 @law
 @given(pairs(full_rank=True))
-def test_directions_below_the_tolerance_are_no_loss(pair: Pair) -> None:
+def test_directions_below_the_tolerance_do_not_count_as_loss(pair: Pair) -> None:
     """A duplicated column needs no axis of its own: a space one narrower holds every score."""
     T, W = (np.column_stack([side, side[:, 0]]) for side in (pair.items, pair.users))
     found = embsync.stabilize(T, W, dimension=pair.width)
@@ -235,7 +235,7 @@ def test_directions_below_the_tolerance_are_no_loss(pair: Pair) -> None:
 
 @law
 @given(pairs(full_rank=True), st.integers(0, 99))
-def test_row_order_changes_nothing_but_rounding(pair: Pair, seed: int) -> None:
+def test_the_row_order_only_affects_rounding(pair: Pair, seed: int) -> None:
     """The same rows in another order get the same stable vectors to 1e-6, in a new space and an aligned one."""
     random = np.random.default_rng(seed)
     first, second = random.permutation(len(pair.items)), random.permutation(len(pair.users))
@@ -263,7 +263,7 @@ def test_the_same_input_gives_the_same_bytes(threads: int) -> None:
 
 @law
 @given(pairs(full_rank=True), st.integers(0, 99), st.integers(1, 3))
-def test_axes_the_anchors_leave_open_keep_the_standardized_order_and_sign(pair: Pair, seed: int, extra: int) -> None:
+def test_axes_without_anchors_keep_the_standardized_order_and_sign(pair: Pair, seed: int, extra: int) -> None:
     """In a space wider than its anchors reach, new directions go to the new axes by falling energy, signs fixed."""
     random = np.random.default_rng(seed)
     narrow = embsync.stabilize(pair.items, pair.users, dimension=pair.width + extra)
@@ -284,7 +284,7 @@ def test_axes_the_anchors_leave_open_keep_the_standardized_order_and_sign(pair: 
 
 @law
 @given(pairs(full_rank=True))
-def test_the_first_version_is_reproducible_whatever_the_axes(pair: Pair) -> None:
+def test_the_first_version_does_not_depend_on_the_axes(pair: Pair) -> None:
     """The sign rule of a new space leaves nothing to chance: a turned model starts the same space."""
     S = np.linalg.svd(pair.scores, compute_uv=False)[: pair.width]
     assume((np.abs(np.diff(S)) > 0.02 * S[0]).all())
@@ -301,7 +301,7 @@ def _shuffled(count: int, seed: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("count", [128, 256, 1024])
-def test_the_fit_does_not_flatter_wrong_ids(count: int) -> None:
+def test_the_fit_is_not_optimistic_for_wrong_ids(count: int) -> None:
     """With few anchors a rotation fits shuffled ids in sample; judged out of sample it does not."""
     T, W = _shuffled(count, 1)
     first = embsync.stabilize(T, W)

@@ -7,7 +7,7 @@ import numpy as np
 from embsync.alignment.moments import Moments
 
 
-def test_blocks_in_any_order_are_summed_alike() -> None:
+def test_the_sum_does_not_depend_on_the_order_of_blocks() -> None:
     """Mean and mean squared length of all rows, bit for bit whatever comes first."""
     rows = np.random.default_rng(2).standard_normal((700, 5)).astype(np.float32) + 3
     made = []

@@ -27,7 +27,7 @@ def certify(
 
 @law
 @given(pairs(), st.sampled_from((1e-3, 0.1, 1.0, 1e3)), st.booleans(), st.booleans())
-def test_one_changed_value_shows_at_its_size(pair: Pair, by: float, on_users: bool, one_sided: bool) -> None:
+def test_the_error_equals_the_size_of_one_changed_value(pair: Pair, by: float, on_users: bool, one_sided: bool) -> None:
     """One written value off by ``by``, on either side: the score error over all pairs, whatever the rank."""
     users = None if one_sided else pair.users
     found = embsync.stabilize(pair.items, users)
@@ -44,7 +44,7 @@ def test_one_changed_value_shows_at_its_size(pair: Pair, by: float, on_users: bo
 
 @law
 @given(pairs(full_rank=True, dtypes=("<f8",)), st.floats(1e-9, 1e-2))
-def test_noise_on_every_value_shows_at_its_size(pair: Pair, size: float) -> None:
+def test_the_error_equals_the_size_of_noise_on_all_values(pair: Pair, size: float) -> None:
     """Noise on all rows, down to the rounding of float32, is measured and not lost in cancellation."""
     found = embsync.stabilize(pair.items, pair.users)
     assert found.users is not None
@@ -54,7 +54,7 @@ def test_noise_on_every_value_shows_at_its_size(pair: Pair, size: float) -> None
     assert certified == pytest.approx(score_error((items, found.users), (pair.items, pair.users)), rel=1e-3)
 
 
-def test_untouched_vectors_certify_as_stabilize_said() -> None:
+def test_unchanged_vectors_have_the_error_that_stabilize_reported() -> None:
     """Measuring while writing and measuring afterwards are one figure."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
@@ -63,7 +63,7 @@ def test_untouched_vectors_certify_as_stabilize_said() -> None:
     assert 1e-9 < again < 1e-7
 
 
-def test_rounding_error_is_that_of_the_dense_oracle() -> None:
+def test_the_rounding_error_equals_that_of_all_pairs() -> None:
     """Even the honest 4e-8 of float32 rounding is exact, where subtracting two norms would give nothing."""
     T, W = (side.astype(np.float64) for side in night(1).both)
     found = embsync.stabilize(T, W)
@@ -72,7 +72,7 @@ def test_rounding_error_is_that_of_the_dense_oracle() -> None:
     assert found.preservation.score_error == pytest.approx(dense, rel=1e-3)
 
 
-def test_a_row_given_to_the_wrong_id_shows() -> None:
+def test_a_row_with_the_wrong_id_is_detected() -> None:
     """Two swapped rows are a change of scores like any other."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
@@ -85,7 +85,7 @@ def test_a_row_given_to_the_wrong_id_shows() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_non_finite_values_are_an_infinite_error(value: float) -> None:
+def test_non_finite_values_give_an_infinite_error(value: float) -> None:
     """A hole in the written vectors never passes for exact."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
@@ -95,7 +95,7 @@ def test_non_finite_values_are_an_infinite_error(value: float) -> None:
         assert certify(T, W, broken, found.users, found.transform) == np.inf
 
 
-def test_several_blocks_certify_as_one() -> None:
+def test_several_blocks_give_the_same_certificate_as_one() -> None:
     """A change in the last of several blocks is measured like any other."""
     random = np.random.default_rng(4)
     T, W = random.standard_normal((9000, 64)).astype(np.float32), random.standard_normal((300, 64)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_several_blocks_certify_as_one() -> None:
 
 @law
 @given(pairs(full_rank=True), st.floats(1e-8, 0.2))
-def test_map_error_sees_maps_that_are_no_inverses(pair: Pair, size: float) -> None:
+def test_the_map_error_detects_maps_that_are_not_inverse(pair: Pair, size: float) -> None:
     """Maps whose product is off the projector by ``size`` in one direction say so."""
     maps = embsync.stabilize(pair.items, pair.users).transform
     stretched: Array = maps.items.copy()
@@ -133,7 +133,7 @@ def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", ["items", "users"])
-def test_a_damaged_vector_is_an_infinite_or_a_large_error(value: float, side: str) -> None:
+def test_a_damaged_vector_gives_an_infinite_or_large_error(value: float, side: str) -> None:
     """Whatever stands in its place: one figure, no warning, and never one that passes for small."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
@@ -147,7 +147,7 @@ def test_a_damaged_vector_is_an_infinite_or_a_large_error(value: float, side: st
 
 @pytest.mark.parametrize("value", [1e300, -1e160, 3e38, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", ["items", "users"])
-def test_a_damaged_map_is_an_infinite_or_a_large_error(value: float, side: str) -> None:
+def test_a_damaged_map_gives_an_infinite_or_large_error(value: float, side: str) -> None:
     """As a damaged vector is."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
@@ -161,7 +161,7 @@ def test_a_damaged_map_is_an_infinite_or_a_large_error(value: float, side: str) 
 
 
 @pytest.mark.parametrize("size", [1e-161, 1e-120, 1e120, 1e150])
-def test_residuals_are_scaled_within_what_float64_holds(size: float) -> None:
+def test_residuals_are_scaled_so_that_float64_does_not_overflow(size: float) -> None:
     """Squares of the scale neither overflow nor vanish, however small or large the rows."""
     gram, transform = np.eye(2) * size * size, np.eye(2)
     scale = residual_scale(gram, transform, 10)

@@ -22,7 +22,7 @@ from embsync.alignment.procrustes import (
 
 @law
 @given(st.integers(1, 7), st.integers(0, 4), st.integers(0, 7), st.integers(0, 2**32 - 1))
-def test_rows_are_orthonormal_whatever_is_undetermined(r: int, extra: int, rank: int, seed: int) -> None:
+def test_rows_are_orthonormal_even_if_underdetermined(r: int, extra: int, rank: int, seed: int) -> None:
     """Q Q^T = I for cross-Gram matrices of any rank, zero included."""
     random = np.random.default_rng(seed)
     k, rank = r + extra, min(rank, r)
@@ -54,7 +54,7 @@ def test_a_known_rotation_or_reflection_is_recovered(seed: int) -> None:
     np.testing.assert_allclose(align(A.T @ (A @ turn), A.T @ A), turn, atol=1e-12)
 
 
-def test_weighted_rows_win_over_the_others() -> None:
+def test_rows_with_large_weights_dominate() -> None:
     """A cross-Gram matrix that weighs some rows more follows their rotation."""
     random = np.random.default_rng(2)
     A = random.standard_normal((60, 4))
@@ -65,7 +65,7 @@ def test_weighted_rows_win_over_the_others() -> None:
     np.testing.assert_allclose(align((A / weights[:, None]).T @ B, A.T @ A), other, atol=1e-4)
 
 
-def test_axes_without_anchors_take_directions_by_energy() -> None:
+def test_axes_without_anchors_are_ordered_by_energy() -> None:
     """Anchors on the first two of five axes: the rest go to the rest, strongest first, positive."""
     cross = np.zeros((5, 5))
     cross[0, 0], cross[1, 1] = 3.0, 2.0
@@ -91,7 +91,7 @@ def test_the_first_rotation_makes_the_largest_entries_positive() -> None:
     np.testing.assert_array_equal(fix_signs(basis), [[-1.0, 5.0, 0.0], [3.0, -2.0, 0.0]])
 
 
-def test_disagreement_is_zero_for_one_rotation_and_about_one_for_two() -> None:
+def test_the_disagreement_is_0_for_one_rotation_and_about_1_for_two() -> None:
     """Sides of one run agree whatever their rotation; sides of two runs do not."""
     random = np.random.default_rng(5)
     size = 40
@@ -104,7 +104,7 @@ def test_disagreement_is_zero_for_one_rotation_and_about_one_for_two() -> None:
     assert disagreement(energy @ same, -energy @ same, energy) == pytest.approx(np.sqrt(2.0))
 
 
-def test_disagreement_is_asked_only_where_anchors_reach() -> None:
+def test_the_disagreement_covers_only_axes_with_anchors() -> None:
     """Axes that one side's anchors leave open cannot disagree."""
     cross = np.diag([3.0, 2.0, 1.0])
     half = np.diag([3.0, 2.0, 0.0])

@@ -47,7 +47,7 @@ T, W = night(0).both
         (T * 0, {}, "no scores"),
     ],
 )
-def test_ill_formed_input_is_named(items: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_input_is_refused_by_name(items: Any, options: dict[str, Any], message: str) -> None:
     """Shapes, types, ids and weights: the message has what was found and what was expected."""
     with pytest.raises(SnapshotError, match=message):
         embsync.stabilize(items, W, **options)
@@ -80,7 +80,7 @@ def test_the_type_of_ids_must_match_the_anchors() -> None:
         {"item_weights": np.full(240, -1.0)},
     ],
 )
-def test_wrong_options_are_named_errors(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused_by_name(options: dict[str, Any]) -> None:
     """Nonsense is refused as embsync's own error, not as whatever NumPy makes of it, and never taken silently."""
     first = embsync.stabilize(T, W)
     anchors = None if "dimension" in options else first.anchors
@@ -101,7 +101,7 @@ def test_values_that_do_not_fit_float32_are_refused() -> None:
         embsync.stabilize(*wide)
 
 
-def test_an_overflow_is_named_by_its_row() -> None:
+def test_an_overflow_is_reported_with_its_row() -> None:
     """As near as its block, counted over the whole side."""
     far = 2 * block_rows(4)
     rows = np.ones((far + 1, 4))
@@ -111,7 +111,7 @@ def test_an_overflow_is_named_by_its_row() -> None:
         transform_rows(ArrayRows(rows), side, [])
 
 
-def test_all_rows_with_an_anchor_are_common_however_few_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_with_an_anchor_count_as_common(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of known ids counts what is fitted to."""
     monkeypatch.setattr(gram, "JUDGED", 50)
     monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)
@@ -129,7 +129,7 @@ def test_scores_of_any_size_are_certified(scale: float) -> None:
     assert found.preservation.top_k_agreement == 1.0
 
 
-def test_input_is_left_alone_and_output_is_read_only() -> None:
+def test_the_input_is_unchanged_and_the_output_read_only() -> None:
     """No array of the caller is written to; what comes back cannot be written to."""
     items, users = T.copy(), W.copy()
     for array in (items, users):
@@ -142,7 +142,7 @@ def test_input_is_left_alone_and_output_is_read_only() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-def test_every_float_type_is_taken(dtype: str) -> None:
+def test_every_float_type_is_accepted(dtype: str) -> None:
     """Half precision too: its scores are those of the numbers it holds."""
     items, users = T.astype(dtype), W.astype(dtype)
     found = embsync.stabilize(items, users)
@@ -151,7 +151,7 @@ def test_every_float_type_is_taken(dtype: str) -> None:
     assert np.linalg.norm(found.items.astype(np.float64) @ found.users.T - raw) < 1e-6 * np.linalg.norm(raw)
 
 
-def test_strings_and_integers_stabilize_alike() -> None:
+def test_string_ids_give_the_same_result_as_integers() -> None:
     """The form of the ids has no part in the mathematics of a new space and little in an aligned one."""
     first, second = night(0), night(1)
     runs = []
@@ -175,7 +175,7 @@ def test_a_side_too_small_to_be_judged_has_no_figures() -> None:
     assert enough.rotation_disagreement < 0.1
 
 
-def test_items_of_one_run_with_users_of_another_disagree() -> None:
+def test_items_and_users_of_different_runs_disagree() -> None:
     """Each side fits its anchors alone, and the two rotations have nothing to do with each other."""
     anchors = embsync.stabilize(*night(0, churn=0.0).both).anchors
     mixed = aligned(T @ rotation(8, 1).astype(np.float32), W @ rotation(8, 3).astype(np.float32), anchors=anchors)
@@ -183,7 +183,7 @@ def test_items_of_one_run_with_users_of_another_disagree() -> None:
     assert mixed.rotation_disagreement > 0.7
 
 
-def test_drift_is_the_dense_one() -> None:
+def test_the_drift_equals_that_of_all_rows() -> None:
     """Cosines, displacement, norms and the rows that moved most, raw and stable, against plain NumPy."""
     random = np.random.default_rng(3)
     old = random.standard_normal((300, 5)).astype(np.float32)
@@ -214,7 +214,7 @@ def test_drift_is_the_dense_one() -> None:
     assert [one.cosine for one in found.moved_most] == sorted(one.cosine for one in found.moved_most)
 
 
-def test_zero_rows_take_no_part_in_fit_and_drift() -> None:
+def test_zero_rows_are_left_out_of_fit_and_drift() -> None:
     """A row of zeros has no direction: it is mapped to zeros and judged by nobody."""
     first = embsync.stabilize(T, W)
     holed = T.copy()
@@ -226,7 +226,7 @@ def test_zero_rows_take_no_part_in_fit_and_drift() -> None:
     assert found.fit_items.share_below_half == 0.0
 
 
-def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
+def test_zero_rows_are_left_out_of_every_drift_figure() -> None:
     """Most rows of one night or of the other all zero: every figure is that of the rows that have a direction."""
     random = np.random.default_rng(6)
     old = random.standard_normal((400, 5)).astype(np.float32)
@@ -245,7 +245,7 @@ def test_zero_rows_take_no_part_in_any_figure_of_drift() -> None:
     assert sorted(int(one.id) for one in found.moved_most) == sorted(300 + np.argsort(cosines)[:10])
 
 
-def test_wrong_partners_are_strangers() -> None:
+def test_mismatched_rows_have_a_low_cosine() -> None:
     """The mismatched cosine is that of unrelated rows, whatever block the anchors are met in: not the right one's."""
     anchors = embsync.stabilize(T, W).anchors
     again = aligned(T, W, anchors=anchors)
@@ -257,7 +257,7 @@ def test_wrong_partners_are_strangers() -> None:
         assert fit.share_below_half == 0.0
 
 
-def test_a_sample_of_the_rows_judges_the_fit_within_its_sampling_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampled_fit_is_within_its_sampling_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the ids is shuffled: judged by a quarter of the rows, each figure is that of all but for chance."""
     random = np.random.default_rng(5)
     items, users = random.standard_normal((4000, 8)), random.standard_normal((500, 8))

@@ -45,7 +45,7 @@ def test_a_redundant_column_does_not_count_as_rank(kind: str, both: bool) -> Non
 
 
 @pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
-def test_a_weak_direction_counts(share: float) -> None:
+def test_a_weak_direction_counts_as_rank(share: float) -> None:
     """What float32 can still tell from nothing is part of the scores."""
     T, W = _sides()
     T[:, 4] *= share
@@ -54,7 +54,7 @@ def test_a_weak_direction_counts(share: float) -> None:
     assert found.transform.singular_values[4] == pytest.approx(share * found.transform.singular_values[0], rel=0.8)
 
 
-def test_the_rank_is_counted_relative_to_the_largest() -> None:
+def test_the_rank_is_relative_to_the_largest_singular_value() -> None:
     """Whatever the scale; nothing at all has rank 0."""
     for scale in (1e-30, 1.0, 1e30):
         assert numerical_rank(scale * np.array([1.0, 0.5, 1e-5, 1e-9, 0.0])) == 3

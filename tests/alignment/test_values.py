@@ -10,14 +10,14 @@ from embsync.alignment.values import Values, examine
 ROWS = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
 
 
-def test_sound_values_have_no_figures() -> None:
+def test_normal_values_are_not_reported() -> None:
     """One value is always a column's largest; rows that are all zero are counted elsewhere."""
     assert examine(ROWS) == Values(0.0, 0.0, 0.0)
     assert examine(np.vstack([ROWS, np.zeros((50, 4), np.float32)])) == Values(0.0, 0.0, 0.0)
     assert examine(np.zeros((50, 4), np.float32)) == Values(0.0, 0.0, 0.0)
 
 
-def test_saturation_is_counted_in_columns() -> None:
+def test_saturated_columns_are_counted() -> None:
     """At both ends of a column, which is one column at most; zeros are none unless a column is nothing else."""
     clipped = ROWS.copy()
     clipped[:, 0] = np.clip(clipped[:, 0], *np.quantile(ROWS[:, 0], [0.1, 0.8], method="nearest"))
@@ -30,7 +30,7 @@ def test_saturation_is_counted_in_columns() -> None:
     assert examine(positive).zero_values == pytest.approx(0.5, abs=0.05)
 
 
-def test_rows_that_others_equal_are_repeated() -> None:
+def test_identical_rows_count_as_repeated() -> None:
     """Two are enough, and both count; a row that differs in one number does not."""
     made = ROWS.copy()
     made[10], made[20, 1:] = made[3], made[4, 1:]

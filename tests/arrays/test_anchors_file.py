@@ -58,7 +58,7 @@ def test_saved_anchors_are_loaded_unchanged(tmp_path: Path, kind: str) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["anchors"]
 
 
-def test_a_loaded_night_goes_on_as_one_in_memory(tmp_path: Path) -> None:
+def test_loaded_anchors_continue_like_those_in_memory(tmp_path: Path) -> None:
     """The next night comes out the same."""
     KINDS["numbers"].save(tmp_path / "anchors")
     after = night(1, items=400)
@@ -78,7 +78,7 @@ def test_other_programs_read_the_file(tmp_path: Path) -> None:
     assert bytes(tensors["items.ids"][0]).rstrip(b"\0") == KINDS["names"].items.ids[0]
 
 
-def test_every_kind_of_damage_is_seen(tmp_path: Path) -> None:
+def test_every_kind_of_damage_is_detected(tmp_path: Path) -> None:
     """A flipped bit anywhere, a cut, an addition: never other anchors."""
     path = tmp_path / "anchors"
     KINDS["one side"].save(path)
@@ -119,7 +119,7 @@ def test_anchors_of_an_earlier_release_have_no_ages(tmp_path: Path) -> None:
         np.testing.assert_array_equal(side.ages, known & live)
 
 
-def test_ids_out_of_order_are_no_anchors(tmp_path: Path) -> None:
+def test_anchors_with_unsorted_ids_are_refused(tmp_path: Path) -> None:
     """They are searched by halves: some would not be found, and count as new."""
     side = KINDS["numbers"].items
     Anchors(replace(side, ids=side.ids[::-1].copy()), None).save(tmp_path / "anchors")
@@ -166,7 +166,7 @@ def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> N
         Anchors.load(path)
 
 
-def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_written_or_read_are_reported(tmp_path: Path) -> None:
     """A directory that is missing, a directory in the way, a file that is not there."""
     with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
         KINDS["numbers"].save(tmp_path / "no" / "anchors")
@@ -176,7 +176,7 @@ def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None
         Anchors.load(tmp_path / "none")
 
 
-def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
     """An error that says so; the old file, and nothing beside it."""
     folder = tmp_path / "disk"
     folder.mkdir()

@@ -27,7 +27,7 @@ def run(made: Night, anchors: Anchors | None = None, **options: Any) -> Any:
 ANCHORS = run(FIRST).anchors
 
 
-def test_a_healthy_night_passes_and_says_what_was_checked() -> None:
+def test_a_healthy_night_passes_and_lists_its_checks() -> None:
     """Every figure of the fit to the anchors, with its limits; a new space has none."""
     found = run(SECOND, ANCHORS)
     outcomes = {record.name: record.outcome for record in found.checks}
@@ -54,7 +54,7 @@ def test_a_healthy_night_passes_and_says_what_was_checked() -> None:
         ),
     ],
 )
-def test_too_few_shared_ids_and_chance_are_refused(wrong: dict[str, Any], says: str) -> None:
+def test_too_few_shared_ids_and_random_vectors_are_refused(wrong: dict[str, Any], says: str) -> None:
     """By one line that says what it most likely is, the figures, and how to look all the same."""
     with pytest.raises(RefusedError, match=says) as caught:
         run(SECOND, ANCHORS, **wrong)
@@ -74,7 +74,7 @@ def test_sides_of_two_runs_are_refused() -> None:
         embsync.stabilize(SECOND.items, **turned, item_ids=SECOND.item_ids, user_ids=SECOND.user_ids, anchors=ANCHORS)
 
 
-def test_one_side_is_judged_too() -> None:
+def test_a_single_side_is_checked_too() -> None:
     """Without users there is no disagreement, and shuffled items are refused."""
     alone = embsync.stabilize(FIRST.items, item_ids=FIRST.item_ids).anchors
     assert "pass" in {
@@ -85,13 +85,13 @@ def test_one_side_is_judged_too() -> None:
 
 
 @pytest.mark.parametrize("missing", ["item_ids", "user_ids"])
-def test_anchors_want_ids(missing: str) -> None:
+def test_anchors_require_ids(missing: str) -> None:
     """Row numbers of another night are other things: they are never taken for ids silently."""
     with pytest.raises(SnapshotError, match=rf"vectors without ids; expected {missing} .*hint: {missing}=range\(len"):
         run(SECOND, ANCHORS, **{missing: None}, check=False)
 
 
-def test_the_example_of_the_page_runs(
+def test_the_documented_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And prints what its comments say."""

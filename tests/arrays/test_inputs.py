@@ -121,7 +121,7 @@ def test_integer_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
         (np.array(["2026-11-25"] * 400, "M8[D]"), "item_ids: ids of an unusable type"),
     ],
 )
-def test_what_are_no_ids_is_refused_by_one_line(ids: Any, says: str) -> None:
+def test_invalid_ids_are_refused_in_one_line(ids: Any, says: str) -> None:
     """Never by what NumPy makes of it."""
     with pytest.raises(SnapshotError, match=says) as caught:
         embsync.stabilize(FIRST.items, item_ids=ids)
@@ -142,7 +142,7 @@ def test_missing_ids_of_pandas_and_arrow_are_refused() -> None:
             embsync.stabilize(FIRST.items, item_ids=holed)
 
 
-def test_pandas_brings_its_index() -> None:
+def test_the_index_of_a_data_frame_is_used_as_ids() -> None:
     """An index of names or of numbers that are more than the count of rows; a bare count is no id."""
     pd = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pd.DataFrame(SECOND.items, index=[f"müsli-{number}" for number in SECOND.item_ids.tolist()])
@@ -157,7 +157,7 @@ def test_pandas_brings_its_index() -> None:
         embsync.stabilize(frame.assign(title="x"), anchors=START.anchors)
 
 
-def test_arrow_lists_and_array_protocols_are_vectors() -> None:
+def test_arrow_lists_and_array_protocols_are_accepted_as_vectors() -> None:
     """As ``write_snapshot`` takes them."""
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     wanted = embsync.stabilize(FIRST.items).items

@@ -141,7 +141,7 @@ def test_a_snapshot_that_was_changed_is_published_again(runs: Runs, what: str) -
     assert Store(runs.root).numbers() == [1, 2]
 
 
-def test_a_snapshot_of_the_same_name_elsewhere_is_another_one(runs: Runs, tmp_path: Path) -> None:
+def test_a_snapshot_of_the_same_name_elsewhere_is_a_different_one(runs: Runs, tmp_path: Path) -> None:
     """A snapshot published by hand from another directory, whatever its name, does not affect the watched directory."""
     for name in ("day=2", "day=9"):
         elsewhere = write_npy(tmp_path / "elsewhere" / name, night(2))
@@ -153,7 +153,7 @@ def test_a_snapshot_of_the_same_name_elsewhere_is_another_one(runs: Runs, tmp_pa
     assert [(event.snapshot or {})["path"] for event in runs.events()][-1] == str(runs.watch / "day=2")
 
 
-def test_a_snapshot_of_the_watched_directory_is_known_by_any_path(runs: Runs, tmp_path: Path) -> None:
+def test_a_watched_snapshot_is_recognised_by_any_path(runs: Runs, tmp_path: Path) -> None:
     """Published by hand, or through a link to the directory, it counts as handled."""
     runs.leave("day=2", night(2))
     link = tmp_path / "link"
@@ -163,7 +163,7 @@ def test_a_snapshot_of_the_watched_directory_is_known_by_any_path(runs: Runs, tm
     assert runs.sync() == []
 
 
-def test_a_refused_snapshot_waits_for_other_contents(runs: Runs) -> None:
+def test_a_refused_snapshot_is_not_retried_until_it_changes(runs: Runs) -> None:
     """It is refused once; its next contents are checked again."""
     bad = night(2).shuffled_item_ids()
     runs.leave("day=2", bad)

@@ -73,7 +73,7 @@ def refused(code: int, error: str, says: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_input_is_one_line_and_exit_3(
+def test_bad_input_gives_one_line_and_exit_code_3(
     tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     """The message says where and what; nothing in the store differs, and none is made."""
@@ -89,7 +89,7 @@ def test_a_bad_input_is_one_line_and_exit_3(
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_little_memory(tmp_path: Path, name: str) -> None:
+def test_a_decompression_bomb_uses_little_memory(tmp_path: Path, name: str) -> None:
     """In a process of its own: no more than a block or two beyond the libraries; decoders have limits of their own."""
     leave, says = CASES[name]
     arguments = ["sync", str(leave(tmp_path)), "--store", str(tmp_path / "store")]

@@ -36,7 +36,7 @@ def shown(version: embsync.Version) -> str:
 
 @pytest.mark.services("pyarrow")
 @pytest.mark.parametrize("case", sorted({case for case, *_ in ROWS}))
-def test_an_input_ends_as_the_table_says(
+def test_each_input_has_the_outcome_of_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     """Published in its layout with all rows, or refused in one line with exit code 3 and no store left."""

@@ -56,7 +56,7 @@ def test_without_a_width_a_factory_cannot_be_tried(
         assert (told.out, told.err.count("\n")) == ("", 1)
 
 
-def test_a_store_that_cannot_be_read_is_not_the_configurations_fault(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_store_is_not_reported_as_a_configuration_error(capfd: pytest.CaptureFixture[str]) -> None:
     """With another user's store, the configuration is validated as if there were none."""
     with quick_directory() as directory:
         sync(directory / "S", night(0), "n0")

@@ -114,7 +114,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> embsync.Version:
 
 
 @pytest.mark.parametrize("write", EXACT, ids=lambda write: write.__name__)
-def test_the_same_rows_are_the_same_version_in_every_layout(
+def test_every_layout_gives_the_same_version(
     write: Callable[[Path], Path], tmp_path: Path, expected: embsync.Version
 ) -> None:
     """Same order and type: same fingerprint, ids and vectors, bit for bit."""

@@ -109,7 +109,7 @@ def test_a_refusal_names_a_command_that_publishes_as_printed(
         ("link", ["lookup", "items", "1000"], 5, "to version"),
     ],
 )
-def test_every_hint_does_what_it_says(
+def test_every_hint_works_as_printed(
     place: Path, spoil: str, arguments: list[str], code: int, after: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The command in the last line runs as printed, and solves the problem or prints the next step."""
@@ -132,7 +132,7 @@ def test_every_hint_does_what_it_says(
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_without_a_version_the_hint_says_what_creates_one(
+def test_without_a_version_the_hint_says_how_to_create_one(
     place: Path, empty: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whether there is no store, or one without versions: no command is printed, as none can know the snapshot."""
@@ -161,7 +161,7 @@ def test_an_argument_that_begins_with_a_dash_is_not_an_option_in_a_hint(
 @pytest.mark.parametrize(
     "name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b", "über  `id`"]
 )
-def test_a_command_is_exact_whatever_a_path_holds(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_command_works_with_any_path(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """One line that a terminal prints unchanged, and that a shell reads as exactly this path."""
     write_npy(place / name, night(2, items=100))
     shutil.copytree(place / "the store", place / f"{name} store", symlinks=True)
@@ -175,7 +175,7 @@ def test_a_command_is_exact_whatever_a_path_holds(place: Path, name: str, capfd:
 
 
 @pytest.mark.parametrize("word", ["", "plain", "a  b", "\r\n", "\\n", "'\n'", "caf\udce9", "\x85", "7\x017"])
-def test_quoting_is_what_a_shell_undoes(word: str) -> None:
+def test_a_shell_undoes_the_quoting(word: str) -> None:
     """Also of bytes that are no text, and of a digit after an escape."""
     assert quoted(word).isprintable()
     assert read_by_a_shell(quoted(word)) == [word]
@@ -206,7 +206,7 @@ _NEED_NONE = {"version", "serve", "write"}
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - _MAKE_STORES - _NEED_NONE))
-def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
+def test_only_publishing_creates_a_store(place: Path, name: str) -> None:
     """On a path without one, and on an empty directory: not found, and nothing there afterwards."""
     before = tree(place)
     os.mkdir("empty")  # noqa: PTH102
@@ -233,7 +233,7 @@ def test_no_other_command_makes_a_store(place: Path, name: str) -> None:
         ["accept", "watch it/day=2", "--new-space"],
     ],
 )
-def test_another_user_than_the_owner_is_stopped(
+def test_users_other_than_the_owner_are_refused(
     place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Root too, before anything is changed; reading is always allowed."""
@@ -343,7 +343,7 @@ def test_a_variable_names_the_store(
         ("EMBSYNC_CONFG", "x", ["did you mean EMBSYNC_CONFIG"]),
     ],
 )
-def test_a_bad_variable_is_blamed_by_its_name(
+def test_an_error_in_a_variable_names_the_variable(
     place: Path,
     name: str,
     value: str,
@@ -362,7 +362,7 @@ def test_a_bad_variable_is_blamed_by_its_name(
         assert word in told
 
 
-def test_a_file_is_blamed_for_its_own_keys(
+def test_an_error_in_the_file_names_the_file(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also where a variable sets another key of the section."""
@@ -373,7 +373,7 @@ def test_a_file_is_blamed_for_its_own_keys(
     assert capfd.readouterr().err.startswith("embsync: wrong.yaml: watch.settle_seconds: ")
 
 
-def test_check_config_prints_a_file_that_says_the_same(
+def test_check_config_prints_an_equivalent_file(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Including the limits in force, with the source of each value that is not a default; from any directory."""
@@ -403,7 +403,7 @@ def test_check_config_prints_a_file_that_says_the_same(
         ("serv", "serve"),
     ],
 )
-def test_a_mistyped_command_names_the_nearest(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_command_gets_a_suggestion(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit 2 and one line."""
     assert run([given]) == 2
     told = capfd.readouterr().err
@@ -422,7 +422,7 @@ def test_a_mistyped_command_names_the_nearest(given: str, nearest: str, capfd: p
         (["search", "--usr", "3"], "--user"),
     ],
 )
-def test_a_mistyped_option_names_the_nearest(
+def test_a_mistyped_option_gets_a_suggestion(
     arguments: list[str], nearest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 2 and one line."""
@@ -433,7 +433,7 @@ def test_a_mistyped_option_names_the_nearest(
 
 
 @pytest.mark.parametrize("option", ["--check", "--dry-run", "-n"])
-def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_checks_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The same outcome and exit code as the run itself, without changing any file, lock, directory or time."""
     before = tree(place)
     for snapshot, code, words in (
@@ -453,7 +453,7 @@ def test_a_dry_run_judges_and_writes_nothing(place: Path, option: str, capfd: py
 
 
 @pytest.mark.parametrize("where", ["the store", "TMPDIR"])
-def test_a_dry_run_needs_the_room_of_a_run(
+def test_a_dry_run_requires_as_much_space_as_a_run(
     place: Path, where: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In the store as the run itself, and in TMPDIR, where it writes; nothing is left in either."""

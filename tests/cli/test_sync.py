@@ -128,7 +128,7 @@ def ill_formed(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], what: str) -
         ("pickle", ["items.npy", "pickle"]),
     ],
 )
-def test_an_ill_formed_snapshot_gets_one_line_exit_3_and_an_untouched_store(
+def test_an_ill_formed_snapshot_is_exit_3_in_one_line_and_leaves_the_store(
     what: str,
     words: list[str],
     tmp_path: Path,
@@ -167,7 +167,7 @@ def test_a_missing_path_is_exit_6(tmp_path: Path, store: Path, capfd: pytest.Cap
     assert "nowhere" in one_line(capfd.readouterr().err)
 
 
-def test_shuffled_ids_are_refused_by_name_value_and_limit(
+def test_the_refusal_of_shuffled_ids_has_name_value_and_limit(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Scores cannot show shuffled ids; the fit to the anchors does, and nothing but the journal changes."""
@@ -187,7 +187,7 @@ def test_shuffled_ids_are_refused_by_name_value_and_limit(
     assert {check["name"] for check in last["checks"]} >= {"cosine_items", "score_error", "rank"}
 
 
-def test_accept_publishes_what_was_refused_and_says_so(
+def test_accept_publishes_a_refused_snapshot_and_records_it(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Only the named checks are overridden; the manifest marks them."""
@@ -206,7 +206,7 @@ def test_accept_publishes_what_was_refused_and_says_so(
     assert not checks["rank"]["accepted"]
 
 
-def test_the_rest_goes_on_after_a_refusal_and_the_first_failure_is_the_exit_code(
+def test_a_refusal_does_not_stop_the_rest_and_sets_the_exit_code(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Paths are handled independently, in the order given."""
@@ -274,7 +274,7 @@ def test_an_unwritable_store_is_exit_5(good: Path, tmp_path: Path, capfd: pytest
         one_line(capfd.readouterr().err)
 
 
-def test_a_directory_with_other_files_is_never_made_a_store(
+def test_a_directory_with_other_files_is_refused_as_a_store(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A typo must not fill a home directory."""
@@ -318,7 +318,7 @@ def test_missing_versions_and_snapshots_exit_with_6(
 
 
 @pytest.mark.parametrize("command", ["status", "history", "show", "verify", "rollback", "prune", "widen"])
-def test_commands_on_no_store_are_exit_6(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_a_store_exit_with_6(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Commands that only read do not create a store."""
     arguments = [command, *(["12"] if command == "widen" else []), "--store", str(tmp_path / "none")]
     assert run(arguments) == 6
@@ -360,7 +360,7 @@ def test_show_prints_the_manifest_file_unchanged(store: Path, capfd: pytest.Capt
     assert capfd.readouterr().out == (store / "current" / "manifest.json").read_text()
 
 
-def test_rollback_then_the_next_snapshot(
+def test_the_next_snapshot_follows_a_rollback(
     good: Path, store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """After a rollback the next version's parent is what is current, its number the highest ever plus one."""
@@ -401,7 +401,7 @@ def test_verify_recomputes_the_certificate_from_the_snapshot(
     assert "changed" in json.loads(capfd.readouterr().out)["note"]
 
 
-def test_two_commands_at_once_both_publish(good: Path, store: Path) -> None:
+def test_two_concurrent_commands_both_publish(good: Path, store: Path) -> None:
     """Neither waits for the other's work; one is published on top of the other."""
     command = [sys.executable, "-m", "embsync", "sync", str(good), str(good), "--store", str(store)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
@@ -413,7 +413,7 @@ def test_two_commands_at_once_both_publish(good: Path, store: Path) -> None:
     assert {path.name for path in store.iterdir()} == {"current", "versions", "journal.jsonl", "lock"}
 
 
-def test_the_backlog_is_synced_and_every_entry_named(
+def test_the_backlog_is_synced_and_every_entry_listed(
     tmp_path: Path,
     rows: tuple[np.ndarray, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
@@ -445,7 +445,7 @@ def test_the_backlog_is_synced_and_every_entry_named(
 
 
 @pytest.mark.parametrize("reached", ["items/ids.npy", "lineage.npy"])
-def test_a_command_that_is_killed_leaves_no_staging(tmp_path: Path, store: Path, reached: str) -> None:
+def test_a_killed_command_leaves_no_staging_directory(tmp_path: Path, store: Path, reached: str) -> None:
     """After SIGKILL at any stage of publishing, current is intact, and the next command removes the leftovers."""
     traced = shutil.which("strace") is not None  # then each rename takes a second, else there are more rows
     rng = np.random.default_rng(4)
@@ -548,6 +548,6 @@ def test_a_refusal_is_shown_until_something_is_published(
         (172_800.0, "2 days ago"),
     ],
 )
-def test_an_age_is_in_the_unit_that_suits_it(seconds: float, shown: str) -> None:
+def test_an_age_is_shown_in_a_suitable_unit(seconds: float, shown: str) -> None:
     """From two of a unit on, of minutes from one."""
     assert age(seconds) == shown

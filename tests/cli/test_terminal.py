@@ -70,7 +70,7 @@ def on_a_terminal(columns: int, *arguments: str, **variables: str) -> list[str]:
 
 @pytest.mark.parametrize("columns", [80, 140])
 @pytest.mark.parametrize("command", ["status", "history", "show"])
-def test_lines_fit_and_words_stay(root: Path, command: str, columns: int) -> None:
+def test_lines_fit_the_terminal_and_no_word_is_broken(root: Path, command: str, columns: int) -> None:
     """In 80 columns and in 140; only a word that is longer than a line, such as a path, goes beyond."""
     lines = on_a_terminal(columns, command, "--store", str(root))
     assert [line for line in lines if len(line) > columns and str(root.parent) not in line] == []
@@ -125,7 +125,7 @@ def test_times_are_local_with_their_age(root: Path) -> None:
     assert current.count("ago)") + current.count("(just now)") == 1
 
 
-def test_a_terminal_without_unicode_is_served(root: Path) -> None:
+def test_a_terminal_without_unicode_gets_ascii(root: Path) -> None:
     """In ASCII alone."""
     text = "\n".join(on_a_terminal(80, "status", "--store", str(root), PYTHONIOENCODING="ascii"))
     assert text.isascii()

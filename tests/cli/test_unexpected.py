@@ -42,7 +42,7 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1(
         run([*command, "--store", str(tmp_path), "--debug"])
 
 
-def test_debug_raises_expected_errors_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_debug_also_raises_expected_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without it they are one line and their own exit code."""
     command = ["show", "--store", str(tmp_path / "none")]
     assert run(command) == 6
@@ -67,7 +67,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @pytest.mark.usefixtures("logger")
 @pytest.mark.parametrize("level", LEVELS)
-def test_log_level_is_the_least_that_is_written(level: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_level_is_the_lowest_level_written(level: str, capfd: pytest.CaptureFixture[str]) -> None:
     """``log.level``: less severe events are omitted, in both formats."""
     for form in ("json", "text"):
         logs.configure(LogConfig(level=level, format=form))

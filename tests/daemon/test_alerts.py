@@ -50,7 +50,7 @@ TROUBLE = {
 }
 
 
-def test_the_rules_name_series_that_there_are(place: Place) -> None:
+def test_alert_rules_use_existing_series(place: Place) -> None:
     """Names, labels and their values."""
     place.drop(1)
     with place.daemon():
@@ -59,7 +59,7 @@ def test_the_rules_name_series_that_there_are(place: Place) -> None:
     _require_named(GROUPS["embsync"], (place.store.root / "metrics.prom").read_text())
 
 
-def test_the_rules_for_the_server_name_series_that_there_are() -> None:
+def test_alert_rules_of_the_server_use_existing_series() -> None:
     """Like those for the daemon."""
     metrics = Metrics()
     for reason in ("refused", "evicted"):
@@ -67,7 +67,7 @@ def test_the_rules_for_the_server_name_series_that_there_are() -> None:
     _require_named(GROUPS["embsync-serve"], metrics.text().decode())
 
 
-def test_the_rules_for_deliveries_name_series_that_there_are(tmp_path: Path) -> None:
+def test_alert_rules_of_deliveries_use_existing_series(tmp_path: Path) -> None:
     """Like those for the daemon; Prometheus's own tool finds no fault in the file."""
     write_report(tmp_path, new_report(1.0, 3, {"one": SinkReport(kind="object_store", current=1, behind=2)}))
     text = (tmp_path / "delivery.prom").read_text()
@@ -88,7 +88,7 @@ def _require_named(rules: dict[str, dict[str, Any]], found: str) -> None:
 
 
 @needs_promtool
-def test_prometheus_reads_rules_and_figures(place: Place) -> None:
+def test_prometheus_accepts_rules_and_metrics(place: Place) -> None:
     """Prometheus's own tool finds no fault in either."""
     place.drop(1)
     with place.daemon():
@@ -101,7 +101,7 @@ def test_prometheus_reads_rules_and_figures(place: Place) -> None:
 
 @needs_promtool
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_fires(tmp_path: Path, alert: str) -> None:
+def test_every_alert_fires(tmp_path: Path, alert: str) -> None:
     """The alert does not fire at the start, and fires after the problem has lasted long enough."""
     series, minutes = TROUBLE[alert]
     labels = "".join("," + label for label in re.findall(r'{(\w+="\w+")}', " ".join(series)))

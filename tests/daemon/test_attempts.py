@@ -49,7 +49,7 @@ def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
 
 
 @pytest.mark.parametrize(("why", "most"), [("crashes", 3), ("unreadable", 10), ("errors", None)])
-def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: FailureKind, most: int | None) -> None:
+def test_a_snapshot_is_set_aside_after_the_last_attempt(root: Path, why: FailureKind, most: int | None) -> None:
     """After three crashes or ten failed reads; never because of other errors, however many."""
     attempts = Attempts(root)
     if most is None:
@@ -62,7 +62,7 @@ def test_a_snapshot_is_given_up_after_so_many_attempts(root: Path, why: FailureK
     assert str(most) in (attempts.of(entry()).exhausted or "")
 
 
-def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> None:
+def test_a_snapshot_that_kills_the_daemon_thirty_times_is_set_aside(root: Path) -> None:
     """Work that began and never ended is counted when the next daemon starts."""
     for died in range(30):
         attempts = Attempts(root)
@@ -75,7 +75,7 @@ def test_thirty_deaths_of_the_daemon_on_one_snapshot_are_enough(root: Path) -> N
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
-def test_a_daemon_that_lives_to_tell_has_not_died(root: Path, why: FailureKind) -> None:
+def test_a_daemon_that_survives_an_attempt_counts_no_death(root: Path, why: FailureKind) -> None:
     """An attempt whose end was recorded is not a death of the daemon, nor is an orderly stop during one."""
     for _ in range(40):
         attempts = Attempts(root)
@@ -104,7 +104,7 @@ def test_a_new_snapshot_restarts_the_count_of_attempts(root: Path, why: FailureK
     assert attempts.of(other).failures == 1
 
 
-def test_success_ends_the_count(root: Path) -> None:
+def test_success_resets_the_count(root: Path) -> None:
     """A snapshot that failed twice and was then handled starts without attempts when it returns, and nothing waits."""
     attempts = Attempts(root)
     tried(attempts, entry(), "crashes", 2)
@@ -134,7 +134,7 @@ def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
 # whose turn it is
 
 
-def test_after_ten_errors_the_one_behind_has_its_turn_once(root: Path) -> None:
+def test_after_ten_errors_the_next_snapshot_is_tried_once(root: Path) -> None:
     """Right after each attempt, while the first pauses; the first stays first."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2"), entry("day=3")]
@@ -217,7 +217,7 @@ def watched(root: Path) -> Iterator[Watched]:
         ({"kind": "error"}, None),
     ],
 )
-def test_the_next_gets_its_turn_when_one_is_set_aside(
+def test_the_next_snapshot_is_tried_when_one_is_set_aside(
     watched: Watched, outcome: dict[str, Any], times: int | None
 ) -> None:
     """If its process dies or it cannot be read, it is journaled once, and not handled again until it changes."""
@@ -234,7 +234,7 @@ def test_the_next_gets_its_turn_when_one_is_set_aside(
         assert sorted(watched.look()) == ["day=1", "day=2"]
 
 
-def test_what_took_the_daemon_along_thirty_times_is_set_aside_by_the_next(watched: Watched) -> None:
+def test_a_new_daemon_sets_aside_what_killed_thirty_before_it(watched: Watched) -> None:
     """Without another attempt."""
     watched.look()
     for _ in range(30):
@@ -248,7 +248,7 @@ def test_what_took_the_daemon_along_thirty_times_is_set_aside_by_the_next(watche
 
 
 @pytest.mark.parametrize("kind", ["published", "refused", "failed", "unchanged"])
-def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> None:
+def test_the_count_ends_however_the_work_ends(watched: Watched, kind: Kind) -> None:
     """Two deaths, then an end of any kind: nothing is remembered, on disk or in memory."""
     watched.look()
     for _ in range(2):
@@ -262,7 +262,7 @@ def test_whatever_ends_the_work_ends_the_count(watched: Watched, kind: Kind) -> 
 
 
 @pytest.mark.parametrize("kind", ["error", "failed"])
-def test_the_parts_of_an_error_are_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_parts_of_an_error_are_log_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
     """In status.json and in the log line, so that readers need not parse the message."""
     details = {"found": "1 row", "expected": "2 rows", "hint": "write it again"}
     watched.look()
@@ -275,7 +275,7 @@ def test_the_parts_of_an_error_are_fields(watched: Watched, kind: Kind, caplog: 
     assert details.items() <= vars(line)["embsync_fields"].items()
 
 
-def test_the_parts_of_an_error_leave_the_worker(watched: Watched) -> None:
+def test_the_parts_of_an_error_reach_the_daemon(watched: Watched) -> None:
     """As they were raised."""
     (watched.path / "day=1" / "items.npy").write_bytes(b"no array")
     (watched.path / "day=1" / "_SUCCESS").touch()
@@ -291,7 +291,7 @@ def test_the_parts_of_an_error_leave_the_worker(watched: Watched) -> None:
     ("cause", "kind"),
     [(MemoryError(), "crashed"), (OSError(errno.ENOMEM, "no"), "crashed"), (OSError(errno.EIO, "no"), "error")],
 )
-def test_a_lack_of_memory_is_a_death_whatever_it_was_made_into(
+def test_a_lack_of_memory_counts_as_a_crash_in_any_form(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, cause: Exception, kind: Kind
 ) -> None:
     """It is the snapshot's doing, which an error of the store is not: three of them set it aside."""
@@ -320,7 +320,7 @@ def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
         assert list(watched.store.versions.iterdir()) == []
 
 
-def test_a_reload_tries_again_at_once(watched: Watched) -> None:
+def test_a_reload_retries_at_once(watched: Watched) -> None:
     """After the configuration is fixed, the pause does not apply; attempts are still counted."""
     watched.look()
     for _ in range(5):
@@ -332,7 +332,7 @@ def test_a_reload_tries_again_at_once(watched: Watched) -> None:
     assert watched.daemon._attempts.of(one).errors == 5
 
 
-def test_a_reload_with_another_store_changes_nothing_at_all(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reload_with_another_store_changes_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     """``store.path`` needs a restart: nothing else in that file takes effect either, and the error says so."""
     watched.look()
     before = watched.daemon._config, watched.daemon._scanner

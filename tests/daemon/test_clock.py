@@ -62,7 +62,7 @@ def assert_sane(place: Place) -> None:
 
 
 @pytest.mark.parametrize("jumps", [2, pytest.param(60, marks=pytest.mark.torture)])
-def test_the_wall_clock_may_jump_beneath_the_daemon(place: Place, clock: WallClock, jumps: int) -> None:
+def test_the_wall_clock_may_jump_while_the_daemon_runs(place: Place, clock: WallClock, jumps: int) -> None:
     """By hours, forward and back, also in the middle of a publish: every night is published, in order, and none hangs.
 
     Snapshots are dated by the clock that jumps, as their writers' clock is the same. Ages are never negative.

@@ -21,7 +21,7 @@ def metric(place: Place, name: str) -> float:
     return next(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
-def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
+def test_a_snapshot_waits_until_the_damage_is_repaired(place: Place) -> None:
     """Log, status and metrics report it; the snapshot is not blamed, and is published once the store is repaired."""
     with place.daemon():
         for number in (1, 2):
@@ -46,7 +46,7 @@ def test_a_night_waits_until_the_damage_is_mended(place: Place) -> None:
     assert place.store.manifest(3).parent == 1
 
 
-def test_a_file_that_is_mended_by_hand_ends_the_pause(place: Place) -> None:
+def test_repairing_a_file_by_hand_ends_the_pause(place: Place) -> None:
     """The command in the error copies it from another version, and publishing continues at once."""
     place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
     with place.daemon():
@@ -89,7 +89,7 @@ def logged_of(place: Place, name: str) -> list[str]:
     return [line["reason"] for line in lines if f"/{name}:" in (line.get("reason") or "")]
 
 
-def test_the_daemon_survives_its_damaged_records(place: Place) -> None:
+def test_the_daemon_survives_damage_to_its_records(place: Place) -> None:
     """It reports them, rewrites them, and publishes the night; a lost journal line makes no snapshot new."""
     names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, HOOK_RECORD)
     start_with_a_damaged(place, *names)
@@ -109,7 +109,7 @@ _LESS_LIKELY = [pytest.param(name, marks=pytest.mark.torture) for name in (layou
 
 
 @pytest.mark.parametrize("name", [layout.MANIFEST, *_LESS_LIKELY])
-def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> None:
+def test_damage_to_what_the_next_snapshot_needs_makes_it_wait(place: Place, name: str) -> None:
     """The daemon starts and keeps running, reports the damage, and blames no snapshot."""
     start_with_a_damaged(place, name if name == layout.CURRENT else f"versions/000001/{name}")
     with place.daemon() as process:
@@ -126,7 +126,7 @@ def test_what_the_next_night_needs_makes_it_wait(place: Place, name: str) -> Non
     assert place.process.returncode == 0
 
 
-def test_a_dangling_current_stops_nothing_and_is_repaired_by_hand(place: Place) -> None:
+def test_a_dangling_current_does_not_stop_the_daemon_and_can_be_repaired(place: Place) -> None:
     """While the daemon runs: it is reported, the night waits, and is published after the repair."""
     current = place.store.root / layout.CURRENT
     place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile

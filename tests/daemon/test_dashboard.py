@@ -54,7 +54,7 @@ def series(place: Place, tmp_path: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_every_query_names_series_and_labels_that_there_are(series: dict[str, set[str]]) -> None:
+def test_every_query_uses_existing_series_and_labels(series: dict[str, set[str]]) -> None:
     """In expressions, in ``by`` and in legends."""
     for query in QUERIES:
         names = _SERIES.findall(query["expr"])

@@ -130,7 +130,7 @@ def leave_in_two_halves(place: Place, root: Path, layout: str, write: Write, num
     ],
     ids="-".join,
 )
-def test_a_night_that_is_half_written_is_waited_for(root: Path, layouts: tuple[str, ...]) -> None:
+def test_an_incomplete_snapshot_is_waited_for(root: Path, layouts: tuple[str, ...]) -> None:
     """One night after the other, each in another layout, the first of them twice; nothing fails."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     writers = two_sided() | ONE_SIDED
@@ -141,6 +141,6 @@ def test_a_night_that_is_half_written_is_waited_for(root: Path, layouts: tuple[s
     assert {event.event for event in place.events()} <= {"published", "pruned"}
 
 
-def test_every_layout_is_tried() -> None:
+def test_every_layout_is_covered() -> None:
     """A new one needs a writer here."""
     assert {*two_sided(), *ONE_SIDED, *ELSEWHERE} == {layout.name for layout in LAYOUTS}

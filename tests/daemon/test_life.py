@@ -36,7 +36,7 @@ def test_a_second_daemon_names_the_process_that_holds_the_store(place: Place) ->
         assert f"process {process.pid}" in second.stderr
 
 
-def test_a_daemon_and_its_work_run_as_programs_of_their_own(place: Place) -> None:
+def test_the_daemon_and_its_worker_are_separate_processes(place: Place) -> None:
     """They load all libraries themselves, which other tests avoid."""
     place.drop(1)
     with place.daemon(**{SWITCH: "0"}):
@@ -45,7 +45,7 @@ def test_a_daemon_and_its_work_run_as_programs_of_their_own(place: Place) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, number: signal.Signals) -> None:
+def test_a_stop_during_an_index_build_is_quick(place: Place, number: signal.Signals) -> None:
     """The work is ended without leftovers, and the snapshot is handled by the next daemon."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
@@ -63,7 +63,7 @@ def test_a_stop_in_the_middle_of_an_index_build_takes_a_moment(place: Place, num
     place.assert_at_rest()
 
 
-def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
+def test_a_stop_during_hashing_is_quick(root: Path) -> None:
     """Comparing a manifest's hashes is work like any other: it is shown, and a stop ends it."""
     place = Place(root, complete="manifest")
     folder = place.drop(1, marker=False)
@@ -80,7 +80,7 @@ def test_a_stop_in_the_middle_of_hashing_takes_a_moment(root: Path) -> None:
         assert exit_code_in_time(process, "embsync.service") == 0
 
 
-def test_a_stop_is_within_the_units_time_out_whatever_is_in_its_way(place: Place) -> None:
+def test_a_stop_is_always_within_the_timeout_of_the_unit(place: Place) -> None:
     """The daemon waits neither for work that no longer runs nor for a lock that is held forever."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
@@ -93,7 +93,7 @@ def test_a_stop_is_within_the_units_time_out_whatever_is_in_its_way(place: Place
     assert not running(worker)
 
 
-def test_a_second_signal_ends_at_once(place: Place) -> None:
+def test_a_second_signal_ends_the_daemon_at_once(place: Place) -> None:
     """Even while the first signal is being handled; the work is killed too."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
@@ -107,7 +107,7 @@ def test_a_second_signal_ends_at_once(place: Place) -> None:
         eventually(lambda: not running(worker))
 
 
-def test_the_work_dies_with_the_daemon(place: Place) -> None:
+def test_the_worker_dies_with_the_daemon(place: Place) -> None:
     """Kill -9 leaves no process behind, even one that is silent for minutes; the next daemon removes leftovers."""
     place.configure(index={"factory": "HNSW64"})
     folder = place.drop(1, night(1, items=150_000, users=200, width=32))
@@ -129,7 +129,7 @@ def test_the_work_dies_with_the_daemon(place: Place) -> None:
     place.assert_at_rest()
 
 
-def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place: Place) -> None:
+def test_a_snapshot_that_kills_the_worker_three_times_is_set_aside(place: Place) -> None:
     """It is journaled as failed, and the next one is handled."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
@@ -153,7 +153,7 @@ def test_a_snapshot_that_kills_its_process_is_set_aside_after_three_times(place:
     assert len(place.logged("crashed")) == 3
 
 
-def test_an_error_that_may_pass_is_tried_again_with_growing_pauses(place: Place) -> None:
+def test_a_transient_error_is_retried_with_growing_pauses(place: Place) -> None:
     """A file that cannot be read now is visible as a retry; once it can be read, it is published."""
     folder = place.drop(1)
     shutil.rmtree(folder)
@@ -173,7 +173,7 @@ def test_an_error_that_may_pass_is_tried_again_with_growing_pauses(place: Place)
         eventually(lambda: place.status()["state"] == "idle")
 
 
-def test_ill_formed_and_refused_are_recorded_once(place: Place) -> None:
+def test_ill_formed_and_refused_snapshots_are_recorded_once(place: Place) -> None:
     """What only a new snapshot mends is journaled and not taken again; the rest goes on."""
     place.drop(1)
     with place.daemon():
@@ -191,7 +191,7 @@ def test_ill_formed_and_refused_are_recorded_once(place: Place) -> None:
     assert place.status()["last_refusal"]["snapshot"] == "day=3"
 
 
-def test_sighup_reads_the_configuration_again(root: Path) -> None:
+def test_sighup_reloads_the_configuration(root: Path) -> None:
     """A good file is followed at once; a bad one changes nothing and is shown."""
     place = Place(root, rescan_seconds=60.0)
     with place.daemon():
@@ -211,7 +211,7 @@ def test_sighup_reads_the_configuration_again(root: Path) -> None:
     assert len(place.logged("reload_failed")) == 1
 
 
-def test_a_factory_that_faiss_rejects_is_known_at_the_start(place: Place) -> None:
+def test_a_factory_that_faiss_rejects_is_refused_at_the_start(place: Place) -> None:
     """Before the first night: exit 2 and one line. A reload that brings one changes nothing, and says so."""
     place.drop(1)
     for factory, width in (("HNWS32", None), ("PQ5", 24)):
@@ -235,7 +235,7 @@ def test_a_factory_that_faiss_rejects_is_known_at_the_start(place: Place) -> Non
     assert place.store.manifest(2).index.factory == "Flat"
 
 
-def test_sigusr1_looks_now(place: Place) -> None:
+def test_sigusr1_starts_a_scan(place: Place) -> None:
     """Where no event comes and the rescan is far away, a signal finds the snapshot."""
     place.configure(watch={"rescan_seconds": 86_400.0})
     with place.daemon():
@@ -246,7 +246,7 @@ def test_sigusr1_looks_now(place: Place) -> None:
             eventually(lambda looks=looks: place.looks() > looks)
 
 
-def test_a_hold_keeps_everything_back_until_resume(place: Place) -> None:
+def test_a_hold_stops_publishing_until_resume(place: Place) -> None:
     """Held, the daemon looks and queues but publishes nothing; the journal tells both."""
     place.drop(1)
     with place.daemon():
@@ -262,7 +262,7 @@ def test_a_hold_keeps_everything_back_until_resume(place: Place) -> None:
     assert [event.event for event in place.events()] == ["published", "held", "resumed", "published"]
 
 
-def test_a_hold_stops_work_that_was_begun_before(place: Place) -> None:
+def test_a_hold_stops_work_in_progress(place: Place) -> None:
     """The last moment counts: what was already being made is not published."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
@@ -274,7 +274,7 @@ def test_a_hold_stops_work_that_was_begun_before(place: Place) -> None:
         assert place.published() == []
 
 
-def test_a_rollback_by_hand_is_for_good(place: Place) -> None:
+def test_a_manual_rollback_persists(place: Place) -> None:
     """The snapshot behind the version that was left is not taken again; with --hold nothing is."""
     place.drop(1)
     place.drop(2)
@@ -306,7 +306,7 @@ def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
     assert assert_intact(place.store.root) == 1
 
 
-def test_log_lines_are_for_eyes_on_a_terminal_and_for_programs_elsewhere(place: Place) -> None:
+def test_logs_are_text_on_a_terminal_and_json_elsewhere(place: Place) -> None:
     """One line an event in both forms; --json and log.format decide otherwise."""
     place.drop(1)
     ours, theirs = pty.openpty()

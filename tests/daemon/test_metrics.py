@@ -63,7 +63,7 @@ def figures(status: Status = TROUBLED, manifest: Manifest | None = MANIFEST) -> 
     return {name: float(value) for name, _, value in samples}
 
 
-def test_every_figure_is_of_what_its_name_says() -> None:
+def test_every_metric_has_the_value_that_its_name_says() -> None:
     """All of them, each with a value that no other has."""
     assert MANIFEST.users is not None
     assert MANIFEST.drift is not None
@@ -109,7 +109,7 @@ def test_every_figure_is_of_what_its_name_says() -> None:
     )
 
 
-def test_missing_figures_are_absent_or_zero() -> None:
+def test_missing_values_are_absent_or_zero() -> None:
     """A quiet daemon, a root that is gone, a first version, no version."""
     quiet = figures(
         msgspec.structs.replace(
@@ -138,6 +138,6 @@ def test_missing_figures_are_absent_or_zero() -> None:
     assert not [name for name in figures(manifest=None) if re.match("embsync_(current|rows|stage|index|score)", name)]
 
 
-def test_a_version_from_the_future_is_not_younger_than_new() -> None:
+def test_a_version_dated_in_the_future_has_age_zero() -> None:
     """Where the clock was set back, its age is 0; else it is the seconds since it was made."""
     assert [age(MANIFEST, CREATED + seconds) for seconds in (-60.0, 0.0, 3600.0)] == [0.0, 0.0, 3600.0]

@@ -50,7 +50,7 @@ def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
     assert "embsync sync " in lines[0]["reason"]
 
 
-def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
+def test_the_command_in_a_reason_publishes_the_snapshot(root: Path) -> None:
     """As it is printed, from any directory."""
     place = Place(root, order="name")
     leave(place, "b", 1)
@@ -67,7 +67,7 @@ def test_the_command_that_a_reason_names_publishes_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["auto", "mtime"])
-def test_a_directory_that_is_not_a_snapshot_holds_nothing_up(root: Path, order: str) -> None:
+def test_a_directory_that_is_not_a_snapshot_delays_nothing(root: Path, order: str) -> None:
     """It is never journaled, waited for or a mark; every night beside it is published, and each is named once."""
     place = Place(root, order=order, complete="settled", settle_seconds=0.0)
     place.command = OBEYING
@@ -146,7 +146,7 @@ def test_the_order_is_logged_at_the_start(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["published", "deleted"])
-def test_an_error_that_is_over_leaves_the_status(place: Place, how: str) -> None:
+def test_a_resolved_error_disappears_from_the_status(place: Place, how: str) -> None:
     """A later success ends it, and so does the end of what it was about."""
     with place.daemon():
         place.drop(1)
@@ -163,7 +163,7 @@ def test_an_error_that_is_over_leaves_the_status(place: Place, how: str) -> None
         assert "error     " not in place.run("status").stdout
 
 
-def test_a_refusal_is_over_when_a_later_night_is_published(place: Place) -> None:
+def test_a_refusal_is_over_once_a_later_snapshot_is_published(place: Place) -> None:
     """It stays in the file, marked; people see it as long as it counts."""
     with place.daemon():
         place.drop(1)
@@ -178,7 +178,7 @@ def test_a_refusal_is_over_when_a_later_night_is_published(place: Place) -> None
         assert "refused   day=2" not in place.run("status").stdout
 
 
-def test_thousands_of_old_snapshots_are_no_flood(place: Place) -> None:
+def test_thousands_of_old_snapshots_do_not_flood_the_log(place: Place) -> None:
     """With backlog newest the rest is skipped: some lines, and one that counts the others."""
     for number in range(1, 31):
         (place.watch / f"day={number}").mkdir()
@@ -193,7 +193,7 @@ def test_thousands_of_old_snapshots_are_no_flood(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["its files", "the version"])
-def test_what_cannot_be_pruned_holds_no_publish_up(place: Place, how: str) -> None:
+def test_versions_that_cannot_be_pruned_do_not_block_publishing(place: Place, how: str) -> None:
     """A version left by another user: every night is published, and what is left is named once and counted."""
     place.command = OBEYING
     place.configure(store={"keep_versions": 2})

@@ -15,7 +15,7 @@ from embsync.pipeline.on_publish import note, pending_version, run_on_publish
 STATUS_WHILE_RUNNING = "store.on_publish for version"
 
 
-def test_a_command_that_takes_too_long_is_ended_with_all_it_started(place: Place) -> None:
+def test_a_slow_command_is_killed_with_its_child_processes(place: Place) -> None:
     """The limit holds for what the shell started too; that it did not end well is noted, and not run again."""
     publish(place, 1)
     started = place.file.parent / "started"
@@ -25,7 +25,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(place: Place
     assert pending_version(place.store) is None
 
 
-def test_every_command_that_publishes_runs_it(place: Place) -> None:
+def test_every_command_that_publishes_runs_on_publish(place: Place) -> None:
     """sync, accept and widen tell version and path; with --json the standard output stays one document."""
     said = place.file.parent / "said"
     place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" | tee -a {said}'})
@@ -42,7 +42,7 @@ def test_every_command_that_publishes_runs_it(place: Place) -> None:
     assert said.read_text().splitlines()[1:] == expected
 
 
-def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(place: Place) -> None:
+def test_a_failure_of_on_publish_is_only_a_warning(place: Place) -> None:
     """What was published stays; the next snapshot has its turn."""
     place.configure(store={"on_publish": "exit 3"})
     paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
@@ -55,7 +55,7 @@ def test_its_failure_is_a_warning_that_changes_neither_version_nor_exit_code(pla
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])
-def test_a_daemon_that_ended_before_it_did_runs_it_at_the_next_start(place: Place, number: signal.Signals) -> None:
+def test_on_publish_is_run_again_after_an_interrupted_daemon(place: Place, number: signal.Signals) -> None:
     """At least once for what is current, however the daemon ended; once it has ended, not at every start."""
     here = place.file.parent
     place.configure(

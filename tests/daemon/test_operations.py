@@ -91,7 +91,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_the_installation_works_word_by_word(debian: Debian) -> None:
+def test_the_documented_installation_works_as_written(debian: Debian) -> None:
     """Every line in order; then what systemd would run, as the unit's user and by the unit's command line."""
     install, start = blocks()[:2]
     told = debian.run(install)

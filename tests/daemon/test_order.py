@@ -54,7 +54,7 @@ def test_ten_nights_are_published(root: Path, names: str) -> None:
     assert published_nights(place, NAMES[names], 10) == [NAMES[names](number) for number in range(1, 11)]
 
 
-def test_a_link_that_is_swapped_is_followed_inside_the_directory(root: Path) -> None:
+def test_a_replaced_link_within_the_directory_is_followed(root: Path) -> None:
     """Releases are hidden; each is published by its own name when the link comes to lead there."""
     place = Place(root, backlog="newest")
     with place.daemon():

@@ -97,7 +97,7 @@ class Model:
         return time.monotonic() - begin
 
 
-def test_a_unit_is_active_when_the_daemon_says_so_and_publishes(machine: Machine) -> None:
+def test_a_unit_becomes_active_when_the_daemon_is_ready_and_publishes(machine: Machine) -> None:
     """READY makes it active, not the start of the process; STATUS says what it does; the daemon is closed in."""
     model = Model(machine, "books")
     machine.systemctl("start", "--no-block", model.unit)
@@ -117,7 +117,7 @@ def test_a_unit_is_active_when_the_daemon_says_so_and_publishes(machine: Machine
     assert json.loads((model.store / "status.json").read_text())["state"] == "stopped"
 
 
-def test_a_daemon_that_hangs_is_killed_and_the_next_goes_on(machine: Machine) -> None:
+def test_a_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
     """Without a sign of life systemd ends it, says why, starts another, and that publishes what came meanwhile."""
     model = Model(machine, "films")
     machine.drop_in(model.unit, "hurry", "[Service]\nWatchdogSec=10s\nRestartSec=1s\n")
@@ -137,7 +137,7 @@ def test_a_daemon_that_hangs_is_killed_and_the_next_goes_on(machine: Machine) ->
 
 
 @pytest.mark.torture
-def test_a_daemon_that_is_killed_is_started_again(machine: Machine) -> None:
+def test_a_killed_daemon_is_restarted(machine: Machine) -> None:
     """Whatever ended it, the unit as shipped comes back, and never gives up."""
     model = Model(machine, "plays")
     process = model.start()
@@ -152,7 +152,7 @@ def test_a_daemon_that_is_killed_is_started_again(machine: Machine) -> None:
 
 
 @pytest.mark.torture
-def test_a_daemon_whose_store_was_replaced_is_started_again_on_the_new_one(machine: Machine) -> None:
+def test_a_daemon_whose_store_was_replaced_is_restarted_on_the_new_one(machine: Machine) -> None:
     """It ends with 5, which is not the end: the next one makes itself at home in what is there now."""
     model = Model(machine, "poems")
     machine.drop_in(model.unit, "hurry", "[Service]\nRestartSec=2s\n")
@@ -165,7 +165,7 @@ def test_a_daemon_whose_store_was_replaced_is_started_again_on_the_new_one(machi
     model.stop()
 
 
-def test_a_stop_in_the_middle_of_work_and_a_reload(machine: Machine) -> None:
+def test_a_reload_and_a_stop_during_work(machine: Machine) -> None:
     """``systemctl reload`` has the configuration read again; ``systemctl stop`` takes a moment, whatever goes on."""
     model = Model(machine, "songs")
     process = model.start()

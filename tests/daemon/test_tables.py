@@ -40,7 +40,7 @@ def tended(path: Path) -> None:
 @pytest.mark.parametrize(
     ("sides", "runs"), [(("items", "users"), (None, None)), (("users", "items"), ("run 1", "run 2"))]
 )
-def test_a_table_waits_for_the_commit_of_the_other(
+def test_a_table_waits_for_the_commit_of_the_other_side(
     root: Path, sides: tuple[str, str], runs: tuple[str | None, str | None]
 ) -> None:
     """Its reason names both commits; nothing fails, nothing is set aside, and each night is published once, whole."""
@@ -64,7 +64,7 @@ def test_a_table_waits_for_the_commit_of_the_other(
     assert len(place.published()) == 2
 
 
-def test_housekeeping_between_nights_publishes_nothing(root: Path) -> None:
+def test_table_maintenance_publishes_nothing(root: Path) -> None:
     """It is read once, found to be the same contents, and left alone."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     for side in ("items", "users"):

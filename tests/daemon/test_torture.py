@@ -45,7 +45,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
 
 
 @pytest.mark.parametrize("count", [5, pytest.param(500, marks=[LONG, pytest.mark.timeout(3000)])])
-def test_a_long_life_stays_slim(root: Path, count: int) -> None:
+def test_memory_does_not_grow_over_a_long_run(root: Path, count: int) -> None:
     """Memory, descriptors, threads and the store are after many snapshots what they were after few."""
     place = Place(root, rescan_seconds=RESCAN)
     measured = []
@@ -71,7 +71,7 @@ def _size(process: int) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_goodbooks)])
-def test_little_is_added_to_the_pipelines_own_time(place: Place, real: bool) -> None:
+def test_the_daemon_adds_little_to_the_time_of_the_pipeline(place: Place, real: bool) -> None:
     """From marker to current costs at most half a second above what the pipeline itself takes."""
     place.configure(watch={"rescan_seconds": 30.0}, index={"factory": "auto" if real else "Flat"})
     above = []

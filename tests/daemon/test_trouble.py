@@ -25,7 +25,7 @@ from embsync.daemon.worker import Worker
 from embsync.store import Store
 
 
-def test_a_full_disk_is_waited_out(place: Place) -> None:
+def test_publishing_resumes_after_a_full_disk(place: Place) -> None:
     """It is retried with growing pauses, as status shows; nothing is damaged, not even by a completely full disk."""
     disk = place.file.parent / "disk"
     disk.mkdir()
@@ -56,7 +56,7 @@ def test_a_full_disk_is_waited_out(place: Place) -> None:
         place.assert_at_rest()
 
 
-def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
+def test_a_snapshot_that_uses_all_memory_is_set_aside(place: Place) -> None:
     """The kernel kills the work, not the daemon; after three crashes the next snapshot is handled."""
     with memory_group(200 << 20) as group:
         place.command = ["sh", "-c", f'echo $$ > {group} && exec "$@"', "sh", *place.command]
@@ -66,7 +66,7 @@ def test_a_snapshot_that_takes_all_memory_is_set_aside(place: Place) -> None:
 
 
 @pytest.mark.torture
-def test_a_snapshot_that_is_refused_memory_is_set_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_whose_allocations_fail_is_set_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same if an allocation fails: such an error counts as a crash."""
     # A process that was forked has other addresses left than one that was executed: there a thread fails to begin.
     monkeypatch.setenv("PYTEST_FORK_COMMANDS", "0")
@@ -122,7 +122,7 @@ _LESS_LIKELY = [pytest.param(how, marks=pytest.mark.torture) for how in ("rename
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", *_LESS_LIKELY])
-def test_a_store_that_goes_away_ends_the_daemon(place: Place, how: str) -> None:
+def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> None:
     """It says so and ends with 5, so that a new start takes what is there; it writes nothing to another's store."""
     place.drop(1)
     other = place.file.parent / "other"
@@ -149,7 +149,7 @@ def test_a_store_that_goes_away_ends_the_daemon(place: Place, how: str) -> None:
             place.wait_for(2)
 
 
-def test_a_store_in_trouble_keeps_its_queue(place: Place) -> None:
+def test_the_queue_survives_trouble_with_the_store(place: Place) -> None:
     """With backlog every, no snapshot is set aside for another's problem; once solved, all are published in turn."""
     with place.daemon():
         place.drop(1)
@@ -187,7 +187,7 @@ def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None
         assert place.published() == ["day=2"]
 
 
-def test_work_that_stands_still_is_ended(place: Place) -> None:
+def test_stalled_work_is_ended(place: Place) -> None:
     """A process that makes no progress is treated as crashed when its time is up."""
     place.store.create()
     folder = place.drop(1, night(1, items=40_000, users=2_000, width=32))

@@ -25,7 +25,7 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 @needs_analyze
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_unit_is_closed_down(name: str) -> None:
+def test_the_units_are_sandboxed(name: str) -> None:
     """Its exposure is at most 1.5 of 10."""
     told = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
@@ -40,7 +40,7 @@ def test_a_unit_is_closed_down(name: str) -> None:
 
 @needs_analyze
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_unit_verifies_without_a_word(tmp_path: Path, name: str) -> None:
+def test_the_units_pass_systemd_analyze_verify(tmp_path: Path, name: str) -> None:
     """Unknown keys only make a warning, so nothing at all may be said. The program is replaced by one there is."""
     for unit in SERVICES:
         text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
@@ -77,7 +77,7 @@ def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
-def test_the_user_is_made(tmp_path: Path) -> None:
+def test_the_user_is_created(tmp_path: Path) -> None:
     """The sysusers file makes the user that the units name."""
     (tmp_path / "etc").mkdir()
     subprocess.run(
@@ -99,7 +99,7 @@ def test_the_service_manager_gets_the_actual_state(place: Place) -> None:
     assert any(line.startswith("STATUS=working on day=1") for line in told)
 
 
-def test_a_name_makes_no_message(place: Place) -> None:
+def test_a_file_name_cannot_forge_a_notification(place: Place) -> None:
     """A line break in a snapshot's name does not end the status line."""
     address = place.file.parent / "notify"
     write_npy(place.watch / "day=1\nSTOPPING=1", night(1)).joinpath("_SUCCESS").touch()
@@ -108,7 +108,7 @@ def test_a_name_makes_no_message(place: Place) -> None:
     assert not any("\nSTOPPING=1" in message for message in told)
 
 
-def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
+def test_the_watchdog_is_not_notified_while_work_is_stalled(place: Place) -> None:
     """If the process neither reports nor computes, there is no progress, and the manager gets no watchdog message."""
     address = place.file.parent / "notify"
     place.configure(index={"factory": "HNSW32"})
@@ -126,7 +126,7 @@ def test_no_sign_of_life_while_work_stands_still(place: Place) -> None:
             eventually(lambda: "WATCHDOG=1" in drain(channel))
 
 
-def test_signs_of_life_go_on_while_a_command_runs(place: Place) -> None:
+def test_the_watchdog_is_notified_while_a_command_runs(place: Place) -> None:
     """However long ``store.on_publish`` takes within its own limit, and however short the watchdog's interval."""
     address = place.file.parent / "notify"
     gate = place.file.parent / "gate"
@@ -176,7 +176,7 @@ def drain(channel: socket.socket) -> list[str]:
     return told
 
 
-def test_metrics_follow_the_conventions(place: Place) -> None:
+def test_metrics_follow_the_naming_conventions(place: Place) -> None:
     """Prometheus's own parser reads the file; counters end in _total; no label is an id."""
     parser = pytest.importorskip("prometheus_client.parser")
     place.drop(1)

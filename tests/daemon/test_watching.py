@@ -27,7 +27,7 @@ from embsync.store.removal import remove_tree
 FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"
 
 
-def test_an_event_is_enough_for_a_snapshot_to_be_handled(root: Path) -> None:
+def test_a_snapshot_is_handled_after_an_event_without_a_rescan(root: Path) -> None:
     """The next rescan is a day away when the files arrive, and when the marker arrives."""
     place = Place(root, rescan_seconds=86_400.0)
     with place.daemon():
@@ -53,7 +53,7 @@ def test_existing_snapshots_are_published_in_order(place: Place) -> None:
 
 
 @pytest.mark.parametrize("order", ["name", "mtime"])
-def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str) -> None:
+def test_no_older_snapshot_is_published_when_the_newest_is_deleted(root: Path, order: str) -> None:
     """Nothing that comes before a handled snapshot is published: deleting a bad night publishes no earlier night."""
     place = Place(root, backlog="newest", order=order)
     for number in (1, 2, 3):
@@ -68,7 +68,7 @@ def test_nothing_older_follows_when_the_newest_is_deleted(root: Path, order: str
     assert place.published() == ["day=3", "day=4"]
 
 
-def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
+def test_the_watched_directory_may_be_missing_at_the_start(place: Place) -> None:
     """A daemon without its directory reports the state blind, and notices when the directory appears."""
     place.remove_root()
     with place.daemon():
@@ -86,7 +86,7 @@ def test_the_root_may_be_missing_at_the_start(place: Place) -> None:
         ("a circle", "Too many levels of symbolic links"),
     ],
 )
-def test_a_directory_that_cannot_be_listed_is_not_a_root(place: Place, how: str, reason: str) -> None:
+def test_a_watched_directory_that_cannot_be_listed_counts_as_missing(place: Place, how: str, reason: str) -> None:
     """The kernel would also watch a file; the directory counts as missing, logged once, until it can be listed."""
     place.command = OBEYING
     with place.daemon():
@@ -112,7 +112,7 @@ def test_a_directory_that_cannot_be_listed_is_not_a_root(place: Place, how: str,
     assert sum(line["reason"] == reason for line in place.logged("watch")) == 1
 
 
-def test_a_snapshot_that_may_not_be_read_is_waited_for(place: Place) -> None:
+def test_an_unreadable_snapshot_is_waited_for(place: Place) -> None:
     """It is shown with the reason, not ignored as not a snapshot; warnings of libraries are JSON lines too."""
     place.command = OBEYING
     folder = place.drop(1)
@@ -125,7 +125,7 @@ def test_a_snapshot_that_may_not_be_read_is_waited_for(place: Place) -> None:
     assert all(line.startswith("{") for line in place.log.read_text().splitlines())
 
 
-def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
+def test_the_watched_directory_may_be_deleted_and_recreated(place: Place) -> None:
     """The watch is armed again on the new directory, whose snapshots are found."""
     with place.daemon():
         place.drop(1)
@@ -138,7 +138,7 @@ def test_the_root_may_be_deleted_and_made_again(place: Place) -> None:
         place.wait_for(2)
 
 
-def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
+def test_the_watched_directory_may_be_renamed_and_replaced(place: Place) -> None:
     """Changes in the directory that was moved away are ignored."""
     with place.daemon():
         place.drop(1)
@@ -150,7 +150,7 @@ def test_the_root_may_be_renamed_and_replaced(place: Place) -> None:
         assert "day=7" not in place.published()
 
 
-def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
+def test_the_watched_directory_may_be_a_changing_link(place: Place) -> None:
     """A link is followed to its current target."""
     for name in ("one", "two"):
         (place.watch.parent / name).mkdir()
@@ -165,7 +165,7 @@ def test_the_root_may_be_a_link_that_moves(place: Place) -> None:
         place.wait_for(2)
 
 
-def test_a_mount_over_the_root_is_seen_through(place: Place) -> None:
+def test_a_mount_over_the_watched_directory_is_noticed(place: Place) -> None:
     """Another file system mounted on the root is another root; when it is unmounted, the old one is back."""
     with place.daemon():
         place.drop(1)
@@ -196,7 +196,7 @@ def test_an_overflow_of_the_event_queue_loses_nothing(place: Place) -> None:
         place.wait_for(3)
 
 
-def test_a_name_that_is_not_text_stops_nothing(place: Place) -> None:
+def test_a_name_that_is_not_utf_8_stops_nothing(place: Place) -> None:
     """Bytes that are not UTF-8 in names are escaped, and do not affect other snapshots."""
     stray = Path(os.fsdecode(b"\xff\xfe"))
     with place.daemon() as process:
@@ -214,7 +214,7 @@ def test_a_name_that_is_not_text_stops_nothing(place: Place) -> None:
     assert place.run("sync", str(place.watch / stray)).returncode == 3
 
 
-def test_a_handler_that_raised_is_replaced(place: Place) -> None:
+def test_a_failed_event_handler_is_replaced(place: Place) -> None:
     """An exception ends the thread that dispatches events; this is noticed, and the watch is armed again."""
     place.command = [
         sys.executable,
@@ -235,7 +235,7 @@ def test_a_handler_that_raised_is_replaced(place: Place) -> None:
     assert "ZeroDivisionError" in place.log.read_text()
 
 
-def test_a_watch_limit_below_the_root_is_harmless(place: Place) -> None:
+def test_reaching_the_inotify_limit_is_harmless(place: Place) -> None:
     """The kernel watches three directories and no more: what is completed in others is found by the rescan."""
     few = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
     allowed = ["unshare", "--user", "--map-root-user", "sh", "-c", few, "sh"]
@@ -253,7 +253,7 @@ def test_a_watch_limit_below_the_root_is_harmless(place: Place) -> None:
         place.wait_for(5)
 
 
-def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
+def test_without_events_the_rescan_finds_everything(place: Place) -> None:
     """Without watches from the kernel, as on a network file system, rescans find everything, and status says so."""
     place.command = [
         sys.executable,
@@ -271,7 +271,7 @@ def test_without_any_event_the_rescan_finds_everything(place: Place) -> None:
         place.wait_for(1)
 
 
-def test_a_burst_of_files_is_one_thing_to_look_at(place: Place) -> None:
+def test_a_burst_of_files_causes_one_scan(place: Place) -> None:
     """Twelve thousand files overflow the kernel's queue; the snapshot among them is published all the same."""
     place.drop(1)
     with place.daemon() as process:
@@ -313,7 +313,7 @@ def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
         place.wait_for(1)
 
 
-def test_contents_other_than_listed_are_waited_for(root: Path) -> None:
+def test_contents_that_do_not_match_the_manifest_are_waited_for(root: Path) -> None:
     """If sizes agree but hashes do not, it waits; the next is handled, and once corrected, it is published."""
     place = Place(root, complete="auto")
     folder = place.drop(2, marker=False)
@@ -369,7 +369,7 @@ def processor_seconds(process: int) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_very_deep_trees_stop_nothing(place: Place) -> None:
+def test_very_deep_trees_do_not_stop_the_daemon(place: Place) -> None:
     """One is there at the start, one is moved in later; the snapshots beside them are published by the same daemon."""
     deep(place.watch / "bottomless", 1200)
     place.drop(1)

@@ -103,7 +103,7 @@ def answering() -> Iterator[Callable[..., ObjectStoreConfig]]:
         (400, "XMinioStorageFull", SinkUnavailable, "no space left"),
     ],
 )
-def test_what_a_service_refuses(
+def test_errors_of_a_service_are_quoted(
     root: Path,
     answering: Callable[..., ObjectStoreConfig],
     status: int,
@@ -119,7 +119,7 @@ def test_what_a_service_refuses(
 
 
 @pytest.mark.services("obstore")
-def test_an_endpoint_that_is_not_there(root: Path) -> None:
+def test_an_unreachable_endpoint_is_reported(root: Path) -> None:
     """It may come."""
     config = ObjectStoreConfig(name="test", url="s3://b/p", endpoint=f"http://127.0.0.1:{free_port()}")
     caught = refused(root, config)
@@ -128,7 +128,7 @@ def test_an_endpoint_that_is_not_there(root: Path) -> None:
 
 
 @pytest.mark.services("obstore")
-def test_a_wrong_secret_is_nowhere(root: Path, rclone_server: S3Server, tmp_path: Path) -> None:
+def test_a_wrong_secret_is_never_shown(root: Path, rclone_server: S3Server, tmp_path: Path) -> None:
     """Neither in the line, nor in the traceback that ``--debug`` shows, nor in the log and state of the service."""
     wrong = "a-wrong-secret-of-somebody"
     url = f"s3://{BUCKET}/wrong-{next(_PREFIXES)}"
@@ -156,7 +156,7 @@ def test_a_wrong_secret_is_nowhere(root: Path, rclone_server: S3Server, tmp_path
         assert wrong not in text
 
 
-def test_a_directory_that_is_full(root: Path, tmp_path: Path) -> None:
+def test_a_full_directory_is_reported(root: Path, tmp_path: Path) -> None:
     """What is half there is completed once there is room."""
     (tmp_path / "remote").mkdir()
     config = ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote")
@@ -181,7 +181,7 @@ def test_a_directory_that_is_full(root: Path, tmp_path: Path) -> None:
     assert deliver(sink, root, 3).version == 3
 
 
-def test_a_directory_that_may_not_be_written(root: Path, tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported(root: Path, tmp_path: Path) -> None:
     """Or a place under a file."""
     (tmp_path / "file").write_text("theirs")
     caught = refused(root, ObjectStoreConfig(name="test", url=f"file://{tmp_path}/file"))
@@ -200,7 +200,7 @@ def test_a_prefix_of_another_program_is_refused(root: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"format": 9}', b"\xff" * 50])
-def test_a_damaged_pointer(root: Path, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_pointer_is_refused(root: Path, tmp_path: Path, damage: bytes) -> None:
     """It is not guessed what it was."""
     (tmp_path / "remote").mkdir()
     config = ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote")
@@ -229,7 +229,7 @@ def test_invalid_urls_are_refused_before_connecting(url: str, says: str) -> None
 
 @pytest.mark.services("obstore")
 @pytest.mark.parametrize("text", ["nonsense\n", "=x\n", "AWS_NO_SUCH_KEY=1\n"])
-def test_a_credentials_file_that_is_none(tmp_path: Path, text: str) -> None:
+def test_an_invalid_credentials_file_is_refused(tmp_path: Path, text: str) -> None:
     """The line is named, its contents are not."""
     file = tmp_path / "credentials"
     file.write_text(text)
@@ -273,7 +273,7 @@ def test_secrets_come_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pyt
         ([{"name": "m", "kind": "object_store", "url": "file:///x", "pasword": "hunter2"}], "unknown"),
     ],
 )
-def test_a_configuration_that_is_wrong(tmp_path: Path, sinks: object, says: str) -> None:
+def test_an_invalid_sink_configuration_is_refused(tmp_path: Path, sinks: object, says: str) -> None:
     """The key is named; no value that may be a secret is."""
     file = tmp_path / "embsync.yaml"
     file.write_text(json.dumps({"delivery": {"sinks": sinks}}))
@@ -283,7 +283,7 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, sinks: object, says: str)
     assert "hunter2" not in str(caught.value)
 
 
-def test_paths_of_a_sink_are_relative_to_the_file(tmp_path: Path) -> None:
+def test_paths_of_a_sink_are_relative_to_the_configuration_file(tmp_path: Path) -> None:
     """Like all others."""
     sink = {"name": "m", "kind": "object_store", "url": "s3://b/c", "credentials_file": "secrets"}
     file = tmp_path / "embsync.yaml"

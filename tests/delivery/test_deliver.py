@@ -269,7 +269,7 @@ def test_a_version_that_is_superseded_while_it_is_staged_is_not_committed(place:
     [(Probe(239, 160), "rows are missing"), (Probe(240, None), "rows are missing")],
     ids=["items", "users"],
 )
-def test_what_lacks_rows_is_not_switched_to(place: Place, probe: Probe, error: str) -> None:
+def test_an_incomplete_version_is_not_switched_to(place: Place, probe: Probe, error: str) -> None:
     """Its readers see what they saw before."""
 
     class Lossy(DirectorySink):
@@ -282,7 +282,7 @@ def test_what_lacks_rows_is_not_switched_to(place: Place, probe: Probe, error: s
     assert place.numbers() == [None, None]
 
 
-def test_a_recall_that_is_missed_is_noted_or_refused(place: Place) -> None:
+def test_a_missed_recall_is_noted_or_refused(place: Place) -> None:
     """As ``index.on_missed_recall`` says."""
 
     class Bad(DirectorySink):
@@ -318,7 +318,7 @@ def test_a_sink_of_another_store_is_refused(place: Place, tmp_path: Path) -> Non
         assert served(place.sinks["one"]).items.ids == version.items.ids.tolist()  # type: ignore[union-attr]
 
 
-def test_a_publisher_that_was_overtaken_looks_again(place: Place) -> None:
+def test_an_overtaken_publisher_checks_again(place: Place) -> None:
     """Two deliveries of one store: the slower one finds that there is nothing left to do."""
 
     class Overtaken(DirectorySink):
@@ -336,7 +336,7 @@ def test_a_publisher_that_was_overtaken_looks_again(place: Place) -> None:
     assert deliver(sink, place.root, 3).changed is False
 
 
-def test_one_delivery_at_a_time(place: Place) -> None:
+def test_only_one_delivery_runs_at_a_time(place: Place) -> None:
     """The second one says who is there."""
     service = place.service()
     with service._alone(), pytest.raises(StoreBusy, match="another delivery") as caught:
@@ -369,7 +369,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_command_once(place: Place) -> None:
+def test_deliver_once_reports_each_sink(place: Place) -> None:
     """Says what is where, ends with the code of the first error, and ``status`` shows it."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
@@ -393,7 +393,7 @@ def test_the_command_once(place: Place) -> None:
     assert shown.splitlines()[0].endswith(". Also: delivery fails to mirror.")
 
 
-def test_the_service_by_its_signals(place: Place) -> None:
+def test_the_service_responds_to_signals(place: Place) -> None:
     """It follows, logs what it did, reads the configuration again, keeps a good one, and stops at once."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
@@ -498,7 +498,7 @@ def test_a_reload_of_what_may_not_change_is_refused(place: Place, tmp_path: Path
     assert service._couriers is before
 
 
-def test_no_sinks_is_an_error_of_the_configuration(place: Place) -> None:
+def test_a_configuration_without_sinks_is_refused(place: Place) -> None:
     """Exit code 2, as a service need not be restarted for it."""
     done = run("deliver", "--once", "--store", place.root)
     assert (done.returncode, "no sinks" in done.stderr) == (2, True)

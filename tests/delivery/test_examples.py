@@ -113,7 +113,7 @@ def publish_another(place: Place, job: dict[str, list[str]]) -> None:
         assert place.run(job[step]).returncode == 0
 
 
-def test_every_pod_is_sound() -> None:
+def test_every_kubernetes_manifest_is_valid() -> None:
     """Volumes that are mounted exist, commands are those of this release, and options are known."""
     specs = [documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
     specs.append(documents("sidecar.yaml")[0]["spec"]["template"]["spec"])
@@ -126,7 +126,7 @@ def test_every_pod_is_sound() -> None:
             assert container["image"].endswith(f":{embsync.__version__}")
 
 
-def test_the_container_recipe() -> None:
+def test_the_container_image_has_what_it_needs() -> None:
     """It installs this release with extras that there are, and runs a command that there is, not as root."""
     lines = (EXAMPLES / "container" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     text = "\n".join(lines)
@@ -179,7 +179,7 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["airflow/embsync_dag.py", "dagster/definitions.py"])
-def test_a_scheduler_knows_what_to_try_again(
+def test_exit_codes_tell_a_scheduler_what_to_retry(
     place: Place, schedulers: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """By the exit codes of all errors: what may heal by itself; and the JSON is returned."""
@@ -205,7 +205,7 @@ def test_a_scheduler_knows_what_to_try_again(
     assert example.embsync("deliver", "--once")["arguments"] == f"deliver --once --config {example.CONFIG} --json"
 
 
-def test_copies_by_other_programs(place: Place) -> None:
+def test_copies_made_by_other_programs_are_intact(place: Place) -> None:
     """As docs/delivery.md says: rclone leaves out the link, after which one command makes the copy a store again."""
     configure(place)
     job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])

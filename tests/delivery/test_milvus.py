@@ -91,7 +91,7 @@ class TestMilvus(SinkContract):
     def occupy(self) -> None:
         simple_collection(self.client, "embsync")
 
-    def test_readers_get_the_recall_that_was_measured(self, tmp_path: Path) -> None:
+    def test_readers_get_the_measured_recall(self, tmp_path: Path) -> None:
         """A probe waits for the index: rows that are not in it yet are compared one by one."""
         root = sync_large(tmp_path / "store")
         with pinned(root) as version:
@@ -180,7 +180,7 @@ def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: 
     sink.close()
 
 
-def test_a_publisher_that_died_while_it_switched_is_waited_for_and_passed(
+def test_a_publisher_that_died_during_a_switch_is_overtaken(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its second alias is left behind; it also does not keep its version from being dropped."""
@@ -199,7 +199,7 @@ def test_a_publisher_that_died_while_it_switched_is_waited_for_and_passed(
 
 
 @pytest.mark.parametrize("alias", ["embsync", "embsync_switching"])
-def test_an_alias_of_others_stays_where_it_is(
+def test_an_alias_of_another_program_is_left_alone(
     alias: str, milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before rows move, and where it was made meanwhile: it is not taken for one that a publisher left behind."""
@@ -217,7 +217,7 @@ def test_an_alias_of_others_stays_where_it_is(
     sink.close()
 
 
-def test_a_collection_of_others_with_the_name_of_the_lock_ends_a_switch(
+def test_a_foreign_collection_with_the_name_of_the_lock_is_refused(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:
     """It was made after the check: a switch would wait for it for ever."""
@@ -232,7 +232,7 @@ def test_a_collection_of_others_with_the_name_of_the_lock_ends_a_switch(
     sink.close()
 
 
-def test_the_rest_of_a_creation_that_was_killed_is_ours(
+def test_the_rest_of_a_killed_creation_is_replaced(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:
     """Before its description was written it says nothing of its store; the next run makes it again, or drops it."""
@@ -248,7 +248,7 @@ def test_the_rest_of_a_creation_that_was_killed_is_ours(
     sink.close()
 
 
-def test_a_filter_takes_labels(milvus: str, milvus_client: Any, stores: Callable[[str], Path]) -> None:
+def test_filters_on_labels_work(milvus: str, milvus_client: Any, stores: Callable[[str], Path]) -> None:
     """As ``where=`` does in Python, by the expressions of the documentation."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     conditions: list[tuple[str, dict[str, Any]]] = [

@@ -153,12 +153,12 @@ def place(tmp_path: Path) -> ObjectStoreConfig:
     return ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote", grace_seconds=0.0)
 
 
-def test_killed_pushes(stores: Stores, tmp_path: Path) -> None:
+def test_a_killed_push_is_completed_by_the_next(stores: Stores, tmp_path: Path) -> None:
     """A few of those below, to a directory."""
     torment_a_push("push", stores("plain"), place(tmp_path), _FEW)
 
 
-def test_killed_pulls(stores: Stores, tmp_path: Path) -> None:
+def test_a_killed_pull_is_completed_by_the_next(stores: Stores, tmp_path: Path) -> None:
     """A few of those below, from a directory."""
     torment_a_pull(stores("plain"), place(tmp_path), tmp_path, _FEW)
 
@@ -167,7 +167,7 @@ def test_killed_pulls(stores: Stores, tmp_path: Path) -> None:
 @pytest.mark.services("moto", "obstore")
 @pytest.mark.parametrize("work", ["push", "service", "pull"])
 @pytest.mark.parametrize("where", ["directory", "moto", "rclone"])
-def test_fifty_kills(
+def test_fifty_kills_leave_nothing_wrong(
     work: str,
     where: str,
     stores: Stores,

@@ -81,7 +81,7 @@ def test_a_wrong_url_is_refused(url: str, kind: type[Exception], refused: Callab
     assert refused(kind, url=url).exit_code == {SinkUnavailable: 7, UsageError: 2}[kind]
 
 
-def test_a_database_that_is_not_there_or_lacks_pgvector_is_refused(
+def test_a_missing_database_or_one_without_pgvector_is_refused(
     refused: Callable[..., Any],
     postgresql: PostgresqlServer,
 ) -> None:
@@ -165,7 +165,9 @@ def test_a_schema_for_another_kind_of_ids_is_refused(
     sink.close()
 
 
-def test_a_table_of_others_in_the_schema_stays(stores: Stores, postgresql: PostgresqlServer, database: str) -> None:
+def test_a_table_of_another_program_in_the_schema_stays(
+    stores: Stores, postgresql: PostgresqlServer, database: str
+) -> None:
     """It has the name of a partition of the next version: neither this run nor the next one takes it for its own."""
     given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
     sink = open_sink(PostgresqlConfig(**given))

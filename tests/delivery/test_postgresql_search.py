@@ -95,7 +95,7 @@ def test_a_search_finds_and_scores_as_the_store_does(
     assert found.search.keys() == {"probes" if keys.get("index") == "ivfflat" else "ef_search"}
 
 
-def test_the_functions_answer_every_kind_of_question(
+def test_the_functions_answer_every_kind_of_query(
     stores: Stores,
     postgresql: PostgresqlServer,
     database: str,
@@ -274,7 +274,7 @@ def test_wide_vectors_have_an_index_of_16_bit_numbers(
             assert [row[0] for row in rows] == version.search_by_user([user], 5)[0][0].tolist()
 
 
-def test_a_server_notices_that_a_delivery_was_killed(
+def test_the_server_ends_the_session_of_a_killed_delivery(
     stores: Stores,
     postgresql: PostgresqlServer,
     database: str,

@@ -119,7 +119,7 @@ class Broken:
                 yield part
 
 
-def test_what_arrives_is_an_ordinary_store(mirror: Mirror) -> None:
+def test_a_pulled_store_is_an_ordinary_store(mirror: Mirror) -> None:
     """It is opened, searched, verified, rolled back and pruned as any other, and holds nothing else."""
     first = mirror.pull().once()
     assert (first.version, first.changed, first.linked) == (1, True, 0)
@@ -180,7 +180,7 @@ def test_a_broken_transfer_is_continued(mirror: Mirror) -> None:
     assert_at_rest(mirror.copy, *PULLED)
 
 
-def test_damaged_rests_of_a_transfer_are_not_continued(mirror: Mirror) -> None:
+def test_a_damaged_partial_transfer_is_not_continued(mirror: Mirror) -> None:
     """Neither a complete file nor the beginning of one is trusted without its hash."""
     with pytest.raises(SinkUnavailable):
         mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
@@ -193,7 +193,7 @@ def test_damaged_rests_of_a_transfer_are_not_continued(mirror: Mirror) -> None:
     assert assert_intact(mirror.copy) == 1
 
 
-def test_rests_of_another_version_are_removed(mirror: Mirror) -> None:
+def test_a_partial_transfer_of_another_version_is_removed(mirror: Mirror) -> None:
     """Of one that was not completed before the next was pushed."""
     with pytest.raises(SinkUnavailable):
         mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
@@ -251,7 +251,7 @@ def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
     assert snapshot_of(mirror.copy) == before
 
 
-def test_a_puller_that_misses_an_object_reads_the_pointer_again(mirror: Mirror) -> None:
+def test_a_pull_that_misses_an_object_rereads_the_pointer(mirror: Mirror) -> None:
     """Its version was deleted there meanwhile; without another one current there, it says what is missing."""
     sink = ObjectStoreSink(mirror.config)
     stale, pointer = mirror.pull(), mirror.pull()._pointer()
@@ -270,7 +270,7 @@ def _first_then(first: Any, rest: Any) -> Any:
     return lambda: answers.pop() if answers else rest()
 
 
-def test_files_that_are_here_already_are_not_transferred_again(mirror: Mirror) -> None:
+def test_files_that_exist_locally_are_not_transferred_again(mirror: Mirror) -> None:
     """A version with other labels shares all files but few; between nights, the start sample is the same."""
     mirror.pull().once()
     mirror.publish()
@@ -336,7 +336,7 @@ def test_a_hold_stops_pulling_until_resume(mirror: Mirror) -> None:
     assert mirror.pull().follow_once() is not None
 
 
-def test_several_pulls_on_one_host_are_one(mirror: Mirror) -> None:
+def test_concurrent_pulls_on_one_host_transfer_once(mirror: Mirror) -> None:
     """One transfers, and the others find that it is done."""
     watched = Broken(mirror.objects, "nothing")
     outcomes = []
@@ -360,7 +360,7 @@ def test_a_store_with_a_daemon_is_refused(mirror: Mirror) -> None:
     assert snapshot_of(mirror.copy) == before
 
 
-def test_a_store_that_comes_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_store_pulled_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     """One that was published here, and one that was pulled from another place."""
     (tmp_path / "elsewhere").mkdir()
     elsewhere = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/elsewhere"))
@@ -375,7 +375,7 @@ def test_a_store_that_comes_from_elsewhere_is_refused(mirror: Mirror, tmp_path: 
     assert read_source(mirror.copy).url == mirror.config.url  # type: ignore[union-attr]
 
 
-def test_nothing_is_published_into_a_copy(mirror: Mirror) -> None:
+def test_nothing_can_be_published_into_a_pulled_store(mirror: Mirror) -> None:
     """Its numbers are those of another store."""
     mirror.pull().once()
     before = snapshot_of(mirror.copy)
@@ -399,7 +399,7 @@ def test_another_store_under_the_same_url_is_refused(mirror: Mirror, stores: Sto
     assert assert_intact(mirror.copy) == 1
 
 
-def test_a_mistyped_url_makes_no_store(tmp_path: Path) -> None:
+def test_a_mistyped_url_creates_no_store(tmp_path: Path) -> None:
     """Nothing was pushed there."""
     (tmp_path / "empty").mkdir()
     objects = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/empty"))
@@ -431,7 +431,7 @@ def test_the_commands(mirror: Mirror) -> None:
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
-def test_a_full_disk_leaves_what_was_current(mirror: Mirror) -> None:
+def test_a_full_disk_leaves_the_current_version(mirror: Mirror) -> None:
     """One line and the exit code of a full disk; with room again, the next pull completes it."""
     mirror.copy.mkdir()
     with mounted(mirror.copy, "24m"):
@@ -449,7 +449,7 @@ def test_a_full_disk_leaves_what_was_current(mirror: Mirror) -> None:
 
 
 @pytest.mark.long
-def test_a_follower_takes_what_is_pushed_until_it_is_stopped(mirror: Mirror) -> None:
+def test_pull_follow_pulls_each_version_until_stopped(mirror: Mirror) -> None:
     """Three publishes and a rollback there; a local rollback and a hold stay; SIGTERM ends it with exit code 0."""
     command = [sys.executable, "-m", "embsync", "pull", mirror.config.url, "--store", str(mirror.copy), "--json"]
     with subprocess.Popen(

@@ -21,7 +21,7 @@ def some_likes(users: int = 60, items: int = 40) -> csr_array:
     return csr_array(likes.astype(np.float32))
 
 
-def test_a_half_step_is_the_formula_of_the_paper() -> None:
+def test_a_half_step_solves_the_published_equation() -> None:
     """Each row solves its own weighted ridge regression, written here as densely as the paper does."""
     likes, items = some_likes(), np.random.default_rng(6).standard_normal((40, 6)).astype(np.float32)
     found, Y = solve(likes, items, SETTINGS), items.astype(np.float64)

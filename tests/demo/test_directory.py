@@ -12,7 +12,7 @@ from embsync.demo.taste import World
 from embsync.errors import UsageError
 
 
-def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     """The error names what is there and what to do instead."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "precious").write_text("kept")
@@ -24,7 +24,7 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["store", "precious"]
 
 
-def test_many_foreign_files_are_named_in_part(tmp_path: Path) -> None:
+def test_only_some_of_many_other_files_are_listed(tmp_path: Path) -> None:
     """Three names and the number of the others are enough."""
     for name in "abcde":
         (tmp_path / name).touch()
@@ -40,7 +40,7 @@ def test_a_marker_of_another_program_is_not_a_demo(tmp_path: Path) -> None:
     assert (tmp_path / "EMBSYNC-DEMO").read_text() == "notes about the demo"
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
     """A path that is a file, or leads through one, is a usage error."""
     file = tmp_path / "file"
     file.touch()
@@ -50,7 +50,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         DemoDirectory(file / "demo").prepare()
 
 
-def test_a_linked_store_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_to_a_store_is_not_followed(tmp_path: Path) -> None:
     """Where the store of an earlier demo became a link, what it leads to is not deleted."""
     place, elsewhere = DemoDirectory(tmp_path / "demo"), tmp_path / "elsewhere"
     place.prepare()
@@ -62,7 +62,7 @@ def test_a_linked_store_is_not_followed(tmp_path: Path) -> None:
     assert (elsewhere / "precious").exists()
 
 
-def test_an_earlier_demo_is_replaced_and_nothing_else_in_it(tmp_path: Path, small: World) -> None:
+def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
     """A second run starts from an empty store; a file that somebody put there stays."""
     run(tmp_path / "demo", 3, world=small)
     (tmp_path / "demo" / "notes.txt").write_text("kept")

@@ -22,7 +22,7 @@ def printed(told: Story, encoding: str = "utf-8", width: int = 80) -> str:
     return raw.getvalue().decode(encoding)
 
 
-def test_the_figures_are_on_the_screen(told: Story) -> None:
+def test_the_figures_are_printed(told: Story) -> None:
     """Stale searches, classifier and certificate appear with the story's own figures."""
     text = printed(told)
     last = told.nights[-1]
@@ -46,7 +46,7 @@ def test_the_commands_to_try_next_can_be_copied(told: Story) -> None:
     ]
 
 
-def test_paths_are_as_short_as_they_can_be_typed(told: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_where_that_is_shorter(told: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the working directory, the demo is named relative to it."""
     monkeypatch.chdir(told.directory.parent)
     assert f"embsync status --store {told.directory.name}/store\n" in printed(told)

@@ -22,7 +22,7 @@ def raw(told: Story, night: int) -> Embeddings:
     return measure.of_snapshot(told.snapshots / f"day={night}")
 
 
-def test_a_classifier_is_lost_on_raw_vectors_and_at_home_on_stable_ones(told: Story) -> None:
+def test_a_classifier_works_on_stable_and_fails_on_raw_vectors(told: Story) -> None:
     """On every later night: near chance on raw vectors, within 0.05 of a retrained one on stable vectors."""
     later = told.nights[1:]
     assert all(abs(night.auc_raw - 0.5) < 0.15 for night in later)
@@ -31,7 +31,7 @@ def test_a_classifier_is_lost_on_raw_vectors_and_at_home_on_stable_ones(told: St
     assert all(night.auc_retrained > 0.8 for night in later)
 
 
-def test_before_anything_is_retrained_all_vectors_serve_alike(told: Story) -> None:
+def test_all_vectors_work_equally_before_the_first_retraining(told: Story) -> None:
     """On night 1 itself the classifier does as well on raw as on stable vectors: the space costs nothing."""
     first = told.nights[0]
     assert first.auc_raw == pytest.approx(first.auc_stable, abs=0.01)
@@ -39,7 +39,7 @@ def test_before_anything_is_retrained_all_vectors_serve_alike(told: Story) -> No
     assert first.item_cosine_raw is None
 
 
-def test_a_stale_search_is_better_with_the_stable_vector(told: Story) -> None:
+def test_a_stale_query_finds_more_with_stable_vectors(told: Story) -> None:
     """Raw: little better than anything; stable: most of the fresh top 10, and more of what was liked next."""
     assert [stale.night for stale in told.stale] == [5, 1]
     for stale in told.stale:
@@ -51,7 +51,7 @@ def test_a_stale_search_is_better_with_the_stable_vector(told: Story) -> None:
         assert stale.recall_stable > 0.7 * stale.recall_fresh
 
 
-def test_items_keep_their_place_from_night_to_night(told: Story) -> None:
+def test_items_stay_in_place_between_nights(told: Story) -> None:
     """Raw cosines are near zero, stable ones high; both agree with what the pipeline wrote into the manifests."""
     with embsync.open(told.store) as store:
         for night in told.nights[1:]:
@@ -78,7 +78,7 @@ def test_every_version_is_published_without_a_warning_and_certified(told: Story)
             assert night.top_k_agreement == 1.0
 
 
-def test_snapshots_are_complete_and_have_axes_of_their_own(told: Story) -> None:
+def test_snapshots_are_complete_and_have_different_axes(told: Story) -> None:
     """Two nights' raw items are near orthogonal as they stand, and near each other once rotated."""
     for night in told.nights:
         files = {path.name for path in (told.snapshots / f"day={night.night}").iterdir()}
@@ -91,7 +91,7 @@ def test_snapshots_are_complete_and_have_axes_of_their_own(told: Story) -> None:
     assert np.linalg.norm(turned - two.items[b]) < 0.7 * distance
 
 
-def test_people_and_titles_come_and_go_every_night(told: Story) -> None:
+def test_users_and_items_come_and_go_every_night(told: Story) -> None:
     """Each night has ids that the night before did not have, and the other way round, on both sides."""
     for night in told.nights[1:]:
         before, now = raw(told, night.night - 1), raw(told, night.night)
@@ -101,7 +101,7 @@ def test_people_and_titles_come_and_go_every_night(told: Story) -> None:
         assert len(np.setdiff1d(before.user_ids, now.user_ids)) > 0
 
 
-def test_the_example_is_what_the_store_answers(told: Story) -> None:
+def test_the_example_equals_the_answers_of_the_store(told: Story) -> None:
     """The shown user is absent from the last snapshot, and the shown list is what a search by that id gives."""
     shown = told.example
     assert shown.user not in raw(told, 6).user_ids
@@ -116,7 +116,7 @@ def test_the_example_is_what_the_store_answers(told: Story) -> None:
     assert f"{shown.stable[0].id},{shown.stable[0].title},{shown.stable[0].genre}" in titles
 
 
-def test_the_same_seed_tells_the_same_story(tmp_path: Path, small: World) -> None:
+def test_the_same_seed_gives_the_same_figures(tmp_path: Path, small: World) -> None:
     """All figures repeat, times apart; another seed gives others."""
     stories = [run(tmp_path / str(number), 3, seed=seed, world=small) for number, seed in enumerate((3, 3, 4))]
     one, again, other = (dataclasses.asdict(story)["nights"] for story in stories)
@@ -126,7 +126,7 @@ def test_the_same_seed_tells_the_same_story(tmp_path: Path, small: World) -> Non
     assert one != other
 
 
-def test_two_nights_are_the_shortest_story(tmp_path: Path, small: World) -> None:
+def test_two_nights_are_the_minimum(tmp_path: Path, small: World) -> None:
     """Two nights give one group of stale users; one night leaves nothing to compare."""
     told = run(tmp_path / "two", 2, world=small)
     assert [stale.night for stale in told.stale] == [1]

@@ -40,14 +40,14 @@ def test_a_night_has_no_rows_of_absent_users_and_no_rare_items(small: World) -> 
         assert np.asarray(night.likes.sum(axis=0)).min() >= small.fewest_likes
 
 
-def test_rows_come_in_no_order(small: World) -> None:
+def test_rows_are_in_random_order(small: World) -> None:
     """A training job promises no order of rows, and the demo's keeps none."""
     _, (night,) = played(small, 1)
     assert (np.diff(night.items) < 0).any()
     assert (np.diff(night.users) < 0).any()
 
 
-def test_likes_are_new_and_as_many_as_wanted(small: World) -> None:
+def test_the_requested_number_of_new_likes_is_drawn(small: World) -> None:
     """Nothing is liked twice, and nothing that is not on offer."""
     known, (night,) = played(small, 1)
     users, offered = night.users[:50], np.sort(night.items)[:300]
@@ -59,7 +59,7 @@ def test_likes_are_new_and_as_many_as_wanted(small: World) -> None:
     assert added[:, np.setdiff1d(np.arange(added.shape[1]), offered)].sum() == 0
 
 
-def test_without_focus_only_popularity_counts(small: World) -> None:
+def test_without_focus_likes_follow_popularity_alone(small: World) -> None:
     """With focus 0 affinity does not show in the likes."""
     known, (night,) = played(replace(small, focus=0.0), 1)
     affinity = known.user_tastes[night.users] @ known.item_tastes[night.items].T

@@ -40,7 +40,7 @@ COMPOSITES = [
 
 
 @pytest.mark.parametrize("factory", COMPOSITES)
-def test_any_factory_string(side, shelf, index_of, factory):
+def test_any_factory_string_can_be_built(side, shelf, index_of, factory):
     """Built, written, mapped and searched, an index returns live rows only, ordered, and as many as asked."""
     config = IndexConfig(factory=factory)
     check_factory(config, 16)
@@ -90,7 +90,7 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, knob, l
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_index_is_made_by_as_many_threads_as_configured(side, monkeypatch, threads):
+def test_an_index_is_built_with_the_configured_threads(side, monkeypatch, threads):
     """``threads``; whoever searches afterwards has as many as before."""
     used, build = [], rotate_or_rebuild.build
 
@@ -108,13 +108,13 @@ def test_an_index_is_made_by_as_many_threads_as_configured(side, monkeypatch, th
 @pytest.mark.parametrize(
     ("rows", "factory"), [(3_900, "Flat"), (4_100, "HNSW32"), (5_000, "HNSW32"), (6_000, "HNSW32")]
 )
-def test_the_estimate_is_that_of_the_larger_index_where_either_may_be_chosen(rows, factory):
+def test_the_estimate_is_that_of_the_larger_possible_index(rows, factory):
     """``auto`` near its limit keeps the kind of index that there was."""
     assert resolve_factory("auto", rows, "HNSW32") == factory
     assert estimate_bytes(rows, 16, "auto") == estimate_bytes(rows, 16, factory)
 
 
-def test_a_plateau_is_not_the_end():
+def test_the_search_continues_past_a_plateau_of_recall():
     """Queries that want the same ten of which some lie far from the others: all are found, however long nothing was."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((3000, 16)).astype(np.float32)
@@ -126,14 +126,14 @@ def test_a_plateau_is_not_the_end():
         assert gate.judge(index, live).recall == 1.0
 
 
-def test_a_target_out_of_reach(side, index_of):
+def test_an_unreachable_target_is_reported(side, index_of):
     """Codes too coarse for the target: the report says what was reached, and with what, and nothing raises."""
     built = index_of(side, IndexConfig(factory="IVF16,PQ2x4", on_missed_recall="refuse"))
     assert built.report.recall_at_10 < built.report.target_recall == 0.95
     assert 1 <= built.report.search["nprobe"] <= 16
 
 
-def test_given_truth_equals_computed_truth(side):
+def test_given_ground_truth_equals_computed_ground_truth(side):
     """Exact neighbours from the caller, even more of them than needed, lead to the same report."""
     config = IndexConfig(factory="HNSW16")
     truth = exact_neighbours(live_vectors(side.vectors, side.live, "inner_product"), side.queries, 25, "inner_product")
@@ -144,7 +144,7 @@ def test_given_truth_equals_computed_truth(side):
         refresh(side.vectors, side.live, side.queries, truth[:, :4], config, 1)
 
 
-def test_without_queries_nothing_is_claimed(side):
+def test_without_queries_no_recall_is_reported(side):
     """No queries: recall is None and the search parameters are generous ones."""
     built = refresh(side.vectors, side.live, side.queries[:0], None, IndexConfig(factory="HNSW16"), 1)
     assert built.report.recall_at_10 is None
@@ -152,7 +152,7 @@ def test_without_queries_nothing_is_claimed(side):
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4", "PCA8,HNSW16,RFlat"])
-def test_one_thread_gives_the_same_file_twice(side, shelf, index_of, factory):
+def test_with_one_thread_the_file_is_reproducible(side, shelf, index_of, factory):
     """Same input, one thread: byte-identical files and equal reports."""
     first, second = (index_of(side, IndexConfig(factory=factory)) for _ in range(2))
     assert shelf.save(first, "a") == shelf.save(second, "b")
@@ -171,7 +171,7 @@ def test_vectors_are_not_modified_and_may_be_read_only(side, tmp_path):
             assert from_map.report == from_memory.report
 
 
-def test_an_error_of_the_writer_comes_back(side, index_of):
+def test_an_error_of_the_writer_is_raised(side, index_of):
     """A full disk stops the writing at once, with the writer's own error."""
     built = index_of(side, IndexConfig(factory="Flat"))
     calls = []
@@ -185,7 +185,7 @@ def test_an_error_of_the_writer_comes_back(side, index_of):
     assert len(calls) == 1
 
 
-def test_writing_is_streamed(make, index_of):
+def test_the_index_is_written_as_a_stream(make, index_of):
     """No chunk is larger than a mebibyte, and together they are the index."""
     built = index_of(make(rows=20_000, width=32), IndexConfig(factory="Flat"))
     sizes = []
@@ -218,7 +218,7 @@ def test_writing_is_streamed(make, index_of):
         ("MinMaxFP16,Flat", "l2", 16),
     ],
 )
-def test_rejected_factory_strings(factory, metric, width):
+def test_invalid_factory_strings_are_refused(factory, metric, width):
     """A string FAISS rejects, or whose index cannot serve the metric, is a configuration error before any work."""
     with pytest.raises(UsageError, match=r"index\.factory") as caught:
         check_factory(IndexConfig(factory=factory, metric=metric), width)
@@ -247,7 +247,7 @@ def test_rejected_factory_strings(factory, metric, width):
         ("NSG150", 300),
     ],
 )
-def test_the_least_rows_are_known_without_training(make, index_of, factory, least):
+def test_the_minimum_number_of_rows_is_known_without_training(make, index_of, factory, least):
     """The rows a factory needs at least are enough to build it, and one fewer is refused before any work."""
     config = IndexConfig(factory=factory, metric="l2")
     check_factory(config, 16, least)
@@ -259,13 +259,13 @@ def test_the_least_rows_are_known_without_training(make, index_of, factory, leas
     assert index_of(make(rows=enough + 10, carried=10), config).report.labels == enough
 
 
-def test_more_lists_than_rows(make, index_of):
+def test_more_lists_than_rows_are_refused(make, index_of):
     """A factory that needs more rows than there are says so, as a configuration error."""
     with pytest.raises(UsageError, match="too few rows to train"):
         index_of(make(rows=200), IndexConfig(factory="IVF1024,Flat"))
 
 
-def test_ill_formed_arrays(side):
+def test_ill_formed_arrays_are_refused(side):
     """Arrays FAISS would take on trust are checked: dtype, order, live rows, queries."""
     config = IndexConfig(factory="Flat")
     for vectors in (side.vectors.astype(np.float64), np.asfortranarray(side.vectors), side.vectors[:, 0]):
@@ -278,7 +278,7 @@ def test_ill_formed_arrays(side):
         refresh(side.vectors, side.live, side.queries[:, :3].copy(), None, config)
 
 
-def test_auto_grows_with_the_catalogue():
+def test_auto_depends_on_the_number_of_items():
     """Few rows are scanned, more get a graph, very many get lists; a limit is not crossed back and forth."""
     assert resolve_factory("auto", 1000) == "Flat"
     assert resolve_factory("auto", 100_000) == "HNSW32"
@@ -291,7 +291,7 @@ def test_auto_grows_with_the_catalogue():
     check_factory(IndexConfig(), 16)
 
 
-def test_the_report_is_the_manifests_object(side, index_of):
+def test_the_report_is_stored_unchanged_in_the_manifest(side, index_of):
     """The keys of the manifest's index object, in its order, and further ones behind them."""
     built = index_of(side, IndexConfig(factory="HNSW16"))
     assert isinstance(built, Built)
@@ -314,7 +314,7 @@ def test_the_report_is_the_manifests_object(side, index_of):
     assert msgspec.convert(old, IndexReport).rotations == 0
 
 
-def test_single_row(index_of, make, shelf):
+def test_a_single_row_is_indexed(index_of, make, shelf):
     """One live row is a catalogue too."""
     side = make(rows=3, carried=2)
     for factory in ("auto", "HNSW16"):

@@ -62,7 +62,7 @@ def test_a_catalogue_of_equal_rows_reaches_any_target(make, index_of, factory):
     assert built.report.search.get("efSearch", 0) < 300
 
 
-def test_fewer_rows_than_neighbours_asked_for_can_all_be_found(make):
+def test_fewer_rows_than_k_can_all_be_found(make):
     """Where there are seven rows, seven are everything."""
     side = make(rows=9, carried=2)
     gate = gate_of(side, k=7)
@@ -109,7 +109,7 @@ def test_an_exact_index_is_not_measured(make, index_of, tried, factory):
     assert [point.recall for point in built.report.points] == [1.0, 1.0]
 
 
-def test_the_least_effort_is_tried_even_where_it_is_too_dear(make, index_of, tried):
+def test_the_least_effort_is_tried_even_if_it_costs_too_much(make, index_of, tried):
     """Its recall is told; whether the index is kept is decided by its cost."""
     side = make(rows=2000)
     built = index_of(side, IndexConfig(factory="HNSW16"))
@@ -123,7 +123,7 @@ def test_the_least_effort_is_tried_even_where_it_is_too_dear(make, index_of, tri
 
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat"])
-def test_growth_is_measured_against_the_last_rebuild_and_not_against_last_night(make, night, index_of, shelf, factory):
+def test_cost_growth_is_relative_to_the_last_rebuild(make, night, index_of, shelf, factory):
     """Else effort might double each night for ever: what the last rebuild needed bounds all nights after it."""
     side = make(rows=3000)
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
@@ -157,7 +157,7 @@ def test_an_index_above_the_allowed_cost_is_not_kept(side, night, index_of, shel
 
 
 @pytest.mark.parametrize("growth", [1.0, 1.3, 2.0, 4.0])
-def test_a_kept_index_never_costs_more_than_so_many_rebuilds(side, night, index_of, shelf, growth):
+def test_a_kept_index_never_exceeds_the_allowed_growth(side, night, index_of, shelf, growth):
     """Night after night, at any drift, what is kept stays within the bound."""
     config = IndexConfig(factory="IVF32,Flat", max_search_cost_growth=growth)
     built = index_of(side, config)

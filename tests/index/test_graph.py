@@ -51,7 +51,7 @@ def table(index) -> tuple[np.ndarray, np.ndarray]:
 
 @law
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.9, 1.0]))
-def test_only_links_to_the_dead_change(graph, seed, share):
+def test_only_links_to_dead_labels_change(graph, seed, share):
     """A changed link led to a dead label and leads to a living one, not the node itself nor one it had already."""
     dead = np.random.default_rng(seed).random(ROWS) < share
     index = faiss.clone_index(graph)
@@ -87,7 +87,7 @@ def test_a_new_link_goes_to_a_neighbour_of_the_dead_label(vectors):
 
 
 @pytest.mark.parametrize("worst", [False, True])
-def test_searches_gain(vectors, worst):
+def test_searches_become_faster(vectors, worst):
     """A fifth of the labels dead, random ones or those everybody links to: recall does not fall, nor do more hide."""
     index = graph_of(vectors)
     rng = np.random.default_rng(1)
@@ -114,7 +114,7 @@ def test_searches_gain(vectors, worst):
 
 
 @needs_goodbooks
-def test_ten_real_nights():
+def test_a_graph_keeps_its_recall_over_ten_real_nights():
     """Ten real retrainings later a rotated graph finds what a rebuilt one finds, at the least effort there is."""
     anchors, index, ids = None, None, np.empty(0, np.int64)
     with faiss_threads(1):

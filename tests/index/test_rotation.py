@@ -38,7 +38,7 @@ def search(built, side, k=10):
 
 
 @pytest.mark.parametrize("factory", ROTATABLE)
-def test_nights_in_a_row(side, night, index_of, shelf, factory):
+def test_recall_is_kept_over_several_rotations(side, night, index_of, shelf, factory):
     """Over three nights every factory rotates, labels stay consistent, and only live rows are found."""
     config = IndexConfig(factory=factory, **LAX)
     built = index_of(side, config)
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_new_vectors(side, night, index_of, shelf, facto
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,Flat"])
-def test_ids_leave_and_come_back(side, night, index_of, shelf, factory):
+def test_ids_may_disappear_and_return(side, night, index_of, shelf, factory):
     """An id that leaves is not found, even by its own vector; when it comes back it is."""
     config = IndexConfig(factory=factory, metric="l2", **LAX)
     built = index_of(side, config)
@@ -156,7 +156,7 @@ def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
 
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF64,Flat"])
-def test_never_below_the_target(make, night, index_of, shelf, factory):
+def test_the_recall_is_never_below_the_target(make, night, index_of, shelf, factory):
     """Whatever the drift, what is handed over meets the target; heavy drift leads to a rebuild that says so."""
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
     side = make(rows=4000)
@@ -172,7 +172,7 @@ def test_never_below_the_target(make, night, index_of, shelf, factory):
     assert [reason for reason in reasons if "effort" not in reason] == []
 
 
-def test_growth_is_measured_against_the_last_rebuild(side, night, index_of, shelf):
+def test_rotated_cost_is_relative_to_the_last_rebuild(side, night, index_of, shelf):
     """The effort of the last rebuild travels from report to report; a rebuild replaces it."""
     config = IndexConfig(factory="HNSW16")
     built = index_of(side, config)
@@ -189,7 +189,7 @@ def test_growth_is_measured_against_the_last_rebuild(side, night, index_of, shel
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4"])
-def test_reused_when_nothing_changed(side, same, index_of, shelf, factory):
+def test_an_unchanged_index_is_reused(side, same, index_of, shelf, factory):
     """Bit-identical vectors on the same live ids: the index is the parent's, byte for byte."""
     config = IndexConfig(factory=factory, **LAX)
     built = index_of(side, config)
@@ -201,7 +201,7 @@ def test_reused_when_nothing_changed(side, same, index_of, shelf, factory):
     np.testing.assert_array_equal(again.labels, built.labels)
 
 
-def test_reused_reaches_a_target_that_was_raised(side, same, index_of, shelf):
+def test_a_reused_index_reaches_a_raised_target(side, same, index_of, shelf):
     """The same vectors under a higher target: the index stays, searched with the effort a rebuilt one needs."""
     built = index_of(side, IndexConfig(factory="IVF64,Flat", target_recall=0.3))
     side, row_map = same(side)
@@ -213,7 +213,7 @@ def test_reused_reaches_a_target_that_was_raised(side, same, index_of, shelf):
     assert again.report.search == again.report.rebuilt_search == index_of(side, strict).report.search
 
 
-def test_reused_is_honest(side, same, index_of, shelf):
+def test_the_recall_of_a_reused_index_is_measured(side, same, index_of, shelf):
     """Without the parent's vectors stored ones tell; one changed number, or codes that cannot tell, mean rotation."""
     side, row_map = same(side)
     for factory, action in (("Flat", "reused"), ("HNSW16", "reused"), ("HNSW16_SQ8", "rotated"), ("SQ8", "rotated")):
@@ -285,7 +285,7 @@ def test_a_file_with_the_right_hash_that_is_not_an_index_is_damage(side, same, i
         (IndexConfig(factory="NSG16"), IndexConfig(factory="NSG16"), "IndexNSGFlat cannot be rotated"),
     ],
 )
-def test_what_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
+def test_an_index_that_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
     """Another factory, another metric, an index that cannot move: rebuilt, and the report says why."""
     built = index_of(side, before)
     side, row_map = night(side, seed=1)
@@ -295,7 +295,7 @@ def test_what_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before,
     assert rebuilt.damage is None
 
 
-def test_a_target_that_a_rebuild_misses(side, night, same, index_of, shelf):
+def test_a_target_that_a_rebuild_misses_is_reported(side, night, same, index_of, shelf):
     """Where a new index misses the target nothing is rotated for it, until the target is one it reaches."""
     config = IndexConfig(factory="PQ4x4", target_recall=0.99)
     built = index_of(side, config)
@@ -311,7 +311,7 @@ def test_a_target_that_a_rebuild_misses(side, night, same, index_of, shelf):
     assert index_of(later, lower, shelf.parent(built, row_map)).report.action == "rotated"
 
 
-def test_a_target_that_was_raised_since_the_rebuild(side, night, index_of, shelf):
+def test_a_target_raised_since_the_rebuild_is_reached(side, night, index_of, shelf):
     """What reached the lower target with little effort reaches the higher one with more: it is rotated."""
     built = index_of(side, IndexConfig(factory="IVF16,Flat", target_recall=0.5))
     assert built.report.recall_at_10 < 0.8
@@ -321,7 +321,7 @@ def test_a_target_that_was_raised_since_the_rebuild(side, night, index_of, shelf
     assert again.report.recall_at_10 >= 0.8
 
 
-def test_a_graph_is_not_rotated_unjudged(side, night, index_of, shelf):
+def test_a_graph_is_not_rotated_without_measuring_it(side, night, index_of, shelf):
     """Without queries there is no judgement: a graph is rebuilt, an exact index is not in doubt."""
     for factory, action in (("HNSW16", "rebuilt"), ("Flat", "rotated")):
         config = IndexConfig(factory=factory)
@@ -330,7 +330,7 @@ def test_a_graph_is_not_rotated_unjudged(side, night, index_of, shelf):
         assert index_of(later, config, shelf.parent(built, row_map)).report.action == action
 
 
-def test_rotation_is_deterministic_and_leaves_its_input(side, night, index_of, shelf):
+def test_rotation_is_deterministic_and_does_not_change_its_input(side, night, index_of, shelf):
     """One thread: rotating twice gives the same file, and the parent's file and arrays are untouched."""
     config = IndexConfig(factory="HNSW32_SQ8")
     built = index_of(side, config)

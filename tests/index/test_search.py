@@ -76,7 +76,7 @@ def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_zero_query_and_zero_rows(metric):
+def test_zero_queries_and_zero_rows_are_searched(metric):
     """A query of zeros ties with everything: the lowest live rows come, and nothing is NaN."""
     vectors = np.zeros((500, 4), np.float32)
     vectors[250:] = 1.0
@@ -87,7 +87,7 @@ def test_zero_query_and_zero_rows(metric):
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat"])
-def test_k_is_cut_to_the_live_rows(make, index_of, shelf, factory):
+def test_k_is_limited_to_the_number_of_live_rows(make, index_of, shelf, factory):
     """Asking for more than there is returns what there is; a hit that was not found is row -1, score -inf."""
     side = make(rows=60, carried=20)
     searcher = shelf.open(index_of(side, IndexConfig(factory=factory)))
@@ -97,7 +97,7 @@ def test_k_is_cut_to_the_live_rows(make, index_of, shelf, factory):
     assert np.isin(rows[rows >= 0], side.live).all()
 
 
-def test_missing_hits_come_last(make, index_of):
+def test_missing_hits_are_last(make, index_of):
     """One probed list does not hold 40 rows: found ones first, then -1 with -inf."""
     side = make(rows=400)
     built = index_of(side, IndexConfig(factory="IVF16,Flat"))
@@ -127,7 +127,7 @@ def test_parameters_override_the_manifest(side, index_of):
 
 
 @pytest.mark.parametrize("factory", ["HNSW8", "IVF8,Flat", "IVF8,PQ4x4,RFlat"])
-def test_the_largest_effort_is_to_look_at_everything(side, index_of, factory):
+def test_the_largest_effort_searches_everything(side, index_of, factory):
     """Numbers beyond every machine word cost no more than that; what is no number is refused before FAISS sees it."""
     built = index_of(side, IndexConfig(factory=factory, target_recall=0.5))
     searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
@@ -147,7 +147,7 @@ def test_the_largest_effort_is_to_look_at_everything(side, index_of, factory):
     [np.zeros((2, 5), np.float32), np.zeros((2, 16)), np.zeros(16, np.float32)],
     ids=["width", "dtype", "1-D"],
 )
-def test_ill_formed_queries(side, index_of, queries):
+def test_ill_formed_queries_are_refused(side, index_of, queries):
     """Queries of another width, type or shape are refused with what was found and expected."""
     built = index_of(side, IndexConfig(factory="Flat"))
     searcher = Searcher(built.index, built.labels, "inner_product", {})
@@ -155,7 +155,7 @@ def test_ill_formed_queries(side, index_of, queries):
         searcher.search(queries, 3)
 
 
-def test_no_queries_and_bad_k(side, index_of):
+def test_an_invalid_k_is_refused_and_no_queries_are_answered(side, index_of):
     """No queries give no rows; k below 1 is an error."""
     built = index_of(side, IndexConfig(factory="Flat"))
     searcher = Searcher(built.index, built.labels, "inner_product", {})
@@ -165,7 +165,7 @@ def test_no_queries_and_bad_k(side, index_of):
         searcher.search(side.queries, 0)
 
 
-def test_open_checks_what_belongs_together(side, shelf, index_of):
+def test_files_that_do_not_belong_together_are_refused(side, shelf, index_of):
     """Labels of another version, a newer FAISS and a wrong count of live rows are refused with exit code 5."""
     import msgspec
 
@@ -188,7 +188,7 @@ def test_open_checks_what_belongs_together(side, shelf, index_of):
         Searcher.open(path, built.labels, built.report)
 
 
-def test_missing_and_foreign_files(side, shelf, index_of):
+def test_missing_files_and_other_formats_are_refused(side, shelf, index_of):
     """A file that is missing or no index at all is a StoreError that names it."""
     built = index_of(side, IndexConfig(factory="Flat"))
     with pytest.raises(StoreError, match=r"nowhere\.faiss: the index is missing"):
@@ -211,7 +211,7 @@ def test_truncated_files_are_refused(side, shelf, index_of, factory):
             Searcher.open(short, built.labels, built.report)
 
 
-def test_an_open_searcher_survives_the_file(side, shelf, index_of):
+def test_an_open_searcher_survives_deletion_of_its_file(side, shelf, index_of):
     """The mapping outlives the name: a version that is deleted while it is open goes on being searched."""
     built = index_of(side, IndexConfig(factory="HNSW16"))
     searcher = shelf.open(built)

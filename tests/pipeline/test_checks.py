@@ -339,7 +339,7 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("name", "outcome", "make", "options"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
-def test_a_check_warns_and_refuses(
+def test_every_check_warns_and_refuses(
     root: Path,
     healthy: dict[str, CheckRecord],
     name: str,
@@ -354,7 +354,7 @@ def test_a_check_warns_and_refuses(
     assert healthy[name].outcome == "pass"
 
 
-def test_every_check_is_shown() -> None:
+def test_every_check_is_covered() -> None:
     """No check of the table goes without a case of each outcome it can have."""
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
     only_one = {
@@ -445,7 +445,7 @@ def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) 
     assert _checks(root, _renamed(enough, side, 0.58))[f"coverage_{side}"].outcome == "warn"
 
 
-def test_cohorts_in_turn_are_known_again(root: Path) -> None:
+def test_alternating_cohorts_are_recognised(root: Path) -> None:
     """Users who are carried count as known: one half trains on even nights, the other on odd ones."""
     halves = [
         replace(made, users=made.users[kept], user_ids=made.user_ids[kept])
@@ -463,7 +463,7 @@ def test_cohorts_in_turn_are_known_again(root: Path) -> None:
             assert not [name for name, record in found.items() if record.outcome == "refuse"]
 
 
-def test_as_many_zero_rows_as_the_night_before_only_warn(root: Path) -> None:
+def test_unchanged_numbers_of_zero_rows_only_warn(root: Path) -> None:
     """What refuses is that they become more: models leave zero rows for ids without interactions every night."""
     sync(root, _changed(night(1), "items", _some(0.2, np.zeros_like)), "n1", accepted=("zero_rows_items",))
     same = _checks(root, _changed(night(2), "items", _some(0.2, np.zeros_like)))["zero_rows_items"]
@@ -488,7 +488,7 @@ def test_zero_rows_of_a_version_of_an_earlier_release_are_counted(root: Path) ->
 
 
 @pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
-def test_what_cannot_be_measured_is_never_passed(root: Path, by: float) -> None:
+def test_a_value_that_cannot_be_measured_never_passes(root: Path, by: float) -> None:
     """Underflow leaves cosines and norms without a value: those checks refuse, and the file says null."""
     refused = {
         name
@@ -503,7 +503,7 @@ def test_what_cannot_be_measured_is_never_passed(root: Path, by: float) -> None:
     assert all(outcome == "refuse" or DEFAULT_LIMITS[name][1] is None for name, outcome in unmeasured.items())
 
 
-def test_a_truncation_that_was_allowed_is_published(root: Path) -> None:
+def test_an_allowed_truncation_is_published(root: Path) -> None:
     """``max_truncation_loss`` says how much may be lost; the certificate then says how much was."""
     made = night(1)
     assert made.users is not None
@@ -565,13 +565,13 @@ def test_accepting_the_named_checks_publishes(root: Path) -> None:
     assert_at_rest(root)
 
 
-def test_accepting_what_does_not_refuse_changes_nothing(root: Path) -> None:
+def test_accepting_a_check_that_passes_changes_nothing(root: Path) -> None:
     """A check that passes is not marked as overridden."""
     manifest = sync(root, night(1), "n1", accepted=("cosine_items",))
     assert not any(check.accepted for check in manifest.checks)
 
 
-def test_limits_are_configuration() -> None:
+def test_limits_are_configurable() -> None:
     """Own limits replace the defaults one by one; null switches one off; NaN never passes."""
     tight = configured(checks={"cosine_items": {"warn": 0.99}, "norm_ratio_items": {"refuse": [0.9, 1.1]}})
 

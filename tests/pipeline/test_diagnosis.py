@@ -278,7 +278,7 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_refusal_says_first_what_it_most_likely_is(root: Path, name: str) -> None:
+def test_a_refusal_begins_with_its_most_likely_cause(root: Path, name: str) -> None:
     """One sentence before the figures, from their pattern; and only what somebody could want is offered."""
     make, kind, words, override, new_space = CASES[name]
     with pytest.raises(CheckRefusedError) as raised:
@@ -294,7 +294,7 @@ def test_a_refusal_says_first_what_it_most_likely_is(root: Path, name: str) -> N
     assert ("--new-space" in error.hint) == new_space
 
 
-def test_a_new_space_is_offered_with_what_it_means(root: Path) -> None:
+def test_the_offer_of_a_new_space_says_what_it_means(root: Path) -> None:
     """Everybody who keeps vectors, an index or a model of the old space is concerned."""
     with pytest.raises(
         CheckRefusedError,

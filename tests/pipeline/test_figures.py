@@ -80,7 +80,7 @@ def _live(version: Version, side: str) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("side", ["items", "users"])
-def test_the_movement_since_the_start_is_that_of_live_rows(world: World, side: str) -> None:
+def test_drift_since_the_start_covers_live_rows(world: World, side: str) -> None:
     """Carried rows stand still: they would make every space look calmer than it is."""
     start, before = world.version.reference("start", side)
     ids, vectors = _live(world.version, side)
@@ -95,7 +95,7 @@ def test_the_movement_since_the_start_is_that_of_live_rows(world: World, side: s
 
 
 @pytest.mark.parametrize("side", ["items", "users"])
-def test_the_movement_since_the_parent_is_that_of_rows_live_in_both(world: World, side: str) -> None:
+def test_drift_since_the_parent_covers_rows_live_in_both(world: World, side: str) -> None:
     """Cosine, its lower end, displacement and the norms, by ids, stable and raw."""
     ids, vectors = _live(world.version, side)
     old_ids, old = _live(world.parent, side)
@@ -202,7 +202,7 @@ def test_stored_neighbours_are_used(world: World, root: Path) -> None:
     assert manifest.drift.overlap_at_10 is not None
 
 
-def test_dead_labels_have_no_row(world: World) -> None:
+def test_dead_labels_refer_to_no_row(world: World) -> None:
     """Items that left stay in the graph and are not found, not even by their own vector; the living all are."""
     assert world.manifest.index.action == "rotated"
     assert world.manifest.index.dead > 50
@@ -235,7 +235,7 @@ def _off_centre(made: Night, by: float) -> Night:
 
 
 @pytest.mark.parametrize("by", [2.0, 6.0])
-def test_a_high_cosine_that_strangers_have_as_well_proves_nothing(root: Path, by: float) -> None:
+def test_a_cosine_that_mismatched_rows_also_reach_is_refused(root: Path, by: float) -> None:
     """Where any two rows look alike, wrong ids have a high cosine too: the margin between right and wrong tells."""
     made = _off_centre(night(1, churn=0.0, turned=False), by)
     sync(root, _off_centre(night(0, churn=0.0, turned=False), by), "n0")
@@ -255,7 +255,7 @@ def test_a_high_cosine_that_strangers_have_as_well_proves_nothing(root: Path, by
 # settings that could be ignored unnoticed
 
 
-def test_anchors_are_as_many_as_configured(root: Path) -> None:
+def test_the_configured_number_of_anchors_is_kept(root: Path) -> None:
     """``space.anchors.rows`` bounds each side; the next night is aligned to so many, and stays so."""
     config = configured(space__anchors__rows=50)
     for number in range(3):
@@ -305,7 +305,7 @@ def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, obj
         assert (~known).any()
 
 
-def test_the_reference_is_the_configured_mixture_of_last_night_and_long_ago(root: Path) -> None:
+def test_the_reference_is_the_configured_mix_of_previous_and_slow_average(root: Path) -> None:
     """``space.anchors.parent_share``: where it is all of the reference, the slow average plays no part."""
     found = {}
     for share, slow in ((1.0, 0.2), (1.0, 0.9), (0.5, 0.2), (0.5, 0.9), (0.0, 0.2)):
@@ -321,7 +321,7 @@ def test_the_reference_is_the_configured_mixture_of_last_night_and_long_ago(root
 
 
 @pytest.mark.parametrize(("asked", "sampled"), [(10, 1000), (1000, 1000), (1200, 1200), (5000, 1300)])
-def test_users_are_sampled_as_configured(root: Path, asked: int, sampled: int) -> None:
+def test_the_configured_number_of_users_is_sampled(root: Path, asked: int, sampled: int) -> None:
     """``index.sample_queries`` above the certificate's thousand is obeyed as well, up to the users there are."""
     made = night(0, items=60, users=1300, width=4)
     manifest = sync(root, made, "n0", configured(index__sample_queries=asked, index__factory="IVF16,PQ2x4"))
@@ -489,7 +489,7 @@ def _bytes(manifest: Manifest) -> int:
     return sum(entry.bytes for entry in manifest.files)
 
 
-def test_a_lone_scale_is_that_of_one_side_alone(root: Path) -> None:
+def test_the_scale_check_names_the_side_that_changed(root: Path) -> None:
     """The factor of the raw rows where the other side stayed; of both together, or split between them, none."""
     same, made = night(0, churn=0.0), night(1, churn=0.0)
     assert made.users is not None

@@ -177,7 +177,7 @@ def run_all(told: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
         told = next(one for one in (said.err + said.out).splitlines() if "hint: " in one)
 
 
-def test_a_refusal_of_arrays_names_no_file_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_arrays_names_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a program gave as arrays is published by its next call, with the argument that the hint names."""
     set_invocation(Invocation())
     for name, options in (("rows", {"checks.rows_items.refuse": 10_000}), ("sides", {})):
@@ -195,7 +195,7 @@ def test_a_refusal_of_arrays_names_no_file_that_is_gone(tmp_path: Path, monkeypa
         assert embsync.publish(root, **second, config=given, **argument).version == 2
 
 
-def test_a_narrower_dimension_is_not_asked_of_widen(tmp_path: Path) -> None:
+def test_the_hint_never_suggests_widen_for_a_narrower_space(tmp_path: Path) -> None:
     """A space becomes wider, never narrower: what is printed begins another one."""
     set_invocation(Invocation())
     root = tmp_path / "the store"
@@ -216,7 +216,7 @@ def _literals(node: ast.AST) -> Iterator[str]:
             yield part.value
 
 
-def test_no_hint_in_the_source_stands_for_something_else() -> None:
+def test_hints_in_the_source_are_commands_or_advice() -> None:
     """No word in a hint or a printed command is one that somebody would have to replace."""
     found = []
     for path in SOURCE.rglob("*.py"):

@@ -57,7 +57,7 @@ def _history(root: Path) -> list[dict[str, object]]:
     return list(json.loads(told.stdout))
 
 
-def test_an_index_is_built_moved_and_kept_and_history_says_why(root: Path) -> None:
+def test_an_index_is_built_rotated_and_reused_and_history_says_why(root: Path) -> None:
     """From nothing, the next night (whose new items become anchors), and that night until nothing moves any more."""
     nights = [night(0, **SIZES), *[night(1, **SIZES)] * 3]
     told = [_publish(root, made, f"n{number}") for number, made in enumerate(nights)]
@@ -77,7 +77,7 @@ def test_an_index_is_built_moved_and_kept_and_history_says_why(root: Path) -> No
 
 @pytest.mark.parametrize("file", [layout.INDEX, layout.INDEX_ROWS])
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
-def test_a_damaged_index_is_journaled_and_does_not_spread(root: Path, file: str, damage: str) -> None:
+def test_a_damaged_index_is_journaled_and_not_inherited(root: Path, file: str, damage: str) -> None:
     """The night after is published with an index of its own; the journal has what was found and what was expected."""
     _publish(root, night(0, **SIZES), "n0")
     path = Store(root).path(1) / file
@@ -100,7 +100,7 @@ def test_a_damaged_index_is_journaled_and_does_not_spread(root: Path, file: str,
     assert assert_intact(root) == 2
 
 
-def test_exchanged_labels_never_pass_for_an_index_that_is_unchanged(root: Path) -> None:
+def test_exchanged_labels_are_not_reused(root: Path) -> None:
     """Two labels that changed places on the disk: the same snapshot again is not reused, and the journal says why."""
     made = night(1, **SIZES)
     for number in range(3):
@@ -119,7 +119,7 @@ def test_exchanged_labels_never_pass_for_an_index_that_is_unchanged(root: Path) 
 
 
 @pytest.mark.parametrize("factory", ["HNSW32,Nonsense", "IVF0,Flat", "IVF4000,Flat", "NSG0"])
-def test_a_factory_that_faiss_rejects_is_known_before_any_work(root: Path, factory: str) -> None:
+def test_a_factory_that_faiss_rejects_is_refused_before_any_work(root: Path, factory: str) -> None:
     """A configuration error, exit 2, with the string; there is no store afterwards, and a store is as it was."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
@@ -145,7 +145,7 @@ def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root
     assert (manifest.items.live, manifest.index.action) == (200, "rotated")
 
 
-def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
+def test_the_gate_uses_the_configured_number_of_queries(root: Path) -> None:
     """One query finds a whole number of its ten neighbours; the certificate's sample stays what it was."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     recalls = []
@@ -159,7 +159,7 @@ def test_the_gate_asks_as_many_queries_as_configured(root: Path) -> None:
     assert len(set(recalls)) == 3
 
 
-def test_measuring_recall_is_timed_apart_from_indexing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_and_indexing_are_timed_separately(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``seconds`` of a manifest: the stages are apart."""
     real = pipeline_run.refresh
 

@@ -47,7 +47,7 @@ def publish(root: Path, made: Night, number: int, table: list[str] | None, confi
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_labels_come_with_the_items_and_stay_with_carried_ones(root: Path, named: bool) -> None:
+def test_labels_are_published_with_items_and_carried_with_them(root: Path, named: bool) -> None:
     """Absent items keep their last, new ones have theirs, one that the table lacks has none; others are counted."""
     first, second = night(0), night(1)
     if named:
@@ -246,7 +246,7 @@ def test_the_estimate_covers_labels(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert sum(entry.bytes for entry in manifest.files) <= asked[0]
 
 
-def test_labels_that_no_publisher_wrote_are_damage_to_a_reader(root: Path) -> None:
+def test_readers_report_forged_labels_as_damage(root: Path) -> None:
     """Codes beyond the strings there are: not hashed when it is opened, and not answered with."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
@@ -310,7 +310,7 @@ def test_labels_come_from_parquet(root: Path) -> None:
         ("987654321,a,true,2,3", "labels for other ids; found 987654321, none of which is an item"),
     ],
 )
-def test_invalid_labels_are_one_line_in_the_shell(
+def test_invalid_labels_are_refused_in_one_line(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
     """The same for a night and for other labels alone: exit code 3, and the store as it was."""
@@ -331,7 +331,7 @@ def test_invalid_labels_are_one_line_in_the_shell(
 
 
 @pytest.mark.parametrize(("value", "said"), [(-(2**63), "-2\\^63 in row 1"), (2**63, "2\\^63 or more")])
-def test_an_integer_that_stands_for_null_or_does_not_fit_is_refused(root: Path, value: int, said: str) -> None:
+def test_an_integer_that_is_reserved_for_null_or_too_large_is_refused(root: Path, value: int, said: str) -> None:
     """Not published as null, nor rounded."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     made = night(0)
@@ -343,7 +343,7 @@ def test_an_integer_that_stands_for_null_or_does_not_fit_is_refused(root: Path, 
     assert not root.exists()
 
 
-def test_errors_of_vectors_come_before_errors_of_labels(root: Path) -> None:
+def test_errors_of_vectors_are_reported_before_errors_of_labels(root: Path) -> None:
     """A refusal by the checks stands in the journal, whatever the labels are; then the labels are refused."""
     made, later = night(0), night(1)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
@@ -357,7 +357,9 @@ def test_errors_of_vectors_come_before_errors_of_labels(root: Path) -> None:
         publish(root, night(1), 3, ["1,too,few"])
 
 
-def test_an_unconfigured_table_of_labels_is_named_with_its_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_an_unconfigured_label_table_names_the_key(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_npy(root.parent / "n0", night(0))
     (folder / "item_labels.csv").write_text("id,title\n1000,one\n")
     assert run(["sync", str(folder), "--store", str(root)]) == 0

@@ -64,7 +64,7 @@ def _column(made: Night, value: float | None = None, times: float = 0.5) -> Nigh
 # widths
 
 
-def test_widths_change_in_the_middle(root: Path) -> None:
+def test_the_width_may_change_between_nights(root: Path) -> None:
     """Narrower is taken, wider is refused with the loss it would mean, and taken after ``widen``; all still aligned."""
     sync(root, night(0), "eight")
     cut = np.eye(8)[:, :6]  # the strongest axes of the taste
@@ -138,7 +138,7 @@ def test_widening_changes_no_score_and_no_id(root: Path) -> None:
     assert Store(root).numbers() == [3, 4]
 
 
-def test_the_dimension_of_a_space_is_the_first_snapshots_or_as_configured(root: Path) -> None:
+def test_the_dimension_is_configured_or_that_of_the_first_snapshot(root: Path) -> None:
     """A configured dimension holds from the first version on, and differs from the space's only by ``widen``."""
     config = configured(space__dimension=12)
     assert sync(root, night(0), "n0", config).dimension == 12
@@ -180,7 +180,7 @@ def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) 
     assert manifest.drift.items.cosine_raw is None
 
 
-def test_a_constant_column_on_both_sides_comes_back(root: Path) -> None:
+def test_a_constant_column_on_both_sides_is_recovered(root: Path) -> None:
     """It disappears in the rotation, and the inverse brings it back."""
     made = _column(night(0, width=7), 1.0)
     assert sync(root, made, "n0").alignment.rank == 8
@@ -192,7 +192,7 @@ def test_a_constant_column_on_both_sides_comes_back(root: Path) -> None:
 # ids and sides
 
 
-def test_string_ids_give_what_integers_give(root: Path) -> None:
+def test_string_ids_give_the_same_version_as_integers(root: Path) -> None:
     """The same nights under other names: the same vectors for the same ids."""
     other = root.parent / "T"
     for number in range(3):
@@ -244,7 +244,7 @@ def test_a_new_space_may_have_other_sides(root: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
-def test_a_one_sided_store(root: Path, metric: str) -> None:
+def test_a_store_of_items_alone_is_published(root: Path, metric: str) -> None:
     """Item-item products stay, nights align, queries are item-like; users are null wherever they would stand."""
     options: dict[str, object] = {"index__metric": metric, "space__standardize": metric == "inner_product"}
     for number in range(3):
@@ -269,7 +269,7 @@ def test_a_one_sided_store(root: Path, metric: str) -> None:
         assert verify(Store(root), reader.current, configured(**options)).sound
 
 
-def test_weights_of_the_snapshot_take_part(root: Path) -> None:
+def test_weights_of_the_snapshot_are_used(root: Path) -> None:
     """``item_weights.npy``: rows of weight zero have no say in the rotation."""
     sync(root, night(0, churn=0.0), "n0")
     made = night(1, churn=0.0)
@@ -294,7 +294,7 @@ def test_weights_of_the_snapshot_take_part(root: Path) -> None:
 # time
 
 
-def test_an_item_missing_one_night_is_back_the_next(root: Path) -> None:
+def test_an_item_missing_for_one_night_returns(root: Path) -> None:
     """Carried with its last vector and never searched, then live again, counted as returned."""
     nights = [night(number, churn=0.0) for number in range(3)]
     missing = nights[1].item_ids[:9]
@@ -315,7 +315,7 @@ def test_an_item_missing_one_night_is_back_the_next(root: Path) -> None:
 
 
 @pytest.mark.parametrize("carry", [0, 1, 2])
-def test_absent_ids_are_forgotten_after_so_many_steps(root: Path, carry: int) -> None:
+def test_absent_ids_are_dropped_after_the_configured_versions(root: Path, carry: int) -> None:
     """0 forgets at once."""
     config = configured(store__carry_forward_versions=carry)
     for number in range(5):
@@ -326,7 +326,7 @@ def test_absent_ids_are_forgotten_after_so_many_steps(root: Path, carry: int) ->
         reader.current.items.lookup(gone_first)
 
 
-def test_rollback_then_the_next_night(root: Path) -> None:
+def test_the_next_night_follows_a_rollback(root: Path) -> None:
     """The next version follows the version rolled back to: its parent, anchors, lineage and ages."""
     for number in range(3):
         sync(root, night(number), f"n{number}")
@@ -346,7 +346,7 @@ def test_rollback_then_the_next_night(root: Path) -> None:
         assert set(reader.current.items.age(gone).tolist()) == {1}
 
 
-def test_a_refused_night_among_good_ones_leaves_no_trace_but_in_the_journal(root: Path) -> None:
+def test_a_refused_night_is_only_in_the_journal(root: Path) -> None:
     """The nights after it are as if it had never come."""
     clean = root.parent / "T"
     for number in range(3):
@@ -385,7 +385,7 @@ def test_the_same_path_twice_is_published_twice_with_a_warning(root: Path) -> No
         assert np.abs(reader.current.items.vectors - old.items.vectors).max() < 1e-5
 
 
-def test_a_first_night_that_is_refused_makes_no_version(root: Path) -> None:
+def test_a_refused_first_night_publishes_nothing(root: Path) -> None:
     """The journal has it; there is nothing to serve."""
     made = night(0)
     assert made.users is not None
@@ -398,7 +398,7 @@ def test_a_first_night_that_is_refused_makes_no_version(root: Path) -> None:
     assert sync(root, night(0), "n0").version == 1
 
 
-def test_a_new_space_has_no_past(root: Path) -> None:
+def test_a_new_space_has_no_history(root: Path) -> None:
     """Another id of the space, no parent, nothing carried; a reader of the old version can tell."""
     sync(root, night(0), "n0")
     old = sync(root, night(1), "n1")
@@ -436,7 +436,7 @@ def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -
     assert snapshot_of(root) == before
 
 
-def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> None:
+def test_a_change_of_values_alone_during_reading_is_not_published(root: Path) -> None:
     """Written through a memory map no time changes, nor any size, and the stamp stays: the fingerprint tells."""
     path = write_npy(root.parent / "n0", night(0))
     mapped = np.lib.format.open_memmap(path / "items.npy", "r+")
@@ -453,9 +453,7 @@ def test_a_change_that_only_the_numbers_show_is_not_published(root: Path) -> Non
     assert Store(root).current() is None
 
 
-def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_removed_while_it_is_opened_is_not_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of a directory that another one has replaced is incomplete; if it stays so, it is ill-formed."""
     path, really = write_npy(root.parent / "n0", night(0)), run.open_snapshot
 
@@ -472,7 +470,7 @@ def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_blamed(
     assert not root.exists()
 
 
-def test_a_snapshot_that_is_replaced_while_it_is_judged_is_not_refused(root: Path) -> None:
+def test_a_snapshot_replaced_during_its_checks_is_not_refused(root: Path) -> None:
     """Its rows may be those of two nights: neither is refused for them, and the journal has no line."""
     sync(root, night(0), "n0")
     before = snapshot_of(root)
@@ -505,7 +503,7 @@ print(publish_snapshot(Store(sys.argv[1]), request, configured(store__keep_versi
 """
 
 
-def test_two_processes_that_sync_at_once_both_publish(root: Path) -> None:
+def test_two_concurrent_processes_both_publish(root: Path) -> None:
     """One after the other, each aligned to what the other left, with nothing lost and nothing over."""
     sync(root, night(0), "n0")
     paths = [write_npy(root.parent / f"at-once-{number}", night(number)) for number in (1, 2, 3)]
@@ -527,7 +525,7 @@ def test_two_processes_that_sync_at_once_both_publish(root: Path) -> None:
     assert_at_rest(root)
 
 
-def test_a_run_that_was_overtaken_is_made_again(root: Path) -> None:
+def test_an_overtaken_run_is_repeated(root: Path) -> None:
     """Rolled back and published to while it ran: it follows what is current at the end."""
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
@@ -547,7 +545,7 @@ def test_a_run_that_was_overtaken_is_made_again(root: Path) -> None:
     assert (manifest.version, manifest.parent) == (4, 3)
 
 
-def test_a_number_that_was_taken_meanwhile_is_not_taken_again(root: Path) -> None:
+def test_a_version_number_used_meanwhile_is_not_reused(root: Path) -> None:
     """Published and rolled back while it ran: ``current`` is what it was, and the next number is not."""
     sync(root, night(0), "n0")
     path = write_npy(root.parent / "n2", night(2))
@@ -566,7 +564,7 @@ def test_a_number_that_was_taken_meanwhile_is_not_taken_again(root: Path) -> Non
     assert_at_rest(root)
 
 
-def test_a_run_that_is_overtaken_again_and_again_publishes_at_last(root: Path) -> None:
+def test_a_run_that_is_overtaken_repeatedly_publishes_in_the_end(root: Path) -> None:
     """After three vain runs it holds the lock, and rollbacks wait."""
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
@@ -651,7 +649,7 @@ def test_verify_names_damaged_and_missing_files(root: Path) -> None:
         assert verify(store, reader.current, config).damaged == ["users/vectors.npy: No such file or directory"]
 
 
-def test_an_accepted_loss_is_not_damage(root: Path) -> None:
+def test_an_accepted_truncation_loss_is_not_damage(root: Path) -> None:
     """A narrower space keeps its snapshot's scores but for what it was allowed to lose; one changed value shows."""
     config = configured(space__dimension=4)
     manifest = sync(root, night(0, width=6), "n0", config, accepted=("truncation_loss",))

@@ -74,7 +74,7 @@ def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path,
     assert Store(root).numbers() == [1, 2, 3]
 
 
-def test_the_command_that_the_message_names_mends_the_store(root: Path, directory: Path) -> None:
+def test_the_command_in_the_message_repairs_the_store(root: Path, directory: Path) -> None:
     """Back to the newest version that is whole, and the night is published from there."""
     flip(root / "versions/000003/items/vectors.npy", 200)
     flip(root / "versions/000002/items/vectors.npy", 200)
@@ -87,7 +87,7 @@ def test_the_command_that_the_message_names_mends_the_store(root: Path, director
     assert_intact(root)
 
 
-def test_an_older_versions_copy_mends_a_file_that_stays_the_same(root: Path, directory: Path) -> None:
+def test_an_identical_file_of_an_older_version_is_offered_as_repair(root: Path, directory: Path) -> None:
     """The start sample is carried along unchanged: the parent's is taken from a version that has it whole."""
     path = root / "versions/000003/start/users.npy"
     flip(path, 200)
@@ -132,7 +132,7 @@ def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Pat
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
 @pytest.mark.parametrize("name", ["anchors/items.npy", "users/vectors.npy", "transform/items.npy"])
-def test_numbers_that_no_publisher_wrote_are_damage_and_no_refusal(
+def test_forged_numbers_of_the_parent_are_damage_and_no_refusal(
     root: Path, directory: Path, name: str, number: float
 ) -> None:
     """A NaN in an anchor is the store's fault: the snapshot is neither refused nor failed."""
@@ -198,7 +198,7 @@ def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> N
     assert name in str(event.error["where"])
 
 
-def test_an_ill_formed_snapshot_is_its_own_fault(root: Path, directory: Path) -> None:
+def test_an_ill_formed_snapshot_is_reported_despite_a_damaged_parent(root: Path, directory: Path) -> None:
     """Where the parent is whole."""
     items = drop(directory, 6) / "items.npy"
     try:
@@ -209,7 +209,7 @@ def test_an_ill_formed_snapshot_is_its_own_fault(root: Path, directory: Path) ->
         shutil.rmtree(items.parent)
 
 
-def test_versions_of_earlier_releases_are_taken_from(root: Path, directory: Path) -> None:
+def test_versions_of_earlier_releases_can_be_parents(root: Path, directory: Path) -> None:
     """They have no ``manifest.sha256``; the next version has."""
     for number in (1, 2, 3):
         (root / f"versions/00000{number}/manifest.sha256").unlink()
@@ -217,7 +217,9 @@ def test_versions_of_earlier_releases_are_taken_from(root: Path, directory: Path
     assert (root / "versions/000004/manifest.sha256").is_file()
 
 
-def test_the_manifest_itself_is_shown_unchanged(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_manifest_of_an_earlier_release_unchanged(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """``show --json`` prints the file, which does not list its own hash."""
     assert run(["show", "--json", "--store", str(root)]) == 0
     printed = capfd.readouterr().out

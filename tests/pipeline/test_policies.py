@@ -67,7 +67,7 @@ def test_a_store_keeps_the_policy_it_was_made_with(root: Path, policy: str) -> N
     assert (found.policy, found.parent_share) == (policy, None)
 
 
-def test_the_pipeline_is_the_arrays_api(root: Path) -> None:
+def test_the_pipeline_equals_the_array_api(root: Path) -> None:
     """The same nights by ``embsync.stabilize`` give the same vectors, absent and new ids among them."""
     anchors = None
     for number in range(4):
@@ -90,7 +90,7 @@ def _ages(root: Path, side: Literal["items", "users"] = "items") -> dict[int, in
         return dict(zip(ids.tolist(), ages.tolist(), strict=True))
 
 
-def test_ages_of_anchors_survive_whatever_makes_a_version(root: Path) -> None:
+def test_ages_of_anchors_survive_every_kind_of_version(root: Path) -> None:
     """A step a night, none by ``widen``, ``relabel`` and a rollback; a new space begins at 0."""
     for number in range(3):
         manifest = _publish(root, number)
@@ -145,7 +145,7 @@ def test_negative_ages_are_damage(root: Path) -> None:
         reader.current.anchor_ages("items")
 
 
-def test_a_switch_starts_from_the_anchors_that_are_stored(root: Path) -> None:
+def test_a_change_of_policy_starts_from_the_stored_anchors(root: Path) -> None:
     """The slow average goes on from the moving average, and the moving average from the slow one."""
     _publish(root, 0, space__anchors__policy="moving_average")
     _publish(root, 1)

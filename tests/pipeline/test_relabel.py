@@ -48,7 +48,7 @@ def table(root: Path, *lines: str) -> Path:
     return file
 
 
-def test_other_labels_on_the_same_files(root: Path) -> None:
+def test_relabelling_shares_all_other_files(root: Path) -> None:
     """Linked, not copied; items and labels that the table lacks keep theirs; nothing ages, then or the next night."""
     ids = night(1).item_ids.tolist()
     manifest = relabel(
@@ -117,7 +117,7 @@ def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
         (("item_id,stock", "x,true"), "labels with ids of another type"),
     ],
 )
-def test_a_table_that_does_not_fit_changes_nothing(root: Path, lines: tuple[str, ...], said: str) -> None:
+def test_an_invalid_table_changes_nothing(root: Path, lines: tuple[str, ...], said: str) -> None:
     """One line, and a store exactly as before."""
     file = table(root, *(line.format(id=night(1).item_ids[0]) for line in lines))
     before = snapshot_of(root)
@@ -128,7 +128,7 @@ def test_a_table_that_does_not_fit_changes_nothing(root: Path, lines: tuple[str,
         relabel(Store(root), root.parent / "none.csv", LABELED)
 
 
-def test_a_damaged_file_is_not_passed_on(root: Path) -> None:
+def test_a_damaged_file_is_not_linked(root: Path) -> None:
     """Nor the index: it would be linked as it is."""
     file = table(root, "item_id,stock", f"{night(1).item_ids[0]},false")
     for name in ("items/vectors.npy", "index.faiss"):

@@ -103,7 +103,7 @@ def test_a_version_has_the_times_of_its_lineage(version: Version) -> None:
     assert stored.tolist() == version.lineage_times.astype(np.int64).tolist()
 
 
-def test_ages_in_seconds_are_to_the_creation_of_the_version(version: Version) -> None:
+def test_ages_in_seconds_end_at_the_creation_of_the_version(version: Version) -> None:
     """0 for live ids, whatever time it is now; and of a version that was never made after this one."""
     asked = [last_of(version, number) for number in (4, 3, 2, 1)]
     assert version.items.age(asked).tolist() == [0, 1, 2, 3]
@@ -165,7 +165,7 @@ def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
     assert caught.value.expected is not None
 
 
-def test_tables_have_the_times(version: Version) -> None:
+def test_tables_have_times_and_ages(version: Version) -> None:
     """Arrow beside the versions; a data frame where it is asked for, its vectors still not copied."""
     side = version.items
     table = side.to_arrow()
@@ -199,7 +199,7 @@ def test_relabelling_does_not_age_ids(root: Path, monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(reader.current.lineage_times, times(*CREATED, "2027-01-02T00:00:00Z"))
 
 
-def test_a_wider_space_and_a_new_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_widening_keeps_times_and_a_new_space_starts_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Widening is one more step; a new space begins with its own time alone."""
     at(monkeypatch, "2027-01-01T00:00:00Z")
     widen(Store(root), 8, configured())
@@ -211,7 +211,7 @@ def test_a_wider_space_and_a_new_one(root: Path, monkeypatch: pytest.MonkeyPatch
         np.testing.assert_array_equal(reader.current.lineage_times, times("2027-01-02T00:00:00Z"))
 
 
-def test_a_version_of_an_earlier_release_knows_its_own_time_alone(root: Path) -> None:
+def test_a_version_of_an_earlier_release_only_has_its_own_time(root: Path) -> None:
     """It answers what it can; a limit as a time is refused with what to do, one in versions is not."""
     with_other_times(root, 4, None)
     with embsync.open(root) as reader:
@@ -227,9 +227,7 @@ def test_a_version_of_an_earlier_release_knows_its_own_time_alone(root: Path) ->
     assert Store(root).damaged_files(4) == []
 
 
-def test_after_an_update_times_come_from_what_the_store_still_knows(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_an_update_times_come_from_manifests_and_journal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests of kept versions, then the journal for those that are gone; what nothing tells is older than all."""
     for number in (3, 4):
         with_other_times(root, number, None)
@@ -259,7 +257,7 @@ def test_after_an_update_times_come_from_what_the_store_still_knows(
         (lambda file: np.append(2**60, file[1:]), "expected 0001-01-01T00:00:00 to 9999-12-31T23:59:59"),
     ],
 )
-def test_times_that_cannot_be_are_damage(root: Path, change: Any, found: str) -> None:
+def test_impossible_times_are_damage(root: Path, change: Any, found: str) -> None:
     """Also where the manifest agrees with them; named, and not published onward."""
     with_other_times(root, 4, change)
     before = snapshot_of(root)
@@ -301,7 +299,7 @@ def test_laws_of_ages(lineage: Lineage) -> None:
     assert (longer | ~shorter).all()
 
 
-def test_a_limit_is_read_once_for_all() -> None:
+def test_a_limit_is_parsed_once() -> None:
     """Text of digits counts versions, as in a URL and on the command line."""
     assert age_limit("7") == age_limit(7) == 7
     assert age_limit("7d") == dt.timedelta(days=7)

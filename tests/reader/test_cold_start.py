@@ -38,7 +38,7 @@ def gone() -> list[int]:
     return [int(id_) for id_ in np.setdiff1d(night(0, **SIZES).item_ids, night(1, **SIZES).item_ids)]
 
 
-def test_a_vector_says_which_version_it_is_from(version: Version, gone: list[int]) -> None:
+def test_the_version_of_a_vector_is_known(version: Version, gone: list[int]) -> None:
     """The last that had the id live."""
     live = int(version.items.ids[version.items.live][0])
     assert version.items.origin([gone[0], live]).tolist() == [1, 3]
@@ -46,7 +46,7 @@ def test_a_vector_says_which_version_it_is_from(version: Version, gone: list[int
         version.items.origin([-1])
 
 
-def test_vectors_that_are_too_old_count_as_missing(version: Version, gone: list[int]) -> None:
+def test_vectors_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
     """Answered as ``missing`` says, from the age after ``max_age`` on."""
     live = int(version.items.ids[version.items.live][0])
     assert np.isfinite(version.items.lookup(gone, max_age=2)).all()
@@ -56,7 +56,7 @@ def test_vectors_that_are_too_old_count_as_missing(version: Version, gone: list[
     assert np.isnan(rows).all(axis=1).tolist() == [False] + [True] * len(gone)
 
 
-def test_query_ids_that_are_too_old_count_as_missing(version: Version, gone: list[int]) -> None:
+def test_query_ids_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
     """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` says what it finds."""
     assert version.users is not None
     live, old = int(version.users.ids[version.users.live][0]), version.users.ids[~version.users.live][:2].tolist()
@@ -78,7 +78,7 @@ def test_query_ids_that_are_too_old_count_as_missing(version: Version, gone: lis
             np.testing.assert_array_equal(search(ids, 3, max_age=limit, missing="mean")[0][1:], np.repeat(mean, 2, 0))
 
 
-def test_ridge_solves_its_own_equations(version: Version) -> None:
+def test_ridge_solves_the_normal_equations(version: Version) -> None:
     """Few and many interactions, weighted: the gradient of the stated objective is zero."""
     assert version.users is not None
     random = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_a_negative_weight_is_a_dislike(version: Version, method: Literal["ridge
     assert version.users.fold_in(ids[:2], [-1, -1], method=method).shape == (6,)
 
 
-def test_a_batch_is_the_same_one_by_one(version: Version) -> None:
+def test_a_batch_equals_single_calls(version: Version) -> None:
     """Lists of different lengths, with weights; an item is folded in from users."""
     assert version.users is not None
     lists = [version.items.ids[:3].tolist(), version.items.ids[5:6].tolist(), version.items.ids[10:30].tolist()]
@@ -156,7 +156,7 @@ def test_a_batch_is_the_same_one_by_one(version: Version) -> None:
 
 @pytest.mark.parametrize("regularization", [5e-324, 1e-20, 1.0, 1e300])
 @pytest.mark.parametrize("largest", [1.0, 1e18, 1e308])
-def test_the_farthest_weights_and_regularizations_have_an_answer(
+def test_extreme_weights_and_regularizations_give_finite_vectors(
     version: Version, regularization: float, largest: float
 ) -> None:
     """Singular and ill-conditioned systems, ids twice: finite, and the ridge's limit, least squares of minimal norm."""
@@ -172,7 +172,7 @@ def test_the_farthest_weights_and_regularizations_have_an_answer(
         np.testing.assert_allclose(kernel @ user, 0, atol=1e-5)
 
 
-def test_folding_in_what_was_trained_comes_near_it(version: Version) -> None:
+def test_folding_in_a_trained_user_approximates_its_vector(version: Version) -> None:
     """From each user's own ten best items: nearer to it than to another user."""
     assert version.users is not None
     users = version.users.vectors[version.users.live]
@@ -182,7 +182,7 @@ def test_folding_in_what_was_trained_comes_near_it(version: Version) -> None:
     assert cosines.mean() > 0.8
 
 
-def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
+def test_unknown_ids_are_handled_as_requested(version: Version) -> None:
     """An error naming them, or left out; who has none left gets NaN or the mean."""
     assert version.users is not None
     known = version.items.ids[:2].tolist()
@@ -217,7 +217,7 @@ def test_unknown_interactions_are_answered_as_asked(version: Version) -> None:
         ([[1007]], {"weights": 3}, "weights are not numbers"),
     ],
 )
-def test_what_makes_no_sense_is_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:
     """With what was found and what was expected."""
     assert version.users is not None
     if isinstance(ids, list) and 1007 in ids:
@@ -226,7 +226,7 @@ def test_what_makes_no_sense_is_refused(version: Version, ids: Any, options: dic
         version.users.fold_in(ids, **options)
 
 
-def test_one_side_folds_in_from_its_own_items() -> None:
+def test_a_store_of_items_folds_in_items() -> None:
     """A new item, or a basket, from the items it goes with."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES).one_sided(), "n0")
@@ -236,7 +236,7 @@ def test_one_side_folds_in_from_its_own_items() -> None:
 
 
 @pytest.mark.parametrize("ids", [["1_007"], [" 1007"], ["१२"], ["\ud800"], [2**70], [None], [""]])
-def test_strange_ids_are_refused_or_unknown(version: Version, ids: list[Any]) -> None:
+def test_ids_of_other_types_are_refused_or_unknown(version: Version, ids: list[Any]) -> None:
     """Never taken for another id, never an error of another kind."""
     with pytest.raises((UsageError, NotFoundError)):
         version.items.lookup(ids)

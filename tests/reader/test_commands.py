@@ -141,7 +141,7 @@ def test_an_unknown_id_is_printed_like_a_known_one(tmp_path: Path, capsys: pytes
     assert [one["id"] for one in json.loads(capsys.readouterr().out)["results"]] == ["nobody"]
 
 
-def test_transform_goes_both_ways(told: Any, tmp_path: Path) -> None:
+def test_transform_maps_both_ways(told: Any, tmp_path: Path) -> None:
     """From .npy to .npy, and back to what it was."""
     raw = night(2, **SIZES).both[1]
     np.save(tmp_path / "raw.npy", raw)
@@ -150,7 +150,7 @@ def test_transform_goes_both_ways(told: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(back, raw, atol=1e-5)
 
 
-def test_fold_in_is_the_readers(told: Any, version: Version, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fold_in_equals_the_reader(told: Any, version: Version, capsys: pytest.CaptureFixture[str]) -> None:
     """With weights, by either method; unknown ids are exit code 6."""
     ids = version.items.ids[:3].tolist()
     assert version.users is not None
@@ -162,7 +162,7 @@ def test_fold_in_is_the_readers(told: Any, version: Version, capsys: pytest.Capt
     assert "unknown items ids" in capsys.readouterr().err
 
 
-def test_ids_come_from_files_too(told: Any, version: Version, tmp_path: Path) -> None:
+def test_ids_can_be_read_from_files(told: Any, version: Version, tmp_path: Path) -> None:
     """A list of integers or strings; a matrix to fold in is one user a row."""
     ids = version.items.ids[:6]
     np.save(tmp_path / "ids.npy", ids)
@@ -177,7 +177,7 @@ def test_ids_come_from_files_too(told: Any, version: Version, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("form", ["f64", "fortran", "big_endian", "half"])
-def test_vectors_of_any_float_are_taken(told: Any, version: Version, tmp_path: Path, form: str) -> None:
+def test_vectors_of_any_float_type_are_accepted(told: Any, version: Version, tmp_path: Path, form: str) -> None:
     """Whatever their order in the file."""
     raw = night(2, **SIZES).both[1].astype(np.float16)
     saved = {"f64": raw.astype(float), "fortran": np.asfortranarray(raw), "big_endian": raw.astype(">f4"), "half": raw}
@@ -216,7 +216,9 @@ def spoilt(tmp_path: Path) -> dict[str, Path]:
     return {path.stem: path for path in tmp_path.iterdir()}
 
 
-def test_a_file_without_vectors_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_vectors_is_refused_by_name(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Exit code 2 and one line, whichever command reads it; a file that is not there is exit code 6."""
     for name, path in spoilt(tmp_path).items():
         for command in (
@@ -248,13 +250,13 @@ def test_a_file_without_vectors_is_named(root: Path, tmp_path: Path, capsys: pyt
         ["lookup", "items", "1000", "-o", "/nonexistent/x.npy", "-m", "nan"],
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(root: Path, arguments: list[str], capsys: Any) -> None:
+def test_invalid_arguments_are_usage_errors(root: Path, arguments: list[str], capsys: Any) -> None:
     """Exit code 2 (6 for an unknown id) and one line."""
     assert run([*arguments, "--store", str(root)]) in {2, 6}
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_ids_below_zero_come_after_two_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_negative_ids_follow_two_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An id that looks like an option is refused with the way to say it; that way it is an id."""
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
     assert capsys.readouterr().err == "embsync: No such option '-5'; hint: put -- before ids that begin with -\n"
@@ -265,7 +267,7 @@ def test_ids_below_zero_come_after_two_dashes(root: Path, capsys: pytest.Capture
 FORGED = ["a\nversion 9", "b\x1b[2J\x1b[31m", "c\r\x9b1A", "d\u2028\u202e"]
 
 
-def test_ids_forge_nothing_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_cannot_forge_terminal_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Line breaks and terminal escapes in ids, names and paths are shown as escapes to people, exactly in JSON."""
     made = night(0, items=20, users=16, width=4)
     names = np.array([*FORGED, *(f"i{number}" for number in range(16))])

@@ -46,7 +46,7 @@ def reader(nights: list[Night]) -> Iterator[StoreReader]:
             yield opened
 
 
-def test_ids_rows_neighbours_and_scores_are_compared(reader: StoreReader, nights: list[Night]) -> None:
+def test_a_diff_compares_ids_rows_neighbours_and_scores(reader: StoreReader, nights: list[Night]) -> None:
     """Counts and names of ids, cosines of what both have, and the ten nearest items: as computed from the files."""
     with reader.version(1) as before, reader.version(3) as after:
         found = after.diff(before, limit=4)
@@ -75,7 +75,7 @@ def test_ids_rows_neighbours_and_scores_are_compared(reader: StoreReader, nights
         assert found.items.moved_most[0].cosine < -0.5
 
 
-def test_neighbours_are_those_of_users_in_both(reader: StoreReader, nights: list[Night]) -> None:
+def test_neighbours_are_compared_for_users_in_both(reader: StoreReader, nights: list[Night]) -> None:
     """The share of the first ten that is found again, and by how much the scores of those still there changed."""
     with reader.version(2) as before, reader.version(3) as after:
         found = after.diff(before).neighbours
@@ -96,7 +96,7 @@ def test_neighbours_are_those_of_users_in_both(reader: StoreReader, nights: list
         assert found.score_change == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_version_does_not_differ_from_itself(reader: StoreReader) -> None:
+def test_a_version_equals_itself(reader: StoreReader) -> None:
     version = reader.current
     found = version.diff(version)
     assert (found.items.new, found.items.gone, found.items.new_ids, found.items.gone_ids) == (0, 0, [], [])
@@ -120,7 +120,7 @@ def test_an_item_that_was_only_carried_is_new_when_it_returns(tmp_path: Path) ->
     assert items.common == len(whole.item_ids) - 3
 
 
-def test_spaces_sides_and_widths_may_differ(tmp_path: Path) -> None:
+def test_versions_of_other_spaces_sides_and_widths_are_compared(tmp_path: Path) -> None:
     """Another space has no cosines; one side asks items for their neighbours; new axes change no cosine."""
     root = tmp_path / "S"
     sync(root, night(0, **SIZES).one_sided(), "n0")
@@ -145,7 +145,7 @@ def test_spaces_sides_and_widths_may_differ(tmp_path: Path) -> None:
         assert other.items.new > 0
 
 
-def test_ids_are_followed_through_the_kept_versions(reader: StoreReader, nights: list[Night]) -> None:
+def test_movement_follows_ids_through_the_kept_versions(reader: StoreReader, nights: list[Night]) -> None:
     """Cosine to the vector now, length and age in each version; NaN and -1 where an id was not there yet."""
     version = reader.current
     old = np.setdiff1d(np.intersect1d(nights[0].item_ids, nights[1].item_ids), nights[2].item_ids)[0]
@@ -176,7 +176,7 @@ def test_a_damaged_version_is_left_out_of_a_movement_and_named(tmp_path: Path) -
     assert (found.versions.tolist(), found.unreadable) == ([1, 3], (2,))
 
 
-def test_the_shell_says_the_same(reader: StoreReader, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_same_diff(reader: StoreReader, capsys: pytest.CaptureFixture[str]) -> None:
     """By default the current version against its parent; any two by number; a table for people."""
     root = str(reader.root)
     with reader.version(2) as parent:
@@ -194,7 +194,7 @@ def test_the_shell_says_the_same(reader: StoreReader, capsys: pytest.CaptureFixt
     assert "no store here" in capsys.readouterr().err
 
 
-def test_the_first_version_of_a_space_has_nothing_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_version_of_a_space_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sync(tmp_path / "S", night(0, **SIZES), "n0")
     assert run(["diff", "--store", str(tmp_path / "S")]) == 2
     assert "version 1, the first of its space" in capsys.readouterr().err

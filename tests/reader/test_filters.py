@@ -48,9 +48,7 @@ def expected(version: Version, queries: Array, mask: Array, k: int) -> list[list
 
 
 @pytest.mark.parametrize("scanned", [0, 10_000])
-def test_only_allowed_and_no_blocked_ids_are_found(
-    version: Version, monkeypatch: pytest.MonkeyPatch, scanned: int
-) -> None:
+def test_filters_are_respected_exactly(version: Version, monkeypatch: pytest.MonkeyPatch, scanned: int) -> None:
     """Exactly the best of those let through, by scanning and through the index; unknown ids find nothing."""
     monkeypatch.setattr(search, "_SCANNED", scanned)
     assert version.users is not None
@@ -70,7 +68,7 @@ def test_only_allowed_and_no_blocked_ids_are_found(
     assert version.search(queries, 7, allowed=[])[0].shape == (20, 0)
 
 
-def test_k_is_cut_to_the_number_of_matches(version: Version) -> None:
+def test_k_is_limited_to_the_number_of_matches(version: Version) -> None:
     """A billion neighbours of a few hundred items are a few hundred."""
     queries = np.asarray(version.items.vectors[:2])
     assert version.search(queries, 10**9)[0].shape == (2, 300)
@@ -80,7 +78,7 @@ def test_k_is_cut_to_the_number_of_matches(version: Version) -> None:
     )
 
 
-def test_search_by_user_is_search_with_its_vector(version: Version) -> None:
+def test_search_by_user_equals_search_with_its_vector(version: Version) -> None:
     """Live or carried; an unknown user is an error."""
     assert version.users is not None
     ids = version.users.names(np.arange(len(version.users.ids)))
@@ -92,7 +90,7 @@ def test_search_by_user_is_search_with_its_vector(version: Version) -> None:
         version.search_by_user(["nobody"] if ids.dtype.kind == "U" else [-5])
 
 
-def test_search_by_item_leaves_the_item_itself_out(version: Version) -> None:
+def test_search_by_item_excludes_the_item_itself(version: Version) -> None:
     """Everything else in the same order; a carried item, which is never found, too; all others when k is large."""
     ids = version.items.names(np.arange(len(version.items.ids)))
     found, scores = version.search_by_item(ids, k=4)
@@ -111,7 +109,7 @@ def test_search_by_item_leaves_the_item_itself_out(version: Version) -> None:
     assert one not in version.search_by_item([one], k=3, blocked=[one])[0].tolist()[0]
 
 
-def test_raw_queries_of_any_kept_version_go_through_its_own_maps(reader: StoreReader) -> None:
+def test_raw_queries_are_mapped_by_their_own_version(reader: StoreReader) -> None:
     """Raw users search as their stable vectors do; those of an older version through that version's maps."""
     made = night(2, **SIZES)
     raw = made.both[1]
@@ -145,7 +143,7 @@ def test_filtered_scores_are_those_of_the_metric(metric: str) -> None:
             np.testing.assert_allclose(scores, again, atol=1e-5)
 
 
-def test_raw_queries_of_a_narrower_time_are_padded() -> None:
+def test_raw_queries_of_a_narrower_version_are_padded() -> None:
     """After ``widen``: the old version's raw vectors still search."""
     from embsync.pipeline.widen import widen
 

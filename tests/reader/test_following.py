@@ -54,7 +54,7 @@ def flip_a_bit(root: Path, number: int) -> None:
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
-def test_a_follower_switches_by_itself_and_tells(root: Path) -> None:
+def test_a_follower_switches_and_calls_back(root: Path) -> None:
     """Each new version reaches the callback, already current; a rollback too; the old one stays usable."""
     seen: list[tuple[int, int]] = []
     with embsync.open(root) as reader:
@@ -72,7 +72,7 @@ def test_a_follower_switches_by_itself_and_tells(root: Path) -> None:
     assert not follower.health.alive
 
 
-def test_a_damaged_version_is_refused_by_hash_and_seen(root: Path) -> None:
+def test_a_damaged_version_is_refused_by_its_hash_and_reported(root: Path) -> None:
     """One flipped bit, every size right: the old one is served on; once repaired and looked at anew, it is taken."""
     errors: list[Exception] = []
     with embsync.open(root) as reader:
@@ -106,7 +106,7 @@ def test_a_rollback_to_the_served_version_clears_the_error(root: Path) -> None:
         eventually(lambda: follower.health.healthy)
 
 
-def test_a_callback_that_raises_ends_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_of_the_callback_does_not_end_the_follower(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The switch has happened, the error is kept and logged, and the next version comes all the same."""
 
     def refuse(version: Version) -> None:
@@ -126,7 +126,7 @@ def test_a_callback_that_raises_ends_nothing(root: Path, caplog: pytest.LogCaptu
         eventually(lambda: reader.current.number == 3 and follower.health.healthy)
 
 
-def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
+def test_a_store_that_disappears_for_a_while_is_found_again(root: Path) -> None:
     """An error while it is away, none afterwards; what was mapped answers all the time."""
     with embsync.open(root) as reader:
         follower = reader.follow(on_error=lambda _: None, interval=0.01)
@@ -144,7 +144,7 @@ def test_a_store_that_vanishes_for_a_while_is_found_again(root: Path) -> None:
 
 
 @pytest.mark.parametrize("follows", [True, False])
-def test_a_recreated_store_is_another_store(root: Path, follows: bool) -> None:
+def test_a_recreated_store_counts_as_a_new_one(root: Path, follows: bool) -> None:
     """Its version 1 is not ours: it is switched to, and what we hold is never completed from its files."""
     with embsync.open(root) as reader:
         old = reader.current
@@ -165,7 +165,7 @@ def test_a_recreated_store_is_another_store(root: Path, follows: bool) -> None:
                 late()
 
 
-def test_a_foreign_space_is_refused_by_whoever_named_one(root: Path) -> None:
+def test_another_space_is_refused_if_a_space_was_given(root: Path) -> None:
     """On opening, on refresh, when following and by number; a reader that named none goes along."""
     with embsync.open(root) as free:
         ours = free.current.space_id
@@ -184,7 +184,7 @@ def test_a_foreign_space_is_refused_by_whoever_named_one(root: Path) -> None:
         embsync.open(root, space_id=ours)
 
 
-def test_a_leak_warns_and_an_orderly_end_does_not(root: Path) -> None:
+def test_only_an_unclosed_reader_warns(root: Path) -> None:
     """A version collected unclosed; not one closed, left by ``with``, or replaced by a newer one."""
     with pytest.warns(ResourceWarning, match="unclosed <embsync version 1"):
         open_version(root)
@@ -199,7 +199,7 @@ def test_a_leak_warns_and_an_orderly_end_does_not(root: Path) -> None:
             gc.collect()
 
 
-def test_a_following_reader_that_is_dropped_warns_and_ends_its_thread(root: Path) -> None:
+def test_an_unclosed_follower_warns_and_ends_its_thread(root: Path) -> None:
     """The thread holds only the store's path, not the reader."""
     reader = embsync.open(root)
     follower = reader.follow(interval=0.01)
@@ -253,7 +253,7 @@ def _in_child(reader: embsync.StoreReader, root: Path, answers: multiprocessing.
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None:
+def test_a_forked_child_can_search_refresh_and_releases_nothing(root: Path) -> None:
     """After parallel searches in the parent: the child does not hang, and its end does not unpin the parent's."""
     context = multiprocessing.get_context("fork")
     with embsync.open(root) as reader:
@@ -278,7 +278,7 @@ def test_a_forked_child_searches_refreshes_and_frees_nothing(root: Path) -> None
         np.testing.assert_array_equal(version.search(version.users.vectors[:2], k=3)[0], expected[:2])
 
 
-def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repaired_version_is_switched_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the next look: its file is not as it was when it was refused."""
     monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 1e9)
     with embsync.open(root) as reader:
@@ -293,7 +293,7 @@ def test_a_version_that_was_repaired_is_taken(root: Path, monkeypatch: pytest.Mo
         assert follower.error is None
 
 
-def test_a_version_whose_repair_shows_nowhere_is_taken_after_a_while(
+def test_a_version_repaired_without_a_trace_is_retried_after_a_while(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk may give other bytes once, and no file tells: it is hashed again, but not at every look."""

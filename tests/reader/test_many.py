@@ -42,7 +42,9 @@ def best(version: Version, queries: Array, rows: Array, k: int) -> list[set[int]
 
 @pytest.mark.parametrize("k", [1, 10, 11, 60, 100, 250, 1000, ITEMS - 1, ITEMS, ITEMS + 1, 10**9])
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.3, 0.02, 0.001, 0.0])
-def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPatch, k: int, share: float) -> None:
+def test_as_many_results_as_requested_are_returned(
+    reader: StoreReader, monkeypatch: pytest.MonkeyPatch, k: int, share: float
+) -> None:
     """None is missing, whether filtered or not; where fewer may be found, exactly those."""
     monkeypatch.setattr(search, "_SCANNED", 1)  # else every filter here is a scan
     version = reader.current
@@ -60,7 +62,7 @@ def test_as_many_as_asked_for(reader: StoreReader, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF128,Flat"])
-def test_filters_keep_the_recall(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filters_do_not_lower_the_recall(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the index and by scanning, at every selectivity, by labels that follow the vectors and that do not."""
     with quick_directory() as directory:
         made = night(0, items=6000, users=200, width=16)
@@ -88,7 +90,7 @@ def shared(version: Version, queries: Array, rows: Array, filters: dict[str, Arr
     return sum(len(a & set(b)) for a, b in zip(exact, ids.tolist(), strict=True)) / sum(map(len, exact))
 
 
-def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
+def test_blocking_one_item_returns_no_more_results(reader: StoreReader) -> None:
     """The answer with one unrelated item blocked is as long as the one without."""
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
@@ -98,7 +100,7 @@ def test_to_bar_one_item_gives_no_more(reader: StoreReader) -> None:
     assert ids.shape == (20, 900)
 
 
-def test_a_given_effort_is_kept_and_short_results_are_filled(reader: StoreReader) -> None:
+def test_a_given_effort_is_used_and_short_results_are_filled(reader: StoreReader) -> None:
     """The least effort finds few; the rest comes from a scan."""
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
@@ -108,7 +110,7 @@ def test_a_given_effort_is_kept_and_short_results_are_filled(reader: StoreReader
     assert ids.shape == (20, 900)
 
 
-def test_the_manifest_has_what_was_measured_at_both(reader: StoreReader) -> None:
+def test_the_manifest_has_the_measurements_at_both_k(reader: StoreReader) -> None:
     """The first is the one that decides, and is what the older fields say."""
     report = reader.current.record.index
     first, second = report.operating_points
@@ -131,7 +133,7 @@ def test_effort_grows_with_k() -> None:
     assert efforts == sorted(efforts)
 
 
-def test_a_manifest_of_an_earlier_release_has_its_point_at_ten() -> None:
+def test_a_manifest_of_an_earlier_release_applies_at_k_10() -> None:
     """Its effort is scaled from there."""
     report = IndexReport("HNSW32", "inner_product", "rebuilt", "", 0.96, 0.95, {"efSearch": 20}, 5, 0, "1.15.1")
     plain = msgspec.to_builtins(report)

@@ -70,7 +70,7 @@ def test_each_query_has_its_own_list(version: Version, users: Array, k: int, nam
         assert set(ids[place][~there].tolist()) <= {-1, ""}
 
 
-def test_a_list_for_all_beside_one_for_each(version: Version, users: Array) -> None:
+def test_a_common_list_combines_with_lists_per_query(version: Version, users: Array) -> None:
     """Both hold, in a matrix too, and beside the item itself."""
     best, _ = version.search_by_user(users, 12)
     ids, _ = version.search_by_user(users, 5, allowed=best[0], blocked=best)
@@ -81,7 +81,7 @@ def test_a_list_for_all_beside_one_for_each(version: Version, users: Array) -> N
 
 
 @pytest.mark.parametrize("name", ["allowed", "blocked"])
-def test_lists_that_do_not_fit_are_refused(version: Version, users: Array, name: str) -> None:
+def test_lists_of_another_length_are_refused(version: Version, users: Array, name: str) -> None:
     """Of another number than the queries, for some queries only, of another type."""
     one = version.items.names(np.arange(2)).tolist()
     with pytest.raises(UsageError, match=f"{name} does not fit the queries; found 2 lists; expected 30"):
@@ -92,7 +92,7 @@ def test_lists_that_do_not_fit_are_refused(version: Version, users: Array, name:
         version.search_by_user(users[:2], 5, **{name: [one, [1.5]]})
 
 
-def test_unknown_ids_fail_no_batch(version: Version, users: Array) -> None:
+def test_unknown_ids_do_not_fail_a_batch(version: Version, users: Array) -> None:
     """They find nothing, or what the mean finds; the others what they find alone."""
     unknown = "nobody" if users.dtype.kind == "U" else -5
     asked = [users[0], unknown, users[1]]
@@ -118,7 +118,7 @@ def test_unknown_ids_fail_no_batch(version: Version, users: Array) -> None:
         version.search_by_user(asked, missing="none")  # type: ignore[arg-type]
 
 
-def test_filters_come_from_files(
+def test_filters_can_be_read_from_files(
     reader: StoreReader, users: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ragged ones as JSON, a matrix as .npy; what is no filter is told in one line."""
@@ -152,7 +152,7 @@ def test_filters_come_from_files(
     assert json.loads(capsys.readouterr().out)["results"][2] == []
 
 
-def test_a_side_is_a_collection_of_its_ids(version: Version) -> None:
+def test_a_side_behaves_as_a_collection_of_ids(version: Version) -> None:
     """Live and carried; in blocks each row comes once, in order; what is no id is in no side."""
     side = version.items
     names = side.names(np.arange(len(side)))

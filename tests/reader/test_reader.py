@@ -104,7 +104,7 @@ def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list
         version.items.age([missing[0]])
 
 
-def test_search_gives_the_exact_top_of_the_raw_scores(version: Version, nights: list[Night]) -> None:
+def test_search_returns_the_exact_top_of_the_raw_scores(version: Version, nights: list[Night]) -> None:
     """For every user: the same items in the same order as the raw model says, ids in the caller's form."""
     made = nights[-1]
     items, users = made.both
@@ -119,7 +119,7 @@ def test_search_gives_the_exact_top_of_the_raw_scores(version: Version, nights: 
     assert one.tolist() == ids[:1].tolist()
 
 
-def test_search_never_gives_a_carried_id(version: Version, nights: list[Night]) -> None:
+def test_search_never_returns_a_carried_id(version: Version, nights: list[Night]) -> None:
     """Live items only; k beyond them is cut to them."""
     queries = version.items.vectors[~version.items.live][:3]
     ids, scores = version.search(queries, k=10_000)
@@ -142,13 +142,13 @@ def test_search_never_gives_a_carried_id(version: Version, nights: list[Night]) 
         ([["a"] * 6], 3, "not numbers; found <U1"),
     ],
 )
-def test_queries_that_make_no_sense_are_refused(version: Version, queries: Array, k: int, message: str) -> None:
+def test_invalid_queries_are_refused(version: Version, queries: Array, k: int, message: str) -> None:
     """Before FAISS sees them."""
     with pytest.raises(UsageError, match=message):
         version.search(queries, k=k)
 
 
-def test_any_integer_is_a_k(version: Version) -> None:
+def test_any_integer_type_is_accepted_as_k(version: Version) -> None:
     """NumPy's too, and one beyond every machine word."""
     for k in (np.int64(3), np.uint8(3)):
         assert version.search(np.ones((1, 6)), k=k)[0].shape == (1, 3)
@@ -166,7 +166,7 @@ def test_any_integer_is_a_k(version: Version) -> None:
         ([[1e300] * 6], r"found 1e\+300 in row 0"),
     ],
 )
-def test_what_cannot_be_mapped_is_refused(version: Version, rows: Any, message: str) -> None:
+def test_vectors_that_cannot_be_mapped_are_refused(version: Version, rows: Any, message: str) -> None:
     """With what was found, either way and as a raw query."""
     for mapped in (version.transform.items, version.transform.users_inverse):
         with pytest.raises(UsageError, match=message):
@@ -175,7 +175,7 @@ def test_what_cannot_be_mapped_is_refused(version: Version, rows: Any, message: 
         version.search(rows, space="snapshot")
 
 
-def test_maps_go_both_ways(version: Version, nights: list[Night]) -> None:
+def test_maps_are_invertible(version: Version, nights: list[Night]) -> None:
     """Raw to stable and back within 1e-5, one row or many; a wrong width is named."""
     items, users = nights[-1].both
     there, back = version.transform, version.transform
@@ -198,7 +198,7 @@ def test_maps_of_versions_compose(reader: StoreReader, nights: list[Night]) -> N
     assert cosines.mean() > 0.9
 
 
-def test_a_version_says_what_it_is_and_cannot_be_written(version: Version) -> None:
+def test_a_version_describes_itself_and_is_read_only(version: Version) -> None:
     """Number, space, the manifest as it stands in the file; all arrays mapped read-only."""
     assert version.number == 3
     assert version.manifest["version"] == 3
@@ -212,7 +212,7 @@ def test_a_version_says_what_it_is_and_cannot_be_written(version: Version) -> No
             array[0] = array[1]
 
 
-def test_wrong_forms_of_ids_are_refused(version: Version) -> None:
+def test_invalid_forms_of_ids_are_refused(version: Version) -> None:
     """Another type or shape than the store's is a usage error; decimal strings stand for integers."""
     text = version.items.ids.dtype.kind == "S"
     wrong: list[Any] = [[1, 2], [1.5]] if text else [["x"], [1.5], [True]]
@@ -227,7 +227,7 @@ def test_wrong_forms_of_ids_are_refused(version: Version) -> None:
         np.testing.assert_array_equal(version.items.lookup(spelled), version.items.vectors[:3])
 
 
-def test_one_very_long_id_takes_no_room_for_each_of_the_others(version: Version) -> None:
+def test_one_very_long_id_does_not_inflate_the_others(version: Version) -> None:
     """It is unknown among strings and no integer among integers; NumPy alone would ask for 4 GB."""
     assert version.users is not None
     known = version.items.names(np.arange(len(version.items.ids))).astype(str).tolist()
@@ -256,7 +256,7 @@ def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> N
         side.lookup([2**64 - 1])
 
 
-def test_refresh_switches_and_the_old_version_stays_usable() -> None:
+def test_refresh_switches_and_the_previous_version_stays_usable() -> None:
     """False while nothing is new; then the new version, and whoever holds the old one keeps it."""
     with quick_directory() as directory:
         root = directory / "S"
@@ -280,7 +280,7 @@ def test_refresh_switches_and_the_old_version_stays_usable() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int64, "S5", "S36"])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 5000])
-def test_a_sparse_index_finds_what_a_binary_search_finds(count: int, dtype: Any) -> None:
+def test_the_sparse_index_equals_a_binary_search(count: int, dtype: Any) -> None:
     """Every id, and none of those between, before and after them; shorter and longer strings too."""
     ids = np.sort((np.arange(count) * 7 + 11).astype(dtype))
     wanted = np.random.default_rng(count).permutation(np.arange(-3, count * 7 + 30)).astype(dtype)
@@ -291,7 +291,7 @@ def test_a_sparse_index_finds_what_a_binary_search_finds(count: int, dtype: Any)
         np.testing.assert_array_equal(SparseIndex(ids).positions(longer), positions_in(longer, ids))
 
 
-def test_a_large_batch_is_answered_as_single_ids_are() -> None:
+def test_a_large_batch_equals_single_lookups() -> None:
     """Known and unknown ids of both kinds, in any order: what one id alone gives."""
     with quick_directory() as directory:
         made = night(0, items=900, users=600, width=4)
@@ -343,7 +343,7 @@ def test_a_damaged_version_is_never_switched_to() -> None:
                 reader.version(7)
 
 
-def test_versions_are_opened_by_several_threads_at_once(version: Version) -> None:
+def test_several_threads_may_open_versions_at_once(version: Version) -> None:
     """NumPy evaluates the header of an array, which CPython 3.11 refuses if another thread does so meanwhile."""
     path, kind = version.path / "items" / "ids.npy", version.items.ids.dtype.kind
 
@@ -364,14 +364,14 @@ def test_versions_are_opened_by_several_threads_at_once(version: Version) -> Non
         gc.callbacks.remove(switch)
 
 
-def test_a_store_without_versions_says_so(tmp_path: Path) -> None:
+def test_a_store_without_versions_is_reported(tmp_path: Path) -> None:
     """It is a store, and there is nothing in it yet."""
     Store(tmp_path / "S").create()
     with pytest.raises(NotFoundError, match="no version yet"):
         embsync.open(tmp_path / "S")
 
 
-def test_one_side_has_no_users() -> None:
+def test_a_store_of_items_has_no_users() -> None:
     """``users`` is None, queries are item-like, and the map is its own inverse's transpose."""
     with quick_directory() as directory:
         made = night(0, **SIZES).named().one_sided()
@@ -440,7 +440,7 @@ def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> Non
                 assert seen > 5
 
 
-def test_a_consumer_pulls_in_neither_the_watcher_nor_the_service() -> None:
+def test_importing_the_reader_loads_neither_watcher_nor_daemon() -> None:
     """Importing the package for reading stays light."""
     code = (
         "import sys, embsync; heavy = {'watchdog', 'click', 'rich', 'embsync.pipeline', 'embsync.cli'}; "
@@ -457,7 +457,7 @@ def test_a_consumer_pulls_in_neither_the_watcher_nor_the_service() -> None:
 
 
 @pytest.mark.services("pandas")
-def test_a_side_is_a_data_frame_and_an_arrow_table(version: Version) -> None:
+def test_a_side_converts_to_pandas_and_arrow(version: Version) -> None:
     """Ids in the caller's form, the mapped numbers themselves; what is read back is what was published."""
     side = version.items
     frame, table = side.to_pandas(), side.to_arrow()
@@ -471,7 +471,7 @@ def test_a_side_is_a_data_frame_and_an_arrow_table(version: Version) -> None:
 
 
 @pytest.mark.parametrize("library", ["pandas", "pyarrow"])
-def test_a_library_that_is_missing_is_named(version: Version, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(version: Version, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=f"{library} is not installed; hint: pip install {library}"):
         version.items.to_pandas() if library == "pandas" else version.items.to_arrow()

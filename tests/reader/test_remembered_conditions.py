@@ -37,7 +37,7 @@ def test_a_condition_is_evaluated_once() -> None:
     assert repr(column.asked) == repr(conditions)
 
 
-def test_the_memory_is_bounded() -> None:
+def test_the_cache_of_conditions_is_bounded() -> None:
     """Of a hundred conditions on many rows none but the last are remembered; long and strange ones never are."""
     column = Column()
     matches = remembered({"price": cast(LabelColumn, column)}, 1 << 25)

@@ -67,9 +67,7 @@ def test_a_version_deleted_before_it_is_pinned_is_not_an_error(
 
 
 @pytest.mark.parametrize(("share", "held"), [(0.02, 2**20), (0.02, 4), (0.3, 2**20)])
-def test_what_a_graph_misses_among_allowed_items_is_filled_in(
-    monkeypatch: pytest.MonkeyPatch, share: float, held: int
-) -> None:
+def test_allowed_items_that_a_graph_misses_are_added(monkeypatch: pytest.MonkeyPatch, share: float, held: int) -> None:
     """With the least effort a graph gives up among items it must skip; the answer has no holes, and is exact there."""
     monkeypatch.setattr(search, "_SCANNED", 10)
     monkeypatch.setattr(search, "_HELD", held)  # a few at a time: put together from parts
@@ -114,7 +112,9 @@ def test_a_lasting_error_is_reported_once(root: Path) -> None:
         assert reader.current.number == 1
 
 
-def test_k_is_cut_where_allowed_items_go_through_the_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_is_limited_where_allowed_items_are_searched_in_the_index(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Above what is scanned, too: no more places than items that may be found."""
     monkeypatch.setattr(search, "_SCANNED", 5)
     with embsync.open(root) as reader:
@@ -124,7 +124,7 @@ def test_k_is_cut_where_allowed_items_go_through_the_index(root: Path, monkeypat
         assert set(ids[0].tolist()) == set(live[:50].tolist())
 
 
-def test_what_was_refused_is_hashed_again_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_version_is_hashed_again_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at every look, but when the time is over: then a file that was mended in place is found whole."""
     hashed, verify = [0], follower.verify
     looks, current_number = [0], layout.current_number

@@ -27,7 +27,7 @@ def page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("nights", [1, 3])
-def test_a_report_has_no_finding(page: Page, tmp_path: Path, nights: int) -> None:
+def test_axe_finds_nothing_in_a_report(page: Page, tmp_path: Path, nights: int) -> None:
     """With every table open; nothing is wider than the window, nothing else is loaded, nothing is reported."""
     root = tmp_path / "S"
     for number in range(nights):

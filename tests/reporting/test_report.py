@@ -59,7 +59,7 @@ def root() -> Iterator[Path]:
         yield directory / "S"
 
 
-def test_the_arrays_have_the_means_that_the_manifest_has(root: Path) -> None:
+def test_the_arrays_agree_with_the_manifest(root: Path) -> None:
     """Read again from the vectors, stable and raw, of both sides."""
     with embsync.open(root) as store:
         figures = embsync.report(store.current).figures
@@ -100,7 +100,7 @@ def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
     assert page.text.startswith("embsync report, version 4 Skip to the report embsync report version 4")
 
 
-def test_neighbours_are_those_of_a_search(root: Path) -> None:
+def test_neighbours_equal_those_of_a_search(root: Path) -> None:
     """In both versions."""
     with embsync.open(root) as store:
         moved = embsync.report(store.current).figures.moved
@@ -146,7 +146,7 @@ def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("kind", ["one version", "one side", "strings", "a wider space"])
-def test_a_page_says_what_a_version_has_not_stored(tmp_path: Path, kind: str) -> None:
+def test_a_page_says_what_is_not_stored(tmp_path: Path, kind: str) -> None:
     """It shows the rest."""
     root = tmp_path / "S"
     count = 1 if kind == "one version" else 2
@@ -177,7 +177,7 @@ def test_pruned_and_damaged_versions_are_named(tmp_path: Path) -> None:
     assert "pruned: figures of those are gone" in page.text
 
 
-def test_a_new_space_is_marked(tmp_path: Path) -> None:
+def test_a_new_space_is_marked_in_the_history(tmp_path: Path) -> None:
     """Lines do not lead from one space to the other, nor do trails."""
     root = tmp_path / "S"
     for number in range(2):
@@ -191,7 +191,7 @@ def test_a_new_space_is_marked(tmp_path: Path) -> None:
     assert found.trail_versions.tolist() == [3, 4]
 
 
-def test_a_store_with_refused_snapshots_alone_has_a_page(tmp_path: Path) -> None:
+def test_a_store_with_only_refused_snapshots_has_a_page(tmp_path: Path) -> None:
     """Which says why; the command writes it."""
     root = tmp_path / "S"
     bad = night(0, **SIZES)
@@ -216,7 +216,7 @@ HOSTILE = [
 ]
 
 
-def test_markup_and_right_to_left_text_stay_text(tmp_path: Path) -> None:
+def test_markup_and_right_to_left_text_are_escaped(tmp_path: Path) -> None:
     """In ids, in labels, in the names of snapshots: no element comes of them, and none turns the line around."""
     root = tmp_path / "S"
     for number in range(2):
@@ -239,7 +239,7 @@ def page_of_hostile(root: Path) -> Page:
     return Page(document(collect.of_store(root)))
 
 
-def test_the_command_writes_one_file_and_leaves_the_store(
+def test_the_command_writes_one_file_and_does_not_change_the_store(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says the verdict and where the page is; an older version is shown as it was."""
@@ -262,7 +262,7 @@ def test_the_command_writes_one_file_and_leaves_the_store(
         (["--output", "no/such/page.html"], 2, "mkdir -p no/such"),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_invalid_arguments_are_refused_in_one_line(
     root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -303,7 +303,7 @@ def test_a_notebook_shows_a_part_of_a_page(root: Path) -> None:
     assert repr(made) == f"<Report: {made.verdict.sentence}>"
 
 
-def test_the_python_of_the_page_runs_as_it_stands(
+def test_the_documented_python_runs_as_printed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a directory with a store."""

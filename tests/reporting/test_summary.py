@@ -22,7 +22,7 @@ def stabilized(number: int, anchors: embsync.Anchors | None = None, *, one_sided
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
-def test_a_result_has_a_page_and_a_notebook_shows_it(tmp_path: Path, one_sided: bool) -> None:
+def test_a_result_has_a_page_that_notebooks_show(tmp_path: Path, one_sided: bool) -> None:
     """With the figures of the result, in a new space and in one with anchors."""
     first = stabilized(0, one_sided=one_sided)
     second = stabilized(1, first.anchors, one_sided=one_sided)

@@ -82,7 +82,7 @@ def generated(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.services("openapi_python_client")
-def test_a_python_client_asks_everything(
+def test_a_python_client_calls_every_endpoint(
     generated: Any, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:
     """Every operation, with nothing set but what it needs, and by URL where there is such a way."""
@@ -134,7 +134,7 @@ def test_a_python_client_asks_everything(
 
 
 @pytest.mark.long
-def test_a_typescript_client_asks_everything(
+def test_a_typescript_client_calls_every_endpoint(
     document: Path, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:
     """It compiles with strict types, and ids come as strings where that is asked."""

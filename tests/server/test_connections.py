@@ -74,7 +74,7 @@ def figure(server: Server, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def test_connections_that_arrive_while_none_are_accepted_wait(root: Path) -> None:
+def test_connections_wait_while_none_are_accepted(root: Path) -> None:
     """2,000 connections are made while the server stands still: else each is asked for again, later and later."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     longest = int(Path("/proc/sys/net/core/somaxconn").read_text())
@@ -106,7 +106,7 @@ def test_connections_that_arrive_while_none_are_accepted_wait(root: Path) -> Non
         ((), False, 256),
     ],
 )
-def test_half_a_head_a_thousand_times_stops_nothing(
+def test_a_thousand_incomplete_heads_do_not_stop_the_server(
     root: Path, tmp_path: Path, options: tuple[str, ...], unix: bool, descriptors: int
 ) -> None:
     """More than there may be, or than there are descriptors: others are answered at once, and the log stays short."""
@@ -144,7 +144,7 @@ def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", HEAD, b"POST /v1/search HTTP/1.1\r\nContent-Length: 5\r\nX: "])
-def test_a_head_that_does_not_arrive_is_not_waited_for(server: Server, sent: bytes) -> None:
+def test_an_idle_connection_without_a_head_is_closed(server: Server, sent: bytes) -> None:
     """However much of it there is: 408 to who began one, and the connection is closed."""
     said = closed(server.plug(sent))
     assert said.startswith(b"HTTP/1.1 408 ") if sent else said == b""
@@ -156,7 +156,7 @@ def test_a_head_sent_byte_by_byte_is_cut_off(server: Server) -> None:
     trickle(plug, HEAD * 10)
 
 
-def test_a_second_head_has_its_time_too(server: Server) -> None:
+def test_a_second_head_has_its_own_deadline(server: Server) -> None:
     """A kept connection that begins another request, and one that never does."""
     for sent, status in ((HEAD, b"408"), (b"", b"200")):
         plug = server.plug(HEAD + b"\r\n" + sent)
@@ -164,7 +164,7 @@ def test_a_second_head_has_its_time_too(server: Server) -> None:
     assert 'reason="idle"' not in server.ask("/metrics").body.decode()  # which is how a connection ends
 
 
-def test_an_unread_body_is_not_waited_for(server: Server) -> None:
+def test_a_refused_request_is_answered_before_its_body_arrives(server: Server) -> None:
     """Answered before it was complete: a trickle does not hold the connection."""
     plug = server.plug(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
     assert b" 405 " in plug.recv(4096)
@@ -204,7 +204,7 @@ def test_unread_responses_are_dropped(server: Server) -> None:
         HEAD + b" folded: \x00\r\n\r\n",
     ],
 )
-def test_non_http_bytes_are_refused_like_any_bad_request(server: Server, sent: bytes) -> None:
+def test_non_http_bytes_are_answered_as_a_bad_request(server: Server, sent: bytes) -> None:
     """A 4xx or 501 in JSON, with the version, and the connection is closed."""
     plug = server.plug()
     try:
@@ -218,7 +218,7 @@ def test_non_http_bytes_are_refused_like_any_bad_request(server: Server, sent: b
         assert json.loads(body)["what"]
 
 
-def test_nonsense_in_the_middle_of_a_body_is_refused(server: Server, root: Path) -> None:
+def test_invalid_bytes_within_a_chunked_body_are_refused(server: Server, root: Path) -> None:
     """Before an answer, after one, and behind a request that is being answered: without a word of alarm in the log."""
     chunked = b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     for path in (b"POST /v1/search", b"POST /healthz", b"GET /healthz", b"POST /nowhere"):

@@ -55,7 +55,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_starts_on_any_damaged_file_and_serves_once_it_is_repaired(
+def test_the_server_starts_despite_damage_and_serves_after_the_repair(
     root: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     """Not ready, with its name in the log and the state, and no traceback; what no reader needs is no bar."""

@@ -59,7 +59,7 @@ def test_each_query_may_have_its_own_list(server: Server, version: Version, user
     assert answer.plain["ids"] == version.search_by_user(users, 5, **{name: lists})[0].tolist()  # type: ignore[arg-type]
 
 
-def test_conditions_and_labels(server: Server, version: Version, users: list[int]) -> None:
+def test_conditions_filter_and_labels_are_returned(server: Server, version: Version, users: list[int]) -> None:
     """A value, a list, a range; labels stand beside the ids, null for what is missing."""
     where = {"genre": ["a", "b"], "price": {"min": 10}}
     answer = server.ask("/v1/search", {"users": users, "k": 5, "where": where, "labels": ["genre", "price"]})
@@ -76,7 +76,7 @@ def test_conditions_and_labels(server: Server, version: Version, users: list[int
     assert [len(hit) for hit in by_url["labels"][0]] == [1, 1]
 
 
-def test_conditions_stand_in_a_url_as_json(server: Server, version: Version, users: list[int]) -> None:
+def test_conditions_in_a_url_are_json(server: Server, version: Version, users: list[int]) -> None:
     """The same as in a body, and beside vectors as an array."""
     where = {"genre": ["a", "b"], "price": {"min": 10}}
     text = quote(json.dumps(where))
@@ -107,7 +107,7 @@ def test_an_invalid_condition_in_a_url_is_explained(
     assert answer.plain["expected"] or answer.plain["hint"]
 
 
-def test_lookup_and_diff_answer_labels(server: Server, version: Version) -> None:
+def test_lookup_and_diff_return_labels(server: Server, version: Version) -> None:
     """On request beside vectors; an unknown item has none; users and arrays have no labels."""
     ids = [int(version.items.ids[0]), -5]
     body = {"side": "items", "ids": ids, "missing": "nan", "labels": ["genre", "price"]}
@@ -154,7 +154,7 @@ def test_an_invalid_filter_is_explained(
     assert answer.plain["expected"] or answer.plain["hint"]
 
 
-def test_the_shell_filters_and_shows(
+def test_the_command_line_filters_and_shows_labels(
     root: Path, version: Version, users: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each value is read as its label's kind; a label repeated means any of them."""

@@ -43,7 +43,7 @@ def until_version(server: Server, number: int) -> None:
     eventually(lambda: server.ask("/readyz").headers["X-Embsync-Version"] == str(number))
 
 
-def test_before_the_first_version_it_is_up_but_not_ready(root: Path) -> None:
+def test_before_the_first_version_the_server_is_up_but_not_ready(root: Path) -> None:
     """No store at all: 503 and "none"; ready by itself once something is published."""
     with serving(root, ready=False) as server:
         answer = server.ask("/readyz")
@@ -95,7 +95,7 @@ class Load(threading.Thread):
 
 @pytest.mark.parametrize("switches", [8, pytest.param(100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Path, workers: int, switches: int) -> None:
+def test_no_answer_fails_or_is_mixed_while_versions_change_under_load(root: Path, workers: int, switches: int) -> None:
     """Published, pruned and rolled back as fast as can be, while four connections ask without a pause."""
     import embsync
 
@@ -134,7 +134,7 @@ def test_versions_change_under_load_without_one_failed_or_mixed_answer(root: Pat
             assert "embsync_http_requests_total" in server.ask("/metrics").body.decode()
 
 
-def test_a_damaged_version_is_not_served_and_shows(root: Path) -> None:
+def test_a_damaged_version_is_not_served_and_reported(root: Path) -> None:
     """Right in size, wrong in one bit: the old one is served on, health and figures say why."""
     sync(root, night(0, **SIZES), "n0")
     sync(root, night(1, **SIZES), "n1")
@@ -161,7 +161,7 @@ def test_a_damaged_version_is_not_served_and_shows(root: Path) -> None:
     assert "damaged version" in told[1]["reason"]
 
 
-def test_a_damaged_map_of_a_kept_version_maps_nothing(root: Path) -> None:
+def test_a_damaged_map_of_a_kept_version_is_not_used(root: Path) -> None:
     """Right in size, wrong in one bit: 503, whether vectors are mapped or searched with."""
     for number in range(2):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -180,7 +180,7 @@ def test_a_damaged_map_of_a_kept_version_maps_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_signal_ends_it_in_order(root: Path, number: signal.Signals, workers: str) -> None:
+def test_a_signal_shuts_the_server_down_in_order(root: Path, number: signal.Signals, workers: str) -> None:
     """Exit code 0, soon, with idle connections open, and no worker left."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", workers) as server:
@@ -207,7 +207,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_signal_while_it_starts_is_not_lost(root: Path) -> None:
+def test_a_signal_during_startup_is_not_lost(root: Path) -> None:
     """It came before the server listened to signals: exit code 0 all the same."""
     sync(root, night(0, **SIZES), "n0")
     _, _, _, _, _, *arguments = command(root, "--listen", "127.0.0.1:0")
@@ -253,7 +253,7 @@ def test_a_worker_that_dies_is_replaced(root: Path) -> None:
         eventually(lambda: all(newest in server.ask("/metrics").body.decode() for _ in range(8)))
 
 
-def test_a_worker_begins_while_the_token_is_away(root: Path, tmp_path: Path) -> None:
+def test_a_worker_starts_while_the_token_file_is_missing(root: Path, tmp_path: Path) -> None:
     """It lets nobody in until the file is back; the death before is in the log."""
     sync(root, night(0, **SIZES), "n0")
     token = tmp_path / "token"
@@ -277,7 +277,7 @@ def test_a_worker_begins_while_the_token_is_away(root: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles cleans by age")
-def test_what_workers_share_is_not_cleaned_away(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_files_of_workers_are_not_removed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old as it is after months: a new version is still served, and counted."""
     sync(root, night(0, **SIZES), "n0")
     shared = tmp_path / "tmp"
@@ -292,7 +292,7 @@ def test_what_workers_share_is_not_cleaned_away(root: Path, tmp_path: Path, monk
         eventually(lambda: "embsync_newest_version 2.0" in server.ask("/metrics").body.decode())  # both looked
 
 
-def test_workers_that_all_die_at_once_end_the_server(root: Path) -> None:
+def test_the_server_ends_if_all_workers_die_at_once(root: Path) -> None:
     """Exit code 1, for whoever manages it."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2", ready=False) as server:
@@ -315,7 +315,7 @@ def test_workers_that_all_die_at_once_end_the_server(root: Path) -> None:
         (["--token-file", "/nonexistent"], "no token"),
     ],
 )
-def test_what_cannot_be_served_is_a_usage_error(root: Path, options: list[str], message: str) -> None:
+def test_invalid_options_of_serve_are_usage_errors(root: Path, options: list[str], message: str) -> None:
     """Exit code 2 and one line."""
     done = subprocess.run(command(root, *options), capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 2
@@ -354,7 +354,7 @@ def with_padding(root: Path, size: int) -> None:
     (version / "manifest.sha256").unlink()
 
 
-def test_one_worker_hashes_for_all_and_none_holds_up_a_stop(root: Path) -> None:
+def test_one_worker_hashes_for_all_and_hashing_does_not_delay_a_stop(root: Path) -> None:
     """Stopped while the first version is hashed: it does not wait for that. Left alone: the file is read once."""
     sync(root, night(0, **SIZES), "n0")
     with_padding(root, size := 1 << 29)
@@ -375,7 +375,7 @@ def test_one_worker_hashes_for_all_and_none_holds_up_a_stop(root: Path) -> None:
         assert size < sum(map(has_read, children(server))) < 2 * size
 
 
-def test_a_server_and_its_workers_run_as_programs_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_and_its_workers_are_separate_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading all they need themselves, which other tests spare them; no warning is met on the way."""
     monkeypatch.setenv(SWITCH, "0")
     sync(root, night(0, **SIZES), "n0")

@@ -68,7 +68,7 @@ def request(body: dict[str, Any], path: str = "/v1/search") -> bytes:
     ).encode() + plain
 
 
-def test_the_product_is_limited(server: Server, users: list[int]) -> None:
+def test_the_number_of_hits_is_limited(server: Server, users: list[int]) -> None:
     """10,000 x 100 is answered, 10,000 x 101 and 1,001 x 1,000 are not, whatever the store could give."""
     answer = server.ask("/v1/search", {"users": users, "k": 100}, Accept=NPY)
     assert answer.status == 200
@@ -83,7 +83,7 @@ def test_the_product_is_limited(server: Server, users: list[int]) -> None:
             assert refused.plain["expected"] == "at most 1000000 hits"
 
 
-def test_blocks_are_put_together_in_order(server: Server, users: list[int]) -> None:
+def test_blocks_are_joined_in_order(server: Server, users: list[int]) -> None:
     """JSON, npy and the reader agree, over more queries than are searched at once, by users, items and vectors."""
     plain = server.ask("/v1/search", {"users": users[:2100], "k": 3}).plain
     array = server.ask("/v1/search", {"users": users[:2100], "k": 3}, Accept=NPY).array
@@ -108,7 +108,7 @@ def test_blocks_are_put_together_in_order(server: Server, users: list[int]) -> N
         b'{"users":[' + b'"",' * 3_000_000 + b'""]}',
     ],
 )
-def test_a_body_that_would_fill_the_memory_is_not_decoded(server: Server, body: bytes) -> None:
+def test_a_body_that_would_exceed_the_memory_limit_is_not_decoded(server: Server, body: bytes) -> None:
     """A few bytes of text are a hundred as objects: refused as too much, or as wrong, and the memory is not taken."""
     before = anonymous_memory(server.process.pid)
     answer = server.ask("/v1/search", body, Content_Type="application/json")
@@ -116,7 +116,7 @@ def test_a_body_that_would_fill_the_memory_is_not_decoded(server: Server, body: 
     assert anonymous_memory(server.process.pid) - before < 96 * MIB
 
 
-def test_everything_at_once_stays_within_the_memory(server: Server, users: list[int]) -> None:
+def test_concurrent_requests_stay_within_the_memory_limit(server: Server, users: list[int]) -> None:
     """The largest questions of every kind from 24 clients; small ones are answered meanwhile, and all is given back."""
     before = most = anonymous_memory(server.process.pid)
     large = [
@@ -154,7 +154,7 @@ def test_everything_at_once_stays_within_the_memory(server: Server, users: list[
     eventually(lambda: taken(server) == 0)
 
 
-def test_unread_responses_hold_up_neither_memory_nor_other_clients(server: Server, users: list[int]) -> None:
+def test_unread_responses_block_neither_memory_nor_other_clients(server: Server, users: list[int]) -> None:
     """Their share is taken until they are dropped; large questions meanwhile are told to come again."""
     slow = []
     for _ in range(6):
@@ -183,7 +183,7 @@ def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -
     eventually(lambda: taken(server) == 0)
 
 
-def test_a_body_that_is_broken_off_gives_back_what_it_took(server: Server) -> None:
+def test_an_interrupted_body_releases_its_memory(server: Server) -> None:
     """As does one that is refused on the way."""
     for whole in (8 * MIB, 32 * MIB):
         with server.plug() as plug:
@@ -193,7 +193,7 @@ def test_a_body_that_is_broken_off_gives_back_what_it_took(server: Server) -> No
         eventually(lambda: taken(server) == 0)
 
 
-def test_a_request_that_never_fits_is_refused_for_good(root: Path, users: list[int]) -> None:
+def test_a_request_that_can_never_fit_is_refused(root: Path, users: list[int]) -> None:
     """422, and not a word of coming again."""
     with serving(root, "--max-memory", "8 MiB") as server:
         refused = server.ask("/v1/search", {"users": users, "k": 100})
@@ -203,7 +203,7 @@ def test_a_request_that_never_fits_is_refused_for_good(root: Path, users: list[i
 
 @pytest.mark.long
 @pytest.mark.parametrize(("workers", "seconds"), [("1", "3600"), ("2", "2")])
-def test_a_stop_under_full_load_is_in_time(root: Path, users: list[int], workers: str, seconds: str) -> None:
+def test_a_stop_under_full_load_is_within_its_timeout(root: Path, users: list[int], workers: str, seconds: str) -> None:
     """Large requests, slow readers, half heads and half bodies at work: none keeps it beyond the unit's time-out."""
     with serving(root, "--workers", workers, "--max-seconds", seconds) as server:
         half = request({"users": users, "k": 100})

@@ -82,7 +82,7 @@ def heading(page: Page, text: str) -> None:
     )
 
 
-def test_the_page_searches_an_id_and_follows_its_neighbours(
+def test_the_page_searches_an_id_and_links_its_neighbours(
     page: Page, server: Server, named: Path, tmp_path: Path
 ) -> None:
     """Neighbours with scores, how it moved over the kept versions, and the way back; nothing from another host."""
@@ -112,7 +112,7 @@ def test_the_page_searches_an_id_and_follows_its_neighbours(
     assert [address for address in page.asked if not address.startswith((server.where, "data:,"))] == []
 
 
-def test_an_id_is_text_and_the_other_side_is_a_choice(page: Page, server: Server) -> None:
+def test_ids_are_escaped_and_the_side_can_be_chosen(page: Page, server: Server) -> None:
     """By keyboard alone: another side, an id that looks like HTML, and one that is not there."""
     page.open(server.where)
     page.until("document.getElementById('number').textContent === 'version 2'")
@@ -132,7 +132,7 @@ def test_an_id_is_text_and_the_other_side_is_a_choice(page: Page, server: Server
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_telephone_and_can_be_read_in_the_dark(page: Page, server: Server, scheme: str) -> None:
+def test_the_page_fits_a_phone_and_has_a_dark_theme(page: Page, server: Server, scheme: str) -> None:
     """Nothing is cut off at 360 pixels; text stands out from what is behind it by 4.5 to 1 at least."""
     page.open(f"{server.where}/#items/book-1070", 360)
     page.look(360, scheme=scheme)
@@ -153,7 +153,7 @@ def test_it_fits_a_telephone_and_can_be_read_in_the_dark(page: Page, server: Ser
     )
 
 
-def test_a_version_published_meanwhile_shows_by_itself(page: Page, root: Path) -> None:
+def test_a_new_version_appears_without_reloading(page: Page, root: Path) -> None:
     """With the neighbours that were asked for; and one that was refused is said, while the old one goes on."""
     for number in range(3):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -222,7 +222,7 @@ def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, 
         assert page.complaints == []
 
 
-def test_labels_stand_beside_items(page: Page, root: Path) -> None:
+def test_labels_are_shown_beside_items(page: Page, root: Path) -> None:
     """Of neighbours, of what moved most, and of the item that is shown; text that looks like HTML stays text."""
     for number in range(2):
         made = night(number, **SIZES)
@@ -255,7 +255,7 @@ def test_labels_stand_beside_items(page: Page, root: Path) -> None:
     assert page.complaints == []
 
 
-def test_a_token_is_asked_for_and_ids_are_exact(page: Page, root: Path, tmp_path: Path) -> None:
+def test_the_page_asks_for_a_token_and_keeps_ids_exact(page: Page, root: Path, tmp_path: Path) -> None:
     """A link waits for the token; ids beyond what a JavaScript number holds are shown and asked for digit by digit."""
     (tmp_path / "token").write_text("sesame\n")
     made = night(0, **SIZES)
@@ -280,7 +280,7 @@ def test_a_token_is_asked_for_and_ids_are_exact(page: Page, root: Path, tmp_path
         heading(page, f"Neighbours of item {ids[0]}")
 
 
-def test_before_the_first_version_it_says_so_and_a_store_of_items_has_one_side(page: Page, root: Path) -> None:
+def test_the_page_of_an_empty_store_and_of_a_store_of_items(page: Page, root: Path) -> None:
     """What is published comes by itself; there are no users to choose, and a link to one says what is wrong."""
     with serving(root, ready=False) as server:
         page.open(server.where)

@@ -35,7 +35,7 @@ def server(root: Path) -> Iterator[Server]:
         yield running
 
 
-def test_the_report_is_that_of_the_version_served(server: Server, root: Path) -> None:
+def test_the_report_is_of_the_served_version(server: Server, root: Path) -> None:
     """With the version in a header, and headers under which nothing of it can run or load."""
     answer = server.ask("/report")
     with embsync.open(root) as store:
@@ -51,7 +51,7 @@ def test_the_report_is_that_of_the_version_served(server: Server, root: Path) ->
         assert f">{figure(check.value, 4)}<" in text
 
 
-def test_the_overview_has_its_parts(server: Server) -> None:
+def test_the_overview_has_all_parts(server: Server) -> None:
     """The verdict, what moved most with links, and what the daemon does."""
     text = server.ask("/overview").body.decode()
     for part in ("top", "more", "daemon"):
@@ -61,7 +61,7 @@ def test_the_overview_has_its_parts(server: Server) -> None:
     assert "<script" not in text
 
 
-def test_limits_hold_for_pages(root: Path) -> None:
+def test_limits_apply_to_pages(root: Path) -> None:
     """Memory, the name of the server, methods."""
     with serving(root, "--max-memory", "32 MiB") as small:
         refused = small.ask("/report")
@@ -112,7 +112,7 @@ def test_without_a_version_a_person_gets_a_page_and_a_program_the_error(tmp_path
             assert ("rows_items" in text) == (kind == "refused")
 
 
-def test_a_version_that_cannot_be_served_is_not_called_missing(tmp_path: Path) -> None:
+def test_a_version_that_cannot_be_served_is_not_reported_as_missing(tmp_path: Path) -> None:
     """Its damage is named, and nobody is asked to publish a first one."""
     root = tmp_path / "S"
     sync(root, night(0, **SIZES), "n0")

@@ -139,7 +139,7 @@ def test_responses_match_the_openapi_document(server: Server, tmp_path: Path, ex
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(500, marks=pytest.mark.fuzz)])
-def test_what_the_store_has_is_answered(server: Server, root: Path, tmp_path: Path, examples: int) -> None:
+def test_every_operation_succeeds_with_existing_ids(server: Server, root: Path, tmp_path: Path, examples: int) -> None:
     """The same with ids, versions and widths that are there: answers of every endpoint fit the document."""
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(narrowed(server.ask("/openapi.json").plain, root)))

@@ -56,7 +56,7 @@ def users_of(version: Version) -> Any:
     return version.users
 
 
-def test_small_queries_need_no_thread(root: Path, version: Version) -> None:
+def test_small_queries_are_answered_without_a_thread(root: Path, version: Version) -> None:
     """A thread takes several times as long to wake as a small search takes; a large one does get one."""
 
     def threads(server: Server) -> int:
@@ -80,7 +80,7 @@ def test_small_queries_need_no_thread(root: Path, version: Version) -> None:
         assert threads(server) > before
 
 
-def test_search_answers_as_the_reader_does(server: Server, version: Version) -> None:
+def test_search_equals_the_reader(server: Server, version: Version) -> None:
     """By vectors, users and items, with filters; JSON and npy alike, marked with the version."""
     users = users_of(version).ids[:4].tolist()
     items = version.items.ids[version.items.live][:3].tolist()
@@ -106,7 +106,7 @@ def test_search_answers_as_the_reader_does(server: Server, version: Version) -> 
     assert old.status == 200, old.body
 
 
-def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, version: Version, root: Path) -> None:
+def test_lookup_transform_and_fold_in_equal_the_reader(server: Server, version: Version, root: Path) -> None:
     """Vectors bit for bit as npy; ages and origins in JSON; null for what is not known."""
     ids = [*version.items.ids[:3].tolist(), -5]
     plain = server.ask("/v1/lookup", {"side": "items", "ids": ids, "missing": "nan"}).plain
@@ -134,7 +134,7 @@ def test_lookup_transform_and_fold_in_answer_as_the_reader_does(server: Server, 
     assert server.ask("/v1/version").body == (root / "versions/000003/manifest.json").read_bytes()
 
 
-def test_versions_are_compared_as_the_reader_does(server: Server, version: Version, root: Path) -> None:
+def test_diff_equals_the_reader(server: Server, version: Version, root: Path) -> None:
     """By default the version served against its parent; any two that are kept; the rest is refused by field."""
     with embsync.open(root) as reader, reader.version(2) as parent, reader.version(1) as first:
         last, all_ = (msgspec.to_builtins(version.diff(one, limit=5)) for one in (parent, first))
@@ -147,7 +147,7 @@ def test_versions_are_compared_as_the_reader_does(server: Server, version: Versi
     assert server.ask("/v1/diff", {"limit": -1}).status == 422
 
 
-def test_a_url_asks_what_json_asks(server: Server, version: Version) -> None:
+def test_a_url_query_equals_a_json_query(server: Server, version: Version) -> None:
     """The same fields by the same names, a list as a field repeated, an empty text as it stands."""
     users = users_of(version).ids[:3].tolist()
     items = version.items.ids[version.items.live][:3].tolist()
@@ -188,7 +188,7 @@ def test_a_url_asks_what_json_asks(server: Server, version: Version) -> None:
         ("lookup?side=users&ids=2000&ID=2001", "$", "unknown field"),
     ],
 )
-def test_a_wrong_url_is_a_clear_answer(server: Server, query: str, where: str | None, what: str | None) -> None:
+def test_an_invalid_url_gets_a_clear_error(server: Server, query: str, where: str | None, what: str | None) -> None:
     """As in JSON: the field, what stands there, what was expected."""
     answer = server.ask(f"/v1/{query}")
     assert 400 <= answer.status < 500
@@ -225,7 +225,7 @@ def test_a_largest_age_is_a_number_of_versions_or_a_time(server: Server, version
         ("movement", {"side": "users", "id": 1, "zzzzz": 5}, "known fields: side, id, missing, string_ids, space_id"),
     ],
 )
-def test_an_unknown_field_names_the_nearest(server: Server, path: str, body: Any, hint: str) -> None:
+def test_an_unknown_field_gets_a_suggestion(server: Server, path: str, body: Any, hint: str) -> None:
     """Or all, where none is near."""
     plain = server.ask(f"/v1/{path}", body).plain
     assert (plain["what"], plain["hint"]) == ("unknown field", hint)
@@ -280,7 +280,7 @@ def test_a_response_to_non_http_has_the_form_of_any_error(server: Server) -> Non
         assert json.loads(body)["what"] == "not a request in HTTP/1.1"
 
 
-def test_an_error_outside_of_every_handler_is_answered_in_the_same_form(tmp_path: Path) -> None:
+def test_an_error_outside_any_handler_has_the_same_form(tmp_path: Path) -> None:
     """Starlette's own page would be text."""
 
     def fail(*_: object) -> None:
@@ -385,7 +385,7 @@ def test_an_invalid_request_gets_a_clear_error(
         ({"users": [1], "space": "x" * 500}, ("$.space", '"' + "x" * 79, None)),
     ],
 )
-def test_a_wrong_field_is_shown_beside_what_was_expected(server: Server, body: Any, said: tuple[Any, ...]) -> None:
+def test_an_invalid_field_is_shown_with_what_was_expected(server: Server, body: Any, said: tuple[Any, ...]) -> None:
     """Shortened where it is long."""
     plain = server.ask("/v1/search", body).plain
     assert (plain["where"], plain["found"], plain["expected"]) == said
@@ -405,9 +405,7 @@ def test_a_wrong_field_is_shown_beside_what_was_expected(server: Server, body: A
         ("text/html", False),
     ],
 )
-def test_an_array_is_answered_to_whoever_names_it(
-    server: Server, version: Version, accept: str, as_array: bool
-) -> None:
+def test_npy_is_returned_if_accepted(server: Server, version: Version, accept: str, as_array: bool) -> None:
     """With parameters, in a list, in any case; everybody else gets JSON."""
     users = users_of(version).ids[:2].tolist()
     answer = server.ask("/v1/lookup", {"side": "users", "ids": users}, Accept=accept)
@@ -431,7 +429,7 @@ def test_movement_is_within_one_space(tmp_path: Path) -> None:
     assert found["steps"][1]["cosine"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_arrays_are_read_without_trust(server: Server) -> None:
+def test_untrusted_arrays_are_validated(server: Server) -> None:
     """Forged headers, objects, archives, other widths, NaN: refused before a byte is allocated for them."""
     good = np.ones((1, 6), np.float32)
 
@@ -462,13 +460,13 @@ def test_arrays_are_read_without_trust(server: Server) -> None:
     assert server.ask("/v1/search", b"hello", Content_Type="text/plain").status == 415
 
 
-def test_a_body_beyond_the_limit_is_413(server: Server) -> None:
+def test_a_body_above_the_limit_is_413(server: Server) -> None:
     """Whatever its length header says."""
     for size, status in ((300_000, 413), (200_001, 413), (200_000, 400)):
         assert server.ask("/v1/search", b" " * size, Content_Type="application/json").status == status
 
 
-def test_health_figures_and_document(server: Server) -> None:
+def test_health_metrics_and_openapi_are_served(server: Server) -> None:
     """Ready, following, counted, described; unknown methods are 405; foreign host names 421."""
     assert server.ask("/healthz").plain["following"] is True
     assert server.ask("/nowhere").status == 404
@@ -500,14 +498,14 @@ def test_health_figures_and_document(server: Server) -> None:
         assert server.ask("/v1/version", Host=host).status == 200
 
 
-def test_no_answer_goes_another_way(server: Server) -> None:
+def test_every_response_is_sent_the_same_way(server: Server) -> None:
     """A slash too many is an unknown path and no redirect, which would know neither host nor version."""
     for path, body in (("/healthz/", None), ("/v1/search/", {"users": [2000]})):
         assert (server.ask(path, body).status, server.ask(path, body).version) == (404, 3)
         assert server.ask(path, body, Host="evil.example").status == 421
 
 
-def test_the_page_is_one_file(server: Server) -> None:
+def test_the_page_is_self_contained(server: Server) -> None:
     """HTML that refers to no other host and may run only its own script."""
     answer = server.ask("/")
     text = answer.body.decode()
@@ -518,7 +516,7 @@ def test_the_page_is_one_file(server: Server) -> None:
     assert "script-src 'sha256-" in answer.headers["Content-Security-Policy"]
 
 
-def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
+def test_the_token_is_required_and_reloaded(root: Path, tmp_path: Path) -> None:
     """Wrong or none: 401; changed in the file: changed at once; file away: nobody is let in; health stays open."""
     file = tmp_path / "token"
     file.write_text("first\n")
@@ -543,7 +541,7 @@ def test_a_token_is_asked_for_and_followed(root: Path, tmp_path: Path) -> None:
         assert status("third") == 200
 
 
-def test_a_unix_socket_serves_and_is_gone_afterwards(root: Path, tmp_path: Path) -> None:
+def test_a_unix_socket_is_served_and_removed_afterwards(root: Path, tmp_path: Path) -> None:
     """One left by a dead server is replaced."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -575,7 +573,7 @@ def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Pat
     assert not path.exists()
 
 
-def test_too_many_and_too_slow(root: Path) -> None:
+def test_too_many_and_too_slow_requests_are_refused(root: Path) -> None:
     """Beyond the concurrency 429, beyond the time 503, and then all is well again."""
     with serving(root, "--max-concurrency", "1", "--max-seconds", "0.5") as server:
         with socket.create_connection(("127.0.0.1", int(server.where.rsplit(":", 1)[1]))) as slow:
@@ -618,14 +616,14 @@ def test_a_storm_of_refused_requests_costs_and_logs_little(root: Path) -> None:
 
 
 @pytest.mark.parametrize("accept", [f"{NPY};q=0.9", f"text/html, {NPY}", f"{NPY}, application/json;q=0.5"])
-def test_accept_may_have_parameters_or_be_a_list(server: Server, accept: str) -> None:
+def test_the_accept_header_may_have_parameters_or_be_a_list(server: Server, accept: str) -> None:
     """The array is sent to whoever takes it, however they say so."""
     answer = server.ask("/v1/search", np.ones((1, 6), np.float32), Accept=accept)
     assert answer.headers["Content-Type"] == NPY
     assert answer.array.shape == (1, 10)
 
 
-def test_movement_leaves_versions_of_other_spaces_out() -> None:
+def test_movement_excludes_versions_of_other_spaces() -> None:
     """An id of the same name in another space did not move: it cannot be compared."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES), "n0")
@@ -637,7 +635,7 @@ def test_movement_leaves_versions_of_other_spaces_out() -> None:
             assert [step["version"] for step in steps] == [2]
 
 
-def test_a_slow_answer_to_a_url_is_answered(root: Path) -> None:
+def test_a_slow_query_by_url_is_answered(root: Path) -> None:
     """Its client waits: the empty body that arrives meanwhile is no disconnect."""
     patched = (
         "import sys; from embsync.server import app; app._SOON = 0.0; sys.argv[1:] = sys.argv[6:]; "

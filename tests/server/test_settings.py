@@ -20,7 +20,7 @@ def settings(**serve: object) -> Settings:
     return Settings.of(load(environment={}, options={f"serve.{key}": value for key, value in serve.items()}))
 
 
-def test_settings_are_the_section_and_the_store() -> None:
+def test_settings_combine_the_section_and_the_store() -> None:
     """Nothing is written twice: each default is the configuration's."""
     made = Settings.of(Config())
     assert made.store == Config().store.path
@@ -87,13 +87,13 @@ def test_an_invalid_address_is_refused(listen: str) -> None:
         ("", False),
     ],
 )
-def test_only_names_of_this_machine_are_taken_for_it(host: str, own: bool) -> None:
+def test_only_names_of_this_machine_count_as_local(host: str, own: bool) -> None:
     """What cannot be understood is not taken for this machine."""
     assert names_this_machine(host) is own
 
 
 @pytest.mark.parametrize("host", ["https://a.example", "a.example:80", "A.example", "", "*", "a b", "a.example/"])
-def test_a_host_is_a_name_alone(host: str) -> None:
+def test_a_configured_host_is_a_bare_name(host: str) -> None:
     """What could never be equal to the name in a request is refused, and not kept without effect."""
     with pytest.raises(UsageError, match="not a name that clients call this server by"):
         require_servable(settings(hosts=["a.example", host]))
@@ -112,7 +112,7 @@ def test_a_server_answers_to_the_names_it_is_given() -> None:
 @pytest.mark.parametrize(
     "listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80", "[::ffff:192.0.2.1]:80"]
 )
-def test_beyond_this_machine_a_token_is_needed(listen: str, tmp_path: Path) -> None:
+def test_non_loopback_addresses_require_a_token(listen: str, tmp_path: Path) -> None:
     """Whatever the family; with one it may listen."""
     with pytest.raises(UsageError, match="without a token"):
         require_servable(settings(listen=listen))
@@ -147,7 +147,7 @@ def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
             require_servable(settings(token_file=str(tmp_path / name)))
 
 
-def test_a_token_that_everybody_can_read_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_world_readable_token_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A secret mounted by others may have to be so: said, not refused."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
@@ -162,7 +162,7 @@ def test_a_token_that_everybody_can_read_is_pointed_out(tmp_path: Path, capsys: 
     assert "cannot listen; found Address already in use" in error
 
 
-def test_a_socket_needs_a_place(tmp_path: Path) -> None:
+def test_a_socket_needs_a_usable_path(tmp_path: Path) -> None:
     """A path that is not too long, in a directory that is there, where nothing else is."""
     (tmp_path / "file").touch()
     for path, message in (
@@ -188,7 +188,7 @@ def test_a_socket_needs_a_place(tmp_path: Path) -> None:
         ["--max-seconds", "nan"],
     ],
 )
-def test_each_is_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line, before anything listens."""
     assert run(["serve", *options]) == 2
     told = capsys.readouterr()

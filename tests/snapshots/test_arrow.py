@@ -44,7 +44,7 @@ def test_files_and_streams_of_every_codec_are_read_exactly(
     assert_reads(opened, made)
 
 
-def test_other_writers_and_many_parts(tmp_path: Path) -> None:
+def test_files_of_other_writers_and_many_parts_are_read(tmp_path: Path) -> None:
     """Feather of pyarrow and Polars, lists of every kind, categories as ids, parts in the order of their numbers."""
     polars = pytest.importorskip("polars", reason="polars is not installed")
     rows = block_rows(16) + 500
@@ -72,7 +72,7 @@ def test_other_writers_and_many_parts(tmp_path: Path) -> None:
     assert [value.decode() for value in items.ids().tolist()] == names
 
 
-def test_one_file_is_items(tmp_path: Path) -> None:
+def test_a_single_file_is_read_as_items(tmp_path: Path) -> None:
     """Given by hand or alone in its directory."""
     made = model()
     feather.write_feather(table(made.item_ids, made.items), tmp_path / "day.feather")
@@ -111,7 +111,7 @@ def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[b
     assert "\n" not in str(refused.value)
 
 
-def test_offsets_that_lead_outside_are_refused(tmp_path: Path) -> None:
+def test_offsets_outside_the_buffer_are_refused(tmp_path: Path) -> None:
     """A list that says it begins before its values would otherwise give away memory of the decoder."""
     values = pa.array(np.ones(6, np.float32))
     offsets = pa.py_buffer(np.array([0, 2, 2000, 6], np.int32))
@@ -121,7 +121,7 @@ def test_offsets_that_lead_outside_are_refused(tmp_path: Path) -> None:
         read(tmp_path, CONFIG)
 
 
-def test_a_file_larger_than_the_decoders_memory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_the_memory_of_the_decoder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is mapped: one record batch of 50 MiB takes addresses, which the limit leaves room for, and no memory."""
     decoder_with(monkeypatch, tmp_path / "script", f"limits.MEMORY = {40 * 2**20}")
     rows, width = 200_000, 64

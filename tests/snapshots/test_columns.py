@@ -86,7 +86,7 @@ def test_a_named_id_of_an_unusable_type_is_refused(name: str, kind: tuple[str, s
     "names", [("id", "item_id"), ("item_id", "product_id"), ("sku", "asin"), ("movieId", "id"), ("colour", "shape")]
 )
 @pytest.mark.parametrize("second", [INT, TEXT, FLOAT])
-def test_two_candidates_are_a_question(names: tuple[str, str], second: tuple[str, str]) -> None:
+def test_two_candidate_id_columns_are_an_error(names: tuple[str, str], second: tuple[str, str]) -> None:
     """It names both and the key that decides; the key is obeyed."""
     columns = {names[0]: INT, names[1]: second, "embedding": FLOATS}
     if names == ("colour", "shape") and second == FLOAT:  # a number that is named as nothing is no candidate
@@ -118,7 +118,7 @@ def test_two_candidates_are_a_question(names: tuple[str, str], second: tuple[str
         ({"shelfmark": INT, "bias": FLOAT}, "shelfmark"),
     ],
 )
-def test_what_names_decide_is_taken(columns: dict[str, Any], ids: str) -> None:
+def test_columns_are_chosen_by_name(columns: dict[str, Any], ids: str) -> None:
     """Names of ids win; what stands beside ids is passed over; a lone unknown column is the ids."""
     assert chosen(embedding=FLOATS, **columns)[1] == ids
 
@@ -136,13 +136,13 @@ def test_what_names_decide_is_taken(columns: dict[str, Any], ids: str) -> None:
         {},
     ],
 )
-def test_no_column_of_ids_is_a_refusal(columns: dict[str, Any]) -> None:
+def test_a_table_without_an_id_column_is_refused(columns: dict[str, Any]) -> None:
     """Also where a single integer column would be left, and where the ids are the other side's."""
     with pytest.raises(SnapshotError, match=r"no id column|ids of the other side"):
         chosen(embedding=FLOATS, **columns)
 
 
-def test_ids_of_the_other_side_are_named() -> None:
+def test_an_id_column_of_the_other_side_is_reported() -> None:
     """The files of both sides exchanged, or a join that kept the wrong key."""
     with pytest.raises(SnapshotError, match="ids of the other side among users; found item_id"):
         chosen(side="users", item_id=INT, embedding=FLOATS)
@@ -159,7 +159,7 @@ def test_ids_of_the_other_side_are_named() -> None:
         {"embedding": TEXT, "item_factors": FLOATS},
     ],
 )
-def test_two_columns_of_vectors_are_a_question(columns: dict[str, Any]) -> None:
+def test_two_candidate_vector_columns_are_an_error(columns: dict[str, Any]) -> None:
     """Both are named, with the key."""
     with pytest.raises(SnapshotError, match=r"more than one column may be the vector.*snapshot\.vector_column"):
         chosen(item_id=INT, **columns)
@@ -191,7 +191,7 @@ def test_row_numbers_do_not_replace_ids() -> None:
     assert chosen(numbers, popularity_rank=INT, embedding=FLOATS) == ("embedding", None)
 
 
-def test_columns_may_differ_by_side() -> None:
+def test_each_side_may_have_its_own_columns() -> None:
     """Named for each side, from a file or the environment."""
     config = load(environment={"EMBSYNC_SNAPSHOT__ID_COLUMN": "{items: sku, users: email}"}).snapshot
     assert config.id_column == SideColumns(items="sku", users="email")
@@ -200,7 +200,7 @@ def test_columns_may_differ_by_side() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float64", "decimal", "uuid", "dictionary", "struct", "timestamp"])
-def test_real_files_with_a_column_beside(tmp_path: Path, kind: str) -> None:
+def test_additional_columns_in_real_files_are_ignored(tmp_path: Path, kind: str) -> None:
     """The decoder's types, through a whole opening."""
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -258,7 +258,7 @@ def test_ids_of_one_side_only_do_not_make_the_other_row_numbers(tmp_path: Path) 
             open_snapshot(path, SnapshotConfig(row_number_ids=numbers))
 
 
-def test_exchanged_ids_are_named(tmp_path: Path) -> None:
+def test_exchanged_id_files_are_reported(tmp_path: Path) -> None:
     """item_ids.npy has as many ids as there are users, and the other way round."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=np.arange(40), users=USERS, user_ids=np.arange(30))
     with pytest.raises(SnapshotError, match="ids of the two sides are swapped; found 40 item_ids and 30 user_ids"):
@@ -287,7 +287,7 @@ def test_ids_beside_an_archive_are_read(tmp_path: Path, inside: str) -> None:
         open_snapshot(path, CONFIG)
 
 
-def test_ids_inside_and_beside_an_archive_are_a_question(tmp_path: Path) -> None:
+def test_ids_both_inside_and_beside_an_archive_are_an_error(tmp_path: Path) -> None:
     """Neither is taken."""
     path = arrays(tmp_path / "s", item_ids=np.arange(30))
     np.savez(path / "m.npz", items=ITEMS, item_ids=np.arange(30) + 1)
@@ -312,7 +312,7 @@ def test_id_arrays_of_an_unusable_type_get_a_conversion_hint(tmp_path: Path, ids
         open_snapshot(path, CONFIG)
 
 
-def test_safetensors_and_text_have_ids_that_row_numbers_do_not_replace(tmp_path: Path) -> None:
+def test_row_numbers_do_not_replace_ids_of_safetensors_and_text(tmp_path: Path) -> None:
     """Under their own name or one that looks like it."""
     save_file({"vectors": ITEMS, "ids": np.arange(30)}, tmp_path / "items.safetensors")
     save_file({"vectors": ITEMS, "item_ids": np.arange(30)}, tmp_path / "other.safetensors")

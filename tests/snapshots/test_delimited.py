@@ -68,7 +68,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_every_way_to_write_them_is_read_exactly(tmp_path: Path, case: str) -> None:
+def test_every_dialect_is_read_exactly(tmp_path: Path, case: str) -> None:
     """As one file, alone in its directory, and as a side; text is float32."""
     name, data = GOOD[case]
     end = name.removeprefix("a")
@@ -83,7 +83,7 @@ def test_every_way_to_write_them_is_read_exactly(tmp_path: Path, case: str) -> N
 
 
 @pytest.mark.services("backports.zstd")
-def test_zstd_is_read(tmp_path: Path) -> None:
+def test_zstd_compressed_text_is_read(tmp_path: Path) -> None:
     """Unpacked in the decoder, by pyarrow."""
     from backports import zstd
 
@@ -107,7 +107,7 @@ IDS: dict[str, tuple[list[object], list[object]]] = {
 
 
 @pytest.mark.parametrize("case", IDS)
-def test_ids_are_integers_only_if_each_is_written_as_one(tmp_path: Path, case: str) -> None:
+def test_ids_are_integers_only_if_all_are_written_as_integers(tmp_path: Path, case: str) -> None:
     """In all part files together; else they are strings, as they are written."""
     given, expected = IDS[case]
     (tmp_path / "items").mkdir()
@@ -116,7 +116,7 @@ def test_ids_are_integers_only_if_each_is_written_as_one(tmp_path: Path, case: s
     assert open_snapshot(tmp_path, CONFIG).items.ids().tolist() == expected
 
 
-def test_many_blocks_and_weights(tmp_path: Path) -> None:
+def test_many_blocks_with_weights_are_read(tmp_path: Path) -> None:
     """Blocks of the agreed size over several pieces of the file; the last row is there."""
     rows = 2 * block_rows(200) + 7
     matrix = np.random.default_rng(1).standard_normal((rows, 200)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_many_blocks_and_weights(tmp_path: Path) -> None:
     assert items.weights().tolist() == [row % 5 for row in range(rows)]
 
 
-def test_both_sides(tmp_path: Path) -> None:
+def test_both_sides_are_read(tmp_path: Path) -> None:
     """Items and users of different kinds of ids and different ways to write vectors."""
     (tmp_path / "items.csv").write_bytes(listed())
     users = [f"u{row},{','.join(map(repr, map(float, numbers)))}" for row, numbers in enumerate(MADE.users)]
@@ -204,7 +204,7 @@ def test_ids_that_repeat_across_parts_are_refused(tmp_path: Path) -> None:
         "x\n",
     ],
 )
-def test_other_tables_are_no_vectors(tmp_path: Path, text: str) -> None:
+def test_tables_without_vectors_are_refused(tmp_path: Path, text: str) -> None:
     """Titles and ratings beside arrays are named as not read, and by themselves no layout."""
     for name, array in (("items", MADE.items), ("item_ids", MADE.item_ids)):
         np.save(tmp_path / f"{name}.npy", array)
@@ -249,7 +249,7 @@ ONE_COLUMN = "".join(f"item {row}\n" for row in range(40))
 
 @pytest.mark.parametrize("name", ["tensors.tsv", "vectors.tsv"])
 @pytest.mark.parametrize("labels", [ONE_COLUMN, "id\ttitle\n" + "".join(f"item {row}\tx\n" for row in range(40))])
-def test_the_projectors_pair_is_read(tmp_path: Path, name: str, labels: str) -> None:
+def test_the_files_of_the_embedding_projector_are_read(tmp_path: Path, name: str, labels: str) -> None:
     """Labels of one column have no header, of several they have one; quotes are characters."""
     opened = open_snapshot(projector(tmp_path / "p", labels.replace("item 7", '"item 7'), name), CONFIG)
     assert (opened.layout, opened.unread) == ("projector", ())
@@ -268,7 +268,7 @@ def test_the_projectors_pair_is_read(tmp_path: Path, name: str, labels: str) -> 
         ("title\tgenre\n" + "a\tb\n" * 40, "no id column"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: str, says: str) -> None:
+def test_projector_labels_of_another_length_are_refused(tmp_path: Path, labels: str, says: str) -> None:
     """More or fewer, an empty one, none, and columns that are no ids."""
     with pytest.raises(SnapshotError, match=says):
         read(projector(tmp_path / "p", labels), CONFIG)
@@ -292,7 +292,7 @@ def test_watched_tables_are_ready_when_both_sides_are(tmp_path: Path) -> None:
     assert states() == {"day=1": "ready", "ratings.csv": "not_a_snapshot"}
 
 
-def test_blanks_around_names_of_columns_are_no_part_of_them(tmp_path: Path) -> None:
+def test_blanks_around_column_names_are_ignored(tmp_path: Path) -> None:
     """Some writers leave one after each comma."""
     (tmp_path / "items.csv").write_text("id, d0, d1\na, 0.5, 1.5\nb, 2.5, 3.5\n")
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), [[0.5, 1.5], [2.5, 3.5]])

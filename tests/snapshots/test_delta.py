@@ -58,7 +58,7 @@ def table(path: Path) -> Any:
     return DeltaTable(str(path))
 
 
-def test_deleted_rows_do_not_come_back(tmp_path: Path) -> None:
+def test_deleted_rows_are_not_read(tmp_path: Path) -> None:
     """The files of older versions are still there; partitions and blanks in their names are no matter."""
     for name in ("items", "users"):
         write(tmp_path / name, partition_by=["shelf"])
@@ -71,7 +71,7 @@ def test_deleted_rows_do_not_come_back(tmp_path: Path) -> None:
     assert sorted(opened.users.ids()) == list(range(3, 60))
 
 
-def test_one_table_is_one_side(tmp_path: Path) -> None:
+def test_a_single_table_is_one_side(tmp_path: Path) -> None:
     """A table at the snapshot's root is items."""
     write(tmp_path / "t")
     table(tmp_path / "t").delete("id = 7")
@@ -93,7 +93,7 @@ def test_the_fingerprint_depends_on_contents_alone(tmp_path: Path) -> None:
     assert digest(open_snapshot(path, CONFIG).items) != before
 
 
-def test_items_of_one_night_never_meet_users_of_another(tmp_path: Path) -> None:
+def test_items_and_users_of_different_nights_are_never_combined(tmp_path: Path) -> None:
     """Between the two commits of a night, in either order; after both it is read again, also after an OPTIMIZE."""
     path = snapshot(tmp_path / "w" / "model")
     for night, sides in enumerate((("items", "users"), ("users", "items")), 3):
@@ -107,7 +107,7 @@ def test_items_of_one_night_never_meet_users_of_another(tmp_path: Path) -> None:
         open_snapshot(path, CONFIG)
 
 
-def test_a_delete_on_one_side_is_the_same_night(tmp_path: Path) -> None:
+def test_a_delete_on_one_side_does_not_break_the_pair(tmp_path: Path) -> None:
     """Also where a commit says nothing of its operation, as a log made by hand."""
     path = snapshot(tmp_path)
     table(path / "items").delete("id >= 40")
@@ -119,7 +119,7 @@ def test_a_delete_on_one_side_is_the_same_night(tmp_path: Path) -> None:
     assert sorted(open_snapshot(path, CONFIG).items.ids()) == list(range(1, 40, 2))
 
 
-def test_an_extra_commit_on_one_side_makes_no_false_pair(tmp_path: Path) -> None:
+def test_an_extra_commit_on_one_side_creates_no_false_pair(tmp_path: Path) -> None:
     """A repair by hand would make the counts equal in the middle of a night."""
     path = snapshot(tmp_path)
     write(path / "items", 60, 3)
@@ -144,9 +144,7 @@ def test_the_name_of_the_run_pairs_tables(tmp_path: Path) -> None:
         open_snapshot(tmp_path, CONFIG)
 
 
-def test_without_the_library_the_line_that_installs_it_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_library_the_hint_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2, as for every extra."""
     path = snapshot(tmp_path)
     there = importlib.util.find_spec
@@ -156,7 +154,7 @@ def test_without_the_library_the_line_that_installs_it_is_given(
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "link", "outside", "absolute"])
-def test_a_log_that_lies_is_refused(tmp_path: Path, damage: str) -> None:
+def test_an_inconsistent_log_is_refused(tmp_path: Path, damage: str) -> None:
     """Garbage, nothing, a link, and files of strangers: one line, and nothing outside the table is opened."""
     path = snapshot(tmp_path / "s")
     log = path / "items" / "_delta_log" / "00000000000000000000.json"
@@ -230,7 +228,7 @@ def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector:
         open_snapshot(path, CONFIG)
 
 
-def test_a_table_that_may_have_deletion_vectors_and_has_none_is_read(tmp_path: Path) -> None:
+def test_a_table_that_allows_but_has_no_deletion_vectors_is_read(tmp_path: Path) -> None:
     """The feature alone deletes nothing; ``delta.enableDeletionVectors`` is the default of some writers."""
     path = snapshot(tmp_path)
 
@@ -275,7 +273,7 @@ def test_column_mapping_is_refused_by_name(tmp_path: Path, mode: str) -> None:
         open_snapshot(path, CONFIG)
 
 
-def test_a_table_beside_plain_files_is_not_read_by_halves(tmp_path: Path) -> None:
+def test_a_table_beside_plain_files_is_refused(tmp_path: Path) -> None:
     """Items as a table, users as part files."""
     from snapshots.made import model
     from snapshots.test_half import parquet_side
@@ -286,7 +284,7 @@ def test_a_table_beside_plain_files_is_not_read_by_halves(tmp_path: Path) -> Non
         open_snapshot(tmp_path, CONFIG)
 
 
-def test_a_watched_table_is_seen(tmp_path: Path) -> None:
+def test_a_watched_table_is_discovered(tmp_path: Path) -> None:
     """The child is a snapshot, ready when it has settled."""
     from embsync.config import WatchConfig
 

@@ -32,7 +32,7 @@ def columns(names: list[str], order: list[int] | None = None, **more: Any) -> An
 )
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("end", ["parquet", "feather"])
-def test_columns_are_taken_by_the_value_of_their_numbers(tmp_path: Path, names: str, first: int, end: str) -> None:
+def test_columns_are_ordered_by_their_numbers(tmp_path: Path, names: str, first: int, end: str) -> None:
     """In any order of the columns, ``d9`` before ``d10``, from 0 or 1, whatever else is numbered there."""
     given = columns(
         [names.format(number + first) for number in range(12)],
@@ -49,7 +49,7 @@ def test_columns_are_taken_by_the_value_of_their_numbers(tmp_path: Path, names: 
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
-def test_every_type_of_float_is_kept(tmp_path: Path, dtype: str) -> None:
+def test_every_float_type_is_kept(tmp_path: Path, dtype: str) -> None:
     """Bit for bit, over several row groups and blocks."""
     rows = WIDE.typed(dtype).items
     made = pa.table({"id": WIDE.item_ids} | {f"d{place}": rows[:, place] for place in range(12)})
@@ -96,7 +96,7 @@ def test_ambiguous_columns_are_an_error(tmp_path: Path, table: Any, says: str) -
         read(tmp_path, CONFIG)
 
 
-def test_the_answer_is_a_pattern(tmp_path: Path) -> None:
+def test_the_hint_is_a_column_pattern(tmp_path: Path) -> None:
     """``snapshot.vector_column: sales_*`` takes these columns and no others."""
     given = columns([f"sales_{place}" for place in range(12)], emb_0=np.ones(50), emb_1=np.ones(50))
     pq.write_table(given, tmp_path / "items.parquet")
@@ -106,13 +106,13 @@ def test_the_answer_is_a_pattern(tmp_path: Path) -> None:
         open_snapshot(tmp_path, SnapshotConfig(vector_column="clicks_*"))
 
 
-def test_a_list_is_preferred_to_columns_that_are_called_anything(tmp_path: Path) -> None:
+def test_a_list_column_is_preferred_to_numbered_columns(tmp_path: Path) -> None:
     """Features of a model beside its embedding are no vectors."""
     pq.write_table(columns(NAMES, embedding=list(WIDE.items[:, :3])), tmp_path / "items.parquet")
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), WIDE.items[:, :3])
 
 
-def test_many_columns(tmp_path: Path) -> None:
+def test_many_columns_are_read_quickly(tmp_path: Path) -> None:
     """More than one message of the decoder holds, and than it reads ahead of each at once."""
     rows = np.random.default_rng(3).standard_normal((300, 1024)).astype(np.float32)
     made = pa.table({"id": np.arange(300)} | {f"emb_{place}": rows[:, place] for place in range(1024)})

@@ -61,7 +61,7 @@ TODAY = {
 
 
 @pytest.mark.parametrize(("ordered", "kind", "weighted"), EARLIER)
-def test_the_fingerprints_of_a_side_are_what_they_were(ordered: bool, kind: str, weighted: bool) -> None:
+def test_fingerprints_of_earlier_releases_are_reproduced(ordered: bool, kind: str, weighted: bool) -> None:
     """Both rules are part of the store's format: versions and journals have their results."""
     ids = INTEGERS if kind == "i" else STRINGS
     side = Side(ids, INTEGERS / 2 if weighted else None, ordered=ordered)
@@ -81,7 +81,7 @@ def of(rows: Any, ids: Any, weights: Any = None, step: int = 50) -> str:
     return made.hexdigest()
 
 
-def test_the_digest_of_rows_knows_ids_numbers_and_weights_but_no_order() -> None:
+def test_the_row_digest_depends_on_contents_but_not_on_order() -> None:
     """Whatever the blocks; exchanged ids, one bit, signs, exchanged weights and other types are told apart."""
     random = np.random.default_rng(3)
     rows, ids, weights = random.standard_normal((50, 8)).astype(np.float32), np.arange(50), random.random(50)
@@ -110,7 +110,7 @@ def test_the_digest_of_rows_knows_ids_numbers_and_weights_but_no_order() -> None
 
 
 @pytest.mark.parametrize("numbers", [np.float16, np.float32, np.float64])
-def test_sums_of_parts_make_the_digest_of_a_side(numbers: Any) -> None:
+def test_digests_of_parts_add_up_to_the_digest_of_the_side(numbers: Any) -> None:
     """As workers of a cluster compute them, each for its rows, with strings as long as its own."""
     random = np.random.default_rng(4)
     rows = random.standard_normal((30, 5)).astype(numbers)
@@ -123,7 +123,7 @@ def test_sums_of_parts_make_the_digest_of_a_side(numbers: Any) -> None:
     assert side_digest("items", kind, 5, 30, sums, weighted=False, strings=True) == of(rows, names)
 
 
-def test_a_digest_of_part_of_the_rows_is_none() -> None:
+def test_the_digest_of_incomplete_rows_is_none() -> None:
     """A pass that was interrupted has no fingerprint."""
     made = RowDigest("items", INTEGERS, None)
     made.update(0, ROWS[:12])

@@ -113,7 +113,7 @@ def refusal(path: Path) -> SnapshotError:
 
 @pytest.mark.parametrize("name", ["day.bin", "model", "day.dat", "day.txt", "day.csv"])
 @pytest.mark.parametrize("kind", FILES)
-def test_what_no_layout_reads_is_named_by_its_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
+def test_unsupported_formats_are_recognised_by_their_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
     """Given alone and in a directory, with the line that converts it; never taken for word2vec's binary."""
     data, what, line = FILES[kind]
     (tmp_path / name).write_bytes(data)
@@ -206,7 +206,7 @@ def test_objects_in_an_array_are_never_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["IxFI", "ORC", "BZh", "GGUF", "X", "PK", "Obj", "c", "(dp0"])
-def test_words_that_begin_as_other_formats_do_are_words(tmp_path: Path, word: str) -> None:
+def test_words_that_look_like_magic_bytes_are_read_as_words(tmp_path: Path, word: str) -> None:
     """Text of vectors whose first id looks like the start of something else is read."""
     (tmp_path / "day.vec").write_text(f"{word} 0.5 1.5 2\nother 1 2 3.5\n")
     opened = open_snapshot(tmp_path / "day.vec", CONFIG)
@@ -214,7 +214,7 @@ def test_words_that_begin_as_other_formats_do_are_words(tmp_path: Path, word: st
 
 
 @pytest.mark.parametrize("name", ["items.CSV", "items.Parquet", "items.NPY", "day.VEC"])
-def test_an_ending_in_capital_letters_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+def test_a_suffix_in_capital_letters_is_reported(tmp_path: Path, name: str) -> None:
     """With the line that renames the file."""
     (tmp_path / name).write_bytes(b"id,d0,d1\n1,0.5,1.5\n")
     error = refusal(tmp_path)

@@ -73,7 +73,7 @@ def state(watched: Path, watch: WatchConfig = AT_ONCE, config: SnapshotConfig | 
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
-def test_what_looks_like_users_keeps_items_from_being_published_alone(tmp_path: Path, name: str) -> None:
+def test_files_that_look_like_users_prevent_publishing_items_alone(tmp_path: Path, name: str) -> None:
     """In the watched directory it is waited for; by hand it is refused at once; both name it."""
     path = items_only(tmp_path / "w" / "day=1")
     (path / name).write_bytes(b"half")
@@ -86,7 +86,7 @@ def test_what_looks_like_users_keeps_items_from_being_published_alone(tmp_path: 
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
-def test_the_same_beside_both_sides_is_a_warning_only(tmp_path: Path, name: str) -> None:
+def test_files_that_look_like_users_beside_both_sides_only_warn(tmp_path: Path, name: str) -> None:
     """A left-over of a transfer does not stop a whole snapshot; it is named."""
     path = write_npy(tmp_path / "w" / "day=1", model())
     (path / name).write_bytes(b"half")
@@ -96,7 +96,7 @@ def test_the_same_beside_both_sides_is_a_warning_only(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
-def test_the_key_that_says_items_alone_is_obeyed(tmp_path: Path, name: str) -> None:
+def test_sides_items_publishes_items_alone(tmp_path: Path, name: str) -> None:
     """``snapshot.sides: items`` publishes items, names the rest, and does so even where users are whole."""
     path = items_only(tmp_path / "one")
     (path / name).write_bytes(b"half")
@@ -128,7 +128,7 @@ def test_the_key_that_says_items_alone_is_obeyed(tmp_path: Path, name: str) -> N
         "items.npy.sha256",
     ],
 )
-def test_harmless_entries_are_not_even_named(tmp_path: Path, name: str) -> None:
+def test_harmless_files_are_not_reported(tmp_path: Path, name: str) -> None:
     """What writers, file systems and people leave beside data is silence."""
     path = items_only(tmp_path / "w" / "s")
     (path / name).write_bytes(b"")
@@ -148,7 +148,7 @@ def test_harmless_entries_are_not_even_named(tmp_path: Path, name: str) -> None:
         "popularity.npy",
     ],
 )
-def test_unknown_files_are_named_and_stop_nothing(tmp_path: Path, name: str) -> None:
+def test_unknown_files_are_only_reported(tmp_path: Path, name: str) -> None:
     """An entry that looks like no side is a warning."""
     path = items_only(tmp_path / "w" / "s")
     (path / name).write_bytes(b"x")
@@ -185,7 +185,7 @@ def test_waiting_ends_in_a_refusal(tmp_path: Path) -> None:
         open_snapshot(path, SnapshotConfig())
 
 
-def test_both_sides_may_be_demanded(tmp_path: Path) -> None:
+def test_both_sides_can_be_required(tmp_path: Path) -> None:
     """``snapshot.sides: both`` waits for users of which there is no sign, and refuses by hand."""
     path = items_only(tmp_path / "w" / "s")
     both = SnapshotConfig(sides="both")
@@ -198,7 +198,7 @@ def test_both_sides_may_be_demanded(tmp_path: Path) -> None:
     open_snapshot(path, both)
 
 
-def test_users_under_way_to_their_ids_are_waited_for(tmp_path: Path) -> None:
+def test_users_still_without_their_ids_are_waited_for(tmp_path: Path) -> None:
     """users.npy is there, user_ids.npy is not yet."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "user_ids.npy").rename(path / ".user_ids.npy.Ab12Cd")
@@ -222,7 +222,7 @@ def test_a_file_still_being_downloaded_is_incomplete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("holder", [".~tmp~", "_temporary", ".rsync-partial"])
-def test_directories_of_unfinished_files_are_waited_for(tmp_path: Path, holder: str) -> None:
+def test_directories_with_unfinished_files_are_waited_for(tmp_path: Path, holder: str) -> None:
     """Rsync's delayed updates and Hadoop's attempts lie in a directory until they are whole."""
     path = items_only(tmp_path / "w" / "s")
     (path / holder).mkdir()
@@ -242,7 +242,7 @@ def parquet_side(path: Path, ids: object, rows: object, name: str = "part-00000.
     return path
 
 
-def test_partitioned_users_are_not_dropped(tmp_path: Path) -> None:
+def test_partitioned_users_are_not_ignored(tmp_path: Path) -> None:
     """Users in directories by bucket are read with plain items."""
     made = model()
     parquet_side(tmp_path / "w" / "s" / "items", made.item_ids, made.items)
@@ -264,7 +264,7 @@ def test_partitioned_users_are_not_dropped(tmp_path: Path) -> None:
         "part-00001.parquet.partial",
     ],
 )
-def test_a_part_file_under_way_makes_its_side_half(tmp_path: Path, name: str) -> None:
+def test_an_unfinished_part_file_makes_its_side_incomplete(tmp_path: Path, name: str) -> None:
     """Half of the users is as bad as none; once the part has its name, what is left of the transfer is a warning."""
     made = model()
     path = tmp_path / "w" / "s"
@@ -306,6 +306,6 @@ def test_users_are_never_read_as_items(tmp_path: Path) -> None:
         ("model.npz", Named("model.npz")),
     ],
 )
-def test_what_names_say(name: str, said: Named) -> None:
+def test_names_are_classified_by_their_words(name: str, said: Named) -> None:
     """Names that only look as if something had been added to them are finished."""
     assert parse(name) == said

@@ -108,7 +108,7 @@ CHANGES: dict[str, Callable[[Model], Model]] = {
 }
 
 
-def test_whatever_a_snapshot_says_is_in_its_fingerprint(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_all_contents(tmp_path: Path) -> None:
     """Two snapshots that would be published otherwise never have one fingerprint; the same data always has it."""
     base = model()
     base.items[0, 0] = 0.0
@@ -129,7 +129,7 @@ def test_whatever_a_snapshot_says_is_in_its_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", ["item", "user"])
-def test_weights_are_in_the_fingerprint(tmp_path: Path, side: str) -> None:
+def test_the_fingerprint_covers_weights(tmp_path: Path, side: str) -> None:
     """They decide the rotation: other weights, or none, are another snapshot; in another number type they are not."""
     made = model()
     count = len(made.item_ids if side == "item" else made.user_ids)

@@ -89,7 +89,7 @@ GIVEN: dict[str, Callable[[str, str], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:OpenBLAS is configured")
 @pytest.mark.parametrize(("layout", "writer", "line"), LINES, ids=[line[:50] for *_, line in LINES])
-def test_the_line_makes_a_snapshot_of_its_layout(
+def test_each_documented_line_makes_a_snapshot_of_its_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, writer: str, line: str
 ) -> None:
     """It opens as that layout, with the items that were written; Spark's are run by test_spark.py."""

@@ -28,7 +28,7 @@ def cache(root: Path, *, absolute: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("name", ["day=1.npz", "model.npz"])
-def test_a_link_keeps_the_name_it_was_given_by(tmp_path: Path, name: str) -> None:
+def test_a_link_keeps_its_own_name(tmp_path: Path, name: str) -> None:
     """git-annex, DVC and hf_hub_download give links into a store of contents, whose names have no ending."""
     made = model()
     (tmp_path / "blobs").mkdir()
@@ -40,7 +40,7 @@ def test_a_link_keeps_the_name_it_was_given_by(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["latest", "run.v2"])
-def test_a_link_without_an_ending_of_data_takes_the_other_name(tmp_path: Path, name: str) -> None:
+def test_a_link_without_a_data_suffix_takes_the_name_of_its_target(tmp_path: Path, name: str) -> None:
     """``latest -> day=1.npz`` and ``latest -> day=1`` are read, as latest."""
     made = model()
     write_npz(tmp_path / "day=1.npz", made)
@@ -96,7 +96,7 @@ def test_links_that_leave_the_tree_are_refused_by_name(tmp_path: Path, target: s
         open_snapshot(path, CONFIG)
 
 
-def test_a_cache_is_not_left_for_another(tmp_path: Path) -> None:
+def test_a_link_from_one_cache_into_another_is_refused(tmp_path: Path) -> None:
     """A link into the blobs of another model, and a directory that is only called snapshots."""
     inside = cache(tmp_path / "mine")
     other = tmp_path / "other" / "blobs"
@@ -114,7 +114,7 @@ def test_a_cache_is_not_left_for_another(tmp_path: Path) -> None:
         open_snapshot(lone, CONFIG)
 
 
-def test_a_dangling_link_does_not_exist(tmp_path: Path) -> None:
+def test_a_dangling_link_counts_as_missing(tmp_path: Path) -> None:
     """Exit code 6, as for any path."""
     (tmp_path / "items.npz").symlink_to("nowhere")
     with pytest.raises(NotFoundError):

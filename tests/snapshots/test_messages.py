@@ -58,7 +58,7 @@ def refusal(path: Path) -> SnapshotError:
         ("model.safetensors", "another name", "items.safeten"),
     ],
 )
-def test_what_was_seen_and_how_to_convert_it(tmp_path: Path, name: str, seen: str, hint: str) -> None:
+def test_messages_name_the_format_and_how_to_convert_it(tmp_path: Path, name: str, seen: str, hint: str) -> None:
     """Alone in a directory, by the name of the file; the 700 characters of all layouts are gone."""
     (tmp_path / name).write_bytes(b"\x00")
     error = refusal(tmp_path)
@@ -84,7 +84,7 @@ SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for
 @pytest.mark.parametrize("write", SAVED_BY_GENSIM)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
-def test_the_line_works_as_it_is_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
+def test_the_printed_conversion_works_as_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
     """Run by Python or a shell, it leaves what is read: the same vectors in the same order, with their ids."""
     tmp_path = tmp_path / folder
     tmp_path.mkdir()
@@ -127,7 +127,7 @@ def test_decimal_commas_are_converted_by_the_printed_line(tmp_path: Path, ending
         "items.h5",
     ],
 )
-def test_a_line_fits_two_rows_of_a_terminal(tmp_path: Path, name: str) -> None:
+def test_a_message_fits_two_lines_of_a_terminal(tmp_path: Path, name: str) -> None:
     """Beside the paths: the one it is about and the one that the message begins with."""
     (tmp_path / name).write_bytes(b"\x00")
     error = refusal(tmp_path)
@@ -151,7 +151,7 @@ def test_a_directory_of_snapshots_is_not_a_table(tmp_path: Path, nights: list[st
 
 
 @pytest.mark.parametrize("depth", [""])
-def test_partitioned_tables_are_named_as_such(tmp_path: Path, depth: str) -> None:
+def test_partitioned_tables_are_reported_as_such(tmp_path: Path, depth: str) -> None:
     """At the root, where the directory may be the watched one as well."""
     for bucket in range(2):
         folder = tmp_path / depth / f"bucket={bucket}"
@@ -161,7 +161,7 @@ def test_partitioned_tables_are_named_as_such(tmp_path: Path, depth: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["vectors", "syn1neg", "wv.vectors"])
-def test_matrices_of_gensim_are_never_taken_by_themselves(tmp_path: Path, kind: str) -> None:
+def test_matrices_of_gensim_are_never_read_alone(tmp_path: Path, kind: str) -> None:
     """Neither with row numbers for ids: their words are in the pickle."""
     np.save(tmp_path / f"w2v.model.{kind}.npy", ROWS)
     (tmp_path / "w2v.model").write_bytes(pickle.dumps({}))

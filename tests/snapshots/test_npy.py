@@ -43,7 +43,7 @@ def test_rows_come_in_blocks_of_the_agreed_size(tmp_path: Path, order: str) -> N
 
 
 @pytest.mark.parametrize("dtype", ["<i4", ">i8", "u1", "<u8", ">u2"])
-def test_integer_ids_become_int64(tmp_path: Path, dtype: str) -> None:
+def test_integer_ids_are_converted_to_int64(tmp_path: Path, dtype: str) -> None:
     """Any integer type whose values fit gives int64 in file order."""
     ids = np.arange(100)[::-1].astype(dtype)
     np.save(tmp_path / "items.npy", np.ones((100, 2), np.float32))
@@ -58,7 +58,9 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=30, unique=True), st.sampled_from(["U", ">U", "S"]))
-def test_string_ids_become_utf8(tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: str) -> None:
+def test_string_ids_are_converted_to_utf_8(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: str
+) -> None:
     """Text of any script and both string types of NumPy give the same narrow UTF-8."""
     path = tmp_path_factory.mktemp("s")
     ids = np.array(names) if "U" in kind else np.array([name.encode() for name in names])
@@ -71,7 +73,7 @@ def test_string_ids_become_utf8(tmp_path_factory: pytest.TempPathFactory, names:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(["f2", ">f4", "f8"]), st.randoms(use_true_random=False))
-def test_round_trip_of_any_shape(tmp_path_factory, rows: int, width: int, dtype: str, random) -> None:
+def test_arrays_of_any_shape_round_trip(tmp_path_factory, rows: int, width: int, dtype: str, random) -> None:
     """Whatever NumPy saves is read back bit for bit, NaN and infinity included: judging rows is not a reader's job."""
     path = tmp_path_factory.mktemp("s")
     numbers = np.random.default_rng(random.randrange(2**32)).integers(0, 256, rows * width * 8, np.uint8).tobytes()
@@ -91,7 +93,7 @@ def test_row_numbers_are_ids_only_on_request(tmp_path: Path) -> None:
     assert (one_file.name, one_file.layout, one_file.users) == ("items.npy", "npy", None)
 
 
-def test_weights_are_read_and_judged(tmp_path: Path) -> None:
+def test_weights_are_read_and_validated(tmp_path: Path) -> None:
     """Weights come as float64; one that is negative or not finite is refused with its row."""
     path = write_npy(tmp_path / "s", model(items=5))
     np.save(path / "item_weights.npy", np.array([0, 1, 2, 3, 4], np.float32))
@@ -200,7 +202,7 @@ def test_headers_of_other_writers_are_read(tmp_path: Path, header: str, version:
     assert open_snapshot(tmp_path, ROW_NUMBERS).items.count == 3
 
 
-def test_nothing_there_is_not_found(tmp_path: Path) -> None:
+def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
     """A path that does not exist ends with exit code 6, also for a stamp."""
     for action in (lambda: open_snapshot(tmp_path / "none", CONFIG), lambda: stamp(tmp_path / "none")):
         with pytest.raises(NotFoundError, match="none") as missing:
@@ -217,7 +219,7 @@ def test_an_unknown_directory_is_described(tmp_path: Path) -> None:
         open_snapshot(tmp_path, CONFIG)
 
 
-def test_two_layouts_in_one_directory_need_a_decision(tmp_path: Path) -> None:
+def test_two_layouts_in_one_directory_are_an_error(tmp_path: Path) -> None:
     """Both are named with the key that decides; the key is obeyed."""
     path = write_npy(tmp_path / "s", model())
     np.savez(path / "model.npz", **vars(model()))
@@ -276,7 +278,7 @@ def test_a_link_to_the_snapshot_itself_is_followed_once(tmp_path: Path) -> None:
     assert len(vectors(opened.items)) == 300
 
 
-def test_a_side_that_changes_under_the_reader_is_noticed(tmp_path: Path) -> None:
+def test_a_side_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     """Truncated, replaced by another shape, or gone between two passes: transient, and never a crash."""
     path = write_npy(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
@@ -299,7 +301,7 @@ def test_a_file_that_shrinks_during_a_pass_is_noticed(tmp_path: Path) -> None:
         list(blocks)
 
 
-def test_stamp_sees_every_change_and_nothing_else(tmp_path: Path) -> None:
+def test_the_stamp_changes_with_every_change_and_only_then(tmp_path: Path) -> None:
     """Equal while nothing happens; different after a touch, an overwrite of equal size, a new, lost or renamed file."""
     path = write_npy(tmp_path / "s", model())
     (path / "deeper").mkdir()
@@ -318,7 +320,7 @@ def test_stamp_sees_every_change_and_nothing_else(tmp_path: Path) -> None:
     assert len(set(stamps)) == len(stamps)
 
 
-def test_a_directory_that_never_ends_is_refused(tmp_path: Path) -> None:
+def test_a_directory_listing_without_end_is_refused(tmp_path: Path) -> None:
     """Directories in one another beyond any snapshot are not walked."""
     (tmp_path / "/".join("abcdefghijkl")).mkdir(parents=True)
     with pytest.raises(SnapshotError, match="directories nested too deeply"):
@@ -326,7 +328,7 @@ def test_a_directory_that_never_ends_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_an_id_that_repeats_far_away_is_found(tmp_path: Path, named: bool) -> None:
+def test_duplicate_ids_far_apart_are_found(tmp_path: Path, named: bool) -> None:
     """Twice among 140,000 ids, in rows that no block of them has both of; the id is named."""
     ids = np.arange(140_000)
     ids[139_990] = 17
@@ -346,7 +348,7 @@ def test_weights_of_another_length_are_refused(tmp_path: Path, side: str, many: 
         read(tmp_path, CONFIG)
 
 
-def test_reads_that_are_short_go_on_where_they_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system may give less than was asked for: the bytes are the same, each once."""
     made = model()
     write_npy(tmp_path, made)

@@ -38,7 +38,7 @@ def write(path: Path, made: Model, name: str = "{}-{{:05}}", many: int = 12, fir
     "name", ["{}-{{:05}}", "{}_{{}}", "{}{{}}", "{}-{{:05}}-of-{{:05}}", "{}/part-{{}}", "{}/{{}}"]
 )
 @pytest.mark.parametrize("first", [0, 1])
-def test_pieces_are_one_array_in_the_order_of_numbers(tmp_path: Path, name: str, first: int) -> None:
+def test_parts_are_joined_in_numeric_order(tmp_path: Path, name: str, first: int) -> None:
     """At the root or in directories, 9 before 10, from 0 or 1; strings of other lengths in other pieces."""
     made = model(items=301, users=203).named()
     opened = open_snapshot(write(tmp_path, made, name, first=first), CONFIG)
@@ -46,7 +46,7 @@ def test_pieces_are_one_array_in_the_order_of_numbers(tmp_path: Path, name: str,
     assert_reads(opened, made)
 
 
-def test_blocks_are_cut_by_width_alone(tmp_path: Path) -> None:
+def test_block_boundaries_depend_on_the_width_alone(tmp_path: Path) -> None:
     """Also of big-endian pieces smaller and larger than a block, and with whole ids and weights beside them."""
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=3, width=64)
@@ -62,7 +62,7 @@ def test_blocks_are_cut_by_width_alone(tmp_path: Path) -> None:
     assert items.weights()[-1] == rows - 1
 
 
-def test_ids_in_numbered_parquet_files(tmp_path: Path) -> None:
+def test_ids_in_numbered_parquet_files_are_read(tmp_path: Path) -> None:
     """As clip-retrieval leaves them; each file has as many rows as the piece of its number."""
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     import pyarrow as pa
@@ -116,7 +116,7 @@ def put(name: str, array: Array) -> Callable[[Path], None]:
         (lambda path: [file.unlink() for file in path.glob("item_ids*")], "vectors without ids"),
     ],
 )
-def test_pieces_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
+def test_parts_that_do_not_match_are_refused(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
     """Gaps, numbers twice, other widths and types, ids that repeat across pieces, damaged ones."""
     change(write(tmp_path, model()))
     with pytest.raises(SnapshotError, match=says) as refused:
@@ -124,7 +124,7 @@ def test_pieces_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Pa
     assert not refused.value.transient
 
 
-def test_two_arrays_that_name_no_side_are_a_question(tmp_path: Path) -> None:
+def test_two_arrays_without_a_side_in_their_names_are_an_error(tmp_path: Path) -> None:
     """Of images and of text, as clip-retrieval leaves both."""
     for name in ("img_emb", "text_emb"):
         pieces(tmp_path, f"{name}/{name}_{{}}", np.ones((24, 4), "f4"))
@@ -132,7 +132,7 @@ def test_two_arrays_that_name_no_side_are_a_question(tmp_path: Path) -> None:
         open_snapshot(tmp_path, CONFIG)
 
 
-def test_a_piece_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
+def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
     """The headers of all pieces are compared with what they were."""
     items = open_snapshot(write(tmp_path, model()), CONFIG).items
     np.save(tmp_path / "items-00005.npy", np.ones((3, 8), "f4"))
@@ -140,7 +140,7 @@ def test_a_piece_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
         vectors(items)
 
 
-def test_pieces_that_are_still_to_come_are_waited_for(tmp_path: Path) -> None:
+def test_missing_parts_are_waited_for(tmp_path: Path) -> None:
     """While a transfer of one is under way, or while their names say that there are more."""
     watch = WatchConfig(settle_seconds=0)
     night = write(tmp_path / "day=1", model())
@@ -160,7 +160,7 @@ def test_pieces_that_are_still_to_come_are_waited_for(tmp_path: Path) -> None:
         open_snapshot(some, CONFIG)
 
 
-def test_numbered_arrays_of_something_else_are_no_snapshot(tmp_path: Path) -> None:
+def test_other_numbered_arrays_are_not_a_snapshot(tmp_path: Path) -> None:
     """Curves of an evaluation, one file an epoch."""
     pieces(tmp_path / "curves", "loss_{}", np.ones(24))
     (child,) = discover(tmp_path, WatchConfig(settle_seconds=0), CONFIG, now=time.time() + 1).children

@@ -35,7 +35,7 @@ def test_every_type_order_and_compression_is_read_exactly(
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_many_blocks_come_out_of_a_stream(tmp_path: Path, order: str) -> None:
+def test_a_compressed_member_is_read_in_many_blocks(tmp_path: Path, order: str) -> None:
     """A member longer than a block and than one read is the same in blocks of the agreed size."""
     rows = 3 * block_rows(32) + 5
     matrix = np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32)
@@ -45,7 +45,7 @@ def test_many_blocks_come_out_of_a_stream(tmp_path: Path, order: str) -> None:
     np.testing.assert_array_equal(vectors(side), matrix)
 
 
-def test_an_archive_in_a_directory_of_its_own_is_found(tmp_path: Path) -> None:
+def test_an_archive_in_its_own_directory_is_found(tmp_path: Path) -> None:
     """A directory with one archive and other files is that archive; with two it is refused."""
     write_npz(tmp_path / "model.npz", model().named())
     (tmp_path / "README").write_text("trained on Monday")
@@ -93,7 +93,7 @@ ITEMS = _npy(np.ones((50, 4), np.float32))
 IDS = _npy(np.arange(50))
 
 
-def test_member_names_are_never_paths(tmp_path: Path) -> None:
+def test_member_names_are_never_used_as_paths(tmp_path: Path) -> None:
     """Members named outside the archive are ignored, and nothing appears on disk."""
     path = _archive(
         tmp_path / "m.npz",
@@ -137,21 +137,21 @@ def _patched(path: Path, offset: int, value: bytes) -> Path:
         (42, struct.pack("<I", 5), "ill-formed archive"),
     ],
 )
-def test_forged_directories_of_archives_are_refused(tmp_path: Path, offset: int, value: bytes, message: str) -> None:
+def test_forged_central_directories_are_refused(tmp_path: Path, offset: int, value: bytes, message: str) -> None:
     """Encryption, impossible sizes, a wrong checksum and a wrong position each end as a refusal."""
     path = _patched(_archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("item_ids.npy", IDS)]), offset, value)
     with pytest.raises(SnapshotError, match=message):
         read(path)
 
 
-def test_an_archive_with_a_giant_directory_is_refused(tmp_path: Path) -> None:
+def test_an_archive_with_a_giant_central_directory_is_refused(tmp_path: Path) -> None:
     """A hundred thousand members are not listed."""
     path = _archive(tmp_path / "m.npz", [(f"member-{number:070}", b"") for number in range(40_000)])
     with pytest.raises(SnapshotError, match="ill-formed archive"):
         read(path)
 
 
-def test_what_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path) -> None:
+def test_an_archive_that_expands_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     """A small file that becomes a large one is refused before it is unpacked, and memory stays small."""
     path = tmp_path / "m.npz"
     np.savez_compressed(path, items=np.zeros((400_000, 64), np.float32), item_ids=np.arange(400_000))
@@ -173,7 +173,7 @@ def test_truncated_archives_are_refused(tmp_path: Path, keep: int) -> None:
         read(path)
 
 
-def test_an_archive_that_changes_is_noticed(tmp_path: Path) -> None:
+def test_an_archive_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
     """Another shape on the second pass is a change."""
     path = write_npz(tmp_path / "m.npz", model())
     items = open_snapshot(path, CONFIG).items
@@ -186,7 +186,7 @@ def test_an_archive_that_changes_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [3, 5000])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("member", ["items", "item_ids", "users", "user_ids", "item_weights"])
-def test_a_member_that_is_not_as_its_checksum_says_is_refused(
+def test_a_member_with_a_wrong_checksum_is_refused(
     tmp_path: Path, deflate: bool, rows: int, order: str, member: str
 ) -> None:
     """One changed bit in the last numbers of any member, short or long, stored or deflated, is ill-formed."""

@@ -35,7 +35,7 @@ def packed(ending: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("name", ["day.vec", "day.txt"])
-def test_compressed_text_is_the_same_snapshot(tmp_path: Path, name: str, ending: str) -> None:
+def test_compressed_text_gives_the_same_snapshot(tmp_path: Path, name: str, ending: str) -> None:
     """Also of several members, one after the other."""
     half = len(TEXT) // 2
     for content in (packed(ending, TEXT), packed(ending, TEXT[:half]) + packed(ending, TEXT[half:])):
@@ -51,7 +51,7 @@ def test_compressed_text_is_the_same_snapshot(tmp_path: Path, name: str, ending:
     ("bomb", "says"),
     [(b"\n", "ill-formed row|not a text file"), (b"0", "too long"), (b"a 1 2\n", "more than|repeat|does not match")],
 )
-def test_bombs_end_in_a_refusal(tmp_path: Path, ending: str, bomb: bytes, says: str) -> None:
+def test_decompression_bombs_are_refused(tmp_path: Path, ending: str, bomb: bytes, says: str) -> None:
     """Thirty million bytes of nothing, one line without end, one row for ever: in little memory."""
     (tmp_path / f"day.vec{ending}").write_bytes(packed(ending, bomb * 300_000 * (100 if len(bomb) == 1 else 1)))
     with pytest.raises(SnapshotError, match=says):
@@ -71,7 +71,7 @@ def test_damaged_archives_are_refused(tmp_path: Path, ending: str) -> None:
             read(tmp_path / f"day.vec{ending}", CONFIG)
 
 
-def test_blanks_in_ids_are_read_where_the_header_gives_the_width(tmp_path: Path) -> None:
+def test_blanks_in_ids_are_read_if_the_header_has_the_width(tmp_path: Path) -> None:
     """In the first row as well; without a header they are refused."""
     names = ["the matrix 7", "alien", "the thing 1982"]
     for order in (names, names[::-1], [names[1], names[0], names[2]]):
@@ -103,7 +103,7 @@ def leave(folder: Path, where: str, ids: Any, column: Any) -> None:
     pq.write_table(pa.table({"id": ids, "embedding": column}), folder / where)
 
 
-def test_parquet_without_an_ending_and_in_partitions(tmp_path: Path) -> None:
+def test_parquet_without_a_suffix_and_in_partitions_is_read(tmp_path: Path) -> None:
     """All files of both sides, in natural order; values of paths are no ids."""
     made = model(items=40, users=20)
     for side, rows, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
@@ -118,7 +118,7 @@ def test_parquet_without_an_ending_and_in_partitions(tmp_path: Path) -> None:
         assert_reads(opened, made)
 
 
-def test_an_unfinished_part_in_a_partition_makes_half_a_snapshot(tmp_path: Path) -> None:
+def test_an_unfinished_part_in_a_partition_makes_the_snapshot_incomplete(tmp_path: Path) -> None:
     """As in a directory of part files; a directory that is no partition is refused."""
     made = model(items=40, users=20)
     for side, rows, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
@@ -207,7 +207,7 @@ def test_ill_formed_vectors_are_refused(tmp_path: Path, column: Any, says: str) 
         read(tmp_path / "day.parquet", CONFIG)
 
 
-def test_structs_that_only_look_like_vectors_of_spark_are_none(tmp_path: Path) -> None:
+def test_structs_that_only_resemble_spark_vectors_are_refused(tmp_path: Path) -> None:
     """Their values are numbers, or the column is of another kind."""
     pa = pytest.importorskip("pyarrow")
     for value in (pa.string(), pa.int64()):
@@ -218,7 +218,7 @@ def test_structs_that_only_look_like_vectors_of_spark_are_none(tmp_path: Path) -
             read(tmp_path / "day.parquet", CONFIG)
 
 
-def test_partitions_too_deep_and_links_among_parts_are_refused(tmp_path: Path) -> None:
+def test_deep_partitions_and_links_among_parts_are_refused(tmp_path: Path) -> None:
     """A part or partition that leads elsewhere would leave the rest as the whole side."""
     made = model(items=40)
     leave(tmp_path, "elsewhere/b=1/part", made.item_ids, list(made.items))

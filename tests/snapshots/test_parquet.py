@@ -70,13 +70,13 @@ def test_every_list_type_is_read_exactly(tmp_path: Path, kind: str, dtype: str) 
         {"column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}, "use_dictionary": False},
     ],
 )
-def test_every_packaging_is_read_exactly(tmp_path: Path, options: dict[str, object]) -> None:
+def test_every_encoding_and_compression_is_read_exactly(tmp_path: Path, options: dict[str, object]) -> None:
     """Row groups, pages, codecs and encodings are the writer's own business."""
     made = model().named()
     assert_reads(open_snapshot(write(tmp_path / "s", made, **options), CONFIG), made)
 
 
-def test_part_files_of_any_size_come_in_natural_order_and_agreed_blocks(tmp_path: Path) -> None:
+def test_part_files_are_read_in_natural_order_and_fixed_blocks(tmp_path: Path) -> None:
     """Part 9 before part 10, empty parts skipped, Spark's markers and checksums ignored, blocks cut by width alone."""
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=10, width=64)
@@ -115,7 +115,7 @@ def test_columns_are_found_by_name_and_type(tmp_path: Path, names: tuple[str, st
         np.testing.assert_array_equal(vectors(opened.items), made.items)
 
 
-def test_columns_that_could_be_either_need_a_decision(tmp_path: Path) -> None:
+def test_ambiguous_columns_are_an_error(tmp_path: Path) -> None:
     """Two possible id columns without a known name are named in the refusal, with the key; the key is obeyed."""
     made = model(items=5)
     extra = table(made.item_ids, made.items, names=("alpha", "features")).append_column("beta", pa.array(range(5)))
@@ -149,7 +149,7 @@ def test_weights_come_from_the_configured_column(tmp_path: Path) -> None:
         pa.array(["ü", "b", "c"], pa.string_view()),
     ],
 )
-def test_ids_of_every_integer_and_string_type_are_read(tmp_path: Path, column: object) -> None:
+def test_every_integer_and_string_type_of_id_is_read(tmp_path: Path, column: object) -> None:
     """Also pandas' categories."""
     try:
         pq.write_table(pa.table({"id": column, "v": lists(np.ones((3, 2), np.float32))}), tmp_path / "items.parquet")
@@ -159,7 +159,7 @@ def test_ids_of_every_integer_and_string_type_are_read(tmp_path: Path, column: o
     assert open_snapshot(tmp_path, CONFIG).items.ids().tolist() == expected
 
 
-def test_fixed_shape_tensors_are_lists(tmp_path: Path) -> None:
+def test_fixed_shape_tensors_are_read_as_lists(tmp_path: Path) -> None:
     """Arrow's tensor extension stores fixed-size lists, and is read as such."""
     matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
     tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(matrix)
@@ -196,7 +196,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_columns_that_make_no_side_are_refused(tmp_path: Path, wrong: str) -> None:
+def test_tables_without_a_complete_side_are_refused(tmp_path: Path, wrong: str) -> None:
     """Each with the row or the columns that were found."""
     columns, message = WRONG[wrong]
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
@@ -204,7 +204,7 @@ def test_columns_that_make_no_side_are_refused(tmp_path: Path, wrong: str) -> No
         read(tmp_path)
 
 
-def test_part_files_must_be_of_one_kind(tmp_path: Path) -> None:
+def test_part_files_must_have_one_schema(tmp_path: Path) -> None:
     """Another type, another width, a directory and a link among part files are refused; nothing is skipped."""
     items = tmp_path / "items"
     items.mkdir()
@@ -315,7 +315,7 @@ def test_a_file_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
         assert int(next_line(reader)) < 2**20
 
 
-def test_a_decoder_that_dies_is_a_refusal_and_the_next_one_works(tmp_path: Path) -> None:
+def test_a_crash_of_the_decoder_is_a_refusal_and_the_next_one_works(tmp_path: Path) -> None:
     """A crash refuses the file that was being read; a decoder killed from outside is only a moment's trouble."""
     path = write(tmp_path / "s", model())
     for number, kind, transient in (
@@ -346,7 +346,7 @@ def _is_decoder(folder: Path) -> bool:
         return False
 
 
-def test_decoders_end_with_their_snapshot(tmp_path: Path) -> None:
+def test_decoders_end_when_their_snapshot_is_closed(tmp_path: Path) -> None:
     """None is left when the snapshot is let go of, nor after a pass that was broken off."""
     gc.collect()
     before = set(_decoders())
@@ -369,7 +369,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     assert missing.value.exit_code == 2
 
 
-def test_reading_never_imports_pyarrow_here(tmp_path: Path) -> None:
+def test_the_parent_process_never_imports_pyarrow(tmp_path: Path) -> None:
     """No parser of parquet is loaded into the process that reads a snapshot."""
     path = write(tmp_path / "s", model())
     code = (
@@ -388,7 +388,7 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
         open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40 - 1))
 
 
-def test_blocks_in_use_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_in_use_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is a view of shared memory, and none is written again while it is held, however many are."""
     monkeypatch.setattr(decoder_memory, "_MOST_SLOTS", 7)
     step = block_rows(900)
@@ -409,7 +409,7 @@ def test_blocks_in_use_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(np.array_equal(part, matrix[n * step + 3 : n * step + 5]) for n, part in enumerate(parts))
 
 
-def test_two_passes_may_run_at_once(tmp_path: Path) -> None:
+def test_two_passes_may_run_concurrently(tmp_path: Path) -> None:
     """Items and users side by side, and one side twice."""
     made = model(items=5000, users=5000, width=128)
     opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
@@ -441,7 +441,7 @@ _SPIN = "def spin(*_): exec('while True: pass')"
 
 
 @pytest.mark.parametrize("where", ["tables.ParquetTable.columns", "values.vectors"])
-def test_a_parser_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_hanging_parser_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Its processor time is limited for the footer as for each batch; that is a refusal of the file."""
     path = write(tmp_path / "s", model())
     decoder_with(monkeypatch, tmp_path / "script", "limits.STEP_SECONDS = 0", _SPIN, f"{where} = spin")
@@ -451,7 +451,7 @@ def test_a_parser_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.torture
-def test_many_batches_may_take_longer_together_than_one_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_applies_to_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is each batch's own: a large snapshot is no endless one."""
     made = model(items=40 * block_rows(64), users=10, width=64)
     write(tmp_path / "s", made)
@@ -493,7 +493,7 @@ def test_a_decoder_does_not_load_pandas(tmp_path: Path) -> None:
     assert "site-packages/pandas" not in mapped
 
 
-def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -> None:
+def test_a_pass_after_an_interrupted_one_reads_everything(tmp_path: Path) -> None:
     """What the decoder had still to say about the first is not taken for the second's."""
     made = model(items=6 * block_rows(64), users=10, width=64)
     items = open_snapshot(write(tmp_path / "s", made), CONFIG).items
@@ -514,9 +514,7 @@ def test_a_pass_after_one_that_was_broken_off_reads_everything(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("column", [0, 1])
-def test_a_page_that_is_not_as_its_checksum_says_is_refused(
-    tmp_path: Path, options: dict[str, object], column: int
-) -> None:
+def test_a_page_with_a_wrong_checksum_is_refused(tmp_path: Path, options: dict[str, object], column: int) -> None:
     """Where the writer left checksums, one changed byte of ids or vectors is ill-formed, whatever it decodes to."""
     made = model()
     path = write(tmp_path / "s", made, write_page_checksum=True, **options) / "items.parquet"

@@ -63,7 +63,7 @@ def test_every_float_type_and_kind_of_id_is_read_exactly(tmp_path: Path, dtype: 
     assert_reads(open_snapshot(write(tmp_path / "s", made), CONFIG), made)
 
 
-def test_one_file_is_a_side_of_items(tmp_path: Path) -> None:
+def test_a_single_file_is_a_side_of_items(tmp_path: Path) -> None:
     """Without ids, row numbers serve on request; weights and tensors of other kinds may lie beside the vectors."""
     matrix = np.ones((3, 2), np.float32)
     path = tmp_path / "vectors.safetensors"
@@ -119,7 +119,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_headers_that_lie_are_refused(tmp_path: Path, forgery: str) -> None:
+def test_inconsistent_headers_are_refused(tmp_path: Path, forgery: str) -> None:
     """Each is one line that names the file."""
     (tmp_path / "items.safetensors").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"items\.safetensors") as refusal:
@@ -138,7 +138,7 @@ def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
         items.ids()
 
 
-def test_users_alone_are_half_a_snapshot(tmp_path: Path) -> None:
+def test_users_alone_are_an_incomplete_snapshot(tmp_path: Path) -> None:
     """Items are what every snapshot has."""
     path = write(tmp_path / "s", model())
     (path / "items.safetensors").unlink()

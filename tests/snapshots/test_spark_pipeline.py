@@ -52,7 +52,7 @@ def test_the_factors_of_the_one_model_are_read(tmp_path: Path) -> None:
     assert_reads(opened, MADE)
 
 
-def test_row_numbers_of_an_indexer_are_no_ids(tmp_path: Path) -> None:
+def test_indices_of_a_string_indexer_are_not_ids(tmp_path: Path) -> None:
     """Of either side; an indexer of something else gives no ids."""
     stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="genre_index")
     read(tmp_path, CONFIG)
@@ -61,7 +61,7 @@ def test_row_numbers_of_an_indexer_are_no_ids(tmp_path: Path) -> None:
         open_snapshot(tmp_path, CONFIG)
 
 
-def test_two_models_are_a_question(tmp_path: Path) -> None:
+def test_two_models_are_an_error(tmp_path: Path) -> None:
     """The hint names one of them, which is a snapshot by itself."""
     pipeline(pipeline(tmp_path), name="2_ALS_cd34")
     with pytest.raises(SnapshotError, match=r"more than one ALS model.*1_ALS_ab12, 2_ALS_cd34") as refused:

@@ -81,7 +81,7 @@ VOCABULARIES: dict[str, tuple[str, bytes, list[object]]] = {
 
 
 @pytest.mark.parametrize("case", VOCABULARIES)
-def test_what_a_vocabulary_says(tmp_path: Path, case: str) -> None:
+def test_every_form_of_vocabulary_is_read(tmp_path: Path, case: str) -> None:
     """JSON has types of its own; keys and lines are integers where each is written as one."""
     end, data, expected = VOCABULARIES[case]
     tensors = {"item_embedding.weight": MADE.items[:3]}
@@ -139,7 +139,7 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_refused(tmp_path: Path, case: str) -> None:
+def test_a_vocabulary_that_does_not_match_is_refused(tmp_path: Path, case: str) -> None:
     """In one line, exit code 3."""
     tensors, beside, says = BAD[case]
     with pytest.raises(SnapshotError, match=says) as refused:
@@ -173,7 +173,7 @@ def test_names_of_arrays_in_an_archive_may_be_configured(tmp_path: Path) -> None
         open_snapshot(tmp_path / "m.npz", SnapshotConfig(vector_column=SideColumns("V", "W")))
 
 
-def test_a_model_by_itself_has_no_ids(tmp_path: Path) -> None:
+def test_a_model_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     """Given as a file its vocabularies are beside it, not in it; row numbers are ids on request alone."""
     path = write(tmp_path / "s") / "model.safetensors"
     with pytest.raises(SnapshotError, match=r"vectors without ids.*item_vocab.json"):
@@ -183,7 +183,7 @@ def test_a_model_by_itself_has_no_ids(tmp_path: Path) -> None:
         open_snapshot(write(tmp_path / "s", **BOTH), ROW_NUMBERS)
 
 
-def test_users_whose_vocabulary_is_on_its_way_are_waited_for(tmp_path: Path) -> None:
+def test_users_without_their_vocabulary_are_waited_for(tmp_path: Path) -> None:
     """The transfer of a vocabulary is one of half a snapshot."""
     night = write(tmp_path / "day=1", **BOTH)
 

@@ -59,7 +59,7 @@ def test_a_file_inside_a_table_and_a_deep_partition_are_refused(tmp_path: Path) 
         open_snapshot(table / "part-00000.parquet", SnapshotConfig())
 
 
-def test_other_directories_named_metadata_are_no_tables(tmp_path: Path) -> None:
+def test_other_directories_named_metadata_are_not_tables(tmp_path: Path) -> None:
     """Spark saves a model with one."""
     path = snapshot(tmp_path / "day=1")
     (path / "metadata").mkdir()

@@ -63,7 +63,7 @@ def test_a_deep_tree_in_the_watched_directory_is_not_a_snapshot(place: Path, lev
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 @pytest.mark.parametrize("where", ["", "items", "users/more"])
-def test_a_deep_tree_given_by_hand_is_refused(place: Path, where: str, levels: int, name: str) -> None:
+def test_a_deep_tree_given_as_a_snapshot_is_refused(place: Path, where: str, levels: int, name: str) -> None:
     """Whichever layout it pretends to be, with exit code 3 and one line."""
     write_npy(place / "day=1", model())
     deep(place / "day=1" / where, levels, name)
@@ -119,7 +119,7 @@ def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.fuzz
-def test_a_hundred_thousand_files_are_looked_at_within_seconds(place: Path) -> None:
+def test_a_hundred_thousand_files_are_scanned_within_seconds(place: Path) -> None:
     """In one child; the limit itself is no obstacle, one file more is said."""
     (place / "day=1").mkdir()
     for number in range(files.MOST_ENTRIES - 1):
@@ -133,7 +133,7 @@ def test_a_hundred_thousand_files_are_looked_at_within_seconds(place: Path) -> N
         (place / "day=1/two").touch()
 
 
-def test_names_as_long_as_they_can_be(place: Path) -> None:
+def test_names_of_the_maximum_length_are_read(place: Path) -> None:
     """A child, and files in it, of 255 bytes: looked at as any other, and digits by the hundred are a number."""
     for name in ("n" * 255, "9" * 255, "ä" * 127):
         write_npy(place / name, model(items=20, users=20))
@@ -143,7 +143,7 @@ def test_names_as_long_as_they_can_be(place: Path) -> None:
     assert run(["sync", str(place / ("9" * 256)), "--store", str(place / "S")]) == 6
 
 
-def test_what_goes_away_while_it_is_walked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_disappear_during_a_scan_are_ignored(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that is listed and then gone is a change, not an end."""
     write_npy(place / "day=1/items", model())
     real = os.scandir
@@ -184,7 +184,7 @@ def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatc
 
 
 @pytest.mark.parametrize("links", [39, 41, 1200, 3000])
-def test_links_in_a_chain(place: Path, links: int) -> None:
+def test_chains_of_links_are_limited(place: Path, links: int) -> None:
     """As many as the kernel follows are followed; more are nothing, said in one line with exit code 6."""
     target = write_npy(place / "day=1", model())
     link = chain(place / "link", links, target)
@@ -209,7 +209,7 @@ def test_a_deeply_nested_manifest_is_refused(place: Path, text: str) -> None:
     assert look(place)["day=1"][0] in {"waiting", "not_a_snapshot"}
 
 
-def test_a_header_nested_deeply_is_ill_formed(place: Path) -> None:
+def test_a_deeply_nested_header_is_ill_formed(place: Path) -> None:
     """Of arrays and of safetensors."""
     write_npy(place / "day=1", model())
     data = (place / "day=1/items.npy").read_bytes()
@@ -252,7 +252,7 @@ def test_a_deeply_nested_configuration_is_refused(
     assert len(printed) < 4000
 
 
-def test_a_deep_tree_in_the_store_stops_no_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_deep_tree_in_the_store_does_not_stop_commands(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Beside the versions, in one, and in the place of one."""
     path = write_npy(place / "day=1", model())
     root = place / "S"

@@ -56,7 +56,7 @@ def test_headers_and_line_ends_may_differ(tmp_path: Path, header: bool, ending: 
         assert [value.decode() for value in items.ids().tolist()] == names
 
 
-def test_many_blocks(tmp_path: Path) -> None:
+def test_text_of_many_blocks_is_read(tmp_path: Path) -> None:
     """Blocks of the agreed size and a shorter last one."""
     rows = block_rows(100) + 11
     matrix = np.random.default_rng(0).standard_normal((rows, 100)).astype(np.float32)
@@ -75,7 +75,7 @@ words = st.text(
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(words, st.lists(st.floats(width=32), min_size=3, max_size=3), min_size=1, max_size=20))
-def test_round_trip_of_any_words_and_numbers(
+def test_any_words_and_numbers_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[str, list[float]]
 ) -> None:
     """Every float32 that Python prints comes back the same, with its word."""
@@ -121,7 +121,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_text_that_is_not_a_table_is_refused(tmp_path: Path, forgery: str) -> None:
+def test_other_text_is_refused(tmp_path: Path, forgery: str) -> None:
     """Each is one line that names the file; nothing is skipped, padded or guessed."""
     (tmp_path / "m.vec").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"m\.vec") as refusal:
@@ -129,7 +129,7 @@ def test_text_that_is_not_a_table_is_refused(tmp_path: Path, forgery: str) -> No
     assert "\n" not in str(refusal.value)
 
 
-def test_notes_beside_another_layout_are_left_alone(tmp_path: Path) -> None:
+def test_text_files_beside_another_layout_are_ignored(tmp_path: Path) -> None:
     """A text file that does not begin as vectors do is no layout of its own."""
     np.savez(tmp_path / "m.npz", items=np.ones((3, 2), np.float32), item_ids=np.arange(3))
     (tmp_path / "README.txt").write_text("trained on Monday\n")

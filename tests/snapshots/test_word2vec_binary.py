@@ -36,7 +36,7 @@ def test_vectors_saved_by_gensim_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_many_blocks(tmp_path: Path, end: bytes) -> None:
+def test_binary_files_of_many_blocks_are_read(tmp_path: Path, end: bytes) -> None:
     """Blocks of the agreed size and a shorter last one; bytes of numbers may look like spaces and line feeds."""
     rows = block_rows(100) * 5 + 11
     matrix = np.random.default_rng(0).standard_normal((rows, 100)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_text_that_is_named_as_binary_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "m.bin", CONFIG)
 
 
-def test_the_id_that_is_wrong_is_the_one_shown(tmp_path: Path) -> None:
+def test_the_message_shows_the_invalid_id(tmp_path: Path) -> None:
     """Not the longest."""
     names = ["w\0", *GOOD.item_ids.tolist()[1:]]
     (tmp_path / "m.bin").write_bytes(binary(names, GOOD.items))

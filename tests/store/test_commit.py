@@ -137,7 +137,7 @@ LONG = pytest.mark.torture
         ("close", "*/S/"),
     ],
 )
-def test_any_error_around_the_switch_leaves_old_or_new(
+def test_any_error_around_the_switch_leaves_the_old_or_the_new_version(
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -168,7 +168,7 @@ def test_any_error_around_the_switch_leaves_old_or_new(
     _goes_on(store)
 
 
-def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_prevents_both_journaling_and_reverting(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line and the link back both fail: the new version stays current, the error says so, and it is journaled."""
     links: list[str] = []
     with monkeypatch.context() as patch:
@@ -196,7 +196,7 @@ def test_no_space_for_the_journal_nor_for_the_way_back(store: Path, monkeypatch:
     _goes_on(store)
 
 
-def test_a_version_that_current_may_name_is_never_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_current_may_refer_to_is_never_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``current`` was switched back, but not durably: after a power cut it may name the new version, which is kept."""
     with monkeypatch.context() as patch:
         _failing(patch, "fsync", lambda what: what == str(store))
@@ -214,7 +214,7 @@ def test_a_version_that_current_may_name_is_never_removed(store: Path, monkeypat
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_a_signal_waits_for_the_end_of_the_section(number: signal.Signals) -> None:
+def test_a_signal_is_deferred_to_the_end_of_the_section(number: signal.Signals) -> None:
     """However often it comes; then the handler that was there runs, once, and is there again."""
     came: list[int] = []
     before = signal.signal(number, lambda number, _: came.append(number))
@@ -241,7 +241,7 @@ def test_an_interrupt_is_raised_when_the_section_ends() -> None:
     assert [signal.getsignal(number) for number in STOPS] == before
 
 
-def test_no_signal_of_several_is_lost_where_one_of_them_raises() -> None:
+def test_no_deferred_signal_is_lost_if_one_raises() -> None:
     """An interrupt is raised when all others were heard."""
     came: list[int] = []
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS[1:]}
@@ -344,7 +344,7 @@ def test_an_interrupted_command_leaves_an_intact_store(store: Path, sent: str, w
 
 @needs_strace
 @pytest.mark.parametrize(("call", "error"), [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO")])
-def test_a_night_whose_line_could_not_be_written_is_tried_again(store: Path, call: str, error: str) -> None:
+def test_a_publish_that_could_not_be_journaled_is_retried(store: Path, call: str, error: str) -> None:
     """Exit 5 and the store as before; the same command again publishes the night, once."""
     before = snapshot_of(store)
     path = store / "journal.jsonl"
@@ -358,7 +358,7 @@ def test_a_night_whose_line_could_not_be_written_is_tried_again(store: Path, cal
 
 @pytest.mark.parametrize("calls", [["write"], ["fsync"], ["close"], ["lseek"], ["fstat"], ["pread"]])
 @pytest.mark.parametrize("new", [False, True])
-def test_a_line_is_there_or_it_is_not(
+def test_a_line_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], new: bool
 ) -> None:
     """Each call fails, first and every time: after an error the file is as it was, without one the line is in it."""
@@ -382,7 +382,7 @@ def test_a_line_is_there_or_it_is_not(
 
 
 @pytest.mark.parametrize("most", [1, 3, 7])
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """A write may take a part of what it is given, and be interrupted in between."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:most]))
@@ -392,7 +392,7 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "file").read_bytes() == b"some contents"
 
 
-def test_a_write_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_did_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says that it wrote, and did not: neither a line nor a file is taken for written."""
     append_line(tmp_path / "lines", b"one")
     durable.replace_file(tmp_path / "file", b"old")
@@ -430,7 +430,7 @@ def orphan(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store
 
 
-def test_an_orphan_is_neither_listed_nor_opened(orphan: Path) -> None:
+def test_an_unpublished_version_is_neither_listed_nor_opened(orphan: Path) -> None:
     """By nobody, before anything swept it."""
     store = Store(orphan)
     assert store.numbers() == [1, 2]
@@ -442,7 +442,7 @@ def test_an_orphan_is_neither_listed_nor_opened(orphan: Path) -> None:
         store.path(3)
 
 
-def test_an_orphan_is_never_rolled_back_to_and_pushes_nothing_out(orphan: Path) -> None:
+def test_an_unpublished_version_is_no_target_of_rollback_and_prunes_nothing(orphan: Path) -> None:
     """The first command that takes the lock removes it; its number is free again, and nothing tells of it."""
     with pytest.raises(NotFoundError, match="no version 3"):
         Store(orphan).rollback(3)
@@ -452,7 +452,7 @@ def test_an_orphan_is_never_rolled_back_to_and_pushes_nothing_out(orphan: Path) 
     _goes_on(orphan)
 
 
-def test_a_published_version_is_kept_whatever_the_journal_lost(store: Path) -> None:
+def test_a_published_version_is_kept_even_if_its_journal_line_is_lost(store: Path) -> None:
     """A lost journal, a damaged line, a mark that a crash left: nothing healthy is taken for an orphan."""
     before = snapshot_of(store / "versions")
     (store / "journal.jsonl").write_text("")
@@ -465,7 +465,7 @@ def test_a_published_version_is_kept_whatever_the_journal_lost(store: Path) -> N
     assert snapshot_of(store / "versions") == before, "journaled as published: only the mark goes"
 
 
-def test_nothing_is_removed_while_current_does_not_tell(orphan: Path) -> None:
+def test_nothing_is_removed_while_current_is_broken(orphan: Path) -> None:
     """With a damaged ``current`` an orphan may be the version that was meant: it waits."""
     (orphan / "current").unlink()
     (orphan / "current").symlink_to("nowhere")
@@ -511,9 +511,7 @@ def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch
     _goes_on(store)
 
 
-def test_a_version_switched_to_just_before_a_crash_is_journaled_with_all_that_is_known(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_switch_just_before_a_crash_is_journaled_afterwards(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the line it carries along: with the path and stamp by which the snapshot counts as handled, once."""
     path = write_npy(store.parent / "after", night(2, **SIZES))
     child = os.fork()
@@ -614,7 +612,7 @@ def test_with_no_version_left_the_hint_starts_a_new_space(store: Path, capfd: py
     assert assert_intact(store) == 3
 
 
-def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> None:
+def test_a_new_space_is_offered_from_an_existing_snapshot(store: Path) -> None:
     """The newest that was published and still exists; if none does, the history shows what was published."""
     everything = set(Store(store).numbers())
     (store / "journal.jsonl").unlink()
@@ -627,7 +625,7 @@ def test_a_new_space_is_offered_from_a_snapshot_that_is_there(store: Path) -> No
     assert Store(store).way_out(everything).arguments == ("history",)
 
 
-def test_holding_works_while_current_is_broken(store: Path) -> None:
+def test_hold_works_while_current_is_broken(store: Path) -> None:
     """What an operator does first in trouble does not depend on what is in trouble."""
     _dangling(store)
     assert run(["hold", "--store", str(store)]) == 0
@@ -640,7 +638,7 @@ def test_holding_works_while_current_is_broken(store: Path) -> None:
     assert layout.current_number(store) == 2
 
 
-def test_a_rollback_that_a_crash_kept_from_the_journal_is_reported_by_the_next_command(store: Path) -> None:
+def test_an_unjournaled_rollback_is_reported_by_the_next_command(store: Path) -> None:
     """The last move in the journal is to what is current, whoever made it."""
     (store / "current").unlink()
     (store / "current").symlink_to("versions/000001")

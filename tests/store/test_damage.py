@@ -123,7 +123,7 @@ def test_no_damaged_file_causes_an_unexpected_error(
         "versions/000003",
     ],
 )
-def test_something_else_in_the_place_of_a_file(
+def test_anything_else_in_place_of_a_file_is_reported(
     root: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
     """It blocks nothing and ends nothing."""
@@ -155,7 +155,7 @@ def test_something_else_in_the_place_of_a_file(
         ".",
     ],
 )
-def test_a_damaged_link_is_named_and_rollback_mends_it(
+def test_a_damaged_link_is_reported_and_repaired_by_rollback(
     root: Path, capfd: pytest.CaptureFixture[str], target: str
 ) -> None:
     """Every command says so; ``rollback`` makes the version current that was so last, and is whole."""
@@ -179,7 +179,7 @@ def test_rollback_finds_the_last_intact_version(root: Path) -> None:
         Store(root).rollback(None)
 
 
-def test_rollback_passes_over_a_damaged_parent(root: Path) -> None:
+def test_rollback_skips_a_damaged_parent(root: Path) -> None:
     """Without a number; with one it is refused."""
     flip(root / "versions/000002/users/vectors.npy", 300)
     with pytest.raises(StoreDamaged, match="version 2 is damaged"):
@@ -188,7 +188,7 @@ def test_rollback_passes_over_a_damaged_parent(root: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_every_changed_byte_of_a_manifest_is_seen(root: Path, number: int) -> None:
+def test_every_changed_byte_of_a_manifest_is_detected(root: Path, number: int) -> None:
     """Beside it stands its hash, as sha256sum writes and reads it; the hash itself is covered too."""
     folder = root / "versions" / f"{number:06d}"
     for name in ("manifest.json", "manifest.sha256"):
@@ -226,7 +226,7 @@ MANIFEST_LIES = [
 
 
 @pytest.mark.parametrize(("field", "value"), MANIFEST_LIES)
-def test_a_manifest_of_an_earlier_release_is_judged_by_what_it_says(root: Path, field: str, value: object) -> None:
+def test_a_manifest_without_a_hash_is_validated_by_its_values(root: Path, field: str, value: object) -> None:
     """Versions without a hash are read; a value that no publisher writes is damage, named with the file."""
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
@@ -339,7 +339,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("how", HEADERS)
-def test_a_header_of_an_array_is_not_believed(root: Path, how: str) -> None:
+def test_array_headers_are_validated(root: Path, how: str) -> None:
     """Type, order and shape are those of the format and of the manifest, whatever the file says of itself."""
     path = root / "versions/000003/items/vectors.npy"
     old, new = (text.encode() for text in HEADERS[how])
@@ -421,7 +421,7 @@ def test_a_damaged_line_makes_no_published_snapshot_new(root: Path, directory: P
     assert waiting(root, directory) == []
 
 
-def test_a_journal_that_is_gone_makes_no_published_snapshot_new(root: Path, directory: Path) -> None:
+def test_a_missing_journal_makes_no_published_snapshot_new(root: Path, directory: Path) -> None:
     """The versions on disk say what they were made from."""
     (root / layout.JOURNAL).unlink()
     assert "published" not in next_night(root, directory) or Store(root).current() == 4
@@ -429,7 +429,7 @@ def test_a_journal_that_is_gone_makes_no_published_snapshot_new(root: Path, dire
     assert [name["name"] for name in names if name] == ["day=1", "day=2", "day=3"]
 
 
-def test_every_flipped_bit_of_the_journal_leaves_what_was_handled_handled(root: Path, directory: Path) -> None:
+def test_no_flipped_bit_of_the_journal_makes_a_handled_snapshot_new(root: Path, directory: Path) -> None:
     """Published and refused alike; at most they are compared once more and found unchanged."""
     whole = (root / layout.JOURNAL).read_bytes()
     for offset in range(0, len(whole), 1 + len(whole) // 50):
@@ -448,7 +448,7 @@ def test_lines_of_earlier_releases_are_read(tmp_path: Path) -> None:
     assert journal.damaged() == []
 
 
-def test_every_flipped_bit_of_a_line_is_seen(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_a_line_is_detected(tmp_path: Path) -> None:
     """But in the name of the checksum itself, which then says nothing about a line that is whole."""
     path = tmp_path / "journal.jsonl"
     Journal(path).append(Event(event="refused", snapshot={"name": "day=1", "stamp": "ab12"}, reason="cosine"))
@@ -461,7 +461,7 @@ def test_every_flipped_bit_of_a_line_is_seen(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
-def test_a_hold_that_cannot_be_parsed_holds(root: Path) -> None:
+def test_an_unreadable_hold_is_in_force(root: Path) -> None:
     """And says why nothing more is known of it."""
     for data in NONSENSE.values():
         replace(root / HOLD, data)
@@ -473,7 +473,7 @@ def test_a_hold_that_cannot_be_parsed_holds(root: Path) -> None:
     assert held(root) is None
 
 
-def test_damage_to_the_daemons_small_records_is_reported(root: Path) -> None:
+def test_damage_to_the_records_of_the_daemon_is_reported(root: Path) -> None:
     """Each is an error with the file's name, or the safe reading of it; never another exception."""
     for data in NONSENSE.values():
         replace(root / layout.STATUS, data)
@@ -486,7 +486,7 @@ def test_damage_to_the_daemons_small_records_is_reported(root: Path) -> None:
         assert pending_version(Store(root)) == 3
 
 
-def test_readers_raise_only_damage(root: Path, directory: Path) -> None:
+def test_readers_report_any_damage_as_such(root: Path, directory: Path) -> None:
     """Opening, looking up and searching with any file cut short, emptied or gone is an error that names the file."""
     for path in sorted(files_of(root / "versions/000003")):
         name = path.relative_to(root)
@@ -508,9 +508,7 @@ def test_readers_raise_only_damage(root: Path, directory: Path) -> None:
         ("index_rows.npy", 0, "index_rows.npy: damaged file; found rows .* to {rows}; expected -1 to {last}"),
     ],
 )
-def test_numbers_that_no_publisher_wrote_are_damage_to_a_reader(
-    root: Path, name: str, place: int, message: str
-) -> None:
+def test_readers_report_impossible_numbers_as_damage(root: Path, name: str, place: int, message: str) -> None:
     """It does not hash what it opens, but opens nothing that leads elsewhere."""
     path = root / "versions/000003" / name
     rows = Store(root).manifest(3).items.rows

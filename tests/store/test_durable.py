@@ -52,7 +52,7 @@ def store() -> Iterator[Path]:
         ),
     ],
 )
-def test_killed_before_any_call_the_store_is_intact_and_old_or_new(
+def test_a_kill_before_any_call_leaves_the_old_or_the_new_version(
     scenario: str, outcomes: set[int], step: int, least: int
 ) -> None:
     """SIGKILL before each system call: readers find a whole version at once, and the next command goes on from it.
@@ -118,7 +118,7 @@ def _fill(place: Path, leave: int) -> Path:
 
 @pytest.mark.parametrize("stage", ["writing", "indexing", "publishing"])
 @pytest.mark.parametrize("leave", [0, 8192])
-def test_a_disk_that_fills_up_on_the_way_leaves_everything_as_it_was(small_disk: Path, stage: str, leave: int) -> None:
+def test_a_disk_that_fills_up_leaves_the_store_unchanged(small_disk: Path, stage: str, leave: int) -> None:
     """Really full, at each stage: out of space (exit 5), what is served goes on, and the next run with room works."""
     root = small_disk / "S"
     first = write_npy(small_disk.parent / "n0", night(0, items=800, users=500))
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_everything_as_it_was(small_disk:
     assert_at_rest(root)
 
 
-def test_too_little_space_is_known_before_anything_is_written(small_disk: Path) -> None:
+def test_too_little_space_is_detected_before_anything_is_written(small_disk: Path) -> None:
     """The estimate is checked first: out of space, with what there is and what is needed."""
     root = small_disk / "S"
     sync(root, night(0, **SIZES), "n0")
@@ -166,7 +166,7 @@ def _largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [200, 700, 1500])
-def test_a_file_that_cannot_grow_leaves_everything_as_it_was(store: Path, size: int) -> None:
+def test_a_file_size_limit_leaves_the_store_unchanged(store: Path, size: int) -> None:
     """A limit on file size is a disk error like any other, wherever it strikes."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
@@ -230,7 +230,7 @@ def _failure(store: Path, path: Path) -> StoreError | None:
     return None
 
 
-def test_a_rename_that_cannot_be_made_durable_is_taken_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_that_cannot_be_made_durable_is_reverted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An fsync that fails between the rename into place and the switch leaves no version nobody knows."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
@@ -307,7 +307,9 @@ FILES = [
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("where", [0.05, 0.5, 0.999])
-def test_a_disk_that_lies_is_caught(store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: float) -> None:
+def test_false_success_of_system_calls_is_detected(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: float
+) -> None:
     """One bit that reads back otherwise than it was written, in any file: never published."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
@@ -336,7 +338,7 @@ def test_a_disk_that_lies_is_caught(store: Path, monkeypatch: pytest.MonkeyPatch
 # the parts
 
 
-def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:
+def test_an_array_file_equals_that_of_numpy(tmp_path: Path) -> None:
     """Filled in any order, it is byte for byte the ``.npy`` of the whole array."""
     array = np.random.default_rng(1).standard_normal((100, 7)).astype(np.float32)
     with Staging(tmp_path) as staging:
@@ -355,9 +357,7 @@ def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:
         assert list(entries) == ["a/b.npy", "c.npy", "d.npy"]
 
 
-def test_long_runs_of_rows_are_written_by_calls_that_may_write_less(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_runs_of_rows_survive_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of live ids between rows of carried ones: the runs go to the file, the others through the map."""
     calls: list[int] = []
 
@@ -382,9 +382,7 @@ def test_long_runs_of_rows_are_written_by_calls_that_may_write_less(
         np.testing.assert_array_equal(np.load(made.path / "a.npy"), array)
 
 
-def test_a_file_that_changes_while_it_is_copied_is_not_taken_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no hard links: it is not what its entry says any more, though as long."""
 
     def refused(*_: object) -> None:
@@ -401,7 +399,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_taken_in(
         made.link(entry, tmp_path)
 
 
-def test_rows_that_were_never_put_are_caught(tmp_path: Path) -> None:
+def test_rows_that_were_never_written_are_detected(tmp_path: Path) -> None:
     """A row put twice or changed behind the file's back does not seal."""
     file = ArrayFile(tmp_path / "a.npy", (10, 2), np.dtype(np.float32))
     file.put(slice(0, 10), np.ones((10, 2)))
@@ -413,7 +411,7 @@ def test_rows_that_were_never_put_are_caught(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, "S3"])
 @pytest.mark.parametrize("apart", [1, 7])
-def test_rows_in_each_others_places_are_caught(tmp_path: Path, dtype: Any, apart: int) -> None:
+def test_exchanged_rows_are_detected(tmp_path: Path, dtype: Any, apart: int) -> None:
     """The same bytes, two rows exchanged: a disk that mixes up its blocks gives other ids their vectors."""
     rows = np.arange(60).reshape(20, 3).astype(dtype)
     file = ArrayFile(tmp_path / "a.npy", rows.shape, rows.dtype)
@@ -424,7 +422,7 @@ def test_rows_in_each_others_places_are_caught(tmp_path: Path, dtype: Any, apart
         file.seal(tmp_path)
 
 
-def test_an_empty_array_is_a_file_too(tmp_path: Path) -> None:
+def test_an_empty_array_is_written(tmp_path: Path) -> None:
     """No rows on a side of the anchors: a header and nothing else."""
     with Staging(tmp_path) as staging:
         staging.save("e.npy", np.empty((0, 5), np.float32))
@@ -434,7 +432,7 @@ def test_an_empty_array_is_a_file_too(tmp_path: Path) -> None:
             assert np.load(staging.path / name).shape == (0, 5)
 
 
-def test_discarding_removes_and_publishing_keeps(tmp_path: Path) -> None:
+def test_discarding_removes_and_publishing_keeps_the_version(tmp_path: Path) -> None:
     """A staging directory is gone when its context ends, unless it was kept."""
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))

@@ -17,7 +17,7 @@ from embsync.store import journal
 from embsync.store.journal import Event, Journal
 
 
-def test_events_come_back_in_order(tmp_path: Path) -> None:
+def test_events_are_read_in_order(tmp_path: Path) -> None:
     """With the time they were written, and no field that says nothing."""
     journal = Journal(tmp_path / "journal.jsonl")
     assert list(journal.events()) == []
@@ -32,7 +32,7 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b'{"event":"publis', b"\xff\xfe\x00", b"[]", b'{"version": 3}', b"", b"null"])
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_torn_line_is_passed_over(tmp_path: Path, torn: bytes, end: bytes) -> None:
+def test_a_torn_line_is_skipped(tmp_path: Path, torn: bytes, end: bytes) -> None:
     """What stands before and after it is read; appending after it does not join the two."""
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
@@ -52,7 +52,7 @@ def test_a_later_release_may_add_fields(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", [journal.now, record.created, lambda: at(time.time())])
 @pytest.mark.parametrize("zone", ["JST-9", "NST3:30"])
-def test_times_are_utc_whatever_the_zone(
+def test_times_are_utc_in_any_time_zone(
     monkeypatch: pytest.MonkeyPatch, zone: str, moment: Callable[[], str | None]
 ) -> None:
     """In the journal, in a manifest and in the daemon's status."""

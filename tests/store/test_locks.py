@@ -23,7 +23,7 @@ with exclusive(Path(sys.argv[1]), 5.0, "the store"):
 """
 
 
-def test_a_lock_held_elsewhere_names_its_holder(tmp_path: Path) -> None:
+def test_the_error_of_a_held_lock_names_its_holder(tmp_path: Path) -> None:
     """After the wait, not before: busy, transient, exit 5, with the other process's number."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
@@ -40,7 +40,7 @@ def test_a_lock_held_elsewhere_names_its_holder(tmp_path: Path) -> None:
         assert raised.value.transient
 
 
-def test_a_killed_holder_frees_its_lock(tmp_path: Path) -> None:
+def test_a_killed_holder_releases_its_lock(tmp_path: Path) -> None:
     """SIGKILL, and the next one has it at once."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
@@ -53,7 +53,7 @@ def test_a_killed_holder_frees_its_lock(tmp_path: Path) -> None:
     assert not is_held(lock)
 
 
-def test_a_lock_that_is_let_go_in_time_is_taken(tmp_path: Path) -> None:
+def test_a_lock_released_in_time_is_acquired(tmp_path: Path) -> None:
     """Waiting succeeds as soon as the holder is done."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
@@ -66,13 +66,13 @@ def test_a_lock_that_is_let_go_in_time_is_taken(tmp_path: Path) -> None:
         timer.join()
 
 
-def test_asking_whether_a_lock_is_held_makes_no_file(tmp_path: Path) -> None:
+def test_checking_a_lock_creates_no_file(tmp_path: Path) -> None:
     """A store nobody ever locked is not held."""
     assert not is_held(tmp_path / "lock")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_is_never_a_link_to_somewhere_else(tmp_path: Path) -> None:
+def test_a_lock_is_never_opened_through_a_link(tmp_path: Path) -> None:
     """A link in its place is an error, not a file made elsewhere."""
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError), exclusive(tmp_path / "lock", 0.0, "the store"):

@@ -59,7 +59,7 @@ def _as_nobody(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o177])
-def test_modes_are_those_of_the_docs(place: Path, umask: Callable[[int], int], mask: int) -> None:
+def test_modes_are_as_documented(place: Path, umask: Callable[[int], int], mask: int) -> None:
     """Directories 0755, files 0644, locks 0600, in every part of the store; a reader of another user finds it whole."""
     umask(mask)
     root = place / "S"
@@ -77,7 +77,7 @@ def test_modes_are_those_of_the_docs(place: Path, umask: Callable[[int], int], m
     assert _as_nobody(lambda: 0 if assert_intact(root) == 2 else 1) == 0
 
 
-def test_a_directory_that_is_there_keeps_its_mode_and_its_group(place: Path, umask: Callable[[int], int]) -> None:
+def test_an_existing_directory_keeps_its_mode_and_group(place: Path, umask: Callable[[int], int]) -> None:
     """A store that the administrator made private stays so; one made for a group can be written by the group."""
     umask(0o022)
     private, shared = place / "private", place / "shared"
@@ -141,7 +141,7 @@ def test_root_makes_locks_for_the_owner_of_the_store(place: Path) -> None:
     assert (root / "lock").stat().st_uid == NOBODY
 
 
-def test_a_lock_that_cannot_be_taken_is_an_error_of_the_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_opened_is_a_store_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that fail are exit 5 with a line, wherever they fail."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
@@ -167,7 +167,7 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("name", ["hold", "on_publish.json", "status.json", "attempt.json", "metrics.prom"])
-def test_any_command_sweeps_half_written_files_of_the_dead_alone(place: Path, name: str) -> None:
+def test_any_command_removes_temporary_files_of_dead_processes_only(place: Path, name: str) -> None:
     """What a killed process left goes; what a living one is writing stays, and so do files that are not ours."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
@@ -205,7 +205,7 @@ def _without_journal(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_change_that_took_effect_says_so_without_its_journal_line(
+def test_a_change_that_could_not_be_journaled_is_reported_as_done(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -231,7 +231,7 @@ def test_a_change_that_took_effect_says_so_without_its_journal_line(
     assert took(root)
 
 
-def test_what_was_pruned_is_journaled_although_a_later_one_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruned_versions_are_journaled_even_if_a_later_one_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each version's line comes with it, not after all of them."""
     root = place / "S"
     for number in range(4):
@@ -251,7 +251,7 @@ def test_what_was_pruned_is_journaled_although_a_later_one_fails(place: Path, mo
     assert [event.version for event in store.journal.events() if event.event == "pruned"] == [1]
 
 
-def test_a_pruning_that_a_crash_cut_short_is_journaled_by_the_next_command(place: Path) -> None:
+def test_an_interrupted_pruning_is_journaled_by_the_next_command(place: Path) -> None:
     """Once, and as recovered."""
     root = place / "S"
     for number in range(2):
@@ -267,7 +267,7 @@ def test_a_pruning_that_a_crash_cut_short_is_journaled_by_the_next_command(place
 @pytest.mark.parametrize(
     "name", ["day=1\nrefused   day=9", "day=1\x1b[2K\x1b[1Aforged", "day=1\r\x9b31m\u2028x\u202egnp"]
 )
-def test_a_name_forges_nothing(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_name_cannot_forge_a_log_line(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Line breaks, terminal escapes and signs that turn text around are shown as escapes: one line a thing."""
     root = place / "S"
     made = night(0, **SIZES)

@@ -111,9 +111,7 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(
     assert seen.place("unlink", version / "publishing.json") > journaled
 
 
-def test_a_pruned_version_is_out_of_sight_for_good_before_a_file_of_it_goes(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pruned_version_is_durably_hidden_before_it_is_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``current`` names is on the disk, the version's name is gone from it, the journal tells: then deletion."""
     sync(root, night(2, **SIZES), "n2", configured())
     with Store(root).locked():
@@ -167,7 +165,7 @@ def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(
     assert removed < seen.place("fsync", root, removed) < seen.place("fsync", root / "journal.jsonl", removed)
 
 
-def test_a_new_store_is_durable_with_what_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_store_is_durable_with_its_parent_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each directory is synced in its parent, and the first line with the journal's name."""
     with quick_directory() as directory:
         path = write_npy(directory / "n0", night(0, **SIZES))
@@ -186,7 +184,7 @@ def test_a_new_store_is_durable_with_what_leads_to_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 9), (0, 9)])
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, "S5"])
-def test_rows_in_each_others_places_do_not_read_back(tmp_path: Path, first: int, second: int, dtype: Any) -> None:
+def test_exchanged_rows_are_detected_when_read_back(tmp_path: Path, first: int, second: int, dtype: Any) -> None:
     """The bytes are all there, and the file is wrong: it is not sealed."""
     array = np.arange(10 * (1 if dtype == "S5" else 2)).astype(dtype).reshape(10, -1)
     file = ArrayFile(tmp_path / "a.npy", array.shape, np.dtype(dtype))
@@ -206,7 +204,7 @@ def test_rows_in_each_others_places_do_not_read_back(tmp_path: Path, first: int,
 
 
 @pytest.mark.parametrize("moment", ["open", "flock"])
-def test_a_sweep_never_takes_what_its_maker_goes_on_to_use(
+def test_a_sweep_never_removes_what_its_owner_still_uses(
     root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Whether it comes right after a directory was made, or right before it is locked: the maker makes another."""
@@ -256,7 +254,7 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\x00", b"[]", b'{"time": 3}'])
-def test_a_hold_that_comes_while_work_goes_on_keeps_it_back(
+def test_a_hold_during_work_prevents_the_publish(
     root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     """It is looked at under the lock, in the moment of publishing; whatever the file says, it holds."""

@@ -38,7 +38,7 @@ def read_only() -> Iterator[Path]:
             subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_readers_need_no_writable_mount(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readers_work_on_a_read_only_mount(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They open, search and look up; commands that only read do as well, and those that write are exit 5 and a line."""
     assert assert_intact(read_only) == 2
     for command in (["status"], ["history"], ["show"], ["verify"]):

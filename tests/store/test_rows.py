@@ -23,7 +23,9 @@ nights = st.lists(st.lists(st.integers(0, 14), unique=True, min_size=1).filter(b
 
 @law
 @given(nights, st.integers(0, 4), st.booleans())
-def test_rows_follow_a_dictionary_over_many_nights(live_each_night: list[list[int]], carry: int, named: bool) -> None:
+def test_rows_agree_with_a_dictionary_over_many_nights(
+    live_each_night: list[list[int]], carry: int, named: bool
+) -> None:
     """Ids ascend, live ones are exactly the snapshot's, absent ones stay for ``carry`` steps and are then forgotten.
 
     Version numbers have gaps, as after rollbacks: what counts is steps of the lineage.
@@ -62,7 +64,7 @@ def test_rows_follow_a_dictionary_over_many_nights(live_each_night: list[list[in
         parent = ParentRows(made.ids, seen, path)
 
 
-def test_the_order_in_the_file_changes_no_row() -> None:
+def test_the_order_of_ids_in_the_snapshot_does_not_matter() -> None:
     """The same ids in any order are laid out the same."""
     ids = np.array([5, 1, 9, 3])
     parent = ParentRows(np.array([1, 2, 9]), np.array([4, 3, 4]), np.array([3, 4]))

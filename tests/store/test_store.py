@@ -48,7 +48,7 @@ def _prune(root: Path, keep: int) -> tuple[list[int], list[int]]:
         return store.prune(keep)
 
 
-def test_prune_keeps_the_highest_and_the_current(root: Path) -> None:
+def test_prune_keeps_the_newest_and_the_current_version(root: Path) -> None:
     """The highest numbers, and what is served wherever it stands; the journal tells."""
     Store(root).rollback(1)
     assert _prune(root, 2) == ([2], [])
@@ -59,7 +59,7 @@ def test_prune_keeps_the_highest_and_the_current(root: Path) -> None:
     assert _prune(root, 2) == ([], [])
 
 
-def test_a_version_another_process_reads_is_never_deleted(root: Path) -> None:
+def test_a_version_in_use_by_another_process_is_not_deleted(root: Path) -> None:
     """It stays whole while it is held; killed with SIGKILL, the reader holds it no more."""
     with running(PIN, root, 2) as reader:
         assert next_line(reader) == "pinned"
@@ -71,7 +71,7 @@ def test_a_version_another_process_reads_is_never_deleted(root: Path) -> None:
         assert _prune(root, 1) == ([2], [])
 
 
-def test_a_reader_that_is_done_lets_go(root: Path) -> None:
+def test_a_closed_reader_releases_its_version(root: Path) -> None:
     """Closing frees the version; what was mapped stays readable even after its files are gone."""
     with open_version(root, 1) as version:
         vectors = version.items.vectors
@@ -95,7 +95,7 @@ def test_rollback_goes_to_the_parent_or_the_given_version(root: Path) -> None:
     assert_at_rest(root)
 
 
-def test_rollback_beyond_what_there_is_is_refused(root: Path) -> None:
+def test_rollback_to_a_missing_version_is_refused(root: Path) -> None:
     """No version before the first, none that does not exist, none that is damaged: and nothing changes."""
     store = Store(root)
     with pytest.raises(NotFoundError, match=r"no version 9; found versions 1, 2, 3, 4"):
@@ -112,7 +112,7 @@ def test_rollback_beyond_what_there_is_is_refused(root: Path) -> None:
         store.rollback(None)
 
 
-def test_numbers_are_never_used_twice(root: Path) -> None:
+def test_version_numbers_are_never_reused(root: Path) -> None:
     """The next number is the highest ever plus one, even when the highest was rolled back and pruned."""
     store = Store(root)
     store.rollback(1)
@@ -160,7 +160,7 @@ def test_directories_that_only_look_like_versions_are_ignored(
         assert Store(root).damage() == []
 
 
-def test_a_version_that_lost_its_manifest_is_pruned_in_its_turn(root: Path) -> None:
+def test_a_version_without_manifest_is_pruned_in_order(root: Path) -> None:
     """It counts for nothing, and goes when what is newer than it fills the number to keep."""
     (root / "versions/000003/manifest.json").unlink()
     with Store(root).locked():
@@ -168,7 +168,7 @@ def test_a_version_that_lost_its_manifest_is_pruned_in_its_turn(root: Path) -> N
         assert Store(root).prune(1) == ([2, 3], [])
 
 
-def test_no_number_beyond_the_last_that_a_name_can_hold(root: Path) -> None:
+def test_version_numbers_are_limited(root: Path) -> None:
     """An error before anything is made, rather than a version that nobody finds."""
     Store(root).journal.append(Event(event="published", version=10**18 - 1))
     with pytest.raises(StoreError, match="version numbers are exhausted"):
@@ -176,7 +176,7 @@ def test_no_number_beyond_the_last_that_a_name_can_hold(root: Path) -> None:
     assert Store(root).current() == 4
 
 
-def test_a_run_prunes_to_the_number_configured() -> None:
+def test_publishing_prunes_to_the_configured_number() -> None:
     """``keep_versions: 1`` leaves one version once nobody reads the others."""
     with quick_directory() as directory:
         for number in range(3):
@@ -260,7 +260,7 @@ def test_a_staged_version_is_protected_from_the_start(
         assert (versions / "000009" / "a.npy").is_file()
 
 
-def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_no_store(tmp_path: Path) -> None:
     """A slip in ``--store`` does not scatter versions over somebody's files."""
     (tmp_path / "S").mkdir()
     (tmp_path / "S" / "letter.txt").touch()
@@ -270,7 +270,7 @@ def test_a_directory_with_other_files_never_becomes_a_store(tmp_path: Path) -> N
     assert [entry.name for entry in (tmp_path / "S").iterdir()] == ["letter.txt"]
 
 
-def test_current_not_linking_to_a_version_is_damage(root: Path) -> None:
+def test_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
     """Named as such, whether it is a file or points elsewhere."""
     current = root / "current"
     current.unlink()

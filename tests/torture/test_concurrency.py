@@ -159,7 +159,7 @@ def acknowledged(root: Path) -> tuple[set[int], set[int]]:
 
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
-def test_everybody_at_once(place: Path, seconds: float) -> None:
+def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> None:
     """Nothing torn, lost, phantom or unmendable: what is there is whole, and was published by somebody."""
     root = place / "S"
     with tally("concurrency", least=int(3 * seconds)) as made, contextlib.ExitStack() as stack:

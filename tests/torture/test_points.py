@@ -37,7 +37,7 @@ def _run(program: str, attack: str, most: int, seed: int = 20) -> None:
 
 
 @pytest.mark.parametrize("most", [12, pytest.param(20_000, marks=LONG)])
-def test_killed_interrupted_or_ended_at_any_call(most: int) -> None:
+def test_a_process_may_be_killed_or_interrupted_at_any_call(most: int) -> None:
     """SIGKILL, SIGINT and SIGTERM around each call of each command: nothing torn, lost, claimed or beyond mending."""
     _run("points.py", "kill -9, SIGINT, SIGTERM at a call", most)
 
@@ -50,13 +50,13 @@ def test_any_system_call_may_fail(most: int) -> None:
 
 
 @pytest.mark.parametrize("most", [3, pytest.param(2_000, marks=LONG)])
-def test_killed_from_outside_at_any_moment(most: int) -> None:
+def test_a_process_may_be_killed_at_any_moment(most: int) -> None:
     """Signals at random moments while commands follow each other: what was acknowledged is there."""
     _run("moments.py", "kill -9, SIGINT, SIGTERM at a moment", most)
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(1_200, marks=LONG)])
-def test_the_power_may_go_at_any_moment(most: int) -> None:
+def test_the_power_may_fail_at_any_moment(most: int) -> None:
     """A real ext4 loses what was not made durable: what was acknowledged is there, and what is there is whole."""
     _run("power.py", "power cuts on ext4", most)
 

@@ -33,7 +33,7 @@ def _report_harm() -> None:
         bad.harm("lost", "version 3")
 
 
-def test_a_run_that_tries_too_little_fails() -> None:
+def test_a_run_with_too_few_points_fails() -> None:
     """Points that were meant and not tried are no proof."""
     with pytest.raises(AssertionError, match="3 points tried, not the 20 that were meant"), tally("kills", 20) as made:
         made.points = 3
@@ -42,6 +42,6 @@ def test_a_run_that_tries_too_little_fails() -> None:
 def test_a_run_of_pytest_writes_its_report_to_the_given_file(tmp_path: Path) -> None:
     """Although tests run without the variables of the caller."""
     report = tmp_path / "report.jsonl"
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, "-k", "tries_too_little"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, "-k", "with_too_few_points"]
     subprocess.run(command, env={**os.environ, "EMBSYNC_TORTURE_REPORT": str(report)}, check=True, capture_output=True)
     assert json.loads(report.read_text())["points"] == 3

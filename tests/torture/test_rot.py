@@ -267,14 +267,14 @@ def linked(root: Path, directory: Path) -> str:
     return _next_night(root, directory, None)
 
 
-def test_rot_in_short(directory: Path) -> None:
+def test_a_flipped_bit_is_detected(directory: Path) -> None:
     """A bit of one file in three."""
     with tally("bit rot", least=20) as made:
         rot(directory, list(points(directory / "S", 1))[::3], made)
 
 
 @pytest.mark.torture
-def test_rot(directory: Path) -> None:
+def test_every_flipped_bit_is_detected(directory: Path) -> None:
     """Ten thousand bits, in every region of every file, and every bit of ``current``."""
     with tally("bit rot", least=FLIPS) as made:
         rot(directory, points(directory / "S", FLIPS), made)

@@ -30,7 +30,7 @@ def run(block: str, folder: Path, **given: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:OpenBLAS is configured")
-def test_implicit(tmp_path: Path) -> None:
+def test_the_example_for_implicit_runs(tmp_path: Path) -> None:
     """The library's own model."""
     implicit = pytest.importorskip("implicit.als", reason="implicit is not installed")
     sparse = pytest.importorskip("scipy.sparse")
@@ -58,7 +58,7 @@ def test_biases_of_implicit_are_columns_with_ones_on_the_other_side(tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_gensim(tmp_path: Path) -> None:
+def test_the_example_for_gensim_runs(tmp_path: Path) -> None:
     """The library's own model."""
     gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
     model = gensim.Word2Vec([["a", "b", "c"]] * 20, vector_size=4, min_count=1, workers=1)
@@ -99,14 +99,14 @@ class Tensor:
         return self
 
 
-def test_torch(tmp_path: Path) -> None:
+def test_the_example_for_torch_runs(tmp_path: Path) -> None:
     """Weights need gradients."""
     towers = {name: SimpleNamespace(weight=Tensor(array)) for name, array in (("item", ITEMS), ("user", USERS))}
     model = SimpleNamespace(item_tower=towers["item"], user_tower=towers["user"])
     assert run("torch", tmp_path, model=model).items.count == 40
 
 
-def test_recbole(tmp_path: Path) -> None:
+def test_the_example_for_recbole_runs(tmp_path: Path) -> None:
     """Its dataset keeps ids as arrays of objects, with padding first."""
     tokens = {"item_id": np.array(["[PAD]", *(f"i{k}" for k in range(39))], object)}
     tokens["user_id"] = np.array(["[PAD]", *(f"u{k}" for k in range(29))], object)
@@ -130,7 +130,7 @@ def test_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("1 ")
 
 
-def test_no_block_is_forgotten() -> None:
+def test_every_block_is_tested() -> None:
     """Spark's lines are run by tests/snapshots/test_spark.py, as they need Java."""
     assert set(BLOCKS) == {"write", "implicit", "gensim", "biases", "torch", "recbole", "spark", "publish"}
     assert sum(map(len, (Document(f"docs/{name}.md").fences() for name in NAMES))) == len(BLOCKS)

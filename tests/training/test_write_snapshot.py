@@ -50,7 +50,7 @@ def read_back(path: Path) -> tuple[Any, Any]:
     return opened.items, opened.users
 
 
-def test_a_written_snapshot_is_ready_at_once_and_reads_back(tmp_path: Path) -> None:
+def test_a_written_snapshot_is_complete_and_reads_back(tmp_path: Path) -> None:
     """Integer items, string users, listed with their hashes; nothing else is left beside."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH, item_weights=np.ones(40))
     items, users = read_back(path)
@@ -64,7 +64,7 @@ def test_a_written_snapshot_is_ready_at_once_and_reads_back(tmp_path: Path) -> N
     assert (child.state, child.reason) == ("ready", "manifest")
 
 
-def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
+def test_arrays_of_every_kind_are_accepted(tmp_path: Path) -> None:
     """NumPy of either byte and column order, what has ``__array__`` or DLPack, pandas by its index, Arrow, bfloat16."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     pd, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
@@ -103,7 +103,7 @@ def test_arrays_of_every_kind_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_arrays_of_jax_are_taken(tmp_path: Path) -> None:
+def test_arrays_of_jax_are_accepted(tmp_path: Path) -> None:
     """float32 and bfloat16, as a device holds them; ids too."""
     jax = pytest.importorskip("jax.numpy", reason="jax is not installed")
     for dtype in ("float32", "bfloat16"):
@@ -151,7 +151,7 @@ def test_a_snapshot_that_sync_would_refuse_is_not_written(tmp_path: Path, wrong:
     assert entries(tmp_path) == []
 
 
-def test_a_directory_that_is_there_is_refused_and_overwritten_on_request(tmp_path: Path) -> None:
+def test_an_existing_directory_is_overwritten_only_on_request(tmp_path: Path) -> None:
     """What else was in it goes with it."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
     (path / "stray.txt").touch()
@@ -191,7 +191,7 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff", "day\0=1", "\0", ".."])
-def test_names_that_are_no_snapshots_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_are_not_scanned_are_refused(tmp_path: Path, name: str) -> None:
     """A snapshot that nobody would take."""
     with pytest.raises(UsageError, match="not a valid name of a snapshot"):
         embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
@@ -221,7 +221,7 @@ def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) ->
         read_back(embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True))
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_existing_snapshot(tmp_path: Path) -> None:
     """An error that says so, and nothing in the making."""
     disk = tmp_path / "disk"
     disk.mkdir()

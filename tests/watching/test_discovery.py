@@ -65,7 +65,7 @@ def write_manifest(folder: Path, **changes: object) -> None:
     (folder / "manifest.json").write_text(json.dumps({"files": files, "made_by": "a test"}))
 
 
-def test_snapshots_come_in_natural_order(tmp_path: Path) -> None:
+def test_snapshots_are_in_natural_order(tmp_path: Path) -> None:
     """Numbers sort by value, dates by date; leading zeros only matter between equals."""
     names = ["day=10", "day=9", "2026-01-02", "2026-01-01", "run-007", "run-7", "run-8", "a"]
     for name in names:
@@ -80,7 +80,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
     assert all(natural_key(a) < natural_key(b) for a, b in pairwise(ordered))
 
 
-def test_snapshots_come_in_order_of_time_when_asked(tmp_path: Path) -> None:
+def test_snapshots_are_in_order_of_time_if_configured(tmp_path: Path) -> None:
     """By the newest file in it, not by the directory's own time."""
     for name, when in (("a", 3000), ("b", 1000), ("c", 2000)):
         write_npy(tmp_path / name, model(items=3, users=3))
@@ -140,7 +140,7 @@ def test_an_archive_without_arrays_of_a_side_is_not_a_snapshot(
     assert once(tmp_path)[name.partition("/")[0]].state == state
 
 
-def test_a_watched_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_watched_directory_is_reported(tmp_path: Path) -> None:
     """A missing directory is exit code 6; a file in its place is exit code 3."""
     with pytest.raises(NotFoundError):
         once(tmp_path / "none")
@@ -169,7 +169,7 @@ def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
     assert look(160, memory)[:2] == ("ready", "settled")
 
 
-def test_a_single_look_takes_the_time_of_the_last_change(tmp_path: Path) -> None:
+def test_a_single_scan_uses_the_time_of_the_last_change(tmp_path: Path) -> None:
     """Without memory, times of change are used; an old mtime, as preserved by a copy, does not count."""
     path = write_npy(tmp_path / "day=1", model())
     for file in path.iterdir():
@@ -211,7 +211,7 @@ def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path)
     assert only["root"].state == "ready"
 
 
-def test_a_marker_older_than_the_data_is_not_believed_at_once(tmp_path: Path) -> None:
+def test_a_marker_older_than_the_data_is_not_trusted_at_once(tmp_path: Path) -> None:
     """If files are copied in the order of names, or overwritten in place, the snapshot must also settle."""
     path = write_npy(tmp_path / "latest", model())
     (path / "_SUCCESS").touch()
@@ -235,7 +235,7 @@ LATE_DATA = {
 
 @pytest.mark.parametrize("how", LATE_DATA)
 @pytest.mark.parametrize("where", ["", "items"])
-def test_marker_and_data_are_compared_by_when_they_came(tmp_path: Path, how: str, where: str) -> None:
+def test_marker_and_data_are_compared_by_their_change_times(tmp_path: Path, how: str, where: str) -> None:
     """``cp -p``, ``rsync -t`` and ``touch -d`` set mtimes; only the kernel sets the inode's time of change."""
     watch = WatchConfig(settle_seconds=50)
     folder = tmp_path / "day=1" / where
@@ -260,7 +260,7 @@ def test_marker_and_data_are_compared_by_when_they_came(tmp_path: Path, how: str
     assert once(tmp_path, watch)["day=1"].reason == "marker"
 
 
-def test_another_name_of_the_marker_is_obeyed(tmp_path: Path) -> None:
+def test_the_name_of_the_marker_is_configurable(tmp_path: Path) -> None:
     """Even if its name does not begin with an underscore."""
     path = write_npy(tmp_path / "day=1", model())
     watch = WatchConfig(complete="marker", marker="done.txt")
@@ -296,7 +296,9 @@ def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
         ({"path": "items.npy"}, "not_a_snapshot", "listed twice"),
     ],
 )
-def test_a_manifest_that_does_not_agree(tmp_path: Path, changes: dict[str, object], state: str, message: str) -> None:
+def test_a_snapshot_that_differs_from_its_manifest_waits(
+    tmp_path: Path, changes: dict[str, object], state: str, message: str
+) -> None:
     """Missing or different files are waited for; names outside the snapshot are never opened."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path, **changes)
@@ -316,7 +318,7 @@ def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, com
     assert not (tmp_path / "S").exists()
 
 
-def test_a_share_of_what_is_compared_is_never_more_than_all(tmp_path: Path) -> None:
+def test_progress_of_hashing_never_exceeds_100_percent(tmp_path: Path) -> None:
     """However much longer a file is than its manifest says."""
     path = write_npy(tmp_path / "day=1", model())
     shares: list[float] = []
@@ -329,7 +331,7 @@ def test_a_share_of_what_is_compared_is_never_more_than_all(tmp_path: Path) -> N
     assert max(shares) == 1.0
 
 
-def test_a_file_the_manifest_does_not_list_is_waited_for(tmp_path: Path) -> None:
+def test_a_file_missing_in_the_manifest_makes_the_snapshot_wait(tmp_path: Path) -> None:
     """A manifest must list all files."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path)
@@ -376,7 +378,7 @@ def _require_leases(path: Path) -> None:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
-def test_a_writer_that_comes_while_the_kernel_is_asked_does_no_harm(tmp_path: Path) -> None:
+def test_a_writer_during_the_check_for_writers_does_no_harm(tmp_path: Path) -> None:
     """A broken lease sends a signal that by default ends a process; here neither process is affected."""
     target = tmp_path / "items.npy"
     target.write_bytes(b"data")

@@ -63,7 +63,7 @@ def _linked(path: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [_renamed, _replaced, _linked])
-def test_another_directory_in_the_roots_place_is_armed_again(watch: Watch, replace: Callable[[Path], None]) -> None:
+def test_a_replaced_watched_directory_is_watched_again(watch: Watch, replace: Callable[[Path], None]) -> None:
     """Changes in the new directory are noticed from the next check on; an unchanged root is armed once."""
     assert [watch.armed() for _ in range(3)] == [1, 1, 1]
     watch.assert_sees()
@@ -75,7 +75,7 @@ def test_another_directory_in_the_roots_place_is_armed_again(watch: Watch, repla
     assert watch.armed() == 2
 
 
-def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
+def test_a_moved_directory_is_no_longer_watched(watch: Watch) -> None:
     """Only changes in the new directory are noticed."""
     aside = watch.path.with_name("aside")
     _renamed(watch.path)
@@ -86,7 +86,7 @@ def test_what_was_moved_away_is_not_watched_any_more(watch: Watch) -> None:
     watch.assert_sees()
 
 
-def test_a_root_that_is_gone_is_missing_and_armed_when_it_comes(watch: Watch) -> None:
+def test_a_missing_watched_directory_is_watched_once_it_appears(watch: Watch) -> None:
     """No thread remains for a missing root."""
     watch.path.rmdir()
     health = watch.watcher.check(0.0)
@@ -112,7 +112,7 @@ def _fail(*_: object) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kill", [_dead_emitter, _dead_dispatcher])
-def test_a_thread_that_died_is_replaced(watch: Watch, kill: Callable[[Any], None]) -> None:
+def test_a_dead_event_thread_is_replaced(watch: Watch, kill: Callable[[Any], None]) -> None:
     """Whether it reads the kernel's events or dispatches them: without it, no event would be noticed."""
     observer: Any = watch.watcher._observer
     threads = [observer, *observer.emitters]
@@ -124,9 +124,7 @@ def test_a_thread_that_died_is_replaced(watch: Watch, kill: Callable[[Any], None
     watch.assert_sees()
 
 
-def test_what_the_kernel_refuses_is_asked_for_again_after_a_pause(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_watch_is_retried_after_a_pause(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then there are only rescans, with the reason; another root is tried at once."""
     real = BaseObserver.start
     asked: list[int] = []

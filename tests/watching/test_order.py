@@ -184,7 +184,7 @@ def test_every_night_is_published_without_configuration(root: Path, names: str, 
 @pytest.mark.parametrize(
     "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"]
 )
-def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) -> None:
+def test_a_retrained_old_day_stays_old(world: World, names: str) -> None:
     """A backfill is shown as changed and newer, with a command to publish it; the next night is published."""
     named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
     for night, name in enumerate(named[:4]):
@@ -202,7 +202,7 @@ def test_an_old_day_that_is_trained_again_stays_old(world: World, names: str) ->
     assert not world.look()[named[0]].passed_over
 
 
-def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None:
+def test_an_old_snapshot_that_arrives_late_stays_old(world: World) -> None:
     """A missing day that arrives after later ones is skipped, and reported as newer."""
     for night in (1, 2, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -214,7 +214,7 @@ def test_what_was_never_published_and_comes_late_stays_old(world: World) -> None
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 @pytest.mark.parametrize("how", ["deleted", "half of it gone", "moved away and back", "newest deleted"])
-def test_expired_snapshots_bring_back_no_older_ones(root: Path, order: str, how: str) -> None:
+def test_expired_snapshots_do_not_bring_back_older_ones(root: Path, order: str, how: str) -> None:
     """Retention deletes old days, at once or file by file: nothing is published because of it."""
     world = World(root, order=order)
     for night in range(1, 5):
@@ -244,7 +244,9 @@ def test_expired_snapshots_bring_back_no_older_ones(root: Path, order: str, how:
 @pytest.mark.parametrize("outcome", ["refused", "failed"])
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("name", ["experiment-a", "zzz", "day=99", "2031-01-01"])
-def test_an_unpublished_snapshot_sets_no_mark(root: Path, order: str, outcome: str, removed: bool, name: str) -> None:
+def test_an_unpublished_snapshot_does_not_make_others_old(
+    root: Path, order: str, outcome: str, removed: bool, name: str
+) -> None:
     """A refused or ill-formed directory, present or deleted, holds back no night, however its name sorts."""
     world = World(root, order=order)
     for night in range(1, 4):
@@ -259,7 +261,7 @@ def test_an_unpublished_snapshot_sets_no_mark(root: Path, order: str, outcome: s
         assert world.turn() == [f"day={night}"]
 
 
-def test_a_name_beside_the_dates_keeps_no_date_back(world: World) -> None:
+def test_a_name_without_a_date_delays_no_dated_snapshot(world: World) -> None:
     """``latest`` is a copy that is rewritten after each night: both are published, under either name."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
@@ -284,7 +286,7 @@ def test_with_order_name_a_snapshot_that_is_passed_over_is_reported(root: Path) 
 
 @pytest.mark.parametrize("shuffled", range(3))
 @pytest.mark.parametrize("names", ["days", "hive partitions", "semantic versions"])
-def test_a_history_copied_without_its_times_goes_by_its_names(root: Path, names: str, shuffled: int) -> None:
+def test_a_history_copied_without_times_is_ordered_by_name(root: Path, names: str, shuffled: int) -> None:
     """``cp -r``, ``git checkout`` and ``untar -m`` write in any order within minutes: the last name is the newest."""
     world = World(root)
     named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(NIGHTS)]
@@ -295,7 +297,7 @@ def test_a_history_copied_without_its_times_goes_by_its_names(root: Path, names:
     assert len(world.turn()) == 1
 
 
-def test_two_days_copied_without_their_times_go_by_their_names(root: Path) -> None:
+def test_two_days_copied_without_times_are_ordered_by_name(root: Path) -> None:
     """The second was written before the first, within a minute."""
     world = World(root, backlog="every")
     world.write("day=10", START.timestamp())
@@ -314,13 +316,13 @@ def test_two_days_copied_without_their_times_go_by_their_names(root: Path) -> No
         ("2026-02-30", False),
     ],
 )
-def test_a_date_far_ahead_is_none(name: str, dated: bool) -> None:
+def test_a_date_far_in_the_future_is_not_a_date(name: str, dated: bool) -> None:
     """Tomorrow's model may be trained today, in any time zone; no night is that of years to come."""
     found = position(f"day={name}", dt.datetime(2026, 11, 28, 12, tzinfo=dt.UTC).timestamp())
     assert (found is not None and found.dated) == dated
 
 
-def test_equal_times_go_by_name(root: Path) -> None:
+def test_equal_times_are_ordered_by_name(root: Path) -> None:
     """If all files of an archive have the same time, such as 1970, natural order applies, also to later additions."""
     world = World(root, backlog="every")
     for name in ("run-b2", "run-10", "run-9"):
@@ -330,7 +332,7 @@ def test_equal_times_go_by_name(root: Path) -> None:
     assert world.turn() == ["run-c1"]
 
 
-def test_a_history_copied_with_its_times_goes_by_them(world: World) -> None:
+def test_a_history_copied_with_times_is_ordered_by_time(world: World) -> None:
     """After ``rsync -a`` of run ids, the newest is published, and the rest is skipped."""
     names = [NAMES["mlflow"](night, START) for night in range(NIGHTS)]
     for night, name in enumerate(names):
@@ -339,7 +341,7 @@ def test_a_history_copied_with_its_times_goes_by_them(world: World) -> None:
 
 
 @pytest.mark.parametrize("names", ["days", "hive partitions"])
-def test_a_clock_that_is_behind_keeps_no_night_back(world: World, names: str) -> None:
+def test_a_slow_clock_delays_no_snapshot(world: World, names: str) -> None:
     """If one of the training machines has a clock three days slow, numbers and dates decide."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
@@ -348,7 +350,7 @@ def test_a_clock_that_is_behind_keeps_no_night_back(world: World, names: str) ->
         assert world.turn() == [name]
 
 
-def test_a_clock_that_is_ahead_keeps_no_night_back(world: World) -> None:
+def test_a_fast_clock_delays_no_snapshot(world: World) -> None:
     """A snapshot with a time in the far future counts as written when it was published."""
     world.write("3f", dt.datetime.now(dt.UTC).timestamp() + 4000 * DAY)
     assert world.turn() == ["3f"]
@@ -356,7 +358,7 @@ def test_a_clock_that_is_ahead_keeps_no_night_back(world: World) -> None:
     assert world.turn() == ["1a"]
 
 
-def test_numbers_are_decided_once(world: World) -> None:
+def test_whether_numbers_are_an_order_is_decided_once(world: World) -> None:
     """The decision is saved at the third night; neither a rewrite nor a restart nor more nights change it."""
     for night in (1, 2, 3):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -400,7 +402,7 @@ def test_a_dry_run_writes_no_order(world: World) -> None:
     assert not (world.store.root / "order.json").exists()
 
 
-def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
+def test_a_replaced_watched_directory_keeps_its_history(root: Path) -> None:
     """If the link gets a fresh checkout as its target each night, handled snapshots still count as handled."""
     world = World(root)
     for name in ("one", "two", "three"):
@@ -414,7 +416,7 @@ def test_a_root_that_is_swapped_keeps_its_history(root: Path) -> None:
         assert world.turn() == {"one": ["day=3"], "two": ["day=4"], "three": []}[tree]
 
 
-def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
+def test_a_lost_journal_line_makes_no_old_snapshot_new(root: Path) -> None:
     """The manifest of the version has the mtime of its snapshot: what was skipped because of it stays skipped."""
     watch = root / "watch"
     config = configured(watch__path=str(watch), store__path=str(root / "store"), watch__settle_seconds=0)
@@ -432,7 +434,7 @@ def test_a_lost_line_does_not_lower_the_mark(root: Path) -> None:
     assert [entry.child.name for entry in survey(store, config).queue if entry.child.name != "a3"] == []
 
 
-def test_what_a_command_decided_is_kept(root: Path) -> None:
+def test_an_order_decided_by_a_command_is_kept(root: Path) -> None:
     """After a history was copied without times, a second `sync` finds nothing new: the first saved the decision."""
     watch, store = root / "watch", root / "store"
     for place, number in enumerate((2, 3, 1)):
@@ -451,7 +453,7 @@ def test_what_a_command_decided_is_kept(root: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
-def test_a_newest_that_is_put_back_is_new(root: Path, order: str) -> None:
+def test_a_restored_newest_snapshot_is_new(root: Path, order: str) -> None:
     """An older model copied with its times over ``latest`` is published, since nothing else comes after it."""
     world = World(root, order=order)
     for when in (START.timestamp(), START.timestamp() - 5 * DAY):

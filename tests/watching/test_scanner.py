@@ -59,7 +59,7 @@ def test_a_snapshot_of_unknown_order_is_not_started(scanner: Scanner, store: Sto
     assert waiting(scanner) == ["day=1", "day=2"]
 
 
-def test_what_was_found_incomplete_waits_unless_it_is_another_by_now(scanner: Scanner) -> None:
+def test_an_incomplete_snapshot_waits_until_it_changes(scanner: Scanner) -> None:
     """The others have their turn; contents that came since are judged for themselves."""
     child = scanner.queue[0].child
     scanner.defer(replace(child, stamp="of what was there before"), "half of it", 1.0)
@@ -73,7 +73,7 @@ def test_what_was_found_incomplete_waits_unless_it_is_another_by_now(scanner: Sc
     }
 
 
-def test_a_repaired_store_has_another_state(root: Path) -> None:
+def test_a_repaired_store_has_a_different_state(root: Path) -> None:
     """What waits for a repair is tried at once after one: a file of the same name, size and contents, or the link."""
     for number in (1, 2):
         sync(root / "S", night(number, items=20, users=10, width=4), f"n{number}")

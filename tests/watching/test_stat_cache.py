@@ -58,7 +58,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("files", [0, 3000])
 @pytest.mark.parametrize("what", CHANGES)
-def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
+def test_every_change_is_detected(root: Path, what: str, files: int) -> None:
     """Names, sizes and contents at any depth, like a stamp, in a snapshot of few or many files."""
     day = write_npy(root / "day=1", night(1))
     (day / "deep").mkdir()
@@ -71,7 +71,7 @@ def test_every_change_is_seen(root: Path, what: str, files: int) -> None:
     assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
-def test_what_changed_just_now_is_looked_at_until_it_rests(root: Path) -> None:
+def test_a_recent_change_is_rechecked_until_it_settles(root: Path) -> None:
     """Two changes within one tick of the clock have the same time, so the end of the tick counts as a change."""
     write_npy(root / "day=1", night(1))
     cache = StatCache()
@@ -81,7 +81,7 @@ def test_what_changed_just_now_is_looked_at_until_it_rests(root: Path) -> None:
     assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
-def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
+def test_entries_that_cannot_be_snapshots_are_not_inspected(root: Path) -> None:
     """Changes in a job's scratch directory do not count."""
     (root / "_temporary").mkdir()
     cache = settled(root)
@@ -89,7 +89,7 @@ def test_what_can_be_no_snapshot_is_not_looked_into(root: Path) -> None:
     assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
-def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> None:
+def test_a_child_of_many_files_takes_little_memory_and_no_full_scan(root: Path) -> None:
     """Twelve thousand files are remembered as one digest; if nothing changed, nothing is reported."""
     (root / "day=1").mkdir()
     for number in range(12_000):
@@ -104,7 +104,7 @@ def test_a_child_of_many_files_costs_no_memory_and_no_full_look(root: Path) -> N
     assert not cache.changed(str(root), time.time_ns() + LATER)
 
 
-def test_one_change_stirs_one_child(root: Path) -> None:
+def test_one_change_affects_one_child(root: Path) -> None:
     """So that only changed children are inspected, however many old ones there are."""
     for number in range(3):
         write_npy(root / f"day={number}", night(number))
@@ -114,7 +114,7 @@ def test_one_change_stirs_one_child(root: Path) -> None:
     assert cache.changed_names == {"day=1"}
 
 
-def test_another_place_has_nothing_in_common(root: Path) -> None:
+def test_a_different_directory_shares_no_entries(root: Path) -> None:
     """After a link gets a new target, children of the same names are others, and are watched from then on."""
     for place in ("a", "b"):
         write_npy(root / place / "day=1", night(1))
