@@ -410,7 +410,7 @@ def test_no_file_stays_open_and_threads_agree(large: tuple[PartTable, Any, Any])
 
     def look(seed: int) -> None:
         rng = np.random.default_rng(seed)
-        for _ in range(5):
+        for _ in range(2):
             rows = rng.integers(0, len(ids), 200)
             if not np.array_equal(table.take("vector", table.positions(ids[rows])), vectors[rows]):
                 wrong.append(seed)
