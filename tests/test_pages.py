@@ -38,6 +38,7 @@ NOT_RUN = {
     "docs/how-to/milvus.md": 1,
     "docs/how-to/postgresql.md": 1,
     "docs/operations.md": 3,
+    "docs/scaling.md": 2,
     "docs/tutorial.md": 1,
 }
 

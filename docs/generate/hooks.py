@@ -17,7 +17,7 @@ from marks import MARKS  # noqa: E402
 ROOT = Path(__file__).parents[2]
 #: Files outside docs/ that the site has too, by the path of each in the repository.
 OUTSIDE = [*("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "config.example.yaml")]
-OUTSIDE += [f"systemd/{path.name}" for path in sorted((ROOT / "systemd").iterdir())]
+OUTSIDE += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "systemd").rglob("*")) if path.is_file()]
 
 
 def site_path(path: str) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import yaml
 from engines import nights
 from support.nights import night
 
+from embsync.cli.main import run
 from embsync.config import AnchorsConfig, Config, EngineConfig, IndexConfig, SpaceConfig, StoreConfig
 from embsync.errors import SnapshotError, UsageError
 from embsync.store import Store
@@ -77,6 +79,19 @@ def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: 
     with pytest.raises(UsageError, match="--engine spark"):
         nights.publish(stores.spark, third, LOCAL)
     assert Store(stores.spark).numbers() == [1, 2]
+
+
+def test_the_option_of_sync_chooses_the_engine(by_spark: Config, tmp_path: Path) -> None:
+    """As printed in docs/scaling.md: without it, the same configuration publishes arrays."""
+    engine = {key: value for key, value in msgspec.to_builtins(by_spark.engine).items() if key != "kind"}
+    config = {"engine": engine, "index": {"factory": "Flat"}, "space": {"anchors": {"rows": 90}}}
+    (tmp_path / "embsync.yaml").write_text(yaml.safe_dump(config))
+    path = snapshot(tmp_path, 1)
+    given = ["--config", str(tmp_path / "embsync.yaml")]
+    for option, store, number in (([], "local", 1), (["--engine", "spark"], "spark", 2)):
+        place = tmp_path / store
+        assert run(["sync", str(path), "--store", str(place), *option, *given]) == 0
+        assert Store(place).manifest(1).format == number
 
 
 @pytest.mark.parametrize("kind", ["NaN", "repeated"])

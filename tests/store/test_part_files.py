@@ -344,7 +344,7 @@ def test_reading_format_1_loads_no_pyarrow(published: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def large() -> Iterator[tuple[PartTable, Any, Any]]:
+def four_files() -> Iterator[tuple[Path, Any, Any, Any]]:
     """100,000 rows in 4 files of 25 row groups each, without a version around them."""
     from embsync.file_hashes import FileEntry
 
@@ -361,7 +361,14 @@ def large() -> Iterator[tuple[PartTable, Any, Any]]:
             files = entries
 
         Described.parts = parts
-        yield PartTable(staging.path, Described()), ids, vectors
+        yield staging.path, Described(), ids, vectors
+
+
+@pytest.fixture
+def large(four_files: tuple[Path, Any, Any, Any]) -> tuple[PartTable, Any, Any]:
+    """A table that has read nothing yet, its ids and its vectors."""
+    path, manifest, ids, vectors = four_files
+    return PartTable(path, manifest), ids, vectors
 
 
 def descriptors() -> int:
@@ -438,8 +445,10 @@ def test_too_many_open_files_are_no_damage(large: tuple[PartTable, Any, Any]) ->
     """The error says that the store cannot be read; the next call works."""
     table = large[0]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() - 1, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
         with pytest.raises(StoreError, match="cannot be read") as refused:
             list(table.blocks(("id",)))
     finally:
