@@ -1,4 +1,4 @@
-"""One meaning a name: no class is called like another one."""
+"""House rules for the text of the code: one meaning a name, and no comment to a tool that does not read it."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def test_class_names_are_unique() -> None:
     sources = Path(embsync.__file__).parent.rglob("*.py")
     names = Counter(name for path in sources for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE))
     assert {name for name, count in names.items() if count > 1} == set()
+
+
+def test_no_comment_of_tests_speaks_to_the_type_checker() -> None:
+    """It does not check tests, so that nobody would notice where such a comment is wrong."""
+    comment = "# type: " + "ignore"
+    found = [str(path) for path in Path(__file__).parent.rglob("*.py") if comment in path.read_text()]
+    assert found == []

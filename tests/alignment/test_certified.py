@@ -137,7 +137,7 @@ def test_a_changed_score_is_detected(fault: str) -> None:
         items[[best, (best + 1) % 90]] = items[[(best + 1) % 90, best]]
     found = _neighbours(world, users, items)
     assert isinstance(found.agreement(), float)
-    assert found.agreement() < 1.0  # type: ignore[operator]
+    assert found.agreement() < 1.0
 
 
 @pytest.mark.parametrize(

@@ -167,9 +167,9 @@ def test_a_full_directory_is_reported(root: Path, tmp_path: Path) -> None:
     def full(objects: object, key: str, path: Path) -> None:
         left[0] -= 1
         if left[0] < 0:
-            with objects._errors():  # type: ignore[attr-defined]
+            with objects._errors():
                 raise OSError(28, os.strerror(28), key)
-        upload(objects, key, path)  # type: ignore[arg-type]
+        upload(objects, key, path)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(type(sink._objects), "upload", full)

@@ -53,7 +53,7 @@ class Place:
         sinks = tuple(
             DirectorySinkConfig(name=name, path=str(path), keep_versions=2) for name, path in self.sinks.items()
         )
-        settings = DeliveryConfig(sinks=sinks, **{**_PAUSES, **delivery})  # type: ignore[arg-type]
+        settings = DeliveryConfig(sinks=sinks, **{**_PAUSES, **delivery})
         return msgspec.structs.replace(configured(store__path=str(self.root)), delivery=settings)
 
     def service(self, open_: Any = DirectorySink, **delivery: Any) -> DeliveryService:
@@ -315,7 +315,7 @@ def test_a_sink_of_another_store_is_refused(place: Place, tmp_path: Path) -> Non
         deliver(sink, place.root, 3)
     assert place.numbers()[0] == 3
     with pinned(other.root) as version:
-        assert served(place.sinks["one"]).items.ids == version.items.ids.tolist()  # type: ignore[union-attr]
+        assert served(place.sinks["one"]).items.ids == version.items.ids.tolist()
 
 
 def test_an_overtaken_publisher_checks_again(place: Place) -> None:
@@ -455,7 +455,7 @@ def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) 
         assert service._couriers[0] is not two
         assert service._couriers[0].report.current == 2
         assert two.join(10)
-    assert served(tmp_path / "one").number == 1  # type: ignore[union-attr]
+    assert served(tmp_path / "one").number == 1
 
 
 def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> None:

@@ -143,7 +143,7 @@ def test_a_refused_token_is_in_no_message(
     """Of the server or the library, which does not say why it cannot connect: the hint names both reasons."""
     import grpc
 
-    class Refusal(grpc.GenericRpcHandler):  # type: ignore[misc]
+    class Refusal(grpc.GenericRpcHandler):
         def service(self, call: Any) -> Any:
             def refuse(request: bytes, context: Any) -> bytes:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, f"auth check failure for {SECRET}")
@@ -263,6 +263,6 @@ def test_filters_on_labels_work(milvus: str, milvus_client: Any, stores: Callabl
             found = milvus_client.query(
                 "embsync", filter=f"live == true and {condition}", output_fields=["id"], partition_names=["items"]
             )
-            ids, _ = version.search(version.users.vectors[:1], len(version.items), where=where)  # type: ignore[union-attr]
+            ids, _ = version.search(version.users.vectors[:1], len(version.items), where=where)
             assert sorted(row["id"] for row in found) == sorted(ids[0].tolist()), condition
     sink.close()

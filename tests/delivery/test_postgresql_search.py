@@ -240,7 +240,7 @@ def test_a_width_of_2001_is_served_by_an_index_of_16_bit_numbers(
         deliver(sink, version)
         definition = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'embsync' AND indexdef LIKE '%hnsw%'"
         assert "halfvec(2001)" in connection.execute(definition).fetchone()[0]
-        for user in version.users.ids[:5].tolist():  # type: ignore[union-attr]
+        for user in version.users.ids[:5].tolist():
             ids, scores = version.search_by_user([user], 5)
             rows = connection.execute("SELECT item_id, score FROM embsync.search(%s, 5)", (user,)).fetchall()
             assert [row[0] for row in rows] == ids[0].tolist()
@@ -283,7 +283,7 @@ def test_the_server_ends_the_session_of_a_killed_delivery(
     with sink_at(postgresql, database) as sink, postgresql.connect(database) as other:
         with pinned(stores("plain")) as version:
             deliver(sink, version)
-        connection = sink._open  # type: ignore[attr-defined]
+        connection = sink._open
         assert connection.execute("SHOW client_connection_check_interval").fetchone() == ("1s",)
         assert connection.execute("SHOW lock_timeout").fetchone() == ("10s",)
         assert other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)

@@ -257,7 +257,7 @@ def test_a_pull_that_misses_an_object_rereads_the_pointer(mirror: Mirror) -> Non
     stale, pointer = mirror.pull(), mirror.pull()._pointer()
     mirror.publish()
     sink.drop(1)
-    stale._pointer = _first_then(pointer, stale._pointer)  # type: ignore[method-assign]
+    stale._pointer = _first_then(pointer, stale._pointer)
     assert stale.once().version == 2
     key = mirror.key("items/vectors.npy")
     mirror.objects.delete([key])
@@ -372,7 +372,7 @@ def test_a_store_pulled_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path
         elsewhere.write(entry.key, mirror.objects.read(entry.key) or b"")
     with pytest.raises(UsageError, match="another place"):
         mirror.pull(elsewhere).once()
-    assert read_source(mirror.copy).url == mirror.config.url  # type: ignore[union-attr]
+    assert read_source(mirror.copy).url == mirror.config.url
 
 
 def test_nothing_can_be_published_into_a_pulled_store(mirror: Mirror) -> None:

@@ -32,7 +32,7 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
 
     watched = Asked(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
-        reported.watch(watched)  # type: ignore[arg-type]
+        reported.watch(watched)
         reported("reading", 0.5)
         assert enough.wait(60)
     assert set(seen) == {("reading", 0.5)}

@@ -176,7 +176,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
     assert labels == [{"title": f"Title, é {name} of 0", "year": 1900 + int(name)}, {"title": None, "year": None}]
     assert run([*base, "items", name]) == 0
     assert f"Title, é {name} of 0" in capsys.readouterr().out
-    for wrong in (["users", str(made.user_ids[0])], ["items", name, "--output", str(root.parent / "out.npy")]):  # type: ignore[index]
+    for wrong in (["users", str(made.user_ids[0])], ["items", name, "--output", str(root.parent / "out.npy")]):
         assert run([*base, *wrong]) == 2
         assert "--label shows labels of items" in capsys.readouterr().err
     assert run(["lookup", "--store", str(root), "items", name, "--label", "titel"]) == 2

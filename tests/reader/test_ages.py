@@ -123,7 +123,7 @@ def test_unknown_ids_have_no_age(version: Version) -> None:
     with pytest.raises(NotFoundError, match="-5"):
         version.items.last_seen_at(asked)
     with pytest.raises(UsageError, match="unknown unit of age; found 'days'; expected versions or seconds"):
-        version.items.age(asked, unit="days")  # type: ignore[arg-type]
+        version.items.age(asked, unit="days")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_diff_compares_ids_rows_neighbours_and_scores(reader: StoreReader, nig
             assert [row.id for row in side.moved_most] == both[order].tolist()
             np.testing.assert_allclose([row.cosine for row in side.moved_most], cosines[order], atol=1e-6)
             ratios = [row.norm_ratio for row in side.moved_most]
-            np.testing.assert_allclose(ratios, (lengths[1] / lengths[0])[order], rtol=1e-5)  # type: ignore[arg-type]
+            np.testing.assert_allclose(ratios, (lengths[1] / lengths[0])[order], rtol=1e-5)
         assert found.items.moved_most[0].id == nights[2].item_ids[_turned(nights)]
         assert found.items.moved_most[0].cosine < -0.5
 
@@ -79,7 +79,7 @@ def test_neighbours_are_compared_for_users_in_both(reader: StoreReader, nights: 
     """The share of the first ten that is found again, and by how much the scores of those still there changed."""
     with reader.version(2) as before, reader.version(3) as after:
         found = after.diff(before).neighbours
-        users = np.intersect1d(nights[1].user_ids, nights[2].user_ids)  # type: ignore[arg-type]
+        users = np.intersect1d(nights[1].user_ids, nights[2].user_ids)
         assert (found.side, found.sampled) == ("users", len(users))
         first, _ = before.search_by_user(users)
         second, _ = after.search_by_user(users)
@@ -159,7 +159,7 @@ def test_movement_follows_ids_through_the_kept_versions(reader: StoreReader, nig
         then, now = first.items.lookup([old])[0], version.items.lookup([old])[0]
     assert found.norms[0, 0] == pytest.approx(np.linalg.norm(then))
     assert found.cosines[0, 0] == pytest.approx(then @ now / np.linalg.norm(then) / np.linalg.norm(now), abs=1e-6)
-    users = version.movement(nights[2].user_ids[:1], "users")  # type: ignore[index]
+    users = version.movement(nights[2].user_ids[:1], "users")
     assert users.ages[0, -1] == 0
     unknown = "never" if nights[0].item_ids.dtype.kind == "U" else -1
     assert (version.movement([unknown], missing="nan").ages == -1).all()

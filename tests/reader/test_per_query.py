@@ -44,7 +44,7 @@ def users(version: Version) -> Array:
 def one_by_one(version: Version, users: Array, k: int, **filters: list[Array]) -> tuple[list[object], list[object]]:
     """What each user finds alone, without what is missing."""
     found = [
-        version.search_by_user(users[[place]], k, **{name: lists[place] for name, lists in filters.items()})  # type: ignore[arg-type]
+        version.search_by_user(users[[place]], k, **{name: lists[place] for name, lists in filters.items()})
         for place in range(len(users))
     ]
     return [ids[0].tolist() for ids, _ in found], [scores[0].tolist() for _, scores in found]
@@ -59,9 +59,9 @@ def test_each_query_has_its_own_list(version: Version, users: Array, k: int, nam
     lists: dict[str, list[Array]] = {}
     for name in names:
         lists[name] = [np.concatenate([line[: 7 * place], line[:2], unknown]) for place, line in enumerate(best)]
-        lists[name][4] = None  # type: ignore[call-overload]
+        lists[name][4] = None
         lists[name][5] = lists[name][5][:0]
-    ids, scores = version.search_by_user(users, k, **lists)  # type: ignore[arg-type]
+    ids, scores = version.search_by_user(users, k, **lists)
     expected, their_scores = one_by_one(version, users, k, **lists)
     for place in range(len(users)):
         there = np.isfinite(scores[place])
@@ -113,9 +113,9 @@ def test_unknown_ids_do_not_fail_a_batch(version: Version, users: Array) -> None
     with pytest.raises(NotFoundError, match="missing=nan to get -1"):
         side.age(asked)
     with pytest.raises(UsageError, match="expected raise or nan"):
-        side.age(asked, "mean")  # type: ignore[arg-type]
+        side.age(asked, "mean")
     with pytest.raises(UsageError, match="expected raise, nan or mean"):
-        version.search_by_user(asked, missing="none")  # type: ignore[arg-type]
+        version.search_by_user(asked, missing="none")
 
 
 def test_filters_can_be_read_from_files(

@@ -96,7 +96,7 @@ def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
             assert figure(value, 3) in page.said
         assert f"{manifest.seconds.total:.2f}" in page.said
         assert f"{manifest.items.new:,}" in page.said
-    assert f"item {manifests[-1].drift.items.moved_most[0].id}" in page.said  # type: ignore[union-attr]
+    assert f"item {manifests[-1].drift.items.moved_most[0].id}" in page.said
     assert page.text.startswith("embsync report, version 4 Skip to the report embsync report version 4")
 
 
@@ -129,7 +129,7 @@ def test_maps_of_two_versions_have_the_same_axes(root: Path) -> None:
 def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a version's vectors, beside the search that finds neighbours; a large side is sampled in blocks."""
     read: dict[tuple[str, int], list[int]] = {}
-    of = sampling.ReadRows.of.__func__  # type: ignore[attr-defined]
+    of = sampling.ReadRows.of.__func__
 
     def noted(cls: type[sampling.ReadRows], side: Side, *wanted: Int64) -> sampling.ReadRows:
         rows = of(cls, side, *wanted)

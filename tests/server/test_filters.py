@@ -56,7 +56,7 @@ def test_each_query_may_have_its_own_list(server: Server, version: Version, user
     lists = [best[0], None, best[2][:4]]
     answer = server.ask("/v1/search", {"users": users, "k": 5, name: lists})
     assert answer.status == 200, answer.plain
-    assert answer.plain["ids"] == version.search_by_user(users, 5, **{name: lists})[0].tolist()  # type: ignore[arg-type]
+    assert answer.plain["ids"] == version.search_by_user(users, 5, **{name: lists})[0].tolist()
 
 
 def test_conditions_filter_and_labels_are_returned(server: Server, version: Version, users: list[int]) -> None:
