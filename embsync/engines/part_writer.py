@@ -119,6 +119,7 @@ class PartWriter:
                 compression="snappy",
                 use_dictionary=False,
                 write_statistics=["id"],
+                write_page_checksum=True,
             )
         self._writer.write_table(table.slice(0, whole), row_group_size=self._limit)
         self._held = table.slice(whole).to_batches()
