@@ -484,7 +484,7 @@ def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> No
     assert len(at_once) == 1
 
 
-def test_a_reload_of_what_may_not_change_is_refused(place: Place, tmp_path: Path) -> None:
+def test_a_reload_that_changes_fixed_settings_is_refused(place: Place, tmp_path: Path) -> None:
     """The store, and where the state is written; the sinks stay as they are."""
     service = place.service()
     before = service._couriers

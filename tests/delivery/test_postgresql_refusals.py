@@ -135,7 +135,9 @@ def test_a_width_of_4001_is_refused(postgresql: PostgresqlServer, database: str,
     sink.close()
 
 
-def test_a_width_that_no_index_takes_is_refused(refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_width_that_no_index_supports_is_refused(
+    refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before any row moves; as are numbers that 16 bits cannot hold."""
     from embsync.delivery.postgresql import requirements
 

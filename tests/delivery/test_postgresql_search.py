@@ -247,7 +247,7 @@ def test_a_width_of_2001_is_served_by_an_index_of_16_bit_numbers(
             np.testing.assert_allclose([row[1] for row in rows], scores[0], rtol=1e-5, atol=1e-6)
 
 
-def test_wide_vectors_have_an_index_of_16_bit_numbers(
+def test_wide_vectors_have_a_16_bit_index(
     stores: Stores,
     postgresql: PostgresqlServer,
     database: str,

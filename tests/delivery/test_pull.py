@@ -156,7 +156,7 @@ def test_part_files_are_pushed_and_pulled(mirror: Mirror) -> None:
         assert here.current.record.parts == there.current.record.parts
 
 
-def test_a_pull_that_has_nothing_to_do_changes_nothing(mirror: Mirror) -> None:
+def test_a_pull_without_a_new_version_changes_nothing(mirror: Mirror) -> None:
     """Not a byte, not a time."""
     mirror.pull().once()
     before = snapshot_of(mirror.copy), (mirror.copy / "source.json").stat().st_mtime_ns
@@ -294,7 +294,7 @@ def test_a_file_that_is_damaged_here_is_transferred(mirror: Mirror) -> None:
     assert assert_intact(mirror.copy) == 2
 
 
-def test_a_rollback_there_is_followed_without_a_transfer(mirror: Mirror) -> None:
+def test_a_remote_rollback_is_followed_without_a_transfer(mirror: Mirror) -> None:
     """The version is here already, and is verified."""
     mirror.pull().once()
     mirror.publish()
@@ -421,7 +421,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
-def test_the_commands(mirror: Mirror) -> None:
+def test_push_and_pull_report_what_they_did(mirror: Mirror) -> None:
     """``push`` and ``pull`` say what is current now, and whether it was already; the unit's variable sets no key."""
     url = mirror.config.url
     assert "was current already" in run("push", url, "--store", mirror.store).stdout

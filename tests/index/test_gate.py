@@ -88,7 +88,7 @@ def tried(monkeypatch):
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat", "PCA6,IVF32,Flat,RFlat"])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.7])
-def test_no_effort_above_the_allowed_cost_is_tried(built_once, tried, factory, share):
+def test_no_search_effort_above_the_allowed_cost_is_tried(built_once, tried, factory, share):
     """However far the target is out of reach: ``max_search_cost_growth`` bounds the search for parameters as well."""
     side, built = built_once(IndexConfig(factory=factory), rows=3000)
     gate = gate_of(side, target=1.1)  # never reached
@@ -173,7 +173,7 @@ def test_a_kept_index_never_exceeds_the_allowed_growth(side, night, index_of, sh
 
 @pytest.mark.parametrize("factory", ["HNSW8", "HNSW16_SQ8", "IDMap2,HNSW16"])
 @pytest.mark.parametrize("dead", [0.2, 0.5, 0.75])
-def test_the_estimate_counts_the_labels_that_may_be_dead(built_once, index_of, shelf, factory, dead):
+def test_the_estimate_includes_dead_labels(built_once, index_of, shelf, factory, dead):
     """A graph full of dead labels is as large as one in which they live."""
     config = IndexConfig(factory=factory, target_recall=0.1, refresh="rotate")
     side, built = built_once(config, rows=8000, width=8, carried=0)

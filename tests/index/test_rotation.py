@@ -227,7 +227,7 @@ def test_the_recall_of_a_reused_index_is_measured(side, same, index_of, shelf):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "foreign", "labels", "rows", "newer"])
-def test_a_damaged_parent_never_spreads(built_once, night, index_of, shelf, damage):
+def test_damage_of_the_parent_index_is_not_inherited(built_once, night, index_of, shelf, damage):
     """Whatever is wrong with the parent's index, a sound one is rebuilt, and the report and the error name it."""
     config = IndexConfig(factory="HNSW16")
     side, built = built_once(config)

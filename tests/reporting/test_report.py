@@ -346,7 +346,7 @@ def test_directions_are_whole_numbers() -> None:
     assert not [text for text in labels if not float(text).is_integer()]
 
 
-def test_numbers_on_the_map_hide_none_of_each_other() -> None:
+def test_numbers_on_the_map_do_not_overlap() -> None:
     """Where items end at one place, numbers stand beside it, with a line to it; a name does not cover them."""
     moved = tuple(MovedItem(NamedItem(number, None), 0.1) for number in range(collect.MOVED))
     drawn = map_chart.space_map(

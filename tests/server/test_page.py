@@ -172,7 +172,7 @@ def test_a_new_version_appears_without_reloading(page: Page, root: Path) -> None
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (360, "dark")])
-def test_it_has_no_finding_of_accessibility(page: Page, server: Server, width: int, scheme: str) -> None:
+def test_axe_finds_nothing_in_the_page(page: Page, server: Server, width: int, scheme: str) -> None:
     """With an answer shown and everything opened."""
     require_axe()
     page.open(f"{server.where}/#items/book-1070", width)
@@ -197,7 +197,7 @@ def test_pages_before_the_first_version_have_no_finding(page: Page, root: Path) 
             assert page.value("document.documentElement.scrollWidth") == 360
 
 
-def test_the_report_opens_from_the_page(page: Page, server: Server, root: Path, tmp_path: Path) -> None:
+def test_the_page_links_to_the_report(page: Page, server: Server, root: Path, tmp_path: Path) -> None:
     """By a link; with a token, which no link carries, it is fetched. Its style is allowed, and nothing else runs."""
     page.open(server.where)
     page.until("!document.getElementById('links').hidden")

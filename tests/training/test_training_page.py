@@ -123,7 +123,7 @@ def test_the_call_that_every_job_ends_with(tmp_path: Path) -> None:
     assert run("write", tmp_path, night="1", item_vectors=ITEMS, user_vectors=USERS).users.count == 30
 
 
-def test_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_that_publishes_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A version from arrays."""
     given = {"store": tmp_path / "st", "items": ITEMS, "users": USERS, "user_ids": np.arange(30)}
     exec(BLOCKS["publish"], {"embsync": embsync, "item_ids": np.arange(40), **given})
