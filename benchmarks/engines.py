@@ -1,6 +1,6 @@
 """What the Spark engine takes beside the local one on the same rows, and how it grows with the number of partitions.
 
-One session of `local[*]` that is started before; items with a flat index. Each number of partitions is that of the input
+One session of `local[*]`, started before; items with a flat index. Each number of partitions is that of the input
 files, of which Spark reads one a task, of the shuffles and of the part files. Best of a few rounds in turn.
 
     python benchmarks/engines.py [--users 500000] [--partitions 2 8 32 128] [--rounds 2]

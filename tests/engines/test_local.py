@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from engines import laws
 
 from embsync.dtypes import Float32
 from embsync.engines.local import LocalTable
+from embsync.engines.part_writer import PartWriter
 from embsync.engines.statistics import quantiles
 
 
@@ -63,3 +65,19 @@ def test_quantiles_are_those_of_numpy(count: int) -> None:
     blocks = [[block] * len(shares) for block in np.array_split(values, 3)]
     assert quantiles(lambda: blocks, shares) == pytest.approx(np.quantile(values.astype(float), shares), rel=1e-12)
     assert np.isnan(quantiles(list, (0.5,))).all()
+
+
+def test_pages_of_part_files_have_checksums(tmp_path: Path) -> None:
+    """A reader that asks for them notices one wrong bit."""
+    vectors = np.random.default_rng(1).normal(size=(5_000, 8)).astype(np.float32)
+    writer = PartWriter(str(tmp_path), "part", 8, strings=False)
+    writer.add(np.arange(5_000), vectors, np.ones(5_000, np.int64))
+    described = writer.finish()
+    data = bytearray((tmp_path / "part").read_bytes())
+    assert described is not None
+    assert (described["rows"], described["bytes"]) == (5_000, len(data))
+    assert pq.read_table(tmp_path / "part", page_checksum_verification=True).num_rows == 5_000
+    data[len(data) // 2] ^= 1
+    (tmp_path / "part").write_bytes(data)
+    with pytest.raises(OSError, match="CRC checksum"):
+        pq.read_table(tmp_path / "part", page_checksum_verification=True)

@@ -23,9 +23,10 @@ import embsync
 from embsync.cli.main import run
 from embsync.delivery.queries import probe_queries
 from embsync.delivery.rows import row_blocks
-from embsync.errors import UsageError
+from embsync.errors import StoreDamaged, UsageError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline.verify import verify
+from embsync.reader import Follower
 from embsync.store import Store
 
 SIZES = {"items": 60, "users": 80, "width": 5}
@@ -294,3 +295,23 @@ def test_http_answers_are_those_of_arrays(servers: tuple[Server, Server, list[in
     assert answers[0].status == answers[1].status
     ignored = {"id": 0, "seconds": 0}
     assert {**answers[0].plain, **ignored} == {**answers[1].plain, **ignored}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_first_version_is_served_only_if_its_part_files_are_intact(root: Path, damaged: bool) -> None:
+    """Every file is hashed before the switch: one wrong byte, and there is none."""
+    part = root / "current" / "users" / "part-00001.parquet"
+    data = bytearray(part.read_bytes())
+    if damaged:
+        data[len(data) // 2] ^= 1
+        part.chmod(0o644)
+        part.write_bytes(data)
+    served: list[int] = []
+    errors: list[Exception] = []
+    number = Store(root).current()
+    with Follower(
+        root, lambda version: served.append(version.number) or version.close(), on_error=errors.append
+    ).start() as follower:
+        assert follower.looked.wait(30)
+    assert served == ([] if damaged else [number])
+    assert [type(error) for error in errors] == ([StoreDamaged] if damaged else [])
