@@ -156,10 +156,12 @@ class Daemon:
         self._tick(lambda _: self._write_status("stopped", "stopped"), "status")
 
     def _tick(self, work: Callable[[float], None], source: str = "work") -> None:
-        """Run a duty; an error in it is reported, and the next tick tries again."""
+        """Run a duty; an error in it is reported, and the next tick tries again, unless the store is lost."""
         try:
             with storage_errors(self._store.root):
                 work(time.monotonic())
+        except StoreLostError:
+            raise
         except EmbsyncError as error:
             self._problems.open(source, str(error), event="error", details=error.details())
 
@@ -369,7 +371,8 @@ class Daemon:
             self._counters,
             len(self._notices.unpruned),
         )
-        if self._status_writer.write(present):
+        assert self._ownership is not None
+        if self._status_writer.write(present, self._ownership.require):
             self._problems.close("status")
 
     def _ping(self, now: float) -> None:

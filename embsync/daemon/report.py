@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -61,8 +62,14 @@ class StatusWriter:
         self._damage: list[str] = []
         self._inspected: object = None
 
-    def write(self, now: DaemonState) -> bool:
+    def write(self, now: DaemonState, require: Callable[[], None]) -> bool:
         """Write the reports if something has changed; return whether anything was written.
+
+        Parameters
+        ----------
+        now : DaemonState
+        require : callable
+            Called before each file is written; raises if the store is another one by now.
 
         Raises
         ------
@@ -89,16 +96,18 @@ class StatusWriter:
         if key == self._key and not progressed:
             return False
         self._key, self._written = key, moment  # if the disk is full, the next scan tries again
-        self._write_files(now)
+        self._write_files(now, require)
         return True
 
-    def _write_files(self, now: DaemonState) -> None:
+    def _write_files(self, now: DaemonState, require: Callable[[], None]) -> None:
         self._check_damage(now.scanner.scans)
         self._read_journal()
         manifest = self._current()
         wall = time.time()
         document = self._status(now, manifest, wall)
+        require()
         status.write(self._store, document)
+        require()
         metrics.write(
             self._store,
             metrics.Figures(

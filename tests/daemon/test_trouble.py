@@ -20,9 +20,13 @@ from support.disk import mounted
 from support.nights import night
 from support.stores import assert_intact
 
+from embsync.config import Config, WatchConfig
 from embsync.daemon.job import Job
+from embsync.daemon.ownership import StoreLostError
+from embsync.daemon.report import DaemonState, StatusWriter
 from embsync.daemon.worker import Worker
 from embsync.store import Store
+from embsync.watching.scanner import Scanner
 
 
 def test_publishing_resumes_after_a_full_disk(place: Place) -> None:
@@ -147,6 +151,23 @@ def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> No
         with place.daemon():
             place.drop(2)
             place.wait_for(2)
+
+
+def test_each_report_is_written_only_to_the_store_that_was_locked(tmp_path: Path) -> None:
+    """It may be replaced between two of them: the second goes nowhere."""
+    store = Store(tmp_path / "store")
+    store.create()
+    scanner = Scanner(Config(watch=WatchConfig(path=tmp_path)), store, lambda: None)
+    asked = itertools.count(1)
+
+    def require() -> None:
+        if next(asked) == 2:
+            raise StoreLostError("replaced")
+
+    with contextlib.closing(scanner), pytest.raises(StoreLostError):
+        StatusWriter(store).write(DaemonState("idle", "idle", scanner), require)
+    assert (store.root / "status.json").exists()
+    assert not (store.root / "metrics.prom").exists()
 
 
 def test_the_queue_survives_trouble_with_the_store(place: Place) -> None:
