@@ -7,6 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED = (*_STOPS, signal.SIGHUP, signal.SIGUSR1)
@@ -88,3 +92,17 @@ def _read(pipe: int, requests: Requests, at_once: Callable[[], None]) -> None:
                 at_once()
                 os._exit(128 + number)
             requests.record(number)
+
+
+def beside(work: Callable[[], Result], name: str) -> Future[Result]:
+    """Start work on a thread that ends with the process, so that a signal may end what does not return on one."""
+    found: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return found

@@ -5,14 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import FrameType
-from typing import TypeVar
 
 from embsync.cli.output import warn
+from embsync.signals import Result, beside
 from embsync.store.critical import exit_between_sections
-
-Result = TypeVar("Result")
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,21 +28,12 @@ def until_signal(work: Callable[[], Result]) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    found: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(work())
-        except BaseException as error:
-            found.set_exception(error)
-
     before = {number: signal.getsignal(number) for number in _ENDS}
     ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
         for number in ours:
             signal.signal(number, _end)
-        threading.Thread(target=run, name="work", daemon=True).start()
-        return found.result()
+        return beside(work, "work").result()
     except _Ended as ended:
         name = signal.Signals(ended.number).name
         warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from embsync.delivery.pauses import Pauses
 from embsync.delivery.pull import Pull
@@ -15,7 +13,7 @@ from embsync.delivery.secrets import without_secrets
 from embsync.errors import EmbsyncError, UsageError
 from embsync.logs import log, log_exception
 from embsync.notify import notify, watchdog_seconds
-from embsync.signals import Requests, recorded_signals
+from embsync.signals import Requests, beside, recorded_signals
 from embsync.store.critical import exit_between_sections
 from embsync.store.hold import HeldError
 
@@ -63,16 +61,8 @@ def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
 
     It runs on another thread: libraries of object stores return when a request has ended, and not on a signal.
     """
-    found: Future[float] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(work())
-        except BaseException as error:
-            found.set_exception(error)
-
+    found = beside(work, "pull")
     found.add_done_callback(lambda _: requests.wake.set())
-    threading.Thread(target=run, name="pull", daemon=True).start()
     while not found.done() and not requests.stop:
         requests.wake.wait()
         requests.wake.clear()

@@ -174,7 +174,7 @@ def _processes_of(session: int) -> list[int]:
 
 def test_spark_connect_publishes_the_same(tmp_path: Path) -> None:
     """Over gRPC, without a context in this process: data frames are enough."""
-    pytest.importorskip("grpc")
+    pytest.importorskip("grpc_status", reason="needs pyspark[connect]")
     pyspark = pytest.importorskip("pyspark")
     path, environ = snapshot(tmp_path), environment(tmp_path)
     with socket.socket() as free:

@@ -127,6 +127,21 @@ class Py4JJavaError(Exception):
             "same path",
         ),
         ("ModuleNotFoundError: No module named 'pyarrow.parquet'", UsageError, "PYSPARK_PYTHON"),
+        (
+            "[PACKAGE_NOT_INSTALLED] grpcio-status >= 1.48.1 must be installed; however, it was not found.",
+            UsageError,
+            "pip install 'pyspark[connect]'",
+        ),
+        (
+            "[PACKAGE_NOT_INSTALLED] googleapis-common-protos >= 1.56.4 must be installed; however, it was not found.",
+            UsageError,
+            "pip install 'pyspark[connect]'",
+        ),
+        (
+            "[PACKAGE_NOT_INSTALLED] PyArrow >= 15.0.0 must be installed; however, it was not found.",
+            UsageError,
+            "PYSPARK_PYTHON",
+        ),
         ("OSError: [Errno 28] No space left on device", StoreError, None),
         (
             "Total size of serialized results of 9 tasks is bigger than spark.driver.maxResultSize (1.0 MiB)",

@@ -29,6 +29,12 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "the disk or its driver is faulty",
     ),
     (
+        r"PACKAGE_NOT_INSTALLED\] (grpc|googleapis|zstandard)[\w.-]*",
+        UsageError,
+        "Spark Connect needs packages that are not installed here",
+        "run: pip install 'pyspark[connect]'",
+    ),
+    (
         r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED",
         UsageError,
         "the executors' Python does not fit",
