@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from types import FrameType
 
 from embsync.cli.output import warn
 from embsync.signals import Result, beside
 from embsync.store.critical import exit_between_sections
 
+#: The kernel may give a signal to another thread, which does not wake this one, and Python's handlers run on this one.
+_LOOK_SECONDS = 0.2
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,7 +36,10 @@ def until_signal(work: Callable[[], Result]) -> Result:
     try:
         for number in ours:
             signal.signal(number, _end)
-        return beside(work, "work").result()
+        found = beside(work, "work")
+        while not wait([found], _LOOK_SECONDS).done:
+            pass
+        return found.result()
     except _Ended as ended:
         name = signal.Signals(ended.number).name
         warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")

@@ -146,6 +146,27 @@ def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line:
     line.complete(command)
 
 
+_OTHER_THREAD = """
+import signal, threading, time
+from embsync.cli.interrupts import until_signal
+
+def work():
+    time.sleep(0.3)  # the main thread waits by now
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+
+until_signal(work)
+"""
+
+
+def test_a_signal_that_another_thread_receives_ends_the_work() -> None:
+    """The kernel may choose any thread; one that waits in a library does not wake the one with the handlers."""
+    command = [sys.executable, "-c", _OTHER_THREAD]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.startswith("embsync: ended by SIGTERM")
+
+
 _SECTION = """
 import threading, time
 from embsync.store.critical import exit_between_sections, uninterrupted
