@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,6 +178,32 @@ def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: 
     assert milvus_client.list_collections() == []
     widen(tmp_path / "store", 32_768)
     assert deliver(sink, tmp_path / "store", 3).version == 1
+    sink.close()
+
+
+def test_a_collection_whose_index_is_still_being_written_is_loaded_again(
+    milvus: str, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever fills it or reads its description; an error that stays is reported."""
+    from pymilvus import MilvusClient
+    from pymilvus.exceptions import MilvusException
+
+    load_once, fails = MilvusClient.load_collection, itertools.cycle([True, False])
+
+    def load(client: MilvusClient, *arguments: Any, **named: Any) -> None:
+        if next(fails):
+            raise MilvusException(message="'ret == (1)' failed: read error in vector.hnsw.idx: 0 != 1 (File exists)")
+        load_once(client, *arguments, **named)
+
+    monkeypatch.setattr("embsync.delivery.milvus.collection._LOAD_PAUSE", 0)
+    monkeypatch.setattr(MilvusClient, "load_collection", load)
+    sink = open_sink(MilvusConfig(name="test", url=milvus))
+    with pinned(stores("plain")) as version:
+        sink.stage(version)
+    assert [one.complete for one in sink.generations()] == [True]
+    fails = itertools.repeat(True)
+    with pytest.raises(SinkError, match="read error in vector"):
+        sink.generations()
     sink.close()
 
 

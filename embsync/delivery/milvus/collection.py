@@ -18,7 +18,7 @@ from pymilvus import DataType, MilvusClient
 from embsync.delivery.milvus.connection import Client
 from embsync.delivery.rows import RowBlock, label_objects, row_blocks
 from embsync.delivery.sink import fingerprint_of
-from embsync.errors import SinkUnavailable
+from embsync.errors import SinkError
 from embsync.ids import LONGEST_ID
 from embsync.reader import Version
 from embsync.rows import block_rows
@@ -39,6 +39,7 @@ _HNSW = {"M": 16, "efConstruction": 128}
 _REQUEST_BYTES = 4 << 20
 _INDEX_SECONDS = 3600.0
 _LOADS = 5
+_LOAD_PAUSE = 0.5
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ class Collection:
         """Return its description; None where whoever made it died before writing that."""
         if DESCRIPTION not in self.call("list_partitions", self.name):
             return None
-        self.call("load_collection", self.name)
+        self._load()
         rows = self.call("get", self.name, ids=[DESCRIPTION], output_fields=["about"], partition_names=[DESCRIPTION])
         return msgspec.json.decode(rows[0]["about"], type=Description) if rows else None
 
@@ -128,7 +129,7 @@ class Collection:
         index.add_index("vector", index_type="HNSW", metric_type=metric, params=_HNSW)
         self.call("create_collection", self.name, schema=schema, consistency_level="Strong")
         self.call("create_index", self.name, index, sync=False)  # of no rows yet: the client would wait half a second
-        self.call("load_collection", self.name)
+        self._load()
         for partition in ("items", "users", DESCRIPTION):
             self.call("create_partition", self.name, partition)
         self.describe(described(version, complete=False))
@@ -171,15 +172,18 @@ class Collection:
         return np.array([found[key] for key in keys if key in found], np.float32)
 
     def _load(self) -> None:
-        """Load the collection; again where the server still writes a file of an index that it calls complete."""
+        """Load the collection; again where the server still writes a file of an index that it calls complete.
+
+        What it then reports differs: a timeout, or the error of the library that reads the file.
+        """
         for attempt in range(1, _LOADS + 1):
             try:
                 self.call("load_collection", self.name)
                 break
-            except SinkUnavailable:
+            except SinkError:
                 if attempt == _LOADS:
                     raise
-                time.sleep(0.5)
+                time.sleep(_LOAD_PAUSE)
 
     def _await_index(self) -> None:
         """Wait until the server says that every row is in the index."""
