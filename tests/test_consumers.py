@@ -27,10 +27,10 @@ from embsync.demo.taste import World
 from embsync.store import Store
 
 DOCUMENT = Document("docs/consumers.md")
-COLD_START, SHELL, HTTP, FILES = (
-    Document(f"docs/how-to/{name}.md") for name in ("cold-start", "shell", "http", "files")
+COLD_START, SHELL, HTTP, FILES, NOTEBOOK = (
+    Document(f"docs/how-to/{name}.md") for name in ("cold-start", "shell", "http", "files", "notebook")
 )
-PAGES = (DOCUMENT, COLD_START, SHELL, HTTP, FILES)
+PAGES = (DOCUMENT, COLD_START, SHELL, HTTP, FILES, NOTEBOOK)
 #: One word of every block of the shell that a test runs.
 RUN = "embsync lookup|embsync relabel|embsync diff|embsync serve|ReadVectors.java|faiss_backend.py"
 BACKEND = ROOT / "docs/examples/faiss_backend.py"
@@ -96,6 +96,23 @@ def test_the_python_blocks_do_what_the_text_says(place: Path, monkeypatch: pytes
         with store.version(1) as first:
             assert moved["changed"] == version.diff(first, limit=5)
         np.testing.assert_array_equal(plain["vectors"][plain["row"]], version.items.lookup([17])[0])
+
+
+@pytest.mark.services("pandas", "polars")
+def test_the_blocks_for_notebooks_do_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they leave outlives the store."""
+    monkeypatch.chdir(place)
+    frames, report, changes = NOTEBOOK.run_python()
+    with embsync.open(place / "embsync-demo/store") as store:
+        items = store.current.items
+        np.testing.assert_array_equal(frames["frame"].drop(columns=["last_seen", "last_seen_at"]), items.vectors)
+        np.testing.assert_array_equal(frames["table"]["vector"].to_numpy(), items.vectors)
+        assert frames["live"].index.tolist() == items.ids[items.live].tolist()
+        assert frames["titles"] == store.current.labels_of(items.ids[items.live][:5])["title"]
+    assert "<svg" in report["report"]._repr_html_()
+    assert report["drift"].versions == [1, 2, 3]
+    assert {"id", "cosine", "title", "genre"} == set(changes["frame"].columns)
+    assert changes["frame"]["cosine"].is_monotonic_increasing
 
 
 def test_the_documented_store_is_made_by_the_demo() -> None:

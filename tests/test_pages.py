@@ -21,13 +21,20 @@ from embsync.demo.taste import World
 #: Pages whose blocks a test module of their own runs.
 OWN_TESTS = {
     "test_tutorial.py": ["tutorial"],
-    "test_consumers.py": ["consumers", "how-to/cold-start", "how-to/files", "how-to/http", "how-to/shell"],
+    "test_consumers.py": [
+        "consumers",
+        *(f"how-to/{name}" for name in ("cold-start", "files", "http", "notebook", "shell")),
+    ],
     "training/test_training_page.py": ["training", *(f"how-to/{name}" for name in ("biases", "gensim", "implicit"))],
 }
-OWN_TESTS["training/test_training_page.py"] += ["how-to/pytorch", "how-to/recbole", "how-to/spark"]
+OWN_TESTS["training/test_training_page.py"] += [
+    f"how-to/{name}" for name in ("jax", "pytorch", "recbole", "spark", "tensorflow")
+]
 ELSEWHERE = {f"docs/{page}.md" for pages in OWN_TESTS.values() for page in pages}
 PAGES = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md"))]]
 RUN_HERE = [page for page in PAGES if page not in ELSEWHERE and Document(page).fences()]
+#: Modules of the extra ``test-services`` that the blocks of a page import.
+IMPORTED = {"docs/how-to/arrays.md": ["safetensors"]}
 #: Languages of blocks that are no code.
 TEXT = {"", "text"}
 #: Every block that no test runs.
@@ -53,7 +60,9 @@ def place() -> Iterator[Path]:
         yield directory
 
 
-@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(page, marks=pytest.mark.services(*IMPORTED.get(page, []))) for page in RUN_HERE]
+)
 def test_every_block_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """In order; Python with the arrays of a training job at hand, YAML as a configuration, JSON as a document."""
     monkeypatch.chdir(place)

@@ -15,7 +15,9 @@ import embsync
 from embsync.config import SnapshotConfig
 from embsync.snapshots import open_snapshot
 
-NAMES = ["training", *(f"how-to/{name}" for name in ("biases", "gensim", "implicit", "pytorch", "recbole", "spark"))]
+PRODUCERS = ("biases", "gensim", "implicit", "jax", "pytorch", "recbole", "spark", "tensorflow")
+NAMES = ["training", *(f"how-to/{name}" for name in PRODUCERS)]
+LIBRARIES = {"biases", "flax", "gensim", "implicit", "keras", "recbole", "spark", "torch"}
 PAGES = "".join(Document(f"docs/{name}.md").text for name in NAMES)
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
 RNG = np.random.default_rng(1)
@@ -106,6 +108,43 @@ def test_the_example_for_torch_runs(tmp_path: Path) -> None:
     assert run("torch", tmp_path, model=model).items.count == 40
 
 
+class Layers:
+    """A model of Keras: layers by name, with a vocabulary or weights; row 0 is out of vocabulary."""
+
+    def __init__(self) -> None:
+        weights = {"items": ITEMS, "users": USERS}
+        self.weights = {name: np.vstack([np.full(4, 9, "f4"), rows]) for name, rows in weights.items()}
+        self.words = {"item_ids": ["[UNK]", *(f"i{k}" for k in range(40))], "user_ids": [-1, *np.arange(30)]}
+
+    def get_layer(self, name: str) -> SimpleNamespace:
+        """Return a lookup or an embedding."""
+        return SimpleNamespace(
+            get_vocabulary=lambda: self.words[name],
+            get_weights=lambda: [self.weights[name]],
+        )
+
+
+def test_the_example_for_keras_runs(tmp_path: Path) -> None:
+    """The row that belongs to no id is omitted, and every other one keeps its id."""
+    opened = run("keras", tmp_path, model=Layers())
+    assert (opened.items.ids()[0], opened.users.ids().tolist()) == (b"i0", list(range(30)))
+    np.testing.assert_array_equal(next(opened.items.blocks())[1], ITEMS)
+
+
+def test_the_example_for_towers_of_keras_runs(tmp_path: Path) -> None:
+    """What a network predicts is what is written."""
+    item_tower, user_tower = (SimpleNamespace(predict=lambda rows, **_: np.tanh(rows)) for _ in range(2))
+    towers = {"item_tower": item_tower, "user_tower": user_tower}
+    opened = run("keras_towers", tmp_path, **towers, item_features=ITEMS, user_features=USERS)
+    np.testing.assert_array_equal(next(opened.users.blocks())[1], np.tanh(USERS))
+
+
+def test_the_example_for_flax_runs(tmp_path: Path) -> None:
+    """What holds the parameters is nested mappings; test_write_snapshot.py has arrays of JAX itself."""
+    params = {"items": {"embedding": ITEMS}, "users": {"embedding": USERS}}
+    assert run("flax", tmp_path, params=params).users.count == 30
+
+
 def test_the_example_for_recbole_runs(tmp_path: Path) -> None:
     """Its dataset keeps ids as arrays of objects, with padding first."""
     tokens = {"item_id": np.array(["[PAD]", *(f"i{k}" for k in range(39))], object)}
@@ -132,5 +171,5 @@ def test_the_example_that_publishes_runs(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_every_block_is_tested() -> None:
     """Spark's lines are run by tests/snapshots/test_spark.py, as they need Java."""
-    assert set(BLOCKS) == {"write", "implicit", "gensim", "biases", "torch", "recbole", "spark", "publish"}
+    assert set(BLOCKS) == {"write", "publish", "keras_towers", *LIBRARIES}
     assert sum(map(len, (Document(f"docs/{name}.md").fences() for name in NAMES))) == len(BLOCKS)
