@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from support import forkserver
 from support.quick import use_memory
+from support.rewriting import rewrite_share
 
 # One thread a process, also in those that tests start: pytest has a worker for each core already. The libraries of
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
@@ -60,9 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Exempt modules and tests from garbage collection: they stay, and going through them takes half a second."""
     gc.disable()
+    rewrite_share(session.config)
     try:
         return (yield)
     finally:

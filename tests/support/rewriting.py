@@ -1,0 +1,28 @@
+"""Assertions of the test modules, rewritten by one worker each.
+
+Rewriting all of them computes for two to three seconds. All workers collect at once and in the same order, so in a
+fresh clone, or where ``PYTHONDONTWRITEBYTECODE`` is set, each of them would rewrite every module.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from _pytest.assertion import rewrite
+
+
+def rewrite_share(config: pytest.Config) -> None:
+    """Rewrite this worker's share of the test modules, and leave it where pytest looks for it."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count == 1 or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    state = config.stash[rewrite.assertstate_key]
+    own = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    for folder in config.getini("testpaths"):
+        for path in sorted((config.rootpath / folder).rglob("test_*.py"))[own % count :: count]:
+            cache = rewrite.get_cache_dir(path)
+            cached = cache / (path.stem + rewrite.PYC_TAIL)
+            if rewrite._read_pyc(path, cached) is None and rewrite.try_makedirs(cache):
+                source, code = rewrite._rewrite_test(path, config)
+                rewrite._write_pyc(state, code, source, cached)
