@@ -10,7 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support.accessibility import findings, require_axe
+from support.browser import browsing
 from support.documents import ROOT
+from support.quick import quick_directory
 
 from embsync.cli.main import COMMANDS
 
@@ -79,3 +82,16 @@ def test_every_marked_place_is_filled(site: Path) -> None:
     }.items():
         text = (site / "reference" / f"{name}.html").read_text(encoding="utf-8")
         assert [part for part in wanted if part not in text] == []
+
+
+def test_axe_finds_nothing_where_the_theme_falls_short(site: Path) -> None:
+    """Contrast, links in text, the buttons of code, code that scrolls: light and wide, dark and narrow."""
+    require_axe()
+    with quick_directory() as directory, browsing(directory / "profile") as page:
+        page.open((site / "training.html").as_uri(), 1200)
+        assert findings(page, "color-contrast", "landmark-unique", "link-in-text-block") == []
+        page.look(390)
+        page.value("document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')")
+        page.value("document.body.dataset.mdColorScheme = 'slate'")
+        assert findings(page, "color-contrast", "scrollable-region-focusable") == []
+        assert page.value("document.documentElement.scrollWidth") <= 390
