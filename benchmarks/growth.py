@@ -25,7 +25,12 @@ WIDTH, ROWS = 64, 120_000
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURE = HERE / "growth.json", HERE.parent / "docs" / "performance.svg"
 NAMES = {"plain": "plain recipe", "expert": "an expert's recipe", "embsync": "embsync.stabilize, with certificate"}
-COLOURS = {"plain": "#b91c1c", "expert": "#64748b", "embsync": "#1d4ed8"}
+#: Colours on light and on dark.
+STYLE = (
+    "text{fill:#1a1f26}.page{fill:#fff}.grid{stroke:#e2e8f0}.plain{color:#b91c1c}.expert{color:#64748b}.embsync{color:#1d4ed8}"
+    "@media(prefers-color-scheme:dark){text{fill:#e7eaee}.page{fill:#14171b}.grid{stroke:#2a3037}"
+    ".plain{color:#ff8a80}.expert{color:#a3adb8}.embsync{color:#6ea8fe}}"
+)
 
 
 def nights(rows: int, width: int) -> Iterator[tuple[recipes.Table, recipes.Table]]:
@@ -77,13 +82,15 @@ def picture(results: dict[str, dict[str, dict[str, float]]]) -> str:
     right = {width: found for (rows, width), found in sorted(shapes.items()) if rows == ROWS}
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 360" font-family="sans-serif" font-size="12">',
-        '<rect width="920" height="360" fill="white"/>',
+        f'<style>{STYLE}</style><rect width="920" height="360" class="page"/>',
         *_panel(60, f"rows, {WIDTH} wide", left),
         *_panel(520, f"width, {ROWS:,} rows", right),
     ]
     for place, (name, label) in enumerate(NAMES.items()):
         x = 60 + 220 * place
-        parts.append(f'<line x1="{x}" y1="345" x2="{x + 24}" y2="345" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        parts.append(
+            f'<line x1="{x}" y1="345" x2="{x + 24}" y2="345" class="{name}" stroke="currentColor" stroke-width="2"/>'
+        )
         parts.append(f'<text x="{x + 30}" y="349">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
@@ -101,7 +108,7 @@ def _panel(left: int, title: str, found: dict[int, dict[str, dict[str, float]]])
     yield f'<text x="{left + 180}" y="22" text-anchor="middle" font-size="14">wall seconds over {title}</text>'
     for power in range(low, high + 1):
         y = at(10**first, 10.0**power)[1]
-        yield f'<line x1="{left}" y1="{y:.0f}" x2="{left + 360}" y2="{y:.0f}" stroke="#e2e8f0"/>'
+        yield f'<line x1="{left}" y1="{y:.0f}" x2="{left + 360}" y2="{y:.0f}" class="grid"/>'
         yield f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{10.0**power:g}</text>'
     for value in found:
         x = at(value, 10.0**low)[0]
@@ -109,8 +116,8 @@ def _panel(left: int, title: str, found: dict[int, dict[str, dict[str, float]]])
     for name in NAMES:
         points = [at(value, by_name[name]["wall"]) for value, by_name in found.items() if name in by_name]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        yield f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>'
-        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[name]}"/>' for x, y in points)
+        yield f'<polyline points="{line}" fill="none" class="{name}" stroke="currentColor" stroke-width="2"/>'
+        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="{name}" fill="currentColor"/>' for x, y in points)
 
 
 def _short(value: int) -> str:

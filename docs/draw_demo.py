@@ -14,7 +14,16 @@ import numpy as np
 import embsync
 from embsync.demo import measure, story
 
-GENRES = {"crime": "#c0392b", "poetry": "#2471a3", "nature": "#239b56"}
+#: Colour on light and on dark, which are those of reports: distinguishable with colour blindness.
+GENRES = {"crime": ("#c04a00", "#f0934a"), "poetry": ("#0072b2", "#56b4e9"), "nature": ("#007a5a", "#3cc9a0")}
+STYLE = (
+    "path{stroke-width:5;stroke-linecap:round;stroke-opacity:.7}text{fill:#1a1f26}.page{fill:#fff}"
+    ".panel{fill:#f6f7f9;stroke:#b6bec7}"
+    + "".join(f".{name}{{stroke:{light}}}tspan.{name}{{fill:{light};stroke:none}}" for name, (light, _) in GENRES.items())
+    + "@media(prefers-color-scheme:dark){text{fill:#e7eaee}.page{fill:#14171b}.panel{fill:#1c2026;stroke:#4a535d}"
+    + "".join(f".{name}{{stroke:{dark}}}tspan.{name}{{fill:{dark}}}" for name, (_, dark) in GENRES.items())
+    + "}"
+)
 SHOWN = 70  # items a genre, those with the longest vectors: more is a smear at this size
 PANEL, GAP, LEFT, TOP = 200, 16, 96, 58
 
@@ -29,12 +38,12 @@ def view(vectors, labels):
     return plane, (vectors @ plane).mean(axis=0)
 
 
-def panel(x, y, points, colours, caption):
-    lines = [f'<rect x="{x}" y="{y}" width="{PANEL}" height="{PANEL}" fill="#fafafa" stroke="#bbb"/>']
+def panel(x, y, points, labels, caption):
+    lines = [f'<rect x="{x}" y="{y}" width="{PANEL}" height="{PANEL}" class="panel"/>']
     places = np.clip(points, -1.25, 1.25) * (1, -1) * PANEL / 2.6 + (x + PANEL / 2, y + PANEL / 2)
-    for colour in dict.fromkeys(colours):
-        dots = "".join(f"M{a:.0f} {b:.0f}h0" for (a, b), mine in zip(places, colours, strict=True) if mine == colour)
-        lines.append(f'<path d="{dots}" stroke="{colour}"/>')
+    for label in dict.fromkeys(labels):
+        dots = "".join(f"M{a:.0f} {b:.0f}h0" for (a, b), mine in zip(places, labels, strict=True) if mine == label)
+        lines.append(f'<path d="{dots}" class="{label}"/>')
     lines.append(f'<text x="{x + PANEL / 2}" y="{y + PANEL + 16}" text-anchor="middle" font-size="12">{caption}</text>')
     return lines
 
@@ -54,7 +63,6 @@ def main():
                                                        key=lambda i: -length[i])[:SHOWN]]
     ids = np.sort(np.array(ids))
     labels = np.array([genre_of[int(item)] for item in ids])
-    colours = [GENRES[label] for label in labels]
     out = []
     for row, (name, spaces) in enumerate((("raw", raw), ("stable", stable))):
         y = TOP + row * (PANEL + 40)
@@ -68,12 +76,11 @@ def main():
                            f'night {night.night}</text>')
             points = space.items[measure.rows_of(ids, space.item_ids)] @ plane - centre
             auc = night.auc_raw if name == "raw" else night.auc_stable
-            out += panel(x, y, points, colours, f"night-1 classifier: AUC {auc:.2f}")
+            out += panel(x, y, points, labels.tolist(), f"night-1 classifier: AUC {auc:.2f}")
     width, height = LEFT + 3 * PANEL + 2 * GAP + 16, TOP + 2 * (PANEL + 40) + 10
-    key = "".join(f'<tspan fill="{colour}" dx="12">● {genre}</tspan>' for genre, colour in GENRES.items())
+    key = "".join(f'<tspan class="{genre}" dx="12">● {genre}</tspan>' for genre in GENRES)
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">'
-            f'<style>path{{stroke-width:5;stroke-linecap:round;stroke-opacity:.7}}</style>'
-            f'<rect width="100%" height="100%" fill="white"/>'
+            f'<style>{STYLE}</style><rect width="100%" height="100%" class="page"/>'
             f'<text x="{LEFT}" y="22" font-size="14">Item vectors, in one view chosen on night 1{key}</text>')
     Path(__file__).with_name("demo.svg").write_text("\n".join([head, *out, "</svg>"]) + "\n", encoding="utf-8")
     near = told.stale[0]
