@@ -11,6 +11,7 @@ import pytest
 from support import forkserver
 from support.quick import use_memory
 from support.rewriting import rewrite_share
+from support.spark import spark, spark_config  # noqa: F401  (fixtures)
 
 # One thread a process, also in those that tests start: pytest has a worker for each core already. The libraries of
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
@@ -50,14 +51,16 @@ def _installed(name: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long tests first; a worker that has none left takes the short ones of another.
+    """Start the long tests first; a worker that has none left takes the last ones of another.
+
+    So the very first stay together: those that share a session, of which a second one would start another Java.
 
     Long runs have an hour each, however they are started: on a busy machine fifty kills take many minutes.
     """
     for item in items:
         if item.get_closest_marker("torture") is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(3600))
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("xdist_group", "long")])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -76,12 +76,16 @@ class PartWriter:
     dimension : int
     strings : bool
         Whether ids are strings.
+    group_rows : int, optional
+        Rows of a row group; by default as many as have 2 MiB of vectors.
     """
 
-    def __init__(self, directory: str, name: str, dimension: int, *, strings: bool) -> None:
+    def __init__(
+        self, directory: str, name: str, dimension: int, *, strings: bool, group_rows: int | None = None
+    ) -> None:
         self._path = f"{directory}/{name}"
         self._dimension = dimension
-        self._limit = max(1, _GROUP_BYTES // (4 * dimension))
+        self._limit = group_rows or max(1, _GROUP_BYTES // (4 * dimension))
         kinds = {
             "id": pa.string() if strings else pa.int64(),
             "vector": pa.list_(pa.float32()),
@@ -129,7 +133,8 @@ class PartWriter:
         """Make the file durable and return what describes it; None if there were no rows."""
         if self.rows == 0:
             return None
-        self._write(final=True)
+        if self._count:  # an empty row group would be read as damage
+            self._write(final=True)
         self._writer.close()
         assert self._file is not None
         size, sha256 = self._file.seal()

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import pytest
 from engines import nights
-from engines.conftest import bare_python
 from support.goodbooks import DAYS, needs_goodbooks, read_day
+from support.spark import bare_python
 
 from embsync.config import Config, EngineConfig, IndexConfig
 from embsync.engines.spark import session

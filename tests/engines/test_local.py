@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,35 @@ def test_quantiles_are_those_of_numpy(count: int) -> None:
     blocks = [[block] * len(shares) for block in np.array_split(values, 3)]
     assert quantiles(lambda: blocks, shares) == pytest.approx(np.quantile(values.astype(float), shares), rel=1e-12)
     assert np.isnan(quantiles(list, (0.5,))).all()
+
+
+@pytest.mark.parametrize(("strings", "count"), [(False, 20_000), (True, 2 * 8192)])
+def test_part_files_are_those_of_the_store_format(strings: bool, count: int, tmp_path: Path) -> None:
+    """Columns, row groups of 2 MiB of vectors whatever pieces come in, none empty, and statistics of ids alone."""
+    width = 64
+    ids = np.array([b"user %05d" % number for number in range(count)]) if strings else np.arange(count) - 500
+    vectors = np.random.default_rng(1).normal(size=(count, width)).astype(np.float32)
+    writer = PartWriter(str(tmp_path), "part", width, strings=strings)
+    for part in np.array_split(np.arange(count), 7):
+        writer.add(ids[part], vectors[part], np.full(len(part), 3))
+    described = writer.finish()
+    assert described is not None
+    kind = pa.string() if strings else pa.int64()
+    schema = pa.schema({"id": kind, "vector": pa.list_(pa.float32()), "last_seen": pa.int64()})
+    found = pq.ParquetFile(tmp_path / "part")
+    assert found.schema_arrow.equals(schema)
+    rows = 2 * 2**20 // (4 * width)
+    groups = [found.metadata.row_group(number) for number in range(found.num_row_groups)]
+    assert [group.num_rows for group in groups] == [rows, rows, *([count - 2 * rows] if count > 2 * rows else [])]
+    for group in groups:
+        columns = [group.column(number) for number in range(3)]
+        assert [column.is_stats_set for column in columns] == [True, False, False]
+        assert {column.compression for column in columns} == {"SNAPPY"}
+        assert not any(column.has_dictionary_page for column in columns)
+    table = found.read()
+    assert [str(table["id"][end].as_py()) for end in (0, -1)] == [described["first"], described["last"]]
+    np.testing.assert_array_equal(table["vector"].combine_chunks().flatten().to_numpy().reshape(count, width), vectors)
+    assert described["sha256"] == hashlib.sha256((tmp_path / "part").read_bytes()).hexdigest()
 
 
 def test_pages_of_part_files_have_checksums(tmp_path: Path) -> None:

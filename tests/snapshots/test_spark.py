@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.services("pyspark"),
     pytest.mark.timeout(900),  # a Java machine on a loaded computer
-    pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed"),
+    pytest.mark.xdist_group("spark"),
     pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
 ]
 
@@ -44,43 +43,30 @@ def leave_ml_vectors(spark: Any, folder: Path) -> None:
     frame.write.partitionBy("bucket").parquet(str(folder / "partitioned/items"))
 
 
-def test_an_als_model_saved_by_spark_is_read(tmp_path: Path) -> None:
+def test_an_als_model_saved_by_spark_is_read(spark: Any, tmp_path: Path) -> None:
     """Both factor tables, in part files with markers and checksums beside them, have Spark's own rows."""
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.feature import StringIndexer
     from pyspark.ml.recommendation import ALS
-    from pyspark.sql import SparkSession
 
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "1g")
-        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto")
-        .config("spark.default.parallelism", "2")
-        .config("spark.sql.shuffle.partitions", "3")
-        .getOrCreate()
-    )
-    try:
-        random = np.random.default_rng(5)
-        plays = [
-            (int(user), int(item), float(1 + (user * item) % 5))
-            for user, item in zip(random.integers(0, 40, 400), random.integers(0, 60, 400), strict=True)
-        ]
-        table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
-        trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=4, numUserBlocks=4).fit(table)
-        trained.write().overwrite().save(str(tmp_path / "als"))
-        PipelineModel([trained]).write().save(str(tmp_path / "pipeline"))
-        named = table.selectExpr("user", "concat('i', item) AS name", "rating")
-        indexed = StringIndexer(inputCol="name", outputCol="item")
-        als = ALS(rank=2, maxIter=1, seed=1)
-        Pipeline(stages=[indexed, als]).fit(named).write().save(str(tmp_path / "indexed"))
-        page = (Path(__file__).parents[2] / "docs/how-to/spark.md").read_text()
-        block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
-        exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
-        leave_ml_vectors(spark, tmp_path / "ml")
-        factors = {"items": trained.itemFactors.collect(), "users": trained.userFactors.collect()}
-    finally:
-        spark.stop()
+    random = np.random.default_rng(5)
+    plays = [
+        (int(user), int(item), float(1 + (user * item) % 5))
+        for user, item in zip(random.integers(0, 40, 400), random.integers(0, 60, 400), strict=True)
+    ]
+    table = spark.createDataFrame(plays, ["user", "item", "rating"]).dropDuplicates(["user", "item"])
+    trained = ALS(rank=6, maxIter=2, seed=1, numItemBlocks=2, numUserBlocks=2).fit(table)
+    trained.write().overwrite().save(str(tmp_path / "als"))
+    PipelineModel([trained]).write().save(str(tmp_path / "pipeline"))
+    named = table.selectExpr("user", "concat('i', item) AS name", "rating")
+    indexed = StringIndexer(inputCol="name", outputCol="item")
+    als = ALS(rank=2, maxIter=1, seed=1)
+    Pipeline(stages=[indexed, als]).fit(named).write().save(str(tmp_path / "indexed"))
+    page = (Path(__file__).parents[2] / "docs/how-to/spark.md").read_text()
+    block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]
+    exec(block, {"model": trained, "watched": tmp_path, "night": "day=1"})
+    leave_ml_vectors(spark, tmp_path / "ml")
+    factors = {"items": trained.itemFactors.collect(), "users": trained.userFactors.collect()}
     assert open_snapshot(tmp_path / "day=1", SnapshotConfig()).width == 6
     for name in ("plain", "partitioned"):
         items = open_snapshot(tmp_path / "ml" / name, SnapshotConfig()).items

@@ -12,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.nights import night
-from support.parts import in_parts, replaced
+from support.parts import in_parts, replaced, write_parts
 from support.quick import quick_directory
 from support.stores import running, snapshot_of, sync
 
@@ -31,8 +32,6 @@ from embsync.ids import positions_in
 from embsync.reader import Version
 from embsync.store import Store
 from embsync.store.part_files import PartTable, _Recent
-from embsync.store.part_writer import write_parts
-from embsync.store.staging import Staging
 
 SIZES = {"items": 40, "users": 60, "width": 4}
 PART = "users/part-00001.parquet"
@@ -346,22 +345,13 @@ def test_reading_format_1_loads_no_pyarrow(published: Path) -> None:
 @pytest.fixture(scope="module")
 def four_files() -> Iterator[tuple[Path, Any, Any, Any]]:
     """100,000 rows in 4 files of 25 row groups each, without a version around them."""
-    from embsync.file_hashes import FileEntry
-
     rng = np.random.default_rng(3)
     ids = np.cumsum(rng.integers(1, 9, 100_000))
     vectors = rng.standard_normal((100_000, 16)).astype(np.float32)
-    with quick_directory() as directory, Staging(directory) as staging:
+    with quick_directory() as directory:
         quarter = [slice(start, start + 25_000) for start in range(0, 100_000, 25_000)]
-        parts = write_parts(staging, ((ids[one], vectors[one], ids[one]) for one in quarter), 1000)
-        entries: list[FileEntry] = staging.seal()
-
-        class Described:
-            dimension = 16
-            files = entries
-
-        Described.parts = parts
-        yield staging.path, Described(), ids, vectors
+        parts, entries = write_parts(directory, ((ids[one], vectors[one], ids[one]) for one in quarter), 1000)
+        yield directory, SimpleNamespace(dimension=16, files=entries, parts=parts), ids, vectors
 
 
 @pytest.fixture
@@ -482,32 +472,31 @@ def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
             mine = ids[start : start + 250_000]
             yield mine, rng.standard_normal((len(mine), 32), np.float32), mine
 
-    with Staging(tmp_path) as staging:
-        parts = write_parts(staging, files())
-        sizes = {entry.path: entry.bytes for entry in staging.seal()}
-        described = msgspec.json.encode([parts, sizes]).decode()
-        script = """
-            import sys, types, msgspec, numpy as np
-            from pathlib import Path
-            from embsync.file_hashes import FileEntry
-            from embsync.manifest import Parts
-            from embsync.store.part_files import PartTable, _Recent
-            parts, sizes = msgspec.json.decode(sys.argv[2], type=tuple[Parts, dict[str, int]])
-            files = [FileEntry(path, size, "") for path, size in sizes.items()]
-            table = PartTable(Path(sys.argv[1]), types.SimpleNamespace(dimension=32, parts=parts, files=files))
-            def peak():
-                lines = Path("/proc/self/status").read_text().splitlines()
-                return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-            table.take("vector", np.array([5]))
-            before = peak()
-            wanted = np.random.default_rng(2).choice(2_000_000, 10_000, replace=False)
-            rows = table.positions(wanted * 3)
-            assert (rows == wanted).all() and (table.positions(wanted * 3 + 1) == -1).all()
-            assert table.take("vector", rows).shape == (10_000, 32)
-            assert sum(len(ids) for ids, _ in table.blocks(("id", "vector"))) == 2_000_000
-            print(peak() - before)
-        """
-        with running(textwrap.dedent(script), staging.path, described) as child:
-            output, _ = child.communicate(timeout=200)
+    parts, entries = write_parts(tmp_path, files())
+    sizes = {entry.path: entry.bytes for entry in entries}
+    described = msgspec.json.encode([parts, sizes]).decode()
+    script = """
+        import sys, types, msgspec, numpy as np
+        from pathlib import Path
+        from embsync.file_hashes import FileEntry
+        from embsync.manifest import Parts
+        from embsync.store.part_files import PartTable, _Recent
+        parts, sizes = msgspec.json.decode(sys.argv[2], type=tuple[Parts, dict[str, int]])
+        files = [FileEntry(path, size, "") for path, size in sizes.items()]
+        table = PartTable(Path(sys.argv[1]), types.SimpleNamespace(dimension=32, parts=parts, files=files))
+        def peak():
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        table.take("vector", np.array([5]))
+        before = peak()
+        wanted = np.random.default_rng(2).choice(2_000_000, 10_000, replace=False)
+        rows = table.positions(wanted * 3)
+        assert (rows == wanted).all() and (table.positions(wanted * 3 + 1) == -1).all()
+        assert table.take("vector", rows).shape == (10_000, 32)
+        assert sum(len(ids) for ids, _ in table.blocks(("id", "vector"))) == 2_000_000
+        print(peak() - before)
+    """
+    with running(textwrap.dedent(script), tmp_path, described) as child:
+        output, _ = child.communicate(timeout=200)
     assert child.returncode == 0
     assert int(output) < 100_000

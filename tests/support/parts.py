@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from embsync.manifest import FORMAT_OF_PARTS, Manifest, encode
+from embsync.engines.part_writer import PartWriter
+from embsync.file_hashes import FileEntry
+from embsync.manifest import FORMAT_OF_PARTS, Manifest, PartFile, Parts, encode
 from embsync.store import Store, layout
-from embsync.store.part_writer import write_parts
-from embsync.store.staging import Staging
 from embsync.store.version_manifest import hash_line
 
 #: Small enough that every test's side has several files, with several row groups each.
@@ -28,17 +27,33 @@ def in_parts(root: Path, number: int | None = None, *, files: int = FILES, group
     folder = store.path(number or store.current() or 0)
     manifest = store.manifest(int(folder.name))
     arrays = [np.load(folder / name) for name in _NAMES]
-    with Staging(store.versions) as staging:
-        parts = write_parts(staging, _divided(arrays, files), group_rows)
-        entries = staging.seal()
-        for entry in entries:
-            shutil.copy(staging.path / entry.path, folder / entry.path)
+    parts, entries = write_parts(folder, _divided(arrays, files), group_rows)
     for name in _NAMES:
         (folder / name).unlink()
     kept = [entry for entry in manifest.files if entry.path not in _NAMES]
     described = sorted([*kept, *entries], key=lambda entry: entry.path)
     describe(folder, msgspec.structs.replace(manifest, format=FORMAT_OF_PARTS, parts=parts, files=described))
     return folder
+
+
+def write_parts(
+    folder: Path, rows: Iterable[tuple[Any, Any, Any]], group_rows: int | None = None
+) -> tuple[Parts, list[FileEntry]]:
+    """Write ids, vectors and versions last seen, one element a file, as executors do; files without rows are left out.
+
+    Return what a manifest has of them.
+    """
+    parts, entries = [], []
+    (folder / "users").mkdir(exist_ok=True)
+    for ids, vectors, last_seen in rows:
+        name, strings = layout.part_file("users", len(parts)), ids.dtype.kind == "S"
+        writer = PartWriter(str(folder), name, vectors.shape[1], strings=strings, group_rows=group_rows)
+        writer.add(ids, vectors, last_seen)
+        if (found := writer.finish()) is not None:
+            first, last = (found[end] if strings else int(found[end]) for end in ("first", "last"))
+            parts.append(PartFile(file=name, rows=found["rows"], first=first, last=last))
+            entries.append(FileEntry(name, found["bytes"], found["sha256"]))
+    return Parts(users=parts), entries
 
 
 def describe(folder: Path, manifest: Manifest) -> None:

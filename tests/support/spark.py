@@ -1,4 +1,4 @@
-"""One Spark for all tests of a run, whose executors find neither embsync nor SciPy."""
+"""One session of Spark for all tests of a run, whose executors find neither embsync nor SciPy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from embsync.config import EngineConfig
+if TYPE_CHECKING:
+    from embsync.config import EngineConfig
 
 _REFUSING = """
 import builtins
@@ -68,23 +69,28 @@ def bare_python(directory: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def spark_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineConfig]:
-    """Return the configuration of a session that is running."""
+    """Return the configuration of the session, which is running.
+
+    Most of its processor time is Java's for loading classes and for plans that are run once: what the settings of Spark
+    change (code generation, adaptive plans, one core) was measured to be below 5 %.
+    """
     pytest.importorskip("pyspark")
     if shutil.which("java") is None:
         pytest.skip("Java is not installed")
+    from embsync.config import EngineConfig
     from embsync.engines.spark.session import start, stop
 
     conf: dict[str, str | int | float | bool] = {
         "spark.driver.memory": "1g",
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
-        "spark.sql.shuffle.partitions": 3,
+        "spark.sql.shuffle.partitions": 2,
         "spark.default.parallelism": 2,
         "spark.local.dir": str(tmp_path_factory.mktemp("spark")),
     }
     python = bare_python(tmp_path_factory.mktemp("python"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_PYTHON", str(python))
-        config = EngineConfig(kind="spark", master="local[2]", conf=conf, partitions=3)
+        config = EngineConfig(kind="spark", master="local[2]", conf=conf, partitions=2)
         start(config).sparkContext.setLogLevel("OFF")
         yield config
         stop(config)
