@@ -23,8 +23,8 @@ import embsync
 from embsync.index.layers import search_parameters
 
 
-def main(version: Path, parser: str) -> None:
-    """Serve until a signal."""
+def application(version: Path) -> Starlette:
+    """Return the application: one endpoint."""
     index = faiss.read_index(str(version / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
     labels = np.append(np.load(version / "index_rows.npy"), -1)
     with embsync.open(version.parents[1]) as reader:
@@ -36,12 +36,16 @@ def main(version: Path, parser: str) -> None:
         scores, found = index.search(np.array(asked["vectors"], np.float32), asked["k"], params=parameters)
         return JSONResponse({"ids": ids[labels[found]].tolist(), "scores": scores.tolist()})
 
-    application = Starlette(routes=[Route("/v1/search", search, methods=["POST"])])
+    return Starlette(routes=[Route("/v1/search", search, methods=["POST"])])
+
+
+def main(version: Path, parser: str) -> None:
+    """Serve until a signal."""
     # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))
         print(bound.getsockname()[1], flush=True)
-        config = uvicorn.Config(application, log_level="error", access_log=False, http=parser, loop="asyncio")
+        config = uvicorn.Config(application(version), log_level="error", access_log=False, http=parser, loop="asyncio")
         uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -123,7 +123,7 @@ def _peak_anonymous(command: list[str], environment: dict[str, str]) -> int:
         while not done.wait(0.005):
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 return
             for line in status.splitlines():
                 if line.startswith("RssAnon:"):

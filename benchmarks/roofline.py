@@ -29,6 +29,9 @@ from workload import Size, write_nights
 GIB = 2**30
 #: Numbers of a block, as embsync has them (`embsync.rows.BLOCK_NUMBERS`).
 BLOCK = 2**18
+#: Vectors whose nearest items are found in the second pass: of 1,000 sampled users the stable ones, the parent's stable
+#: ones, and the parent's raw ones (`embsync.pipeline.neighbours`).
+SCANNED = 3 * 1000
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Rates:
     copy, write, cold, cached, hashed : float
         GB of memory copied, written with fsync, read from the disk, read from the page cache, put through sha256.
     float32, float64 : float
-        Gflop of products of a block's transpose with the block.
+        Gflop of products of a block's transpose with another block.
     """
 
     copy: float
@@ -106,15 +109,16 @@ _PRODUCTS = 20
 
 
 def _products(kind: np.dtype, width: int, cores: int) -> Callable[[], object]:
-    blocks = [np.random.default_rng(0).standard_normal((BLOCK // width, width)).astype(kind) for _ in range(cores)]
+    # Of two arrays: NumPy has another routine for an array with itself.
+    pairs = [np.random.default_rng(0).standard_normal((2, BLOCK // width, width)).astype(kind) for _ in range(cores)]
 
-    def work(block: np.ndarray) -> None:
+    def work(pair: np.ndarray) -> None:
         for _ in range(_PRODUCTS):
-            block.T @ block[:, ::1].copy()  # of two arrays: NumPy has another routine for an array with itself
+            pair[0].T @ pair[1]
 
     def run() -> None:
         with threadpool_limits(1, "blas"):
-            _everywhere([lambda block=block: work(block) for block in blocks])
+            _everywhere([lambda pair=pair: work(pair) for pair in pairs])
 
     return run
 
@@ -148,11 +152,14 @@ class Stage:
 
 def stages(rows: int, width: int) -> Iterator[tuple[str, Stage]]:
     """Yield the least work of each stage of a night whose rows all have an anchor and a predecessor."""
-    side, product = 4.0 * rows * width, 2.0 * rows * width * width
+    side, product, items = 4.0 * rows * width, 2.0 * rows * width * width, rows // 6
     # Gram and cross-Gram matrix; every number is read twice, with its anchor, and hashed for the fingerprint.
     yield "align", Stage(flop32=2 * product, read=2 * side, hashed=side)
-    # The map in float64, the residual against the raw rows and itself, the fold's map, the parent's rows taken back.
-    yield "write", Stage(flop64=product, flop32=4 * product, read=3 * side, copied=side, hashed=side)
+    # The map in float64; in float32 the residual against the raw rows and itself, the parent's rows mapped back, and
+    # the scores of the items, which are read again. Every row is read with the parent's, written and hashed.
+    scan = 2.0 * SCANNED * items * width
+    read = 2 * side + 4.0 * items * width
+    yield "write", Stage(flop64=product, flop32=3 * product + scan, read=read, copied=side, hashed=side)
     # Vectors and anchors, read back and hashed.
     yield "publish", Stage(written=side, hashed=side, read=side)
 

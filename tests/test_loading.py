@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.stores import published_nights
 
 import embsync
 
@@ -64,6 +65,18 @@ def test_help_loads_no_command() -> None:
     """Of the heavy ones click alone; every command is there, with a sentence."""
     (found,) = loaded_by("from embsync.cli.main import run; run(['--help'])")[-1:]
     assert found == {"click"}
+
+
+def test_lookup_loads_neither_faiss_nor_scipy() -> None:
+    """A search loads FAISS, a lookup from the shell does not."""
+    with published_nights(1) as store:
+        with embsync.open(store) as reader:
+            one = str(reader.current.items.ids[0])
+        command = f"from embsync.cli.main import run; assert run([%s, {one!r}, '--store', {str(store)!r}]) == 0"
+        looked, searched = (loaded_by(command % asked)[-1] for asked in ("'lookup', 'items'", "'search', '--item'"))
+    assert "numpy" in looked
+    assert not {"faiss", "scipy", "embsync.pipeline.run", "embsync.daemon.daemon"} & looked
+    assert "faiss" in searched
 
 
 def test_a_missing_attribute_of_a_package_is_an_attribute_error() -> None:
