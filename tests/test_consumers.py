@@ -19,6 +19,7 @@ from support.documents import ROOT, Document, shell
 from support.nights import night
 from support.quick import quick_directory
 from support.stores import sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import run
@@ -234,7 +235,7 @@ def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
         assert Store(root).prune(1) == ([1, 2], [3])
         assert ask(7) == "no user 7\n"
         backend.stdin.close()
-        assert backend.wait(10) == 0
+        assert backend.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("name", [BACKEND.name, pytest.param(READER.name, marks=needs_java)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import os
 import resource
@@ -245,8 +246,7 @@ def fill(path: Path, leave: int) -> None:
 
 def seconds(line: dict[str, str]) -> float:
     """Return when a line was logged."""
-    minutes, rest = line["time"].rstrip("Z").split(":")[1:]
-    return int(minutes) * 60 + float(rest)
+    return dt.datetime.fromisoformat(line["time"]).timestamp()
 
 
 def field(process: int, name: str) -> str:

@@ -108,19 +108,25 @@ def database(postgresql: PostgresqlServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def milvus() -> Iterator[str]:
+def milvus_server() -> Iterator[str]:
     """The URL of a server that answers the calls of Milvus, one for all tests of a worker."""
     with running_milvus() as url:
         yield url
 
 
 @pytest.fixture
-def milvus_client(milvus: str) -> Iterator[Any]:
-    """A reader's connection to a server without collections."""
+def milvus_client(milvus_server: str) -> Iterator[Any]:
+    """A reader's connection to a server without collections; what a test leaves there is dropped."""
     from pymilvus import MilvusClient
 
-    connection = MilvusClient(uri=milvus)
+    connection = MilvusClient(uri=milvus_server)
     yield connection
     for name in connection.list_collections():
         connection.drop_collection(name)
     connection.close()
+
+
+@pytest.fixture
+def milvus(milvus_server: str, milvus_client: Any) -> str:
+    """The URL of a server without collections."""
+    return milvus_server

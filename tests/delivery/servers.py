@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -42,29 +43,31 @@ def free_port() -> int:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[S3Server]:
     """Run moto's server."""
-    port = free_port()
-    with _running([program("moto_server"), "-H", "127.0.0.1", "-p", str(port)], folder / "moto.log") as log:
-        url = f"http://127.0.0.1:{port}"
-        eventually(lambda: _answers(f"{url}/{BUCKET}", "PUT"))
-        yield S3Server(url, log)
+    with _running([program("moto_server"), "-H", "127.0.0.1", "-p", "0"], folder / "moto.log") as server:
+        eventually(lambda: _answers(f"{server.url}/{BUCKET}", "PUT"))
+        yield server
 
 
 @contextlib.contextmanager
 def rclone(folder: Path) -> Iterator[S3Server]:
     """Run rclone's server over a directory."""
-    port = free_port()
     (folder / "served" / BUCKET).mkdir(parents=True)
-    arguments = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(folder / "served")]
-    with _running([program("rclone"), "--config", "", *arguments], folder / "rclone.log") as log:
-        eventually(lambda: _listens(port))
-        yield S3Server(f"http://127.0.0.1:{port}", log)
+    arguments = ["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}", str(folder / "served")]
+    with _running([program("rclone"), "--config", "", *arguments], folder / "rclone.log") as server:
+        yield server
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Path) -> Iterator[Path]:
+def _running(command: list[str], log: Path) -> Iterator[S3Server]:
+    """Run a server on a port of its choice, which its log says once it listens."""
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+
+        def listening() -> re.Match[str] | None:
+            assert process.poll() is None, log.read_text()
+            return re.search(r"(http://127\.0\.0\.1:\d+)[/\n]", log.read_text())
+
         try:
-            yield log
+            yield S3Server(eventually(listening)[1], log)
         finally:
             process.kill()
 
@@ -72,10 +75,4 @@ def _running(command: list[str], log: Path) -> Iterator[Path]:
 def _answers(url: str, method: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
         return bool(answer.status == 200)
-    return False
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
     return False

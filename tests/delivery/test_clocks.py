@@ -16,7 +16,7 @@ from contract import Stores, deliver, pinned
 from servers import BUCKET, S3Server
 from support.nights import configured, night
 from support.stores import assert_intact, sync
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 from embsync.config import DeliveryConfig, ObjectStoreConfig
 from embsync.delivery.courier import Courier
@@ -98,7 +98,7 @@ def test_a_pause_ends_although_the_clock_was_set_back(clock: Clock, tmp_path: Pa
     (tmp_path / "late").mkdir()
     eventually(lambda: courier.report.current == 1)
     courier.stop()
-    assert courier.join(10)
+    assert courier.join(PATIENCE)
 
 
 def _dated(folder: Path, end: str, shift: float) -> None:

@@ -20,7 +20,7 @@ from contract import pinned
 from directory_sink import DirectorySink, DirectorySinkConfig, served
 from support.nights import configured, night
 from support.stores import sync
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 from embsync.config import Config, DeliveryConfig
 from embsync.delivery.pauses import LONGEST, Pauses
@@ -424,7 +424,7 @@ def test_the_service_responds_to_signals(place: Place) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
         events += [json.loads(line)["event"] for line in process.stderr]
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     reloads = ["reloaded", "delivered", "reload_failed", "delivered", "reloaded"]
     assert events == ["started", "delivered", *reloads, "stopped"]
     assert failed["reason"] == "not the URL of an object store"
@@ -445,7 +445,7 @@ def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) 
         service._reload()
         assert [courier.name for courier in service._couriers] == ["two", "three"]
         assert service._couriers[0] is two
-        assert one.join(10)
+        assert one.join(PATIENCE)
         place.publish()
         eventually(lambda: place.numbers() == [2, 2])
         assert set(service.report.sinks) == {"two", "three"}
@@ -454,7 +454,7 @@ def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) 
         service._reload()
         assert service._couriers[0] is not two
         assert service._couriers[0].report.current == 2
-        assert two.join(10)
+        assert two.join(PATIENCE)
     assert served(tmp_path / "one").number == 1
 
 
@@ -466,20 +466,20 @@ def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> No
         def stage(self, version: Any) -> None:
             at_once.append(threading.current_thread())
             entered.set()
-            assert proceed.wait(30)
+            assert proceed.wait(PATIENCE)
             super().stage(version)
 
     place.sinks.pop("two")
     service = place.service(Slow)
     with running(service):
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         service._load = lambda: place.config(retry_seconds=3.0)
         service._reload()
         old, new = service._replaced[0], service._couriers[0]
         assert not new.wake.wait(0.3)
         assert len(at_once) == 1
         proceed.set()
-        assert old.join(30)
+        assert old.join(PATIENCE)
         eventually(lambda: new.report.state == "current")
     assert len(at_once) == 1
 

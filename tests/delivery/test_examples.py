@@ -21,6 +21,7 @@ import pytest
 import yaml
 from servers import program
 from support.nights import night, write_npy
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import COMMANDS
@@ -100,7 +101,7 @@ def test_the_cron_job_publishes_and_delivers_and_the_sidecar_follows(place: Plac
             line = next(line for line in iter(follower.stderr.readline, "") if '"pulled"' in line)
             assert json.loads(line)["version"] == 2
             follower.send_signal(signal.SIGTERM)
-            assert follower.wait(60) == 0
+            assert follower.wait(PATIENCE) == 0
         finally:
             follower.kill()
 

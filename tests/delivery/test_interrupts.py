@@ -21,6 +21,7 @@ from contract import Stores, deliver, pinned
 from servers import BUCKET, S3Server
 from support.stores import assert_intact
 from support.units import exit_code_in_time
+from support.waiting import PATIENCE
 
 from embsync.config import ObjectStoreConfig
 from embsync.delivery.endpoints import open_objects
@@ -121,7 +122,7 @@ def at_work(line: Line, server: S3Server, command: str, *more: str) -> Iterator[
         line.arguments(command, stalling.url, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            assert stalling.stalled.wait(60)
+            assert stalling.stalled.wait(PATIENCE)
             yield process
         finally:
             process.kill()
@@ -138,7 +139,7 @@ def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line:
         line.complete("push")
     with at_work(line, rclone_server, command) as process:
         process.send_signal(number)
-        output = process.communicate(timeout=20)
+        output = process.communicate(timeout=50)  # less than the 60 s after which the library gives up
     assert (process.returncode, output[0]) == (128 + number, "")
     assert output[1].splitlines()[-1].startswith(f"embsync: ended by {number.name}; what was current stays")
     assert "Traceback" not in output[1]
@@ -153,7 +154,7 @@ from embsync.cli.interrupts import until_signal
 def work():
     time.sleep(0.3)  # the main thread waits by now
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    time.sleep(60)
+    time.sleep(600)
 
 until_signal(work)
 """
@@ -162,7 +163,7 @@ until_signal(work)
 def test_a_signal_that_another_thread_receives_ends_the_work() -> None:
     """The kernel may choose any thread; one that waits in a library does not wake the one with the handlers."""
     command = [sys.executable, "-c", _OTHER_THREAD]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr.startswith("embsync: ended by SIGTERM")
 
@@ -217,7 +218,7 @@ def test_a_delivery_once_ends_on_a_signal(line: Line, rclone_server: S3Server, t
         config.write_text(json.dumps({"store": {"path": "store"}, "delivery": {"sinks": [sink]}}))
         command = [sys.executable, "-m", "embsync", "deliver", *once, "--config", str(config)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
-            assert stalling.stalled.wait(60)
+            assert stalling.stalled.wait(PATIENCE)
             process.send_signal(signal.SIGTERM)
             assert exit_code_in_time(process, "embsync-deliver@.service") == (143 if once else 0)
         stalling.close()

@@ -15,6 +15,7 @@ import pytest
 from contract import Stores, deliver, pinned
 from servers import BUCKET, S3Server
 from support.stores import assert_at_rest, assert_intact, next_line, running
+from support.waiting import PATIENCE
 
 from embsync.config import ObjectStoreConfig
 from embsync.delivery import remote
@@ -53,7 +54,7 @@ class Killed:
         """Have it die after the last object and before the pointer."""
         with running(_SCRIPT, *self._arguments, "yes") as child:
             assert next_line(child) == "begins"
-            assert child.wait(60) == -9
+            assert child.wait(PATIENCE) == -9
 
     def seconds(self) -> float:
         """Return how long it takes undisturbed, at most two seconds of a service."""

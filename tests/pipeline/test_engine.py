@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from support.waiting import PATIENCE
+
 from embsync.pipeline.engine import Reported
 
 
@@ -34,7 +36,7 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
     with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
         reported.watch(watched)
         reported("reading", 0.5)
-        assert enough.wait(60)
+        assert enough.wait(PATIENCE)
     assert set(seen) == {("reading", 0.5)}
     return len(seen) - 1
 

@@ -10,6 +10,7 @@ import pytest
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import running, sync
+from support.waiting import PATIENCE
 
 from embsync.store import Store
 
@@ -82,7 +83,7 @@ def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> N
             published += 1
         told = []
         for process in processes:
-            said, _ = process.communicate(timeout=30)
+            said, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, said
             told.append(json.loads(said))
         print(f"\n{published} versions published in {time.monotonic() - began:.0f} s")

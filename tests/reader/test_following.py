@@ -16,7 +16,7 @@ import pytest
 from support.nights import configured, night
 from support.quick import quick_directory
 from support.stores import sync
-from support.waiting import eventually, next_tick
+from support.waiting import PATIENCE, eventually, next_tick
 
 import embsync
 from embsync.errors import StoreError
@@ -265,7 +265,7 @@ def test_a_forked_child_can_search_refresh_and_releases_nothing(root: Path) -> N
             answers: multiprocessing.SimpleQueue[object] = context.SimpleQueue()
             child = context.Process(target=_in_child, args=(reader, root, answers))
             child.start()
-            child.join(30)
+            child.join(PATIENCE)
             hung = child.is_alive()
             if hung:
                 child.kill()

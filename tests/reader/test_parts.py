@@ -18,6 +18,7 @@ from support.nights import configured, night, write_npy
 from support.parts import all_in_parts, describe, replaced
 from support.quick import quick_directory
 from support.stores import published_nights, snapshot_of, sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import run
@@ -312,6 +313,6 @@ def test_the_first_version_is_served_only_if_its_part_files_are_intact(root: Pat
     with Follower(
         root, lambda version: served.append(version.number) or version.close(), on_error=errors.append
     ).start() as follower:
-        assert follower.looked.wait(30)
+        assert follower.looked.wait(PATIENCE)
     assert served == ([] if damaged else [number])
     assert [type(error) for error in errors] == ([StoreDamaged] if damaged else [])

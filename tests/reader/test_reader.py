@@ -17,6 +17,7 @@ from support.nights import Array, Night, configured, item_name, night
 from support.parts import all_in_parts
 from support.quick import quick_directory
 from support.stores import running, sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.errors import NotFoundError, StoreError, UsageError
@@ -433,7 +434,7 @@ def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> Non
                 if number % 6 == 0 and number < last - 1:
                     Store(root).rollback(Store(root).numbers()[0])
             for reader in (one, other):
-                told, _ = reader.communicate(timeout=60)
+                told, _ = reader.communicate(timeout=PATIENCE)
                 assert reader.returncode == 0
                 reads, seen = map(int, told.split())
                 assert reads > last

@@ -306,7 +306,6 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 """
 
 
-@pytest.mark.timeout(30)
 def test_a_file_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
     """A page of 2**31 numbers in a file of a kilobyte ends as a refusal and costs little memory here or there."""
     (tmp_path / "items.parquet").write_bytes(absurd_parquet(2**31 - 1))

@@ -18,6 +18,7 @@ import pytest
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_intact, snapshot_of, sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import run
@@ -321,7 +322,7 @@ def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     if "ptrace" in done.stderr:
         pytest.skip("tracing is not allowed here")

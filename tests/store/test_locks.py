@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.stores import next_line, running
+from support.waiting import PATIENCE
 
 from embsync.errors import StoreBusy, StoreError
 from embsync.store.locks import exclusive, is_held
@@ -46,7 +47,7 @@ def test_a_killed_holder_releases_its_lock(tmp_path: Path) -> None:
     with running(HOLD, lock) as holder:
         assert next_line(holder) == "held"
         holder.send_signal(signal.SIGKILL)
-        holder.wait(10)
+        holder.wait(PATIENCE)
         assert not is_held(lock)
         with exclusive(lock, 0.0, "the store"):
             assert is_held(lock)
@@ -62,7 +63,7 @@ def test_a_lock_released_in_time_is_acquired(tmp_path: Path) -> None:
         timer = threading.Timer(0.3, lambda: (holder.stdin.write("\n"), holder.stdin.flush()))
         timer.start()
         with exclusive(lock, 20.0, "the store"):
-            assert holder.wait(10) == 0
+            assert holder.wait(PATIENCE) == 0
         timer.join()
 
 

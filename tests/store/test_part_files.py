@@ -24,6 +24,7 @@ from support.nights import night
 from support.parts import in_parts, replaced, write_parts
 from support.quick import quick_directory
 from support.stores import running, snapshot_of, sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import run
@@ -326,7 +327,7 @@ def test_without_pyarrow_one_line_says_what_to_install(root: Path) -> None:
         print(run(["show", "--store", sys.argv[1]]))
     """
     with running(textwrap.dedent(script), root) as child:
-        output, _ = child.communicate(timeout=60)
+        output, _ = child.communicate(timeout=PATIENCE)
     assert "UsageError" in output
     assert "the users of this version are in parquet files, which need pyarrow" in output
     assert "pip install 'embsync[parquet]'" in output

@@ -14,6 +14,7 @@ from support.hints import printed_command, run_as_printed
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_at_rest, assert_intact, next_line, published_nights, running, snapshot_of, sync
+from support.waiting import PATIENCE
 
 import embsync
 from embsync.cli.main import run
@@ -67,7 +68,7 @@ def test_a_version_in_use_by_another_process_is_not_deleted(root: Path) -> None:
         assert Store(root).numbers() == [2, 4]
         assert Store(root).damaged_files(2) == []
         reader.send_signal(signal.SIGKILL)
-        reader.wait(10)
+        reader.wait(PATIENCE)
         assert _prune(root, 1) == ([2], [])
 
 
@@ -205,7 +206,7 @@ def test_a_sweep_removes_only_leftovers_of_dead_processes(root: Path) -> None:
             pass
         assert (versions / name / "a.npy").is_file()
         maker.send_signal(signal.SIGKILL)
-        maker.wait(10)
+        maker.wait(PATIENCE)
     (versions / ".pruned-000007-ab").mkdir()
     (versions / ".pruned-000007-ab" / "x").touch()
     (root / ".current-1234").symlink_to("versions/000001")

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.waiting import PATIENCE
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-_PATIENCE = 20.0
 #: Chromium reads commands from descriptor 3 and answers on 4; a shell puts the pipes there.
 _START = 'commands=$1 answers=$2; shift 2; exec "$@" 3<"/proc/self/fd/$commands" 4>"/proc/self/fd/$answers"'
 _KEYS = {"Enter": (13, "\r"), "Tab": (9, "\t")}
@@ -72,7 +73,7 @@ class Page:
 
     def until(self, expression: str) -> Any:
         """Wait until an expression is true on the page, and return it."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + PATIENCE
         while not (found := self.value(expression)):
             assert time.monotonic() < end, (expression, self.value("document.body.innerText"), self.complaints)
             time.sleep(0.02)
@@ -123,7 +124,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            assert select.select([self._answers], [], [], _PATIENCE)[0], "the browser says nothing"
+            assert select.select([self._answers], [], [], PATIENCE)[0], "the browser says nothing"
             more = os.read(self._answers, 1 << 20)
             assert more, "the browser is gone"
             self._unread += more
@@ -172,7 +173,7 @@ def browsing(profile: Path) -> Iterator[Page]:
             yield page
             page._session = None
             page.call("Browser.close")
-            process.wait(_PATIENCE)
+            process.wait(PATIENCE)
         finally:
             process.kill()
             os.close(commands)

@@ -138,7 +138,7 @@ def serving(
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(PATIENCE)
             finally:
                 process.kill()
 

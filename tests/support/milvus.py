@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
 from support.quick import quick_directory
 
+#: Binds the port that it prints: milvus-lite's own command has to be given one, which others may take meanwhile.
+_SERVER = """
+import sys
+from milvus_lite.adapter.grpc.server import start_server_in_thread
+server, _, port = start_server_in_thread(sys.argv[1])
+print("listening on", port, flush=True)
+sys.stdout = sys.stderr
+server.wait_for_termination()
+"""
+
 
 @contextlib.contextmanager
 def running_milvus() -> Iterator[str]:
     """Start a server without collections, and give its URL; stop it at the end."""
-    with quick_directory() as root, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
-        code = "import sys; from milvus_lite.cmdline import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, "server", "--host", "127.0.0.1", "--port", str(port)]
-        with subprocess.Popen(
-            [*command, "--data-dir", str(root / "data")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as server:
+    with quick_directory() as root, (root / "log").open("w") as log:  # a pipe that nobody reads fills up
+        command = [sys.executable, "-c", _SERVER, str(root / "data")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server:
             assert server.stdout is not None
             try:
-                for line in server.stdout:
-                    if "listening" in line:
-                        break
-                yield f"http://127.0.0.1:{port}"
+                line = next((line for line in server.stdout if line.startswith("listening on ")), None)
+                assert line is not None, (root / "log").read_text()
+                yield f"http://127.0.0.1:{line.split()[-1]}"
             finally:
                 server.kill()

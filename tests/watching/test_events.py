@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from watchdog.observers.api import BaseObserver
 
 from embsync.watching.events import Watcher
@@ -30,7 +30,7 @@ class Watch:
         """Assert that something new in the directory is told."""
         self.nudged.clear()
         ((folder or self.path) / f"new-{len(list((folder or self.path).iterdir()))}").mkdir()
-        assert self.nudged.wait(60)
+        assert self.nudged.wait(PATIENCE)
 
 
 @pytest.fixture
