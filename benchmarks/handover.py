@@ -1,4 +1,4 @@
-"""How decoded rows get from the decoder's process to ours: shared memory, as embsync has it, against a pipe.
+"""How decoded rows get from the decoder's process to ours: a pipe, as embsync has it, against shared memory.
 
 Once without a file: a process that has the rows hands over blocks of the size that embsync uses, by ``pwrite`` to
 shared memory and a message a block, or by ``write`` to a pipe that is read into a new array. Once with decoding:
@@ -34,7 +34,7 @@ from embsync.snapshots import open_snapshot
 WIDTH = 128
 STEP = block_rows(WIDTH)
 BLOCK = STEP * WIDTH * 4
-#: Slots of shared memory that the writer may fill before the reader has read them, as in embsync.
+#: Slots of shared memory that the writer may fill before the reader has read them.
 SLOTS = 4
 PIPE = 2**20
 

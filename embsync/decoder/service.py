@@ -4,22 +4,20 @@ The address space and the processor time of every step are limited before a file
 memory, loops or crashes, only this process ends, and the parent reports a refusal. No file is opened by name: files
 arrive as handles.
 
-Messages are JSON. A request comes with the handles of a file and, for ``read`` and ``stream``, of shared memory. Each
-has ``form``, which says how to read the file, and columns by position::
+Messages are JSON. A request comes with the handles of a file and, for ``read`` and ``stream``, of a pipe to write the
+rows to, which is closed at their end. Each has ``form``, which says how to read the file, and columns by position::
 
     {"describe": {}}
         -> {"columns": [["id", "integer", "int64"], ["v", "list float32", "list<element: float>"]]} …, {"rows": 7}
     {"count": {"columns": [0]}}  -> {"rows": 7, "kind": "integer"}
     {"width": {"columns": [1]}}  -> {"width": 64}
-    {"read": {"columns": [0], "as": "integers", "batch": 8192, "slots": 4, "slot_bytes": 65536}}
-        -> {"rows": 7, "name": "id", "kind": "integer"}, {"slot": 0, "rows": 7} …, {"end": 7}
-    {"stream": {"columns": [1], "width": 64, "batch": 4096, "slots": [5, 2], "filled": 0, "slot_bytes": 1048576}}
-        -> {"rows": 7, "name": "v", "kind": "list float32"}, {"slot": 5, "rows": 4096} …,
-           {"end": 7, "slots": [2], "filled": 7}
+    {"read": {"columns": [0], "as": "integers", "batch": 8192, "most_bytes": 65536}}
+        -> {"rows": 7, "name": "id", "kind": "integer"}, {"end": 7}
+    {"stream": {"columns": [1], "width": 64, "batch": 4096}}
+        -> {"rows": 7, "name": "v", "kind": "list float32"}, {"end": 7}
 
-``read`` sends each batch as it is decoded, and uses its slots in turn; ``stream`` fills one slot after the other with
-exactly ``batch`` rows, the first of them from row ``filled`` on. For every slot received, the parent returns a free
-one, ``{"free": 3}``. A refusal is ``{"refused": …, "found": …}``.
+``read`` writes batches, each after its number of rows (4 bytes, little-endian) and of bytes (8 bytes); ``stream``
+writes nothing but the numbers of all rows. A refusal is ``{"refused": …, "found": …}``.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
-from typing import Any
 
 import pyarrow as pa
 
@@ -42,6 +40,8 @@ _MOST_COLUMNS = 8192
 _COLUMNS_AT_ONCE = 200
 _LONGEST_NAME = 80
 _LONGEST_TYPE = 40
+#: Rows and bytes of a batch.
+_BATCH = struct.Struct("<IQ")
 _NAMES = {"parquet": "parquet", "arrow": "Arrow file", "text": "text table"}
 _ENCODINGS = {
     "integers": values.integers,
@@ -92,6 +92,8 @@ class TableService:
             except MemoryError:
                 most = f"{limits.MEMORY} bytes"
                 self._send(Unusable("needs more memory than reading it may take", expected=most).message)
+            except BrokenPipeError:  # the parent has stopped reading
+                return
             except Exception as error:  # any exception is caused by the file
                 called = _NAMES.get(form.get("kind", ""), "file")
                 self._send(Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__).message)
@@ -126,51 +128,29 @@ class TableService:
             self._send({"columns": [(name[:_LONGEST_NAME], kind, _shown(full)) for name, kind, full in some]})
         self._send({"rows": table.rows})
 
-    def _read(self, table: Table, wanted: Message, memory: int) -> None:
+    def _read(self, table: Table, wanted: Message, pipe: int) -> None:
         encode = _ENCODINGS[wanted["as"]]
         self._send_head(table, wanted)
-        free = list(range(wanted["slots"]))
-        sent: list[int] = []
         done = 0
         use = "weights" if wanted["as"] == "weights" else "ids"
         for (batch,) in table.batches(wanted["columns"], wanted["batch"], use):
-            if not free:
-                self._next_free()
-                free.append(sent.pop(0))
-            self._write(memory, free[0], wanted["slot_bytes"], encode(batch, wanted, done))
+            parts = [memoryview(part).cast("B") for part in encode(batch, wanted, done) if len(part)]
+            size = sum(map(len, parts))
+            if size > wanted["most_bytes"]:
+                raise Unusable("too large a batch", size, wanted["most_bytes"])
+            if len(batch):
+                for part in (memoryview(_BATCH.pack(len(batch), size)), *parts):
+                    _write(pipe, part)
             done += len(batch)
-            self._send({"slot": free[0], "rows": len(batch)})
-            sent.append(free.pop(0))
-        while sent:
-            self._next_free()
-            sent.pop(0)
         self._send({"end": done})
 
-    def _stream(self, table: Table, wanted: Message, memory: int) -> None:
+    def _stream(self, table: Table, wanted: Message, pipe: int) -> None:
         self._send_head(table, wanted)
-        slots, filled, step = list(wanted["slots"]), wanted["filled"], wanted["batch"]
-        done, owed = 0, 0
-        for arrays in table.batches(wanted["columns"], step, "vectors"):
-            rows = len(arrays[0])
-            numbers = values.vectors(arrays, wanted["width"], done)
-            row_bytes, taken = len(numbers) // max(rows, 1), 0
-            while taken < rows:
-                if not slots:
-                    slots.append(self._next_free())
-                    owed -= 1
-                some = min(rows - taken, step - filled)
-                self._write_at(
-                    memory,
-                    slots[0] * wanted["slot_bytes"] + filled * row_bytes,
-                    numbers[taken * row_bytes : (taken + some) * row_bytes],
-                )
-                taken, filled = taken + some, filled + some
-                if filled == step:
-                    self._send({"slot": slots.pop(0), "rows": step})
-                    filled, owed = 0, owed + 1
-            done += rows
-        slots.extend(self._next_free() for _ in range(owed))
-        self._send({"end": done, "slots": slots, "filled": filled})
+        done = 0
+        for arrays in table.batches(wanted["columns"], wanted["batch"], "vectors"):
+            _write(pipe, values.vectors(arrays, wanted["width"], done))
+            done += len(arrays[0])
+        self._send({"end": done})
 
     def _send_head(self, table: Table, wanted: Message) -> None:
         columns = table.some(wanted["columns"])
@@ -180,28 +160,13 @@ class TableService:
         name, kind, _ = columns[0]
         self._send({"rows": table.rows, "name": name[:_LONGEST_NAME], "kind": kind})
 
-    def _write(self, memory: int, slot: int, slot_bytes: int, parts: list[Any]) -> None:
-        view = [memoryview(part).cast("B") for part in parts if len(part)]
-        if sum(map(len, view)) > slot_bytes:
-            raise Unusable("too large a batch", sum(map(len, view)), slot_bytes)
-        position = slot * slot_bytes
-        for part in view:
-            self._write_at(memory, position, part)
-            position += len(part)
-
-    def _write_at(self, memory: int, position: int, part: memoryview) -> None:
-        done = 0
-        while done < len(part):
-            done += os.pwrite(memory, part[done:], position + done)
-
-    def _next_free(self) -> int:
-        data = self._channel.recv(64)
-        if not data:
-            sys.exit(0)
-        return int(json.loads(data)["free"])
-
     def _send(self, message: Message) -> None:
         self._channel.send(json.dumps(message, ensure_ascii=False).encode())
+
+
+def _write(pipe: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
 
 
 def _shown(kind: str) -> str:

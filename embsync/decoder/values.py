@@ -1,4 +1,4 @@
-"""Encode values of Arrow arrays for shared memory: vectors, ids, weights and labels."""
+"""Encode values of Arrow arrays for the pipe to the parent: vectors, ids, weights and labels."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def strings(batch: Any, wanted: Message, start: int) -> list[Any]:
 
 
 def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
-    """Return the kind of a batch of labels and its values as JSON, after the length."""
+    """Return the kind of a batch of labels and its values as JSON."""
     if pa.types.is_dictionary(batch.type):
         batch = batch.cast(batch.type.value_type)
     kind = _label_kind(batch.type)
@@ -102,8 +102,7 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
         words = one if kind == "strings" and one else [one] if kind == "string" and one else ()
         if max(map(len, words), default=0) > wanted["longest"]:
             raise Unusable("a label that is too long", f"row {start + row}", f"at most {wanted['longest']} characters")
-    data = json.dumps([kind, values]).encode()
-    return [len(data).to_bytes(8, "little"), data]
+    return [json.dumps([kind, values]).encode()]
 
 
 def _integers(batch: Any, start: int) -> Any:

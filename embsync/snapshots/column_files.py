@@ -15,9 +15,9 @@ from embsync.ids import LONGEST_ID, joined
 from embsync.rows import block_rows
 from embsync.snapshots.arrays import require_vectors
 from embsync.snapshots.columns import Chosen, Columns, choose
-from embsync.snapshots.decoder_memory import BlockMemory, read_column, shared_memory, stream_blocks
+from embsync.snapshots.decoded_rows import read_blocks, read_column
 from embsync.snapshots.decoder_process import Decoders, Message
-from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide
 
 _ID_TYPES = {"integer": np.dtype(np.int64), "string": np.dtype("S1")}
@@ -112,27 +112,25 @@ class FileColumn:
             "as": "weights" if self.kind == "weights" else f"{self.kind}s",
             "batch": _COLUMN_BATCH,
             "longest": LONGEST_ID,
-            "slot_bytes": _COLUMN_BATCH * (LONGEST_ID + 4),
+            "most_bytes": _COLUMN_BATCH * (LONGEST_ID + 4),
         }
         values = []
-        with self.decoders.one() as decoder, shared_memory(str(self)) as memory:
+        with self.decoders.one() as decoder:
             for part in self.parts:
-                asked = wanted | part.wanted([self.name])
-                total = _rows_of((part,))
-                for offset, rows in read_column(decoder, part.place, memory, asked, part.head([self.name]), total):
-                    values.append(self._decoded(memory, offset, rows))
+                asked, head = wanted | part.wanted([self.name]), part.head([self.name])
+                for rows, data in read_column(decoder, part.place, asked, head, _rows_of((part,))):
+                    values.append(self._decoded(rows, data))
         return np.concatenate(values)
 
-    def _decoded(self, memory: FileBytes, offset: int, rows: int) -> Array:
-        if self.kind != "string":
-            numbers = np.empty(rows, self.dtype)
-            memory.fill(numbers, offset)
-            return numbers
-        lengths = np.empty(rows, "<i4")
-        memory.fill(lengths, offset)
-        text = np.empty(min(int(lengths.sum()), rows * LONGEST_ID), np.uint8)
-        memory.fill(text, offset + lengths.nbytes)
-        return joined(lengths, text.data, str(self))
+    def _decoded(self, rows: int, data: Array) -> Array:
+        strings = self.kind == "string"
+        fixed = rows * (4 if strings else self.dtype.itemsize)
+        lengths = data[:fixed].view("<i4") if strings and len(data) >= fixed else np.empty(0, "<i4")
+        if len(data) != fixed + int(lengths.sum()):
+            raise SnapshotError(
+                "malformed table", where=str(self), found=f"{len(data)} bytes", expected=f"{rows} values"
+            )
+        return joined(lengths, data[fixed:].data, str(self)) if strings else data.view(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -153,13 +151,12 @@ class FileRows:
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield blocks of the common size, whatever the files' own row groups and pages are."""
-        step, start = block_rows(self.width), 0
-        wanted = {"width": self.width, "batch": step}
+        shape, start = (block_rows(self.width), self.width), 0
         parts = (
             (part.place, part.wanted(self.columns), part.head(self.columns), _rows_of((part,))) for part in self.parts
         )
-        with self.decoders.one() as decoder, BlockMemory.make((step, self.width), self.dtype) as memory:
-            for block in stream_blocks(decoder, parts, memory, wanted):
+        with self.decoders.one() as decoder:
+            for block in read_blocks(decoder, parts, shape, self.dtype):
                 start += len(block)
                 yield start - len(block), block
                 del block

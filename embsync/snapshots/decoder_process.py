@@ -1,8 +1,8 @@
 """Parse tables in another process, which a malformed file may crash, and copy the decoded values.
 
-Nothing of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the
-open file, decodes batches into shared memory under its limits, and reports their positions. A decoder is kept after a
-pass, so that the next pass over the same side does not wait for libraries to load.
+Nothing of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the open file
+and a pipe, and writes decoded rows to it, under its limits. A decoder is kept after a pass, so that the next pass over
+the same side does not wait for libraries to load.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
 from embsync.processes import ChildProcess, describe_exit
@@ -104,24 +105,38 @@ class DecoderProcess:
         try:
             data = self._channel.recv(_LONGEST_MESSAGE)
         except TimeoutError:
-            raise SnapshotChanged(
-                "reading does not progress", where=where, found=f"nothing for {_PATIENCE_SECONDS} s"
-            ) from None
+            raise _stalled(where) from None
         except OSError:
             data = b""
         if not data:
             raise self._ended(where)
-        message: Message = json.loads(data)
+        try:
+            message: Message = dict(json.loads(data))
+        except (ValueError, TypeError):
+            raise _malformed(where, "an answer that is no message") from None
         if "refused" in message:
-            raise SnapshotError(message["refused"], where=where, found=message["found"], expected=message["expected"])
+            refused, found, expected = (message.get(key) for key in ("refused", "found", "expected"))
+            raise SnapshotError(str(refused), where=where, found=found, expected=expected)
         return message
 
-    def free(self, where: str, slot: int) -> None:
-        """Lend the decoder a slot to write to."""
-        try:
-            self._channel.send(json.dumps({"free": slot}).encode())
-        except OSError:
-            raise self._ended(where) from None
+    def receive(self, where: str, pipe: BinaryIO, view: memoryview) -> int:
+        """Fill a buffer from a pipe that the decoder writes to; return the bytes read, fewer where the pipe ends.
+
+        Raises
+        ------
+        SnapshotChanged
+            Nothing was written for a long time.
+        """
+        ready, done = select.poll(), 0
+        ready.register(pipe, select.POLLIN)
+        while done < len(view):
+            if not ready.poll(_PATIENCE_SECONDS * 1000):
+                raise _stalled(where)
+            got = os.readv(pipe.fileno(), [view[done:]])
+            if got == 0:
+                break
+            done += got
+        return done
 
     def _ended(self, where: str) -> SnapshotError:
         self._channel.close()
@@ -131,7 +146,15 @@ class DecoderProcess:
         if code == -signal.SIGKILL:  # not caused by the file: an administrator, or the kernel out of memory
             return SnapshotChanged("the decoder was killed", where=where)
         found = "a running decoder" if code == -signal.SIGXCPU else f"the decoder {describe_exit(code)}"
-        return SnapshotError("malformed table", where=where, found=found, expected="a file that can be decoded")
+        return _malformed(where, found)
+
+
+def _malformed(where: str, found: str) -> SnapshotError:
+    return SnapshotError("malformed table", where=where, found=found, expected="a file that can be decoded")
+
+
+def _stalled(where: str) -> SnapshotChanged:
+    return SnapshotChanged("reading does not progress", where=where, found=f"nothing for {_PATIENCE_SECONDS} s")
 
 
 class Decoders:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from embsync.ids import canonical
 from embsync.labels import KINDS, LONGEST, NAME, Kind, LabelColumn, LabelEncoder
 from embsync.snapshots.column_files import FileColumn, Part
 from embsync.snapshots.columns import Columns, choose_ids
-from embsync.snapshots.decoder_memory import read_column, shared_memory
+from embsync.snapshots.decoded_rows import read_column
 from embsync.snapshots.decoder_process import Decoders
-from embsync.snapshots.files import FileBytes, Place
+from embsync.snapshots.files import Place
 from embsync.snapshots.sides import ITEMS, IdentifiedSide
 
 #: Files of labels beside a snapshot's sides.
@@ -128,14 +128,14 @@ class FileLabels:
         missing = next((part for part in self.parts if name not in part.kinds), None)
         if missing is not None:
             raise _no_label(str(missing.place), name, list(missing.kinds))
-        wanted = {"as": "labels", "batch": _BATCH, "longest": LONGEST, "slot_bytes": _BATCH_BYTES}
+        wanted = {"as": "labels", "batch": _BATCH, "longest": LONGEST, "most_bytes": _BATCH_BYTES}
         encoder = None if known is None else LabelEncoder(name, known)
         empty = 0
-        with self.decoders.one() as decoder, shared_memory(f"{self.source}({name})") as memory:
+        with self.decoders.one() as decoder:
             for part in self.parts:
                 asked, total = wanted | part.wanted([name]), part.rows or 0
-                for offset, _ in read_column(decoder, part.place, memory, asked, part.head([name]), total):
-                    kind, values = _decoded(memory, offset)
+                for _, data in read_column(decoder, part.place, asked, part.head([name]), total):
+                    kind, values = json.loads(data.tobytes())
                     if kind is None and encoder is None:  # only nulls so far
                         empty += len(values)
                         continue
@@ -149,15 +149,6 @@ class FileLabels:
             encoder = LabelEncoder(name, "string")
             encoder.add([None] * empty)
         return encoder.column()
-
-
-def _decoded(memory: FileBytes, offset: int) -> tuple[str | None, list[Any]]:
-    length = np.empty(1, "<i8")
-    memory.fill(length, offset)
-    text = np.empty(min(max(int(length[0]), 0), _BATCH_BYTES), np.uint8)
-    memory.fill(text, offset + 8)
-    kind, values = json.loads(text.tobytes())
-    return kind, values
 
 
 def _kind(kind: str | None) -> Kind:

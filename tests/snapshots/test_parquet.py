@@ -19,7 +19,7 @@ from support.stores import next_line, running
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, UsageError
 from embsync.rows import block_rows
-from embsync.snapshots import decoder_memory, decoder_process, open_snapshot
+from embsync.snapshots import decoder_process, open_snapshot
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -387,9 +387,8 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
         open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40 - 1))
 
 
-def test_blocks_in_use_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block is a view of shared memory, and none is written again while it is held, however many are."""
-    monkeypatch.setattr(decoder_memory, "_MOST_SLOTS", 7)
+def test_blocks_in_use_are_not_overwritten(tmp_path: Path) -> None:
+    """None is written again while it is held, however many are, nor by the caller."""
     step = block_rows(900)
     rows = 10 * step + 5
     matrix = np.random.default_rng(1).standard_normal((rows, 900)).astype(np.float16)
@@ -403,6 +402,7 @@ def test_blocks_in_use_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.M
     assert len(held) == 11
     for start, block in held:
         np.testing.assert_array_equal(block, matrix[start : start + step])
+        assert not block.flags.writeable
     parts = [block[3:5] for _, block in side.blocks()]
     del held
     assert all(np.array_equal(part, matrix[n * step + 3 : n * step + 5]) for n, part in enumerate(parts))
