@@ -63,7 +63,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fill the marked places, and let links lead to files of the site."""
+    """Fill the marked places, let links lead to files of the site, and show no navigation beside the first page."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]
     markdown = rewrite_links(markdown, page.file.src_uri)
     return re.sub(r"<!-- generated: ([a-z-]+) -->", lambda found: MARKS[found[1]](), markdown)
 
