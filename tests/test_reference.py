@@ -15,6 +15,9 @@ from support.documents import ROOT, Document
 
 from embsync.config import Config
 from embsync.errors import EmbsyncError
+from embsync.manifest import Manifest
+from embsync.server.openapi import document
+from embsync.server.settings import Limits
 
 LOG_EVENTS = Document("docs/reference/log-events.md")
 #: Kinds of outcomes and entries, which name their events; their own tests say what each is.
@@ -85,3 +88,17 @@ def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any
     names = {row[0].strip("`") for row in rows}
     assert keys(msgspec.to_builtins(Config())) - {"checks"} <= names
     assert [row for row in rows if not all(row)] == []
+
+
+def test_every_field_of_the_http_interface_has_its_meaning() -> None:
+    """Requests, responses and the objects in them; the manifest has a page of its own."""
+    schemas = document(Limits())["components"]["schemas"]
+    of_manifest = set(msgspec.json.schema_components([Manifest])[1])
+    fields = {
+        f"{name}.{key}": field
+        for name, schema in schemas.items()
+        if name not in of_manifest
+        for key, field in schema["properties"].items()
+    }
+    assert len(fields) > 90
+    assert [name for name, field in fields.items() if not field.get("description")] == []

@@ -10,6 +10,7 @@ from msgspec import inspect
 from tables import code, table
 
 from embsync.config import SINK_KINDS, CheckLimits, Config
+from embsync.server.openapi import attributes
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤"}
@@ -32,18 +33,6 @@ def descriptions() -> dict[str, str]:
             found[".".join(path)] = key[3] or ""
         elif path and (more := re.match(r" +# (.*)$", line)):
             found[".".join(path)] += f" {more[1]}"
-    return found
-
-
-def attributes(kind: type) -> dict[str, str]:
-    """Return the descriptions of a numpydoc section of attributes, by name."""
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in (kind.__doc__ or "").partition("----------\n")[2].splitlines():
-        if head := re.match(r"    (\w+(?:, \w+)*) : ", line):
-            names = head[1].split(", ")
-        for name in names if line.startswith(" " * 8) else []:
-            found[name] = f"{found.get(name, '')} {line.strip()}".strip().replace("``", "`")
     return found
 
 
@@ -103,7 +92,7 @@ def configuration() -> str:
         else:
             top.append((code(field.name), words(field.type), default(field), described[field.name]))
     for name, kind in SINK_KINDS.items():
-        texts = {**attributes(kind.__mro__[1]), **attributes(kind), "name": "in file names, metrics and messages"}
+        texts = {**attributes(kind.__mro__[1].__doc__), **attributes(kind.__doc__), "name": "in file names, metrics and messages"}
         about = kind.__doc__.partition("\n")[0]
         parts.append(f"## Sinks of kind {name}\n\n{about}\n\n{_table(rows(kind, '', texts))}")
     return "\n\n".join([*parts, f"## Other keys\n\n{_table(top)}"])

@@ -1,5 +1,7 @@
 """The HTTP interface, from the OpenAPI document."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +19,24 @@ def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _kind(schema: dict[str, Any]) -> str:
     """Return a type in words."""
-    schema = _resolved(schema)
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     if "enum" in schema:
         return " or ".join(code(value) for value in schema["enum"])
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(map(_kind, schema["anyOf"])))
+        kinds = dict.fromkeys(map(_kind, schema["anyOf"]))
+        return " or ".join(sorted(kinds, key=lambda kind: kind == "null"))
+    if schema.get("additionalProperties"):
+        return f"object of {_inner(schema['additionalProperties'])}"
     if schema.get("type") == "array" and schema.get("items"):
-        return f"array of {_kind(schema['items'])}"
+        return f"array of {_inner(schema['items'])}"
     return str(schema.get("type", "any"))
+
+
+def _inner(schema: dict[str, Any]) -> str:
+    kind = _kind(schema)
+    return f"({kind})" if " or " in kind else kind
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -50,7 +62,7 @@ def endpoints() -> str:
             for method, path, operation in _operations()
         ),
     )
-    parts = ["## Operations", summaries]
+    parts, queue = ["## Operations", summaries], []
     for method, path, operation in _operations():
         if method == "POST":
             request = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -58,7 +70,18 @@ def endpoints() -> str:
             parts += [f"## {path}", f"{operation['summary']}."]
             parts += ["The request has these fields:", table("field | type | meaning", _fields(request))]
             parts += ["The response has these:", table("field | type | meaning", _fields(reply))]
+            queue += [name for name in _objects(request) + _objects(reply) if name not in queue]
+    parts.append("## Objects")
+    for name in queue:  # grows
+        schema = DOCUMENT["components"]["schemas"][name]
+        parts += [f"### {name}", schema["description"].replace("``", "`"), table("field | type | meaning", _fields(schema))]
+        queue += [inner for inner in _objects(schema) if inner not in queue]
     return "\n\n".join(parts)
+
+
+def _objects(schema: dict[str, Any]) -> list[str]:
+    """Return the names of the objects among the values of an object's fields."""
+    return re.findall(r'"#/components/schemas/(\w+)"', json.dumps(_resolved(schema).get("properties", {})))
 
 
 def failures() -> str:

@@ -3,11 +3,12 @@
 import inspect as inspection
 from collections.abc import Iterator
 
-from configuration import attributes, words
+from configuration import words
 from msgspec import inspect
 from tables import code, table
 
 from embsync.manifest import Manifest
+from embsync.server.openapi import attributes
 
 STRUCTURES = (inspect.StructType, inspect.DataclassType)
 
@@ -48,8 +49,8 @@ def manifest_fields() -> str:
         seen.add(kind)
         fields = inspect.type_info(kind).fields
         queue += [inner for field in fields for inner in _structures(field.type)]
-        texts = attributes(kind)
-        lines = [(code(field.name), _words(field.type), texts.get(field.name, "")) for field in fields]
+        texts = attributes(kind.__doc__ or "")
+        lines = [(code(field.name), _words(field.type), texts.get(field.name, "").replace("``", "`")) for field in fields]
         header = "field | type | meaning" if any(line[2] for line in lines) else "field | type"
         lines = lines if header.count("|") == 2 else [line[:2] for line in lines]
         parts.append(f"## {kind.__name__}\n\n{_described(kind)}\n\n{table(header, lines)}")

@@ -35,8 +35,9 @@ class MovedRow:
     Attributes
     ----------
     id : int or str
+        The id.
     cosine : float
-        Between its vectors in the two versions.
+        The cosine between its vectors in the two versions.
     norm_ratio : float
         Its length in the later version over that in the earlier one.
     labels : dict
@@ -55,17 +56,30 @@ class SideDiff:
 
     Attributes
     ----------
-    live_before, live_after, new, gone, common : int
-        Live ids of each version, of the later one alone, of the earlier one alone, and of both.
-    new_ids, gone_ids : list of int or str
-        The first ones, ascending.
-    cosine, cosine_p05 : float or None
-        Mean and fifth percentile of the cosine between an id's two vectors; None in different spaces, or without ids
-        in both.
+    live_before : int
+        Live ids of the earlier version.
+    live_after : int
+        Live ids of the later version.
+    new : int
+        Ids that are live in the later version only.
+    gone : int
+        Ids that are live in the earlier version only.
+    common : int
+        Ids that are live in both.
+    new_ids : list of int or str
+        The first of the new ids, ascending.
+    gone_ids : list of int or str
+        The first of the ids that are gone, ascending.
+    cosine : float or None
+        Mean cosine between an id's two vectors; None in different spaces, or without ids in both.
+    cosine_p05 : float or None
+        Fifth percentile of that cosine.
     moved_most : list of MovedRow
-        Lowest cosines first; empty where ``cosine`` is None.
-    new_labels, gone_labels : list of dict
-        The labels of each of ``new_ids`` in the later version, and of ``gone_ids`` in the earlier one; empty for users.
+        The ids with the lowest cosines, lowest first; empty where ``cosine`` is None.
+    new_labels : list of dict
+        The labels of each of ``new_ids`` in the later version; empty for users.
+    gone_labels : list of dict
+        The labels of each of ``gone_ids`` in the earlier version; empty for users.
     """
 
     live_before: int
@@ -84,7 +98,17 @@ class SideDiff:
 
 @dataclass(frozen=True)
 class ChangedLabel:
-    """The values of a label in two versions, for an item live in both."""
+    """The values of a label in two versions, for an item live in both.
+
+    Attributes
+    ----------
+    id : int or str
+        The id of the item.
+    before : str, int, float, bool, list of str or None
+        Its value in the earlier version.
+    after : str, int, float, bool, list of str or None
+        Its value in the later version.
+    """
 
     id: int | str
     before: Value
@@ -98,8 +122,11 @@ class LabelDiff:
     Attributes
     ----------
     name : str
-    kind_before, kind_after : str or None
-        None in a version without the label: its items then have no values.
+        The name of the label.
+    kind_before : str or None
+        Its type in the earlier version; None if that has no such label, and its items no values.
+    kind_after : str or None
+        Its type in the later version, likewise.
     changed : int
         Items live in both versions whose values differ; if the kind has changed, all values do.
     examples : list of ChangedLabel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import msgspec
@@ -65,6 +67,8 @@ def document(limits: Limits) -> dict[str, Any]:
     types.append(ErrorReply)
     found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas = dict(zip(map(str, types), found, strict=True))
+    for component in components.values():
+        _describe_fields(component)
     for query in QUERIES:
         for field in components[query.request.__name__]["properties"].values():
             _describe_default(field)
@@ -82,6 +86,29 @@ def document(limits: Limits) -> dict[str, Any]:
         "x-limits": msgspec.structs.asdict(limits),
         "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """Return the descriptions of a numpydoc section of attributes, by name."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(docstring).partition("----------\n")[2].splitlines():
+        if head := re.match(r"(\w+(?:, \w+)*) : ", line):
+            names = head[1].split(", ")
+        for name in names if line.startswith("    ") else []:
+            found[name] = f"{found.get(name, '')} {line.strip()}".strip()
+    return found
+
+
+def _describe_fields(component: dict[str, Any]) -> None:
+    """Move the attributes of a class from its description to its fields."""
+    text = component.pop("description", "")
+    if described := inspect.cleandoc(text).partition("\n\nAttributes\n")[0]:
+        component["description"] = described
+    found = attributes(text)
+    for name, field in component.get("properties", {}).items():
+        if name in found:
+            field.setdefault("description", re.sub(r"\bNone\b", "null", found[name]))
 
 
 def _describe_default(field: dict[str, Any]) -> None:
