@@ -52,6 +52,7 @@ def follow(pull: Pull, interval: float) -> int:
                 notify("WATCHDOG=1", f"STATUS={reported.get('failed') or reported.get('held') or 'following'}")
                 requests.wake.wait(min(left, watchdog))
                 requests.wake.clear()
+        notify("STOPPING=1")
     log(logging.INFO, "stopped", work_ended=False)
     return 0
 
@@ -66,6 +67,8 @@ def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
     while not found.done() and not requests.stop:
         requests.wake.wait()
         requests.wake.clear()
+    if requests.stop:
+        notify("STOPPING=1")
     try:
         return found.result(_STOP_SECONDS)
     except TimeoutError:

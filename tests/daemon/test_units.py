@@ -9,13 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from daemons import Place, eventually
 from support.nights import night, write_npy
+from support.units import listening
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
@@ -142,29 +141,6 @@ def test_the_watchdog_is_notified_while_a_command_runs(place: Place) -> None:
                 eventually(lambda: "WATCHDOG=1" in drain(channel))
                 assert "store.on_publish" in place.status()["doing"]
             gate.touch()
-
-
-@contextlib.contextmanager
-def listening(address: Path) -> Iterator[list[str]]:
-    """Collect a manager's messages as they arrive: the kernel keeps ten and drops the rest."""
-    told: list[str] = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(address))
-        channel.settimeout(0.1)
-        ended = threading.Event()
-
-        def listen() -> None:
-            while not ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    told.append(channel.recv(4096).decode())
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        try:
-            yield told
-        finally:
-            ended.set()
-            thread.join()
 
 
 def drain(channel: socket.socket) -> list[str]:

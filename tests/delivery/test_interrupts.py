@@ -20,8 +20,8 @@ import pytest
 from contract import Stores, deliver, pinned
 from servers import BUCKET, S3Server
 from support.stores import assert_intact
-from support.units import exit_code_in_time
-from support.waiting import PATIENCE
+from support.units import exit_code_in_time, listening
+from support.waiting import PATIENCE, eventually
 
 from embsync.config import ObjectStoreConfig
 from embsync.delivery.endpoints import open_objects
@@ -194,14 +194,19 @@ def test_a_switch_that_has_begun_is_completed_first() -> None:
     assert (done.returncode, done.stdout) == (7, "complete\n")
 
 
-def test_a_follower_ends_in_a_transfer(line: Line, rclone_server: S3Server) -> None:
-    """Before systemd would kill it, with exit code 0; the log says that work was ended."""
+def test_a_follower_ends_in_a_transfer(
+    line: Line, rclone_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before systemd would kill it, which learns that it stops; exit code 0, and the log says that work was ended."""
     line.complete("push")
-    with at_work(line, rclone_server, "pull", "--follow", "--json") as process:
+    address = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    with listening(address) as messages, at_work(line, rclone_server, "pull", "--follow", "--json") as process:
         process.send_signal(signal.SIGTERM)
         assert exit_code_in_time(process, "embsync-pull@.service") == 0
         assert process.stderr is not None
         last = json.loads(process.stderr.read().splitlines()[-1])
+        eventually(lambda: "STOPPING=1" in messages)
     assert (last["event"], last["work_ended"]) == ("stopped", True)
     assert line.current("pull") == 2
     line.complete("pull")

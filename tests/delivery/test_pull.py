@@ -19,7 +19,7 @@ from support.disk import mounted
 from support.nights import configured, night
 from support.parts import in_parts
 from support.stores import AT_REST, assert_at_rest, assert_intact, snapshot_of, sync
-from support.units import exit_code_in_time
+from support.units import exit_code_in_time, listening
 from support.waiting import eventually
 
 import embsync
@@ -449,12 +449,18 @@ def test_a_full_disk_leaves_the_current_version(mirror: Mirror) -> None:
 
 
 @pytest.mark.long
-def test_pull_follow_pulls_each_version_until_stopped(mirror: Mirror) -> None:
+def test_pull_follow_pulls_each_version_until_stopped(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three publishes and a rollback there; a local rollback and a hold stay; SIGTERM ends it with exit code 0."""
     command = [sys.executable, "-m", "embsync", "pull", mirror.config.url, "--store", str(mirror.copy), "--json"]
-    with subprocess.Popen(
-        [*command, "--follow", "--interval", "0.1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    command += ["--follow", "--interval", "0.1"]
+    address = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    with (
+        listening(address) as messages,
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process,
+    ):
         try:
             arrive(mirror, 1)
             for number in (2, 3):
@@ -475,6 +481,7 @@ def test_pull_follow_pulls_each_version_until_stopped(mirror: Mirror) -> None:
             arrive(mirror, 5)
             process.send_signal(signal.SIGTERM)
             assert exit_code_in_time(process, "embsync-pull@.service") == 0
+            eventually(lambda: "STOPPING=1" in messages)
         finally:
             process.kill()
     assert assert_intact(mirror.copy) == 5

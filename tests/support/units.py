@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
@@ -29,3 +33,26 @@ def exit_code_in_time(process: subprocess.Popen[str], unit: str) -> int:
             return code
         time.sleep(_LOOK_SECONDS)
     raise AssertionError(f"still there after TimeoutStopSec of {unit}")
+
+
+@contextlib.contextmanager
+def listening(address: Path) -> Iterator[list[str]]:
+    """Collect a manager's messages as they arrive: the kernel keeps ten and drops the rest."""
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.settimeout(0.1)
+        ended = threading.Event()
+
+        def listen() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    told.append(channel.recv(4096).decode())
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield told
+        finally:
+            ended.set()
+            thread.join()
