@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -47,10 +47,10 @@ class Figures:
     started: float
 
 
-def write(store: Store, figures: Figures) -> None:
-    """Replace the file."""
+def write(store: Store, figures: Figures, require: Callable[[], None]) -> None:
+    """Replace the file, unless ``require`` raises because the store is another one by now."""
     with storage_errors(store.root):
-        replace_file(store.root / METRICS, render(figures).encode())
+        replace_file(store.root / METRICS, render(figures).encode(), require)
 
 
 def render(figures: Figures) -> str:

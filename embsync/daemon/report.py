@@ -69,7 +69,7 @@ class StatusWriter:
         ----------
         now : DaemonState
         require : callable
-            Called before each file is written; raises if the store is another one by now.
+            Called before each file is replaced; raises if the store is another one by now.
 
         Raises
         ------
@@ -105,9 +105,7 @@ class StatusWriter:
         manifest = self._current()
         wall = time.time()
         document = self._status(now, manifest, wall)
-        require()
-        status.write(self._store, document)
-        require()
+        status.write(self._store, document, require)
         metrics.write(
             self._store,
             metrics.Figures(
@@ -120,6 +118,7 @@ class StatusWriter:
                 now.scanner.scanned,
                 self._started,
             ),
+            require,
         )
 
     def _read_journal(self) -> None:

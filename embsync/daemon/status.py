@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -112,8 +113,8 @@ def at(seconds: float | None) -> str | None:
     return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def write(store: Store, status: Status) -> None:
-    """Replace the file.
+def write(store: Store, status: Status, require: Callable[[], None]) -> None:
+    """Replace the file, unless ``require`` raises because the store is another one by now.
 
     Raises
     ------
@@ -121,7 +122,8 @@ def write(store: Store, status: Status) -> None:
         The store cannot be written.
     """
     with storage_errors(store.root):
-        replace_file(store.root / layout.STATUS, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
+        replace_file(store.root / layout.STATUS, text, require)
 
 
 def is_running(store: Store) -> bool:

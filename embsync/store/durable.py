@@ -203,12 +203,18 @@ def _replacement(path: Path) -> Iterator[int]:
     sync_directory(path.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a small file atomically: write a temporary file, sync, read it back, rename it, sync the directory."""
+def replace_file(path: Path, data: bytes, require: Callable[[], None] | None = None) -> None:
+    """Replace a small file atomically: write a temporary file, sync, read it back, rename it, sync the directory.
+
+    ``require`` raises if the directory is the wrong one by now. It is called when the temporary file exists, without
+    which no rename succeeds: a directory that took the place of another is never written to.
+    """
     with _replacement(path) as descriptor:
         _write_all(descriptor, data)
         os.fsync(descriptor)
         _require_contents(descriptor, 0, data, path)
+        if require is not None:
+            require()
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -11,14 +11,21 @@ from support.nights import night, write_npy
 from support.stores import assert_intact
 
 from embsync.pipeline.on_publish import note, pending_version, run_on_publish
+from embsync.processes import ChildProcess
 
 STATUS_WHILE_RUNNING = "store.on_publish for version"
 
 
-def test_a_slow_command_is_killed_with_its_child_processes(place: Place) -> None:
+def test_a_slow_command_is_killed_with_its_child_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit holds for what the shell started too; that it did not end well is noted, and not run again."""
     publish(place, 1)
-    started = place.file.parent / "started"
+    started, wait = place.file.parent / "started", ChildProcess.wait
+
+    def wait_once_started(process: ChildProcess, seconds: float | None = None) -> int | None:
+        eventually(lambda: started.exists() and started.read_text().strip())
+        return wait(process, seconds)
+
+    monkeypatch.setattr(ChildProcess, "wait", wait_once_started)
     told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
     assert told == "store.on_publish took longer than 0.5 s and was ended"
     eventually(lambda: not running(int(started.read_text())))

@@ -23,9 +23,10 @@ from support.stores import assert_intact
 
 from embsync.config import Config, WatchConfig
 from embsync.daemon.job import Job
-from embsync.daemon.ownership import StoreLostError
+from embsync.daemon.ownership import StoreLostError, only_daemon
 from embsync.daemon.report import DaemonState, StatusWriter
 from embsync.daemon.worker import Worker
+from embsync.errors import StoreError
 from embsync.store import Store
 from embsync.watching.scanner import Scanner
 
@@ -154,21 +155,31 @@ def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> No
             place.wait_for(2)
 
 
-def test_each_report_is_written_only_to_the_store_that_was_locked(tmp_path: Path) -> None:
-    """It may be replaced between two of them: the second goes nowhere."""
+@pytest.mark.parametrize("report", [1, 2])
+@pytest.mark.parametrize("moment", ["before the check", "after it"])
+def test_each_report_is_written_only_to_the_store_that_was_locked(tmp_path: Path, report: int, moment: str) -> None:
+    """It may be replaced at any moment of the first or the second: nothing is left in what took its place."""
     store = Store(tmp_path / "store")
     store.create()
     scanner = Scanner(Config(watch=WatchConfig(path=tmp_path)), store, lambda: None)
-    asked = itertools.count(1)
+    checks = itertools.count(1)
 
-    def require() -> None:
-        if next(asked) == 2:
-            raise StoreLostError("replaced")
+    def replaced() -> None:
+        store.root.rename(tmp_path / "other")
+        store.root.mkdir()
 
-    with contextlib.closing(scanner), pytest.raises(StoreLostError):
-        StatusWriter(store).write(DaemonState("idle", "idle", scanner), require)
-    assert (store.root / "status.json").exists()
-    assert not (store.root / "metrics.prom").exists()
+    with contextlib.closing(scanner), only_daemon(store) as ownership:
+
+        def require() -> None:
+            steps = [replaced, ownership.require] if moment == "before the check" else [ownership.require, replaced]
+            for step in steps if next(checks) == report else [ownership.require]:
+                step()
+
+        with pytest.raises(StoreLostError if moment == "before the check" else StoreError):
+            StatusWriter(store).write(DaemonState("idle", "idle", scanner), require)
+    assert list(store.root.iterdir()) == []
+    assert (tmp_path / "other/status.json").exists() == (report == 2)
+    assert not (tmp_path / "other/metrics.prom").exists()
 
 
 def test_the_queue_survives_trouble_with_the_store(place: Place) -> None:
