@@ -46,8 +46,6 @@ def totals_of(width: int) -> Work:
                 zero_rows += len(exact) - int(np.count_nonzero(exact.any(axis=1)))
             rows += len(block)
             digest += row_sums(ids, block)
-        if problem is None and not np.isfinite(np.trace(gram)):
-            problem = "values whose squares overflow"
         yield _totals(problem, rows, zero_rows, gram, digest)
 
     return work
@@ -64,7 +62,8 @@ def sum_totals(width: int) -> Work:
             for row in batch.to_pylist():
                 problem = problem or row["problem"]
                 rows, zero_rows = rows + row["rows"], zero_rows + row["zero_rows"]
-                gram += np.frombuffer(row["matrix"]).reshape(width, width)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    gram += np.frombuffer(row["matrix"]).reshape(width, width)
                 digest += np.frombuffer(row["digest"], np.uint64)
         yield _totals(problem, rows, zero_rows, gram, digest)
 
@@ -72,6 +71,8 @@ def sum_totals(width: int) -> Work:
 
 
 def _totals(problem: str | None, rows: int, zero_rows: int, matrix: Float64, digest: Array) -> Any:
+    if problem is None and not np.isfinite(np.trace(matrix)):
+        problem = "values whose squares overflow"
     return pa.record_batch(
         {
             "problem": pa.array([problem], pa.string()),

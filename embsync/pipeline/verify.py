@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from embsync.reader.side import Side
 from embsync.rows import as_slice
 from embsync.snapshots import SideDigest, SnapshotSide, fingerprints_of, is_earlier, open_snapshot
 from embsync.store import Store
+
+#: Bytes of vectors that are read from part files at once.
+_READ_AT_ONCE = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -128,17 +132,39 @@ def _wrong_rows(version: Version) -> list[str]:
 
 
 class _WrittenRows:
-    """Published vectors in the order of a snapshot's rows."""
+    """Published vectors in the order of a snapshot's rows; safe to use from several threads.
+
+    Of part files, rows in another order are read for many blocks at once, as nearly every row group has some of each
+    block: 1 million rows x 64 in random order took 54 seconds block by block.
+    """
 
     def __init__(self, vectors: Float32, rows: Array) -> None:
         self._vectors = vectors
         self._rows = rows
+        self._step = max(1, _READ_AT_ONCE // (4 * vectors.shape[1]))
+        self._read: dict[int, Array] = {}
+        self._lock = threading.Lock()
 
     def __getitem__(self, part: slice) -> Array:
         rows = self._rows[part]
-        found: Array = np.array(self._vectors[as_slice(rows)])
+        places = as_slice(rows)
+        if isinstance(self._vectors, np.ndarray) or isinstance(places, slice):
+            found: Array = np.array(self._vectors[places])
+        else:
+            steps = range(part.start // self._step, (part.start + len(rows) - 1) // self._step + 1)
+            read = np.concatenate([self._at_once(step) for step in steps])
+            found = read[part.start - steps[0] * self._step :][: len(rows)]
         found[rows < 0] = np.nan
         return found
+
+    def _at_once(self, step: int) -> Array:
+        with self._lock:
+            if step not in self._read:
+                while len(self._read) > 1:  # two, since blocks are read side by side
+                    del self._read[min(self._read)]
+                start = step * self._step
+                self._read[step] = self._vectors[self._rows[start : start + self._step]]
+            return self._read[step]
 
 
 def _recompute(version: Version, path: Path, config: Config, progress: Progress) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from embsync.dtypes import Float32
 from embsync.engines.local import LocalTable
 from embsync.engines.part_writer import PartWriter
 from embsync.engines.statistics import quantiles
+from embsync.errors import SnapshotError
+from embsync.pipeline.table_run import TableInput
 
 
 @pytest.fixture(params=["integers float32", "strings float32", "integers float64"])
@@ -44,6 +47,60 @@ def test_the_second_pass_does_not_depend_on_partitions(world: laws.World, output
         return LocalTable(**{**vars(table), "outputs": outputs})
 
     laws.the_second_pass_writes_and_measures_the_same(make, world, tmp_path)
+
+
+def test_zero_rows_are_those_without_any_other_value() -> None:
+    """A row with some zeros is none, nor is one of negative values."""
+    vectors = np.array([[0, 0, 0], [0, 1, 0], [-1, -2, 0], [0, 0, 0], [-0.0, 0, 0], [1, 1, 1]], np.float32)
+    assert LocalTable.of("users", np.arange(6), vectors).totals().zero_rows == 3
+
+
+def test_files_of_other_attempts_do_not_count(tmp_path: Path) -> None:
+    """What a failed or repeated attempt left in the directory is in no sum, count or row."""
+    world = laws.World(strings=False, dtype="float32")
+    side, parent = world.sides(partial(LocalTable.of, "users"))
+    side.write(parent, world.mapping, tmp_path)
+    left = set(tmp_path.iterdir())
+    laws.the_second_pass_writes_and_measures_the_same(partial(LocalTable.of, "users"), world, tmp_path)
+    assert left < set(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("of_parent", [False, True])
+def test_an_id_that_is_repeated_only_in_the_second_pass_is_noticed(of_parent: bool, tmp_path: Path) -> None:
+    """A snapshot that changed between the passes is not written, nor is a parent's row twice."""
+    world = laws.World(strings=False, dtype="float32")
+    world.ids[7] = world.ids[8]
+    if of_parent:
+        world = laws.World(strings=False, dtype="float32")
+        world.parent_ids[7] = world.parent_ids[8]
+    side, parent = world.sides(partial(LocalTable.of, "users"))
+    with pytest.raises(ValueError, match="an id is repeated"):
+        side.write(parent, world.mapping, tmp_path)
+
+
+def test_rows_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    """By the sums of the first pass if their squares overflow, by those of the second if the mapped rows do."""
+    world = laws.World(strings=False, dtype="float64")
+    with pytest.raises(SnapshotError, match="squares overflow"):
+        LocalTable.of("users", world.ids, world.vectors * 1e200).totals()
+    with pytest.raises(SnapshotError, match="do not fit float32"):
+        LocalTable.of("users", world.ids, world.vectors * 1e50).write(None, world.mapping, tmp_path)
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-9])
+def test_an_ill_conditioned_side_is_passed_over_again(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The triangular factor is that of the rows if their Gram matrix does not give it, and costs no pass otherwise."""
+    world = laws.World(strings=False, dtype="float64")
+    world.vectors[:, 1] = world.vectors[:, 0] + apart * world.vectors[:, 1]
+    table, asked = LocalTable.of("users", world.ids, world.vectors), []
+    exactly = LocalTable.triangle
+    monkeypatch.setattr(LocalTable, "triangle", lambda self: (asked.append(self), exactly(self))[1])
+    taken = table.take(world.ids[:3])
+    fitted = TableInput(table, table.totals(), taken, None, 1.0, np.arange(3))
+    factor = fitted.factor(fitted.sums(1).gram)
+    expected = np.linalg.svd(world.vectors, compute_uv=False)
+    np.testing.assert_allclose(np.linalg.svd(factor, compute_uv=False), expected, rtol=1e-6)
+    assert len(asked) == (apart < 1)
 
 
 @pytest.mark.parametrize("kind", laws.DAMAGE)
@@ -95,6 +152,19 @@ def test_part_files_are_those_of_the_store_format(strings: bool, count: int, tmp
     assert [str(table["id"][end].as_py()) for end in (0, -1)] == [described["first"], described["last"]]
     np.testing.assert_array_equal(table["vector"].combine_chunks().flatten().to_numpy().reshape(count, width), vectors)
     assert described["sha256"] == hashlib.sha256((tmp_path / "part").read_bytes()).hexdigest()
+
+
+def test_a_part_file_that_does_not_read_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk returns other bytes than were written, the task fails."""
+
+    def faulty(descriptor: int) -> None:
+        os.pwrite(descriptor, b"x", 40)
+
+    writer = PartWriter(str(tmp_path), "part", 8, strings=False)
+    writer.add(np.arange(9), np.ones((9, 8), np.float32), np.ones(9, np.int64))
+    monkeypatch.setattr(os, "fsync", faulty)
+    with pytest.raises(OSError, match="does not read back as it was written"):
+        writer.finish()
 
 
 def test_pages_of_part_files_have_checksums(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.nights import night
 
 from embsync.cli.main import run
 from embsync.config import AnchorsConfig, Config, EngineConfig, IndexConfig, SpaceConfig, StoreConfig
-from embsync.errors import SnapshotError, UsageError
+from embsync.errors import SnapshotError, StoreDamaged, UsageError
 from embsync.store import Store
 
 pytestmark = [
@@ -55,7 +55,7 @@ def test_nights_are_the_same_by_both_engines(by_spark: Config, tmp_path: Path) -
     """Records, rows, anchors and neighbours of a first version, and of one that carries rows."""
     stores = Stores(tmp_path / "local", tmp_path / "spark")
     for number in (1, 2):
-        path = snapshot(tmp_path, number)
+        path = snapshot(tmp_path / "a [1]*{b}", number)
         local = nights.publish(stores.local, path, LOCAL)
         spark = nights.publish(stores.spark, path, by_spark)
         assert nights.differences(local, spark) == []
@@ -68,7 +68,10 @@ def test_nights_are_the_same_by_both_engines(by_spark: Config, tmp_path: Path) -
 
 
 def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: Path) -> None:
-    """A version in arrays, then one by Spark, is the same as two by the local engine; the reverse is refused."""
+    """A version in arrays, then one by Spark, is the same as two by the local engine; the reverse is refused.
+
+    So is a parent's part file in which one bit is wrong, by either.
+    """
     stores = Stores(tmp_path / "local", tmp_path / "spark")
     first, second, third = (snapshot(tmp_path, number) for number in (1, 2, 3))
     for store in (stores.local, stores.spark):
@@ -78,6 +81,13 @@ def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: 
     nights.require_same_users(stores.local, stores.spark, 2)
     with pytest.raises(UsageError, match="--engine spark"):
         nights.publish(stores.spark, third, LOCAL)
+    part = stores.spark / "versions/000002/users/part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.unlink()
+    part.write_bytes(data)
+    with pytest.raises(StoreDamaged, match="part-00000"):
+        nights.publish(stores.spark, third, by_spark)
     assert Store(stores.spark).numbers() == [1, 2]
 
 

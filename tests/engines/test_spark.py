@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from engines import laws
+from numpy.testing import assert_array_equal
+
+from embsync.config import EngineConfig
+from embsync.ids import hash_ids, sample
 
 pytestmark = [
     pytest.mark.long,
@@ -48,6 +55,52 @@ def test_the_first_pass_is_that_of_rows_held_here(spark: Any, world: laws.World)
 def test_the_second_pass_is_that_of_rows_held_here(spark: Any, world: laws.World, tmp_path: Path) -> None:
     """Rows, residual, drift and counts."""
     laws.the_second_pass_writes_and_measures_the_same(maker(spark), world, tmp_path)
+
+
+def test_ids_whose_hashes_are_all_high_are_sampled_as_well(spark: Any) -> None:
+    """If too few are below the bound that was computed for the number of rows, the bound is given up."""
+    pool = np.arange(20_000)
+    ids = np.sort(pool[np.argsort(hash_ids(pool))[-900:]])
+    side = maker(spark)(ids, np.ones((len(ids), 2), np.float32))
+    assert_array_equal(side.sample_ids(50), np.sort(ids[sample(ids, 50)]))
+
+
+def test_settings_and_partitions_reach_spark(spark: Any, spark_config: EngineConfig) -> None:
+    """Those of ``engine.conf``, as Spark spells them, beside those of a session on this machine."""
+    for name, value in spark_config.conf.items():
+        assert spark.conf.get(name) == str(value), name
+    assert spark.conf.get("spark.ui.enabled") == "false"
+
+
+def test_an_error_ends_the_jobs_that_run(spark_config: EngineConfig, tmp_path: Path) -> None:
+    """Whoever stops a run does not leave a job behind; what Spark keeps running serves the next run."""
+    from embsync.engines.spark.session import running_session
+
+    marker, ended = tmp_path / "begun", threading.Event()
+
+    def hang(batches: Any) -> Any:
+        marker.touch()
+        while True:
+            time.sleep(0.1)
+            yield from ()
+
+    def count(session: Any) -> None:
+        with contextlib.suppress(Exception):
+            session.range(1).mapInArrow(hang, "id long").count()
+        ended.set()
+
+    def stopped() -> None:
+        with running_session(spark_config) as session:
+            threading.Thread(target=count, args=(session,), daemon=True).start()
+            while not marker.exists():
+                time.sleep(0.02)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stopped()
+    assert ended.wait(60)
+    with running_session(spark_config) as again:
+        assert again.range(3).count() == 3
 
 
 def test_damaged_rows_are_refused_by_id(spark: Any) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,9 +31,12 @@ import embsync
 from embsync.cli.main import run
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.ids import positions_in
+from embsync.pipeline.verify import _WrittenRows
 from embsync.reader import Version
+from embsync.reader.columns import PartColumn
 from embsync.store import Store
 from embsync.store.part_files import PartTable, _Recent
+from embsync.store.row_groups import RowGroups
 
 SIZES = {"items": 40, "users": 60, "width": 4}
 PART = "users/part-00001.parquet"
@@ -360,6 +364,26 @@ def large(four_files: tuple[Path, Any, Any, Any]) -> tuple[PartTable, Any, Any]:
     """A table that has read nothing yet, its ids and its vectors."""
     path, manifest, ids, vectors = four_files
     return PartTable(path, manifest), ids, vectors
+
+
+def test_rows_in_any_order_are_verified_in_few_passes(
+    large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks asked for by several threads are those of the rows; row groups are read per 25,000 rows, not per block."""
+    table, ids, vectors = large
+    monkeypatch.setattr("embsync.pipeline.verify._READ_AT_ONCE", 25_000 * 64)
+    rows = np.random.default_rng(1).permutation(len(ids))
+    rows[77_000] = -1
+    read, plain = [], RowGroups.read
+    monkeypatch.setattr(RowGroups, "read", lambda *arguments: (read.append(1), plain(*arguments))[1])
+    written = _WrittenRows(PartColumn(table, "vector"), rows)
+    parts = [slice(start, min(start + 900, len(ids))) for start in range(0, len(ids), 900)]
+    with ThreadPoolExecutor(3) as pool:
+        found = np.concatenate(list(pool.map(written.__getitem__, parts)))
+    assert np.isnan(found[77_000]).all()
+    found[77_000] = vectors[-1]
+    np.testing.assert_array_equal(found, vectors[rows])
+    assert len(read) <= 600  # 400 unless a thread is overtaken by two others
 
 
 def descriptors() -> int:
