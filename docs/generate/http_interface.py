@@ -62,7 +62,8 @@ def endpoints() -> str:
             for method, path, operation in _operations()
         ),
     )
-    parts, queue = ["## Operations", summaries], []
+    parts = ["## Operations", summaries]
+    queue: dict[str, None] = {}
     for method, path, operation in _operations():
         if method == "POST":
             request = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -70,12 +71,14 @@ def endpoints() -> str:
             parts += [f"## {path}", f"{operation['summary']}."]
             parts += ["The request has these fields:", table("field | type | meaning", _fields(request))]
             parts += ["The response has these:", table("field | type | meaning", _fields(reply))]
-            queue += [name for name in _objects(request) + _objects(reply) if name not in queue]
+            queue |= dict.fromkeys(_objects(request) + _objects(reply))
     parts.append("## Objects")
-    for name in queue:  # grows
+    seen: list[str] = []
+    while rest := [name for name in queue if name not in seen]:
+        seen.append(name := rest[0])
         schema = DOCUMENT["components"]["schemas"][name]
         parts += [f"### {name}", schema["description"].replace("``", "`"), table("field | type | meaning", _fields(schema))]
-        queue += [inner for inner in _objects(schema) if inner not in queue]
+        queue |= dict.fromkeys(_objects(schema))
     return "\n\n".join(parts)
 
 

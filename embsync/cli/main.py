@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 import embsync
+from embsync.cli.guesses import meant
 from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
 from embsync.invocation import Invocation, set_invocation
 
@@ -116,7 +117,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         what = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
-        click.echo(f"embsync: {what.rstrip('.')}{_usage(error)}", err=True)
+        click.echo(f"embsync: {what.rstrip('.')}{_usage(error, present.program, shared['arguments'])}", err=True)
         return 2
     except click.exceptions.Abort:
         return _INTERRUPTED
@@ -146,14 +147,17 @@ def _unexpected(error: Exception) -> tuple[str, int]:
 def _nearest_option(given: str, context: click.Context | None) -> str | None:
     parameters = [] if context is None else context.command.get_params(context)
     known = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
-    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.65)), None)
+    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.75)), None)
 
 
-def _usage(error: click.ClickException) -> str:
+def _usage(error: click.ClickException, program: Sequence[str], arguments: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption):
         if error.option_name[1:2].isdigit():
             return "; hint: put -- before ids that begin with -"
+        hint = None if context is None else meant(context.command, error.option_name, program, arguments)
+        if hint is not None:
+            return f"; hint: {hint}"
         if (near := _nearest_option(error.option_name, context)) is not None:
             return f"; hint: did you mean '{near}'?"
     return "" if context is None else f"; hint: see {context.command_path} --help"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +112,7 @@ def pull(
     from embsync.delivery.endpoints import open_objects  # noqa: PLC0415
     from embsync.delivery.follow import follow as follow_it  # noqa: PLC0415
     from embsync.delivery.pull import Pull  # noqa: PLC0415
+    from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
 
     given = context(config_file, store, as_json, wait, log__format="json" if as_json else None)
     place = ObjectStoreConfig(name="pull", url=url, endpoint=endpoint, region=region, credentials_file=credentials_file)
@@ -117,6 +120,14 @@ def pull(
     pulling = Pull(given.store, open_objects(place), keep, alive=lambda: notify("WATCHDOG=1"))
     if follow:
         logs.configure(given.config.log)
+        logs.log(
+            logging.INFO,
+            "started",
+            store=str(given.store.root),
+            source=without_secrets(url),
+            interval=interval,
+            pid=os.getpid(),
+        )
         return follow_it(pulling, interval)
     done = until_signal(pulling.once)
     if as_json:

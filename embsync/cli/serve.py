@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from embsync import logs
-from embsync.cli.options import context, shared
+from embsync.cli.options import Context, context, shared
 from embsync.cli.output import print_json, say, warn
-from embsync.errors import UsageError
+from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import invocation, quoted, set_invocation
+from embsync.store.layout import current_number
+
+_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  (other servers have it as --host; nothing listens there by this)
 
 
 @click.command()
@@ -40,6 +43,12 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
 
     Each option overrides the corresponding key of `serve:` in the configuration; see config.example.yaml for defaults.
     """
+    if _EVERY_ADDRESS in hosts:
+        raise UsageError(
+            "--host is a name that clients use, not an address to listen on",
+            found=_EVERY_ADDRESS,
+            hint=f"--listen {_EVERY_ADDRESS}:8980",
+        )
     options |= {"log__format": "json" if as_json else None, "serve__hosts": list(hosts) or None}
     given = context(config_file, store, as_json, **options)
     try:
@@ -58,4 +67,21 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
             f"embsync: {settings.token_file}: every user of this machine can read the token; "
             f"hint: chmod o-r {quoted(settings.token_file)}"
         )
-    return run(settings, lambda where: print_json({"listening": where}) if as_json else say(f"listening on {where}"))
+
+    def listening(where: str) -> None:
+        number = _current(given)
+        if as_json:
+            print_json({"listening": where, "store": str(given.store.root), "version": number})
+        else:
+            served = "no version yet: waiting for the first one" if number is None else f"version {number}"
+            say(f"listening on {where}; store {given.store.root}, {served}")
+
+    return run(settings, listening)
+
+
+def _current(given: Context) -> int | None:
+    """Return the version that will be served first; None if there is none, or the store cannot be read."""
+    try:
+        return current_number(given.store.root)
+    except (EmbsyncError, OSError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -462,6 +463,9 @@ def test_pull_follow_pulls_each_version_until_stopped(
         subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process,
     ):
         try:
+            assert process.stderr is not None
+            started = json.loads(process.stderr.readline())
+            assert (started["event"], started["source"]) == ("started", mirror.config.url)
             arrive(mirror, 1)
             for number in (2, 3):
                 assert mirror.publish() == number
@@ -474,7 +478,6 @@ def test_pull_follow_pulls_each_version_until_stopped(
             arrive(mirror, 4)
             hold(Store(mirror.copy))
             mirror.publish()
-            assert process.stderr is not None
             assert any("pull_held" in line for line in iter(process.stderr.readline, ""))
             assert Store(mirror.copy).current() == 4
             resume(Store(mirror.copy))

@@ -46,6 +46,7 @@ def until_version(server: Server, number: int) -> None:
 def test_before_the_first_version_the_server_is_up_but_not_ready(root: Path) -> None:
     """No store at all: 503 and "none"; ready by itself once something is published."""
     with serving(root, ready=False) as server:
+        assert (server.announced["store"], server.announced["version"]) == (str(root), None)
         answer = server.ask("/readyz")
         assert (answer.status, answer.headers["X-Embsync-Version"]) == (503, "none")
         assert server.ask("/healthz").status == 200

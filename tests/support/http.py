@@ -52,6 +52,7 @@ class Server:
 
     process: subprocess.Popen[str]
     where: str
+    announced: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     plugs: list[socket.socket] = field(default_factory=list)
 
@@ -129,7 +130,8 @@ def serving(
         try:
             assert process.stdout is not None
             said = "".join(iter(process.stdout.readline, "}\n"))
-            server = Server(process, json.loads(said + "}")["listening"])
+            announced = json.loads(said + "}")
+            server = Server(process, announced["listening"], announced)
             while ready and server.ask("/readyz").status != 200:
                 assert process.poll() is None
             yield server

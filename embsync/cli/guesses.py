@@ -1,0 +1,111 @@
+"""Options of other programs: the command with the option that embsync has instead."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import click
+
+_DIRECTORIES = ("--dir", "--directory", "--path", "--root", "--store-dir", "--store-path", "-d")
+_OUTPUTS = ("--out", "--output", "--output-file", "--outfile", "-o")
+_INPUTS = (*_DIRECTORIES, "--snapshot", "--input", "--file", "-i", "-f")
+_VERSIONS = ("--version", "--to", "-v")
+#: Names that other programs have, and the options that may be meant: the first that the command has.
+_OPTIONS = (
+    (("--port", "--bind", "--address", "--addr", "-p", "-b"), ("--listen",)),
+    (_DIRECTORIES, ("--store",)),
+    (_OUTPUTS, ("--output",)),
+    (("--conf", "--cfg", "--config-file", "--settings"), ("--config",)),
+    (("--dry-run", "--dryrun", "--simulate"), ("--dry-run",)),
+    (("--top", "--topk", "--top-k", "--count", "--limit", "-n", "-k"), ("-k", "--limit", "--last", "--keep")),
+    (("--keep", "--keep-last"), ("--keep-versions",)),
+    (("--format", "--output-format"), ("--json",)),
+    (("--force", "-f", "--yes", "-y"), ("--overwrite",)),
+    (("--verbose", "-v"), ("--debug",)),
+)
+#: Names for an argument that has no option, by command.
+_ARGUMENTS = {
+    "accept": _INPUTS,
+    "demo": (*_DIRECTORIES, *_OUTPUTS, "--store", "-s"),
+    "pull": ("--url", "--from", "--source"),
+    "push": ("--url", "--to", "--destination", *_OUTPUTS),
+    "relabel": (*_INPUTS, "--labels"),
+    "rollback": _VERSIONS,
+    "show": _VERSIONS,
+    "sync": _INPUTS,
+    "verify": _VERSIONS,
+    "widen": ("--dimension", "--width", "--to", "-k"),
+    "write": (*_DIRECTORIES, *_OUTPUTS),
+}
+#: Commands whose output is a log.
+_LOGGING = frozenset({"deliver", "run", "serve"})
+#: Where serve listens by default: the host for a port, the port for a host.
+_HOST, _PORT = "127.0.0.1", "8980"
+
+
+def meant(command: click.Command, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return a hint for an option that the command does not have; None if it is not known what is meant.
+
+    Parameters
+    ----------
+    command : click.Command
+    given : str
+        The unknown option.
+    program : sequence of str
+        How embsync was called.
+    arguments : sequence of str
+        What follows.
+    """
+    place = next((at for at, word in enumerate(arguments) if word.partition("=")[0] == given), None)
+    if place is None:
+        return None
+    before, value, after = _split(arguments, place)
+    if given in {"--quiet", "-q", "--silent"}:
+        line = shlex.join([*program, *arguments[:place], *arguments[place + 1 :]])
+        return f"EMBSYNC_LOG__LEVEL=warning {line}" if command.name in _LOGGING else f"{line} > /dev/null"
+    if given in _ARGUMENTS.get(command.name or "", ()):
+        words = [value] if value is not None else []
+    else:
+        option = _option(command, given)
+        if option is None:
+            return None
+        name = option.opts[-1]
+        if option.is_flag:
+            words = [name] if value is None or name == "--json" else [name, value]
+        elif value is None:
+            return f"the option is {name}"
+        else:
+            words = [name, _address(given, value, before, after)]
+    return shlex.join([*program, *before, *words, *after])
+
+
+def _split(arguments: Sequence[str], place: int) -> tuple[list[str], str | None, list[str]]:
+    """Return the words before an option, its value if there is one, and the words after both."""
+    before, after = list(arguments[:place]), list(arguments[place + 1 :])
+    _, assigned, value = arguments[place].partition("=")
+    if assigned:
+        return before, value, after
+    if after and not after[0].startswith("-"):
+        return before, after[0], after[1:]
+    return before, None, after
+
+
+def _option(command: click.Command, given: str) -> click.Option | None:
+    options = {name: one for one in command.params if isinstance(one, click.Option) for name in one.opts}
+    wanted = [name for names, meaning in _OPTIONS if given in names for name in meaning]
+    return next((options[name] for name in wanted if name in options), None)
+
+
+def _address(given: str, value: str, before: list[str], after: list[str]) -> str:
+    """Return a port or a host as an address; a host that was given beside a port is taken from the other words."""
+    if given not in _OPTIONS[0][0]:
+        return value
+    if not value.isdigit():
+        return value if ":" in value else f"{value}:{_PORT}"
+    for words in (before, after):
+        if "--host" in words[:-1]:
+            at = words.index("--host")
+            _, host = words.pop(at), words.pop(at)
+            return f"{host}:{value}"
+    return f"{_HOST}:{value}"

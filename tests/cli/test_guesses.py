@@ -1,0 +1,77 @@
+"""An option of another program is answered with the command as embsync has it, which works as it is printed."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+import pytest
+
+from embsync.cli.main import cli, run
+
+#: What people type, and what it should have been.
+TYPED = {
+    "serve --port 8080": "serve --listen 127.0.0.1:8080",
+    "serve --host db.local --port=8080 --store S": "serve --listen db.local:8080 --store S",
+    "serve --bind 127.0.0.2 -w 2": "serve --listen 127.0.0.2:8980 -w 2",
+    "serve -p 80": "serve --listen 127.0.0.1:80",
+    "serve --path 'my store'": "serve --store 'my store'",
+    "status --dir S": "status --store S",
+    "status --cfg c.yaml": "status --config c.yaml",
+    "status --format json": "status --json",
+    "sync --path models/day=1": "sync models/day=1",
+    "sync models/day=1 --dryrun": "sync models/day=1 --dry-run",
+    "demo --out here": "demo here",
+    "demo --store here": "demo here",
+    "report --out=r.html": "report --output r.html",
+    "search --top-k 5 --user 7": "search -k 5 --user 7",
+    "history --limit 3": "history --last 3",
+    "show --version 3": "show 3",
+    "verify -v 3 --json": "verify 3 --json",
+    "write -o day=1 --items i.npy --force": "write day=1 --items i.npy --force",
+    "write day=1 --items i.npy --force": "write day=1 --items i.npy --overwrite",
+    "push --to s3://bucket/x": "push s3://bucket/x",
+    "lookup users 1 --verbose": "lookup users 1 --debug",
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_the_command_that_is_meant_is_printed(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ready to be pasted: all else of the line stays."""
+    assert run(shlex.split(typed)) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("embsync: No such option '-")
+    hint = shlex.split(line.partition("; hint: ")[2])
+    assert hint[-len(shlex.split(TYPED[typed])) :] == shlex.split(TYPED[typed])
+
+
+@pytest.mark.parametrize("printed", [line for line in TYPED.values() if "--force" not in line])
+def test_every_printed_command_has_options_that_exist(printed: str) -> None:
+    """With the values that they take."""
+    name, *rest = shlex.split(printed)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.make_parser(click.Context(command)).parse_args(rest)[1] == []
+
+
+def test_what_is_quiet_is_answered_by_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    """Results go to standard output; a log has a level."""
+    assert run(["status", "--quiet"]) == 2
+    assert capsys.readouterr().err.endswith(" status > /dev/null\n")
+    assert run(["run", "-q", "--store", "S"]) == 2
+    hint = capsys.readouterr().err.partition("; hint: ")[2]
+    assert hint.startswith("EMBSYNC_LOG__LEVEL=warning ")
+    assert hint.endswith(" run --store S\n")
+
+
+@pytest.mark.parametrize(("typed", "says"), [("--sink", "see "), ("--stor", "did you mean '--store'?")])
+def test_other_options_are_compared_by_their_letters(typed: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only a name that is close is suggested."""
+    assert run(["deliver", typed, "x"]) == 2
+    assert f"; hint: {says}" in capsys.readouterr().err
+
+
+def test_an_address_is_no_host_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Other servers listen on ``--host``."""
+    assert run(["serve", "--host", "0.0.0.0"]) == 2
+    assert "; hint: --listen 0.0.0.0:8980" in capsys.readouterr().err
