@@ -45,6 +45,8 @@ _BACKLOG = 4096
 _DEATHS, _DEATHS_SECONDS = 10, 60.0
 #: Seconds for which the thread that opens a new version may hold the interpreter.
 _SWITCH_INTERVAL = 0.0005
+#: Signals that stop the server.
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 #: Times at which frequent events were last logged.
 _LOGGED: dict[str, float] = {}
 
@@ -69,7 +71,15 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
         The address cannot be used, a token is required, or the token file is unreadable.
     """
     require_servable(settings)
-    bound = _bind(settings.listen)
+    # From here on a stop has something to remove: until there are handlers, it waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        return _serve_on(_bind(settings.listen), settings, listening)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def _serve_on(bound: socket.socket, settings: Settings, listening: Callable[[str], None]) -> int:
     where = bound.getsockname()
     place = _place(where)
     try:
@@ -179,7 +189,8 @@ def work(settings: Settings, bound: socket.socket) -> int:
         # Signals before uvicorn installs its handlers would be lost; raising them again afterwards does no harm.
         server.should_exit = True
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, leave) for number in _STOPS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     _outlive_hangup()
     try:
         server.run(sockets=[bound])
@@ -192,8 +203,9 @@ def work(settings: Settings, bound: socket.socket) -> int:
 def _oversee(settings: Settings, bound: socket.socket) -> int:
     """Keep the workers alive until a signal, then stop them all."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPS:
         signal.signal(number, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     _outlive_hangup()
     with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]

@@ -38,14 +38,14 @@ def read(one):
     assert one.users.fold_in(ids[0]).shape == (6,)
     return number
 
-root, seconds = sys.argv[1], float(sys.argv[2])
+root, seconds, least = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 counts, seen, kept, errors, early = {"refreshed": 0, "followed": 0, "opened": 0}, set(), [], [], None
 first = held()
 with embsync.open(root) as refreshed, embsync.open(root) as followed:
     followed.follow(interval=0.005, on_error=lambda error: errors.append(str(error)))
     print("ready", flush=True)
     began = time.monotonic()
-    while time.monotonic() < began + seconds:
+    while time.monotonic() < began + seconds or len(seen) < least:
         refreshed.refresh()
         seen.add(read(refreshed.current))
         seen.add(read(followed.current))
@@ -73,12 +73,15 @@ def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> N
         config = configured(store__keep_versions=2)
         nights = [night(number, **SIZES) for number in range(5)]
         sync(root, nights[0], "n0", config)
-        processes = [stack.enter_context(running(READER, root, seconds)) for _ in range(readers)]
+        least = 3 * seconds // 4 + 1  # versions; a slow machine takes longer for them
+        processes = [stack.enter_context(running(READER, root, seconds, least)) for _ in range(readers)]
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         began, published = time.monotonic(), 1
-        while any(process.poll() is None for process in processes) and time.monotonic() < began + 3 * seconds + 20:
+        while (
+            any(process.poll() is None for process in processes) and time.monotonic() < began + 3 * seconds + PATIENCE
+        ):
             sync(root, nights[published % 5], f"n{published}", config)
             published += 1
         told = []
@@ -90,7 +93,7 @@ def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> N
         for one in told:
             print(json.dumps(one))
             assert one["errors"] == []
-            assert one["versions"] > min(published, 3 * seconds) / 4
+            assert one["versions"] >= least
             assert one["last"]["descriptors"] == one["first"]["descriptors"], one
             assert one["last"]["maps"] == 0, one
             assert one["late"]["Anonymous"] < one["early"]["Anonymous"] + 8192, one
