@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -206,28 +207,17 @@ def _rotate(
     onto = sides.map(lambda side, basis: basis.T / side.rate, form)
     crosses = [basis @ total.cross for basis, total in zip(onto, sums, strict=True) if total.cross is not None]
     anchored = [cross for cross in crosses if np.any(cross)]
-    whole: Float64 = np.sum(crosses, axis=0)
-    rotation = align(whole, form.energy) if anchored else first_rotation(form.items, dimension)
+    cross: Float64 = np.sum(crosses, axis=0)
+    rotation = align(cross, form.energy) if anchored else first_rotation(form.items, dimension)
     count = max(fold_count(0 if total.judged is None else len(total.judged), total.paired) for total in sums)
     judged = sums.map(lambda total: None if total.judged is None else _Judged.of(total.judged, count, threads))
     held = [(basis, side) for basis, side in zip(onto, (judged.items, judged.users), strict=False) if side]
     folds = None
     if anchored and any(_suffices(len(side.rows), basis.T) for basis, side in held):
         folded = np.sum([basis @ side.sums.folds for basis, side in held], axis=0)
-        folds = np.stack([*in_threads(lambda fold: align(whole - folded[fold], form.energy), range(count), threads)])
+        folds = np.stack([*in_threads(lambda fold: align(cross - folded[fold], form.energy), range(count), threads)])
 
-    def finish(total: SideSums, basis: Float64, other: Float64, side: _Judged | None) -> SideFit:
-        own: Float64 = basis @ rotation
-        fit, axes, columns, number = None, Axes(), None, 0 if side is None else len(side.rows)
-        if side is not None and folds is not None and _suffices(number, basis):
-            fit = out_of_sample_fit(side.rows, side.parts, basis @ folds, threads)
-            # At full rank, the inverse of one side's map is the other's transpose.
-            square = basis.shape[0] == basis.shape[1]
-            inverse: Float64 = (other @ rotation).T if square else np.asarray(linalg.pinv(own), np.float64)
-            axes, columns = _axes(side.sums, own, inverse)
-        scale = residual_scale(total.gram, own, total.rows)
-        return SideFit(replace(total, judged=None), own, number, fit, scale, axes, columns)
-
+    finish = partial(_side_fit, rotation=rotation, folds=folds, threads=threads)
     fits = sums.map(finish, form, Sides(form.users, form.items), judged)
     apart = None
     if len(crosses) == 2 and len(anchored) == 2 and all(side.judged_alone for side in fits):
@@ -235,6 +225,29 @@ def _rotate(
     maps = fits.map(lambda side: side.map)
     transform = Transform(maps.items, maps.users, form.singular_values)
     return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
+
+
+def _side_fit(
+    total: SideSums,
+    basis: Float64,
+    other: Float64,
+    side: _Judged | None,
+    *,
+    rotation: Float64,
+    folds: Float64 | None,
+    threads: int,
+) -> SideFit:
+    """Return a side's map, and how well it fits judged rows if there are enough of them."""
+    own: Float64 = basis @ rotation
+    fit, axes, columns, number = None, Axes(), None, 0 if side is None else len(side.rows)
+    if side is not None and folds is not None and _suffices(number, basis):
+        fit = out_of_sample_fit(side.rows, side.parts, basis @ folds, threads)
+        # At full rank, the inverse of one side's map is the other's transpose.
+        square = basis.shape[0] == basis.shape[1]
+        inverse: Float64 = (other @ rotation).T if square else np.asarray(linalg.pinv(own), np.float64)
+        axes, columns = _axes(side.sums, own, inverse)
+    scale = residual_scale(total.gram, own, total.rows)
+    return SideFit(replace(total, judged=None), own, number, fit, scale, axes, columns)
 
 
 def _axes(sums: JudgedSums, transform: Float64, inverse: Float64) -> tuple[Axes, ColumnAgreement]:

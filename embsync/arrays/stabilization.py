@@ -201,12 +201,7 @@ def stabilize(
     >>> bool(np.allclose(second.items @ second.users.T, items @ users.T, atol=1e-4))
     True
     """
-    if anchors is not None and (anchors.users is None) != (users is None):
-        raise UsageError(
-            "sides differ from the anchors'",
-            found="users" if anchors.users is None else "no users",
-            expected="the sides of the space",
-        )
+    _require_same_sides(users, anchors)
     motion = _motion(policy, weight, parent_share, slow_weight)
     ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
     sides = Sides(items, users).map(partial(_side, motion), NAMES, ids, weights, anchors or Sides(None, None))
@@ -234,6 +229,15 @@ def stabilize(
         preservation,
         tuple(checks),
     )
+
+
+def _require_same_sides(users: Any, anchors: Anchors | None) -> None:
+    if anchors is not None and (anchors.users is None) != (users is None):
+        raise UsageError(
+            "sides differ from the anchors'",
+            found="users" if anchors.users is None else "no users",
+            expected="the sides of the space",
+        )
 
 
 def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:

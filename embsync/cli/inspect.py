@@ -23,7 +23,7 @@ from embsync.cli.options import Context, context, shared
 from embsync.cli.output import mark, number, print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.config import Config
-from embsync.errors import NotFoundError, SnapshotError, StoreError
+from embsync.errors import Hint, NotFoundError, SnapshotError, StoreError
 from embsync.manifest import Manifest
 from embsync.pipeline.checks import remarks
 from embsync.reader import open_version
@@ -344,15 +344,19 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
         print_json({**dataclasses.asdict(found), "sound": found.sound})
     else:
         _say_verification(found)
-    hint = None if found.sound else damage_hint(holder.path(wanted))
+    if not found.sound:
+        _warn_of_unsound(found, damage_hint(holder.path(wanted)))
+    return 0 if found.sound else StoreError.exit_code
+
+
+def _warn_of_unsound(found: Verification, hint: Hint) -> None:
     for problem in found.damaged:
         warn(f"embsync: damaged: {problem}; hint: {hint}")
-    if not found.sound and not found.damaged:
+    if not found.damaged:
         warn(
             f"embsync: version {found.version} does not preserve its snapshot's scores; found score error "
             f"{found.score_error:.2e}; hint: {hint}"
         )
-    return 0 if found.sound else StoreError.exit_code
 
 
 def _say_verification(found: Verification) -> None:

@@ -119,14 +119,7 @@ def search(
     """Find the live items with the highest scores for users, items or vectors."""
     if sum(map(bool, (users, items, vector))) != 1:
         raise UsageError("search needs one query", expected="one of --user ID, --item ID, --vector FILE")
-    if missing != "raise" and vector is not None:
-        raise UsageError("--missing applies to ids only", found=f"--missing {missing}", expected="--user or --item")
-    if max_age is not None and vector is not None:
-        raise UsageError("--max-age applies to ids only", found=f"--max-age {max_age}", expected="--user or --item")
-    if space != "stable" and vector is None:
-        raise UsageError(
-            "--space applies to vectors only", found=f"--space {space} without vectors", expected="--vector FILE"
-        )
+    _require_applicable(missing, max_age, space, vector)
     filters: dict[str, Any] = {
         "allowed": _filter(allow, allow_file, "--allow"),
         "blocked": _filter(block, block_file, "--block"),
@@ -150,6 +143,18 @@ def search(
         _written(version, output, hits, as_json)
     else:
         _print_hits(version, ids, scores, labels, as_json)
+
+
+def _require_applicable(missing: Missing, max_age: str | None, space: SpaceName, vector: Path | None) -> None:
+    """Reject options of ids with vectors, and options of vectors with ids."""
+    if missing != "raise" and vector is not None:
+        raise UsageError("--missing applies to ids only", found=f"--missing {missing}", expected="--user or --item")
+    if max_age is not None and vector is not None:
+        raise UsageError("--max-age applies to ids only", found=f"--max-age {max_age}", expected="--user or --item")
+    if space != "stable" and vector is None:
+        raise UsageError(
+            "--space applies to vectors only", found=f"--space {space} without vectors", expected="--vector FILE"
+        )
 
 
 def _filter(given: tuple[str, ...], file: Path | None, option: str) -> Any:

@@ -154,16 +154,7 @@ def gather(
     UsageError
         The configured dimension is not that of the space.
     """
-    dimension = config.space.dimension or snapshot.width
-    if parent is not None:
-        dimension = parent.record.dimension
-        if config.space.dimension not in (None, dimension):
-            raise UsageError(
-                "space.dimension differs from the space's",
-                found=config.space.dimension,
-                expected=dimension,
-                hint=_other_dimension(config.space.dimension, parent, snapshot),
-            )
+    dimension = _dimension(snapshot, parent, config)
     if parent is not None:
         _reject_other_sides(snapshot, parent)
     motion = _motion(config, known)
@@ -186,6 +177,21 @@ def gather(
         users = run(snapshot.users, "users")
     labels = of_snapshot(snapshot, parent, items.plan, config.snapshot.labels)
     return Inputs(items, users, snapshot, parent, number, dimension, motion, labels)
+
+
+def _dimension(snapshot: Snapshot, parent: Version | None, config: Config) -> int:
+    """Return the width of the space: the parent's; in a new space as configured, else the snapshot's."""
+    wanted = config.space.dimension
+    if parent is None:
+        return wanted or snapshot.width
+    if wanted not in (None, parent.record.dimension):
+        raise UsageError(
+            "space.dimension differs from the space's",
+            found=wanted,
+            expected=parent.record.dimension,
+            hint=_other_dimension(wanted, parent, snapshot),
+        )
+    return parent.record.dimension
 
 
 def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:

@@ -17,6 +17,7 @@ import msgspec
 
 from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
+from embsync.dtypes import Array
 from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotError, StoreError
 from embsync.index import Built, check_factory, refresh
 from embsync.manifest import FORMAT, FORMAT_OF_PARTS, CheckRecord, IndexReport, Manifest, Parts, Seconds
@@ -235,9 +236,12 @@ class _Run:
             drift=drift,
             labels=inputs.labels.save(staging),
         )
-        index = partial(
+        return describe, self._index_builder(inputs, written.items.vectors, neighbours)
+
+    def _index_builder(self, inputs: Inputs, vectors: Array, neighbours: Neighbours) -> partial[Built]:
+        return partial(
             refresh,
-            written.items.vectors,
+            vectors,
             live_rows(inputs.items),
             neighbours.queries[neighbours.gate],
             neighbours.truth[neighbours.gate],
@@ -245,7 +249,6 @@ class _Run:
             self._config.threads,
             parent_index(inputs),
         )
-        return describe, index
 
     def _finish(
         self, staging: Staging, parent: Version | None, describe: partial[Manifest], index: partial[Built]

@@ -43,18 +43,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
         if store.current() is None:
             raise NotFoundError("nothing to widen", where=store.root, found="a store without versions")
         with open_version(store.root, indexed=False) as parent, ParentCheck(store, parent, (UsageError,)) as check:
-            if parent.record.format == FORMAT_OF_PARTS:
-                raise UsageError(
-                    "a version whose users are in part files is not widened",
-                    where=parent.path,
-                    hint="train with more dimensions, and begin a new space with accept --new-space",
-                )
-            if dimension <= parent.record.dimension:
-                raise UsageError(
-                    "the space is not narrower",
-                    found=f"{parent.record.dimension} dimensions",
-                    expected=f"less than the requested {dimension}",
-                )
+            _require_narrower(parent, dimension)
             check_factory(config.index, dimension, parent.record.items.live)
             number = store.next_number()
             with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
@@ -75,6 +64,21 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
         with contextlib.suppress(StoreError):  # the version is published; the next publish prunes again
             store.prune(config.store.keep_versions)
     return manifest
+
+
+def _require_narrower(parent: Version, dimension: int) -> None:
+    if parent.record.format == FORMAT_OF_PARTS:
+        raise UsageError(
+            "a version whose users are in part files cannot be widened",
+            where=parent.path,
+            hint="train with more dimensions, and begin a new space with accept --new-space",
+        )
+    if dimension <= parent.record.dimension:
+        raise UsageError(
+            "the space is not narrower",
+            found=f"{parent.record.dimension} dimensions",
+            expected=f"less than the requested {dimension}",
+        )
 
 
 def _copy(staging: Staging, parent: Version, number: int, dimension: int) -> Array:

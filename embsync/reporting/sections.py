@@ -42,29 +42,30 @@ def before_and_after(figures: ReportFigures) -> Iterator[Markup]:
 def _cosines(name: str, side: CosineFigures, parent: int | None) -> Markup:
     if len(side.stable) == 0:
         return panel(name.capitalize(), None, absent(f"No {name} are live in both versions."))
-    mean = float(side.stable.mean())
     raw = None if side.raw is None or len(side.raw) == 0 else side.raw
-    text = f"Mean {figure(mean, 2)} stable"
+    text = f"Mean {figure(float(side.stable.mean()), 2)} stable"
     text += (
         ", raw not known: raw vectors cannot be recovered" if raw is None else f", {figure(float(raw.mean()), 2)} raw"
     )
+    kinds = [("stable", "stable vectors")] + ([] if raw is None else [("raw", "raw vectors")])
     if side.mismatched is not None:
         text += f", {figure(side.mismatched, 2)} with another id's vector"
+        kinds.append(("mismatched", "mean of other ids"))
     plot = Plot(f"Cosine of {name} with version {parent}, before and after stabilization", text + ".", height=210)
-    chart = charts.histogram(plot, side.stable, raw, side.mismatched)
-    kinds = [
-        ("stable", "stable vectors", None),
-        ("raw", "raw vectors", None),
-        ("mismatched", "mean of other ids", None),
-    ]
-    shown = [kind for kind in kinds if (kind[0] != "raw" or raw is not None)]
-    shown = [kind for kind in shown if kind[0] != "mismatched" or side.mismatched is not None]
-    legend = element(
-        "ul", [element("li", swatch(shape, class_), " ", text_) for class_, text_, shape in shown], class_="legend"
-    )
-    whole = f"{count(side.common)} {name} live in both versions"
+    legend = [element("li", swatch(None, class_), " ", label) for class_, label in kinds]
+    compared = f"{count(side.common)} {name} live in both versions"
     if side.sampled:
-        whole += f", {count(len(side.stable))} of them read"
+        compared += f", {count(len(side.stable))} of them read"
+    return panel(
+        name.capitalize(),
+        charts.histogram(plot, side.stable, raw, side.mismatched),
+        element("ul", legend, class_="legend"),
+        _quantiles(name, side, raw),
+        text=f"{compared}. {text}.",
+    )
+
+
+def _quantiles(name: str, side: CosineFigures, raw: Float64 | None) -> Markup:
     quantiles = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
     rows = [
         [label, figure(float(values.mean()), 4), *(figure(float(at), 3) for at in np.quantile(values, quantiles))]
@@ -74,13 +75,7 @@ def _cosines(name: str, side: CosineFigures, parent: int | None) -> Markup:
     if side.mismatched is not None:
         rows.append(["other ids (anchors)", figure(side.mismatched, 4), *([DASH] * len(quantiles))])
     header = ["vectors", "mean", *(f"{100 * at:g} %" for at in quantiles)]
-    return panel(
-        name.capitalize(),
-        chart,
-        legend,
-        numbers(f"Quantiles of the cosine of {name}", header, rows),
-        text=f"{whole}. {text}.",
-    )
+    return numbers(f"Quantiles of the cosine of {name}", header, rows)
 
 
 def boundaries(history: VersionHistory) -> list[int]:
@@ -216,21 +211,8 @@ def index_and_time(figures: ReportFigures) -> Iterator[Markup]:
 
 
 def _recall(history: VersionHistory) -> Markup:
-    lines = [Line("target", history.target, "ceiling", None), Line("recall", history.recall, "stable", None)]
-    known = [line for line in lines if line.known]
     if not np.isfinite(history.recall).any():
         return panel("Index", None, absent("No recall was measured: there were no queries."))
-    plot = Plot("Recall of the index", f"Recall by version: {', '.join(map(figure, history.recall.tolist()))}.")
-    low = min(float(np.nanmin(history.recall)), float(np.nanmin(history.target)))
-    floor = max(0.0, low - max(0.01, (1 - low) * 0.5))
-    scale = plot.y(floor, 1.0)
-    places = charts.slots(plot, history.versions)
-    charts.lines(plot, known, history.versions, boundaries(history), floor)
-    for place, value, one in zip(places, history.recall, history.manifests, strict=True):
-        if np.isfinite(value):
-            text = f"version {one.version}, {one.index.action}: {one.index.reason}"
-            shape = _SHAPES.get(one.index.action, "cross")
-            plot.mark(float(place), scale.at(float(value)), shape, "stable", text, size=4.2)
     actions = list(dict.fromkeys(one.index.action for one in history.manifests))
     legend = [element("li", swatch(_SHAPES.get(action, "cross"), "stable"), " ", action) for action in actions]
     legend.append(element("li", swatch(None, "ceiling"), " ", "target"))
@@ -249,11 +231,29 @@ def _recall(history: VersionHistory) -> Markup:
     last = history.manifests[-1].index
     return panel(
         "Index",
-        plot.svg(),
+        _recall_chart(history),
         element("ul", legend, class_="legend"),
         numbers("Decisions about the index", header, rows, text_columns=4),
         text=f"{last.factory}: {last.action}, {last.reason}.",
     )
+
+
+def _recall_chart(history: VersionHistory) -> Markup:
+    """Return recall by version beside its target, each version marked with the shape of its action."""
+    lines = [Line("target", history.target, "ceiling", None), Line("recall", history.recall, "stable", None)]
+    known = [line for line in lines if line.known]
+    plot = Plot("Recall of the index", f"Recall by version: {', '.join(map(figure, history.recall.tolist()))}.")
+    low = min(float(np.nanmin(history.recall)), float(np.nanmin(history.target)))
+    floor = max(0.0, low - max(0.01, (1 - low) * 0.5))
+    scale = plot.y(floor, 1.0)
+    places = charts.slots(plot, history.versions)
+    charts.lines(plot, known, history.versions, boundaries(history), floor)
+    for place, value, one in zip(places, history.recall, history.manifests, strict=True):
+        if np.isfinite(value):
+            text = f"version {one.version}, {one.index.action}: {one.index.reason}"
+            shape = _SHAPES.get(one.index.action, "cross")
+            plot.mark(float(place), scale.at(float(value)), shape, "stable", text, size=4.2)
+    return plot.svg()
 
 
 def churn(figures: ReportFigures) -> Iterator[Markup]:

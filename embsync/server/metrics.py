@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -22,7 +23,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
-        self.requests = Counter("embsync_http_requests", "Requests handled", ["endpoint", "status"], registry=own)
+        counter, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        self.requests = counter("embsync_http_requests", "Requests handled", ["endpoint", "status"])
         self.seconds = Histogram(
             "embsync_http_request_seconds",
             "Time from a request to its response",
@@ -30,38 +32,24 @@ class Metrics:
             buckets=_BUCKETS,
             registry=own,
         )
-        self.version = Gauge(
+        self.version = gauge(
             "embsync_serving_version",
             "Served version; with several workers, the lowest",
             multiprocess_mode="livemin",
-            registry=own,
         )
-        self.newest = Gauge(
-            "embsync_newest_version",
-            "Current version of the store",
-            multiprocess_mode="livemostrecent",
-            registry=own,
+        self.newest = gauge(
+            "embsync_newest_version", "Current version of the store", multiprocess_mode="livemostrecent"
         )
-        self.refusals = Counter(
-            "embsync_version_errors", "Refused new versions and other errors while following the store", registry=own
+        self.refusals = counter(
+            "embsync_version_errors", "Refused new versions and other errors while following the store"
         )
-
-        self.connections = Gauge(
-            "embsync_http_connections", "Open connections", multiprocess_mode="livesum", registry=own
+        self.connections = gauge("embsync_http_connections", "Open connections", multiprocess_mode="livesum")
+        self.closed = counter(
+            "embsync_http_connections_closed", "Connections closed because of their client, by reason", ["reason"]
         )
-        self.closed = Counter(
-            "embsync_http_connections_closed",
-            "Connections closed because of their client, by reason",
-            ["reason"],
-            registry=own,
+        self.memory = gauge(
+            "embsync_http_memory_bytes", "Estimated memory of open requests", multiprocess_mode="livesum"
         )
-        self.memory = Gauge(
-            "embsync_http_memory_bytes",
-            "Estimated memory of open requests",
-            multiprocess_mode="livesum",
-            registry=own,
-        )
-
         self._counted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def count(self, endpoint: str, status: int, seconds: float) -> None:

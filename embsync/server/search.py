@@ -40,16 +40,7 @@ def search(context: RequestContext, request: SearchRequest) -> Answer:
     context.require_space(request.space_id)
     k = min(_K, context.limits.neighbours) if request.k is None else request.k
     context.require_at_most(context.limits.neighbours, k, "$.k")
-    kind, value = _queries_given(request)
-    context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
-    if len(value) * k > context.limits.hits:
-        raise Invalid(
-            "more than a request may ask for",
-            where="$.k",
-            found=f"{len(value)} queries x {k}",
-            expected=f"at most {context.limits.hits} hits",
-            hint="ask for fewer neighbours, or in parts",
-        )
+    kind, value = _queries_given(context, request, k)
     version = context.version
     id_bytes = _DIGITS if request.string_ids else version.items.ids.dtype.itemsize
     hits = len(value) * min(k, version.record.items.live)
@@ -92,8 +83,8 @@ def search_is_quick(context: RequestContext, request: SearchRequest) -> bool:
     )
 
 
-def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
-    """Return which of the three kinds of queries a request has, and the queries."""
+def _queries_given(context: RequestContext, request: SearchRequest, k: int) -> tuple[Kind, Any]:
+    """Return which of the three kinds of queries a request has, and the queries, if they are within the limits."""
     kinds: dict[Kind, Any] = {"vectors": request.vectors, "users": request.users, "items": request.items}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
@@ -103,7 +94,17 @@ def _queries_given(request: SearchRequest) -> tuple[Kind, Any]:
             found=", ".join(given) or "none",
             expected="exactly one of vectors, users, items",
         )
-    return next(iter(given.items()))
+    kind, value = next(iter(given.items()))
+    context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
+    if len(value) * k > context.limits.hits:
+        raise Invalid(
+            "more than a request may ask for",
+            where="$.k",
+            found=f"{len(value)} queries x {k}",
+            expected=f"at most {context.limits.hits} hits",
+            hint="ask for fewer neighbours, or in parts",
+        )
+    return kind, value
 
 
 def _search_in_blocks(

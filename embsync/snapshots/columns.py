@@ -145,33 +145,26 @@ def _likely_vectors(columns: Columns) -> str | None:
 
 def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Collection[str | None] = ()) -> str | None:
     """Return the column of ids among those not used for anything else; raises as :func:`choose` does."""
-    others = [name for name in columns.kinds if name not in taken]
     configured = _configured(config.id_column, side)
     if configured != "auto":
         if config.row_number_ids:
             reject_ids([f"snapshot.id_column: {configured}"], columns.where)
         return _usable("id", configured, columns, IDS, side)
-    strangers = [name for name in others if is_of(name, USERS if side == ITEMS else ITEMS)]
-    mine = [name for name in others if name not in strangers]
-    strong = [name for name in mine if folded(name) in ANY_NAMES or is_of(name, side)]
-    ended = [
-        name
-        for name in mine
-        if words_of(name) and words_of(name)[-1] in ID_ENDS and NEVER.isdisjoint(words_of(name)[:-1])
-    ]
-    last = [name for name in mine if folded(name) in LAST_NAMES]
+    free = [name for name in columns.kinds if name not in taken]
+    foreign = [name for name in free if is_of(name, USERS if side == ITEMS else ITEMS)]
+    own = [name for name in free if name not in foreign]
+    named = _named_as_ids(own, side)
     if config.row_number_ids:
-        reject_ids(strong or ended or last, columns.where)
+        reject_ids(named, columns.where)
         return None
-    rest = [name for name in mine if _may_be_ids(name, columns)]
-    candidates = strong or ended or last or ([] if strangers else rest)
-    if not candidates and strangers:
+    candidates = named or ([] if foreign else [name for name in own if _may_be_ids(name, columns)])
+    if not candidates and foreign:
         raise SnapshotError(
             f"ids of the other side among {side}",
             where=columns.where,
-            found=columns.shown(strangers),
+            found=columns.shown(foreign),
             expected=f"{side[:-1]}_id",
-            hint=f"set snapshot.id_column: {strangers[0]} if it is right",
+            hint=f"set snapshot.id_column: {foreign[0]} if it is right",
         )
     if not candidates:
         raise _none(
@@ -181,6 +174,17 @@ def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Colle
             "set snapshot.id_column, or snapshot.row_number_ids: true if row numbers are the ids",
         )
     return _one("id", candidates, columns, IDS, side)
+
+
+def _named_as_ids(names: list[str], side: str) -> list[str]:
+    """Return the columns whose names say that they are ids, by the strongest convention that any of them follows."""
+    strong = [name for name in names if folded(name) in ANY_NAMES or is_of(name, side)]
+    ended = [
+        name
+        for name in names
+        if words_of(name) and words_of(name)[-1] in ID_ENDS and NEVER.isdisjoint(words_of(name)[:-1])
+    ]
+    return strong or ended or [name for name in names if folded(name) in LAST_NAMES]
 
 
 def _may_be_ids(name: str, columns: Columns) -> bool:

@@ -264,25 +264,7 @@ def _ids(where: str, texts: list[str], ids: str) -> Array:
 def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
     """Return a column of strings converted to the kind of its values, or to the kind it is known to have."""
     words = [word.decode() for word in column.words()]
-    kinds: dict[Kind, bool] = {
-        "boolean": all(word.lower() in _BOOLEANS for word in words),
-        "integer": all(_INTEGER.fullmatch(word) and abs(int(word)) < 2**63 for word in words),
-        "float": all(_FLOAT.fullmatch(word) for word in words),
-        "string": True,
-    }
-    narrowest = next(kind for kind, fits in kinds.items() if fits) if words else "string"
-    wide = next((word for word in words if _WIDE.fullmatch(word) and abs(int(word)) >= 2**63), None)
-    if wide is not None and narrowest == "float" and known != "string":
-        raise SnapshotError(
-            f"label {column.name} has an integer out of range",
-            where=where,
-            found=wide[:80],
-            expected="above -2^63 and below 2^63",
-            hint="write it with a decimal point, as a float, or with a letter, as a string",
-        )
-    kind = known or narrowest
-    if words and not kinds.get(kind, False):
-        raise _other_kind(where, column.name, narrowest, kind)
+    kind = _kind_of_words(where, column.name, words, known)
     if kind == "string":
         return column
     encoder = LabelEncoder(column.name, kind)
@@ -295,6 +277,30 @@ def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
         table = [int(word) if kind == "integer" else float(word) for word in words]
     encoder.add([None if code < 0 else table[code] for code in column.values.tolist()])
     return encoder.column()
+
+
+def _kind_of_words(where: str, name: str, words: list[str], known: Kind | None) -> Kind:
+    """Return the known kind if the values are of it; if none is known, the narrowest that they are all of."""
+    kinds: dict[Kind, bool] = {
+        "boolean": all(word.lower() in _BOOLEANS for word in words),
+        "integer": all(_INTEGER.fullmatch(word) and abs(int(word)) < 2**63 for word in words),
+        "float": all(_FLOAT.fullmatch(word) for word in words),
+        "string": True,
+    }
+    narrowest = next(kind for kind, fits in kinds.items() if fits) if words else "string"
+    wide = next((word for word in words if _WIDE.fullmatch(word) and abs(int(word)) >= 2**63), None)
+    if wide is not None and narrowest == "float" and known != "string":
+        raise SnapshotError(
+            f"label {name} has an integer out of range",
+            where=where,
+            found=wide[:80],
+            expected="above -2^63 and below 2^63",
+            hint="write it with a decimal point, as a float, or with a letter, as a string",
+        )
+    kind = known or narrowest
+    if words and not kinds.get(kind, False):
+        raise _other_kind(where, name, narrowest, kind)
+    return kind
 
 
 def _require_names(where: str, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ or a directory that has only part files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from embsync.config import SnapshotConfig
@@ -116,25 +116,7 @@ class ColumnFormat:
             return [place]
         _require_shallow(place)
         entries = {name: kind for name, kind in place.entries().items() if not name.startswith((".", "_"))}
-        folders = [name for name, kind in entries.items() if kind == "directory" and not PARTITION.match(name)]
-        if folders:
-            raise SnapshotError(
-                "a directory among part files",
-                where=str(place),
-                found=", ".join(folders[:5]),
-                expected="part files, or partitions such as bucket=1",
-            )
-        links = [
-            name for name, kind in entries.items() if kind == "link" and ("." not in name or PARTITION.match(name))
-        ]
-        if links:  # a link to a part or partition; without it, the side would be incomplete
-            raise SnapshotError(
-                "will not be opened",
-                where=str(place.child(links[0])),
-                found="a link",
-                expected="a regular file or directory inside the snapshot",
-                hint="copy the snapshot with cp -rL, which resolves links",
-            )
+        _reject_folders_and_links(place, entries)
         files: list[Place] = []
         for name in sorted(entries, key=natural_key):
             child = place.child(name)
@@ -162,6 +144,26 @@ class ColumnFormat:
 
     def _is_part(self, place: Place, kind: str) -> bool:
         return kind == "file" and not place.name.startswith((".", "_")) and self.is_part(place)
+
+
+def _reject_folders_and_links(place: Place, entries: Mapping[str, str]) -> None:
+    folders = [name for name, kind in entries.items() if kind == "directory" and not PARTITION.match(name)]
+    if folders:
+        raise SnapshotError(
+            "a directory among part files",
+            where=str(place),
+            found=", ".join(folders[:5]),
+            expected="part files, or partitions such as bucket=1",
+        )
+    links = [name for name, kind in entries.items() if kind == "link" and ("." not in name or PARTITION.match(name))]
+    if links:  # a link to a part or partition; without it, the side would be incomplete
+        raise SnapshotError(
+            "will not be opened",
+            where=str(place.child(links[0])),
+            found="a link",
+            expected="a regular file or directory inside the snapshot",
+            hint="copy the snapshot with cp -rL, which resolves links",
+        )
 
 
 def _require_shallow(place: Place) -> None:

@@ -114,18 +114,23 @@ class BinaryRows:
                         expected=f"a word of at most {LONGEST_ID} bytes, a space and {size} bytes",
                     )
                 numbers = data[end + 1 : end + 1 + size]
-                if row == 0 and numbers.strip() and not numbers.strip(_TEXT):
-                    raise SnapshotError(
-                        "text in a file with the suffix of binary files",
-                        where=str(self.place),
-                        found=repr(numbers[:40]),
-                        expected="little-endian float32",
-                        hint=f"mv {quoted(str(self.place))} {quoted(str(self.place)[: -len(_SUFFIX)] + '.vec')}",
-                    )
+                if row == 0:
+                    _reject_text(self.place, numbers)
                 yield data[at:end], numbers
                 at = end + 1 + size
             if (data[at:] + content.read(2, position)).strip(b"\n"):
                 raise SnapshotError("more rows than the header says", where=str(self.place), expected=self.count)
+
+
+def _reject_text(place: Place, numbers: bytes) -> None:
+    if numbers.strip() and not numbers.strip(_TEXT):
+        raise SnapshotError(
+            "text in a file with the suffix of binary files",
+            where=str(place),
+            found=repr(numbers[:40]),
+            expected="little-endian float32",
+            hint=f"mv {quoted(str(place))} {quoted(str(place)[: -len(_SUFFIX)] + '.vec')}",
+        )
 
 
 def _files(place: Place) -> list[Place]:

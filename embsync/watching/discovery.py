@@ -194,14 +194,10 @@ def _inspect(
         found = Signature.of(entries.items())
         before = (memory or {}).get(name)
         seen = before if before is not None and before.stamp == found.stamp else Observation(found.stamp, now)
-        changed = _last_change(entries) if memory is None else seen.since
-        look = ChildListing(place, kind == "directory", entries, now - changed)
-        verdict = _deferred(seen, now) or judge(look, watch)
-        if verdict.state == "ready" and now - changed < watch.missing_side_seconds:
-            verdict = _missing_side(place, snapshot, watch) or verdict
-        if verdict.state == "ready":
-            look.require_permission()
-        return child(verdict.state, verdict.reason)
+        unchanged = now - (_last_change(entries) if memory is None else seen.since)
+        listing = ChildListing(place, kind == "directory", entries, unchanged)
+        judged = _deferred(seen, now) or _completeness(listing, watch, snapshot)
+        return child(judged.state, judged.reason)
     except SnapshotChanged:
         return child("waiting", "changes to stop")
     except NotPermitted as error:
@@ -239,6 +235,16 @@ def _looks_like_a_side(name: str) -> bool:
 def _deferred(seen: Observation, now: float) -> Completeness | None:
     """Return what is missing from a child that was incomplete when it was last read, until it may be read again."""
     return Completeness("waiting", seen.missing) if seen.missing is not None and now < seen.retry_at else None
+
+
+def _completeness(listing: ChildListing, watch: WatchConfig, snapshot: SnapshotConfig) -> Completeness:
+    """Judge a child by the configured evidence, by the sides it still lacks, and by what may be read of it."""
+    judged = judge(listing, watch)
+    if judged.state == "ready" and listing.unchanged_seconds < watch.missing_side_seconds:
+        judged = _missing_side(listing.place, snapshot, watch) or judged
+    if judged.state == "ready":
+        listing.require_permission()
+    return judged
 
 
 def _missing_side(place: Place, snapshot: SnapshotConfig, watch: WatchConfig) -> Completeness | None:

@@ -29,27 +29,14 @@ def create_schema(connection: Connection, config: PostgresqlConfig, version: Ver
 
 
 def load(connection: Connection, config: PostgresqlConfig, schema: Schema, version: Version) -> None:
-    """Bring a version of which nothing is there: loading, rows, indexes, and then complete, each committed alone."""
+    """Load a version of which the database has nothing: its record, rows and indexes, then its completion.
+
+    Each step is committed by itself.
+    """
     require_free(connection, config, version)
     number, record = version.number, version.record
     halfvec = uses_halfvec(config, record.dimension)
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} (version, state, fingerprint, space_id, created, dimension, metric, index, halfvec,"
-            " target_recall) VALUES (%s, 'loading', %s, %s, %s, %s, %s, %s, %s, %s)"
-        ).format(schema.table("generations")),
-        (
-            number,
-            fingerprint_of(version),
-            record.space_id,
-            record.created,
-            record.dimension,
-            record.index.metric,
-            config.index,
-            halfvec,
-            record.index.target_recall,
-        ),
-    )
+    _begin(connection, config, schema, version, halfvec)
     search_index = schema.search_index(config.index, halfvec, record.dimension, record.index.metric, record.items.live)
     for side in version.sides:
         _copy(connection, schema, version, side)
@@ -61,6 +48,28 @@ def load(connection: Connection, config: PostgresqlConfig, schema: Schema, versi
             sql.SQL("UPDATE {} SET state = 'complete' WHERE version = %s").format(schema.table("generations")),
             (number,),
         )
+
+
+def _begin(connection: Connection, config: PostgresqlConfig, schema: Schema, version: Version, halfvec: bool) -> None:
+    """Record the version as being loaded."""
+    record = version.record
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {} (version, state, fingerprint, space_id, created, dimension, metric, index, halfvec,"
+            " target_recall) VALUES (%s, 'loading', %s, %s, %s, %s, %s, %s, %s, %s)"
+        ).format(schema.table("generations")),
+        (
+            version.number,
+            fingerprint_of(version),
+            record.space_id,
+            record.created,
+            record.dimension,
+            record.index.metric,
+            config.index,
+            halfvec,
+            record.index.target_recall,
+        ),
+    )
 
 
 def _copy(connection: Connection, schema: Schema, version: Version, side: Side) -> None:
