@@ -21,12 +21,12 @@ from embsync.delivery.steps import Delivered, Superseded, deliver, versions_behi
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.logs import log
 
-#: Attempts that follow one another at once where the store moves on while a version is delivered.
+#: Attempts without a pause between them if another version becomes current during a delivery.
 _SUPERSEDED = 5
 
 
 class Courier:
-    """Brings the store's current version to one sink, by a thread of its own, so that no sink waits for another.
+    """Delivers the store's current version to one sink in a separate thread, so that no sink waits for another.
 
     Parameters
     ----------
@@ -64,16 +64,16 @@ class Courier:
 
     @property
     def report(self) -> SinkReport:
-        """What is known of the sink; times are by this machine's clock as it is set now."""
+        """The state of the sink; times are by this machine's clock as it is set now."""
         return msgspec.structs.replace(self._report, **{name: _text(moment) for name, moment in self._times.items()})
 
     def start(self) -> None:
-        """Start the thread, and log what it does; without it, whoever calls :meth:`attempt` says what came of it."""
+        """Start the thread and log what it does. Without a thread, the caller of :meth:`attempt` reports the result."""
         self._logs = True
         self._thread.start()
 
     def replace(self, predecessor: Courier) -> None:
-        """Start once the thread of the same sink's previous configuration has ended, and report what that knew."""
+        """Start once the thread of the sink's previous configuration has ended, and take over its state."""
         self._after = predecessor
         self._report = msgspec.structs.replace(predecessor._report, kind=self._report.kind)
         self._times = dict(predecessor._times)
@@ -81,7 +81,7 @@ class Courier:
         self.start()
 
     def does_the_same(self, other: Courier) -> bool:
-        """Return whether another one would deliver to the same sink in the same way."""
+        """Return whether another courier has the same sink and settings."""
         mine, theirs = (
             (one._config, one._delivery.retry_seconds, one._delivery.recheck_seconds, one._on_missed_recall)
             for one in (self, other)
@@ -117,7 +117,7 @@ class Courier:
             return self._delivery.retry_seconds, error
         except EmbsyncError as error:
             return self._failed(error), error
-        except Exception as error:  # a defect, or what a library raises unexpectedly: it may contain a secret
+        except Exception as error:  # a defect here or in a library; the text may contain a secret
             found = without_secrets(f"{type(error).__name__}: {error}")
             unexpected = EmbsyncError("unexpected error", found=found)
             return self._failed(unexpected), unexpected
@@ -144,7 +144,7 @@ class Courier:
             sink.close()
 
     def look(self, current: int | None) -> None:
-        """Note which version the sink's readers see, and since when it is behind."""
+        """Record which version the sink's readers see, and since when it is behind."""
         behind = versions_behind(self._root, current)
         self._times["behind_since"] = None if behind == 0 else self._times["behind_since"] or Moment()
         self._change(current=current, behind=behind)
@@ -165,7 +165,7 @@ class Courier:
     def _failed(self, error: EmbsyncError) -> float:
         pause = self._pauses.failed()
         text = without_secrets(str(error))
-        with contextlib.suppress(EmbsyncError):  # what is wrong may be the store
+        with contextlib.suppress(EmbsyncError):  # the cause may be in the store
             self.look(self._report.current)
         if text != self._report.error and self._logs:
             details = {name: without_secrets(value) for name, value in error.details().items()}

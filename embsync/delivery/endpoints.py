@@ -1,4 +1,4 @@
-"""Which URL leads to which objects."""
+"""The kinds of objects by the scheme of a URL."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from embsync.delivery.local_objects import LocalObjects
 from embsync.delivery.objects import Objects
 from embsync.errors import UsageError
 
-#: Schemes that lead to object stores.
+#: Schemes of object stores.
 _CLOUD = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
 
 
 def open_objects(config: ObjectStoreConfig) -> Objects:
-    """Return the objects at a URL; nothing is connected to yet.
+    """Return the objects at a URL, without connecting.
 
     Raises
     ------

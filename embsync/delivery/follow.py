@@ -19,21 +19,21 @@ from embsync.store.hold import HeldError
 
 #: First pause after a failure, in seconds.
 _FIRST_PAUSE = 5.0
-#: After a stop, how long to wait for a pull that runs, in seconds: it may end anywhere.
+#: Seconds to wait, after a stop, for a running pull, which may be interrupted at any point.
 _STOP_SECONDS = 2.0
 
 
 def follow(pull: Pull, interval: float) -> int:
     """Pull until SIGTERM or SIGINT; return the exit code.
 
-    Failures are logged, and tried again after growing pauses; what was current stays current. A signal ends a transfer
-    that runs, wherever it is, with the process: the next pull continues it.
+    After a failure, which is logged, it retries after growing pauses, and the current version stays current. A signal
+    ends a running transfer at any point, together with the process; the next pull continues it.
 
     Parameters
     ----------
     pull : Pull
     interval : float
-        Seconds between looks at the pointer.
+        Seconds between reads of the pointer.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
 
 
 def _step(pull: Pull, pauses: Pauses, interval: float, reported: dict[str, str]) -> float:
-    """Look once, and return the seconds until the next look."""
+    """Read the pointer, pull if it changed, and return the seconds until the next read."""
     try:
         pulled = pull.follow_once()
     except HeldError as error:
@@ -100,7 +100,7 @@ def _step(pull: Pull, pauses: Pauses, interval: float, reported: dict[str, str])
 
 
 def _report(reported: dict[str, str], kind: str, level: int, error: EmbsyncError) -> None:
-    """Log an error once, until it is another one."""
+    """Log an error, unless it is the same as the last one."""
     text = without_secrets(str(error))
     if reported.get(kind) != text:
         reported[kind] = text

@@ -1,4 +1,4 @@
-"""The kinds of sinks; the library of one is loaded when a sink of it is opened."""
+"""The kinds of sinks; the library of a kind is loaded when such a sink is opened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SinkKind:
     extra: str
 
 
-#: By the ``kind`` of the configuration.
+#: By ``kind`` in the configuration.
 KINDS = {
     "milvus": SinkKind("embsync.delivery.milvus.sink", "MilvusSink", "milvus"),
     "object_store": SinkKind("embsync.delivery.object_store", "ObjectStoreSink", "mirror"),
@@ -33,7 +33,7 @@ def kind_of(config: SinkConfig) -> str:
 
 
 def open_sink(config: SinkConfig) -> Sink:
-    """Return the sink that a configuration describes; nothing is connected to yet.
+    """Return the sink that a configuration describes, without connecting.
 
     Raises
     ------

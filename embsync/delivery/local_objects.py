@@ -21,7 +21,7 @@ _PIECE = 8 << 20
 
 
 class LocalObjects:
-    """The files below a directory, which must exist: what is not mounted is not taken for an empty directory."""
+    """The files below a directory, which must exist, so that one that is not mounted is not taken for an empty one."""
 
     def __init__(self, where: str, root: Path) -> None:
         self.where = where
@@ -70,7 +70,7 @@ class LocalObjects:
         return True
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Replace an object that reads ``expected``, under a lock."""
+        """Replace an object whose content is ``expected``, under a lock."""
         with self._errors():
             try:
                 with exclusive(self._place(_LOCK), _LOCK_SECONDS, "the directory"):
@@ -95,7 +95,7 @@ class LocalObjects:
                         yield ObjectEntry(path.relative_to(self._root).as_posix(), found.st_size, modified)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete files in the order given, and directories that are empty then."""
+        """Delete files in the given order, then directories that have become empty."""
         with self._errors():
             for key in keys:
                 path = self._root / key
@@ -116,11 +116,11 @@ class LocalObjects:
             return dt.datetime.fromtimestamp(lock.stat().st_mtime, dt.UTC)
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing: what a lock on a file cannot do is a matter of the file system."""
+        """Return nothing: the limits of file locks depend on the file system, and are documented."""
         return ()
 
     def _place(self, key: str) -> Path:
-        """Return the path of a key, whose directory exists then."""
+        """Return the path of a key, after creating its directory."""
         path = self._root / key
         if not self._root.is_dir():
             raise SinkUnavailable(

@@ -23,7 +23,7 @@ from embsync.store.version_manifest import hash_line
 
 #: Files that are uploaded at once, each in parts.
 _AT_ONCE = 4
-#: By how much an object may be dated later than now: services date to the second.
+#: Seconds by which an object's date may be later than now: services round dates to seconds.
 _FUTURE = dt.timedelta(seconds=2)
 
 
@@ -35,7 +35,7 @@ class ObjectStoreSink:
         self._objects = open_objects(config)
 
     def check(self, version: Version) -> None:
-        """Raise unless the prefix is reachable, empty or embsync's, and holds no other version of this number."""
+        """Raise unless the prefix is reachable, is empty or embsync's, and has no other version of this number."""
         marker = self._objects.read(remote.MARKER)
         if marker is None:
             self._require_empty()
@@ -49,17 +49,17 @@ class ObjectStoreSink:
     def _require_empty(self) -> None:
         for entry in itertools.islice(self._objects.list(), 1):
             raise SinkConflict(
-                "the prefix is not empty, and embsync did not make it",
+                "the prefix contains objects of another program",
                 where=self._objects.where,
                 found=entry.key,
                 expected=f"nothing, or {remote.MARKER}",
-                hint="name a prefix of its own, such as the URL with /embsync at its end",
+                hint="use a separate prefix, such as the URL followed by /embsync",
             )
 
     def _require_same(self, version: Version, there: list[RemoteVersion]) -> None:
         for found in there:
             if found.number == version.number:
-                hint = "two stores are pushed to one prefix, or the store was made anew: name another prefix"
+                hint = "two stores are pushed to one prefix, or the store was recreated: name another prefix"
                 require_same(version, found.fingerprint, f"{self._objects.where}/{found.folder}", hint)
 
     def generations(self) -> list[Generation]:
@@ -129,7 +129,7 @@ class ObjectStoreSink:
                 f"version {version.number} is incomplete",
                 where=self._objects.where,
                 found=", ".join(entry.path for entry in wrong[:3]) or "no manifest",
-                expected="every file of the manifest, of its size",
+                expected="every file of the manifest, in its size",
                 hint="the next run pushes it again; check that nothing else deletes there",
             )
         record = version.record
@@ -152,7 +152,7 @@ class ObjectStoreSink:
         return self._objects.swap(remote.POINTER, data, before)
 
     def drop(self, number: int) -> None:
-        """Delete a version's objects, the manifest first, once nobody should be copying it any more."""
+        """Delete a version's objects, the manifest first, once no pull should still be copying it."""
         pointer, _ = remote.read_pointer(self._objects)
         if pointer is not None and pointer.version == number:
             raise SinkError("the current version is not deleted", where=self._objects.where, found=f"version {number}")
@@ -180,9 +180,9 @@ class ObjectStoreSink:
         return bool(times) and now - max(times) >= dt.timedelta(seconds=self._config.grace_seconds)
 
     def _date_again(self, there: list[RemoteVersion], now: dt.datetime) -> None:
-        """Write manifests again that the clock there dated later than now, before it was set back.
+        """Write manifests again whose date is later than now, because the clock there was set back.
 
-        Otherwise what they replaced would be kept until the clock has caught up.
+        Otherwise the versions that they replaced would be kept until the clock has caught up.
         """
         for found in there:
             if found.finished is not None and found.finished > now + _FUTURE:
@@ -192,7 +192,7 @@ class ObjectStoreSink:
                     self._objects.write(key, data)
 
     def close(self) -> None:
-        """Do nothing: connections are the library's own."""
+        """Do nothing: the library manages the connections."""
 
 
 def _is_there(entry: FileEntry, found: RemoteVersion) -> bool:

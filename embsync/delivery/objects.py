@@ -32,28 +32,28 @@ class Objects(Protocol):
         """Yield an object's bytes from ``start`` on, in pieces; None instead if it does not exist."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a small object: readers find it whole or not at all."""
+        """Write a small object; readers find it complete or not at all."""
 
     def upload(self, key: str, path: Path) -> None:
-        """Write a file of any size as an object: readers find it whole or not at all."""
+        """Write a file of any size as an object; readers find it complete or not at all."""
 
     def copy(self, source: str, key: str) -> bool:
         """Copy an object without transferring it; return False if the store cannot."""
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Replace an object that reads ``expected`` (None: that does not exist); return False if it reads otherwise.
+        """Replace an object whose content is ``expected`` (None: that does not exist); return False if it is not.
 
-        Of several publishers at once, one succeeds.
+        If several publishers do so at once, one succeeds.
         """
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
         """Yield the objects whose keys begin with a directory, in any order."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that do not exist are none the less deleted."""
+        """Delete objects; it is no error if one does not exist."""
 
     def now(self) -> dt.datetime:
-        """Return the time by the clock that dates the objects, whatever the clock of this machine says."""
+        """Return the time by the clock that dates the objects, which may differ from this machine's."""
 
     def notes(self) -> tuple[str, ...]:
-        """Return what people should know of this store, after it was probed; changes nothing that lasts."""
+        """Probe the store, and return a note for users about what it lacks, if anything; nothing lasting is changed."""

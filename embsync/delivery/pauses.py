@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 LONGEST = 600.0
-#: Seconds by which a clock differs that was set, rather than corrected slowly as by NTP.
+#: Seconds of difference from which a clock counts as set, rather than as corrected slowly by NTP.
 _SET = 2.0
 
 
 class Pauses:
-    """Pauses that double with every failure, up to ten minutes, and begin anew after a success.
+    """Pauses that double with every failure, up to ten minutes, and start over after a success.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Pauses:
         self.failures = 0
 
     def succeeded(self) -> None:
-        """Begin anew."""
+        """Start over."""
         self.failures = 0
 
     def failed(self) -> float:
@@ -33,7 +33,7 @@ class Pauses:
 
 
 class Moment:
-    """The time at which it was made, or some seconds later, right also after the clock was set.
+    """The time at which it was created, or some seconds later, correct even after the clock was set.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class Moment:
         self._stated = time.time() + later
 
     def seconds(self) -> float:
-        """Return it in seconds since 1970, as the clock of this machine counts them now.
+        """Return it in seconds since 1970, by this machine's clock as it is set now.
 
-        The same number each time, unless the clock was set meanwhile.
+        The number is the same each time unless the clock was set in between.
         """
         now = time.time() - (_ticks() - self._ticks)
         if abs(now - self._stated) > _SET:
@@ -57,5 +57,5 @@ class Moment:
 
 
 def _ticks() -> float:
-    """Return seconds that go on while the machine sleeps, too."""
+    """Return seconds of a clock that also runs while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -29,9 +29,9 @@ from embsync.store.version_manifest import read
 
 #: Files that are downloaded at once.
 _AT_ONCE = 4
-#: How often what the pointer names may vanish while it is copied, before something else must be wrong.
+#: How often the version of the pointer may be deleted while it is copied before an error is raised.
 _ATTEMPTS = 5
-#: Bytes of the manifest and the line for the journal.
+#: Bytes allowed for the manifest and the journal line.
 _SMALL_FILES = 1 << 20
 
 
@@ -60,7 +60,7 @@ class Pulled:
 
 
 class Pull:
-    """Copies versions from a prefix to a store. Several on one host are one: one transfers, the others wait.
+    """Copies versions from a prefix to a store. Of several on one host, one transfers and the others wait.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Pull:
     wait : float
         Seconds to wait for another pull.
     alive : callable
-        Called whenever a transfer goes on.
+        Called whenever a transfer makes progress.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Pull:
         self._alive = alive
 
     def once(self) -> Pulled:
-        """Make the pointer's version current, whichever version is current here.
+        """Make the pointer's version current, whatever is current here.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class Pull:
         StoreError, UsageError
             The store may not be pulled into, or cannot be written.
         SinkError
-            An object is damaged, or the place cannot be reached.
+            An object is damaged, or the source cannot be reached.
         """
         pointer = self._pointer()  # before a store is created for a mistyped URL
         with self._alone() as known:
@@ -104,7 +104,7 @@ class Pull:
     def follow_once(self) -> Pulled | None:
         """Do the same if the pointer names another version than last time; return None if it does not.
 
-        So a local rollback stays until another version is pushed, or for as long as it holds.
+        A local rollback therefore lasts until another version is pushed or, with a hold, until it is released.
         """
         pointer = self._pointer()
         with self._alone() as known:
@@ -114,7 +114,7 @@ class Pull:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[PullSource]:
-        """Hold the lock of pulling, in a store that may be pulled into and is not on hold."""
+        """Hold the lock for pulling, after checking that the store may be pulled into and is not on hold."""
         self._store.make()
         with exclusive(self._store.root / layout.PULL_LOCK, self._wait, "pulling into the store"):
             known = require_pullable(self._store.root, self._objects.where)
@@ -139,7 +139,7 @@ class Pull:
         return pointer
 
     def _bring(self, pointer: Pointer, known: PullSource) -> Pulled:
-        """Switch to the pointer's version, or if that is deleted meanwhile, to the next one."""
+        """Switch to the pointer's version; if that is deleted meanwhile, to the version that the pointer names then."""
         for _ in range(_ATTEMPTS):
             try:
                 pulled = self._switch(pointer)
@@ -189,7 +189,7 @@ class Pull:
                 f"another version {number} is here",
                 where=self._store.path(number),
                 expected=f"the one of {self._objects.where}",
-                hint="the store there was made anew: pull into another directory by --store",
+                hint="the store there was recreated: pull into another directory, named with --store",
             )
         if self._store.current() == number:
             return Pulled(number, False)
@@ -197,7 +197,7 @@ class Pull:
         return Pulled(number, True)
 
     def _receive(self, staging: ReceivedVersion, manifest: Manifest, pointer: Pointer) -> tuple[int, int]:
-        """Get every file: from an earlier pull, from a version here with the same file, or by transfer."""
+        """Get every file: from an interrupted pull, from a local version with the same file, or by transfer."""
         folder = remote.folder_of(pointer.version, pointer.sha256)
         with self._newest_here() as here:
             own = (
@@ -221,7 +221,7 @@ class Pull:
 
     @contextlib.contextmanager
     def _newest_here(self) -> Iterator[Version | None]:
-        """Pin the newest version of the store, None if there is none or it is damaged."""
+        """Pin the newest version of the store; None if there is none or it is damaged."""
         with contextlib.ExitStack() as stack:
             found = None
             numbers = self._store.numbers()
@@ -262,7 +262,7 @@ class Pull:
     def _until(self, errors: list[BaseException], pieces: Iterator[Any]) -> Iterator[Any]:
         for piece in pieces:
             if errors:
-                raise SinkError("stopped, because another file could not be copied")
+                raise SinkError("stopped because another file could not be copied")
             self._alive()
             yield piece
 
@@ -276,7 +276,7 @@ class Pull:
 
 
 def _with_pointer(known: PullSource, pointer: Pointer) -> PullSource:
-    """Return the source with the pointer's version."""
+    """Return the record of the source, with the pointer's version."""
     return msgspec.structs.replace(known, version=pointer.version, sha256=pointer.sha256)
 
 

@@ -7,7 +7,7 @@
     versions/000042-SHA256/items/ids.npy …       the files of a version, never changed
     versions/000042-SHA256/manifest.json         written last; without it the version is incomplete
 
-SHA256 is that of the manifest, so that the key of a file says for good what it contains: two publishers never write
+SHA256 is that of the manifest, so that the key of a file determines its content: two publishers never write
 different files under one key.
 """
 
@@ -126,7 +126,7 @@ def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
     Raises
     ------
     SinkConflict
-        It is damaged, or was not written by embsync.
+        The pointer is damaged, or was not written by embsync.
     """
     data = objects.read(POINTER)
     if data is None:
@@ -146,7 +146,7 @@ def _foreign(objects: Objects, found: str) -> SinkConflict:
         where=f"{objects.where}/{POINTER}",
         found=found,
         expected=f"what embsync push writes, of format {FORMAT}",
-        hint="name another prefix, or delete it there and push again",
+        hint="use another prefix, or delete the file there and push again",
     )
 
 
@@ -156,7 +156,7 @@ def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[byte
     Raises
     ------
     SinkError
-        It is not the one whose hash is known, or no manifest.
+        Its hash is wrong, or it is not a manifest.
     """
     key = f"{folder_of(number, fingerprint)}/{layout.MANIFEST}"
     data = objects.read(key)

@@ -65,9 +65,9 @@ def row_blocks(version: Version, name: SideName, rows: int | None = None) -> Ite
 
 
 def label_objects(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[dict[str, Any]]:
-    """Yield the labels of each row, as JSON can hold them.
+    """Yield the labels of each row, with values that JSON can represent.
 
-    NUL in a string becomes U+FFFD, and an infinite number null: no JSON column of a database takes them.
+    NUL in a string becomes U+FFFD and an infinite number becomes null, since JSON columns of databases accept neither.
     """
     columns = [list(map(_storable, values)) for values in labels.values()]
     for values in zip(*columns, strict=True) if columns else ((),) * rows:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from embsync.errors import UsageError
 
 _SHOWN_AS = "***"
-#: Shorter ones would remove parts of ordinary words.
+#: Replacing shorter ones would remove parts of ordinary words.
 _SHORTEST = 4
 _known: set[str] = set()
 
@@ -59,7 +59,7 @@ def _first_line(key: str, file: Path) -> str:
 
 
 def remember_secret(secret: str) -> None:
-    """Have :func:`without_secrets` remove a secret, also where it is quoted as in URLs."""
+    """Make :func:`without_secrets` remove a secret, including its form quoted for URLs."""
     if len(secret) >= _SHORTEST:
         _known.update({secret, quote(secret, safe=""), quote(secret)})
 

@@ -29,9 +29,9 @@ from embsync.signals import Requests, recorded_signals
 from embsync.store import layout
 from embsync.store.locks import exclusive, identity
 
-#: The state is written at least so often, in seconds, so that its age shows whether the service lives.
+#: Seconds after which the state is written even if unchanged, so that its age shows whether the service runs.
 _WRITTEN_SECONDS = 15.0
-#: After a stop, how long to wait for deliveries that run, in seconds: they may end anywhere.
+#: Seconds to wait, after a stop, for running deliveries, which may be interrupted at any point.
 _STOP_SECONDS = 5.0
 
 
@@ -61,7 +61,7 @@ class DeliveryService:
         self._problem: str | None = None
 
     def _checked(self) -> Config:
-        """Return the configuration; a sink that cannot be opened is an error of it."""
+        """Return the configuration; a sink that cannot be opened makes it invalid."""
         config = self._load()
         if not config.delivery.sinks:
             raise UsageError("no sinks to deliver to", found="no delivery.sinks", hint="docs/delivery.md has examples")
@@ -70,7 +70,7 @@ class DeliveryService:
         return config
 
     def _checked_again(self) -> Config:
-        """Return the configuration, in which the place of the state may not change."""
+        """Return the configuration, in which the directory of the state must not have changed."""
         config = self._checked()
         if config.delivery.directory != self._config.delivery.directory:
             raise UsageError(
@@ -96,7 +96,7 @@ class DeliveryService:
 
     @property
     def report(self) -> DeliveryReport:
-        """What is known of every sink now."""
+        """The state of every sink."""
         wanted = None
         with contextlib.suppress(EmbsyncError):
             wanted = layout.named_number(self._root)
@@ -106,7 +106,7 @@ class DeliveryService:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code.
 
-        SIGHUP has the configuration read again; SIGHUP and SIGUSR1 have every sink looked at now.
+        SIGHUP makes it read the configuration again; SIGHUP and SIGUSR1 make it check every sink at once.
         """
         requests = Requests()
         logs.configure(self._config.log)
@@ -123,7 +123,7 @@ class DeliveryService:
             log(logging.INFO, "stopped", work_ended=not ended)
         if not ended:
             logging.shutdown()
-            os._exit(0)  # threads of libraries would be waited for; a delivery may end anywhere
+            os._exit(0)  # an ordinary exit would wait for threads of libraries
         return 0
 
     def _loop(self, requests: Requests) -> None:
@@ -152,7 +152,7 @@ class DeliveryService:
             log(logging.ERROR, "reload_failed", reason=without_secrets(error.what), where=error.where, **details)
 
     def _apply(self, fresh: Config) -> None:
-        """Replace the couriers of sinks that changed; the others go on with what they are doing."""
+        """Replace the couriers of sinks that changed; the others continue undisturbed."""
         before = {courier.name: courier for courier in self._couriers}
         couriers = []
         for courier in self._couriers_of(fresh):
@@ -181,7 +181,7 @@ class DeliveryService:
         return all(ended)
 
     def _current(self) -> object:
-        """Return what changes when the store has another current version."""
+        """Return a value that changes when another version becomes current in the store."""
         with contextlib.suppress(EmbsyncError):
             number = layout.named_number(self._root)
             folder = self._root / layout.VERSIONS / layout.version_name(number or 0)
@@ -193,7 +193,7 @@ class DeliveryService:
         return ", ".join(late) or "every sink is current"
 
     def _write(self, now: float) -> None:
-        """Write the state if it has changed, or was not written for a while; a full disk stops no delivery."""
+        """Write the state if it has changed or is old; failure to write it, as on a full disk, stops no delivery."""
         report = self.report
         same = self._reported is not None and msgspec.structs.replace(self._reported, updated=report.updated) == report
         if same and now - self._written < _WRITTEN_SECONDS:
@@ -209,7 +209,7 @@ class DeliveryService:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock that allows one delivery from a store at a time; there must be a store."""
+        """Hold the lock that allows one delivery from a store at a time; the store must exist."""
         with contextlib.suppress(StoreDamaged):  # may be repaired while it runs
             layout.named_number(self._root)
         try:

@@ -34,12 +34,12 @@ class Generation:
     number : int
         The version's number.
     fingerprint : str
-        sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5. Empty where an
-        incomplete one does not say.
+        sha256 of its ``manifest.json`` (:func:`fingerprint_of`): two stores may both have a version 5. Empty if an
+        incomplete one does not record it.
     complete : bool
         Whether it is staged completely. An incomplete one is left by a run that died.
     space_id, created : str or None
-        As in the manifest; None where an incomplete one does not say.
+        As in the manifest; None if an incomplete one does not record them.
     search : mapping
         Search parameters that reach the target recall in this sink; empty before :meth:`Sink.probe`, and for sinks
         that do not search.
@@ -85,8 +85,8 @@ class Sink(Protocol):
     """A place where versions are served. Constructing one does no I/O; its only argument is its configuration.
 
     Every method raises errors of :mod:`embsync.errors` alone: :class:`SinkUnavailable` if a later attempt may succeed
-    (unreachable, busy, full), :class:`SinkConflict` for what somebody else made or moved, :class:`SinkError` for what
-    stays wrong until somebody changes it (password, permission, width). Their messages never contain a secret, and
+    (unreachable, busy, full), :class:`SinkConflict` if another program or publisher interferes, :class:`SinkError` if
+    it fails until somebody changes something (password, permission, width). Their messages never contain a secret, and
     they are raised ``from None`` where the library's own exception might.
 
     A sink is used by one thread at a time, and several may work on the same place: two threads, processes or hosts.
@@ -109,9 +109,9 @@ class Sink(Protocol):
         """Return the number of the version that readers see, or None before the first commit."""
 
     def stage(self, version: Version) -> None:
-        """Bring a version into the sink, where readers do not see it yet.
+        """Load a version into the sink, invisible to its readers.
 
-        Does nothing if the sink holds it completely, and starts again if it holds a part.
+        Does nothing if the sink has all of it, and starts over if it has a part.
 
         Raises
         ------
@@ -122,14 +122,14 @@ class Sink(Protocol):
     def probe(self, version: Version) -> Probe:
         """Count the rows of a staged version and measure its recall, with the cheapest search that reaches the target.
 
-        Queries and exact neighbours are :func:`embsync.delivery.queries.probe_queries`. The search parameters are
+        Queries and exact neighbours come from :func:`embsync.delivery.queries.probe_queries`. The search parameters are
         stored with the generation.
         """
 
     def commit(self, number: int, expected: int | None) -> None:
-        """Let readers see a staged version instead of ``expected``: compare and swap, both sides at once.
+        """Make readers see a staged version instead of ``expected``: compare and swap, both sides at once.
 
-        A rollback is a commit too.
+        A rollback is also a commit.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Sink(Protocol):
     def drop(self, number: int) -> None:
         """Remove a version that readers do not see; do nothing if it is not there.
 
-        Waits a bounded time for readers that still use it. A version that is half removed is listed as incomplete, and
+        Waits a bounded time for readers that still use it. A partly removed version is listed as incomplete and
         removed by the next call. Nothing is touched that does not carry embsync's mark.
 
         Raises
@@ -181,13 +181,13 @@ def require_same(version: Version, fingerprint: str, where: str, hint: str) -> N
 
 
 def moved(where: str, current: int | None, expected: int | None) -> SinkMoved:
-    """Return the error of a commit that compares and finds another version than expected."""
+    """Return the error of a commit that finds another version than expected."""
     return SinkMoved(
         "another publisher switched this sink",
         where=where,
         found=_number(current),
         expected=_number(expected),
-        hint="the next attempt looks again; check that no other store is delivered there",
+        hint="the next attempt reads it again; check that no other store is delivered there",
     )
 
 

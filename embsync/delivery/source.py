@@ -23,7 +23,7 @@ class PullSource(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     url : str
     version, sha256 : int or None, str or None
-        What the pointer there named when this store last switched; None before the first version arrived.
+        Those of the pointer when this store last switched; None before the first version arrived.
     """
 
     format: int = FORMAT
@@ -50,7 +50,7 @@ def write_source(root: Path, source: PullSource) -> None:
 
 
 def require_pullable(root: Path, url: str) -> PullSource:
-    """Return what is known of the source of a store, which may be pulled from ``url``.
+    """Return the source of a store, after checking that it may be pulled from ``url``.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def require_pullable(root: Path, url: str) -> PullSource:
             "the store has a daemon, which publishes there",
             where=root,
             expected="a store that nothing but `embsync pull` changes",
-            hint="name another directory by --store",
+            hint="name another directory with --store",
         )
     known = read_source(root)
     if known is None:
@@ -73,7 +73,7 @@ def require_pullable(root: Path, url: str) -> PullSource:
                 "the store was not pulled: its versions come from elsewhere",
                 where=root,
                 expected=f"an empty directory, or a store with {layout.SOURCE}",
-                hint="name another directory by --store",
+                hint="name another directory with --store",
             )
         known = PullSource(url=url)
         write_source(root, known)
@@ -83,7 +83,7 @@ def require_pullable(root: Path, url: str) -> PullSource:
             where=root / layout.SOURCE,
             found=url,
             expected=known.url,
-            hint=(command("pull", known.url, store=root), "or name another directory by --store"),
+            hint=(command("pull", known.url, store=root), "or name another directory with --store"),
         )
     if known.format != FORMAT:
         raise StoreError("a source of another format", where=root / layout.SOURCE, found=known.format, expected=FORMAT)

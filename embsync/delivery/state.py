@@ -1,6 +1,6 @@
 """``delivery.json`` and ``delivery.prom``: what the service reports about each sink; nothing depends on them.
 
-What is in a sink is known by the sink. These files can be deleted at any time.
+The state is stored in the sinks themselves. These files can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BY_SINK = (
 
 
 class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one sink.
+    """The state of one sink.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     behind_since : str or None
         When it was first found to be behind.
     error : str or None
-        Why it is: the last error, since the last success.
+        The last error since the last success.
     failures : int
         Attempts that failed since the last success, and over the life of the service.
     next_attempt : str or None
@@ -65,9 +65,9 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     search : dict
         Search parameters of the current version in this sink.
     notes : list of str
-        What people should know: what the sink cannot do, a recall that was missed.
+        Remarks for users: what the sink cannot do, a recall that was missed.
     old : list of int
-        Versions that are removed when those that use them have finished.
+        Versions that are removed once their readers have finished.
     """
 
     kind: str
@@ -98,7 +98,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     sinks : dict
         By name.
     problem : str or None
-        Why the configuration could not be reloaded: the previous one is in force.
+        Why the configuration could not be reloaded; the previous one stays in force.
     """
 
     updated: str

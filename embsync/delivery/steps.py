@@ -31,7 +31,7 @@ class Delivered:
     missed : str or None
         The missed recall, for messages.
     dropped, waiting : tuple of int
-        Old generations that were removed, and those that still have to wait.
+        Old generations that were removed, and those that are still in use.
     """
 
     version: int
@@ -54,7 +54,7 @@ class Superseded(SinkMoved):
 def deliver(
     sink: Sink, root: Path, keep: int, on_missed_recall: Literal["warn", "refuse"] = "warn", *, where: str | None = None
 ) -> Delivered:
-    """Bring the current version of a store into a sink, let its readers see it, and remove what is old there.
+    """Bring the current version of a store into a sink, switch its readers to it, and remove old versions there.
 
     Parameters
     ----------
@@ -64,16 +64,16 @@ def deliver(
     keep : int
         Generations to keep in the sink.
     on_missed_recall : {"warn", "refuse"}
-        What to do where the sink cannot reach its target recall.
+        What to do if the sink cannot reach its target recall.
     where : str, optional
-        The sink, for messages that nobody else puts its name before.
+        The sink's name for messages, unless the caller adds it.
 
     Raises
     ------
     NotFoundError, StoreError
         The store has no version, or a damaged one.
     SinkError
-        The sink cannot take it now or at all; its readers see what they saw before.
+        The sink cannot take it now or at all; its readers see the same version as before.
     """
     with open_version(root) as version:
         sink.check(version)
@@ -114,7 +114,7 @@ def _require_ours(version: Version, there: list[Generation], where: str | None) 
     newest = max(layout.version_numbers(versions), default=version.number)
     for found in there:
         same: bool | None = None
-        if not found.fingerprint:  # its publisher died before it could say; staging makes it again
+        if not found.fingerprint:  # its publisher died before recording it; staging starts over
             continue
         if found.number == version.number:
             same = found.fingerprint == fingerprint_of(version)
@@ -144,7 +144,7 @@ def _require_rows(version: Version, probe: Probe, where: str | None) -> None:
             where=where,
             found=f"{probe.items} items, {probe.users} users",
             expected=f"{expected[0]} items, {expected[1]} users of version {version.number}",
-            hint="the version is not switched to; check that nothing else deletes there",
+            hint="the sink keeps its current version; check that nothing else deletes rows there",
         )
 
 

@@ -96,7 +96,7 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
         kind = ("failing", "short", "lying")[way[0]]
         point = f"{kind} with {errno.errorcode.get(way[1])}, {way[2]} from call {place}"
         if code not in {0, 1}:
-            tally.harm("unmendable", f"{scenario.name}: {point}: ended with {code}")
+            tally.harm("unrepaired", f"{scenario.name}: {point}: ended with {code}")
         examine(bench, scenario, tally, point, done=code == 0, follow=turn % 8 == 0)
     output.write_text(json.dumps(dataclasses.asdict(tally)))
 

@@ -49,7 +49,7 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
             code = forked(lambda scenario=scenario, root=root: scenario.act(root))
             os.statvfs = really
             if scenario.name == "prune" and code:
-                tally.harm("unmendable", f"a full disk, {pages} pages left: prune makes no room")
+                tally.harm("unrepaired", f"a full disk, {pages} pages left: prune makes no room")
             ballast.unlink()
             examine(bench, scenario, tally, f"full after {pages} pages", done=code == 0, follow=pages % 8 == 0)
     finally:

@@ -116,7 +116,7 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
         code = strike(bench, scenario, place, over, number)
         point = f"{number.name} {'after' if over else 'before'} {name} number {place}"
         if code not in {0, -number, number}:
-            tally.harm("unmendable", f"{scenario.name}: {point}: ended with {code}")
+            tally.harm("unrepaired", f"{scenario.name}: {point}: ended with {code}")
         examine(bench, scenario, tally, point, done=code == 0, follow=turn % 8 == 0)
     output.write_text(json.dumps(dataclasses.asdict(tally)))
 

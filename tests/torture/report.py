@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Harm = Literal["torn", "lost", "phantom", "unmendable"]
+Harm = Literal["torn", "lost", "phantom", "unrepaired"]
 
 #: Read once and early: tests run without the variables of the caller.
 _REPORT = os.environ.get("EMBSYNC_TORTURE_REPORT")
-_COLUMNS = ("attack", "points", "torn", "lost", "phantom", "unmendable", "seconds")
+_COLUMNS = ("attack", "points", "torn", "lost", "phantom", "unrepaired", "seconds")
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Tally:
         Something acknowledged was gone: a version, a line of the journal, a hold.
     phantom : int
         Something counts as done that was not, or the reverse: a night handled though not published.
-    unmendable : int
-        The next ordinary command did not succeed, or left something lying about.
+    unrepaired : int
+        The next ordinary command did not succeed, or left something behind.
     found : list of str
         What each harm was, in words.
     """
@@ -47,7 +47,7 @@ class Tally:
     torn: int = 0
     lost: int = 0
     phantom: int = 0
-    unmendable: int = 0
+    unrepaired: int = 0
     seconds: float = 0.0
     found: list[str] = field(default_factory=list)
 

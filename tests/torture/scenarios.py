@@ -200,10 +200,10 @@ def examine(bench: Bench, scenario: Scenario, tally: Tally, point: str, *, done:
         after = _read(root)
         left = _left_over(root)
     except Exception as error:
-        tally.harm("unmendable", f"{where}: {type(error).__name__}: {error}")
+        tally.harm("unrepaired", f"{where}: {type(error).__name__}: {error}")
         return
     if left:
-        tally.harm("unmendable", f"{where}: left behind: {left}")
+        tally.harm("unrepaired", f"{where}: left behind: {left}")
     if after != number:
         tally.harm("lost", f"{where}: version {number} was current, then {after}")
     for harm in _compared(bench, scenario, after, done=done):
@@ -263,7 +263,7 @@ def _follow(bench: Bench, tally: Tally, where: str, current: int | None) -> None
         expected = store.next_number()
         made = publish_snapshot(store, Request(bench.directory / "night-3"), CONFIG)
     except Exception as error:
-        tally.harm("unmendable", f"{where}: the next night: {error}")
+        tally.harm("unrepaired", f"{where}: the next night: {error}")
         return
     if (made.version, made.parent) != (expected, current) or _read(bench.root) != expected:
         tally.harm("phantom", f"{where}: version {made.version} of {made.parent} on top of {current}")

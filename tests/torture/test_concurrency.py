@@ -76,7 +76,7 @@ class Crowd:
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         if done.returncode not in ALLOWED or "Traceback" in done.stderr:
-            self.harm("unmendable", f"{arguments}: {done.returncode} {done.stderr[-500:]}")
+            self.harm("unrepaired", f"{arguments}: {done.returncode} {done.stderr[-500:]}")
         self.did[arguments[0] if done.returncode == 0 else f"{arguments[0]} in vain"] += 1
 
     def write(self, chance: random.Random) -> None:
@@ -160,7 +160,7 @@ def acknowledged(root: Path) -> tuple[set[int], set[int]]:
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
 def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> None:
-    """Nothing torn, lost, phantom or unmendable: what is there is whole, and was published by somebody."""
+    """Nothing torn, lost, phantom or unrepaired: what is there is whole, and was published by somebody."""
     root = place / "S"
     with tally("concurrency", least=int(3 * seconds)) as made, contextlib.ExitStack() as stack:
         crowd = Crowd(place, made)
@@ -192,13 +192,13 @@ def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> 
         for thread in threads:
             thread.join(120)
         if daemon.poll() is not None:
-            crowd.harm("unmendable", f"the daemon ended: {daemon.returncode}")
+            crowd.harm("unrepaired", f"the daemon ended: {daemon.returncode}")
         daemon.terminate()
         daemon.wait(30)
         made.points = sum(crowd.did.values())
         print(f"\n{dict(crowd.did)}")
         if "Traceback" in (place / "run.log").read_text():
-            crowd.harm("unmendable", (place / "run.log").read_text()[-2000:])
+            crowd.harm("unrepaired", (place / "run.log").read_text()[-2000:])
         crowd.command("resume")
         crowd.command("sync", str(place / "snapshots/n0"))
         for number in Store(root).numbers():
@@ -209,5 +209,5 @@ def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> 
         if gone := published - there - pruned:
             crowd.harm("lost", f"published and not there, nor pruned: {sorted(gone)[:10]} of {len(published)}")
         if left := [path.name for path in (root / "versions").iterdir() if not path.name.isdigit()]:
-            crowd.harm("unmendable", f"left behind: {left}")
+            crowd.harm("unrepaired", f"left behind: {left}")
         assert_intact(root)

@@ -288,12 +288,12 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
         if most - before[0] > 128 * MIB + 128 * MIB:  # what is estimated, and what allocators and buffers keep
             made.harm("lost", f"{(most - before[0]) / MIB:.0f} MiB")
         if not settled(lambda: descriptors(process) <= before[1] + 8):
-            made.harm("unmendable", f"{descriptors(process)} descriptors, {before[1]} before")
+            made.harm("unrepaired", f"{descriptors(process)} descriptors, {before[1]} before")
         print(f"left {(anonymous_memory(process) - before[0]) / MIB:.0f} MiB")
         if not settled(lambda: anonymous_memory(process) < before[0] + 64 * MIB, 10):
-            made.harm("unmendable", f"{(anonymous_memory(process) - before[0]) / MIB:.0f} MiB are left")
+            made.harm("unrepaired", f"{(anonymous_memory(process) - before[0]) / MIB:.0f} MiB are left")
         if server.process.poll() is not None:
-            made.harm("unmendable", "the server ended")
+            made.harm("unrepaired", "the server ended")
     log = (root.parent / "serve.log").read_text()
     if "Traceback" in log or "unexpected" in log:
         made.harm("torn", log[-2000:])

@@ -175,12 +175,12 @@ def run(root: Path, seconds: float, nights: int, made_up: Tally) -> None:
             grown = max(held[-fifth:]) - max(held[: 2 * fifth])
             print(f"{who}: {held[0] / MIB:.0f} MiB at first, {max(held) / MIB:.0f} at most, {grown / MIB:+.1f} later")
             if grown > FLAT:
-                made_up.harm("unmendable", f"{who} grew by {grown / MIB:.0f} MiB")
+                made_up.harm("unrepaired", f"{who} grew by {grown / MIB:.0f} MiB")
         print(f"{load.answers} answers over HTTP from {len(load.versions)} versions, {lines[-1][0]} in Python")
         if int(lines[-1][1]) < nights / 2:
             made_up.harm("lost", f"the reader saw {lines[-1][1]} versions")
         if server.process.poll() is not None:
-            made_up.harm("unmendable", "the server ended")
+            made_up.harm("unrepaired", "the server ended")
 
 
 @pytest.mark.timeout(SECONDS + 300)

@@ -46,7 +46,7 @@ def test_a_process_may_be_killed_or_interrupted_at_any_call(most: int) -> None:
 @pytest.mark.parametrize("most", [16, pytest.param(6_000, marks=LONG)])
 def test_any_system_call_may_fail(most: int) -> None:
     """Each call of the C library fails, is short or lies, once, thrice and from then on, also NumPy's and FAISS's."""
-    _run("failing.py", "failing, short and lying calls", most)
+    _run("failing.py", "failing and short calls, and false success", most)
 
 
 @pytest.mark.parametrize("most", [3, pytest.param(2_000, marks=LONG)])
@@ -64,4 +64,4 @@ def test_the_power_may_fail_at_any_moment(most: int) -> None:
 @pytest.mark.parametrize("most", [10, pytest.param(1_680, marks=LONG)])
 def test_the_disk_may_be_full_after_any_page(most: int) -> None:
     """Each command on a disk with room for so many pages: as it was, or as it was to be; ``prune`` makes room."""
-    _run("full.py", "a really full disk", most)
+    _run("full.py", "a disk that is actually full", most)

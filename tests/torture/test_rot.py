@@ -126,7 +126,7 @@ def examine(root: Path, directory: Path, good: dict[str, bytes], name: Path, *, 
     if thorough:
         for command in (["status"], ["history"], ["show"], ["verify"]):
             if run([*command, "--store", str(root)]) not in (0, 5):
-                raise Harm(f"unmendable: {command[0]} ended otherwise")
+                raise Harm(f"unrepaired: {command[0]} ended otherwise")
     if number is not None:
         _require_found(root, number)
     if number in (1, 2):  # not what the night is made from
@@ -145,9 +145,9 @@ def examine(root: Path, directory: Path, good: dict[str, bytes], name: Path, *, 
             widen(Store(root), 6, config_of(directory))
         return ended
     if run(["rollback", "--store", str(root)]) != 0:
-        raise Harm("unmendable: rollback failed")
+        raise Harm("unrepaired: rollback failed")
     if _next_night(root, directory, None) != "published":
-        raise Harm("unmendable: no night after the rollback")
+        raise Harm("unrepaired: no night after the rollback")
     return ended
 
 
@@ -215,7 +215,7 @@ def told(work: Callable[[], object], *, apart: bool) -> str | None:
 def kind_of(harm: str) -> Any:
     """Return under which heading a harm counts."""
     first = harm.partition(":")[0]
-    return first if first in {"torn", "lost", "phantom"} else "unmendable"
+    return first if first in {"torn", "lost", "phantom"} else "unrepaired"
 
 
 def rot(directory: Path, places: Iterable[tuple[Path, int, int]], made: Tally) -> None:
@@ -263,7 +263,7 @@ def linked(root: Path, directory: Path) -> str:
     except EmbsyncError:
         found = None
     if found is None and run(["rollback", "--store", str(root)]) != 0:
-        raise Harm("unmendable: rollback failed")
+        raise Harm("unrepaired: rollback failed")
     return _next_night(root, directory, None)
 
 

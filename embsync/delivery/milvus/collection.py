@@ -31,11 +31,11 @@ DESCRIPTION = "generation"
 #: Every row has an age of 0 or more: Milvus counts in partitions only with a filter.
 EVERY_ROW = "age >= 0"
 LIVE = "live == true"
-#: Our metrics as Milvus calls them; its L2 is the squared distance.
+#: Milvus's names of the metrics; its L2 is the squared distance.
 METRICS = {"inner_product": "IP", "cosine": "COSINE", "l2": "L2"}
 _FIELDS = ("key", "id", "vector", "live", "age", "last_seen", "last_seen_at", "labels", "about")
 _HNSW = {"M": 16, "efConstruction": 128}
-#: Bytes of a request with rows: Milvus takes 64 MiB.
+#: Bytes of a request with rows; Milvus accepts up to 64 MiB.
 _REQUEST_BYTES = 4 << 20
 _INDEX_SECONDS = 3600.0
 _LOADS = 5
@@ -43,7 +43,7 @@ _LOAD_PAUSE = 0.5
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """What a collection says of its version; readers find ``metric`` and ``search`` here."""
+    """The description of a collection's version, with ``metric`` and ``search`` for readers."""
 
     made_by: str
     format: int
@@ -85,11 +85,11 @@ class Collection:
     name: str
 
     def is_ours(self) -> bool:
-        """Return whether it has our fields: others may have a collection of such a name."""
+        """Return whether it has embsync's fields; other programs may use such a name."""
         return {field["name"] for field in self.call("describe_collection", self.name)["fields"]} == set(_FIELDS)
 
     def description(self) -> Description | None:
-        """Return its description; None where whoever made it died before writing that."""
+        """Return its description; None if its creator died before writing one."""
         if DESCRIPTION not in self.call("list_partitions", self.name):
             return None
         self._load()
@@ -128,17 +128,17 @@ class Collection:
         metric = METRICS[version.record.index.metric]
         index.add_index("vector", index_type="HNSW", metric_type=metric, params=_HNSW)
         self.call("create_collection", self.name, schema=schema, consistency_level="Strong")
-        self.call("create_index", self.name, index, sync=False)  # of no rows yet: the client would wait half a second
+        self.call("create_index", self.name, index, sync=False)  # without rows, the client would wait
         self._load()
         for partition in ("items", "users", DESCRIPTION):
             self.call("create_partition", self.name, partition)
         self.describe(described(version, complete=False))
 
     def fill(self, version: Version) -> None:
-        """Insert the rows, and load them anew when the index is complete.
+        """Insert the rows, and load them again when the index is complete.
 
-        Until then rows are compared one by one, or by indexes of small segments: a probe would find a recall that
-        readers do not get later.
+        Until then, searches compare rows one by one or use indexes of small segments, so that a probe would measure
+        another recall than readers get later.
         """
         width = version.record.dimension
         step = max(1, min(block_rows(width), _REQUEST_BYTES // (8 * width + 256)))
@@ -165,16 +165,16 @@ class Collection:
         return [[hit["entity"]["id"] for hit in found] for found in hits]
 
     def vectors(self, side: SideName, ids: list[Any]) -> Any:
-        """Return the vectors of ids as they are stored, in the order of the ids; of unknown ones none."""
+        """Return the stored vectors of ids in their order, without unknown ones."""
         keys = [f"{side}:{one}" for one in ids]
         rows = self.call("get", self.name, ids=keys, output_fields=["key", "vector"], partition_names=[side])
         found = {row["key"]: row["vector"] for row in rows}
         return np.array([found[key] for key in keys if key in found], np.float32)
 
     def _load(self) -> None:
-        """Load the collection; again where the server still writes a file of an index that it calls complete.
+        """Load the collection; retry while the server still writes a file of an index that it calls complete.
 
-        What it then reports differs: a timeout, or the error of the library that reads the file.
+        It then reports a timeout, or the error of the library that reads the file.
         """
         for attempt in range(1, _LOADS + 1):
             try:
@@ -186,7 +186,7 @@ class Collection:
                 time.sleep(_LOAD_PAUSE)
 
     def _await_index(self) -> None:
-        """Wait until the server says that every row is in the index."""
+        """Wait until the server reports every row as indexed."""
         end = time.monotonic() + _INDEX_SECONDS
         pause = 0.02
         while self.call("describe_index", self.name, "vector").get("pending_index_rows", 0):
@@ -201,7 +201,7 @@ class Collection:
 
 
 def _rows(block: RowBlock, side: SideName, integers: bool) -> Iterator[dict[str, Any]]:
-    """Yield rows as Milvus takes them; a time that is not known is -1."""
+    """Yield rows in Milvus's form; an unknown time is -1."""
     times = np.where(np.isnat(block.last_seen_at), -1, block.last_seen_at.astype(np.int64))
     columns = (block.ids, block.vectors, block.live, block.ages, block.last_seen, times)
     labels = label_objects(block.labels or {}, len(block))

@@ -1,4 +1,4 @@
-"""Calls to Milvus, each with a time limit, and its errors as ours, without secrets."""
+"""Calls to Milvus with a time limit each; its errors as embsync's, without secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embsync.delivery.secrets import read_secret, without_secrets
 from embsync.errors import SinkError, SinkUnavailable, UsageError
 
 _CONNECT_SECONDS = 10.0
-#: Of a call; building an index is waited for by many calls. Without a limit pymilvus retries for hours.
+#: Seconds for one call; an index is waited for by many calls. Without a limit, pymilvus retries for hours.
 _CALL_SECONDS = 120.0
 #: Milvus's codes differ between its releases: words in its messages, what to do, and whether a retry may succeed.
 _ADVICE: tuple[tuple[tuple[str, ...], str, bool], ...] = (
@@ -26,7 +26,7 @@ _ADVICE: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("no space left", "disk quota", "memory quota"), "free space there, or lower keep_versions", True),
     (("fail connecting",), "is the server running, and the token right (delivery.sinks: token_file)?", True),
     (("unavailable", "deadline", "timeout", "timed out"), "is the server running?", True),
-    (("rate limit",), "the server limits the rate of calls; tried again later", True),
+    (("rate limit",), "the server limits the rate of calls; the call is retried later", True),
 )
 
 
@@ -58,7 +58,7 @@ class Client:
 
 
 def place_of(config: MilvusConfig) -> str:
-    """Return the sink's place for messages, without user and token."""
+    """Return the sink's address for messages, without user and token."""
     parts = urlsplit(config.url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}/{config.database} alias {config.alias}"

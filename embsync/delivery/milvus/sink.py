@@ -21,12 +21,12 @@ from embsync.reader import Side, Version
 
 #: Milvus's limits of the width of a vector.
 _NARROWEST, _WIDEST = 2, 32_768
-#: Beyond this effort a search costs as much as comparing all vectors of a small collection.
+#: Beyond this effort, a search costs as much as comparing all vectors of a small collection.
 _MOST_EF = 4_096
 _QUERIES = 50
 #: Rows of a side that a probe compares with the store.
 _COMPARED = 100
-#: Seconds after which the alias that a publisher held while it switched is taken from it: it holds it for milliseconds.
+#: Seconds after which another publisher may take the switching alias, which is held for milliseconds.
 _ABANDONED = 10.0
 
 
@@ -43,7 +43,7 @@ class MilvusSink:
         self._switching = f"{config.alias}_switching"
 
     def check(self, version: Version) -> None:
-        """Refuse a width that Milvus cannot hold, and names that somebody else has."""
+        """Refuse a width that Milvus cannot hold, and names that are in use by other programs."""
         width = version.record.dimension
         if not _NARROWEST <= width <= _WIDEST:
             raise SinkError(
@@ -62,7 +62,7 @@ class MilvusSink:
             raise self._foreign(collection.name)
 
     def generations(self) -> list[Generation]:
-        """Return the versions whose collections have our fields."""
+        """Return the versions whose collections have embsync's fields."""
         found = []
         for number in self._numbers():
             collection = self._collection(number)
@@ -82,7 +82,7 @@ class MilvusSink:
         return self._target()
 
     def stage(self, version: Version) -> None:
-        """Fill a collection of its own, and describe it as complete."""
+        """Fill the version's collection, and describe it as complete."""
         collection = self._collection(version.number)
         if collection.name in self._call("list_collections"):
             if not collection.is_ours():
@@ -122,7 +122,7 @@ class MilvusSink:
         return Probe(counted[0], users, queries.k, recall, queries.target, search)
 
     def commit(self, number: int, expected: int | None) -> None:
-        """Move the alias, if it is where it is expected."""
+        """Move the alias, if it names the expected version."""
         name = self._complete(number).name
         self._hold(name)
         try:
@@ -134,7 +134,7 @@ class MilvusSink:
             self._call("drop_alias", self._switching)
 
     def drop(self, number: int) -> None:
-        """Drop a version's collection; a reader of it then gets an error, and resolves the alias again."""
+        """Drop a version's collection; its readers then get an error and resolve the alias again."""
         collection = self._collection(number)
         if collection.name not in self._call("list_collections") or not collection.is_ours():
             return
@@ -177,12 +177,12 @@ class MilvusSink:
         return self._named_by(self._config.alias)
 
     def _named_by(self, alias: str) -> int | None:
-        """Return the version that an alias names, None where there is no such alias.
+        """Return the version that an alias names; None if there is no such alias.
 
         Raises
         ------
         SinkConflict
-            It names another collection than one of a version.
+            It names a collection that is not of a version.
         """
         if alias not in self._call("list_aliases")["aliases"]:
             return None
@@ -193,7 +193,7 @@ class MilvusSink:
         return int(number)
 
     def _hold(self, name: str) -> None:
-        """Create the alias that only one publisher can hold; take it from one that died while it held it."""
+        """Create the alias that only one publisher can hold; take it from a publisher that died holding it."""
         end = time.monotonic() + _ABANDONED
         while True:
             try:
@@ -220,15 +220,15 @@ class MilvusSink:
                 where=place_of(self._config),
                 found=f"{found[0]} rows, {found[1]} live",
                 expected=f"{expected[0]} rows, {expected[1]} live, with the same vectors",
-                hint="was the collection changed by somebody else? drop it, and the next run makes it again",
+                hint="was the collection changed by another program? drop it, and the next run recreates it",
             )
         return found[0]
 
     def _foreign(self, name: str) -> SinkConflict:
         return SinkConflict(
-            "a collection that embsync did not make",
+            "a collection that embsync did not create",
             where=place_of(self._config),
             found=name,
             expected=f"{self._config.alias} and {self._switching} as aliases of {self._config.alias}_1, …",
-            hint="give another name as delivery.sinks: alias",
+            hint="choose another name (delivery.sinks: alias)",
         )

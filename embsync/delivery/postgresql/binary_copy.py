@@ -25,19 +25,19 @@ COLUMNS: Sequence[tuple[str, LiteralString | None]] = (
     ("last_seen", "bigint"),
     ("last_seen_at", "timestamptz"),
 )
-#: Of items only, behind the others.
+#: Of items only, after the others.
 LABELS: tuple[str, LiteralString] = ("labels", "jsonb")
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 #: ``timestamptz`` counts microseconds from here.
 _EPOCH = np.datetime64("2000-01-01", "us")
-#: JSON is filled with spaces up to a multiple of this, so that few lengths occur.
+#: JSON is padded with spaces to a multiple of this, so that few lengths occur.
 _JSON_STEP = 64
 _JSONB_FORMAT = b"\x01"
 
 
 def encoded(block: RowBlock, version: int) -> Iterator[bytes]:
-    """Yield the rows of a block; rows whose fields are equally long are encoded together, so their order may change."""
+    """Yield the rows of a block; rows with fields of equal length are encoded together, so their order may change."""
     ids = _big_endian_ids(block.ids)
     lengths = np.full(len(ids), 8) if ids.dtype.kind == "i" else np.char.str_len(ids)
     known = ~np.isnat(block.last_seen_at)
@@ -61,7 +61,7 @@ def _big_endian_ids(ids: Array) -> Array:
 
 
 def _records(block: RowBlock, ids: Array, labels: Array | None, rows: Array, version: int) -> bytes:
-    """Return rows that all have a time, or none, and ids and labels of one length each."""
+    """Return the rows encoded; all have a time or none has, and their ids and labels have one length each."""
     width = block.vectors.shape[1]
     timed = not np.isnat(block.last_seen_at[rows[0]])
     fields: list[tuple[str, int, list[tuple[str, object]]]] = [

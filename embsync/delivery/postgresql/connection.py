@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and its errors as ours, without secrets."""
+"""Connections to PostgreSQL; its errors as embsync's, without secrets."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from embsync.errors import Hint, SinkError, SinkUnavailable, UsageError
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
-#: Seconds to wait for the server to answer, and for a lock that is not a reader's.
+#: Seconds to wait for the server's answer, and for a lock that is not held by a reader.
 _CONNECT_SECONDS = 10
 LOCK_SECONDS = 10
-#: A server notices so soon that a process died whose index it builds; otherwise it would finish the index first.
+#: Interval at which the server checks whether its client has died; otherwise it would finish building an index first.
 _DEATH_NOTICED = "1s"
 
-#: What to do about an error, by its code or the first two letters of it: text, and whether a retry may succeed.
+#: What to do about an error, by its code or the first two characters of the code, and whether a retry may succeed.
 _ADVICE: dict[str, tuple[str, bool]] = {
     "08": ("is the server running?", True),
     "53100": ("free space on the server's disk, or lower keep_versions", True),
     "53": ("the server lacks memory or connections", True),
-    "55P03": ("somebody else holds a lock; tried again later", True),
+    "55P03": ("another session holds a lock; the call is retried later", True),
     "57": ("the server was stopped, or ended the connection", True),
-    "42501": ("GRANT CREATE ON DATABASE, or have the schema made for this user", False),
+    "42501": ("GRANT CREATE ON DATABASE, or have the schema created for this user", False),
     "25006": ("deliver to the primary server: this one is read-only", False),
-    "40": ("two transactions got into each other's way; tried again later", True),
+    "40": ("two transactions conflicted; the call is retried later", True),
 }
 
 
@@ -49,7 +49,7 @@ def connect(config: PostgresqlConfig) -> Connection:
     Raises
     ------
     UsageError
-        The URL is malformed or has a password in it, or the password cannot be read.
+        The URL is malformed or contains a password, or the password cannot be read.
     SinkUnavailable, SinkError
         The server does not answer, or refuses.
     """
@@ -73,7 +73,7 @@ def connect(config: PostgresqlConfig) -> Connection:
 
 
 def _parts(config: PostgresqlConfig) -> dict[str, Any]:
-    """Return the parts of the URL; its text is in no message, since a malformed one may have a password anywhere."""
+    """Return the parts of the URL. Messages do not show its text: in a malformed one, the password may be anywhere."""
     try:
         parts: dict[str, Any] = dict(conninfo.conninfo_to_dict(config.url))
     except psycopg.Error:
@@ -93,7 +93,7 @@ def _parts(config: PostgresqlConfig) -> dict[str, Any]:
 
 
 def _refused(config: PostgresqlConfig, error: psycopg.Error) -> SinkError:
-    """Return why there is no connection; a server that asked for a password will refuse the next time too."""
+    """Return the error of a failed connection; a server that asked for a password would refuse the next attempt too."""
     text = without_secrets(str(error)).removeprefix("connection failed: ").partition("\n")[0]
     pgconn = getattr(error, "pgconn", None)
     asked = pgconn is not None and (pgconn.needs_password or pgconn.used_password)

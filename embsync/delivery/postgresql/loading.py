@@ -1,4 +1,4 @@
-"""Loading a version: into tables beside the partitioned ones, which are then attached."""
+"""Loading a version into separate tables, which are then attached to the partitioned ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from embsync.reader import Side, Version
 
 
 def create_schema(connection: Connection, config: PostgresqlConfig, version: Version) -> Schema:
-    """Create the schema with tables, views and functions in one transaction, unless it is there; return it."""
+    """Create the schema with tables, views and functions in one transaction, unless it exists; return it."""
     schema = Schema(config.schema, extension_schema(connection, config))
     if is_ours(connection, config):
         return schema
     with connection.transaction():
-        # Settings of pgvector may be named by an ordinary user once its library is loaded.
+        # An ordinary user may use pgvector's settings only after its library is loaded.
         connection.execute(sql.SQL("SELECT '[1]'::{}.vector").format(sql.Identifier(schema.extension)))
         if not exists(connection, config):
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(config.schema)))

@@ -1,7 +1,7 @@
-"""Removing a version: its partitions are detached without stopping readers, and dropped when nobody reads them.
+"""Removing a version: its partitions are detached without stopping readers, and dropped when no transaction uses them.
 
-``DETACH PARTITION … CONCURRENTLY`` waits for every transaction that has read the partitioned table, also an idle one.
-Where it gives up, the detachment stays pending, and ``FINALIZE`` completes it later; one can be pending at a time.
+``DETACH PARTITION … CONCURRENTLY`` waits for every transaction that has read the partitioned table, even an idle one.
+If it gives up, the detachment stays pending, and ``FINALIZE`` completes it later; one can be pending at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embsync.sides import NAMES, SideName
 
 
 def remove(connection: Connection, config: PostgresqlConfig, number: int) -> None:
-    """Remove a version that is not current, whole or half made; do nothing if it is not there.
+    """Remove a version that is not current, complete or not; do nothing if it does not exist.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def remove(connection: Connection, config: PostgresqlConfig, number: int) -> Non
 
 
 def _detach(connection: Connection, config: PostgresqlConfig, side: SideName, number: int) -> None:
-    """Detach a partition, completing first what another attempt left pending, of this version or another one."""
+    """Detach a partition, after completing a detachment that is pending, of any version."""
     parent = sql.Identifier(config.schema, side)
     attached = connection.execute(
         "SELECT c.relname::text, i.inhdetachpending FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"

@@ -1,4 +1,4 @@
-"""What a database must be and have before a version goes there; each refusal says what to do."""
+"""What a database needs before a version is loaded; each refusal says what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embsync.rows import block_rows
 
 #: ``DETACH PARTITION … CONCURRENTLY`` and ``client_connection_check_interval``.
 _OLDEST_SERVER = 140_000
-#: Of pgvector: scans of an index that go on until they have found enough.
+#: Of pgvector, for iterative index scans.
 _OLDEST_EXTENSION = (0, 8)
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -46,17 +46,17 @@ def extension_schema(connection: Connection, config: PostgresqlConfig) -> str:
 
 
 def exists(connection: Connection, config: PostgresqlConfig) -> bool:
-    """Return whether there is a schema of the name, whoever made it."""
+    """Return whether a schema of that name exists, whoever created it."""
     return bool(_value(connection, "SELECT to_regnamespace(%s) IS NOT NULL", f'"{config.schema}"'))
 
 
 def is_ours(connection: Connection, config: PostgresqlConfig) -> bool:
-    """Return whether the schema was made by embsync; False where it is missing, or empty.
+    """Return whether the schema was created by embsync; False if it is missing or empty.
 
     Raises
     ------
     SinkConflict
-        It has something in it that embsync did not make.
+        It contains something that embsync did not create.
     SinkError
         Its format is that of a later release.
     """
@@ -68,23 +68,23 @@ def is_ours(connection: Connection, config: PostgresqlConfig) -> bool:
             if row[1] != FORMAT:
                 raise SinkError(
                     "the schema has another format", where=place_of(config), found=row[1], expected=FORMAT,
-                    hint="was it made by a later release? use that",
+                    hint="if a later release created it, use that release",
                 )  # fmt: skip
             return True
     things = _things_in(connection, config.schema)
     if things:
         raise SinkConflict(
-            "the schema was not made by embsync",
+            "the schema was not created by embsync",
             where=place_of(config),
             found=", ".join(things[:3]),
             expected="none, or an empty one",
-            hint="give another name as delivery.sinks: schema",
+            hint="choose another name (delivery.sinks: schema)",
         )
     return False
 
 
 def require_free(connection: Connection, config: PostgresqlConfig, version: Version) -> None:
-    """Refuse a version of which nothing is there where somebody else has a table of the name of one of its partitions.
+    """Refuse a new version if another program has a table with the name of one of its partitions.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def require_free(connection: Connection, config: PostgresqlConfig, version: Vers
         name = partition_name(side.name, version.number)
         if _value(connection, "SELECT to_regclass(%s) IS NOT NULL", f'"{config.schema}"."{name}"'):
             raise SinkConflict(
-                "a table that embsync did not make",
+                "a table that embsync did not create",
                 where=place_of(config),
                 found=name,
                 expected=f"no {name} before version {version.number} is loaded",
@@ -103,7 +103,7 @@ def require_free(connection: Connection, config: PostgresqlConfig, version: Vers
 
 
 def require(connection: Connection, config: PostgresqlConfig, version: Version) -> None:
-    """Refuse a version that the database cannot hold, or may not be given.
+    """Refuse a version that the database cannot hold, or that may not be delivered there.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _require_permission(connection: Connection, config: PostgresqlConfig) -> Non
 
 
 def _require_width(config: PostgresqlConfig, version: Version) -> None:
-    """Refuse vectors that are too wide, or too long for numbers of 16 bits where the index has those."""
+    """Refuse vectors with too many dimensions, or with values too large for an index of 16-bit numbers."""
     width = version.record.dimension
     if width > WIDEST_HALFVEC:
         raise SinkError(
@@ -171,7 +171,7 @@ def _require_width(config: PostgresqlConfig, version: Version) -> None:
 
 
 def _require_sides(connection: Connection, config: PostgresqlConfig, version: Version) -> None:
-    """Refuse a store with other sides, or another type of ids, than the one that the schema was made for."""
+    """Refuse a store whose sides or id types differ from those of the store that the schema was created for."""
     expected: dict[str, str] = {side.name: id_type(side) for side in version.sides}
     found = {
         name: columns["id"]
@@ -180,11 +180,11 @@ def _require_sides(connection: Connection, config: PostgresqlConfig, version: Ve
     }
     if found != expected:
         raise SinkConflict(
-            "the schema was made for another store",
+            "the schema was created for another store",
             where=place_of(config),
             found=_ids(found),
             expected=_ids(expected),
-            hint="give another name as delivery.sinks: schema",
+            hint="choose another name (delivery.sinks: schema)",
         )
 
 
@@ -193,12 +193,12 @@ def _ids(types: dict[str, str]) -> str:
 
 
 def uses_halfvec(config: PostgresqlConfig, width: int) -> bool:
-    """Return whether the index has numbers of 16 bits."""
+    """Return whether the index has 16-bit numbers."""
     return config.halfvec or width > WIDEST_VECTOR
 
 
 def _column_types(connection: Connection, schema: str, table: str) -> dict[str, str]:
-    """Return the types of a table's columns by name; nothing where there is no such table."""
+    """Return the types of a table's columns by name; empty if there is no such table."""
     rows = connection.execute(
         "SELECT a.attname, a.atttypid::regtype::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " JOIN pg_attribute a ON a.attrelid = c.oid WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0"

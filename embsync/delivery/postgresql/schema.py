@@ -169,7 +169,7 @@ class Schema:
     extension: str
 
     def contents(self, version: Version) -> sql.Composed:
-        """Return the statements that create everything in the schema, for the store of a version."""
+        """Return the statements that create the contents of the schema, for the store of a version."""
         item = id_type(version.items)
         parts = [self._sql(_TABLES, made_by=sql.Literal(MADE_BY), format=sql.Literal(FORMAT))]
         for side in version.sides:
@@ -190,7 +190,7 @@ class Schema:
         return sql.Identifier(self.name, name)
 
     def created_aside(self, side: Side, number: int) -> sql.Composed:
-        """Return the statement that makes a partition which is not attached yet; its check saves a scan later."""
+        """Return the statement that creates a detached partition; its check saves a scan when it is attached."""
         return self._sql(
             "CREATE TABLE {partition} ({columns}, CHECK (version = {number}))",
             partition=self.partition(side.name, number),
@@ -208,7 +208,7 @@ class Schema:
         )
 
     def indexes(self, side: Side, number: int, search_index: sql.Composable | None) -> sql.Composed:
-        """Return the statements that make a loaded partition's key, its index for searches, and its statistics."""
+        """Return the statements that create a loaded partition's key, search index and statistics."""
         partition = self.partition(side.name, number)
         parts = [self._sql("ALTER TABLE {partition} ADD PRIMARY KEY (version, id);", partition=partition)]
         if search_index is not None:
@@ -250,7 +250,7 @@ class Schema:
         )
 
     def _columns(self, side: Side) -> sql.Composed:
-        """Return the definitions of a table's columns; ids in the order of their bytes, as in the store."""
+        """Return the definitions of a table's columns; ids are ordered by their bytes, as in the store."""
         types = {
             None: sql.SQL('text COLLATE "C"' if id_type(side) == "text" else "bigint"),
             "vector": sql.SQL("{}.vector").format(sql.Identifier(self.extension)),

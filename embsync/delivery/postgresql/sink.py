@@ -33,9 +33,9 @@ _COMPARED = 100
 class PostgresqlSink:
     """A schema in a PostgreSQL database with pgvector; see :class:`embsync.delivery.sink.Sink`.
 
-    Of a generation three states are committed: ``loading`` (its tables stand beside the partitioned ones), ``complete``
-    (they are attached) and ``dropping``. A process that dies leaves the first or the last, and the next one removes
-    what is there.
+    A generation has three committed states: ``loading`` (its tables are not attached to the partitioned ones yet),
+    ``complete`` (they are attached) and ``dropping``. If a process dies in the first or the last, the next one removes
+    the tables.
     """
 
     def __init__(self, config: PostgresqlConfig) -> None:
@@ -122,7 +122,7 @@ class PostgresqlSink:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """Give the connection, a new one if the last is broken; errors of PostgreSQL leave it as ours."""
+        """Provide the connection, reopened if it is broken; errors of PostgreSQL are raised as embsync's."""
         if self._open is None or self._open.closed:
             self._open = connect(self._config)
         with translated(self._config):
@@ -130,7 +130,7 @@ class PostgresqlSink:
 
     @contextlib.contextmanager
     def _alone(self, connection: Connection) -> Iterator[None]:
-        """Keep others from staging and dropping; the lock ends with the connection."""
+        """Exclude other publishers from staging and dropping; the lock ends with the connection."""
         key = ("SELECT {}(hashtextextended(%s, 0))", (f"embsync {self._config.schema}",))
         connection.execute(key[0].format("pg_advisory_lock"), key[1])
         try:
@@ -140,7 +140,7 @@ class PostgresqlSink:
                 connection.execute(key[0].format("pg_advisory_unlock"), key[1])
 
     def _state(self, connection: Connection, version: Version) -> str | None:
-        """Return the state of a version, None if it is not there; refuse one of another store."""
+        """Return the state of a version, None if it does not exist; refuse one of another store."""
         query = self._sql("SELECT state, fingerprint FROM {} WHERE version = %s", "generations")
         row = connection.execute(query, (version.number,)).fetchone()
         if row is None:
@@ -191,7 +191,7 @@ class PostgresqlSink:
             where=place_of(self._config),
             found=found,
             expected=expected,
-            hint="was the schema changed by somebody else? drop it, and the next run makes it again",
+            hint="was the schema changed by another program? drop it, and the next run recreates it",
         )
 
     def _not_staged(self, number: int) -> SinkError:
