@@ -58,7 +58,7 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 
 
 def test_variables_are_parsed_as_yaml() -> None:
-    """Numbers, booleans, null, ranges and whole sections."""
+    """Numbers, booleans, null, ranges and entire sections."""
     config = load(
         environment={
             "EMBSYNC_SPACE__STANDARDIZE": "false",
@@ -228,7 +228,7 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str
 
 
 def test_an_empty_file_gives_all_defaults(tmp_path: Path) -> None:
-    """A file of comments says nothing."""
+    """A file of comments only is an empty configuration."""
     assert load(_file(tmp_path, "# nothing yet\n"), {}) == Config()
 
 
@@ -260,7 +260,7 @@ def test_a_variable_that_is_not_yaml_is_refused() -> None:
 
 
 def test_every_check_has_default_limits_in_order() -> None:
-    """A value that refuses also warns: the warning range lies within the refusing one."""
+    """A value that refuses also warns: the warning range is within the refusing one."""
     for name, (warn, refuse) in DEFAULT_LIMITS.items():
         if isinstance(warn, tuple) and isinstance(refuse, tuple):
             assert refuse[0] < warn[0] < warn[1] < refuse[1], name
@@ -277,7 +277,7 @@ def _keys(tree: dict[str, Any], path: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
-    """No more and no fewer, each with a comment on its line; only where paths lead depends on where the file lies."""
+    """No more and no fewer, each with a comment on its line; only relative paths depend on the file's directory."""
     text = EXAMPLE.read_text(encoding="utf-8")
     assert _keys(yaml.safe_load(text)) == _keys(msgspec.to_builtins(Config()))
     config = load(_file(tmp_path, text), {})

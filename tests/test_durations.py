@@ -77,7 +77,7 @@ def test_an_endless_time_is_refused(text: str) -> None:
 @law
 @given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,9})?[smhdw]", fullmatch=True))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    """As the pattern of JSON Schema says; nothing but a usage error is ever raised."""
+    """As the pattern of JSON Schema has it; only usage errors are raised."""
     has_form = re.fullmatch(durations.PATTERN, text, re.ASCII) is not None
     with contextlib.nullcontext() if has_form else pytest.raises(UsageError):
         assert parse_duration(text) >= dt.timedelta(0)

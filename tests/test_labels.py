@@ -1,4 +1,4 @@
-"""Labels as columns: what goes in comes out, whatever they are put together from, and conditions mean what they say."""
+"""Labels as columns: values survive any concatenation, and conditions select the right rows."""
 
 from __future__ import annotations
 

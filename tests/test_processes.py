@@ -74,7 +74,7 @@ def test_a_child_in_the_group_of_its_parent_is_killed_alone() -> None:
     ],
 )
 def test_a_guard_reports_how_a_command_ended(guarded: bool, command: str, words: str) -> None:
-    """The exit code, or the signal; whether or not somebody stands between."""
+    """The exit code, or the signal, with or without a process in between."""
     code = ChildProcess(["/bin/sh", "-c", command], guarded=guarded).wait()
     assert code is not None
     assert describe_exit(code) == words

@@ -31,7 +31,7 @@ def _brute(queries: Array, vectors: Array, k: int, metric: Metric) -> tuple[Arra
 @law
 @given(st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_top_k_equals_brute_force_with_any_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
-    """Small whole numbers, so that scores are exact and full of ties: equal scores by ascending row."""
+    """Small integers, so that scores are exact and full of ties: equal scores by ascending row."""
     random = np.random.default_rng(seed)
     vectors, queries = random.integers(-2, 3, (rows, 3)), random.integers(-2, 3, (5, 3))
     if metric == "cosine":  # ties between parallel rows of different length differ in the last bit

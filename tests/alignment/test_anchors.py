@@ -183,7 +183,7 @@ def test_the_previous_policy_copies_vectors_bit_for_bit() -> None:
 
 
 def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
-    """At most so many a side, by the stable hash: with churn most ids stay, and the rate is told."""
+    """The number per side is limited, chosen by the stable hash: with churn most ids stay, and the rate is recorded."""
     nights = [night(number, churn=0.05) for number in range(3)]
     found = _run(nights, "moving_average", anchor_rows=60)
     ids = [set(result.anchors.items.ids.tolist()) for result in found]

@@ -92,7 +92,7 @@ def test_a_column_of_a_different_scale_is_detected(by: float) -> None:
 
 
 def test_the_scale_of_a_noise_column_is_not_judged() -> None:
-    """It is drawn anew each night, so that the anchors, averages over nights, have little of it."""
+    """It is drawn independently each night, so that the anchors, averages over nights, contain little of it."""
     faint = _with(_model(), lambda column: 0.05 * column)
     noise = np.random.default_rng(7).standard_normal(ROWS)
     assert _columns(_with(_noisy(_model()), lambda _: noise), faint).scale < 1.5

@@ -1,4 +1,4 @@
-"""The first pass: sums in blocks, what it says of bad values, and factors of ill-conditioned sides."""
+"""The first pass: sums in blocks, errors about bad values, and factors of ill-conditioned sides."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_zero_rows_are_counted() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 17, ROWS - 1])
 def test_a_non_finite_value_is_reported_with_its_row(value: float, row: int) -> None:
-    """The error says which rows, counted over the whole side and not within a block."""
+    """The error names the rows, counted over the entire side and not within a block."""
     raw = _rows()
     raw[row, 3] = value
     with pytest.raises(SnapshotError, match=rf"users\.npy: NaN or infinity; found in row {row} \(counted"):

@@ -190,7 +190,7 @@ def test_a_wider_space_loses_nothing(pair: Pair, extra: int) -> None:
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
 def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, anchored: bool) -> None:
-    """E > k keeps the k leading directions: the best there is, and the loss said is the loss made."""
+    """E > k keeps the k leading directions, which is optimal, and the reported loss is the actual one."""
     assume(less < pair.width)
     k = pair.width - less
     anchors = None
@@ -210,7 +210,7 @@ def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, an
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
 def test_the_loss_is_also_exact_without_standardizing(pair: Pair, less: int, two: bool) -> None:
-    """The orthonormal map to fewer axes says exactly what it loses, on one side and on two."""
+    """The orthonormal map to fewer axes reports its loss exactly, on one side and on two."""
     assume(less < pair.width)
     users = pair.users if two else None
     found = embsync.stabilize(pair.items, users, dimension=pair.width - less, standardize=False)

@@ -1,4 +1,4 @@
-"""The certificate says what was changed at the size it has, against a dense float64 oracle."""
+"""The certificate equals a dense float64 computation, for changes of any size."""
 
 from __future__ import annotations
 

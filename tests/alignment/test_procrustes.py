@@ -76,7 +76,7 @@ def test_axes_without_anchors_are_ordered_by_energy() -> None:
 
 
 def test_rounding_in_an_axis_does_not_determine_it() -> None:
-    """Float32 dust a millionth below the anchors says nothing about the rotation."""
+    """Float32 noise a millionth of the anchors' size has no influence on the rotation."""
     cross = np.diag([1.0, 1e-9])
     cross[1, 1] *= -1.0
     np.testing.assert_allclose(align(cross, np.eye(2)), np.eye(2), atol=1e-12)
@@ -136,7 +136,7 @@ def test_axes_are_compared_one_by_one(factors: list[float], agreement: float, sc
 
 @pytest.mark.parametrize(("weakest", "axes"), [(1.0, 6), (1e-3, 6), (3e-6, 6), (1e-7, 5), (0.0, 5)])
 def test_whitening_keeps_the_axes_above_rounding_error(weakest: float, axes: int) -> None:
-    """By whichever way it is found: the whitened Gram matrix is the identity, and its width the rank."""
+    """However it is computed, the whitened Gram matrix is the identity, and its width is the rank."""
     turn = rotation(6, 9)
     gram = turn @ np.diag([5.0, 4.0, 3.0, 2.0, 1.0, 5 * weakest]) @ turn.T
     found = whitening(gram)

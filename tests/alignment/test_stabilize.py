@@ -1,4 +1,4 @@
-"""``embsync.stabilize`` refuses what it cannot map and says what it found."""
+"""``embsync.stabilize`` refuses what it cannot map and reports what it found."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_values_that_do_not_fit_float32_are_refused() -> None:
 
 
 def test_an_overflow_is_reported_with_its_row() -> None:
-    """As near as its block, counted over the whole side."""
+    """To within a block, counted over the entire side."""
     far = 2 * block_rows(4)
     rows = np.ones((far + 1, 4))
     rows[far] = 1e39
@@ -215,7 +215,7 @@ def test_the_drift_equals_that_of_all_rows() -> None:
 
 
 def test_zero_rows_are_left_out_of_fit_and_drift() -> None:
-    """A row of zeros has no direction: it is mapped to zeros and judged by nobody."""
+    """A row of zeros has no direction: it is mapped to zeros and no fit is judged on it."""
     first = embsync.stabilize(T, W)
     holed = T.copy()
     holed[:20] = 0.0

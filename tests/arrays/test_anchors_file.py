@@ -1,4 +1,4 @@
-"""``Anchors.save`` and ``load``: the same rows come back, or one line says why not."""
+"""``Anchors.save`` and ``load``: the same rows are read back, or one line explains why not."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> N
 
 
 def test_paths_that_cannot_be_written_or_read_are_reported(tmp_path: Path) -> None:
-    """A directory that is missing, a directory in the way, a file that is not there."""
+    """A missing directory, a directory in place of the file, a missing file."""
     with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
         KINDS["numbers"].save(tmp_path / "no" / "anchors")
     with pytest.raises(StoreError, match="the anchors cannot be written"):
@@ -177,7 +177,7 @@ def test_paths_that_cannot_be_written_or_read_are_reported(tmp_path: Path) -> No
 
 
 def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
-    """An error that says so; the old file, and nothing beside it."""
+    """An error; the old file remains, and nothing else is left."""
     folder = tmp_path / "disk"
     folder.mkdir()
     path = folder / "anchors"

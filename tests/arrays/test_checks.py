@@ -55,7 +55,7 @@ def test_a_healthy_night_passes_and_lists_its_checks() -> None:
     ],
 )
 def test_too_few_shared_ids_and_random_vectors_are_refused(wrong: dict[str, Any], says: str) -> None:
-    """By one line that says what it most likely is, the figures, and how to look all the same."""
+    """One line has the most likely cause, the figures, and how to get the result anyway."""
     with pytest.raises(RefusedError, match=says) as caught:
         run(SECOND, ANCHORS, **wrong)
     assert "\n" not in str(caught.value)
@@ -68,7 +68,7 @@ def test_too_few_shared_ids_and_random_vectors_are_refused(wrong: dict[str, Any]
 
 
 def test_sides_of_two_runs_are_refused() -> None:
-    """Items turned one way and users another: no common rotation fits."""
+    """Items and users are rotated differently: no common rotation fits."""
     turned = {"users": SECOND.users @ rotation(8, 3).astype(np.float32)}
     with pytest.raises(RefusedError, match="two training runs"):
         embsync.stabilize(SECOND.items, **turned, item_ids=SECOND.item_ids, user_ids=SECOND.user_ids, anchors=ANCHORS)

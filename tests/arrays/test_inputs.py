@@ -1,4 +1,4 @@
-"""What ``embsync.stabilize`` takes: arrays and ids of every kind, told apart by nothing in the result."""
+"""Inputs of ``embsync.stabilize``: arrays and ids of every kind give the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that are wrong in their own format's ways: what leaves each, and what the refusal names."""
+"""Invalid inputs of each format: how each is written, and what the refusal names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def lines(*changed: tuple[int, str], header: str | None = "40 4", rows: list[str
 
 
 def header_of(shape: str, descr: str = "<f4") -> bytes:
-    """Return the header of an array that says it is of this shape."""
+    """Return the header of an array of this shape."""
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text

@@ -1,4 +1,4 @@
-"""Tables that are wrong in their own format's ways, as :mod:`bad_inputs` has them."""
+"""Invalid tables, in the form of :mod:`bad_inputs`."""
 
 from __future__ import annotations
 

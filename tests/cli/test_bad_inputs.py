@@ -1,4 +1,4 @@
-"""``embsync sync`` on inputs that are wrong in their own format's ways: one line, exit code 3, the store as before."""
+"""``embsync sync`` on invalid inputs of each format: one line, exit code 3, the store as before."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _forked_decoders() -> Iterator[None]:
 
 
 def refused(code: int, error: str, says: str) -> None:
-    """Assert that an input was refused in one line that says what is wrong with it."""
+    """Assert that an input was refused in one line that names its fault."""
     assert code == 3, error
     assert error.count("\n") == 1, error
     assert re.search(says, error), error
@@ -76,7 +76,7 @@ def refused(code: int, error: str, says: str) -> None:
 def test_bad_input_gives_one_line_and_exit_code_3(
     tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """The message says where and what; nothing in the store differs, and none is made."""
+    """The message names place and fault; an existing store is unchanged, and none is created."""
     leave, says = CASES[name]
     if name.startswith(("safetensors", "spark_pipeline")):  # of integer ids, or two-sided
         store = tmp_path / "store"

@@ -139,7 +139,7 @@ def test_other_orders_and_types_differ_by_rounding_only(
 
 @pytest.mark.services("implicit")
 def test_a_saved_implicit_model_is_synced_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model saved by implicit has factors without ids; row numbers are the ids where the configuration says so."""
+    """A model saved by implicit has factors without ids; row numbers are the ids if so configured."""
     from implicit.cpu import als
     from scipy.sparse import random as random_matrix
 

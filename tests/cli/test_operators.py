@@ -290,7 +290,7 @@ def _process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_file_is_found_by_option_variable_or_system_in_this_order(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``status`` and ``check-config`` say which; with ``--store`` none is found; an empty variable says none."""
+    """``status`` and ``check-config`` show which; with ``--store`` none is read; an empty variable names none."""
     for number, name in enumerate(("system", "variable", "option"), 6):
         (place / name).write_text(f"store: {{path: the store, keep_versions: {number}}}\n")
     monkeypatch.setattr(environment, "SYSTEM_FILE", place / "system")

@@ -390,7 +390,7 @@ def test_verify_finds_one_flipped_byte(store: Path, capfd: pytest.CaptureFixture
 def test_verify_recomputes_the_certificate_from_the_snapshot(
     store: Path, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While the snapshot is there the scores are compared again; when it is gone, verify says so."""
+    """While the snapshot exists, the scores are compared again; if it is gone, verify reports that."""
     capfd.readouterr()
     assert run(["verify", "--store", str(store), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)

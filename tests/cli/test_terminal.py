@@ -78,7 +78,7 @@ def test_lines_fit_the_terminal_and_no_word_is_broken(root: Path, command: str, 
 
 
 def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line where there is no terminal, and it says what was refused since; drift as a small line."""
+    """In one line if there is no terminal, with later refusals; drift as a sparkline."""
     assert run(["status", "--store", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     count = len(Store(root).manifest(3).checks)

@@ -1,4 +1,4 @@
-"""What nobody expected: exit code 1 and one line that says what to do, or with ``--debug`` where it came from."""
+"""Unexpected errors: exit code 1 and one line with what to do, or with ``--debug`` a traceback."""
 
 from __future__ import annotations
 

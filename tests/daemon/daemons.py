@@ -78,7 +78,7 @@ class Place:
 
     @contextlib.contextmanager
     def daemon(self, stderr: IO[bytes] | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a daemon; on leaving it is told to stop, and killed if it does not."""
+        """Run a daemon; on exit it gets SIGTERM, and is killed if it does not stop."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "run", "-c", str(self.file)], stderr=stderr or log, env=environment(**variables)
@@ -134,11 +134,11 @@ class Place:
         return found
 
     def wait_state(self, *states: str, seconds: float = PATIENCE) -> dict[str, Any]:
-        """Wait until the daemon says it is in one of these states."""
+        """Wait until the daemon reports one of these states."""
         return eventually(lambda: (found := self.status()).get("state") in states and found, seconds)
 
     def looks(self) -> int:
-        """Return how often the daemon has looked at the directory."""
+        """Return how often the daemon has scanned the directory."""
         with contextlib.suppress(FileNotFoundError):
             for line in (self.store.root / "metrics.prom").read_text().splitlines():
                 if line.startswith("embsync_scans_total "):

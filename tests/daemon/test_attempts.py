@@ -192,7 +192,7 @@ class Watched:
         self.daemon._handle_outcome(one, Outcome(kind, "something", **options), 0.0)
 
     def aside(self) -> list[str]:
-        """Return who was set aside."""
+        """Return the snapshots that were set aside."""
         return [
             (event.snapshot or {})["name"] or ""
             for event in self.store.journal.events()
@@ -333,7 +333,7 @@ def test_a_reload_retries_at_once(watched: Watched) -> None:
 
 
 def test_a_reload_with_another_store_changes_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    """``store.path`` needs a restart: nothing else in that file takes effect either, and the error says so."""
+    """``store.path`` needs a restart: nothing else in that file takes effect either, and the error states this."""
     watched.look()
     before = watched.daemon._config, watched.daemon._scanner
     other = watched.path.parent / "other"

@@ -1,4 +1,4 @@
-"""A wall clock that jumps beneath a running daemon; the clock that only ever goes on does not."""
+"""The wall clock jumps while a daemon runs; the monotonic clock does not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ages(found: object, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def assert_sane(place: Place) -> None:
-    """Assert that nothing the daemon, the command or a version tells lies before its beginning."""
+    """Assert that no time reported by the daemon, the command or a version is before its start."""
     printed = json.loads(place.run("status", "--json").stdout)
     assert not printed["damage"]
     told = [*ages(place.status()), *ages(printed)]

@@ -1,4 +1,4 @@
-"""A store with something damaged in it, and its daemon: it lives, says what is damaged, and the night waits."""
+"""The daemon of a damaged store keeps running, reports the damage, and the night waits."""
 
 from __future__ import annotations
 

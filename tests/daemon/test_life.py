@@ -174,7 +174,7 @@ def test_a_transient_error_is_retried_with_growing_pauses(place: Place) -> None:
 
 
 def test_ill_formed_and_refused_snapshots_are_recorded_once(place: Place) -> None:
-    """What only a new snapshot mends is journaled and not taken again; the rest goes on."""
+    """A failure that only a new snapshot can repair is journaled and not retried; other snapshots are published."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -212,7 +212,7 @@ def test_sighup_reloads_the_configuration(root: Path) -> None:
 
 
 def test_a_factory_that_faiss_rejects_is_refused_at_the_start(place: Place) -> None:
-    """Before the first night: exit 2 and one line. A reload that brings one changes nothing, and says so."""
+    """Before the first night: exit 2 and one line. A reload with such an error changes nothing, and reports it."""
     place.drop(1)
     for factory, width in (("HNWS32", None), ("PQ5", 24)):
         place.configure(index={"factory": factory}, space={"dimension": width})
@@ -247,7 +247,7 @@ def test_sigusr1_starts_a_scan(place: Place) -> None:
 
 
 def test_a_hold_stops_publishing_until_resume(place: Place) -> None:
-    """Held, the daemon looks and queues but publishes nothing; the journal tells both."""
+    """On hold, the daemon scans and queues but publishes nothing; the journal has hold and resume."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -292,7 +292,7 @@ def test_a_manual_rollback_persists(place: Place) -> None:
 
 
 def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
-    """It is told version and path; its failure is seen and undoes nothing."""
+    """It gets version and path; its failure is reported and reverts nothing."""
     note = place.watch.parent / "note"
     place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" >> {note}; exit 3'})
     place.drop(1)

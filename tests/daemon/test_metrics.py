@@ -1,4 +1,4 @@
-"""What metrics.prom says: every figure is of what its name and its labels say."""
+"""metrics.prom: every value is that of its name and labels."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_on_publish_is_run_again_after_an_interrupted_daemon(place: Place, numbe
 
 
 def test_a_rollback_does_not_run_on_publish(place: Place) -> None:
-    """After a rollback the current version was told of long ago."""
+    """After a rollback, the command already ran for the current version."""
     publish(place, 1)
     assert pending_version(place.store) == 1
     note(place.store, 1, None)

@@ -1,4 +1,4 @@
-"""``docs/operations.md`` followed word by word in an empty Debian, as far as that goes without a running systemd."""
+"""``docs/operations.md`` followed word by word in an empty Debian, as far as possible without a running systemd."""
 
 from __future__ import annotations
 

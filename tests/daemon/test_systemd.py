@@ -98,7 +98,7 @@ class Model:
 
 
 def test_a_unit_becomes_active_when_the_daemon_is_ready_and_publishes(machine: Machine) -> None:
-    """READY makes it active, not the start of the process; STATUS says what it does; the daemon is closed in."""
+    """READY makes it active, not the start of the process; STATUS shows what it does; the daemon is sandboxed."""
     model = Model(machine, "books")
     machine.systemctl("start", "--no-block", model.unit)
     process = machine.main_process(model.unit)
@@ -118,7 +118,7 @@ def test_a_unit_becomes_active_when_the_daemon_is_ready_and_publishes(machine: M
 
 
 def test_a_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
-    """Without a sign of life systemd ends it, says why, starts another, and that publishes what came meanwhile."""
+    """If the watchdog is not notified, systemd ends it, logs why and restarts it, and the backlog is published."""
     model = Model(machine, "films")
     machine.drop_in(model.unit, "hurry", "[Service]\nWatchdogSec=10s\nRestartSec=1s\n")
     process = model.start()
@@ -166,7 +166,7 @@ def test_a_daemon_whose_store_was_replaced_is_restarted_on_the_new_one(machine: 
 
 
 def test_a_reload_and_a_stop_during_work(machine: Machine) -> None:
-    """``systemctl reload`` has the configuration read again; ``systemctl stop`` takes a moment, whatever goes on."""
+    """``systemctl reload`` makes it read the configuration again; ``systemctl stop`` is fast at any time."""
     model = Model(machine, "songs")
     process = model.start()
     file = machine.within("/etc/embsync/songs.yaml")

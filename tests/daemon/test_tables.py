@@ -43,7 +43,7 @@ def tended(path: Path) -> None:
 def test_a_table_waits_for_the_commit_of_the_other_side(
     root: Path, sides: tuple[str, str], runs: tuple[str | None, str | None]
 ) -> None:
-    """Its reason names both commits; nothing fails, nothing is set aside, and each night is published once, whole."""
+    """Its reason names both commits; nothing fails or is set aside, and each night is published once, complete."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     first, second = (place.watch / "model" / side for side in sides)
     for side in (first, second):

@@ -1,4 +1,4 @@
-"""A full disk, too little memory, a store that goes away: real ones."""
+"""A really full disk, too little memory, and a store that disappears."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ _LESS_LIKELY = [pytest.param(how, marks=pytest.mark.torture) for how in ("rename
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", *_LESS_LIKELY])
 def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> None:
-    """It says so and ends with 5, so that a new start takes what is there; it writes nothing to another's store."""
+    """It reports this and exits with 5, so that a restart opens the new store; it writes nothing to that one."""
     place.drop(1)
     other = place.file.parent / "other"
     with place.daemon() as process:

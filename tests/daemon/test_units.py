@@ -40,7 +40,7 @@ def test_the_units_are_sandboxed(name: str) -> None:
 @needs_analyze
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_units_pass_systemd_analyze_verify(tmp_path: Path, name: str) -> None:
-    """Unknown keys only make a warning, so nothing at all may be said. The program is replaced by one there is."""
+    """Unknown keys cause only a warning, so that any output fails. The program is replaced by an existing one."""
     for unit in SERVICES:
         text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
         (tmp_path / unit.replace("@.", "@one.")).write_text(text)
@@ -170,7 +170,7 @@ def test_metrics_follow_the_naming_conventions(place: Place) -> None:
 
 
 def test_status_shows_the_daemon(place: Place) -> None:
-    """The command shows what the file says, also while the watched directory is missing, and whether there is one."""
+    """The command shows the file's contents, even while the watched directory is missing, and whether a daemon runs."""
     with place.daemon() as process:
         place.remove_root()
         place.wait_state("blind")

@@ -1,4 +1,4 @@
-"""Every way a watch goes blind, and the daemon finding the next snapshot anyway."""
+"""However a watch is lost, the daemon finds the next snapshot."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_reaching_the_inotify_limit_is_harmless(place: Place) -> None:
 
 
 def test_without_events_the_rescan_finds_everything(place: Place) -> None:
-    """Without watches from the kernel, as on a network file system, rescans find everything, and status says so."""
+    """Without kernel watches, as on a network file system, rescans find everything, and status reports this."""
     place.command = [
         sys.executable,
         "-m",
@@ -342,7 +342,7 @@ def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
 
 
 def list_files(folder: Path, **changes: object) -> None:
-    """List a snapshot's files in its manifest.json, written last and as a whole."""
+    """List a snapshot's files in its manifest.json, written last and atomically."""
     files = [
         {
             "path": file.name,

@@ -51,7 +51,7 @@ class ServedSide:
 
 @dataclass
 class Served:
-    """What a sink's reader sees, read as docs/how-to/milvus.md says, so that nothing is mixed."""
+    """What a sink's reader sees, read as docs/how-to/milvus.md describes, so that nothing is mixed."""
 
     number: int
     items: ServedSide
@@ -123,11 +123,11 @@ class SinkContract:
         raise NotImplementedError
 
     def leave_foreign(self) -> Callable[[], object]:
-        """Put something of somebody else beside ours, as near as possible; return a function that reads it all."""
+        """Put similar data of another program next to embsync's; return a function that reads all of it."""
         raise NotImplementedError
 
     def occupy(self) -> None:
-        """Make the place somebody else's: what ours would be called is there and does not carry our mark."""
+        """Put another program's data in the place, under embsync's names and without its mark."""
         raise NotImplementedError
 
     def test_a_staged_version_is_invisible_until_committed(self, stores: Stores) -> None:
@@ -185,7 +185,7 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_a_half_made_generation_can_be_dropped(self, stores: Stores) -> None:
-        """Where the store has moved on and nobody completes it."""
+        """The store has another current version, and no run completes this one."""
         with pinned(stores("plain")) as version:
             self.break_off(version)
         self.sink().drop(3)

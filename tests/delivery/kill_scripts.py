@@ -1,4 +1,4 @@
-"""What processes do that are killed: one piece of work each, after a line that says that it begins."""
+"""The work of processes that are killed, each after a line that announces it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ needs_faketime = pytest.mark.skipif(_FAKETIME is None, reason="no libfaketime he
 
 
 class Clock:
-    """What ``time.time`` says, which a test sets."""
+    """The result of ``time.time``, set by a test."""
 
     def __init__(self) -> None:
         self.shift = 0.0
@@ -58,7 +58,7 @@ def seconds(text: str | None) -> float:
 
 @pytest.mark.parametrize("hours", _HOURS)
 def test_a_moment_is_right_after_the_clock_was_set(clock: Clock, hours: float) -> None:
-    """As is one that was taken while the clock was wrong; while nobody sets it, the same number each time."""
+    """So is one taken while the clock was wrong; unless the clock is set, the number is the same each time."""
     before = Moment()
     stated = before.seconds()
     assert before.seconds() == stated

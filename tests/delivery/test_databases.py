@@ -59,7 +59,7 @@ def test_postgresql_follows_the_store(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A wrong password ends with 8, and is in neither output nor state; then it goes on."""
+    """A wrong password ends with 8, and is in neither output nor state; with the right one, the delivery succeeds."""
     (tmp_path / "password").write_text(SECRET)
     sink = {"kind": "postgresql", "url": postgresql.url(database)}
     place = Place(tmp_path, stores("plain"), capfd, **sink, password_file=str(tmp_path / "password"))

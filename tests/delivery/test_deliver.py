@@ -79,7 +79,7 @@ def place(tmp_path: Path) -> Place:
 
 
 class Failing(DirectorySink):
-    """A sink that raises where it is told to."""
+    """A sink that raises in a chosen step."""
 
     errors: dict[str, Exception]
 
@@ -159,7 +159,7 @@ def test_pauses_grow_and_start_over() -> None:
 
 
 def test_after_a_success_the_pauses_start_over(place: Place) -> None:
-    """And the sink is looked at again after its own pause."""
+    """And the sink is checked again after its own pause."""
     Failing.errors = {"one": SinkUnavailable("the line is cut")}
     courier = place.service(Failing, recheck_seconds=33.0)._couriers[0]
     assert [courier.attempt()[0] for _ in range(3)] == [0.1, 0.2, 0.4]
@@ -181,7 +181,7 @@ def test_versions_behind_is_at_least_one_after_a_rollback(place: Place) -> None:
 
 
 def test_what_another_publisher_is_staging_stays(place: Place) -> None:
-    """It has a higher number and is incomplete; a lower one is left over from a run that died, and goes."""
+    """It has a higher number and is incomplete; a lower one was left by a run that died, and is removed."""
     for _ in range(2):
         place.publish()
     Store(place.root).rollback(2)
@@ -230,7 +230,7 @@ def test_the_state_is_written_also_while_nothing_changes(place: Place, monkeypat
 def test_a_failure_is_logged_once_and_without_secrets(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a library puts into its message; even one that nobody expected."""
+    """Whatever a library puts into its message, even that of an unexpected error."""
     from embsync.delivery.secrets import read_secret
 
     monkeypatch.setenv("A_PASSWORD", "xyzzy-secret/1")
@@ -283,7 +283,7 @@ def test_an_incomplete_version_is_not_switched_to(place: Place, probe: Probe, er
 
 
 def test_a_missed_recall_is_noted_or_refused(place: Place) -> None:
-    """As ``index.on_missed_recall`` says."""
+    """As ``index.on_missed_recall`` configures."""
 
     class Bad(DirectorySink):
         def probe(self, version: Any) -> Probe:
@@ -337,7 +337,7 @@ def test_an_overtaken_publisher_checks_again(place: Place) -> None:
 
 
 def test_only_one_delivery_runs_at_a_time(place: Place) -> None:
-    """The second one says who is there."""
+    """The second one names the first."""
     service = place.service()
     with service._alone(), pytest.raises(StoreBusy, match="another delivery") as caught:
         place.service().once()
@@ -432,7 +432,7 @@ def test_the_service_responds_to_signals(place: Place) -> None:
 
 
 def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) -> None:
-    """One that changed is looked at by one thread at a time; the others go on, one that was removed is left alone."""
+    """One that changed is used by one thread at a time; the others continue; a removed one is not touched."""
     import msgspec
 
     service = place.service()

@@ -207,7 +207,7 @@ def test_exit_codes_tell_a_scheduler_what_to_retry(
 
 
 def test_copies_made_by_other_programs_are_intact(place: Place) -> None:
-    """As docs/delivery.md says: rclone leaves out the link, after which one command makes the copy a store again."""
+    """As docs/delivery.md describes: rclone leaves out the link, and one command makes the copy a store again."""
     configure(place)
     job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
     assert place.run(job["publish"]).returncode == 0

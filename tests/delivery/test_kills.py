@@ -1,4 +1,4 @@
-"""A delivering process that is killed at random moments: what is served is complete, and the next run goes on."""
+"""A delivery is killed at random moments: the served version is complete, and the next run continues."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Victim:
         )  # fmt: skip
 
     def deliver(self, number: int, after: float) -> str:
-        """Begin to deliver a version, kill the process after some seconds, and return what it said by then."""
+        """Begin to deliver a version, kill the process after some seconds, and return its output."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"

@@ -262,7 +262,7 @@ def test_a_foreign_collection_with_the_name_of_the_lock_is_refused(
 def test_the_rest_of_a_killed_creation_is_replaced(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:
-    """Before its description was written it says nothing of its store; the next run makes it again, or drops it."""
+    """Without a description it does not name its store; the next run recreates or drops it."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     with pinned(stores("plain")) as version:
         for finish in (lambda: sink.drop(3), lambda: deliver(sink, stores("plain"), 3)):

@@ -21,7 +21,7 @@ from embsync.store import Store
 
 
 def digest(version: embsync.Version) -> str:
-    """Return what tells whether items, users and number belong together."""
+    """Return what shows whether items, users and number belong together."""
     found = hashlib.sha256(str(version.number).encode())
     assert version.users is not None
     for side in (version.items, version.users):

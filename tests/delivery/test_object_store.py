@@ -27,7 +27,7 @@ _PREFIXES = itertools.count()
 
 
 class ObjectStoreContract(SinkContract):
-    """The contract for a prefix; ``configured`` says which."""
+    """The contract for the prefix ``configured``."""
 
     recall = None
     config: ObjectStoreConfig

@@ -1,4 +1,4 @@
-"""What a PostgreSQL sink refuses: one line that says what to do, without a secret, and nothing is changed."""
+"""What a PostgreSQL sink refuses: one line with what to do, without a secret, and nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers of a PostgreSQL sink ask, and what they are told."""
+"""Queries of a PostgreSQL sink and their results."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_two_statements_of_read_committed_may_see_two_versions(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """As docs/how-to/postgresql.md says; of REPEATABLE READ they see one."""
+    """As docs/how-to/postgresql.md states; with REPEATABLE READ they see one."""
     with sink_at(postgresql, database) as sink:
         for number, expected in ((1, None), (2, 1)):
             with pinned(stores("plain"), number) as version:

@@ -1,4 +1,4 @@
-"""Pulling: what arrives is an ordinary store, whatever breaks on the way; and what is refused leaves everything."""
+"""Pulling gives an ordinary store, whatever fails in between; a refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def mirror(tmp_path: Path) -> Mirror:
 
 
 class Broken:
-    """Objects of which one breaks off, is changed or is watched on its way."""
+    """Objects one of which is cut off, changed or observed during its transfer."""
 
     def __init__(self, objects: Objects, end: str, most: int | None = None) -> None:
         self._objects = objects
@@ -167,7 +167,7 @@ def test_a_pull_without_a_new_version_changes_nothing(mirror: Mirror) -> None:
 
 
 def test_a_broken_transfer_is_continued(mirror: Mirror) -> None:
-    """Complete files stay, and an incomplete one goes on where it broke off."""
+    """Complete files are kept, and an incomplete one is continued where it broke off."""
     whole = sum(entry.bytes for entry in Store(mirror.store).manifest(1).files)
     cut = Broken(mirror.objects, "users/vectors.npy", most=3000)
     with pytest.raises(SinkUnavailable, match="cut"):
@@ -206,7 +206,7 @@ def test_a_partial_transfer_of_another_version_is_removed(mirror: Mirror) -> Non
 @pytest.mark.parametrize("damage", ["changed", "shorter", "longer"])
 @pytest.mark.parametrize("name", ["items/vectors.npy", "items/ids.npy", "index.faiss", "manifest.json"])
 def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: str, damage: str) -> None:
-    """What was current stays; the line names the object; after what its hint says, the version is taken."""
+    """The current version stays; the line names the object; after its hint was followed, the version is pulled."""
     mirror.pull().once()
     mirror.publish()
     objects = [entry.key for entry in mirror.objects.list("versions") if entry.key.startswith("versions/000002-")]
@@ -253,7 +253,7 @@ def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
 
 
 def test_a_pull_that_misses_an_object_rereads_the_pointer(mirror: Mirror) -> None:
-    """Its version was deleted there meanwhile; without another one current there, it says what is missing."""
+    """Its version was deleted there meanwhile; unless another became current, the error names what is missing."""
     sink = ObjectStoreSink(mirror.config)
     stale, pointer = mirror.pull(), mirror.pull()._pointer()
     mirror.publish()
@@ -284,7 +284,7 @@ def test_files_that_exist_locally_are_not_transferred_again(mirror: Mirror) -> N
 
 
 def test_a_file_that_is_damaged_here_is_transferred(mirror: Mirror) -> None:
-    """Although the manifest of the version here says that it is the same."""
+    """Although it is the same by the manifest of the local version."""
     mirror.pull().once()
     mirror.publish()
     damaged = mirror.copy / "versions/000001/start/items.npy"

@@ -63,7 +63,7 @@ def test_a_link_to_a_store_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
-    """A second run starts from an empty store; a file that somebody put there stays."""
+    """A second run starts from an empty store; files of others stay."""
     run(tmp_path / "demo", 3, world=small)
     (tmp_path / "demo" / "notes.txt").write_text("kept")
     told = run(tmp_path / "demo", 2, world=small)

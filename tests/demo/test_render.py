@@ -36,7 +36,7 @@ def test_the_figures_are_printed(told: Story) -> None:
 
 
 def test_the_commands_to_try_next_can_be_copied(told: Story) -> None:
-    """Three whole lines, unbroken however long the path is."""
+    """Three complete lines, unbroken however long the path is."""
     lines = [line.strip() for line in printed(told, width=60).splitlines()]
     commands = [line for line in lines if line.startswith("embsync ")]
     assert commands == [
@@ -59,7 +59,7 @@ def test_a_terminal_without_unicode_gets_plain_bars(told: Story) -> None:
 
 
 def test_json_has_every_figure(told: Story) -> None:
-    """The dictionary is plain: it goes through JSON and comes back equal, tuples being lists."""
+    """The dictionary is plain: after a round trip through JSON it is equal, apart from tuples being lists."""
     plain = render.as_dict(told)
     again = json.loads(json.dumps(plain))
     assert again["store"] == str(told.store)

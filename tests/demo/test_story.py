@@ -1,4 +1,4 @@
-"""The whole demo: real snapshots, a real store, and figures that say what happened to them."""
+"""The entire demo: real snapshots, a real store, and figures about them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_snapshots_are_complete_and_have_different_axes(told: Story) -> None:
 
 
 def test_users_and_items_come_and_go_every_night(told: Story) -> None:
-    """Each night has ids that the night before did not have, and the other way round, on both sides."""
+    """Each night has ids that the previous one lacks, and vice versa, on both sides."""
     for night in told.nights[1:]:
         before, now = raw(told, night.night - 1), raw(told, night.night)
         assert len(np.setdiff1d(now.item_ids, before.item_ids)) == night.new_items > 0

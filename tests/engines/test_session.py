@@ -65,7 +65,7 @@ def test_packages_that_do_not_fit_are_refused(
 
 
 def java(directory: Path, says: str) -> Path:
-    """Return the home of a Java that says this of its version."""
+    """Return the home of a Java that reports this version."""
     (directory / "bin").mkdir(parents=True)
     program = directory / "bin/java"
     program.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
@@ -86,7 +86,7 @@ def java(directory: Path, says: str) -> Path:
 def test_a_java_that_is_too_old_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, fits: bool
 ) -> None:
-    """By what it says of itself, before Spark's scripts fail on it."""
+    """By its own version output, before Spark's scripts fail on it."""
     monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, says)))
     if fits:
         session.require_java()

@@ -127,7 +127,7 @@ def test_the_search_continues_past_a_plateau_of_recall():
 
 
 def test_an_unreachable_target_is_reported(side, index_of):
-    """Codes too coarse for the target: the report says what was reached, and with what, and nothing raises."""
+    """Codes too coarse for the target: the report has the recall reached and the parameters, and nothing raises."""
     built = index_of(side, IndexConfig(factory="IVF16,PQ2x4", on_missed_recall="refuse"))
     assert built.report.recall_at_10 < built.report.target_recall == 0.95
     assert 1 <= built.report.search["nprobe"] <= 16
@@ -260,7 +260,7 @@ def test_the_minimum_number_of_rows_is_known_without_training(make, index_of, fa
 
 
 def test_more_lists_than_rows_are_refused(make, index_of):
-    """A factory that needs more rows than there are says so, as a configuration error."""
+    """A factory that needs more rows than there are is a configuration error."""
     with pytest.raises(UsageError, match="too few rows to train"):
         index_of(make(rows=200), IndexConfig(factory="IVF1024,Flat"))
 

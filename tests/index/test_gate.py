@@ -110,7 +110,7 @@ def test_an_exact_index_is_not_measured(make, index_of, tried, factory):
 
 
 def test_the_least_effort_is_tried_even_if_it_costs_too_much(make, index_of, tried):
-    """Its recall is told; whether the index is kept is decided by its cost."""
+    """Its recall is reported; whether the index is kept is decided by its cost."""
     side = make(rows=2000)
     built = index_of(side, IndexConfig(factory="HNSW16"))
     tried.clear()

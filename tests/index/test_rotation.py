@@ -157,7 +157,7 @@ def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF64,Flat"])
 def test_the_recall_is_never_below_the_target(make, night, index_of, shelf, factory):
-    """Whatever the drift, what is handed over meets the target; heavy drift leads to a rebuild that says so."""
+    """Whatever the drift, the resulting index meets the target; heavy drift leads to a rebuild with that reason."""
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
     side = make(rows=4000)
     built = index_of(side, config)
@@ -286,7 +286,7 @@ def test_a_file_with_the_right_hash_that_is_not_an_index_is_damage(side, same, i
     ],
 )
 def test_an_index_that_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
-    """Another factory, another metric, an index that cannot move: rebuilt, and the report says why."""
+    """Another factory, another metric, an index that cannot be rotated: rebuilt, and the report has the reason."""
     built = index_of(side, before)
     side, row_map = night(side, seed=1)
     rebuilt = index_of(side, after, shelf.parent(built, row_map))

@@ -63,7 +63,7 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
     filtered=st.booleans(),
 )
 def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory, filtered):
-    """With whole numbers, where scores tie all the time, results are those of brute force, row by row."""
+    """With integers, where scores often tie, results are those of brute force, row by row."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-values, values + 1, (rows, 3)).astype(np.float32)
     live = np.sort(rng.choice(rows, rng.integers(1, rows + 1), replace=False)).astype(np.int64)
@@ -212,7 +212,7 @@ def test_truncated_files_are_refused(side, shelf, index_of, factory):
 
 
 def test_an_open_searcher_survives_deletion_of_its_file(side, shelf, index_of):
-    """The mapping outlives the name: a version that is deleted while it is open goes on being searched."""
+    """The mapping outlives the name: a version that is deleted while it is open can still be searched."""
     built = index_of(side, IndexConfig(factory="HNSW16"))
     searcher = shelf.open(built)
     before, _ = searcher.search(side.queries, 10)

@@ -102,7 +102,7 @@ def _new_items(kept: int) -> Night:
 
 
 def _renamed(made: Night, side: str, share: float) -> Night:
-    """Give a share of a side's ids a number nobody knows."""
+    """Give a share of a side's ids unknown numbers."""
     ids = getattr(made, f"{side[:-1]}_ids").copy()
     ids[np.argsort(ids)[: round(share * len(ids))]] += 10**6
     return replace(made, **{f"{side[:-1]}_ids": ids})
@@ -355,7 +355,7 @@ def test_every_check_warns_and_refuses(
 
 
 def test_every_check_is_covered() -> None:
-    """No check of the table goes without a case of each outcome it can have."""
+    """Every check of the table has a case of each outcome that it can have."""
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
     only_one = {
         "same_snapshot": "warn",
@@ -436,7 +436,7 @@ def test_renumbered_ids_are_refused(root: Path, side: str, by: int) -> None:
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) -> None:
-    """A side that cannot be judged protects nobody: below half of the ids known, it is refused, not warned of."""
+    """A side that cannot be judged gives no protection: with less than half of the ids known, it is refused."""
     made = _only(night(1, churn=0.0), **{side: 70})
     found = _checks(root, _renamed(made, side, 0.58))[f"coverage_{side}"]
     assert found.value == pytest.approx(29 / 70)
@@ -489,7 +489,7 @@ def test_zero_rows_of_a_version_of_an_earlier_release_are_counted(root: Path) ->
 
 @pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
 def test_a_value_that_cannot_be_measured_never_passes(root: Path, by: float) -> None:
-    """Underflow leaves cosines and norms without a value: those checks refuse, and the file says null."""
+    """Underflow leaves cosines and norms without a value: those checks refuse, and the file has null."""
     refused = {
         name
         for name, record in _checks(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32))).items()
@@ -504,7 +504,7 @@ def test_a_value_that_cannot_be_measured_never_passes(root: Path, by: float) -> 
 
 
 def test_an_allowed_truncation_is_published(root: Path) -> None:
-    """``max_truncation_loss`` says how much may be lost; the certificate then says how much was."""
+    """``max_truncation_loss`` limits the loss; the certificate then shows the actual loss."""
     made = night(1)
     assert made.users is not None
     random = np.random.default_rng(5)

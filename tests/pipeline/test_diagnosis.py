@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_refusal_begins_with_its_most_likely_cause(root: Path, name: str) -> None:
-    """One sentence before the figures, from their pattern; and only what somebody could want is offered."""
+    """One sentence before the figures, from their pattern; and only useful overrides are offered."""
     make, kind, words, override, new_space = CASES[name]
     with pytest.raises(CheckRefusedError) as raised:
         sync(root, make(), "tonight")

@@ -11,7 +11,7 @@ from embsync.pipeline.engine import Reported
 
 
 class Engine:
-    """Has made progress as often as it says."""
+    """Reports progress as often as it was configured to."""
 
     def __init__(self, changes: int) -> None:
         self.asked, self.changes = 0, changes

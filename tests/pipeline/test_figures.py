@@ -220,7 +220,7 @@ def test_dead_labels_refer_to_no_row(world: World) -> None:
 
 
 def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> None:
-    """Rows that are only carried are nobody that could be missing tonight."""
+    """Rows that are only carried cannot be missing tonight."""
     checks = {check.name: check for check in world.manifest.checks}
     for side in ("items", "users"):
         counts = getattr(world.parent.record, side)
@@ -230,13 +230,13 @@ def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> Non
 
 
 def _off_centre(made: Night, by: float) -> Night:
-    """Return a night whose rows all point much the same way, as in models with a large common part."""
+    """Return a night whose rows have similar directions, as in models with a large common component."""
     return made.with_vectors(lambda rows: rows + np.float32(by))
 
 
 @pytest.mark.parametrize("by", [2.0, 6.0])
 def test_a_cosine_that_mismatched_rows_also_reach_is_refused(root: Path, by: float) -> None:
-    """Where any two rows look alike, wrong ids have a high cosine too: the margin between right and wrong tells."""
+    """If all rows are similar, wrong ids have a high cosine too: the margin between right and wrong decides."""
     made = _off_centre(night(1, churn=0.0, turned=False), by)
     sync(root, _off_centre(night(0, churn=0.0, turned=False), by), "n0")
     with pytest.raises(CheckRefusedError) as refused:

@@ -1,4 +1,4 @@
-"""Five real retrainings through the whole pipeline, against independent reference figures."""
+"""Five real retrainings through the entire pipeline, against independent reference figures."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def root(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the store, from a process that calls embsync as a library, in a directory that is nobody's."""
+    """A copy of the store, from a process that uses embsync as a library, in an unrelated directory."""
     monkeypatch.chdir(tmp_path)
     set_invocation(Invocation())
     return copy(directory / "S", directory / "the copy")
@@ -217,7 +217,7 @@ def _literals(node: ast.AST) -> Iterator[str]:
 
 
 def test_hints_in_the_source_are_commands_or_advice() -> None:
-    """No word in a hint or a printed command is one that somebody would have to replace."""
+    """No word in a hint or a printed command is a placeholder."""
     found = []
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""What becomes of the index from night to night, through the whole pipeline, and what cannot spoil it."""
+"""The index from night to night, through the entire pipeline, also when something is damaged."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_damaged_index_is_journaled_and_not_inherited(root: Path, file: str, d
 
 
 def test_exchanged_labels_are_not_reused(root: Path) -> None:
-    """Two labels that changed places on the disk: the same snapshot again is not reused, and the journal says why."""
+    """Two labels are swapped on disk: the index is not reused for the same snapshot, and the journal has the reason."""
     made = night(1, **SIZES)
     for number in range(3):
         told = _publish(root, made, f"n{number}")
@@ -146,7 +146,7 @@ def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root
 
 
 def test_the_gate_uses_the_configured_number_of_queries(root: Path) -> None:
-    """One query finds a whole number of its ten neighbours; the certificate's sample stays what it was."""
+    """The recall of one query is a multiple of a tenth; the certificate's sample is unchanged."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     recalls = []
     for queries in (1, 7, 1000):

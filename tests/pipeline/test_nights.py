@@ -153,7 +153,7 @@ def test_the_dimension_is_configured_or_that_of_the_first_snapshot(root: Path) -
 
 @pytest.mark.parametrize("kind", ["duplicate", "constant"])
 def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) -> None:
-    """A duplicated column, and a constant one on one side: scores kept, maps small, rank told, nights aligned."""
+    """A duplicated column, and a constant one on one side: scores kept, maps small, rank reported, nights aligned."""
     for number in range(2):
         made = night(number, width=7)
         assert made.users is not None
@@ -375,7 +375,7 @@ def test_a_refused_night_is_only_in_the_journal(root: Path) -> None:
 
 
 def test_the_same_path_twice_is_published_twice_with_a_warning(root: Path) -> None:
-    """The second is the same space, bit for bit, and says that the snapshot is its parent's."""
+    """The second is the same space, bit for bit, and records that its snapshot is the parent's."""
     first = sync(root, night(0), "n0")
     second = sync(root, night(0), "n0")
     assert (second.version, second.parent, second.space_id) == (2, 1, first.space_id)
@@ -437,7 +437,7 @@ def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -
 
 
 def test_a_change_of_values_alone_during_reading_is_not_published(root: Path) -> None:
-    """Written through a memory map no time changes, nor any size, and the stamp stays: the fingerprint tells."""
+    """Writing through a memory map changes neither time, size nor stamp: the fingerprint detects it."""
     path = write_npy(root.parent / "n0", night(0))
     mapped = np.lib.format.open_memmap(path / "items.npy", "r+")
     mapped[3, 1] += np.float32(0.0)  # from here on the page is the writer's: a write to it makes no trace
@@ -565,7 +565,7 @@ def test_a_version_number_used_meanwhile_is_not_reused(root: Path) -> None:
 
 
 def test_a_run_that_is_overtaken_repeatedly_publishes_in_the_end(root: Path) -> None:
-    """After three vain runs it holds the lock, and rollbacks wait."""
+    """After three discarded runs it holds the lock, and rollbacks wait."""
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
     path = write_npy(root.parent / "n2", night(2))
@@ -605,7 +605,7 @@ def test_many_threads_may_read_while_one_publishes(root: Path) -> None:
 
 
 def test_verify_names_damaged_and_missing_files(root: Path) -> None:
-    """A changed byte, a missing file, a snapshot that changed or vanished: each said in its own words."""
+    """A changed byte, a missing file, a snapshot that changed or vanished: each has its own message."""
     sync(root, night(0), "n0")
     store = Store(root)
     config = configured()

@@ -1,4 +1,4 @@
-"""What a version takes from its parent is hashed first: damage is named, goes nowhere, and no snapshot is blamed."""
+"""What a version takes from its parent is hashed first: damage is reported, not copied, and no snapshot is blamed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path,
 
 
 def test_the_command_in_the_message_repairs_the_store(root: Path, directory: Path) -> None:
-    """Back to the newest version that is whole, and the night is published from there."""
+    """Back to the newest intact version, and the night is published on it."""
     flip(root / "versions/000003/items/vectors.npy", 200)
     flip(root / "versions/000002/items/vectors.npy", 200)
     (entry,) = waiting(root, directory)
@@ -88,7 +88,7 @@ def test_the_command_in_the_message_repairs_the_store(root: Path, directory: Pat
 
 
 def test_an_identical_file_of_an_older_version_is_offered_as_repair(root: Path, directory: Path) -> None:
-    """The start sample is carried along unchanged: the parent's is taken from a version that has it whole."""
+    """The start sample is copied unchanged: a damaged one is replaced from a version in which it is intact."""
     path = root / "versions/000003/start/users.npy"
     flip(path, 200)
     (entry,) = waiting(root, directory)
@@ -123,7 +123,7 @@ def test_a_store_without_an_intact_version_starts_a_new_space(
 
 
 def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Path) -> None:
-    """Nothing is taken from the version that nobody can name."""
+    """Nothing is taken from a version that cannot be identified."""
     (root / "current").unlink()
     (root / "current").symlink_to("versions/00000")
     publish_snapshot(Store(root), Request(directory / "watch/day=5", new_space=True), config_of(directory))
@@ -169,7 +169,7 @@ def test_nothing_is_switched_before_all_is_hashed(root: Path, directory: Path, m
 def test_damage_that_looks_like_another_model_is_not_a_refusal(
     root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, behind: float
 ) -> None:
-    """Anchors of other ids fail the checks; the store is named and nobody refused, however far behind hashing is."""
+    """Anchors of other ids fail the checks; the store is named and no snapshot refused, however late the hashing is."""
     real = parent.verify
 
     def late(*arguments: Any, **options: Any) -> None:
@@ -188,7 +188,7 @@ def test_damage_that_looks_like_another_model_is_not_a_refusal(
 
 @pytest.mark.parametrize("name", [layout.INDEX, layout.INDEX_ROWS])
 def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> None:
-    """It is the one part that can be; the journal says what was wrong."""
+    """It is the only part that can be rebuilt; the journal records the damage."""
     flip(root / "versions/000003" / name, -1)
     assert next_night(root, directory) == {"published": 1}
     assert assert_intact(root) == 4
@@ -199,7 +199,7 @@ def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> N
 
 
 def test_an_ill_formed_snapshot_is_reported_despite_a_damaged_parent(root: Path, directory: Path) -> None:
-    """Where the parent is whole."""
+    """If the parent is intact."""
     items = drop(directory, 6) / "items.npy"
     try:
         items.write_bytes(items.read_bytes()[:-1])

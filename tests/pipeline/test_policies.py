@@ -47,7 +47,7 @@ def _rows(root: Path) -> dict[int, Array]:
 
 
 def test_a_new_store_has_two_time_scales(root: Path) -> None:
-    """Stored is the slow average alone; the manifest says how it moves."""
+    """Only the slow average is stored; the manifest records the policy."""
     first = _publish(root, 0).alignment
     assert (first.policy, first.weight, first.parent_share) == ("two_time_scales", 0.001, 0.45)
     slow = _anchors(root)
@@ -146,7 +146,7 @@ def test_negative_ages_are_damage(root: Path) -> None:
 
 
 def test_a_change_of_policy_starts_from_the_stored_anchors(root: Path) -> None:
-    """The slow average goes on from the moving average, and the moving average from the slow one."""
+    """The slow average continues from the moving average, and the moving average from the slow one."""
     _publish(root, 0, space__anchors__policy="moving_average")
     _publish(root, 1)
     for policy, weight in (("two_time_scales", 0.001), ("moving_average", 0.3)):

@@ -155,7 +155,7 @@ def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_says_what_it_published(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And how many ids were no items; history tells it too."""
+    """And how many ids were not items; history shows it too."""
     file = table(root, "item_id,stock", f"{night(1).item_ids[0]},false", "987654321,true")
     assert run(["relabel", str(file), "--store", str(root)]) == 0
     said = capsys.readouterr().out

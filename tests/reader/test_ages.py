@@ -94,7 +94,7 @@ def with_other_times(root: Path, number: int, change: Any) -> None:
 
 
 def test_a_version_has_the_times_of_its_lineage(version: Version) -> None:
-    """As the clock said, one a version; int64 seconds in a file that the manifest lists."""
+    """One time per version, by the clock; int64 seconds in a file that the manifest lists."""
     assert version.lineage.tolist() == [1, 2, 3, 4]
     np.testing.assert_array_equal(version.lineage_times, times(*CREATED))
     assert layout.LINEAGE_TIMES in {entry.path for entry in version.record.files}
@@ -228,7 +228,7 @@ def test_a_version_of_an_earlier_release_only_has_its_own_time(root: Path) -> No
 
 
 def test_after_an_update_times_come_from_manifests_and_journal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Manifests of kept versions, then the journal for those that are gone; what nothing tells is older than all."""
+    """From the manifests of kept versions, then the journal for deleted ones; unknown times count as older than all."""
     for number in (3, 4):
         with_other_times(root, number, None)
     shutil.rmtree(root / "versions/000001")

@@ -47,7 +47,7 @@ def test_the_version_of_a_vector_is_known(version: Version, gone: list[int]) -> 
 
 
 def test_vectors_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
-    """Answered as ``missing`` says, from the age after ``max_age`` on."""
+    """Handled as ``missing`` configures, from the age after ``max_age`` on."""
     live = int(version.items.ids[version.items.live][0])
     assert np.isfinite(version.items.lookup(gone, max_age=2)).all()
     with pytest.raises(NotFoundError, match=str(gone[0])):
@@ -57,7 +57,7 @@ def test_vectors_older_than_the_limit_count_as_missing(version: Version, gone: l
 
 
 def test_query_ids_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
-    """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` says what it finds."""
+    """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` determines the results."""
     assert version.users is not None
     live, old = int(version.users.ids[version.users.live][0]), version.users.ids[~version.users.live][:2].tolist()
     age = int(version.users.age(old).min())
@@ -227,7 +227,7 @@ def test_invalid_arguments_are_refused(version: Version, ids: Any, options: dict
 
 
 def test_a_store_of_items_folds_in_items() -> None:
-    """A new item, or a basket, from the items it goes with."""
+    """A new item, or a basket, from related items."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES).one_sided(), "n0")
         with embsync.open(directory / "S") as reader:

@@ -118,7 +118,7 @@ def test_lookup_shows_the_origin_of_a_vector(told: Any, version: Version, tmp_pa
 def test_an_age_is_a_number_of_versions_or_a_time(
     version: Version, capsys: pytest.CaptureFixture[str], limit: str, code: int
 ) -> None:
-    """What is neither is one line that says what was found, what may stand there, and what was meant."""
+    """Anything else gives one line with what was found, what is allowed, and the likely intention."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][0]
     assert run(["lookup", "items", str(gone), "--max-age", limit, "--store", str(version.path.parents[1])]) == code
     printed = capsys.readouterr()
@@ -257,7 +257,7 @@ def test_invalid_arguments_are_usage_errors(root: Path, arguments: list[str], ca
 
 
 def test_negative_ids_follow_two_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An id that looks like an option is refused with the way to say it; that way it is an id."""
+    """An id that looks like an option is refused with the right syntax, which then works."""
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
     assert capsys.readouterr().err == "embsync: No such option '-5'; hint: put -- before ids that begin with -\n"
     assert run(["lookup", "users", "--store", str(root), "--", "-57"]) == 6

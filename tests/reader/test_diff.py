@@ -31,7 +31,7 @@ def _turned(nights: list[Night]) -> int:
 
 @pytest.fixture(scope="module", params=["integer", "string"])
 def nights(request: pytest.FixtureRequest) -> list[Night]:
-    """Three retrainings; in the last, one item that was there before points the other way, twice as long."""
+    """Three retrainings; in the last, one known item has the opposite direction and twice the length."""
     made = [night(number, **SIZES) for number in range(3)]
     made[2].items[_turned(made)] *= -2.0
     return made if request.param == "integer" else [one.named() for one in made]

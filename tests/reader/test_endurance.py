@@ -67,7 +67,7 @@ print(json.dumps({"reads": sum(counts.values()), "versions": len(seen), "errors"
 
 @pytest.mark.parametrize(("readers", "seconds"), [(2, 3), pytest.param(8, 60, marks=pytest.mark.torture)])
 def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> None:
-    """Refreshed, followed, opened anew and held on to; memory stays flat, and nothing is left open in the end."""
+    """Refreshed, followed, reopened and kept open; memory stays flat, and nothing is left open in the end."""
     with quick_directory() as directory, contextlib.ExitStack() as stack:
         root = directory / "S"
         config = configured(store__keep_versions=2)

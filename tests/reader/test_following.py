@@ -1,4 +1,4 @@
-"""Following a store: verified first, then switched; whatever goes wrong is visible and ends nothing."""
+"""Following a store: verified first, then switched; failures are visible and stop nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def root() -> Iterator[Path]:
 
 
 def wait_looks(follower: Follower, more: int = 3) -> None:
-    """Wait until a follower has looked at its store so often."""
+    """Wait until a follower has checked its store this many times."""
     for _ in range(more):
         before = follower._checked
         eventually(lambda before=before: follower._checked != before)
@@ -73,7 +73,7 @@ def test_a_follower_switches_and_calls_back(root: Path) -> None:
 
 
 def test_a_damaged_version_is_refused_by_its_hash_and_reported(root: Path) -> None:
-    """One flipped bit, every size right: the old one is served on; once repaired and looked at anew, it is taken."""
+    """One flipped bit, all sizes right: the old version stays; once repaired and checked again, the new one is used."""
     errors: list[Exception] = []
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
@@ -166,7 +166,7 @@ def test_a_recreated_store_counts_as_a_new_one(root: Path, follows: bool) -> Non
 
 
 def test_another_space_is_refused_if_a_space_was_given(root: Path) -> None:
-    """On opening, on refresh, when following and by number; a reader that named none goes along."""
+    """On opening, on refresh, when following and by number; a reader without space_id switches too."""
     with embsync.open(root) as free:
         ours = free.current.space_id
         with embsync.open(root, space_id=ours) as reader:
@@ -296,7 +296,7 @@ def test_a_repaired_version_is_switched_to(root: Path, monkeypatch: pytest.Monke
 def test_a_version_repaired_without_a_trace_is_retried_after_a_while(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk may give other bytes once, and no file tells: it is hashed again, but not at every look."""
+    """A disk may return wrong bytes once, which no file shows: it is hashed again, but not at every check."""
     monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 0.2)
     served: list[int] = []
     hashed: list[int] = []

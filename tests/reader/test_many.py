@@ -124,7 +124,7 @@ def test_the_manifest_has_the_measurements_at_both_k(reader: StoreReader) -> Non
 
 
 def test_effort_grows_with_k() -> None:
-    """Never less for more neighbours; up to the first point what the manifest says; between them, between."""
+    """Never less for more neighbours; up to the first point the manifest's value; between points, interpolated."""
     points = [OperatingPoint(10, 0.9, {"nprobe": 4}), OperatingPoint(100, 0.9, {"nprobe": 40})]
     efforts = [effort_at(points, k)["nprobe"] for k in range(1, 2000)]
     assert efforts[:10] == [4] * 10

@@ -1,4 +1,4 @@
-"""A version whose users are in part files answers as the same version with arrays does, or says that it cannot."""
+"""A version with users in part files gives the same results as the same version with arrays, or an error."""
 
 from __future__ import annotations
 

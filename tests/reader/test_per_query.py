@@ -53,7 +53,7 @@ def one_by_one(version: Version, users: Array, k: int, **filters: list[Array]) -
 @pytest.mark.parametrize("k", [1, 10, 290, 400])
 @pytest.mark.parametrize("names", [("allowed",), ("blocked",), ("allowed", "blocked")])
 def test_each_query_has_its_own_list(version: Version, users: Array, k: int, names: tuple[str, ...]) -> None:
-    """What a batch finds is what each finds alone: the best blocked, ids nobody knows, no list, empty, repeated."""
+    """A batch finds what each query finds alone: the best blocked, unknown ids, no list, empty, repeated."""
     best, _ = version.search_by_user(users, 300)
     unknown = np.array(["nobody"] if best.dtype.kind == "U" else [-5])
     lists: dict[str, list[Array]] = {}
@@ -121,7 +121,7 @@ def test_unknown_ids_do_not_fail_a_batch(version: Version, users: Array) -> None
 def test_filters_can_be_read_from_files(
     reader: StoreReader, users: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ragged ones as JSON, a matrix as .npy; what is no filter is told in one line."""
+    """Ragged ones as JSON, a matrix as .npy; anything else is one line of error."""
     best, _ = reader.current.search_by_user(users[:2], 6)
     ragged = [best[0, :3].tolist(), None]
     (tmp_path / "seen.json").write_text(json.dumps(ragged))

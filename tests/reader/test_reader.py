@@ -106,7 +106,7 @@ def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list
 
 
 def test_search_returns_the_exact_top_of_the_raw_scores(version: Version, nights: list[Night]) -> None:
-    """For every user: the same items in the same order as the raw model says, ids in the caller's form."""
+    """For every user: the same items in the same order as by the raw model, ids in the caller's form."""
     made = nights[-1]
     items, users = made.both
     ids, scores = version.search(version.transform.users(users), k=7)
@@ -168,7 +168,7 @@ def test_any_integer_type_is_accepted_as_k(version: Version) -> None:
     ],
 )
 def test_vectors_that_cannot_be_mapped_are_refused(version: Version, rows: Any, message: str) -> None:
-    """With what was found, either way and as a raw query."""
+    """The error shows what was found, in both directions and as a raw query."""
     for mapped in (version.transform.items, version.transform.users_inverse):
         with pytest.raises(UsageError, match=message):
             mapped(rows)

@@ -96,7 +96,7 @@ def _wait_looks(follower: Follower, more: int = 5) -> None:
 
 
 def test_a_lasting_error_is_reported_once(root: Path) -> None:
-    """While the store is away nobody hears of it at each look; when it goes again, once more."""
+    """While the store is missing, this is logged once and not at each check; if it disappears again, once again."""
     errors: list[Exception] = []
     aside = root.with_name("aside")
     with embsync.open(root) as reader:
@@ -125,7 +125,7 @@ def test_k_is_limited_where_allowed_items_are_searched_in_the_index(
 
 
 def test_a_refused_version_is_hashed_again_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at every look, but when the time is over: then a file that was mended in place is found whole."""
+    """Not at every check, but after the pause: then a file that was repaired in place is found intact."""
     hashed, verify = [0], follower.verify
     looks, current_number = [0], layout.current_number
 

@@ -1,4 +1,4 @@
-"""A report: its figures are those of the store, and whatever the store holds, the page says it and injects nothing."""
+"""A report has the figures of the store, and the page shows any text of the store without injecting it."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_new_space_is_marked_in_the_history(tmp_path: Path) -> None:
 
 
 def test_a_store_with_only_refused_snapshots_has_a_page(tmp_path: Path) -> None:
-    """Which says why; the command writes it."""
+    """The page says why; the command writes it."""
     root = tmp_path / "S"
     bad = night(0, **SIZES)
     path = write_npy(tmp_path / "n0", replace(bad, items=bad.items[:4], item_ids=bad.item_ids[:4]))
@@ -235,14 +235,14 @@ def test_markup_and_right_to_left_text_are_escaped(tmp_path: Path) -> None:
 
 
 def page_of_hostile(root: Path) -> Page:
-    """Return the page of a store whose text says "script" itself."""
+    """Return the page of a store with "script" in its text."""
     return Page(document(collect.of_store(root)))
 
 
 def test_the_command_writes_one_file_and_does_not_change_the_store(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says the verdict and where the page is; an older version is shown as it was."""
+    """It prints the verdict and the path of the page; an older version is shown as it was."""
     before = snapshot_of(root)
     place = tmp_path / "page.html"
     assert run(["report", "--store", str(root), "--version", "2", "--output", str(place)]) == 0

@@ -85,7 +85,7 @@ def generated(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_python_client_calls_every_endpoint(
     generated: Any, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:
-    """Every operation, with nothing set but what it needs, and by URL where there is such a way."""
+    """Every operation, with only its required fields, and by URL where that exists."""
     models = generated("models")
     user, item = known
 

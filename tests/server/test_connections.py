@@ -151,7 +151,7 @@ def test_an_idle_connection_without_a_head_is_closed(server: Server, sent: bytes
 
 
 def test_a_head_sent_byte_by_byte_is_cut_off(server: Server) -> None:
-    """What trickles in does not begin the time anew."""
+    """Bytes that trickle in do not restart the deadline."""
     plug = server.plug()
     trickle(plug, HEAD * 10)
 

@@ -1,4 +1,4 @@
-"""A store with something damaged in it, and its server: it starts, says so, and serves again once that is repaired."""
+"""The server of a damaged store starts, reports the damage, and serves again once it is repaired."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flipped(path: Path) -> None:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Replace a file as a whole; copies that share it stay as they are."""
+    """Replace a file atomically; copies that share it stay unchanged."""
     path.with_name(".new").write_bytes(data)
     path.with_name(".new").replace(path)
 
@@ -89,7 +89,7 @@ def test_the_server_starts_despite_damage_and_serves_after_the_repair(
 
 
 def test_the_server_survives_any_damage_to_current(root: Path) -> None:
-    """A server of its own: damaged when it starts, repaired, then led nowhere by ``current`` and mended, each told."""
+    """Damaged at the start, repaired, then ``current`` dangling and repaired: the server reports each."""
     manifest = root / "versions/000002/manifest.json"
     kept = manifest.read_bytes()
     put(manifest, b"{")

@@ -1,4 +1,4 @@
-"""Ten thousand heads and as many bodies, made of what is right by small wrongs: never a 500, a traceback or a hang."""
+"""Ten thousand heads and as many bodies, each a valid one with small faults: never a 500, a traceback or a hang."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A real server, whose log is looked at in the end."""
+    """A real server, whose log is checked at the end."""
     with quick_directory() as directory:
         root = directory / "S"
         sync(root, night(0, items=150, users=80, width=6), "n0")

@@ -64,7 +64,7 @@ def children(server: Server) -> set[int]:
 
 
 class Load(threading.Thread):
-    """Asks over one kept connection until told to stop; an answer must be of one version from head to foot."""
+    """Sends requests over one connection until stopped; each response must be entirely of one version."""
 
     def __init__(self, server: Server, truth: dict[int, np.ndarray], stop: threading.Event) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ def test_a_signal_during_startup_is_not_lost(root: Path, tmp_path: Path, where: 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_to_reload_is_logged_as_unsupported(root: Path, workers: str) -> None:
-    """SIGHUP ends nothing: versions are followed anyway, and the log says what else it takes."""
+    """SIGHUP ends nothing: versions are followed anyway, and the log says that the rest needs a restart."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", workers) as server:
         server.process.send_signal(signal.SIGHUP)
@@ -262,7 +262,7 @@ def test_a_worker_that_dies_is_replaced(root: Path) -> None:
 
 
 def test_a_worker_starts_while_the_token_file_is_missing(root: Path, tmp_path: Path) -> None:
-    """It lets nobody in until the file is back; the death before is in the log."""
+    """It accepts no token until the file is back; the log has the earlier death."""
     sync(root, night(0, **SIZES), "n0")
     token = tmp_path / "token"
     token.write_text("sesame")

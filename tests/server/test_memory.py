@@ -155,7 +155,7 @@ def test_concurrent_requests_stay_within_the_memory_limit(server: Server, users:
 
 
 def test_unread_responses_block_neither_memory_nor_other_clients(server: Server, users: list[int]) -> None:
-    """Their share is taken until they are dropped; large questions meanwhile are told to come again."""
+    """Their memory stays reserved until they are dropped; large requests get a 503 meanwhile."""
     slow = []
     for _ in range(6):
         plug = server.plug()
@@ -184,7 +184,7 @@ def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -
 
 
 def test_an_interrupted_body_releases_its_memory(server: Server) -> None:
-    """As does one that is refused on the way."""
+    """So does one that is refused while it is handled."""
     for whole in (8 * MIB, 32 * MIB):
         with server.plug() as plug:
             head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {whole}\r\n\r\n"

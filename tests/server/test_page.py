@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: somebody types, clicks and looks."""
+"""The page in a real browser, where there is one: typing, clicking and reading."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def heading(page: Page, text: str) -> None:
 def test_the_page_searches_an_id_and_links_its_neighbours(
     page: Page, server: Server, named: Path, tmp_path: Path
 ) -> None:
-    """Neighbours with scores, how it moved over the kept versions, and the way back; nothing from another host."""
+    """Neighbours with scores, its movement over the kept versions, and the way back; nothing from another host."""
     with embsync.open(named) as reader:
         user = str(reader.current.side("users").names(np.array([3]))[0])
         ids, scores = reader.current.search_by_user([user], 10)
@@ -154,7 +154,7 @@ def test_the_page_fits_a_phone_and_has_a_dark_theme(page: Page, server: Server, 
 
 
 def test_a_new_version_appears_without_reloading(page: Page, root: Path) -> None:
-    """With the neighbours that were asked for; and one that was refused is said, while the old one goes on."""
+    """With the requested neighbours; a refused version is reported while the old one is served."""
     for number in range(3):
         sync(root, night(number, **SIZES), f"n{number}")
     rows = root / "versions/000003/index_rows.npy"
@@ -281,7 +281,7 @@ def test_the_page_asks_for_a_token_and_keeps_ids_exact(page: Page, root: Path, t
 
 
 def test_the_page_of_an_empty_store_and_of_a_store_of_items(page: Page, root: Path) -> None:
-    """What is published comes by itself; there are no users to choose, and a link to one says what is wrong."""
+    """A new version appears by itself; users cannot be chosen, and a link to one explains why."""
     with serving(root, ready=False) as server:
         page.open(server.where)
         said = page.until("document.getElementById('top').innerText")

@@ -73,7 +73,7 @@ def test_limits_apply_to_pages(root: Path) -> None:
 
 
 def test_a_version_of_a_store_without_parent_has_pages(tmp_path: Path) -> None:
-    """The first version, of items alone; the file of a daemon that is damaged is said."""
+    """The first version, of items alone; a damaged status file of a daemon is reported."""
     sync(tmp_path / "S", night(0, **SIZES).one_sided(), "n0")
     (tmp_path / "S" / "status.json").write_text("{")
     with serving(tmp_path / "S") as server:
@@ -113,7 +113,7 @@ def test_without_a_version_a_person_gets_a_page_and_a_program_the_error(tmp_path
 
 
 def test_a_version_that_cannot_be_served_is_not_reported_as_missing(tmp_path: Path) -> None:
-    """Its damage is named, and nobody is asked to publish a first one."""
+    """The damage is named, and the page does not ask for a first version."""
     root = tmp_path / "S"
     sync(root, night(0, **SIZES), "n0")
     rows = root / "versions/000001/index_rows.npy"

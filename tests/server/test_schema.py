@@ -101,7 +101,7 @@ def _with_one(schema: dict[str, Any], way: str, ways: tuple[str, ...]) -> dict[s
 
 
 def tried(server: Server, document: Path, examples: int, *more: str) -> str:
-    """Run schemathesis; return what it said."""
+    """Run schemathesis; return its output."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""``embsync serve``: every endpoint says what the reader says, and whatever is wrong is a clear 4xx."""
+"""``embsync serve``: every endpoint gives the reader's results, and every invalid request a clear 4xx."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ def test_an_error_outside_any_handler_has_the_same_form(tmp_path: Path) -> None:
 def test_an_invalid_request_gets_a_clear_error(
     server: Server, path: str, body: Any, status: int | None, where: str | None
 ) -> None:
-    """A 4xx that names the field, with what was found; the server goes on."""
+    """A 4xx that names the field, with what was found; the server keeps running."""
     answer = server.ask(f"/v1/{path}", body, Content_Type="application/json")
     assert answer.status == status if status else 400 <= answer.status < 500
     assert answer.plain["what"]
@@ -416,7 +416,7 @@ def test_npy_is_returned_if_accepted(server: Server, version: Version, accept: s
 
 
 def test_movement_is_within_one_space(tmp_path: Path) -> None:
-    """Vectors of another space are no steps on the way, however many versions of it are kept."""
+    """Versions of another space are not part of the movement, however many of them are kept."""
     root = tmp_path / "S"
     for number in range(2):
         sync(root, night(number, **SIZES, churn=0.0), f"n{number}")
@@ -461,7 +461,7 @@ def test_untrusted_arrays_are_validated(server: Server) -> None:
 
 
 def test_a_body_above_the_limit_is_413(server: Server) -> None:
-    """Whatever its length header says."""
+    """Whatever its Content-Length is."""
     for size, status in ((300_000, 413), (200_001, 413), (200_000, 400)):
         assert server.ask("/v1/search", b" " * size, Content_Type="application/json").status == status
 
@@ -517,7 +517,7 @@ def test_the_page_is_self_contained(server: Server) -> None:
 
 
 def test_the_token_is_required_and_reloaded(root: Path, tmp_path: Path) -> None:
-    """Wrong or none: 401; changed in the file: changed at once; file away: nobody is let in; health stays open."""
+    """Wrong or none: 401; a change of the file takes effect at once; no file: always 401; health stays open."""
     file = tmp_path / "token"
     file.write_text("first\n")
     with serving(root, "--token-file", str(file)) as server:
@@ -558,7 +558,7 @@ def test_a_unix_socket_is_served_and_removed_afterwards(root: Path, tmp_path: Pa
 
 
 def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Path) -> None:
-    """Somebody removed the first one's and began anew: the end of the first takes nothing from the second."""
+    """The first one's socket was removed and replaced: when the first ends, the second's stays."""
     path = tmp_path / "s"
     with contextlib.ExitStack() as first:
         first.enter_context(serving(root, listen=f"unix:{path}", ready=False))

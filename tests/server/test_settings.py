@@ -1,4 +1,4 @@
-"""What a server refuses to begin with: addresses nobody could listen on, tokens nobody could send."""
+"""What a server refuses at its start: addresses that cannot be used, tokens that cannot be sent."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes, messa
 
 
 def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
-    """Nothing, a directory, a pipe that nobody writes, a link to nowhere."""
+    """Nothing, a directory, a FIFO without a writer, a dangling link."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")
     for name, found in (("none", "No such file"), (".", "a directory"), ("pipe", "a FIFO"), ("link", "No such file")):
@@ -148,7 +148,7 @@ def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
 
 
 def test_a_world_readable_token_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A secret mounted by others may have to be so: said, not refused."""
+    """A mounted secret may have to be readable by others: a warning, not a refusal."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
     token.chmod(0o640)

@@ -343,7 +343,7 @@ def mutants(snapshots: list[Path], folder: Path, files: int, seed: int, files_of
 
 
 def read_metadata(path: Path, _: SnapshotConfig) -> None:
-    """Read what a pipeline says of its stages, as far as it is parsed in this process."""
+    """Read a pipeline's metadata of its stages, as far as it is parsed in this process."""
     place = Place.at(path)
     spark_pipeline._reject_indexed(place, spark_pipeline._als_stages(place)[0])
 

@@ -1,4 +1,4 @@
-"""The same small model, and every way a test may leave it on disk."""
+"""One small model, in every layout that tests need."""
 
 from __future__ import annotations
 

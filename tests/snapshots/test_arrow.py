@@ -112,7 +112,7 @@ def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[b
 
 
 def test_offsets_outside_the_buffer_are_refused(tmp_path: Path) -> None:
-    """A list that says it begins before its values would otherwise give away memory of the decoder."""
+    """A list with an offset before its values would otherwise expose memory of the decoder."""
     values = pa.array(np.ones(6, np.float32))
     offsets = pa.py_buffer(np.array([0, 2, 2000, 6], np.int32))
     broken = pa.Array.from_buffers(pa.list_(pa.float32()), 3, [None, offsets], children=[values])
@@ -136,7 +136,7 @@ def test_a_file_larger_than_the_memory_of_the_decoder_is_read(tmp_path: Path, mo
 
 
 def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """More rows than it said at opening."""
+    """More rows than when it was opened."""
     path = write(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     vectors(items)

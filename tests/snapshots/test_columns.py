@@ -176,7 +176,7 @@ def test_two_candidate_vector_columns_are_an_error(columns: dict[str, Any]) -> N
     ],
 )
 def test_named_vectors_of_an_unusable_type_are_refused(kind: tuple[str, str], hint: str) -> None:
-    """Another list beside them is not taken, and the refusal says how to cast."""
+    """Another list is not used, and the refusal has the cast."""
     for beside in ({}, {"history": FLOATS}):
         with pytest.raises(SnapshotError, match="no vector column: embedding") as refusal:
             chosen(item_id=INT, embedding=kind, **beside)
@@ -201,7 +201,7 @@ def test_each_side_may_have_its_own_columns() -> None:
 
 @pytest.mark.parametrize("kind", ["float64", "decimal", "uuid", "dictionary", "struct", "timestamp"])
 def test_additional_columns_in_real_files_are_ignored(tmp_path: Path, kind: str) -> None:
-    """The decoder's types, through a whole opening."""
+    """The decoder's types, through the complete opening."""
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     numbers = np.arange(20)
@@ -232,7 +232,7 @@ ITEMS, USERS = np.ones((30, 4), np.float32), np.ones((40, 4), np.float32)
 
 @pytest.mark.parametrize("beside", ["item_ids", "ids", "itemids", "item_id", "item2id", "items_ids"])
 def test_row_numbers_do_not_replace_id_files(tmp_path: Path, beside: str) -> None:
-    """Whatever the file of ids is called; without the key the refusal says what to call it."""
+    """Whatever the name of the file of ids; without the key, the refusal names the expected one."""
     path = arrays(tmp_path / "s", items=ITEMS, **{beside: np.arange(30)})
     with pytest.raises(SnapshotError, match=f"row numbers are configured as ids.*{beside}"):
         open_snapshot(path, SnapshotConfig(row_number_ids=True))
@@ -259,7 +259,7 @@ def test_ids_of_one_side_only_do_not_make_the_other_row_numbers(tmp_path: Path) 
 
 
 def test_exchanged_id_files_are_reported(tmp_path: Path) -> None:
-    """item_ids.npy has as many ids as there are users, and the other way round."""
+    """item_ids.npy has as many ids as there are users, and vice versa."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=np.arange(40), users=USERS, user_ids=np.arange(30))
     with pytest.raises(SnapshotError, match="ids of the two sides are swapped; found 40 item_ids and 30 user_ids"):
         open_snapshot(path, CONFIG)

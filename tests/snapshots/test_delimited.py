@@ -130,7 +130,7 @@ def test_many_blocks_with_weights_are_read(tmp_path: Path) -> None:
 
 
 def test_both_sides_are_read(tmp_path: Path) -> None:
-    """Items and users of different kinds of ids and different ways to write vectors."""
+    """Items and users with different kinds of ids and different notations of vectors."""
     (tmp_path / "items.csv").write_bytes(listed())
     users = [f"u{row},{','.join(map(repr, map(float, numbers)))}" for row, numbers in enumerate(MADE.users)]
     (tmp_path / "users.csv").write_text("\n".join(["user_id,0,1,2,3", *users]))
@@ -176,7 +176,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_ill_formed_text_is_refused(tmp_path: Path, case: str) -> None:
-    """One line that says what was found; exit code 3."""
+    """One line with what was found; exit code 3."""
     name, data, says = BAD[case]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SnapshotError, match=says) as refused:

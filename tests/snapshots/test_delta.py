@@ -108,7 +108,7 @@ def test_items_and_users_of_different_nights_are_never_combined(tmp_path: Path) 
 
 
 def test_a_delete_on_one_side_does_not_break_the_pair(tmp_path: Path) -> None:
-    """Also where a commit says nothing of its operation, as a log made by hand."""
+    """Also if a commit does not record its operation, as in a handwritten log."""
     path = snapshot(tmp_path)
     table(path / "items").delete("id >= 40")
     table(path / "items").delete("shelf = 's 0'")
@@ -198,7 +198,7 @@ def inline_vector(*rows: int) -> dict[str, Any]:
 @pytest.mark.parametrize("vector", ["inline", "lost", "malformed"])
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector: str, feature: bool) -> None:
-    """A whole one, one whose file is lost and garbage, also where the protocol lacks the feature they need."""
+    """A valid one, one whose file is lost, and garbage, also if the protocol lacks the feature they need."""
     path = snapshot(tmp_path)
     made = {
         "inline": inline_vector(3, 7),

@@ -82,7 +82,7 @@ def of(rows: Any, ids: Any, weights: Any = None, step: int = 50) -> str:
 
 
 def test_the_row_digest_depends_on_contents_but_not_on_order() -> None:
-    """Whatever the blocks; exchanged ids, one bit, signs, exchanged weights and other types are told apart."""
+    """Whatever the blocks; exchanged ids, one bit, signs, exchanged weights and other types change it."""
     random = np.random.default_rng(3)
     rows, ids, weights = random.standard_normal((50, 8)).astype(np.float32), np.arange(50), random.random(50)
     order = random.permutation(50)

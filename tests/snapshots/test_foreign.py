@@ -128,7 +128,7 @@ def test_unsupported_formats_are_recognised_by_their_first_bytes(tmp_path: Path,
 @pytest.mark.parametrize("name", ["items.npy", "day.npz", "items.safetensors", "day.vec", "day.npz/day.npz"])
 @pytest.mark.parametrize("kind", FILES)
 def test_a_misnamed_file_is_recognised_by_its_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
-    """A pointer of Git LFS, a pickle or a page under the name of an array is said to be one."""
+    """A pointer of Git LFS, a pickle or a web page under the name of an array is recognised as such."""
     data, what, line = FILES[kind]
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data)

@@ -58,7 +58,7 @@ LOOKS_LIKE_USERS = (
 
 
 def items_only(path: Path, made: Model | None = None) -> Path:
-    """Leave whole items and nothing else."""
+    """Leave complete items and nothing else."""
     made = made or model()
     path.mkdir(parents=True)
     np.save(path / "items.npy", made.items)
@@ -87,7 +87,7 @@ def test_files_that_look_like_users_prevent_publishing_items_alone(tmp_path: Pat
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
 def test_files_that_look_like_users_beside_both_sides_only_warn(tmp_path: Path, name: str) -> None:
-    """A left-over of a transfer does not stop a whole snapshot; it is named."""
+    """A leftover of a transfer does not stop a complete snapshot; it is named."""
     path = write_npy(tmp_path / "w" / "day=1", model())
     (path / name).write_bytes(b"half")
     assert open_snapshot(path, SnapshotConfig()).unread == (name,)
@@ -223,7 +223,7 @@ def test_a_file_still_being_downloaded_is_incomplete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("holder", [".~tmp~", "_temporary", ".rsync-partial"])
 def test_directories_with_unfinished_files_are_waited_for(tmp_path: Path, holder: str) -> None:
-    """Rsync's delayed updates and Hadoop's attempts lie in a directory until they are whole."""
+    """Rsync's delayed updates and Hadoop's attempts stay in a directory until they are complete."""
     path = items_only(tmp_path / "w" / "s")
     (path / holder).mkdir()
     (path / holder / "users.npy").write_bytes(b"x")

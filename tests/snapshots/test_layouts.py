@@ -72,7 +72,7 @@ def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_listed_once_for_all_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a candidate is complete is asked of every layout, and of the file system once; anew at the next scan."""
+    """Completeness is judged by every layout, but the file system is read once per scan."""
     folder = write_npy(tmp_path / "npy", model())
     listed: list[str] = []
     listing = files._listing

@@ -1,4 +1,4 @@
-"""A snapshot of no known layout: one line that says what was seen, and one that converts that, and works as printed."""
+"""A snapshot of no known layout: one line with what was found, and one of code that converts it as printed."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ WRONG_ARRAYS = {
 
 @pytest.mark.parametrize("wrong", WRONG_ARRAYS)
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path, wrong: str) -> None:
-    """Each refusal has exit code 3, names the file, and says what was found and expected."""
+    """Each refusal has exit code 3, names the file, and shows what was found and expected."""
     arrays, message = WRONG_ARRAYS[wrong]
     good = {"items": np.ones((3, 2), np.float32), "item_ids": np.arange(3)}
     for name, array in {**good, **arrays}.items():
@@ -211,7 +211,7 @@ def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
 
 
 def test_an_unknown_directory_is_described(tmp_path: Path) -> None:
-    """What lies there and what is known are both named; so is emptiness."""
+    """The refusal names the files found and the known layouts; an empty directory too."""
     with pytest.raises(SnapshotError, match="an empty directory"):
         open_snapshot(tmp_path, CONFIG)
     (tmp_path / "weights.xyz").write_bytes(b"")

@@ -47,7 +47,7 @@ def test_parts_are_joined_in_numeric_order(tmp_path: Path, name: str, first: int
 
 
 def test_block_boundaries_depend_on_the_width_alone(tmp_path: Path) -> None:
-    """Also of big-endian pieces smaller and larger than a block, and with whole ids and weights beside them."""
+    """Also for big-endian parts smaller and larger than a block, and with ids and weights in one file each."""
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=3, width=64)
     swapped = made.items.astype(">f4")
@@ -141,7 +141,7 @@ def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_waited_for(tmp_path: Path) -> None:
-    """While a transfer of one is under way, or while their names say that there are more."""
+    """While one is being transferred, or while their names show that there are more."""
     watch = WatchConfig(settle_seconds=0)
     night = write(tmp_path / "day=1", model())
 

@@ -1,4 +1,4 @@
-"""Text behind gzip and zstd, bfloat16, and the ways in which Spark and Athena write parquet."""
+"""Text compressed with gzip and zstd, bfloat16, and parquet as Spark and Athena write it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT = text(GOOD.item_ids.tolist(), GOOD.items)
 
 
 def packed(ending: str, data: bytes) -> bytes:
-    """Return data compressed as a name says."""
+    """Return data compressed by the suffix of a name."""
     if ending == ".gz":
         return gzip.compress(data)
     zstd = pytest.importorskip("backports.zstd", reason="backports.zstd is not installed")
@@ -219,7 +219,7 @@ def test_structs_that_only_resemble_spark_vectors_are_refused(tmp_path: Path) ->
 
 
 def test_deep_partitions_and_links_among_parts_are_refused(tmp_path: Path) -> None:
-    """A part or partition that leads elsewhere would leave the rest as the whole side."""
+    """If a linked part or partition were skipped, the rest would pass for the entire side."""
     made = model(items=40)
     leave(tmp_path, "elsewhere/b=1/part", made.item_ids, list(made.items))
     for name, link in (("noext", "items/p1"), ("hive", "items/b=1")):

@@ -227,7 +227,7 @@ def test_part_files_must_have_one_schema(tmp_path: Path) -> None:
 
 
 def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """More rows, or none, where the footer said otherwise at opening."""
+    """More rows, or none, than in the footer at opening."""
     path = write(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     vectors(items)

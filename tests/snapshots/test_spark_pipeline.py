@@ -71,7 +71,7 @@ def test_two_models_are_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", '{"class": 1', '{"paramMap": []}', "[" * 5000])
 def test_ill_formed_metadata_is_refused(tmp_path: Path, text: str) -> None:
-    """Whether the ids are an indexer's could not be told."""
+    """It could not be determined whether the ids are an indexer's."""
     folder = stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="item_index")
     (folder / "metadata" / "part-00000").write_text(text)
     with pytest.raises(SnapshotError, match="ill-formed metadata of a stage"):
@@ -79,7 +79,7 @@ def test_ill_formed_metadata_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_pipeline_is_complete_when_both_sides_are_marked(tmp_path: Path) -> None:
-    """A part that is on its way is waited for; the markers of both sides are as good as one at the root."""
+    """A part in transfer is waited for; the markers of both sides count as one at the root."""
     night = pipeline(tmp_path / "day=1")
     als = night / "stages" / "1_ALS_ab12"
 

@@ -1,4 +1,4 @@
-"""Trees that are no snapshots: too deep, too large, going away, linked in chains; said, and never the end."""
+"""Trees that are not snapshots: too deep, too large, disappearing, chains of links; reported, and never fatal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def look(watched: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 def test_a_deep_tree_in_the_watched_directory_is_not_a_snapshot(place: Path, levels: int, name: str) -> None:
-    """The look says so with the limit, and sees the snapshot beside it; so does the cache, again and again."""
+    """The scan reports the limit, and finds the snapshot beside it; so does every scan with the cache."""
     deep(place / "day=1", levels, name)
     write_npy(place / "day=2", model())
     (place / "day=2/_SUCCESS").touch()
@@ -75,7 +75,7 @@ def test_a_deep_tree_given_as_a_snapshot_is_refused(place: Path, where: str, lev
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 def test_a_deep_tree_is_removed(place: Path, levels: int, name: str) -> None:
-    """Wherever it lies: a sweep takes it like any leftover."""
+    """Wherever it is: the clean-up removes it like any leftover."""
     (place / "S/versions").mkdir(parents=True)
     deep(place / f"S/versions/{removal.PRUNED_PREFIX}000001-ab", levels, name)
     deep(place / f"S/versions/{removal.STAGING_PREFIX}1-ab", levels, name)
@@ -95,7 +95,7 @@ def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
 
 
 def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit it is said, flat or in directories; here the limit is lowered to 500."""
+    """Beyond the limit it is refused, flat or in directories; here the limit is lowered to 500."""
     for module in (files, __import__("embsync.watching.stat_cache", fromlist=["x"])):
         monkeypatch.setattr(module, "MOST_ENTRIES", 500)
     (place / "flat").mkdir()
@@ -120,7 +120,7 @@ def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.fuzz
 def test_a_hundred_thousand_files_are_scanned_within_seconds(place: Path) -> None:
-    """In one child; the limit itself is no obstacle, one file more is said."""
+    """In one child; as many as the limit are accepted, one more is refused."""
     (place / "day=1").mkdir()
     for number in range(files.MOST_ENTRIES - 1):
         (place / f"day=1/{number}").touch()
@@ -134,7 +134,7 @@ def test_a_hundred_thousand_files_are_scanned_within_seconds(place: Path) -> Non
 
 
 def test_names_of_the_maximum_length_are_read(place: Path) -> None:
-    """A child, and files in it, of 255 bytes: looked at as any other, and digits by the hundred are a number."""
+    """A child and files in it with names of 255 bytes are handled as any other, and hundreds of digits are a number."""
     for name in ("n" * 255, "9" * 255, "ä" * 127):
         write_npy(place / name, model(items=20, users=20))
         (place / name / ("x" * 255)).touch()
@@ -185,7 +185,7 @@ def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatc
 
 @pytest.mark.parametrize("links", [39, 41, 1200, 3000])
 def test_chains_of_links_are_limited(place: Path, links: int) -> None:
-    """As many as the kernel follows are followed; more are nothing, said in one line with exit code 6."""
+    """As many as the kernel follows are followed; more are an error in one line with exit code 6."""
     target = write_npy(place / "day=1", model())
     link = chain(place / "link", links, target)
     if links < 40:
@@ -266,7 +266,7 @@ def test_a_deep_tree_in_the_store_does_not_stop_commands(place: Path, capfd: pyt
 
 
 def test_several_processes_may_remove_one_deep_tree(place: Path) -> None:
-    """Each moves up what lies deepest; none of them fails because of the others."""
+    """Each moves the deepest directory up; none of them fails because of the others."""
     deep(place / "tree", 1200)
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(remove_tree, [place / "tree"] * 3))

@@ -1,4 +1,4 @@
-"""The commit point: whatever happens before, at and after the rename of ``current``, the store is whole and goes on."""
+"""The commit point: whatever happens before, at and after the rename of ``current``, the store is intact and usable."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _named(argument: object) -> str:
 
 
 def _goes_on(store: Path) -> None:
-    """Assert that the store is whole for readers at once, and after the next command with nothing left over."""
+    """Assert that the store is intact for readers at once, and after the next command without leftovers."""
     number = assert_intact(store)
     numbers = Store(store).numbers()
     with Store(store).locked():
@@ -170,7 +170,7 @@ def test_any_error_around_the_switch_leaves_the_old_or_the_new_version(
 
 
 def test_a_full_disk_prevents_both_journaling_and_reverting(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line and the link back both fail: the new version stays current, the error says so, and it is journaled."""
+    """The line and the switch back both fail: the new version stays current, the error says so, and it is journaled."""
     links: list[str] = []
     with monkeypatch.context() as patch:
         _failing(patch, "write", lambda what: "/journal.jsonl" in what)
@@ -243,7 +243,7 @@ def test_an_interrupt_is_raised_when_the_section_ends() -> None:
 
 
 def test_no_deferred_signal_is_lost_if_one_raises() -> None:
-    """An interrupt is raised when all others were heard."""
+    """An interrupt is raised after all other signals were handled."""
     came: list[int] = []
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS[1:]}
     try:
@@ -394,7 +394,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_write_that_did_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says that it wrote, and did not: neither a line nor a file is taken for written."""
+    """A write reports success but did not write: neither a line nor a file counts as written."""
     append_line(tmp_path / "lines", b"one")
     durable.replace_file(tmp_path / "file", b"old")
     monkeypatch.setattr(os, "write", lambda _, data: len(data))
@@ -407,7 +407,7 @@ def test_a_write_that_did_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_line_that_cannot_be_reverted_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither durable nor gone for certain: the error says both."""
+    """It may be durable or gone: the error says both."""
     append_line(tmp_path / "lines", b"one")
     _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
     _failing(monkeypatch, "ftruncate", lambda _: True)
@@ -432,7 +432,7 @@ def orphan(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_unpublished_version_is_neither_listed_nor_opened(orphan: Path) -> None:
-    """By nobody, before anything swept it."""
+    """Not by any reader, even before the clean-up."""
     store = Store(orphan)
     assert store.numbers() == [1, 2]
     with embsync.open(orphan) as reader:
@@ -444,7 +444,7 @@ def test_an_unpublished_version_is_neither_listed_nor_opened(orphan: Path) -> No
 
 
 def test_an_unpublished_version_is_no_target_of_rollback_and_prunes_nothing(orphan: Path) -> None:
-    """The first command that takes the lock removes it; its number is free again, and nothing tells of it."""
+    """The first command that takes the lock removes it; its number is free again, and it is not journaled."""
     with pytest.raises(NotFoundError, match="no version 3"):
         Store(orphan).rollback(3)
     with Store(orphan).locked():
@@ -602,7 +602,7 @@ def test_every_command_explains_a_broken_current_and_its_repair(
 
 
 def test_with_no_version_left_the_hint_starts_a_new_space(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The link goes, and the next snapshot begins a new space under the next number."""
+    """The link is removed, and the next snapshot begins a new space under the next number."""
     for path in (store / "versions").iterdir():
         shutil.rmtree(path)
     assert run(["status", "--store", str(store)]) == 5

@@ -1,4 +1,4 @@
-"""The store's own files, damaged: said, never believed, and never the end of anything."""
+"""Damage to the store's own files is reported, never trusted, and never fatal."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_anything_else_in_place_of_a_file_is_reported(
 def test_a_damaged_link_is_reported_and_repaired_by_rollback(
     root: Path, capfd: pytest.CaptureFixture[str], target: str
 ) -> None:
-    """Every command says so; ``rollback`` makes the version current that was so last, and is whole."""
+    """Every command reports it; ``rollback`` returns to the last current version that is intact."""
     (root / "current").unlink()
     (root / "current").symlink_to(target)
     for command in COMMANDS[:5]:
@@ -340,7 +340,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("how", HEADERS)
 def test_array_headers_are_validated(root: Path, how: str) -> None:
-    """Type, order and shape are those of the format and of the manifest, whatever the file says of itself."""
+    """Type, order and shape must be those of the format and the manifest, whatever the file's header has."""
     path = root / "versions/000003/items/vectors.npy"
     old, new = (text.encode() for text in HEADERS[how])
     data = path.read_bytes()
@@ -368,7 +368,7 @@ def test_a_damaged_line_is_reported_by_every_command(root: Path, capfd: pytest.C
 def test_a_damaged_order_is_reported_by_every_command(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By status, history, verify and by whoever decides anew; nothing handled is new."""
+    """By status, history, verify and the daemon that decides again; nothing handled becomes new."""
     path = root / layout.ORDER
     settings = directory / "order.yaml"
     settings.write_text(f"watch: {{path: {directory / 'watch'}, complete: marker}}\nstore: {{path: {root}}}\n")
@@ -411,7 +411,7 @@ LINES = {
 @pytest.mark.parametrize("how", LINES)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_damaged_line_makes_no_published_snapshot_new(root: Path, directory: Path, how: str, number: int) -> None:
-    """What is left of the line, or the version's manifest, tells that it was handled; the mark stays where it was."""
+    """The rest of the line, or the version's manifest, shows that it was handled; the order is kept."""
     lines = (root / layout.JOURNAL).read_bytes().splitlines()
     lines[number] = LINES[how](lines[number])
     replace(root / layout.JOURNAL, b"\n".join(lines) + b"\n")
@@ -449,7 +449,7 @@ def test_lines_of_earlier_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_of_a_line_is_detected(tmp_path: Path) -> None:
-    """But in the name of the checksum itself, which then says nothing about a line that is whole."""
+    """Except in the name of the checksum, without which an otherwise intact line is not checked."""
     path = tmp_path / "journal.jsonl"
     Journal(path).append(Event(event="refused", snapshot={"name": "day=1", "stamp": "ab12"}, reason="cosine"))
     (event,) = Journal(path).events()
@@ -462,7 +462,7 @@ def test_every_flipped_bit_of_a_line_is_detected(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_hold_is_in_force(root: Path) -> None:
-    """And says why nothing more is known of it."""
+    """With the reason why nothing more is known."""
     for data in NONSENSE.values():
         replace(root / HOLD, data)
         found = held(root)

@@ -231,7 +231,7 @@ def _failure(store: Path, path: Path) -> StoreError | None:
 
 
 def test_a_rename_that_cannot_be_made_durable_is_reverted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An fsync that fails between the rename into place and the switch leaves no version nobody knows."""
+    """An fsync that fails between the rename into place and the switch leaves no unknown version."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
     real = durable.sync_directory
@@ -339,7 +339,7 @@ def test_false_success_of_system_calls_is_detected(
 
 
 def test_an_array_file_equals_that_of_numpy(tmp_path: Path) -> None:
-    """Filled in any order, it is byte for byte the ``.npy`` of the whole array."""
+    """Filled in any order, it equals the ``.npy`` of the entire array byte for byte."""
     array = np.random.default_rng(1).standard_normal((100, 7)).astype(np.float32)
     with Staging(tmp_path) as staging:
         file = staging.array("a/b.npy", array.shape, array.dtype)
@@ -383,7 +383,7 @@ def test_long_runs_of_rows_survive_short_writes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no hard links: it is not what its entry says any more, though as long."""
+    """Without hard links: its contents no longer match its entry, at the same size."""
 
     def refused(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")

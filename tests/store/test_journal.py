@@ -18,7 +18,7 @@ from embsync.store.journal import Event, Journal
 
 
 def test_events_are_read_in_order(tmp_path: Path) -> None:
-    """With the time they were written, and no field that says nothing."""
+    """With the time of writing, and without empty fields."""
     journal = Journal(tmp_path / "journal.jsonl")
     assert list(journal.events()) == []
     journal.append(Event(event="published", version=1, snapshot={"name": "n", "fingerprint": None}))

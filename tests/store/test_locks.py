@@ -68,7 +68,7 @@ def test_a_lock_released_in_time_is_acquired(tmp_path: Path) -> None:
 
 
 def test_checking_a_lock_creates_no_file(tmp_path: Path) -> None:
-    """A store nobody ever locked is not held."""
+    """A store that was never locked is not held."""
     assert not is_held(tmp_path / "lock")
     assert list(tmp_path.iterdir()) == []
 

@@ -204,13 +204,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def hold_or_resume(self, on: bool) -> None:
-        """The hold is there or not, as it was told last; commands by hand go on."""
+        """The hold is as last set; commands by hand still work."""
         assert (hold if on else resume)(self.store) is (self.holding != on)
         self.holding = on
 
     @rule()
     def move(self) -> None:
-        """Move the store elsewhere beneath its readers: all goes on in the new place."""
+        """Move the store while readers have it open: everything continues in the new place."""
         self.count += 1
         there = self.inbox.parent / f"S{self.count}"
         self.root.rename(there)
@@ -247,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_the_model(self) -> None:
-        """Numbers, current, ids, ages, vectors, lineage with its times; nothing lies about."""
+        """Numbers, current, ids, ages, vectors, lineage with its times; no leftovers."""
         if not self.versions:
             return
         assert self.store.current() == self.current

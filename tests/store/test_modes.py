@@ -60,7 +60,7 @@ def _as_nobody(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o177])
 def test_modes_are_as_documented(place: Path, umask: Callable[[int], int], mask: int) -> None:
-    """Directories 0755, files 0644, locks 0600, in every part of the store; a reader of another user finds it whole."""
+    """Directories 0755, files 0644, locks 0600, in every part of the store; another user can read all of it."""
     umask(mask)
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
@@ -98,7 +98,7 @@ def test_an_existing_directory_keeps_its_mode_and_group(place: Path, umask: Call
 
 
 def test_a_reader_cannot_take_the_locks(place: Path) -> None:
-    """Neither by opening them for reading nor for writing; an old lock file that anybody could read is mended."""
+    """Neither by opening them for reading nor for writing; the mode of an old lock file is corrected."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     for name in ("lock", "daemon.lock"):
@@ -120,7 +120,7 @@ def test_a_reader_cannot_take_the_locks(place: Path) -> None:
 
 
 def test_another_user_still_knows_whether_locks_are_held(place: Path) -> None:
-    """By the kernel's list: ``status`` says that the daemon runs while it does, and no longer."""
+    """By the kernel's list: ``status`` shows the daemon as running exactly while it runs."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     with exclusive(root / "daemon.lock", 0.0, "the daemon"), exclusive(root / "lock", 0.0, "the store"):
@@ -168,7 +168,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("name", ["hold", "on_publish.json", "status.json", "attempt.json", "metrics.prom"])
 def test_any_command_removes_temporary_files_of_dead_processes_only(place: Path, name: str) -> None:
-    """What a killed process left goes; what a living one is writing stays, and so do files that are not ours."""
+    """Leftovers of a killed process are removed; files that a live one is writing, and foreign ones, stay."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     (root / f".{name}-0123abcd").touch()

@@ -112,7 +112,7 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(
 
 
 def test_a_pruned_version_is_durably_hidden_before_it_is_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``current`` names is on the disk, the version's name is gone from it, the journal tells: then deletion."""
+    """Deletion comes after ``current`` is on disk, the version's name is removed, and the journal has it."""
     sync(root, night(2, **SIZES), "n2", configured())
     with Store(root).locked():
         seen = Recorder(monkeypatch)
@@ -142,7 +142,7 @@ def test_a_pruned_version_is_durably_hidden_before_it_is_deleted(root: Path, mon
 def test_a_small_file_is_synced_before_and_after_its_rename(
     root: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object], name: str
 ) -> None:
-    """Its contents before it has its name, its name before anybody is told."""
+    """Its contents before its name, its name before it is reported."""
     seen = Recorder(monkeypatch)
     work(root)
     replaced = seen.place("replace", root / name)
@@ -257,7 +257,7 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
 def test_a_hold_during_work_prevents_the_publish(
     root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    """It is looked at under the lock, in the moment of publishing; whatever the file says, it holds."""
+    """It is read under the lock, at the moment of publishing; whatever the file contains, the hold is in force."""
 
     def late(stage: str, _: float) -> None:
         if stage == "publishing" and not (root / "hold").exists():

@@ -247,7 +247,7 @@ def test_more_columns_are_ignored(folder: Path, sides: tuple[Any, Any]) -> None:
 
 
 def test_a_row_group_is_read_only_if_it_is_small_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded whatever a footer says: the limit is eight times what a writer makes."""
+    """Memory is bounded whatever the footer: the limit is eight times what the writer produces."""
     monkeypatch.setattr("embsync.store.row_groups.LARGEST_GROUP", 7 * 4 * 4 - 1)
     with (
         embsync.open(folder.parent.parent) as reader,

@@ -1,4 +1,4 @@
-"""The power goes, for real: an ext4 file system is shut down without writing back what it holds, and mounted again.
+"""Real power failures: an ext4 file system is shut down without writing its caches back, and mounted again.
 
 A killed process never tests fsync, as the kernel still writes what it was given. Here it does not.
 """
@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.torture)])
 def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
-    """After each cut at a random moment: ``current`` is whole, and no older than the last version reported."""
+    """After each cut at a random moment: ``current`` is intact, and no older than the last version reported."""
     snapshots = [str(write_npy(tmp_path / f"n{n}", night(n, items=90, users=70))) for n in range(_NIGHTS)]
     chance = random.Random(5)
     fork = multiprocessing.get_context("forkserver")

@@ -50,7 +50,7 @@ def test_readers_work_on_a_read_only_mount(read_only: Path, capsys: pytest.Captu
 
 
 def test_a_backup_restored_in_place_is_read_next() -> None:
-    """What is open stays what it was, whole; the next look finds the backup, though its number is lower."""
+    """An open version stays intact; the next check finds the backup, though its number is lower."""
     with quick_directory() as directory:
         root = directory / "S"
         sync(root, night(0, **SIZES), "n0")

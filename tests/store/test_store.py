@@ -50,7 +50,7 @@ def _prune(root: Path, keep: int) -> tuple[list[int], list[int]]:
 
 
 def test_prune_keeps_the_newest_and_the_current_version(root: Path) -> None:
-    """The highest numbers, and what is served wherever it stands; the journal tells."""
+    """The highest numbers, and the current version whatever its number; the journal has what was removed."""
     Store(root).rollback(1)
     assert _prune(root, 2) == ([2], [])
     assert Store(root).numbers() == [1, 3, 4]
@@ -61,7 +61,7 @@ def test_prune_keeps_the_newest_and_the_current_version(root: Path) -> None:
 
 
 def test_a_version_in_use_by_another_process_is_not_deleted(root: Path) -> None:
-    """It stays whole while it is held; killed with SIGKILL, the reader holds it no more."""
+    """It stays intact while it is pinned; a reader killed with SIGKILL no longer pins it."""
     with running(PIN, root, 2) as reader:
         assert next_line(reader) == "pinned"
         assert _prune(root, 1) == ([1, 3], [2])
@@ -162,7 +162,7 @@ def test_directories_that_only_look_like_versions_are_ignored(
 
 
 def test_a_version_without_manifest_is_pruned_in_order(root: Path) -> None:
-    """It counts for nothing, and goes when what is newer than it fills the number to keep."""
+    """It counts for nothing, and is pruned once enough newer versions exist."""
     (root / "versions/000003/manifest.json").unlink()
     with Store(root).locked():
         assert Store(root).prune(2) == ([1], [])
@@ -170,7 +170,7 @@ def test_a_version_without_manifest_is_pruned_in_order(root: Path) -> None:
 
 
 def test_version_numbers_are_limited(root: Path) -> None:
-    """An error before anything is made, rather than a version that nobody finds."""
+    """An error before anything is created, rather than a version that cannot be found."""
     Store(root).journal.append(Event(event="published", version=10**18 - 1))
     with pytest.raises(StoreError, match="version numbers are exhausted"):
         sync(root, night(4, **SIZES), "n4")
@@ -178,7 +178,7 @@ def test_version_numbers_are_limited(root: Path) -> None:
 
 
 def test_publishing_prunes_to_the_configured_number() -> None:
-    """``keep_versions: 1`` leaves one version once nobody reads the others."""
+    """``keep_versions: 1`` leaves one version once no reader uses the others."""
     with quick_directory() as directory:
         for number in range(3):
             sync(directory / "S", night(number, **SIZES), f"n{number}", configured(store__keep_versions=1))
@@ -262,7 +262,7 @@ def test_a_staged_version_is_protected_from_the_start(
 
 
 def test_a_directory_with_other_files_is_no_store(tmp_path: Path) -> None:
-    """A slip in ``--store`` does not scatter versions over somebody's files."""
+    """A mistake in ``--store`` does not put versions among other files."""
     (tmp_path / "S").mkdir()
     (tmp_path / "S" / "letter.txt").touch()
     path = write_npy(tmp_path / "n0", night(0, **SIZES))

@@ -71,7 +71,7 @@ def change_labels(root: Path, number: int, turn: int) -> int:
 
 
 def meets(labels: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Return whether conditions hold, as the documentation says."""
+    """Return whether conditions hold, as documented."""
     for name, condition in where.items():
         value = labels[name]
         if isinstance(condition, dict):

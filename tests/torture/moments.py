@@ -69,7 +69,7 @@ def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, tol
 
 
 def begun(bench: Bench, seed: int) -> tuple[int, int]:
-    """Start a process that runs commands; return it and what it tells."""
+    """Start a process that runs commands; return it and its output."""
     hear, tell = os.pipe()
     child = os.fork()
     if child == 0:

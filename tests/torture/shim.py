@@ -38,7 +38,7 @@ class WallClock:
 
     @property
     def asked(self) -> int:
-        """How often anybody looked at the clock."""
+        """How often the clock was read."""
         return int(_FIGURES.unpack_from(self._mapped)[1])
 
     def set(self, seconds: int) -> None:

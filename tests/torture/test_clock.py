@@ -63,7 +63,7 @@ def _entries(found: object) -> list[object]:
 
 
 def test_waiting_for_a_lock_is_not_measured_by_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock set back by a year makes nobody wait for a year."""
+    """After the clock is set back by a year, nothing waits for a year."""
     monkeypatch.setattr("time.time", lambda: -1e9)
     with exclusive(tmp_path / "lock", 0.0, "it"):
         pass

@@ -112,7 +112,7 @@ class Crowd:
         )
 
     def refresh(self, _: random.Random) -> None:
-        """Read with a reader that is refreshed, for a while, and with one opened anew."""
+        """Read for a while with a reader that is refreshed, and with newly opened ones."""
         with embsync.open(self.root) as reader:
             for _ in range(50):
                 reader.refresh()
@@ -149,7 +149,7 @@ class Crowd:
 
 
 def acknowledged(root: Path) -> tuple[set[int], set[int]]:
-    """Return the versions that the journal says were published, and those it says were pruned."""
+    """Return the versions that were published and those that were pruned, by the journal."""
     events = list(Store(root).journal.events())
     return (
         {event.version or 0 for event in events if event.event in ("published", "widened")},
@@ -160,7 +160,7 @@ def acknowledged(root: Path) -> tuple[set[int], set[int]]:
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
 def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> None:
-    """Nothing torn, lost, phantom or unrepaired: what is there is whole, and was published by somebody."""
+    """Nothing torn, lost, phantom or unrepaired: every version is intact, and was published by one of the writers."""
     root = place / "S"
     with tally("concurrency", least=int(3 * seconds)) as made, contextlib.ExitStack() as stack:
         crowd = Crowd(place, made)

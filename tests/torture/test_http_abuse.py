@@ -187,7 +187,7 @@ class Abuse:
             self.tried[attack.__name__] += 1
 
     def probe(self) -> None:
-        """Ask for health and a small search; both in time, the second again where it was told to come again."""
+        """Request health and a small search; both in time, the second repeated after a 503."""
         while not self.stop.is_set():
             for path, body in (("/healthz", None), ("/v1/search", {"users": self.users[:1], "k": 3})):
                 self.answered(path, body)

@@ -60,7 +60,7 @@ class Load:
         self.versions[act(self.root, number, operation)] = (number, operation)
 
     def of(self, version: int) -> tuple[int, int]:
-        """Return the night and the turn of a version, which is served before the publisher has said so."""
+        """Return the night and the turn of a version, which is served before the publisher reports it."""
         end = time.monotonic() + 60
         while version not in self.versions and time.monotonic() < end:
             time.sleep(0.01)

@@ -45,7 +45,7 @@ def test_a_process_may_be_killed_or_interrupted_at_any_call(most: int) -> None:
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.parametrize("most", [16, pytest.param(6_000, marks=LONG)])
 def test_any_system_call_may_fail(most: int) -> None:
-    """Each call of the C library fails, is short or lies, once, thrice and from then on, also NumPy's and FAISS's."""
+    """A call of the C library fails, is short or falsely succeeds, once, thrice or always, in FAISS too."""
     _run("failing.py", "failing and short calls, and false success", most)
 
 
@@ -57,7 +57,7 @@ def test_a_process_may_be_killed_at_any_moment(most: int) -> None:
 
 @pytest.mark.parametrize("most", [2, pytest.param(1_200, marks=LONG)])
 def test_the_power_may_fail_at_any_moment(most: int) -> None:
-    """A real ext4 loses what was not made durable: what was acknowledged is there, and what is there is whole."""
+    """A real ext4 loses what was not made durable: acknowledged changes persist, and every version is intact."""
     _run("power.py", "power cuts on ext4", most)
 
 

@@ -47,7 +47,7 @@ def test_the_example_for_implicit_runs(tmp_path: Path) -> None:
     ("module", "name"), [("bpr", "BayesianPersonalizedRanking"), ("lmf", "LogisticMatrixFactorization")]
 )
 def test_biases_of_implicit_are_columns_with_ones_on_the_other_side(tmp_path: Path, module: str, name: str) -> None:
-    """As the page says of them, and left as they are."""
+    """As the page describes them, and unchanged."""
     library = pytest.importorskip(f"implicit.{module}", reason="implicit is not installed")
     sparse = pytest.importorskip("scipy.sparse")
     model = getattr(library, name)(factors=4, iterations=1, num_threads=1)

@@ -1,4 +1,4 @@
-"""A training job's snapshot is whole or not there, whatever it is made of."""
+"""A training job's snapshot is complete or does not exist, whatever its inputs."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_snapshot_that_sync_would_refuse_is_not_written(tmp_path: Path, wrong:
 
 
 def test_an_existing_directory_is_overwritten_only_on_request(tmp_path: Path) -> None:
-    """What else was in it goes with it."""
+    """Anything else in it is removed too."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
     (path / "stray.txt").touch()
     with pytest.raises(UsageError, match="the directory exists"):
@@ -192,7 +192,7 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff", "day\0=1", "\0", ".."])
 def test_names_that_are_not_scanned_are_refused(tmp_path: Path, name: str) -> None:
-    """A snapshot that nobody would take."""
+    """A snapshot that would not be accepted."""
     with pytest.raises(UsageError, match="not a valid name of a snapshot"):
         embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
     assert entries(tmp_path) == []
@@ -222,7 +222,7 @@ def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) ->
 
 
 def test_a_full_disk_leaves_the_existing_snapshot(tmp_path: Path) -> None:
-    """An error that says so, and nothing in the making."""
+    """An error, and nothing left half written."""
     disk = tmp_path / "disk"
     disk.mkdir()
     with mounted(disk, "256k"):
@@ -251,7 +251,7 @@ def interrupted(*_: Any, **__: Any) -> Any:
 
 
 def test_concurrent_writers_of_one_name_leave_one_complete_snapshot(tmp_path: Path) -> None:
-    """Without ``overwrite`` one of them wins and the others are told; with it the last one does."""
+    """Without ``overwrite``, one of them wins and the others get an error; with it, the last one wins."""
     path = tmp_path / "day=1"
 
     def write(night: int, **options: Any) -> str:

@@ -319,7 +319,7 @@ def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, com
 
 
 def test_progress_of_hashing_never_exceeds_100_percent(tmp_path: Path) -> None:
-    """However much longer a file is than its manifest says."""
+    """However much longer a file is than by its manifest."""
     path = write_npy(tmp_path / "day=1", model())
     shares: list[float] = []
     write_manifest(path)
@@ -349,7 +349,7 @@ def test_another_kind_of_manifest_is_not_evidence(tmp_path: Path, text: str) -> 
 
 
 def test_a_single_file_cannot_have_a_marker(tmp_path: Path) -> None:
-    """The reason says so, with the setting that would help."""
+    """The reason explains it, with the setting that would help."""
     np.savez(tmp_path / "day=2.npz", items=np.ones((2, 2), np.float32), item_ids=np.arange(2))
     assert "watch.complete: settled" in once(tmp_path, WatchConfig(complete="marker"))["day=2.npz"].reason
     assert once(tmp_path, WatchConfig(complete="settled", settle_seconds=0))["day=2.npz"].state == "ready"

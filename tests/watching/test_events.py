@@ -27,7 +27,7 @@ class Watch:
         return self.watcher.check(now).armed
 
     def assert_sees(self, folder: Path | None = None) -> None:
-        """Assert that something new in the directory is told."""
+        """Assert that something new in the directory is reported."""
         self.nudged.clear()
         ((folder or self.path) / f"new-{len(list((folder or self.path).iterdir()))}").mkdir()
         assert self.nudged.wait(PATIENCE)

@@ -26,7 +26,7 @@ def store(root: Path) -> Store:
 
 @pytest.fixture
 def scanner(root: Path, store: Store) -> Iterator[Scanner]:
-    """A directory with two snapshots, looked at once."""
+    """A directory with two snapshots, scanned once."""
     for number in (1, 2):
         write_npy(root / f"watch/day={number}", night(number, items=20, users=10, width=4))
     config = configured(
