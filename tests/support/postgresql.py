@@ -41,12 +41,9 @@ class PostgresqlServer:
     @contextlib.contextmanager
     def database(self, *, extension: bool = True) -> Iterator[str]:
         """Give the name of an empty database that is gone afterwards."""
-        name = f"test_{next(self._numbers)}"
+        name, template = f"test_{next(self._numbers)}", "with_vector" if extension else "template0"
         with self.connect("postgres") as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-            if extension:
-                with self.connect(name) as inside:
-                    inside.execute("CREATE EXTENSION vector")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
             yield name
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -87,11 +84,17 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         _run(programs / "initdb", "-D", data, "-U", "embsync", *options)
         for port in _free_ports():
             settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+            settings += " -c autovacuum=off -c io_method=sync -c max_parallel_maintenance_workers=0"
             with contextlib.suppress(AssertionError):  # another process took the port meanwhile
                 _run(programs / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", settings, "start")
                 break
         try:
-            yield PostgresqlServer(port, password)
+            server = PostgresqlServer(port, password)
+            with server.connect("postgres") as connection:
+                connection.execute("CREATE DATABASE with_vector TEMPLATE template0")
+            with server.connect("with_vector") as connection:
+                connection.execute("CREATE EXTENSION vector")
+            yield server
         finally:
             _run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
 
