@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Self
 
 #: Called with the stage, possibly a :class:`Stage`, and the share of it that is done, from 0 to 1.
@@ -29,6 +31,22 @@ class Stage(str):
         stage = super().__new__(cls, name)
         stage.amount, stage.unit = amount, unit
         return stage
+
+
+@dataclass
+class Counted:
+    """A stage whose work is done in pieces, by several threads."""
+
+    stage: Stage
+    report: Progress
+    _done: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, amount: float) -> None:
+        """Report that so much more is done."""
+        with self._lock:
+            self._done += amount
+            self.report(self.stage, min(self._done / self.stage.amount, 1.0) if self.stage.amount else 1.0)
 
 
 def silent(stage: str, share: float) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from types import FrameType
+
+import click
 
 from embsync.cli.output import warn
 from embsync.signals import Result, beside
@@ -14,6 +17,8 @@ from embsync.store.critical import exit_between_sections
 
 #: The kernel may give a signal to another thread, which does not wake this one, and Python's handlers run on this one.
 _LOOK_SECONDS = 0.2
+#: Removes a progress bar.
+_ERASE_LINE = "\r\x1b[2K"
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,6 +47,8 @@ def until_signal(work: Callable[[], Result]) -> Result:
         return found.result()
     except _Ended as ended:
         name = signal.Signals(ended.number).name
+        if sys.stderr.isatty():
+            click.echo(_ERASE_LINE, err=True, nl=False)
         warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")
         exit_between_sections(128 + ended.number)
     finally:

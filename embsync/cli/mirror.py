@@ -14,6 +14,7 @@ from embsync import logs
 from embsync.cli.interrupts import until_signal
 from embsync.cli.options import context, locking, shared
 from embsync.cli.output import print_json, say, warn
+from embsync.cli.progress import progress_bar
 from embsync.config import ObjectStoreConfig
 from embsync.notify import notify
 
@@ -72,7 +73,9 @@ def push(
         keep_versions=keep_versions,
         grace_seconds=grace,
     )
-    done = until_signal(lambda: deliver(ObjectStoreSink(place), given.store.root, keep_versions, where=url))
+    with progress_bar("push", wanted=not as_json) as progress:
+        sink = ObjectStoreSink(place, progress)
+        done = until_signal(lambda: deliver(sink, given.store.root, keep_versions, where=url))
     for note in () if done.probe is None else done.probe.notes:
         warn(f"embsync: {note}")
     if as_json:
@@ -117,7 +120,7 @@ def pull(
     given = context(config_file, store, as_json, wait, log__format="json" if as_json else None)
     place = ObjectStoreConfig(name="pull", url=url, endpoint=endpoint, region=region, credentials_file=credentials_file)
     keep = given.config.store.keep_versions
-    pulling = Pull(given.store, open_objects(place), keep, alive=lambda: notify("WATCHDOG=1"))
+    objects = open_objects(place)
     if follow:
         logs.configure(given.config.log)
         logs.log(
@@ -128,8 +131,9 @@ def pull(
             interval=interval,
             pid=os.getpid(),
         )
-        return follow_it(pulling, interval)
-    done = until_signal(pulling.once)
+        return follow_it(Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1")), interval)
+    with progress_bar("pull", wanted=not as_json) as progress:
+        done = until_signal(Pull(given.store, objects, keep, progress=progress).once)
     if as_json:
         print_json(
             {

@@ -48,6 +48,7 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
         TextColumn("left"),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        bars.console.show_cursor()  # a signal may end the process before rich would show it again
         task = bars.add_task("", total=1.0, label=label, stage="starting")
 
         def proceed(stage: str, share: float) -> None:

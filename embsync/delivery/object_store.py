@@ -16,6 +16,7 @@ from embsync.delivery.remote import Pointer, RemoteVersion
 from embsync.delivery.sink import Generation, Probe, fingerprint_of, moved, require_same
 from embsync.errors import SinkConflict, SinkError, SinkUnavailable
 from embsync.file_hashes import FileEntry
+from embsync.progress import Counted, Progress, Stage, silent
 from embsync.reader import Version
 from embsync.reader.verification import verify
 from embsync.store import layout
@@ -28,10 +29,14 @@ _FUTURE = dt.timedelta(seconds=2)
 
 
 class ObjectStoreSink:
-    """Versions under immutable keys, and one pointer that is switched by a conditional write; see ``remote``."""
+    """Versions under immutable keys, and one pointer that is switched by a conditional write; see ``remote``.
 
-    def __init__(self, config: ObjectStoreConfig) -> None:
+    ``progress`` is called with the bytes of every file that has been uploaded.
+    """
+
+    def __init__(self, config: ObjectStoreConfig, progress: Progress = silent) -> None:
         self._config = config
+        self._progress = progress
         self._objects = open_objects(config)
 
     def check(self, version: Version) -> None:
@@ -105,12 +110,15 @@ class ObjectStoreSink:
     ) -> None:
         errors: list[BaseException] = []
 
+        uploaded = Counted(Stage("copying", sum(entry.bytes for entry in missing), "bytes"), self._progress)
+
         def upload(entry: FileEntry) -> None:
             key = f"{ours.folder}/{entry.path}"
             source = known.get((entry.sha256, entry.bytes))
             try:
                 if not errors and (source is None or not self._objects.copy(source, key)):
                     self._objects.upload(key, version.path / entry.path)
+                uploaded.add(entry.bytes)
             except BaseException as error:
                 errors.append(error)
 

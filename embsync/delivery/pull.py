@@ -18,6 +18,7 @@ from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailab
 from embsync.file_hashes import FileEntry, hash_file
 from embsync.invocation import command
 from embsync.manifest import Manifest
+from embsync.progress import Counted, Progress, Stage, silent
 from embsync.reader import Version, open_version
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
@@ -72,16 +73,26 @@ class Pull:
         Seconds to wait for another pull.
     alive : callable
         Called whenever a transfer makes progress.
+    progress : callable
+        Called with the bytes that have arrived.
     """
 
     def __init__(
-        self, store: Store, objects: Objects, keep: int, wait: float = 600.0, alive: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        objects: Objects,
+        keep: int,
+        wait: float = 600.0,
+        alive: Callable[[], None] = lambda: None,
+        progress: Progress = silent,
     ) -> None:
         self._store = store
         self._objects = objects
         self._keep = keep
         self._wait = wait
         self._alive = alive
+        self._progress = progress
+        self._arrived = Counted(Stage("", 0, "bytes"), silent)
 
     def once(self) -> Pulled:
         """Make the pointer's version current, whatever is current here.
@@ -216,6 +227,7 @@ class Pull:
                     missing.append(entry)
         needed = {entry.path: entry.bytes - min(staging.received(entry), entry.bytes) for entry in missing}
         self._store.require_room(sum(needed.values()) + _SMALL_FILES)
+        self._arrived = Counted(Stage("copying", sum(needed.values()), "bytes"), self._progress)
         self._download(staging, sorted(missing, key=lambda entry: -entry.bytes), folder)
         return sum(needed.values()), linked
 
@@ -264,6 +276,7 @@ class Pull:
             if errors:
                 raise SinkError("stopped because another file could not be copied")
             self._alive()
+            self._arrived.add(len(piece))
             yield piece
 
     def _gone(self, key: str) -> ObjectGone:

@@ -45,6 +45,7 @@ from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
 from embsync.store.hold import HeldError, hold, resume
 from embsync.store.locks import exclusive
+from embsync.store.version_manifest import read
 
 #: What a store holds at rest that was pulled.
 PULLED = ("source.json", "pull.lock")
@@ -90,6 +91,24 @@ def mirror(tmp_path: Path) -> Mirror:
     made = Mirror(tmp_path)
     made.publish()
     return made
+
+
+def test_a_transfer_reports_its_bytes(mirror: Mirror, tmp_path: Path) -> None:
+    """Up and down: in all those of the files, from nothing to everything."""
+    (tmp_path / "second").mkdir()
+    second = ObjectStoreConfig(name="second", url=f"file://{tmp_path / 'second'}")
+    wanted = sum(entry.bytes for entry in read(Store(mirror.store).path(1))[1].files)
+    for transfer in (
+        lambda report: deliver(ObjectStoreSink(second, report), mirror.store, 3),
+        lambda report: Pull(Store(mirror.copy), open_objects(second), 5, progress=report).once(),
+    ):
+        reported: list[tuple[Any, float]] = []
+        transfer(lambda *seen, into=reported: into.append(seen))
+        assert {(stage, stage.amount, stage.unit) for stage, _ in reported} == {("copying", wanted, "bytes")}
+        shares = [share for _, share in reported]
+        assert shares == sorted(shares)
+        assert len(shares) > 5
+        assert shares[-1] == pytest.approx(1)
 
 
 class Broken:
