@@ -8,6 +8,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import forkserver
 from support.quick import use_memory
 from support.rewriting import rewrite_share
@@ -19,6 +20,11 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 forkserver.install()
 use_memory()
+# The same examples in every run, however slow the machine is: what searches for new ones says so.
+settings.register_profile(
+    "embsync", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("embsync")
 
 
 @pytest.fixture(autouse=True, scope="session")

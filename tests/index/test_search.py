@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embsync.config import IndexConfig
@@ -51,7 +51,7 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
     assert built.report.recall_at_10 == 1.0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     metric=st.sampled_from(["inner_product", "l2"]),
     k=st.integers(1, 40),

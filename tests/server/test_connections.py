@@ -46,7 +46,7 @@ def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
             (missing / "httptools.py").write_text("raise ImportError")
             patch.setenv(SWITCH, "0")  # a process started anew, which is not forked from one that has loaded the parser
             patch.syspath_prepend(missing)
-        with serving(root, "--max-seconds", "0.5") as running:
+        with serving(root, "--max-seconds", "1.5") as running:
             patch.undo()  # this process may load the parser
             yield running
 
@@ -133,9 +133,11 @@ def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:
     """All are at work: 503 with a time to come back, marked as every answer; and then there is room again."""
     with serving(root, "--max-connections", "2", "--max-seconds", "1") as server:
         body = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
-        busy = [server.plug(body) for _ in range(2)]
-        assert [b" 100 " in plug.recv(4096) for plug in busy] == [True, True]
-        said = closed(server.plug())
+        said = b""
+        while not said:  # once, unless the machine is so slow that the time of the two was over by then
+            busy = [server.plug(body) for _ in range(2)]
+            assert [b" 100 " in plug.recv(4096) for plug in busy] == [True, True]
+            said = closed(server.plug())
         assert b" 503 " in said.splitlines()[0]
         assert b"retry-after: 1" in said.lower()
         assert b"x-embsync-version: 1" in said.lower()

@@ -56,7 +56,7 @@ def test_integer_ids_are_converted_to_int64(tmp_path: Path, dtype: str) -> None:
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(texts, min_size=1, max_size=30, unique=True), st.sampled_from(["U", ">U", "S"]))
 def test_string_ids_are_converted_to_utf_8(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: str
@@ -71,7 +71,7 @@ def test_string_ids_are_converted_to_utf_8(
     assert got.dtype == utf8(np.array(names)).dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(["f2", ">f4", "f8"]), st.randoms(use_true_random=False))
 def test_arrays_of_any_shape_round_trip(tmp_path_factory, rows: int, width: int, dtype: str, random) -> None:
     """Whatever NumPy saves is read back bit for bit, NaN and infinity included: judging rows is not a reader's job."""

@@ -73,7 +73,7 @@ words = st.text(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(words, st.lists(st.floats(width=32), min_size=3, max_size=3), min_size=1, max_size=20))
 def test_any_words_and_numbers_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[str, list[float]]

@@ -86,7 +86,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
             settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
             settings += " -c autovacuum=off -c io_method=sync -c max_parallel_maintenance_workers=0"
             with contextlib.suppress(AssertionError):  # another process took the port meanwhile
-                _run(programs / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", settings, "start")
+                _run(programs / "pg_ctl", "-D", data, "-w", "-t", 300, "-l", root / "log", "-o", settings, "start")
                 break
         try:
             server = PostgresqlServer(port, password)
