@@ -372,6 +372,7 @@ def test_rows_in_any_order_are_verified_in_few_passes(
     """Blocks asked for by several threads are those of the rows; row groups are read per 25,000 rows, not per block."""
     table, ids, vectors = large
     monkeypatch.setattr("embsync.pipeline.verify._READ_AT_ONCE", 25_000 * 64)
+    table._columns["vector"] = _Recent(4 * 1000 * 64)
     rows = np.random.default_rng(1).permutation(len(ids))
     rows[77_000] = -1
     read, plain = [], RowGroups.read
