@@ -19,7 +19,7 @@ DEFAULT_POLICY: Policy = "two_time_scales"
 
 
 @dataclass(frozen=True)
-class Motion:
+class AnchorUpdate:
     """How anchors are updated from one version to the next.
 
     Attributes
@@ -73,11 +73,11 @@ class AnchorSide:
     def __repr__(self) -> str:
         return f"<AnchorSide: {len(self.ids):,} ids of {self.ids.dtype}, {self.vectors.shape[1]} dimensions>"
 
-    def reference(self, motion: Motion, positions: Array) -> ReferenceRows:
+    def reference(self, update: AnchorUpdate, positions: Array) -> ReferenceRows:
         """Return the (a, k) float32 rows that a snapshot is fitted to, given the positions of its rows' anchors."""
-        if motion.policy != "two_time_scales" or self.recent is None:
+        if update.policy != "two_time_scales" or self.recent is None:
             return self.vectors
-        return blend(self, self.recent, None, positions, motion.parent_share)
+        return blend(self, self.recent, None, positions, update.parent_share)
 
 
 class ReferenceRows(Protocol):
@@ -184,7 +184,7 @@ def advance(
     rows: Int64,
     live: Array,
     previous: AnchorSide | None,
-    motion: Motion,
+    update: AnchorUpdate,
     threads: int = 0,
 ) -> None:
     """Compute the next anchors of the chosen rows and pass them to ``put``, block by block, in any order.
@@ -209,7 +209,7 @@ def advance(
         Whether the id is in the version's own snapshot.
     previous : AnchorSide or None
         The anchors that the parent version stored.
-    motion : Motion
+    update : AnchorUpdate
     threads : int
         Workers; 0 for all cores.
     """
@@ -222,7 +222,7 @@ def advance(
         known = np.flatnonzero(places[part] >= 0)
         if previous is not None and len(known):
             old = np.asarray(previous.vectors[as_slice(places[part][known])], np.float32)
-            share_of_new = np.where(live[part][known], np.float32(motion.share_of_new), np.float32(0.0))
+            share_of_new = np.where(live[part][known], np.float32(update.share_of_new), np.float32(0.0))
             where = as_slice(known)
             block[where] = _mixed(old, block[where], share_of_new)
         put(slice(start, start + len(block)), block)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, advance, advance_ages, choose
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, Policy, advance, advance_ages, choose
 from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.cross_validation import Fit
 from embsync.alignment.gram import Pairing
@@ -105,14 +105,14 @@ class _Side:
     previous: AnchorSide | None
     weights: Float64 | None
     sampled: Int64
-    motion: Motion
+    update: AnchorUpdate
 
     @cached_property
     def pairing(self) -> Pairing | None:
         if self.previous is None:
             return None
         places = positions_in(self.ids, self.previous.ids)
-        return Pairing.of(places, self.previous.reference(self.motion, places), self.previous.ids)
+        return Pairing.of(places, self.previous.reference(self.update, places), self.previous.ids)
 
     def as_input(self) -> SideInput:
         rate = 1.0 if self.previous is None else self.previous.rate
@@ -202,9 +202,9 @@ def stabilize(
     True
     """
     _require_same_sides(users, anchors)
-    motion = _motion(policy, weight, parent_share, slow_weight)
+    update = _anchor_update(policy, weight, parent_share, slow_weight)
     ids, weights = Sides(item_ids, user_ids), Sides(item_weights, user_weights)
-    sides = Sides(items, users).map(partial(_side, motion), NAMES, ids, weights, anchors or Sides(None, None))
+    sides = Sides(items, users).map(partial(_side, update), NAMES, ids, weights, anchors or Sides(None, None))
     k = _dimension(dimension, anchors, sides.items.rows.width)
     with library_threads(1, "blas"):
         found = fit(sides.map(_Side.as_input), dimension=k, standardized=standardize, threads=threads)
@@ -240,14 +240,14 @@ def _require_same_sides(users: Any, anchors: Anchors | None) -> None:
         )
 
 
-def _motion(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> Motion:
+def _anchor_update(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> AnchorUpdate:
     if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
         raise UsageError(
             "unknown anchor policy",
             found=f"policy {policy!r} with weight {weight}, parent_share {parent_share} and slow_weight {slow_weight}",
             expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]",
         )
-    return Motion(policy, weight, parent_share, slow_weight)
+    return AnchorUpdate(policy, weight, parent_share, slow_weight)
 
 
 def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
@@ -262,7 +262,9 @@ def _dimension(wanted: int | None, anchors: Anchors | None, width: int) -> int:
     return width if wanted is None else wanted
 
 
-def _side(motion: Motion, vectors: Any, name: SideName, ids: Any, weights: Any, previous: AnchorSide | None) -> _Side:
+def _side(
+    update: AnchorUpdate, vectors: Any, name: SideName, ids: Any, weights: Any, previous: AnchorSide | None
+) -> _Side:
     rows = side_of_arrays(name, vectors, ids, weights, row_numbers=previous is None)
     names = rows.ids()
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
@@ -272,7 +274,7 @@ def _side(motion: Motion, vectors: Any, name: SideName, ids: Any, weights: Any, 
             expected=str(previous.ids.dtype),
         )
     order = np.argsort(names, kind="stable").astype(np.int64)
-    return _Side(rows, names, order, previous, rows.weights(), sample(names, SAMPLED_QUERIES), motion)
+    return _Side(rows, names, order, previous, rows.weights(), sample(names, SAMPLED_QUERIES), update)
 
 
 @dataclass(frozen=True)
@@ -321,10 +323,10 @@ def _advance(side: _Side, stable: Float32, limit: int, threads: int) -> AnchorSi
     live = places >= 0
     out = np.empty((len(ids), stable.shape[1]), np.float32)
     rows = side.order[np.maximum(places, 0)]
-    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.motion, threads)
+    advance(out.__setitem__, stable.shape[1], ids, stable, rows, live, side.previous, side.update, threads)
     out.flags.writeable = False
     recent = None
-    if side.motion.policy == "two_time_scales":
+    if side.update.policy == "two_time_scales":
         recent = np.empty_like(out)
         last = (
             None
@@ -333,7 +335,7 @@ def _advance(side: _Side, stable: Float32, limit: int, threads: int) -> AnchorSi
                 side.previous, vectors=side.previous.vectors if side.previous.recent is None else side.previous.recent
             )
         )
-        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, Motion("previous"), threads)
+        advance(recent.__setitem__, stable.shape[1], ids, stable, rows, live, last, AnchorUpdate("previous"), threads)
         recent.flags.writeable = False
     ages = advance_ages(ids, live, side.previous)
     ages.flags.writeable = False

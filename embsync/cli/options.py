@@ -16,7 +16,7 @@ from embsync.config import Config
 from embsync.environment import ENVIRONMENT_PREFIX, IGNORED_VARIABLES, ConfigurationFile, Sources, find
 from embsync.invocation import Invocation
 from embsync.store import Store
-from embsync.store.owner import act_as, name_of, owner_to_be, reject_stranger
+from embsync.store.owner import act_as, name_of, reject_other_user, required_owner
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -120,7 +120,7 @@ def reads_only() -> None:
 
 
 def _as_owner(root: Path, wanted: bool, arguments: list[str]) -> None:
-    owner = owner_to_be(root)
+    owner = required_owner(root)
     if owner is None:
         return
     if wanted:
@@ -130,8 +130,8 @@ def _as_owner(root: Path, wanted: bool, arguments: list[str]) -> None:
     present = invocation.invocation()
     if os.geteuid() == 0 and shutil.which("sudo") is None:
         words = [*present.program, *arguments[:1], "--as-owner", *arguments[1:]]
-        reject_stranger(root, owner, invocation.joined(words))
-    reject_stranger(root, owner, present.as_user(name_of(owner), tuple(arguments)))
+        reject_other_user(root, owner, invocation.joined(words))
+    reject_other_user(root, owner, present.as_user(name_of(owner), tuple(arguments)))
 
 
 def _remember_owner(ctx: click.Context, _: click.Parameter, value: bool) -> None:

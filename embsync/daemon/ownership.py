@@ -27,13 +27,13 @@ class Ownership:
         self._root = store.root
         self._lock = store.root / layout.DAEMON_LOCK
         with storage_errors(self._lock):
-            self._identity = self._look()
+            self._identity = self._identify()
 
     @property
     def lost(self) -> bool:
         """Whether the store's path now leads to another directory, or to none."""
         try:
-            return self._look() != self._identity
+            return self._identify() != self._identity
         except OSError:
             return True
 
@@ -49,7 +49,7 @@ class Ownership:
                 hint="restart the daemon to use the store that is there now",
             )
 
-    def _look(self) -> tuple[int, int]:
+    def _identify(self) -> tuple[int, int]:
         status = os.stat(self._lock)  # noqa: PTH116
         return status.st_dev, status.st_ino
 

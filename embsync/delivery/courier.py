@@ -80,7 +80,7 @@ class Courier:
         predecessor.stop()
         self.start()
 
-    def does_the_same(self, other: Courier) -> bool:
+    def has_same_settings(self, other: Courier) -> bool:
         """Return whether another courier has the same sink and settings."""
         mine, theirs = (
             (one._config, one._delivery.retry_seconds, one._delivery.recheck_seconds, one._on_missed_recall)
@@ -128,7 +128,7 @@ class Courier:
         sink = self._open(self._config)
         try:
             with contextlib.suppress(EmbsyncError):
-                self.look(sink.current())
+                self.record_current(sink.current())
             if self._report.behind:
                 self._change(state="delivering")
             for turn in range(_SUPERSEDED):
@@ -143,14 +143,14 @@ class Courier:
         finally:
             sink.close()
 
-    def look(self, current: int | None) -> None:
+    def record_current(self, current: int | None) -> None:
         """Record which version the sink's readers see, and since when it is behind."""
         behind = versions_behind(self._root, current)
         self._times["behind_since"] = None if behind == 0 else self._times["behind_since"] or Moment()
         self._change(current=current, behind=behind)
 
     def _succeeded(self, done: Delivered) -> None:
-        self.look(done.version)
+        self.record_current(done.version)
         changes: dict[str, Any] = {"old": list(done.waiting)}
         if done.probe is not None:
             notes = [*done.probe.notes, *([] if done.missed is None else [done.missed])]
@@ -166,7 +166,7 @@ class Courier:
         pause = self._pauses.failed()
         text = without_secrets(str(error))
         with contextlib.suppress(EmbsyncError):  # the cause may be in the store
-            self.look(self._report.current)
+            self.record_current(self._report.current)
         if text != self._report.error and self._logs:
             details = {name: without_secrets(value) for name, value in error.details().items()}
             reason = without_secrets(error.what)

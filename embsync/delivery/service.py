@@ -157,7 +157,7 @@ class DeliveryService:
         couriers = []
         for courier in self._couriers_of(fresh):
             old = before.pop(courier.name, None)
-            if old is not None and old.does_the_same(courier):
+            if old is not None and old.has_same_settings(courier):
                 couriers.append(old)
                 continue
             if old is not None:

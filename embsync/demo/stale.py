@@ -75,7 +75,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Returning:
+class ReturningUsers:
     """Users who were absent on the last night, and what they like when they return.
 
     Attributes
@@ -103,7 +103,7 @@ def returning(
     world: taste.World,
     settings: als.TrainingSettings,
     random: np.random.Generator,
-) -> Returning:
+) -> ReturningUsers:
     """Let the absent users return and like items; ``now`` is the last night's raw model."""
     items = measure.rows_of(now.item_ids, known.item_ids)
     later = last.liked.copy()
@@ -113,11 +113,16 @@ def returning(
     fresh = als.solve(csr_array(seen.astype(np.float32)), now.items, settings)
     popularity = np.empty(len(items), np.float32)
     popularity[np.searchsorted(items, last.items)] = np.asarray(last.likes.sum(axis=0))
-    return Returning(known.user_ids[last.away], seen, later[np.ix_(last.away, items)] & ~seen, fresh, popularity)
+    return ReturningUsers(known.user_ids[last.away], seen, later[np.ix_(last.away, items)] & ~seen, fresh, popularity)
 
 
 def search(
-    back: Returning, night: int, raw_then: Embeddings, raw_now: Embeddings, stable_then: Embeddings, version: Version
+    back: ReturningUsers,
+    night: int,
+    raw_then: Embeddings,
+    raw_now: Embeddings,
+    stable_then: Embeddings,
+    version: Version,
 ) -> tuple[StaleFigures, Float64, Int64]:
     """Search with the vectors of an earlier night.
 
@@ -144,7 +149,7 @@ def search(
 
 
 def example(
-    back: Returning,
+    back: ReturningUsers,
     user: int,
     night: int,
     raw_then: Embeddings,

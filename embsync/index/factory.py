@@ -140,7 +140,7 @@ def reject_few_rows(index: Any, factory: str, rows: int) -> None:
 def _reject_unfillable(index: Any, factory: str) -> None:
     """Raise UsageError for indexes that FAISS creates without an error but cannot train, fill or search."""
     inner = list(layers(index))[1:]
-    if any(_is_hollow(part) for part in parts(index)):
+    if any(_has_empty_part(part) for part in parts(index)):
         what = "an index without lists, links or dimensions"
     elif any(isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in inner):
         what = "an IDMap inside another index"
@@ -151,7 +151,7 @@ def _reject_unfillable(index: Any, factory: str) -> None:
     raise UsageError(what, where="index.factory", found=f"'{factory}'", hint="choose another factory string, or 'auto'")
 
 
-def _is_hollow(part: Any) -> bool:
+def _has_empty_part(part: Any) -> bool:
     """Return whether a number in the factory string left a part empty: 0, or the 1 of ``HNSW1``."""
     if isinstance(part, faiss.IndexHNSW):
         return bool(part.hnsw.cum_nneighbor_per_level.size() < 2 or part.hnsw.nb_neighbors(0) == 0)

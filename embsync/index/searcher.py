@@ -181,7 +181,7 @@ class Searcher:
         # One more hit than requested shows whether a tie continues beyond the last one.
         rows, scores, _ = self._hits(asked, min(k + 1, findable) if self._exact else k, parameters)
         if np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
-            return self._untie(asked, rows, scores, k, parameters)
+            return self._order_ties(asked, rows, scores, k, parameters)
         return rows[:, :k], scores[:, :k]
 
     def _find_live(self, asked: Float32, k: int, chosen: Any, parameters: Mapping[str, int]) -> tuple[Int64, Float32]:
@@ -218,7 +218,9 @@ class Searcher:
             scores[missing] = -np.inf
         return rows, scores, labels
 
-    def _untie(self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any) -> tuple[Int64, Float32]:
+    def _order_ties(
+        self, asked: Float32, rows: Int64, scores: Float32, k: int, parameters: Any
+    ) -> tuple[Int64, Float32]:
         """Order equal scores by row; if a tie of an exact index extends beyond the last hit, fetch all of it."""
         rows, scores = _by_row(rows, scores)
         if rows.shape[1] > k:

@@ -135,7 +135,7 @@ def _cut_off(pattern: _Pattern) -> Diagnosis | None:
     )
 
 
-def _numbered_anew(pattern: _Pattern) -> Diagnosis | None:
+def _renumbered(pattern: _Pattern) -> Diagnosis | None:
     sides = pattern.sides("coverage")
     if not sides:
         return None
@@ -192,7 +192,7 @@ def _values(pattern: _Pattern) -> Diagnosis | None:
     )
 
 
-def _enormous(pattern: _Pattern) -> Diagnosis | None:
+def _outsized_rows(pattern: _Pattern) -> Diagnosis | None:
     sides = [side for side in pattern.sides("longest") if side not in pattern.sides("norm_outliers")]
     if not sides:
         return None
@@ -361,9 +361,9 @@ def _far(pattern: _Pattern) -> Diagnosis | None:
 _RULES: tuple[Callable[[_Pattern], Diagnosis | None], ...] = (
     _no_values,
     _cut_off,
-    _numbered_anew,
+    _renumbered,
     _zeros,
-    _enormous,
+    _outsized_rows,
     _opposite,
     _chance,
     _repeated,

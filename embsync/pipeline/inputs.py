@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, Motion, Policy, ReferenceRows, blend
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, Policy, ReferenceRows, blend
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
@@ -95,7 +95,7 @@ class SideRun:
 
 @dataclass(frozen=True)
 class Inputs(Sides[RunSide]):
-    """The inputs of a run; ``parent`` is None when a new space begins, ``motion`` is how its anchors are updated.
+    """The inputs of a run; ``parent`` is None when a new space begins, ``update`` is how its anchors are updated.
 
     ``labels`` are those of the items' rows, which are always read here.
     """
@@ -105,7 +105,7 @@ class Inputs(Sides[RunSide]):
     parent: Version | None
     number: int
     dimension: int
-    motion: Motion
+    update: AnchorUpdate
     labels: LaidOut
 
     def has_fingerprint(self, fingerprint: str | None) -> bool:
@@ -157,7 +157,7 @@ def gather(
     dimension = _dimension(snapshot, parent, config)
     if parent is not None:
         _reject_other_sides(snapshot, parent)
-    motion = _motion(config, known)
+    update = _anchor_update(config, known)
 
     def run(side: SnapshotSide, name: SideName) -> SideRun:
         ids = side.ids()
@@ -165,18 +165,18 @@ def gather(
             reject_other_ids(side, name, ids.dtype.kind, known)
         digest = SideDigest(side, ids, earlier=earlier)
         watched = WatchedRows(digest.rows, snapshot, name, "reading", progress)
-        return _side_run(side, name, ids, digest, watched, parent, motion, config)
+        return _side_run(side, name, ids, digest, watched, parent, update, config)
 
     items = run(snapshot.items, "items")
     users: RunSide | None = None
     if snapshot.users is not None and engine is not None:
         progress("reading", snapshot.items.count / (snapshot.items.count + snapshot.users.count))
-        users = table_run(engine, snapshot.users, parent, known, motion, config)
+        users = table_run(engine, snapshot.users, parent, known, update, config)
     elif snapshot.users is not None:
         require_rows(parent, snapshot.path)
         users = run(snapshot.users, "users")
     labels = of_snapshot(snapshot, parent, items.plan, config.snapshot.labels)
-    return Inputs(items, users, snapshot, parent, number, dimension, motion, labels)
+    return Inputs(items, users, snapshot, parent, number, dimension, update, labels)
 
 
 def _dimension(snapshot: Snapshot, parent: Version | None, config: Config) -> int:
@@ -202,13 +202,13 @@ def _other_dimension(wanted: int, parent: Version, snapshot: Snapshot) -> Hint:
     return command("accept", snapshot.path, "--new-space", purpose=purpose, store=store)
 
 
-def _motion(config: Config, known: Version | None) -> Motion:
+def _anchor_update(config: Config, known: Version | None) -> AnchorUpdate:
     """Return how anchors are updated: as configured, else as in the store, else by default."""
     given = config.space.anchors
     policy = given.policy
     if policy is None and known is not None and known.record.alignment.policy in get_args(Policy):
         policy = cast("Policy", known.record.alignment.policy)
-    return Motion(policy or DEFAULT_POLICY, given.weight, given.parent_share, given.slow_weight)
+    return AnchorUpdate(policy or DEFAULT_POLICY, given.weight, given.parent_share, given.slow_weight)
 
 
 def _side_run(
@@ -218,7 +218,7 @@ def _side_run(
     digest: SideDigest,
     watched: WatchedRows,
     parent: Version | None,
-    motion: Motion,
+    update: AnchorUpdate,
     config: Config,
 ) -> SideRun:
     pairing, rate, anchors, held = None, 1.0, None, None
@@ -229,7 +229,7 @@ def _side_run(
         rate = len(anchor_ids) / max(len(mine.ids), 1)
         anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages(name))
         places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        pairing = Pairing.of(places, _reference(anchors, mine, motion, places), anchor_ids)
+        pairing = Pairing.of(places, _reference(anchors, mine, update, places), anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source, digest.update)
@@ -238,12 +238,12 @@ def _side_run(
     )
 
 
-def _reference(anchors: AnchorSide, parent: Side, motion: Motion, positions: Array) -> ReferenceRows:
+def _reference(anchors: AnchorSide, parent: Side, update: AnchorUpdate, positions: Array) -> ReferenceRows:
     """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
     rows = positions_in(anchors.ids, parent.ids)
-    if motion.policy != "two_time_scales" or (rows < 0).any():
+    if update.policy != "two_time_scales" or (rows < 0).any():
         return anchors.vectors
-    return blend(anchors, parent.vectors, rows, positions, motion.parent_share)
+    return blend(anchors, parent.vectors, rows, positions, update.parent_share)
 
 
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:

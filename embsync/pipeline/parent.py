@@ -57,8 +57,8 @@ class ParentCheck:
         self._stopped = True
         self._thread.join()
 
-    def look(self) -> None:
-        """Raise the damage found so far, without waiting for the rest.
+    def raise_if_damaged(self) -> None:
+        """Raise an error if damage was found so far, without waiting for the remaining files.
 
         Raises
         ------
@@ -99,11 +99,11 @@ def _advised(store: Store, parent: Version | None, damage: StoreDamaged) -> Stor
         where=damage.where,
         found=damage.found,
         expected=damage.expected,
-        hint=_way_out(store, parent, damage),
+        hint=_repair_hint(store, parent, damage),
     )
 
 
-def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Command:
+def _repair_hint(store: Store, parent: Version, damage: StoreDamaged) -> str | Command:
     """Return the next command: copy the file from a version that has the same, or return to an intact version."""
     wanted = next((entry for entry in parent.record.files if damage.where == str(parent.path / entry.path)), None)
     others = [number for number in reversed(store.numbers()) if number != parent.number]
@@ -113,7 +113,7 @@ def _way_out(store: Store, parent: Version, damage: StoreDamaged) -> str | Comma
             if wanted is not None and same and store.is_intact(number, wanted.path):
                 source, target = store.path(number) / wanted.path, parent.path / wanted.path
                 return f"cp --remove-destination {quoted(str(source))} {quoted(str(target))}"
-    return store.way_out({parent.number})
+    return store.repair_command({parent.number})
 
 
 def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) -> tuple[Version | None, int | None]:

@@ -69,12 +69,12 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
         Sides(found.users, found.items),
         Sides(changes.users, changes.items),
     )
-    motion = inputs.motion
-    two = motion.policy == "two_time_scales"
+    update = inputs.update
+    two = update.policy == "two_time_scales"
     return AlignmentRecord(
-        policy=motion.policy,
-        weight=motion.slow_weight if two else motion.weight,
-        parent_share=motion.parent_share if two else None,
+        policy=update.policy,
+        weight=update.slow_weight if two else update.weight,
+        parent_share=update.parent_share if two else None,
         standardized=config.space.standardize and inputs.users is not None,
         rank=found.rank,
         truncation_loss=found.truncation_loss,

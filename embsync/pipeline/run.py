@@ -154,7 +154,7 @@ class _Run:
             self._fingerprint = fingerprint_of(run.digest for run in inputs)
             if inputs.has_fingerprint(self._request.known_fingerprint):
                 raise UnchangedError("the same contents as before", where=self._request.path)
-            self._parent.look()
+            self._parent.raise_if_damaged()
             self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found))
             if inputs.parent is None:  # no checks remain, and no store is created

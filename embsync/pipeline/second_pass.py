@@ -133,7 +133,7 @@ def _write_table(
 ) -> WrittenSide:
     """Have the run's engine write a side."""
     inverse = _parent_inverse(inputs, run.name)
-    written = write_table(staging, run, part, inverse, inputs.number, inputs.motion, config)
+    written = write_table(staging, run, part, inverse, inputs.number, inputs.update, config)
     table = written.table
     digests.append(TableDigest(run.fitted.table, table.counts.live, table.digest))
     return WrittenSide(
@@ -182,7 +182,7 @@ def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideR
     staging.save(ids_name, ids)
     staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
     target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.motion, config.threads)
+    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.update, config.threads)
 
 
 def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:

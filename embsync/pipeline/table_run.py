@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embsync.alignment.anchors import AnchorSide, Motion, ReferenceRows, advance, advance_ages, blend
+from embsync.alignment.anchors import AnchorSide, AnchorUpdate, ReferenceRows, advance, advance_ages, blend
 from embsync.alignment.drift import mean
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual
@@ -145,7 +145,12 @@ class TableRun:
 
 
 def table_run(
-    engine: Engine, side: SnapshotSide, parent: Version | None, known: Version | None, motion: Motion, config: Config
+    engine: Engine,
+    side: SnapshotSide,
+    parent: Version | None,
+    known: Version | None,
+    update: AnchorUpdate,
+    config: Config,
 ) -> TableRun:
     """Make the first pass over the users.
 
@@ -170,14 +175,14 @@ def table_run(
         anchor_ids, vectors = parent.reference("anchors", "users")
         rate = len(anchor_ids) / max(_rows(parent), 1)
         anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages("users"))
-        needed = np.asarray(anchor_ids) if motion.policy == "two_time_scales" else wanted[:0]
+        needed = np.asarray(anchor_ids) if update.policy == "two_time_scales" else wanted[:0]
         known_rows = before.take(_union(needed, wanted))
         recent = known_rows
     taken = table.take(wanted if anchors is None else _union(np.asarray(anchors.ids), wanted))
     pairing, rate = None, 1.0
     if anchors is not None and recent is not None:
         places = row_numbers(positions_in(taken.ids, anchors.ids), len(anchors.ids))
-        pairing, rate = Pairing.of(places, _reference(anchors, recent, motion, places), anchors.ids), anchors.rate
+        pairing, rate = Pairing.of(places, _reference(anchors, recent, update, places), anchors.ids), anchors.rate
     fitted = TableInput(table, totals, taken, pairing, rate, positions_in(wanted, taken.ids))
     return TableRun("users", side, engine, counts, fitted, anchors, parent, before, known_rows, kept)
 
@@ -236,12 +241,12 @@ def _version_table(engine: Engine, version: Version) -> SideTable:
     return engine.arrays("users", paths, record.users.rows, record.dimension, strings=strings)
 
 
-def _reference(anchors: AnchorSide, recent: TakenRows, motion: Motion, positions: Array) -> ReferenceRows:
+def _reference(anchors: AnchorSide, recent: TakenRows, update: AnchorUpdate, positions: Array) -> ReferenceRows:
     """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
     rows = positions_in(anchors.ids, recent.ids)
-    if motion.policy != "two_time_scales" or (rows < 0).any():
+    if update.policy != "two_time_scales" or (rows < 0).any():
         return anchors.vectors
-    return blend(anchors, recent.vectors, rows, positions, motion.parent_share)
+    return blend(anchors, recent.vectors, rows, positions, update.parent_share)
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,13 @@ class WrittenUsers:
 
 
 def write_table(
-    staging: Staging, run: TableRun, part: SideFit, inverse: Float64 | None, number: int, motion: Motion, config: Config
+    staging: Staging,
+    run: TableRun,
+    part: SideFit,
+    inverse: Float64 | None,
+    number: int,
+    update: AnchorUpdate,
+    config: Config,
 ) -> WrittenUsers:
     """Have the engine write the users' part files; write their anchors, start sample and moments."""
     mapping = Mapping(part.map, part.scale, number, run.kept, inverse, run.sampled_ids)
@@ -278,7 +289,7 @@ def write_table(
     ids = table.sample_ids(max(config.space.anchors.rows, START_ROWS))
     start = None if run.parent is None else run.parent.reference("start", run.name)
     taken = table.take(ids if start is None else _union(np.asarray(start[0]), ids))
-    _write_anchors(staging, run, taken, ids[sample(ids, config.space.anchors.rows)], number, motion)
+    _write_anchors(staging, run, taken, ids[sample(ids, config.space.anchors.rows)], number, update)
     since_start = _write_start(staging, run, taken, ids, number)
     residual = Residual(part.sums.gram, found.cross, found.own)
     return WrittenUsers(found, residual, parts, since_start)
@@ -290,14 +301,16 @@ def _adopt(staging: Staging, part: WrittenPart, number: int) -> PartFile:
     return PartFile(file=file, rows=part.rows, first=part.first, last=part.last)
 
 
-def _write_anchors(staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int, motion: Motion) -> None:
+def _write_anchors(
+    staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int, update: AnchorUpdate
+) -> None:
     rows = positions_in(ids, taken.ids)
     live = taken.last_seen[rows] == number
     ids_name, vectors_name = layout.reference_files("anchors", run.name)
     staging.save(ids_name, ids)
     staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
     target = staging.array(vectors_name, (len(rows), taken.vectors.shape[1]), np.float32)
-    advance(target.put, taken.vectors.shape[1], ids, taken.vectors, rows, live, run.anchors, motion)
+    advance(target.put, taken.vectors.shape[1], ids, taken.vectors, rows, live, run.anchors, update)
 
 
 def _write_start(staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int) -> float | None:

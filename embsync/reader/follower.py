@@ -133,7 +133,7 @@ class Follower:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                self._look()
+                self._check()
             except Stopped:
                 return
             except Exception as error:  # if the thread ended, the served version would silently become outdated
@@ -143,7 +143,7 @@ class Follower:
             self._wake.wait(self._interval)
             self._wake.clear()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             self._newest = layout.current_number(self._root)
         except NotFoundError:
@@ -159,7 +159,7 @@ class Follower:
         self._take(self._newest)
 
     def _take(self, number: int) -> None:
-        if self._refused is not None and self._refused.number == number and self._refused.stands():
+        if self._refused is not None and self._refused.number == number and self._refused.is_in_force():
             return
         version = open_version(self._root)
         try:
@@ -207,7 +207,7 @@ class _Refused:
         paths = (*(version.path / name for name in names), *(() if error.where is None else (Path(error.where),)))
         return cls(version.number, paths, tuple(map(_state, paths)), time.monotonic() + _TRY_AGAIN)
 
-    def stands(self) -> bool:
+    def is_in_force(self) -> bool:
         """Return whether nothing suggests that it might be accepted now."""
         return time.monotonic() < self.until and tuple(map(_state, self.paths)) == self.states
 

@@ -125,7 +125,7 @@ class Side:
         UsageError
             pyarrow is not installed.
         """
-        ids, vectors, last_seen = self._whole()
+        ids, vectors, last_seen = self._all_rows()
         return arrow_table(ids, vectors, last_seen, self._lineage.times_of(last_seen))
 
     def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
@@ -149,10 +149,10 @@ class Side:
         UsageError
             pandas is not installed.
         """
-        ids, vectors, seen = self._whole()
+        ids, vectors, seen = self._all_rows()
         return data_frame(ids, vectors, (seen, self._lineage.times_of(seen)) if last_seen else None)
 
-    def _whole(self) -> tuple[Array, Float32, Int64]:
+    def _all_rows(self) -> tuple[Array, Float32, Int64]:
         """Return ids, vectors and ``last_seen`` of all rows, from part files in memory."""
         if isinstance(self.ids, np.ndarray):
             return self.names(np.arange(len(self.ids))), self.vectors, self.last_seen

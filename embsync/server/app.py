@@ -128,7 +128,7 @@ class Application:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._served.start()
         # A worker accepts no connections as long as it could only respond "no version yet".
-        while SHARED in os.environ and not (self._served.has_looked() or self._leaving()):
+        while SHARED in os.environ and not (self._served.has_checked() or self._leaving()):
             await asyncio.sleep(0.01)
         yield
         await asyncio.to_thread(self._served.stop)
@@ -220,7 +220,7 @@ class Application:
         )
         fields = request.query_params.multi_items() if request.scope["query_string"] else ()
         kind = _header(request, b"content-type")
-        asked = Asked(endpoint, context, JSON if kind is None else kind, fields, body)
+        asked = QueryRequest(endpoint, context, JSON if kind is None else kind, fields, body)
         del body
         if time.monotonic() >= self._relieved_until and asked.is_small():
             answer = self._at_once(asked)
@@ -228,7 +228,7 @@ class Application:
                 return PiecesResponse(answer, version, memory)
         return PiecesResponse(await self._in_a_thread(asked, request), version, memory)
 
-    def _at_once(self, asked: Asked) -> Answer | None:
+    def _at_once(self, asked: QueryRequest) -> Answer | None:
         """Respond without a thread if that is fast; None if a thread is needed."""
         began = time.monotonic()
         try:
@@ -245,7 +245,7 @@ class Application:
                 self._faults, self._relieved_until = faults, now + _RELIEF_SECONDS
         return answer
 
-    async def _in_a_thread(self, asked: Asked, request: Request) -> Answer:
+    async def _in_a_thread(self, asked: QueryRequest, request: Request) -> Answer:
         memory = asked.context.memory
         future = asyncio.get_running_loop().run_in_executor(self._threads, asked.answer)
         future.add_done_callback(self._done)
@@ -325,7 +325,7 @@ class Application:
             raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
 
 
-class Asked:
+class QueryRequest:
     """A query as received; it is decoded on first access, possibly in the thread that handles it."""
 
     def __init__(

@@ -43,7 +43,7 @@ class ServedVersion:
         """Begin to follow."""
         self._follower.start()
 
-    def has_looked(self) -> bool:
+    def has_checked(self) -> bool:
         """Return whether the store was checked once: a version is served, was refused, or does not exist yet."""
         return self._follower.looked.is_set()
 

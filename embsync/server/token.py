@@ -30,13 +30,13 @@ class Token:
 
     def accepts(self, header: str | None) -> bool:
         """Return whether an ``Authorization`` header has the token; False while the file is missing."""
-        self._look()
+        self._reload()
         scheme, _, given = (header or "").partition(" ")
         if self._value is None or scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._value)
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         try:
             status = self._path.stat()
             now = status.st_mtime_ns, status.st_ino, status.st_size

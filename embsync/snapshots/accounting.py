@@ -73,7 +73,7 @@ class _Entry:
 
     name: str
     kind: str
-    says: names.Named
+    parsed: names.Named
     inside: str | None = None
 
     @property
@@ -86,7 +86,7 @@ def unread(place: Place, claim: Claim, marker: str) -> tuple[str, ...]:
     """Return the names of entries that are neither read nor known to be harmless."""
     if place.kind() != "directory":
         return ()
-    return tuple(entry.shown for entry in _not_taken(place, claim, marker) if not entry.says.harmless)
+    return tuple(entry.shown for entry in _not_taken(place, claim, marker) if not entry.parsed.harmless)
 
 
 def shortened(entries: Sequence[str]) -> str:
@@ -103,7 +103,7 @@ def missing_of(place: Place, claim: Claim, config: SnapshotConfig, marker: str) 
             return stranger
     if place.kind() == "directory":
         for entry in _not_taken(place, claim, marker):
-            missing = None if entry.says.harmless else _missing(place, claim, entry, config)
+            missing = None if entry.parsed.harmless else _missing(place, claim, entry, config)
             if missing is not None:
                 return missing
     if config.sides == "both" and not {ITEMS, USERS} <= claim.sides:
@@ -125,34 +125,34 @@ def _users_as_items(claim: Claim) -> Missing | None:
 
 
 def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) -> Missing | None:
-    says = entry.says
-    if not says.finished:
+    parsed = entry.parsed
+    if not parsed.finished:
         holder = place
         for folder in () if entry.inside is None else entry.inside.split("/"):
             holder = holder.child(folder)
-        a_part = entry.inside is not None or _numberless(says.name) in map(_numberless, claim.entries)
-        if says.controls or (a_part and says.name not in holder.entries()):
+        a_part = entry.inside is not None or _without_numbers(parsed.name) in map(_without_numbers, claim.entries)
+        if parsed.controls or (a_part and parsed.name not in holder.entries()):
             return _unfinished(entry)
     if config.sides == "items" or {ITEMS, USERS} <= claim.sides or entry.inside is not None:
         return None
-    if not says.finished and (says.side is None or says.side not in claim.sides):
+    if not parsed.finished and (parsed.side is None or parsed.side not in claim.sides):
         return _unfinished(entry)
-    if says.side is not None and says.side not in claim.sides:
-        if says.role == "ids" and any(names.side_of(name) == says.side for name in claim.entries):
+    if parsed.side is not None and parsed.side not in claim.sides:
+        if parsed.role == "ids" and any(names.side_of(name) == parsed.side for name in claim.entries):
             return None  # ids under a name that is not read: opening the side reports it
         what, how = conversion_of(place.child(entry.name), entry.kind) or ("not read", None)
-        if says.role != "vectors":
+        if parsed.role != "vectors":
             how = None
-        instead = f"or set snapshot.sides: items if {says.side} are not to be published"
+        instead = f"or set snapshot.sides: items if {parsed.side} are not to be published"
         return Missing(
-            f"{entry.shown}, which looks like {says.side} and is {what}",
-            f"{says.side} in a format that is read",
+            f"{entry.shown}, which looks like {parsed.side} and is {what}",
+            f"{parsed.side} in a format that is read",
             f"{how}; {instead}" if how else instead,
         )
     return None
 
 
-def _numberless(name: str) -> str:
+def _without_numbers(name: str) -> str:
     """Return the name without its numbers, which all part files of an array share."""
     return re.sub(r"[0-9]+", "#", name)
 
@@ -160,7 +160,7 @@ def _numberless(name: str) -> str:
 def _unfinished(entry: _Entry) -> Missing:
     return Missing(
         f"{entry.shown}, which is being written or was left unfinished",
-        printable(entry.says.name) if entry.says.name != entry.name else "a finished snapshot",
+        printable(entry.parsed.name) if entry.parsed.name != entry.name else "a finished snapshot",
         "wait for the transfer to finish, or delete the unfinished file",
     )
 

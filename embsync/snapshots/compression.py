@@ -45,7 +45,7 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
             machine = machine or start()
             try:
                 out = machine.decompress(piece, _PIECE)
-                while out or not (machine.eof or _hungry(machine)):
+                while out or not (machine.eof or _needs_input(machine)):
                     given += len(out)
                     if given > most_unpacked(read):
                         raise _refusal(content, f"more than {given} bytes from {read}", "plausible text")
@@ -62,7 +62,7 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
         raise _refusal(content, f"an end after {given} bytes", "all of it")
 
 
-def _hungry(machine: Any) -> bool:
+def _needs_input(machine: Any) -> bool:
     return bool(getattr(machine, "needs_input", not getattr(machine, "unconsumed_tail", b"")))
 
 

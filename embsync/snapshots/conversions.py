@@ -36,7 +36,7 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     return _advice(commas or foreign.KINDS[found], place)
 
 
-def mistaken(place: Place) -> tuple[str, str] | None:
+def misnamed(place: Place) -> tuple[str, str] | None:
     """Return what a file is, and a command that converts it, if its first bytes contradict its name."""
     found = foreign.contradicts(place.name, _start(place))
     return None if found is None else _advice(found, place)

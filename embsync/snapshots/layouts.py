@@ -25,7 +25,7 @@ from embsync.snapshots import (
     word2vec_binary,
 )
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
-from embsync.snapshots.conversions import mistaken, seen
+from embsync.snapshots.conversions import misnamed, seen
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
@@ -143,7 +143,7 @@ def open_snapshot(
             raise missing.refusal(place)
         items, users = layout.open_sides(place, config)
     except SnapshotError as error:
-        raise (_mistaken(error, place) or error) from None
+        raise (_misnamed(error, place) or error) from None
     left = unread(place, claim, marker)
     if config.sides == "items" and users is not None:
         left, users = (*left, users.source), None
@@ -152,7 +152,7 @@ def open_snapshot(
     return Snapshot(shown.name or place.name, shown, layout.name, items, users, left, found)
 
 
-def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
+def _misnamed(error: SnapshotError, place: Place) -> SnapshotError | None:
     """Return the refusal of the file that an error names, if its first bytes contradict its name."""
     where, root = str(error.where), str(place)
     for path in (where, where.rpartition("(")[0]):  # a column or member is appended in brackets
@@ -161,7 +161,7 @@ def _mistaken(error: SnapshotError, place: Place) -> SnapshotError | None:
         file = place
         for name in filter(None, path.removeprefix(root).split("/")):
             file = file.child(name)
-        advice = mistaken(file)
+        advice = misnamed(file)
         if advice is not None:
             return SnapshotError(
                 "not what its name says", where=path, found=advice[0], expected=error.expected, hint=advice[1]

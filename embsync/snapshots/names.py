@@ -130,7 +130,7 @@ _DATA = (
     "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy"
 )
 _DATA_END = re.compile(rf"\.(?:{_DATA})$", re.IGNORECASE)
-_DATA_NAME = re.compile(rf"^(?P<whole>.+?(?:\.(?:{_DATA}))+)(?P<rest>[._~-].+|~|_)$", re.IGNORECASE)
+_DATA_NAME = re.compile(rf"^(?P<final>.+?(?:\.(?:{_DATA}))+)(?P<rest>[._~-].+|~|_)$", re.IGNORECASE)
 #: rsync, Hadoop, gsutil, rclone, aria2, browsers, WinSCP, Flink, Hugging Face, MinIO, editors, and ``mkstemp`` idioms.
 _UNFINISHED_END = re.compile(
     r"(?:\._COPYING_|_?\.gstmp|\.(?:part|partial|crdownload|opdownload|download|filepart|tmp|temp|inprogress|in-progress|"
@@ -141,13 +141,13 @@ _UNFINISHED_END = re.compile(
 _UNFINISHED_START = re.compile(
     r"^(?:[.~#_]+(?:in\.|syncthing[.~]|tmp[._-]|goutputstream-)?|(?:tmp|temp)[._-])", re.IGNORECASE
 )
-_RSYNC = re.compile(r"^\.(?P<whole>.+)\.[A-Za-z0-9]{6}$")
+_RSYNC = re.compile(r"^\.(?P<final>.+)\.[A-Za-z0-9]{6}$")
 _UNFINISHED_DIRECTORY = re.compile(
     r"^(?:_temporary|\.~tmp~|\.rsync-(?:partial|tmp).*|\.spark-staging.*|"
     r"\.hive-staging.*|_tmp.*|\.tmp.*|__magic.*|_incoming.*)$",
     re.IGNORECASE,
 )
-_CONTROL = re.compile(r"^(?P<whole>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
+_CONTROL = re.compile(r"^(?P<final>.+)\.(?:aria2|st|meta4)$", re.IGNORECASE)
 
 #: Names that writers, file systems and people leave beside data, and that are never vectors.
 _HARMLESS = re.compile(
@@ -200,9 +200,9 @@ def parse(name: str) -> Named:
     if _HARMLESS.match(name):
         return Named(name, harmless=True)
     control = _CONTROL.match(name)
-    whole = _whole(name)
-    side = side_of(whole)
-    words = set(_words(whole.partition(".")[0]))
+    final = _final_name(name)
+    side = side_of(final)
+    words = set(_words(final.partition(".")[0]))
     role: Role | None = None if side is None else "vectors"
     if words & _ID_WORDS or any(
         word.endswith(("ids", "id")) and word[:-1] not in words and len(word) > 3 and word.startswith(("user", "item"))
@@ -212,8 +212,8 @@ def parse(name: str) -> Named:
     elif side is not None and words & _WEIGHT_WORDS:
         role = "weights"
     # a hidden file that is neither data nor about a side belongs to a program, and is not a transfer
-    own = side is None and ((name.startswith((".", "_")) and not _DATA_END.search(whole)) or name.lstrip("_") == whole)
-    return Named(whole, side, role, whole == name or own, controls=control is not None)
+    own = side is None and ((name.startswith((".", "_")) and not _DATA_END.search(final)) or name.lstrip("_") == final)
+    return Named(final, side, role, final == name or own, controls=control is not None)
 
 
 def side_of(name: str) -> Side | None:
@@ -227,18 +227,18 @@ def side_of(name: str) -> Side | None:
     return sides[0] if len(sides) == 1 else None
 
 
-def _whole(name: str) -> str:
+def _final_name(name: str) -> str:
     """Return the name without what a program adds to it while it writes the file."""
     rsync = _RSYNC.match(name)
-    if rsync is not None and not _DATA_END.search(name) and _named_data(rsync["whole"]):
-        return rsync["whole"]
-    whole = _UNFINISHED_START.sub("", name) or name
-    while (shorter := _UNFINISHED_END.sub("", whole)) != whole and shorter:
-        whole = shorter
-    if _DATA_END.search(whole):
-        return whole
-    added = _DATA_NAME.match(whole)
-    return whole if added is None else added["whole"]
+    if rsync is not None and not _DATA_END.search(name) and _named_data(rsync["final"]):
+        return rsync["final"]
+    final = _UNFINISHED_START.sub("", name) or name
+    while (shorter := _UNFINISHED_END.sub("", final)) != final and shorter:
+        final = shorter
+    if _DATA_END.search(final):
+        return final
+    added = _DATA_NAME.match(final)
+    return final if added is None else added["final"]
 
 
 def _named_data(name: str) -> bool:

@@ -52,7 +52,7 @@ class Pieces:
     def open(self) -> Iterator[tuple[ArrayHeader, PieceBytes]]:
         """Yield the header of the whole array, and its bytes; each file is opened when its rows are requested."""
         headers = [header_of(file) for file in self.files]
-        yield _whole(self.files, headers), PieceBytes(self.files, headers)
+        yield _joined_header(self.files, headers), PieceBytes(self.files, headers)
 
 
 class PieceBytes:
@@ -92,7 +92,7 @@ class Group:
     pieces: tuple[tuple[int, int | None, NpyFile], ...]
 
     @property
-    def says(self) -> names.Named:
+    def parsed(self) -> names.Named:
         """The interpretation of the label."""
         return names.parse(self.label)
 
@@ -215,14 +215,14 @@ def _arrays(place: Place) -> dict[tuple[str, str], Group]:
     found: dict[tuple[str, str], Group] = {}
     nameless: dict[str, list[Group]] = {}
     for group in _groups(place):
-        says = group.says
-        role = says.role or "vectors"
-        if says.side is None:
+        parsed = group.parsed
+        role = parsed.role or "vectors"
+        if parsed.side is None:
             nameless.setdefault(role, []).append(group)
-        elif (says.side, role) in found:
-            raise _more_than_one(place, [found[says.side, role], group])
+        elif (parsed.side, role) in found:
+            raise _more_than_one(place, [found[parsed.side, role], group])
         else:
-            found[says.side, role] = group
+            found[parsed.side, role] = group
     for what, groups in nameless.items():
         several = [group for group in groups if len(group.pieces) > 1 or group.pieces[0][1] is not None]
         if (ITEMS, what) in found or not several or (what != "vectors" and USERS in {side for side, _ in found}):
@@ -273,7 +273,7 @@ def _table(place: Place) -> list[Place]:
     return folders[0] if len(folders) == 1 else []
 
 
-def _whole(files: Sequence[NpyFile], headers: Sequence[ArrayHeader]) -> ArrayHeader:
+def _joined_header(files: Sequence[NpyFile], headers: Sequence[ArrayHeader]) -> ArrayHeader:
     first = headers[0]
     for file, header in zip(files, headers, strict=True):
         text = {header.dtype.kind, first.dtype.kind} <= set("SU") and header.dtype.kind == first.dtype.kind

@@ -109,7 +109,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
                 hint=f"delete {file.place.name}, or save the archive without it",
             )
         found[name] = file
-    return open_named_sides(found, str(archive), config, _strangers(place, members))
+    return open_named_sides(found, str(archive), config, _other_members(place, members))
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def _beside(place: Place) -> dict[str, NpyFile]:
     }
 
 
-def _strangers(place: Place, members: dict[str, str]) -> list[str]:
+def _other_members(place: Place, members: dict[str, str]) -> list[str]:
     """Return the names of members, and of entries beside the archive, that this layout does not know."""
     inside = [name for name in members if name not in {*ITEM_NAMES, *USER_NAMES, *_IMPLICIT.values()}]
     return inside + (

@@ -133,9 +133,9 @@ def _beside(place: Place, side: str, vectors: Mapping[str, str]) -> list[Place]:
         return []
     found = []
     for name, kind in place.entries().items():
-        says = names.parse(name)
-        mine = says.side == side or (says.side is None and USERS not in vectors)
-        if kind == "file" and says.finished and says.role == "ids" and mine and name.endswith((*SUFFIXES, ".npy")):
+        parsed = names.parse(name)
+        mine = parsed.side == side or (parsed.side is None and USERS not in vectors)
+        if kind == "file" and parsed.finished and parsed.role == "ids" and mine and name.endswith((*SUFFIXES, ".npy")):
             found.append(place.child(name))
     return found
 

@@ -108,7 +108,7 @@ class StoreContents:
             numbers = self.numbers()
             return next((number for number in reversed(moves) if number in numbers), max(numbers, default=None))
 
-    def way_out(self, damaged: Collection[int]) -> Command:
+    def repair_command(self, damaged: Collection[int]) -> Command:
         """Return the command that recovers from damage: a rollback to the newest intact version, or a new space."""
         for number in reversed(self.numbers()):
             with contextlib.suppress(StoreError, NotFoundError):

@@ -33,7 +33,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPIED_AT_ONCE = 64 << 20
 
 
-class NotTakenBack(StoreError):
+class NotReverted(StoreError):
     """A line could neither be appended durably nor reliably removed: it may exist now, or after a crash."""
 
 
@@ -253,7 +253,7 @@ def append_line(path: Path, line: bytes) -> None:
     ------
     OSError
         The line was not written.
-    NotTakenBack
+    NotReverted
         It is unknown whether the line exists, or will exist after a crash.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -269,13 +269,13 @@ def append_line(path: Path, line: bytes) -> None:
             if end == 0:  # even if the file existed: its directory entry may not be durable
                 sync_directory(path.parent)
         except BaseException as error:
-            _take_back(descriptor, end, path, error)
+            _revert(descriptor, end, path, error)
             raise
     finally:
         close(descriptor)
 
 
-def _take_back(descriptor: int, end: int, path: Path, error: BaseException) -> None:
+def _revert(descriptor: int, end: int, path: Path, error: BaseException) -> None:
     """Truncate a file to its previous length, durably."""
     try:
         os.ftruncate(descriptor, end)
@@ -284,7 +284,7 @@ def _take_back(descriptor: int, end: int, path: Path, error: BaseException) -> N
         if left != end:
             raise OSError(errno.EIO, f"{left} bytes after it was cut back to {end}", str(path))
     except OSError as second:
-        raise NotTakenBack(
+        raise NotReverted(
             "a line could neither be written nor removed",
             where=path,
             found=f"{error}, then {second}",

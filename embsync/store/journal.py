@@ -157,12 +157,12 @@ def _parsed(
         yield DamagedLine(number, "without its checksum", line)
         return
     if checksum is not None and int(checksum[1], 16) != zlib.crc32(line[:start]):
-        mended = _mended(line[:start], int(checksum[1], 16))
-        if mended is None:
+        corrected = _corrected(line[:start], int(checksum[1], 16))
+        if corrected is None:
             yield DamagedLine(number, "checksum mismatch", line)
             return
         yield DamagedLine(number, "one wrong bit, corrected when read", b"")
-        line = mended + b"}"
+        line = corrected + b"}"
     try:
         event = decoder.decode(line)
         _require_sound(event)
@@ -173,7 +173,7 @@ def _parsed(
 
 
 @lru_cache(16)
-def _mended(line: bytes, checksum: int) -> bytes | None:
+def _corrected(line: bytes, checksum: int) -> bytes | None:
     """Return a line with the one bit flipped that makes it match its checksum, or None if there is none.
 
     CRC-32 identifies single bits in anything as short as a line. The flipped bit may also be in the checksum itself.

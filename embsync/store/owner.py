@@ -20,7 +20,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_DAC_READ_SEARCH = 2
 
 
-def owner_to_be(root: Path) -> int | None:
+def required_owner(root: Path) -> int | None:
     """Return the user who must make a change, if it is not the current one; otherwise None.
 
     A new store belongs to the user who creates it, but root must not create one in another user's directory. The
@@ -81,7 +81,7 @@ def act_as(root: Path, owner: int) -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0))
 
 
-def reject_stranger(root: Path, owner: int, hint: Hint) -> None:
+def reject_other_user(root: Path, owner: int, hint: Hint) -> None:
     """Raise UsageError: the current user may not change the store."""
     raise UsageError(
         "the store belongs to another user",

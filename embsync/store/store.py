@@ -19,7 +19,7 @@ from embsync.store.contents import MOVES, PUBLISHES, StoreContents
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import (
     FULL,
-    NotTakenBack,
+    NotReverted,
     make_root,
     remove_file,
     remove_link,
@@ -165,15 +165,15 @@ class Store(StoreContents):
             try:
                 self._point_to(manifest.version)
                 self.journal.append(event)
-            except NotTakenBack as error:
+            except NotReverted as error:
                 raise self._unfinished(manifest.version, error) from error
             except BaseException as error:
-                self._take_back(manifest.version, before, error)
+                self._revert(manifest.version, before, error)
                 raise
             with contextlib.suppress(OSError):  # the next process with the lock sees that it is journaled
                 remove_file(self.versions / name / layout.PUBLISHING)
 
-    def _take_back(self, number: int, before: str | None, error: BaseException) -> None:
+    def _revert(self, number: int, before: str | None, error: BaseException) -> None:
         """Switch ``current`` back, and remove a version if that has certainly succeeded."""
         link = self.root / layout.CURRENT
         try:
@@ -218,8 +218,8 @@ class Store(StoreContents):
             if before is None:
                 self.current()  # raises if versions have disappeared
                 raise NotFoundError("nothing to roll back", where=self.root, found="a store without versions")
-            target = self._last_whole(before) if number is None else number
-            self._require_whole(target)
+            target = self._last_intact(before) if number is None else number
+            self._require_intact(target)
             if _link(self.root) == _NO_LINK and (self.root / layout.CURRENT).is_dir():
                 layout.named_number(self.root)  # a rename cannot replace a directory: the error says what to do
             effect = f"rolled back from version {before} to version {target}"
@@ -229,12 +229,12 @@ class Store(StoreContents):
                 self.journal.record(Event(event="rolled_back", version=target, parent=before), effect)
             return before, target
 
-    def _last_whole(self, number: int) -> int:
+    def _last_intact(self, number: int) -> int:
         """Return the version to roll back to: the parent, or the newest intact version before it."""
         damage = []
         for other in self._older(number):
             try:
-                self._require_whole(other)
+                self._require_intact(other)
             except StoreError as error:
                 damage.append(f"{other}: {error.found}")
             else:
@@ -244,7 +244,7 @@ class Store(StoreContents):
                 "no older version is intact",
                 where=self.root,
                 found="; ".join(damage)[:300],
-                hint=self.way_out(set(self._older(number))),
+                hint=self.repair_command(set(self._older(number))),
             )
         raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
 
@@ -259,7 +259,7 @@ class Store(StoreContents):
             return older
         return [number, *older]
 
-    def _require_whole(self, number: int) -> None:
+    def _require_intact(self, number: int) -> None:
         damaged = self.damaged_files(number)
         if damaged:
             raise StoreDamaged(

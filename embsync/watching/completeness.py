@@ -87,7 +87,7 @@ class Completeness:
     reason: str
 
 
-def judge(look: ChildListing, watch: WatchConfig) -> Completeness:
+def judge(listing: ChildListing, watch: WatchConfig) -> Completeness:
     """Return whether a child is complete by the configured evidence.
 
     Raises
@@ -95,55 +95,55 @@ def judge(look: ChildListing, watch: WatchConfig) -> Completeness:
     SnapshotError
         The manifest names something outside the snapshot, or a file may not be read.
     """
-    if not look.files:
+    if not listing.files:
         return Completeness("waiting", "a first file")
     by = {"manifest": _by_manifest, "marker": _by_marker}
     wanted = ("manifest", "marker") if watch.complete == "auto" else (watch.complete,)
     for evidence in wanted:
-        verdict = by[evidence](look, watch) if evidence in by else None
+        verdict = by[evidence](listing, watch) if evidence in by else None
         if verdict is not None:
             return verdict
     if watch.complete in {"auto", "settled"}:
-        return _by_settling(look, watch)
+        return _by_settling(listing, watch)
     what = f"the marker {watch.marker}" if watch.complete == "marker" else f"a valid {source_manifest.NAME}"
-    alone = "" if look.is_directory else ", which a single file cannot have (watch.complete: settled)"
+    alone = "" if listing.is_directory else ", which a single file cannot have (watch.complete: settled)"
     return Completeness("waiting", what + alone)
 
 
-def _by_manifest(look: ChildListing, watch: WatchConfig) -> Completeness | None:
-    if source_manifest.NAME not in look.files or not look.is_directory:
+def _by_manifest(listing: ChildListing, watch: WatchConfig) -> Completeness | None:
+    if source_manifest.NAME not in listing.files or not listing.is_directory:
         return None
     try:
-        listed = source_manifest.read_list(look.place)
+        listed = source_manifest.read_list(listing.place)
     except InvalidFileList:
         return None  # an unrelated file of that name, or one that is only half written
-    data = {name: status for name, status in look.files.items() if name not in {source_manifest.NAME, watch.marker}}
+    data = {name: status for name, status in listing.files.items() if name not in {source_manifest.NAME, watch.marker}}
     missing = source_manifest.missing_from(listed, data)
     return Completeness("ready", "manifest") if missing is None else Completeness("waiting", missing)
 
 
-def _by_marker(look: ChildListing, watch: WatchConfig) -> Completeness | None:
-    if not look.is_directory:
+def _by_marker(listing: ChildListing, watch: WatchConfig) -> Completeness | None:
+    if not listing.is_directory:
         return None
-    marked = [""] if watch.marker in look.entries else _marked_sides(look, watch.marker)
+    marked = [""] if watch.marker in listing.entries else _marked_sides(listing, watch.marker)
     for prefix in marked:
-        marker = look.entries[prefix + watch.marker]
+        marker = listing.entries[prefix + watch.marker]
         late = [
             name
-            for name, status in look.files.items()
+            for name, status in listing.files.items()
             if name.startswith(prefix) and status.st_ctime_ns > marker.st_ctime_ns and name != watch.marker
         ]
-        if late and look.unchanged_seconds < watch.settle_seconds:
+        if late and listing.unchanged_seconds < watch.settle_seconds:
             # copied in the order of names, or overwritten in place: the marker existed before the data
-            return Completeness("waiting", f"{_remaining(look, watch)}, as {late[0]} is newer than the marker")
-    if len(marked) == 1 and marked != [""] and look.unchanged_seconds < watch.settle_seconds:
+            return Completeness("waiting", f"{_remaining(listing, watch)}, as {late[0]} is newer than the marker")
+    if len(marked) == 1 and marked != [""] and listing.unchanged_seconds < watch.settle_seconds:
         # items may come alone or before users; publishing half a snapshot would make the store one-sided for good
-        return Completeness("waiting", f"{_remaining(look, watch)}, as users may follow the marked items")
+        return Completeness("waiting", f"{_remaining(listing, watch)}, as users may follow the marked items")
     return Completeness("ready", "marker") if marked else None
 
 
-def _marked_sides(look: ChildListing, marker: str) -> list[str]:
-    names = {name for name, status in look.entries.items() if kind_of(status) == "directory"}
+def _marked_sides(listing: ChildListing, marker: str) -> list[str]:
+    names = {name for name, status in listing.entries.items() if kind_of(status) == "directory"}
     # the model is at the root, or in a stage of a pipeline
     spark = sorted(
         {name[: -len(side)] for name in names for side in _SPARK_DIRECTORIES if f"/{name}".endswith(f"/{side}")}
@@ -153,23 +153,23 @@ def _marked_sides(look: ChildListing, marker: str) -> list[str]:
     if not spark and not any(side.startswith("item") for side in sides):
         return []
     prefixes = [f"{side}/" for side in sides]
-    return prefixes if all(prefix + marker in look.entries for prefix in prefixes) else []
+    return prefixes if all(prefix + marker in listing.entries for prefix in prefixes) else []
 
 
-def _by_settling(look: ChildListing, watch: WatchConfig) -> Completeness:
-    if look.unchanged_seconds < watch.settle_seconds:
-        return Completeness("waiting", _remaining(look, watch))
-    unfinished = [name for name in look.entries if name.endswith(".tmp") or f"/{name}".endswith("/_temporary")]
+def _by_settling(listing: ChildListing, watch: WatchConfig) -> Completeness:
+    if listing.unchanged_seconds < watch.settle_seconds:
+        return Completeness("waiting", _remaining(listing, watch))
+    unfinished = [name for name in listing.entries if name.endswith(".tmp") or f"/{name}".endswith("/_temporary")]
     if unfinished:
         return Completeness("waiting", f"{unfinished[0]} to be renamed or removed by its writer")
-    for name in look.files:
-        if is_open_for_writing(source_manifest.below(look.place, name) if look.is_directory else look.place):
+    for name in listing.files:
+        if is_open_for_writing(source_manifest.below(listing.place, name) if listing.is_directory else listing.place):
             return Completeness("waiting", f"{name} to be closed by its writer")
     return Completeness("ready", "settled")
 
 
-def _remaining(look: ChildListing, watch: WatchConfig) -> str:
-    remaining = watch.settle_seconds - max(look.unchanged_seconds, 0)
+def _remaining(listing: ChildListing, watch: WatchConfig) -> str:
+    remaining = watch.settle_seconds - max(listing.unchanged_seconds, 0)
     return f"{remaining:.0f} more seconds without a change"
 
 

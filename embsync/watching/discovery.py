@@ -228,8 +228,10 @@ def _rejected_by_contents(
 
 
 def _looks_like_a_side(name: str) -> bool:
-    says = names.parse(name)
-    return not says.harmless and (says.side is not None or (not says.finished and says.name.endswith(_DATA_SUFFIXES)))
+    parsed = names.parse(name)
+    return not parsed.harmless and (
+        parsed.side is not None or (not parsed.finished and parsed.name.endswith(_DATA_SUFFIXES))
+    )
 
 
 def _deferred(seen: Observation, now: float) -> Completeness | None:

@@ -26,13 +26,13 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
     seen: list[tuple[str, float]] = []
     enough = threading.Event()
 
-    class Asked(Engine):
+    class QueryRequest(Engine):
         def sign(self) -> object:
             if self.asked >= beats:
                 enough.set()
             return super().sign()
 
-    watched = Asked(engine.changes)
+    watched = QueryRequest(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
         reported.watch(watched)
         reported("reading", 0.5)

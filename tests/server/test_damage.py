@@ -71,7 +71,7 @@ def test_the_server_starts_despite_damage_and_serves_after_the_repair(
         served = ServedVersion(Settings(store=str(root), rescan_seconds=0.01), Metrics())
         served.start()
         try:
-            eventually(served.has_looked)
+            eventually(served.has_checked)
             state = served.state()
             assert state["ready"] is harmless, (path, state)
             told = [record for record in caplog.records if record.getMessage() == "not_served"]

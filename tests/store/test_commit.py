@@ -28,7 +28,7 @@ from embsync.pipeline.widen import widen
 from embsync.reader import open_version
 from embsync.store import Store, durable, layout
 from embsync.store.critical import uninterrupted
-from embsync.store.durable import NotTakenBack, append_line
+from embsync.store.durable import NotReverted, append_line
 from embsync.store.journal import Event
 
 SIZES = {"items": 60, "users": 50, "width": 4}
@@ -372,7 +372,7 @@ def test_a_line_is_written_completely_or_not_at_all(
             _failing(patch, calls[0], lambda what: "/lines" in what or what == str(tmp_path), times)
             try:
                 append_line(path, b"two")
-            except (OSError, NotTakenBack):
+            except (OSError, NotReverted):
                 expected = before
             else:
                 expected = before + b"two\n"
@@ -411,7 +411,7 @@ def test_a_line_that_cannot_be_reverted_is_reported(tmp_path: Path, monkeypatch:
     append_line(tmp_path / "lines", b"one")
     _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
     _failing(monkeypatch, "ftruncate", lambda _: True)
-    with pytest.raises(NotTakenBack, match="could neither be written nor removed"):
+    with pytest.raises(NotReverted, match="could neither be written nor removed"):
         append_line(tmp_path / "lines", b"two")
 
 
@@ -621,9 +621,9 @@ def test_a_new_space_is_offered_from_an_existing_snapshot(store: Path) -> None:
         (store.parent / name).mkdir()
         Store(store).journal.append(Event(event="published", snapshot={"path": str(store.parent / name)}))
     for left in ("second", "first"):
-        assert Store(store).way_out(everything).arguments == ("accept", str(store.parent / left), "--new-space")
+        assert Store(store).repair_command(everything).arguments == ("accept", str(store.parent / left), "--new-space")
         (store.parent / left).rmdir()
-    assert Store(store).way_out(everything).arguments == ("history",)
+    assert Store(store).repair_command(everything).arguments == ("history",)
 
 
 def test_hold_works_while_current_is_broken(store: Path) -> None:

@@ -20,7 +20,7 @@ from embsync.errors import StoreError
 from embsync.store import Store
 from embsync.store.hold import hold
 from embsync.store.locks import exclusive, is_held
-from embsync.store.owner import owner_to_be
+from embsync.store.owner import required_owner
 
 SIZES = {"items": 60, "users": 50, "width": 4}
 NOBODY = 65534
@@ -93,8 +93,8 @@ def test_an_existing_directory_keeps_its_mode_and_group(place: Path, umask: Call
     assert stat.S_IMODE((shared / "lock").stat().st_mode) == 0o660
     assert stat.S_IMODE((shared / "versions/000001/items").stat().st_mode) == 0o2775
     assert stat.S_IMODE((shared / "journal.jsonl").stat().st_mode) == 0o664
-    assert _as_nobody(lambda: owner_to_be(shared) is not None or Store(shared).rollback(1) != (1, 1)) == 0
-    assert _as_nobody(lambda: owner_to_be(private.parent / "public") is None) == 0
+    assert _as_nobody(lambda: required_owner(shared) is not None or Store(shared).rollback(1) != (1, 1)) == 0
+    assert _as_nobody(lambda: required_owner(private.parent / "public") is None) == 0
 
 
 def test_a_reader_cannot_take_the_locks(place: Path) -> None:

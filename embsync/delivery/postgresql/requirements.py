@@ -71,12 +71,12 @@ def is_ours(connection: Connection, config: PostgresqlConfig) -> bool:
                     hint="if a later release created it, use that release",
                 )  # fmt: skip
             return True
-    things = _things_in(connection, config.schema)
-    if things:
+    objects = _objects_in(connection, config.schema)
+    if objects:
         raise SinkConflict(
             "the schema was not created by embsync",
             where=place_of(config),
-            found=", ".join(things[:3]),
+            found=", ".join(objects[:3]),
             expected="none, or an empty one",
             hint="choose another name (delivery.sinks: schema)",
         )
@@ -208,7 +208,7 @@ def _column_types(connection: Connection, schema: str, table: str) -> dict[str, 
     return dict(rows)
 
 
-def _things_in(connection: Connection, schema: str) -> list[str]:
+def _objects_in(connection: Connection, schema: str) -> list[str]:
     """Return the names of the tables, views, functions and types in a schema."""
     rows = connection.execute(
         "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%(name)s)"
