@@ -79,7 +79,15 @@ class Anchors(Sides[AnchorSide]):
 
     @classmethod
     def load(cls, path: str | Path) -> Anchors:
-        """Return the anchors that :meth:`save` left in a file.
+        """Return the anchors that :meth:`save` wrote to a file.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Anchors
 
         Raises
         ------

@@ -101,14 +101,14 @@ def _attempt(store: Store, request: Request, config: Config, progress: Progress)
 
 
 def dry_run(store: Store, request: Request, config: Config, progress: Progress = silent) -> Manifest:
-    """Do what ::func:`publish_snapshot` does, in a temporary directory; return the manifest that would be published.
+    """Do what :func:`publish_snapshot` does, in a temporary directory; return the manifest that would be published.
 
     The store is only read: no lock, no journal line, no directory. ``TMPDIR`` needs space for one version.
 
     Raises
     ------
     SnapshotError, NotFoundError, CheckRefusedError, StoreError
-        As ::func:`publish_snapshot` does.
+        As :func:`publish_snapshot` does.
     """
     return _DryRun(store, request, config, progress).publish()
 

@@ -109,12 +109,21 @@ class StoreReader:
     def version(self, number: int) -> Version:
         """Pin any kept version.
 
+        Parameters
+        ----------
+        number : int
+
+        Returns
+        -------
+        Version
+            Pinned until it is closed or collected.
+
         Raises
         ------
         NotFoundError
             The version does not exist, or was pruned.
-        ForeignSpace
-            It is in another space than the requested one.
+        StoreError
+            It is damaged, or in another space than the requested one.
         """
         return self._open(number)
 
@@ -177,11 +186,16 @@ def open(path: str | Path, space_id: str | None = None) -> StoreReader:  # noqa:
     space_id : str, optional
         The space that the caller's models were trained for. Versions of another space are refused, now and later.
 
+    Returns
+    -------
+    StoreReader
+        A context manager; :meth:`StoreReader.close` releases the version.
+
     Raises
     ------
     NotFoundError
         There is no store, or no version in it yet.
     StoreError
-        The current version is damaged, or of another space than ``space_id`` (ForeignSpace).
+        The current version is damaged, or of another space than ``space_id``.
     """
     return StoreReader(path, space_id)

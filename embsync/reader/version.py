@@ -49,7 +49,13 @@ class Version(VersionFiles):
     """
 
     def open_files(self) -> None:
-        """Map the files for search, lookup and fold-in, so that the first query is as fast as the next."""
+        """Map the files for search, lookup and fold-in, so that the first query is as fast as the next.
+
+        Raises
+        ------
+        StoreError
+            A file is missing or damaged, or the index needs a newer FAISS.
+        """
         for side in self.sides:
             side.prepare()
         self.transform.maps.invertible  # noqa: B018  (cached: reads the maps)
@@ -73,6 +79,10 @@ class Version(VersionFiles):
     def side(self, name: SideName) -> Side:
         """Return a side by name.
 
+        Parameters
+        ----------
+        name : {"items", "users"}
+
         Raises
         ------
         UsageError
@@ -86,7 +96,18 @@ class Version(VersionFiles):
         return side
 
     def labels_of(self, ids: Ids, names: Sequence[str] | None = None) -> dict[str, list[Any]]:
-        """Return labels of items by name, by default all; None for null and for unknown items.
+        """Return labels of items.
+
+        Parameters
+        ----------
+        ids : (n,) integers or strings
+        names : sequence of str, optional
+            The labels; default: all.
+
+        Returns
+        -------
+        dict
+            For each label, a list of n values; None for null and for unknown items.
 
         Raises
         ------
@@ -251,6 +272,11 @@ class Version(VersionFiles):
         labels : sequence of str, optional
             Labels to compare, and to show for the listed items; default: all of both versions.
 
+        Returns
+        -------
+        Diff
+            Counts and listed ids of each side, changed labels, and the overlap of the nearest items.
+
         Raises
         ------
         UsageError
@@ -269,6 +295,11 @@ class Version(VersionFiles):
         side : {"items", "users"}
         missing : {"raise", "nan"}
             For an id that is not in this version: an error, or NaN.
+
+        Returns
+        -------
+        Movement
+            Arrays with one row per id and one column per version.
 
         Raises
         ------

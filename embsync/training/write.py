@@ -72,11 +72,13 @@ def write_snapshot(
     Raises
     ------
     SnapshotError
-        What ``embsync sync`` calls ill-formed, in its words, or a side of zeros; nothing is written.
+        The arrays would be ill-formed for ``embsync sync``, with the same message, or a side is all zeros; nothing
+        is written.
     UsageError
-        There is something at ``path``, with ``overwrite`` something that is no snapshot, or its name is none of one.
+        Something exists at ``path``, or with ``overwrite`` something that is not a snapshot, or the name is not
+        allowed for a snapshot.
     NotFoundError
-        There is no directory to write to.
+        The parent directory does not exist.
     StoreError
         It could not be written.
 
