@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support import forkserver
-from support.waiting import eventually
+from support.waiting import alive, eventually
 
 #: Says what a process sees of itself.
 _TELL = """if True:
@@ -146,7 +146,7 @@ def test_children_of_a_forked_process_end_with_it() -> None:
         process.stdin.flush()
         assert process.stdout.readline() == "at exit\n"
         assert process.wait() == 0
-    eventually(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+    eventually(lambda: not alive(child))
 
 
 @pytest.mark.parametrize("option", [{"process_group": 0}, {"start_new_session": True}])

@@ -9,17 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.waiting import eventually
+from support.waiting import alive, eventually
 
 from embsync.processes import ChildProcess, describe_exit
-
-
-def alive(process: int) -> bool:
-    """Return whether a process runs, and is not just waited for."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def started(file: Path) -> int:

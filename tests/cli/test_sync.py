@@ -406,7 +406,7 @@ def test_two_concurrent_commands_both_publish(good: Path, store: Path) -> None:
     command = [sys.executable, "-m", "embsync", "sync", str(good), str(good), "--store", str(store)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
     manifests = [json.loads((path / "manifest.json").read_bytes()) for path in sorted((store / "versions").iterdir())]
     assert [(one["version"], one["parent"]) for one in manifests] == [(1, None), (2, 1), (3, 2), (4, 3), (5, 4)]
@@ -458,7 +458,7 @@ def test_a_killed_command_leaves_no_staging_directory(tmp_path: Path, store: Pat
     command = [sys.executable, "-m", "embsync", "accept", str(large), "--new-space", "--store", str(store)]
     renames = "rename,renameat,renameat2"
     slowly = ["strace", "-D", "-f", "--seccomp-bpf", "-o/dev/null", f"-etrace={renames}"]
-    slowly.append(f"-einject={renames}:delay_enter=1000000")
+    slowly.append(f"-einject={renames}:delay_enter=5000000")
     with subprocess.Popen(
         [*(slowly if traced else ()), *command],
         stdout=subprocess.DEVNULL,
@@ -522,7 +522,7 @@ def test_a_reader_that_stops_early_is_not_an_error(store: Path) -> None:
         [sys.executable, "-m", "embsync", "history", "--store", str(store)], stdout=theirs, stderr=subprocess.PIPE
     ) as process:
         os.close(theirs)
-        _, said = process.communicate(timeout=100)
+        _, said = process.communicate(timeout=500)
     assert (process.returncode, said) == (0, b"")
 
 

@@ -102,7 +102,7 @@ class Place:
             capture_output=True,
             text=True,
             check=False,
-            timeout=200,
+            timeout=500,
             env=environment(),
         )
 
@@ -184,14 +184,6 @@ class Place:
         """Assert that nothing but final files is there."""
         assert {path.name for path in self.store.root.iterdir()} <= AT_REST
         assert all(path.name.isdigit() for path in self.store.versions.iterdir())
-
-
-def running(process: int) -> bool:
-    """Return whether a process lives; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE, Place, eventually, running
+from daemons import PATIENCE, Place, eventually
 from support.forkserver import SWITCH
 from support.nights import Night, night
 from support.stores import assert_intact
 from support.units import exit_code_in_time
+from support.waiting import alive
 
 from embsync.store import Store
 from embsync.store.hold import hold, resume
@@ -56,7 +57,7 @@ def test_a_stop_during_an_index_build_is_quick(place: Place, number: signal.Sign
         process.send_signal(number)
         assert exit_code_in_time(process, "embsync.service") == 0
     assert worker is not None
-    assert not running(worker)
+    assert not alive(worker)
     assert place.published() == []
     assert list(place.store.versions.iterdir()) == []
     assert place.status()["state"] == "stopped"
@@ -90,7 +91,7 @@ def test_a_stop_is_always_within_the_timeout_of_the_unit(place: Place) -> None:
         with Store(place.store.root).locked():
             process.terminate()
             assert exit_code_in_time(process, "embsync@.service") == 0
-    assert not running(worker)
+    assert not alive(worker)
 
 
 def test_a_second_signal_ends_the_daemon_at_once(place: Place) -> None:
@@ -104,7 +105,7 @@ def test_a_second_signal_ends_the_daemon_at_once(place: Place) -> None:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
         assert process.wait(PATIENCE) in {128 + signal.SIGTERM, 128 + signal.SIGINT}
-        eventually(lambda: not running(worker))
+        eventually(lambda: not alive(worker))
 
 
 def test_the_worker_dies_with_the_daemon(place: Place) -> None:
@@ -117,7 +118,7 @@ def test_the_worker_dies_with_the_daemon(place: Place) -> None:
         process.kill()
         process.wait()
         try:
-            eventually(lambda: not running(worker), 30)  # by itself it would end when the index is built
+            eventually(lambda: not alive(worker), 60)  # by itself it would end when the index is built
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)

@@ -6,9 +6,10 @@ import json
 import signal
 
 import pytest
-from daemons import PATIENCE, Place, eventually, running
+from daemons import PATIENCE, Place, eventually
 from support.nights import night, write_npy
 from support.stores import assert_intact
+from support.waiting import alive
 
 from embsync.pipeline.on_publish import note, pending_version, run_on_publish
 from embsync.processes import ChildProcess
@@ -28,7 +29,7 @@ def test_a_slow_command_is_killed_with_its_child_processes(place: Place, monkeyp
     monkeypatch.setattr(ChildProcess, "wait", wait_once_started)
     told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
     assert told == "store.on_publish took longer than 0.5 s and was ended"
-    eventually(lambda: not running(int(started.read_text())))
+    eventually(lambda: not alive(int(started.read_text())))
     assert pending_version(place.store) is None
 
 
@@ -76,7 +77,7 @@ def test_on_publish_is_run_again_after_an_interrupted_daemon(place: Place, numbe
         command = int(eventually(lambda: (here / "pid").exists() and (here / "pid").read_text().strip()))
         process.send_signal(number)
         process.wait(PATIENCE)
-    eventually(lambda: not running(command))
+    eventually(lambda: not alive(command))
     assert pending_version(place.store) == 1
     (here / "open").touch()
     for _ in range(2):

@@ -75,7 +75,7 @@ def test_a_kill_before_any_call_leaves_the_old_or_the_new_version(
             directory,
             str(step),
         ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     crashes = [json.loads(line) for line in done.stdout.splitlines()]
     wrong = [crash for crash in crashes if "error" in crash or not (crash["killed"] and crash["journaled"])]

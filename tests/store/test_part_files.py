@@ -305,7 +305,7 @@ def test_a_changed_byte_is_found_by_verify_and_never_ends_the_process(root: Path
         print(damaged, len(data) - footer)
     """
     with running(textwrap.dedent(script), root, folder / PART) as child:
-        output, _ = child.communicate(timeout=120)
+        output, _ = child.communicate(timeout=500)
     assert child.returncode == 0
     damaged, footer = map(int, output.split())
     assert damaged > footer / 7 / 4
@@ -523,6 +523,6 @@ def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
         print(peak() - before)
     """
     with running(textwrap.dedent(script), tmp_path, described) as child:
-        output, _ = child.communicate(timeout=200)
+        output, _ = child.communicate(timeout=500)
     assert child.returncode == 0
     assert int(output) < 100_000

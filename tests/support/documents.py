@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.waiting import PATIENCE
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -91,5 +89,5 @@ def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=500,
     )

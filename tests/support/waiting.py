@@ -28,3 +28,11 @@ def next_tick(path: Path) -> None:
     """Wait until the clock that the kernel dates files by has moved on from when a file was changed last."""
     while time.clock_gettime_ns(_COARSE) <= path.stat().st_ctime_ns:
         time.sleep(0.001)
+
+
+def alive(process: int) -> bool:
+    """Return whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -356,7 +356,7 @@ def test_two_hundred_killed_jobs_beside_a_daemon(tmp_path: Path, capsys: pytest.
                 counts["nothing yet"] += 1
     finally:
         daemon.terminate()
-        said = daemon.communicate(timeout=100)[1]
+        said = daemon.communicate(timeout=500)[1]
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     events = Counter(line.get("event") for line in lines)
     assert "failed" not in events, [line for line in lines if line.get("event") == "failed"]
