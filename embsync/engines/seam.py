@@ -226,6 +226,9 @@ class Engine(Protocol):
     def sign(self) -> object:
         """Return a value that changes while the engine makes progress; called from another thread."""
 
+    def interrupt(self) -> None:
+        """End the jobs that run, which then raise an error where they are waited for; called from another thread."""
+
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SideTable:
         """Return a side of a snapshot, in columns of parquet files."""
 

@@ -13,13 +13,15 @@ from embsync.progress import Progress
 
 #: Seconds between two reports while an engine works, during which this process uses no processor time.
 _BEAT_SECONDS = 15.0
-#: Seconds without any progress of the engine, such as a completed task, after which nothing is reported any more. A job
-#: may wait for a busy cluster, but one that hangs has to be noticed.
+#: Seconds without any progress of the engine, such as a completed task, after which its jobs are ended, and nothing is
+#: reported any more. A job may wait for a busy cluster, but one that hangs has to be noticed.
 _SILENT_SECONDS = 3600.0
 
 
 class Reported:
     """Progress that is reported again while an engine works, so that waiting for it is not taken for a stall.
+
+    An engine that makes none is interrupted, so that nobody waits for it without end.
 
     Parameters
     ----------
@@ -58,13 +60,19 @@ class Reported:
 
     def _repeat(self) -> None:
         sign: object = None
+        interrupted = False
         changed = time.monotonic()
         while not self._done.wait(self._beat_seconds):
             now = time.monotonic()
             found = (self._last, None if self._engine is None else self._engine.sign())
             if found != sign:
                 sign, changed = found, now
-            if self._last is not None and now - changed <= self._silent_seconds:
+                interrupted = False
+            if now - changed > self._silent_seconds:
+                if self._engine is not None and not interrupted:
+                    self._engine.interrupt()
+                    interrupted = True
+            elif self._last is not None:
                 self._progress(*self._last)
 
 

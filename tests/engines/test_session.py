@@ -149,6 +149,7 @@ class Py4JJavaError(Exception):
             "raise",
         ),
         ("Could not parse Master URL: 'sparky'", UsageError, "spark://"),
+        ("[SPARK_JOB_CANCELLED] Job 5 cancelled as part of cancellation of all jobs", EngineError, "may hang"),
         ("Job aborted due to stage failure: ExecutorLostFailure (executor 3 exited)", EngineError, "as it was"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from pathlib import Path
@@ -73,16 +74,20 @@ def test_settings_and_partitions_reach_spark(spark: Any, spark_config: EngineCon
 
 
 def test_an_error_ends_the_jobs_that_run(spark_config: EngineConfig, tmp_path: Path) -> None:
-    """Whoever stops a run does not leave a job behind; what Spark keeps running serves the next run."""
+    """Also one that Spark would wait for without end, as a child of a worker that is gone holds its connection."""
     from embsync.engines.spark.session import running_session
 
     marker, ended = tmp_path / "begun", threading.Event()
 
     def hang(batches: Any) -> Any:
-        marker.touch()
-        while True:
-            time.sleep(0.1)
-            yield from ()
+        if os.fork() == 0:
+            for descriptor in (0, 1, 2):
+                os.close(descriptor)
+            marker.touch()
+            while marker.exists():
+                time.sleep(0.1)
+        os._exit(1)
+        yield
 
     def count(session: Any) -> None:
         with contextlib.suppress(Exception):
@@ -99,6 +104,7 @@ def test_an_error_ends_the_jobs_that_run(spark_config: EngineConfig, tmp_path: P
     with pytest.raises(ZeroDivisionError):
         stopped()
     assert ended.wait(60)
+    marker.unlink()
     with running_session(spark_config) as again:
         assert again.range(3).count() == 3
 

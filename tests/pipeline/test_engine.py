@@ -14,15 +14,18 @@ class Engine:
     """Reports progress as often as it was configured to."""
 
     def __init__(self, changes: int) -> None:
-        self.asked, self.changes = 0, changes
+        self.asked, self.changes, self.interrupted = 0, changes, 0
 
     def sign(self) -> object:
         self.asked += 1
         return min(self.asked, self.changes)
 
+    def interrupt(self) -> None:
+        self.interrupted += 1
+
 
 def reports(engine: Any, beats: int, silent_seconds: float) -> int:
-    """Return how many reports there were after the engine was asked so many times."""
+    """Return how many reports there were after the engine was asked so many times, and note the interruptions."""
     seen: list[tuple[str, float]] = []
     enough = threading.Event()
 
@@ -38,14 +41,19 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
         reported("reading", 0.5)
         assert enough.wait(PATIENCE)
     assert set(seen) == {("reading", 0.5)}
+    engine.interrupted = watched.interrupted
     return len(seen) - 1
 
 
 def test_the_last_progress_is_repeated_while_the_engine_works() -> None:
     """At every beat: a process that only waits for a cluster is not killed."""
-    assert reports(Engine(changes=1000), 20, silent_seconds=0.0) >= 20
+    engine = Engine(changes=1000)
+    assert reports(engine, 20, silent_seconds=0.0) >= 20
+    assert engine.interrupted == 0
 
 
 def test_a_job_that_hangs_is_not_reported_for_ever() -> None:
-    """Without progress of the engine there are no more reports, so that the daemon ends it."""
-    assert reports(Engine(changes=5), 40, silent_seconds=0.0) <= 6
+    """Without progress of the engine there are no more reports, and it is interrupted, once."""
+    engine = Engine(changes=5)
+    assert reports(engine, 40, silent_seconds=0.0) <= 6
+    assert engine.interrupted == 1

@@ -15,6 +15,7 @@ from pyspark.sql import functions as sql
 from embsync.engines.batches import ids_to, lists_of
 from embsync.engines.first_pass import Batches, Work
 from embsync.engines.spark.errors import spark_errors
+from embsync.engines.spark.session import cancel_jobs
 from embsync.engines.spark.table import SparkTable
 from embsync.sides import SideName
 from embsync.snapshots.column_files import StoredColumns
@@ -55,6 +56,10 @@ class SparkEngine:
             stages = [tracker.getStageInfo(stage) for stage in sorted(tracker.getActiveStageIds())]
             return tuple((stage.stageId, stage.numCompletedTasks) for stage in stages if stage is not None)
         return self._reports[0]
+
+    def interrupt(self) -> None:
+        """End the jobs of the session."""
+        cancel_jobs(self.session)
 
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SparkTable:
         """Return a side of a snapshot."""

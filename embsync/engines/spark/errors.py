@@ -60,6 +60,12 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "raise it in engine.conf",
     ),
     (
+        r"cancelled as part of cancellation of all jobs|OPERATION_CANCELED",
+        EngineError,
+        "a job of Spark was ended while it was waited for",
+        "embsync ends one in which no task ends for an hour, as an executor may hang: see Spark's log",
+    ),
+    (
         r"Cannot parse the master URL|Could not parse Master URL|INVALID_CONNECT_URL",
         UsageError,
         "engine.master is not a master of Spark",

@@ -52,11 +52,16 @@ def running_session(engine: EngineConfig) -> Iterator[Any]:
     try:
         yield session
     except BaseException:
-        with contextlib.suppress(Exception):  # the cluster may be gone
-            session.interruptAll() if _is_remote(engine) else session.sparkContext.cancelAllJobs()
+        cancel_jobs(session)
         if not _is_alive(session):
             stop(engine)
         raise
+
+
+def cancel_jobs(session: Any) -> None:
+    """End the jobs of a session; nothing is raised: the cluster may be gone."""
+    with contextlib.suppress(Exception):
+        session.sparkContext.cancelAllJobs() if hasattr(session, "_jsparkSession") else session.interruptAll()
 
 
 def start(engine: EngineConfig) -> Any:
