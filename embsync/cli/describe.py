@@ -1,4 +1,4 @@
-"""What ``status``, ``history`` and ``show`` say to people: a verdict first, then figures, as wide as the terminal."""
+"""The output of ``status``, ``history`` and ``show``: a verdict first, then figures, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from embsync.reporting.verdict import Verdict
 from embsync.store.contents import PUBLISHES
 from embsync.store.journal import Event
 
-#: Where the text of a line begins that has a name before it.
+#: Column at which the text after a name begins.
 FIELD = 10
-#: Columns from which the meaning of a check stands beside it.
+#: Terminal width from which the meaning of a check is printed beside it.
 _WIDE = 120
-#: Columns from which what happened stands beside an event.
+#: Terminal width from which the description of an event is printed beside it.
 _ROOMY = 110
 
 
@@ -61,7 +61,7 @@ def _trend(values: Float64) -> str:
 
 
 def say_history(events: Sequence[Event]) -> None:
-    """Print what happened in one sentence, then one event after the other, oldest first."""
+    """Print a summary in one sentence, then the events, oldest first."""
     published = sum(event.event in PUBLISHES for event in events)
     refused = sum(event.event in ("refused", "failed") for event in events)
     outcome = "pass" if events[-1].event not in ("refused", "failed") else "warn"
@@ -165,7 +165,7 @@ def _side_row(name: str, rows: RowCounts, fit: SideFitRecord, drift: SideDrift |
 
 
 def _say_checks(records: Sequence[CheckRecord]) -> None:
-    """Print the checks with their meanings, beside them where there is room, else below."""
+    """Print the checks with their meanings, beside them if there is room, otherwise below."""
     columns = width()
     wide = columns is None or columns >= _WIDE
     names = max(len(record.name) for record in records) if records else 0

@@ -121,7 +121,7 @@ def _print_moved(name: str, side: SideDiff) -> None:
 def _print_label(label: LabelDiff) -> None:
     kinds = label.kind_before, label.kind_after
     if kinds[0] != kinds[1]:
-        say(f"label {label.name}: {kinds[0] or 'not there'} before, {kinds[1] or 'not there'} after")
+        say(f"label {label.name}: {kinds[0] or 'absent'} before, {kinds[1] or 'absent'} after")
     if label.changed:
         click.echo()
         table(

@@ -16,7 +16,7 @@ def try_factory(given: Context) -> None:
         return  # valid for every width; FAISS need not be loaded
     width = given.config.space.dimension
     if width is None:
-        # a damaged or unreadable store says nothing about the configuration
+        # a damaged or unreadable store does not make the configuration invalid
         with contextlib.suppress(NotFoundError, StoreError), storage_errors(given.config.store.path):
             current = given.store.current()
             width = None if current is None else given.store.manifest(current).dimension

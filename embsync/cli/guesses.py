@@ -11,7 +11,7 @@ _DIRECTORIES = ("--dir", "--directory", "--path", "--root", "--store-dir", "--st
 _OUTPUTS = ("--out", "--output", "--output-file", "--outfile", "-o")
 _INPUTS = (*_DIRECTORIES, "--snapshot", "--input", "--file", "-i", "-f")
 _VERSIONS = ("--version", "--to", "-v")
-#: Names that other programs have, and the options that may be meant: the first that the command has.
+#: Options of other programs, and the embsync options that may be meant: the first that the command has.
 _OPTIONS = (
     (("--port", "--bind", "--address", "--addr", "-p", "-b"), ("--listen",)),
     (_DIRECTORIES, ("--store",)),
@@ -53,9 +53,9 @@ def meant(command: click.Command, given: str, program: Sequence[str], arguments:
     given : str
         The unknown option.
     program : sequence of str
-        How embsync was called.
+        The words with which embsync was called.
     arguments : sequence of str
-        What follows.
+        The words after it.
     """
     place = next((at for at, word in enumerate(arguments) if word.partition("=")[0] == given), None)
     if place is None:

@@ -58,7 +58,7 @@ def status(config_file: Path | None, store: Path | None, as_json: bool) -> int:
 
 
 def _add_services(given: Context, found: dict[str, Any]) -> None:
-    """Add what the daemon and the deliveries last wrote."""
+    """Add the last status of the daemon and of deliveries."""
     read: dict[str, Callable[[Context], Any]] = {
         "daemon": lambda given: daemon_status(given.store),
         "delivery": delivery_status,
@@ -137,7 +137,7 @@ def _verdict(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> 
 
 
 def _problems(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> Iterator[str]:
-    """Yield what keeps later versions from readers, and a wrong clock; the lines below the verdict have the details."""
+    """Yield why readers do not get later versions, and a wrong clock; the lines below the verdict have details."""
     daemon, delivery = found["daemon"], found["delivery"]
     if held(store.root) is not None:
         yield "publishing is on hold"
@@ -216,7 +216,7 @@ def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> l
     try:
         entries = survey(store, config).entries
     except NotFoundError:
-        return None  # the daemon's lines say that it is missing
+        return None  # the daemon's lines report it as missing
     except SnapshotError as error:  # the caller may not read it; perhaps the daemon may
         return [
             {
@@ -304,7 +304,7 @@ def show(version: int | None, config_file: Path | None, store: Path | None, as_j
 
 
 def _events_and_current(store: Store) -> tuple[list[Event], int | None]:
-    """Return what a verdict considers beside the manifest, as far as it can be read."""
+    """Return the events and the current version, as far as they can be read, for a verdict."""
     events, current = list(store.journal.events()), None
     with contextlib.suppress(StoreError):
         current = store.current()

@@ -1,4 +1,4 @@
-"""Work that waits for a network: a signal ends it at once."""
+"""Work that waits for a network and is ended by a signal at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from embsync.cli.output import warn
 from embsync.signals import Result, beside
 from embsync.store.critical import exit_between_sections
 
-#: The kernel may give a signal to another thread, which does not wake this one, and Python's handlers run on this one.
-_LOOK_SECONDS = 0.2
+#: Seconds between checks for signals: the kernel may deliver one to another thread, while handlers run on this one.
+_CHECK_SECONDS = 0.2
 #: Removes a progress bar.
 _ERASE_LINE = "\r\x1b[2K"
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,14 +42,14 @@ def until_signal(work: Callable[[], Result]) -> Result:
         for number in ours:
             signal.signal(number, _end)
         found = beside(work, "work")
-        while not wait([found], _LOOK_SECONDS).done:
+        while not wait([found], _CHECK_SECONDS).done:
             pass
         return found.result()
     except _Ended as ended:
         name = signal.Signals(ended.number).name
         if sys.stderr.isatty():
             click.echo(_ERASE_LINE, err=True, nl=False)
-        warn(f"embsync: ended by {name}; what was current stays, and the same command completes the rest")
+        warn(f"embsync: ended by {name}; the current version stays, and the same command completes the rest")
         exit_between_sections(128 + ended.number)
     finally:
         for number in ours:

@@ -66,7 +66,7 @@ class RecallGate:
         if self.queries.shape[0] == 0:
             values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
             return SearchTuning(values, None, effort(index, values, k))
-        if is_exact(index):  # what it finds is the truth
+        if is_exact(index):  # its results are the ground truth
             return SearchTuning({}, 1.0, effort(index, {}, k))
         measure = _Measurement(self, index, labels, most)
         if not knobs:

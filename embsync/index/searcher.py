@@ -25,7 +25,7 @@ from embsync.similarity import unit_rows
 #: Relative difference between two float32 scores of one vector computed by different code paths of FAISS.
 _ROUNDING = 1e-6
 #: Hits fetched beyond ``k`` in place of dead ones: their expected number and so many deviations; for 10 hits and 5 %
-#: dead labels, 2 more. A query that meets more dead labels is asked again, with a selector.
+#: dead labels, 2 more. A query that meets more dead labels is repeated with a selector.
 _SPARE_DEVIATIONS = 2
 #: How much less a comparison costs in a scan for many queries: a graph took 12 ns for each, a scan 1.5 (32 dimensions).
 _SHARED = 8
@@ -188,7 +188,7 @@ class Searcher:
         """Return what a search with a selector of the live labels finds, which costs 8 to 23 % more in a graph.
 
         A few more hits than ``k`` are fetched, and dead ones dropped: a selector does not change which nodes of a graph
-        are visited. Only queries left with fewer than ``k`` are asked again, with the selector.
+        are visited. Only queries left with fewer than ``k`` hits are repeated with the selector.
         """
         dead = k * self._dead_share
         fetched = min(k + math.ceil(dead + _SPARE_DEVIATIONS * math.sqrt(dead)), int(self._index.ntotal))

@@ -1,4 +1,4 @@
-"""Fold-in: a vector for an untrained user or item, from what it interacted with."""
+"""Fold-in: a vector for an untrained user or item, from its interactions."""
 
 from __future__ import annotations
 

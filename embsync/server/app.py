@@ -108,7 +108,7 @@ class Application:
         async def refuse(_: Request) -> Response:
             raise Refused(
                 getattr(error, "status_code", 404),
-                f"not asked with {request.method}" if allowed else "no such endpoint",
+                f"method {request.method} is not allowed" if allowed else "no such endpoint",
                 found=f"{request.method} {_path(request)}",
                 expected=" or ".join(allowed) or None,
                 hint=f"use {' or '.join(allowed)}" if allowed else "GET /openapi.json lists them",
@@ -273,7 +273,7 @@ class Application:
         finally:
             gone.cancel()
         if not done:
-            raise Refused(503, "not answered in time", expected=f"{self._limits.seconds:g} s", hint="ask for less")
+            raise Refused(503, "not answered in time", expected=f"{self._limits.seconds:g} s", hint="request less")
         if future not in done:
             raise ClientDisconnect
 

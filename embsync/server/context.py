@@ -76,7 +76,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     def require_at_most(self, limit: int, asked: int, where: str) -> None:
         """Refuse requests beyond a limit."""
         if asked > limit:
-            raise Invalid("more than a request may ask for", where=where, found=asked, expected=f"at most {limit}")
+            raise Invalid("more than the limit of a request", where=where, found=asked, expected=f"at most {limit}")
 
     def checked_ids(self, ids: list[int | str], where: str) -> Any:
         """Return ids of one type, at most as many as allowed."""

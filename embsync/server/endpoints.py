@@ -96,7 +96,7 @@ def _without_null(kind: msgspec.inspect.Type) -> msgspec.inspect.Type:
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
         rest = [_without_null(one) for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)]
-        return rest[0] if len(rest) == 1 else msgspec.inspect.StrType()  # an id: text is taken for either kind
+        return rest[0] if len(rest) == 1 else msgspec.inspect.StrType()  # an id: text stands for either kind
     return kind
 
 

@@ -121,7 +121,7 @@ class Reservation:
                 where="$",
                 expected=f"at most {self._budget.limit} bytes",
                 found=f"about {self._size + more} bytes for {what}",
-                hint="ask for less at once",
+                hint="request less at once",
             )
         if self._size + more > SMALL and not self._large:
             self._large = self._budget.begin_large()
@@ -166,4 +166,4 @@ class Reservation:
 
 
 def _too_much() -> Refused:
-    return Refused(503, "too much is asked for at once", hint="try again soon, or ask for less at once")
+    return Refused(503, "not enough memory for this request now", hint="try again soon, or request less at once")

@@ -98,11 +98,11 @@ def _queries_given(context: RequestContext, request: SearchRequest, k: int) -> t
     context.require_at_most(context.limits.batch, len(value), f"$.{kind}")
     if len(value) * k > context.limits.hits:
         raise Invalid(
-            "more than a request may ask for",
+            "more than the limit of a request",
             where="$.k",
             found=f"{len(value)} queries x {k}",
             expected=f"at most {context.limits.hits} hits",
-            hint="ask for fewer neighbours, or in parts",
+            hint="request fewer neighbours, or in parts",
         )
     return kind, value
 

@@ -141,7 +141,7 @@ def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line:
         process.send_signal(number)
         output = process.communicate(timeout=50)  # less than the 60 s after which the library gives up
     assert (process.returncode, output[0]) == (128 + number, "")
-    assert output[1].splitlines()[-1].startswith(f"embsync: ended by {number.name}; what was current stays")
+    assert output[1].splitlines()[-1].startswith(f"embsync: ended by {number.name}; the current version stays")
     assert "Traceback" not in output[1]
     assert line.current(command) == 2
     line.complete(command)

@@ -160,7 +160,7 @@ def test_a_diff_shows_labels_and_which_of_them_changed(root: Path, capsys: pytes
             after.diff(before, labels=["titel"])
     assert run(["diff", "--store", str(root), "-n", "2"]) == 0
     said = capsys.readouterr().out
-    assert "label stock: boolean before, not there after" in said
+    assert "label stock: boolean before, absent after" in said
     assert f"stock of {len(both):,} items" in said
     assert f"(Title, é {items.new_ids[0]} of 0, {1900 + int(items.new_ids[0])})" in said
 

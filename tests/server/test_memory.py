@@ -1,4 +1,4 @@
-"""What all clients together may ask for fits into the memory that is meant for it, and small questions beside it."""
+"""The requests of all clients together stay within the memory limit, and small ones are answered beside large ones."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -
         eventually(lambda: taken(server) > 64 * MIB)
         refused = server.ask("/v1/search", {"users": users, "k": 100})
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-        assert refused.plain["what"] == "too much is asked for at once"
+        assert refused.plain["what"] == "not enough memory for this request now"
     eventually(lambda: taken(server) == 0)
 
 
