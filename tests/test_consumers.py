@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from support.documents import ROOT, Document, shell
 from support.nights import night
+from support.ports import free_port
 from support.quick import quick_directory
 from support.stores import sync
 from support.waiting import PATIENCE
@@ -156,8 +156,7 @@ def test_the_command_line_compares_versions(place: Path) -> None:
 @needs_curl
 def test_the_server_answers_the_documented_requests(place: Path) -> None:
     """Every line as it stands, but for the port: JSON, vectors as .npy, and those vectors as a question."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     script = only("sh", "embsync serve").replace("localhost:8980", f"localhost:{port}")
     done = shell(f"export EMBSYNC_SERVE__LISTEN=localhost:{port}\n{script}wait", place)
     assert done.returncode == 0, done

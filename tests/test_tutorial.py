@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.documents import Document, shell
+from support.ports import free_port
 
 import embsync
 from embsync.demo.story import run as demo
@@ -24,8 +24,7 @@ PAGE = Document("docs/tutorial.md")
 def test_every_step_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order; only the demo is a smaller one, and the server listens where no other test does."""
     monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = f"localhost:{free.getsockname()[1]}"
+    listen = f"localhost:{free_port()}"
     monkeypatch.setenv("EMBSYNC_SERVE__LISTEN", listen)
     printed = []
     for block in PAGE.fences():

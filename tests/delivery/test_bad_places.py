@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from contract import Stores
-from servers import BUCKET, SECRET, S3Server, free_port
+from servers import BUCKET, SECRET, S3Server
+from support.ports import free_port
 from support.stores import snapshot_of
 
 from embsync.config import ObjectStoreConfig

@@ -60,8 +60,8 @@ class Place:
         return DeliveryService(lambda: self.config(**delivery), open_)
 
     def state(self) -> dict[str, Any]:
-        found = read_report(self.root)
-        assert found is not None
+        """Return the report, once there is one: a sink may be delivered to before."""
+        found: dict[str, Any] = eventually(lambda: read_report(self.root))
         return found
 
     def sinks_reported(self) -> list[dict[str, Any]]:

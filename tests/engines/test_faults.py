@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from engines import nights
 from support.goodbooks import DAYS, needs_goodbooks, read_day
+from support.ports import free_port
 from support.spark import bare_python
 
 from embsync.config import Config, EngineConfig, IndexConfig
@@ -177,9 +178,7 @@ def test_spark_connect_publishes_the_same(tmp_path: Path) -> None:
     pytest.importorskip("grpc_status", reason="needs pyspark[connect]")
     pyspark = pytest.importorskip("pyspark")
     path, environ = snapshot(tmp_path), environment(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = [str(Path(pyspark.__file__).parent / "bin/spark-submit"), "--master", "local[2]"]
     server += ["--conf", f"spark.connect.grpc.binding.port={port}"]
     server += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]

@@ -37,8 +37,8 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
 
     watched = QueryRequest(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
+        reported("reading", 0.5)  # before the engine is asked: until then there is nothing to repeat
         reported.watch(watched)
-        reported("reading", 0.5)
         assert enough.wait(PATIENCE)
     assert set(seen) == {("reading", 0.5)}
     engine.interrupted = watched.interrupted

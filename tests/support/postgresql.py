@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.ports import free_port
 from support.quick import quick_directory
 
 PASSWORD = "correct horse, battery: 'staple'"  # with what must be quoted in URLs and in SQL
@@ -82,7 +83,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         programs, data = _programs(root), root / "data"
         options = ["--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "--encoding=UTF8", "--locale=C"]
         _run(programs / "initdb", "-D", data, "-U", "embsync", *options)
-        for port in _free_ports():
+        for port in (free_port() for _ in range(5)):
             settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
             settings += " -c autovacuum=off -c io_method=sync -c max_parallel_maintenance_workers=0"
             with contextlib.suppress(AssertionError):  # another process took the port meanwhile
@@ -97,12 +98,3 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
             yield server
         finally:
             _run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-
-
-def _free_ports() -> Iterator[int]:
-    import socket
-
-    for _ in range(5):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        yield port
