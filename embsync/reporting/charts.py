@@ -85,7 +85,7 @@ def lines(
     places = slots(plot, versions)
     version_axis(plot, places, versions, new_spaces)
     cuts = [0, *new_spaces, len(versions)]
-    for line in drawn:
+    for line in reversed(drawn):  # the first is drawn last, so that it is seen where others coincide with it
         heights = np.where(np.isfinite(line.values), scale(np.nan_to_num(line.values)), np.nan)
         for first, last in itertools.pairwise(cuts):
             plot.path(points(places[first:last], heights[first:last]), f"line {line.class_}")
