@@ -66,6 +66,7 @@ def directory() -> Iterator[Path]:
                 on_publish=None,
                 watch=Watch("watch", "events", "", 1, None, None),
             ),
+            lambda: None,
         )
         yield place
 
