@@ -145,7 +145,7 @@ def test_a_decoder_gone_wrong_is_refused_in_one_line(
 def test_a_pipe_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a decoder that does not answer: the disk or network share behind it hangs."""
     monkeypatch.setattr(decoder_process, "_PATIENCE_SECONDS", 0.2)
-    read, process = _vectors(tmp_path / "items.parquet", "head(); write(bytes(9)); signal.pause()")
+    read, process = _vectors(tmp_path / "items.parquet", "head(); write(bytes(9)); time.sleep(4); sys.exit()")
     with pytest.raises(SnapshotChanged, match="reading does not progress"):
         read()
     assert process.poll() is not None
