@@ -47,10 +47,11 @@ def row_cosines(left: Array, right: Array) -> Float64:
 
 def lowest(values: Array, count: int) -> Int64:
     """Return the positions of the ``count`` lowest values, lowest first, equal ones by position; NaN is left out."""
-    known = np.flatnonzero(~np.isnan(values))
-    if 0 < count < len(known):  # without sorting all of them
-        known = known[values[known] <= np.partition(values[known], count - 1)[count - 1]]
-    return known[np.argsort(values[known], kind="stable")[:count]]
+    known = ~np.isnan(values)
+    if 0 < count < np.count_nonzero(known):  # without sorting all of them; NaN comes last, and is not below any bound
+        known = values <= np.partition(values, count - 1)[count - 1]
+    rows = np.flatnonzero(known)
+    return rows[np.argsort(values[rows], kind="stable")[:count]]
 
 
 def scores_of(queries: Array, vectors: Array, metric: Metric) -> Float64:

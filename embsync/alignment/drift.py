@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -81,7 +82,10 @@ class DriftMeter:
         self._inverse = None if parent_inverse is None else parent_inverse.astype(np.float32)
         count = len(parent_rows)
         self._cosines = np.full(count, np.nan, np.float32)
-        self._norms = np.zeros((2, count), np.float32)
+        #: Of rows that are not zero in either version, as they come: their figures have no order.
+        self._norms = np.empty((2, count), np.float32)
+        self._compared = 0
+        self._lock = Lock()  # blocks are observed by several threads
         self._raw: list[tuple[int, float, int, float, float, int, float]] = []
         self._stable: list[tuple[int, float, float]] = []
 
@@ -95,7 +99,11 @@ class DriftMeter:
         old = np.asarray(self._vectors[as_slice(rows[local])])
         new = stable if whole else stable[local]
         cosines, norms, moved, before = compare_stable(new, old)
-        self._norms[:, start + local] = norms
+        norms = norms[:, (norms > 0).all(axis=0)]
+        with self._lock:
+            first = self._compared
+            self._compared += norms.shape[1]
+        self._norms[:, first : first + norms.shape[1]] = norms
         self._cosines[start + local] = cosines
         self._stable.append((start, moved, before))
         if self._inverse is not None:
@@ -103,38 +111,39 @@ class DriftMeter:
 
     def result(self) -> tuple[SideDrift, RowChange]:
         """Return the figures over all rows met."""
+        norm_figures, moved_most = self._norm_figures(), self._moved_most()  # they need memory, and so does a copy
         cosines = self._cosines[~np.isnan(self._cosines)]
         if len(cosines) == 0:
             return SideDrift(), RowChange()
         raw = [sum(column) for column in zip(*sorted(self._raw), strict=True)][1:] if self._raw else None
         moved, before = (sum(column) for column in list(zip(*sorted(self._stable), strict=True))[1:])
         drift = SideDrift(
-            cosine=mean(cosines),
-            cosine_p05=float(np.percentile(cosines, 5)),
+            cosine=float(cosines.mean(dtype=np.float64)),
+            cosine_p05=float(np.percentile(cosines, 5, overwrite_input=True)),
             cosine_raw=None if raw is None or not raw[1] else raw[0] / raw[1],
             displacement=root(moved, before),
             displacement_raw=None if raw is None else root(raw[2], raw[3]),
-            moved_most=self._moved_most(),
+            moved_most=moved_most,
         )
         change = RowChange(
-            **self._norm_figures(),
+            **norm_figures,
             unchanged=None if raw is None or not raw[1] else raw[4] / raw[1],
             scale_raw=None if raw is None else root(raw[5], raw[3]),
         )
         return drift, change
 
     def _norm_figures(self) -> dict[str, float]:
-        both = (self._norms > 0).all(axis=0)
-        if not both.any():
+        if not self._compared:
             return {}
-        new, old = self._norms if both.all() else self._norms[:, both]
+        new, old = self._norms[:, : self._compared]
         with np.errstate(invalid="ignore"):  # an overflow shows in the result
             changes = np.divide(new, old, dtype=np.float64)
             changes /= np.median(changes, overwrite_input=True)
+            outside = np.count_nonzero(changes > OUTLIER) + np.count_nonzero(changes < 1 / OUTLIER)
+            del changes
             ratio = np.float64(_median(new)) / _median(old)
             longest = np.float64(new.max()) / old.max() / ratio
-        outside = np.count_nonzero(changes > OUTLIER) + np.count_nonzero(changes < 1 / OUTLIER)
-        return {"norm_ratio": float(ratio), "norm_outliers": float(outside / len(changes)), "longest": float(longest)}
+        return {"norm_ratio": float(ratio), "norm_outliers": float(outside / self._compared), "longest": float(longest)}
 
     def _moved_most(self) -> tuple[Moved, ...]:
         rows = lowest(self._cosines, MOVED_MOST).tolist()
