@@ -10,6 +10,9 @@ from embsync.dtypes import Bool, Int64
 from embsync.index.layers import innermost
 from embsync.index.library import faiss
 
+#: Passes over the links. If the longest tenth of 19,536 real items dies, to which half of all links lead, efSearch for
+#: recall 0.95 is 112 after one pass, and 107, 46 and 37 after more; if a random twentieth dies, it is 17 after each.
+_PASSES = 4
 #: Nodes whose links are processed at once: 1 MB of links at 64 per node, and less than 1 kB for each dead link.
 _BLOCK = 4096
 
@@ -19,7 +22,8 @@ def bypass(index: Any, dead: Bool) -> None:
 
     Searches then reach the same nodes without passing dead ones, which take fewer places among the candidates. Only
     the lowest level is changed: a search visits few nodes above it. A link is kept if the neighbour drawn is dead, an
-    empty slot, the node itself or already linked, so no list of links ever gets shorter.
+    empty slot, the node itself or already linked, so no list of links ever gets shorter. What is kept is tried again:
+    neighbours of a dead hub are often dead hubs, whose own links lead to live ones after the first pass.
 
     Parameters
     ----------
@@ -29,13 +33,19 @@ def bypass(index: Any, dead: Bool) -> None:
     """
     if not dead.any():
         return
-    graph = innermost(index).hnsw
+    rng = np.random.default_rng(0)  # the same graph and dead labels give the same file
+    for _ in range(_PASSES):
+        if not _replace(innermost(index).hnsw, np.append(dead, False), rng):  # the label of an empty slot is -1
+            return
+
+
+def _replace(graph: Any, gone: Bool, rng: np.random.Generator) -> bool:
+    """Try to replace each link to a dead label once; return whether any was."""
     links = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
     starts = faiss.rev_swig_ptr(graph.offsets.data(), graph.offsets.size()).view(np.int64)
     slots = np.arange(graph.nb_neighbors(0))
-    gone = np.append(dead, False)  # the label of an empty slot is -1
-    rng = np.random.default_rng(0)  # the same graph and dead labels give the same file
-    for first in range(0, dead.size, _BLOCK):
+    replaced = False
+    for first in range(0, gone.size - 1, _BLOCK):
         block = starts[first : first + _BLOCK + 1]
         places = block[0] + np.flatnonzero(gone[links[block[0] : block[-1]]])
         nodes = first + np.searchsorted(block, places, side="right") - 1
@@ -46,6 +56,8 @@ def bypass(index: Any, dead: Bool) -> None:
         fit = (drawn >= 0) & ~gone[drawn] & (drawn != nodes) & (linked != drawn[:, None]).all(axis=1)
         fit &= _first_of_its_kind(nodes * gone.size + drawn)
         links[places[fit]] = drawn[fit]
+        replaced |= bool(fit.any())
+    return replaced
 
 
 def _first_of_its_kind(values: Int64) -> Bool:
