@@ -162,6 +162,7 @@ class Follower:
         if self._refused is not None and self._refused.number == number and self._refused.is_in_force():
             return
         version = open_version(self._root)
+        before = _states(version)
         try:
             require_space(version, self._space_id)
             self._verify(version, lambda: self._stopping)
@@ -169,7 +170,7 @@ class Follower:
         except BaseException as error:
             version.close()
             if isinstance(error, EmbsyncError):
-                self._refused = _Refused.of(version, error)
+                self._refused = _Refused.of(version, error, before)
             raise
         self._serving = version.number, version.identity
         self._refused = self.error = None
@@ -202,14 +203,24 @@ class _Refused:
     until: float
 
     @classmethod
-    def of(cls, version: Version, error: EmbsyncError) -> _Refused:
-        names = (layout.MANIFEST, layout.MANIFEST_HASH)
-        paths = (*(version.path / name for name in names), *(() if error.where is None else (Path(error.where),)))
-        return cls(version.number, paths, tuple(map(_state, paths)), time.monotonic() + _TRY_AGAIN)
+    def of(cls, version: Version, error: EmbsyncError, before: dict[Path, object]) -> _Refused:
+        """Refuse a version in the state that its files had before they were read: they may be repaired meanwhile."""
+        paths = (*_manifests(version), *(() if error.where is None else (Path(error.where),)))
+        states = tuple(before[path] if path in before else _state(path) for path in paths)
+        return cls(version.number, paths, states, time.monotonic() + _TRY_AGAIN)
 
     def is_in_force(self) -> bool:
         """Return whether nothing suggests that it might be accepted now."""
         return time.monotonic() < self.until and tuple(map(_state, self.paths)) == self.states
+
+
+def _manifests(version: Version) -> tuple[Path, Path]:
+    return version.path / layout.MANIFEST, version.path / layout.MANIFEST_HASH
+
+
+def _states(version: Version) -> dict[Path, object]:
+    files = (version.path / entry.path for entry in version.record.files)
+    return {path: _state(path) for path in (*_manifests(version), *files)}
 
 
 def _state(path: Path) -> object:

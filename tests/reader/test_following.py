@@ -21,6 +21,7 @@ from support.waiting import PATIENCE, eventually, next_tick
 import embsync
 from embsync.errors import StoreError
 from embsync.reader import Follower, ForeignSpace, Version, open_version
+from embsync.reader.verification import verify
 from embsync.store import Store
 
 SIZES = {"items": 100, "users": 80, "width": 6}
@@ -291,6 +292,31 @@ def test_a_repaired_version_is_switched_to(root: Path, monkeypatch: pytest.Monke
         flip_a_bit(root, 2)  # back to what it was
         eventually(lambda: reader.current.number == 2)
         assert follower.error is None
+
+
+def test_a_version_repaired_while_it_is_hashed_is_switched_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file was read before, so it is hashed again at the next look."""
+    monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 1e9)
+    served: list[int] = []
+    flip_a_bit(root, 1)
+
+    def repaired_meanwhile(version: Version, stopping: Callable[[], bool]) -> None:
+        try:
+            verify(version, stopping)
+        except StoreError:
+            next_tick(root / "versions/000001/items/vectors.npy")
+            flip_a_bit(root, 1)
+            raise
+
+    with Follower(
+        root,
+        lambda version: served.append(version.number) or version.close(),
+        interval=0.001,
+        on_error=lambda _: None,
+        verify=repaired_meanwhile,
+    ).start():
+        eventually(lambda: served)
+    assert served == [1]
 
 
 def test_a_version_repaired_without_a_trace_is_retried_after_a_while(
