@@ -71,22 +71,24 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
         The address cannot be used, a token is required, or the token file is unreadable.
     """
     require_servable(settings)
-    # From here on a stop has something to remove: until there are handlers, it waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    # From here on a stop has something to remove. A blocked signal would not wait: other threads would get it.
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOPS}
     try:
-        return _serve_on(_bind(settings.listen), settings, listening)
+        return _serve_on(_bind(settings.listen), settings, listening, stop)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _serve_on(bound: socket.socket, settings: Settings, listening: Callable[[str], None]) -> int:
+def _serve_on(bound: socket.socket, settings: Settings, listening: Callable[[str], None], stop: threading.Event) -> int:
     where = bound.getsockname()
     place = _place(where)
     try:
         listening(_name(where))
         if settings.workers == 1:
-            return work(settings, bound)
-        return _oversee(settings, bound)
+            return work(settings, bound, stop)
+        return _oversee(settings, bound, stop)
     finally:
         if place is not None and _place(where) == place:  # and not that of a later server
             with contextlib.suppress(OSError):
@@ -161,8 +163,8 @@ def _protocol() -> type[BoundedConnection]:
     return BoundedHttpTools
 
 
-def work(settings: Settings, bound: socket.socket) -> int:
-    """Serve on a socket, in this process."""
+def work(settings: Settings, bound: socket.socket, stop: threading.Event | None = None) -> int:
+    """Serve on a socket, in this process, until a signal or a stop that came before."""
     application = Application(settings, leaving=lambda: server.should_exit)
     bounds = application.connections
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # otherwise every malformed request would cause a log line
@@ -190,7 +192,8 @@ def work(settings: Settings, bound: socket.socket) -> int:
         server.should_exit = True
 
     before = {number: signal.signal(number, leave) for number in _STOPS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    if stop is not None and stop.is_set():
+        leave()
     _outlive_hangup()
     try:
         server.run(sockets=[bound])
@@ -200,12 +203,8 @@ def work(settings: Settings, bound: socket.socket) -> int:
     return 0
 
 
-def _oversee(settings: Settings, bound: socket.socket) -> int:
+def _oversee(settings: Settings, bound: socket.socket, stop: threading.Event) -> int:
     """Keep the workers alive until a signal, then stop them all."""
-    stop = threading.Event()
-    for number in _STOPS:
-        signal.signal(number, lambda *_: stop.set())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     _outlive_hangup()
     with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]

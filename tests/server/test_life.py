@@ -196,14 +196,15 @@ def test_a_signal_shuts_the_server_down_in_order(root: Path, number: signal.Sign
 
 #: A server to which the signal comes just before a call.
 _TOO_EARLY = """
-import signal, sys
+import os, signal, sys, threading
 import uvicorn
 from embsync.server import server
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # the kernel may give it the signal
 where, name, *arguments = sys.argv[1:]
 where = {"uvicorn": uvicorn.Server, "server": server}[where]
 call = getattr(where, name)
 def signalled(*given, **named):
-    signal.raise_signal(signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
     return call(*given, **named)
 setattr(where, name, signalled)
 from embsync.cli.main import main
