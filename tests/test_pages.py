@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,6 @@ def place() -> Iterator[Path]:
     with quick_directory() as directory:
         demo(directory / "embsync-demo", 3, world=World(items=300, users=200))
         (directory / "embsync-store").symlink_to("embsync-demo/store")
-        (directory / "models").mkdir()
         yield directory
 
 
@@ -64,8 +64,13 @@ def place() -> Iterator[Path]:
     "name", [pytest.param(page, marks=pytest.mark.services(*IMPORTED.get(page, []))) for page in RUN_HERE]
 )
 def test_every_block_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """In order; Python with the arrays of a training job at hand, YAML as a configuration, JSON as a document."""
+    """In order; Python with the arrays of a training job at hand, YAML as a configuration, JSON as a document.
+
+    Pages write snapshots by the same names, so each begins with an empty directory of models.
+    """
     monkeypatch.chdir(place)
+    shutil.rmtree("models", ignore_errors=True)
+    Path("models").mkdir()
     random = np.random.default_rng(3)
     given = {"items": random.normal(size=(50, 4)), "users": random.normal(size=(40, 4))}
     for block in Document(name).fences():
