@@ -6,7 +6,9 @@ fresh clone, or where ``PYTHONDONTWRITEBYTECODE`` is set, each of them would rew
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from _pytest.assertion import rewrite
@@ -17,12 +19,17 @@ def rewrite_share(config: pytest.Config) -> None:
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if count == 1 or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
-    state = config.stash[rewrite.assertstate_key]
     own = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     for folder in config.getini("testpaths"):
         for path in sorted((config.rootpath / folder).rglob("test_*.py"))[own % count :: count]:
-            cache = rewrite.get_cache_dir(path)
-            cached = cache / (path.stem + rewrite.PYC_TAIL)
-            if rewrite._read_pyc(path, cached) is None and rewrite.try_makedirs(cache):
-                source, code = rewrite._rewrite_test(path, config)
-                rewrite._write_pyc(state, code, source, cached)
+            # These functions are pytest's own: if a release changes them, each worker rewrites every module, as usual.
+            with contextlib.suppress(AttributeError, KeyError, TypeError):
+                _rewrite(path, config)
+
+
+def _rewrite(path: Path, config: pytest.Config) -> None:
+    cache = rewrite.get_cache_dir(path)
+    cached = cache / (path.stem + rewrite.PYC_TAIL)
+    if rewrite._read_pyc(path, cached) is None and rewrite.try_makedirs(cache):
+        source, code = rewrite._rewrite_test(path, config)
+        rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, source, cached)
