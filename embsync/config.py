@@ -280,9 +280,9 @@ class DeliveryConfig(_Section, frozen=True):
     sinks : tuple
         Each by its own name and kind.
     rescan_seconds : float
-        Seconds between looks at the store.
+        Seconds between checks of the store.
     recheck_seconds : float
-        Seconds between looks at a sink that has the current version.
+        Seconds between checks of a sink that has the current version.
     retry_seconds : float
         Pause after a first failure; doubled after each further one, up to ten minutes.
     directory : str or None

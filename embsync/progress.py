@@ -39,8 +39,8 @@ class Counted:
 
     stage: Stage
     report: Progress
-    _done: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _done: float = field(default=0.0, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def add(self, amount: float) -> None:
         """Report that so much more is done."""

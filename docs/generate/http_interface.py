@@ -44,7 +44,7 @@ def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     schema = _resolved(schema)
     for name, field in schema.get("properties", {}).items():
         required = ", required" if name in schema.get("required", ()) else ""
-        yield code(name), _kind(field) + required, field.get("description", "").replace("``", "`")
+        yield code(name), _kind(field) + required, field.get("description", "")
 
 
 def _operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -77,7 +77,7 @@ def endpoints() -> str:
     while rest := [name for name in queue if name not in seen]:
         seen.append(name := rest[0])
         schema = DOCUMENT["components"]["schemas"][name]
-        parts += [f"### {name}", schema["description"].replace("``", "`"), table("field | type | meaning", _fields(schema))]
+        parts += [f"### {name}", schema["description"], table("field | type | meaning", _fields(schema))]
         queue |= dict.fromkeys(_objects(schema))
     return "\n\n".join(parts)
 

@@ -50,7 +50,7 @@ def manifest_fields() -> str:
         fields = inspect.type_info(kind).fields
         queue += [inner for field in fields for inner in _structures(field.type)]
         texts = attributes(kind.__doc__ or "")
-        lines = [(code(field.name), _words(field.type), texts.get(field.name, "").replace("``", "`")) for field in fields]
+        lines = [(code(field.name), _words(field.type), texts.get(field.name, "")) for field in fields]
         header = "field | type | meaning" if any(line[2] for line in lines) else "field | type"
         lines = lines if header.count("|") == 2 else [line[:2] for line in lines]
         parts.append(f"## {kind.__name__}\n\n{_described(kind)}\n\n{table(header, lines)}")

@@ -11,9 +11,10 @@ _DIRECTORIES = ("--dir", "--directory", "--path", "--root", "--store-dir", "--st
 _OUTPUTS = ("--out", "--output", "--output-file", "--outfile", "-o")
 _INPUTS = (*_DIRECTORIES, "--snapshot", "--input", "--file", "-i", "-f")
 _VERSIONS = ("--version", "--to", "-v")
+_ADDRESSES = ("--port", "--bind", "--address", "--addr", "-p", "-b")
 #: Options of other programs, and the embsync options that may be meant: the first that the command has.
 _OPTIONS = (
-    (("--port", "--bind", "--address", "--addr", "-p", "-b"), ("--listen",)),
+    (_ADDRESSES, ("--listen",)),
     (_DIRECTORIES, ("--store",)),
     (_OUTPUTS, ("--output",)),
     (("--conf", "--cfg", "--config-file", "--settings"), ("--config",)),
@@ -44,7 +45,7 @@ _LOGGING = frozenset({"deliver", "run", "serve"})
 _HOST, _PORT = "127.0.0.1", "8980"
 
 
-def meant(command: click.Command, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
+def hint_for(command: click.Command, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
     """Return a hint for an option that the command does not have; None if it is not known what is meant.
 
     Parameters
@@ -99,7 +100,7 @@ def _option(command: click.Command, given: str) -> click.Option | None:
 
 def _address(given: str, value: str, before: list[str], after: list[str]) -> str:
     """Return a port or a host as an address; a host that was given beside a port is taken from the other words."""
-    if given not in _OPTIONS[0][0]:
+    if given not in _ADDRESSES:
         return value
     if not value.isdigit():
         return value if ":" in value else f"{value}:{_PORT}"

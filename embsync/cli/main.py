@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import embsync
-from embsync.cli.guesses import meant
+from embsync.cli.guesses import hint_for
 from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
 from embsync.invocation import Invocation, set_invocation
 
@@ -155,7 +155,7 @@ def _usage(error: click.ClickException, program: Sequence[str], arguments: Seque
     if isinstance(error, click.NoSuchOption):
         if error.option_name[1:2].isdigit():
             return "; hint: put -- before ids that begin with -"
-        hint = None if context is None else meant(context.command, error.option_name, program, arguments)
+        hint = None if context is None else hint_for(context.command, error.option_name, program, arguments)
         if hint is not None:
             return f"; hint: {hint}"
         if (near := _nearest_option(error.option_name, context)) is not None:

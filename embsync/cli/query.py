@@ -174,13 +174,13 @@ def _conditions(version: Version, given: tuple[str, ...]) -> dict[str, Any] | No
         low, dots, high = text.partition("..")
         if dots and kind in ("integer", "float"):
             ends = {"min": low, "max": high}
-            conditions[name] = {end: _value(name, kind, number) for end, number in ends.items() if number}
+            conditions[name] = {end: _value(kind, number) for end, number in ends.items() if number}
         else:
-            conditions.setdefault(name, []).append(_value(name, kind, text))
+            conditions.setdefault(name, []).append(_value(kind, text))
     return conditions or None
 
 
-def _value(name: str, kind: str, text: str) -> object:
+def _value(kind: str, text: str) -> object:
     if kind == "boolean" and text in ("true", "false"):
         return text == "true"
     try:

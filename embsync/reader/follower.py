@@ -103,7 +103,7 @@ class Follower:
         self._checked = time.monotonic()
         self._wake, self._stopping = threading.Event(), False
         #: Set once the store was first checked, and its version is served or refused.
-        self.looked = threading.Event()
+        self.checked_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
 
     def start(self) -> Follower:
@@ -139,7 +139,7 @@ class Follower:
             except Exception as error:  # if the thread ended, the served version would silently become outdated
                 self._report(error)
             self._checked = time.monotonic()
-            self.looked.set()
+            self.checked_once.set()
             self._wake.wait(self._interval)
             self._wake.clear()
 

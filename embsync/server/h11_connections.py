@@ -16,9 +16,8 @@ class BoundedH11(BoundedConnection, H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
-        for start in range(
-            0, len(data), LONGEST_HEAD
-        ):  # otherwise a head of any length would be accepted if it arrives at once
+        # In pieces: otherwise a head of any length would be accepted if it arrives at once.
+        for start in range(0, len(data), LONGEST_HEAD):
             if not self.transport.is_closing():
                 super().data_received(data[start : start + LONGEST_HEAD])
 

@@ -244,13 +244,13 @@ class ServerState(TypedDict):
     """The state of a server."""
 
     ready: Annotated[bool, _about("Whether there is a version to serve")]
-    following: Annotated[bool, _about("Whether the store is still looked at for new versions")]
+    following: Annotated[bool, _about("Whether the store is still checked for new versions")]
     serving: Annotated[int | None, _about("The served version; null: none yet")]
     newest: Annotated[
         int | None, _about("The current version of the store; null: none yet, or the store cannot be read")
     ]
     error: Annotated[str | None, _about("Why the newest version is not served; null: nothing is wrong")]
-    seconds_since_look: Annotated[float, _about("Seconds since the store was last looked at")]
+    seconds_since_look: Annotated[float, _about("Seconds since the store was last checked")]
 
 
 class ErrorReply(TypedDict):

@@ -45,7 +45,7 @@ class ServedVersion:
 
     def has_checked(self) -> bool:
         """Return whether the store was checked once: a version is served, was refused, or does not exist yet."""
-        return self._follower.looked.is_set()
+        return self._follower.checked_once.is_set()
 
     def stop(self) -> None:
         """Stop following, whatever is being verified; requests still being answered keep their version."""

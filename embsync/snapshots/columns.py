@@ -102,7 +102,7 @@ def _vectors(side: str, columns: Columns, configured: str) -> tuple[str, ...]:
     if configured.endswith("*") and configured not in columns.kinds:
         return _configured_dimensions(configured, columns)
     if configured != "auto":
-        return (_usable("vector", configured, columns, VECTORS.keys(), side),)
+        return (_usable("vector", configured, columns, VECTORS.keys()),)
     exact = [
         name for name in columns.kinds if folded(name) in {*VECTOR_NAMES, *(side[:-1] + name for name in VECTOR_NAMES)}
     ]
@@ -149,7 +149,7 @@ def choose_ids(side: str, columns: Columns, config: SnapshotConfig, taken: Colle
     if configured != "auto":
         if config.row_number_ids:
             reject_ids([f"snapshot.id_column: {configured}"], columns.where)
-        return _usable("id", configured, columns, IDS, side)
+        return _usable("id", configured, columns, IDS)
     free = [name for name in columns.kinds if name not in taken]
     foreign = [name for name in free if is_of(name, USERS if side == ITEMS else ITEMS)]
     own = [name for name in free if name not in foreign]
@@ -206,10 +206,10 @@ def _one(what: str, candidates: list[str], columns: Columns, kinds: Iterable[str
             hint=f"set snapshot.{what}_column: {candidates[0]}, or whichever it is (for both sides: "
             f"{{items: …, users: …}})",
         )
-    return _usable(what, candidates[0], columns, kinds, side)
+    return _usable(what, candidates[0], columns, kinds)
 
 
-def _usable(what: str, name: str, columns: Columns, kinds: Iterable[str], side: str) -> str:
+def _usable(what: str, name: str, columns: Columns, kinds: Iterable[str]) -> str:
     if name not in columns.kinds:
         raise _none(
             what,

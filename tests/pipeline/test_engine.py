@@ -29,13 +29,13 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
     seen: list[tuple[str, float]] = []
     enough = threading.Event()
 
-    class QueryRequest(Engine):
+    class Observed(Engine):
         def sign(self) -> object:
             if self.asked >= beats:
                 enough.set()
             return super().sign()
 
-    watched = QueryRequest(engine.changes)
+    watched = Observed(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
         reported("reading", 0.5)  # before the engine is asked: until then there is nothing to repeat
         reported.watch(watched)

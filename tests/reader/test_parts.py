@@ -313,6 +313,6 @@ def test_the_first_version_is_served_only_if_its_part_files_are_intact(root: Pat
     with Follower(
         root, lambda version: served.append(version.number) or version.close(), on_error=errors.append
     ).start() as follower:
-        assert follower.looked.wait(PATIENCE)
+        assert follower.checked_once.wait(PATIENCE)
     assert served == ([] if damaged else [number])
     assert [type(error) for error in errors] == ([StoreDamaged] if damaged else [])

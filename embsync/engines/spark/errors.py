@@ -62,8 +62,8 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
     (
         r"cancelled as part of cancellation of all jobs|OPERATION_CANCELED",
         EngineError,
-        "a job of Spark was ended while it was waited for",
-        "embsync ends one in which no task ends for an hour, as an executor may hang: see Spark's log",
+        "a Spark job was cancelled",
+        "embsync cancels a job in which no task ends for an hour, as an executor may hang: see Spark's log",
     ),
     (
         r"Cannot parse the master URL|Could not parse Master URL|INVALID_CONNECT_URL",
