@@ -14,7 +14,8 @@ from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import invocation, quoted, set_invocation
 from embsync.store.layout import current_number
 
-_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  (other servers have it as --host; nothing listens there by this)
+#: Other servers take this as --host; embsync listens there only by --listen.
+_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 
 
 @click.command()

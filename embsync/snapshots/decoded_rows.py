@@ -111,7 +111,7 @@ class RowPipe:
                 "changed while it was read", where=self._where, found=f"{found} rows", expected=self._total
             )
         return SnapshotError(
-            "malformed table", where=self._where, found=f"{found} rows", expected=f"{self._total}, as it says itself"
+            "malformed table", where=self._where, found=f"{found} rows", expected=f"{self._total} by its metadata"
         )
 
 
