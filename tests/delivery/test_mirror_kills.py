@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,8 +32,8 @@ _SCRIPT = (
 
 #: Kills of the default run, and the seconds in which they come.
 _FEW, _SHORT = 2, 0.1
-#: Undisturbed runs that are timed, and how far beyond the switch of the fastest the moments reach.
-_TIMED, _BEYOND = 3, 1.25
+#: Undisturbed runs that are timed, before how many kills each time, and how far beyond the faster switch these reach.
+_TIMED, _EVERY, _BEYOND = 2, 5, 1.25
 
 
 class Killed:
@@ -83,11 +83,16 @@ def remote_number(config: ObjectStoreConfig) -> int:
     return pointer.version
 
 
-def timed(killed: Killed, switched: Callable[[], bool], back: Callable[[], None]) -> float:
-    """Return the seconds of an undisturbed run, after which everything is as before it."""
-    seconds = killed.seconds(switched)
-    back()
-    return seconds
+def moments(kills: int, undisturbed: Callable[[], float]) -> Iterator[float]:
+    """Yield how long to wait before each kill: at random, most of them before the switch.
+
+    Undisturbed runs are timed again and again, as other work on the machine changes how long they take.
+    """
+    chance, longest = random.Random(7), _SHORT
+    for turn in range(kills):
+        if kills >= _EVERY and turn % _EVERY == 0:
+            longest = _BEYOND * min(undisturbed() for _ in range(_TIMED))
+        yield chance.uniform(0.0, longest)
 
 
 def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int) -> dict[str, int]:
@@ -95,9 +100,6 @@ def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int)
     with pinned(root, 2) as version:
         deliver(ObjectStoreSink(config), version)
     killed, found = Killed(work, root, config), {"old": 0, "complete, not switched": 0, "new": 0, "at work": 0}
-
-    def switched() -> bool:
-        return ObjectStoreSink(config).current() == 3
 
     def back() -> None:
         sink = ObjectStoreSink(config)
@@ -107,12 +109,13 @@ def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int)
         sink.commit(2, 3)
         sink.drop(3)
 
-    longest = _SHORT
-    if kills > _FEW:
-        longest = _BEYOND * min(timed(killed, switched, back) for _ in range(_TIMED))
-    moments = random.Random(7)
-    for _ in range(kills - 1):
-        found["at work"] += killed.after(moments.uniform(0.0, longest))
+    def undisturbed() -> float:
+        seconds = killed.seconds(lambda: ObjectStoreSink(config).current() == 3)
+        back()
+        return seconds
+
+    for moment in moments(kills - 1, undisturbed):
+        found["at work"] += killed.after(moment)
         new = remote_number(config) == 3
         found["new" if new else "old"] += 1
         complete = {one.number for one in ObjectStoreSink(config).generations() if one.complete}
@@ -146,14 +149,13 @@ def torment_a_pull(root: Path, config: ObjectStoreConfig, folder: Path, kills: i
         assert assert_intact(copy) == 3
         assert_at_rest(copy, "source.json", "pull.lock")
 
-    longest = _SHORT
-    if kills > _FEW:
+    def undisturbed() -> float:
         afresh()
-        longest = _BEYOND * min(timed(killed, lambda: Store(copy).current() == 3, afresh) for _ in range(_TIMED))
-    moments = random.Random(8)
-    for _ in range(kills - 1):
+        return killed.seconds(lambda: Store(copy).current() == 3)
+
+    for moment in moments(kills - 1, undisturbed):
         afresh()
-        found["at work"] += killed.after(moments.uniform(0.0, longest))
+        found["at work"] += killed.after(moment)
         found["new" if assert_intact(copy) == 3 else "old"] += 1
         complete()
     afresh()
