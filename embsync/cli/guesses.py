@@ -103,10 +103,17 @@ def _address(given: str, value: str, before: list[str], after: list[str]) -> str
     if given not in _ADDRESSES:
         return value
     if not value.isdigit():
-        return value if ":" in value else f"{value}:{_PORT}"
+        complete = value.startswith("unix:") or value.count(":") == 1 or "]:" in value
+        return value if complete else f"{_host(value)}:{_PORT}"
     for words in (before, after):
-        if "--host" in words[:-1]:
-            at = words.index("--host")
-            _, host = words.pop(at), words.pop(at)
-            return f"{host}:{value}"
+        for at, word in enumerate(words):
+            name, assigned, host = word.partition("=")
+            if name == "--host" and (assigned or words[at + 1 :]):
+                host = host if assigned else words.pop(at + 1)
+                del words[at]
+                return f"{_host(host)}:{value}"
     return f"{_HOST}:{value}"
+
+
+def _host(given: str) -> str:
+    return f"[{given}]" if ":" in given and not given.startswith("[") else given

@@ -13,6 +13,11 @@ from embsync.cli.main import cli, run
 TYPED = {
     "serve --port 8080": "serve --listen 127.0.0.1:8080",
     "serve --host db.local --port=8080 --store S": "serve --listen db.local:8080 --store S",
+    "serve --host=db.local --store S --port=8080": "serve --store S --listen db.local:8080",
+    "serve --port 8080 --host ::1": "serve --listen '[::1]:8080'",
+    "serve --bind ::1": "serve --listen '[::1]:8980'",
+    "serve --bind '[::1]:80'": "serve --listen '[::1]:80'",
+    "serve --bind unix:/s": "serve --listen unix:/s",
     "serve --bind 127.0.0.2 -w 2": "serve --listen 127.0.0.2:8980 -w 2",
     "serve -p 80": "serve --listen 127.0.0.1:80",
     "serve --path 'my store'": "serve --store 'my store'",
