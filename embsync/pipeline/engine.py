@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 
 from embsync.config import EngineConfig
@@ -61,14 +60,14 @@ class Reported:
     def _repeat(self) -> None:
         sign: object = None
         interrupted = False
-        changed = time.monotonic()
+        silent = 0.0  # by beats, not by a clock, which goes on while this process or its machine is stopped
         while not self._done.wait(self._beat_seconds):
-            now = time.monotonic()
+            silent += self._beat_seconds
             found = (self._last, None if self._engine is None else self._engine.sign())
             if found != sign:
-                sign, changed = found, now
+                sign, silent = found, 0.0
                 interrupted = False
-            if now - changed > self._silent_seconds:
+            if silent > self._silent_seconds:
                 if self._engine is not None and not interrupted:
                     self._engine.interrupt()
                     interrupted = True

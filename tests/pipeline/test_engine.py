@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, eventually
 
 from embsync.pipeline.engine import Reported
 
@@ -57,3 +58,20 @@ def test_a_job_that_hangs_is_not_reported_for_ever() -> None:
     engine = Engine(changes=5)
     assert reports(engine, 40, silent_seconds=0.0) <= 6
     assert engine.interrupted == 1
+
+
+def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
+    """By Ctrl-Z, or with its machine: a job that goes on afterwards is not interrupted."""
+
+    class Stopped(Engine):
+        def sign(self) -> object:
+            if self.asked == 2:
+                time.sleep(0.3)  # as every clock goes on while a process is stopped
+            super().sign()
+            return max(self.asked, 4)
+
+    engine = Stopped(changes=1000)
+    with Reported(lambda *_: None, 0.005, silent_seconds=0.2) as reported:
+        reported.watch(engine)
+        eventually(lambda: engine.asked > 20)
+    assert engine.interrupted == 0
