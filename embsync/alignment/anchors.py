@@ -79,6 +79,15 @@ class AnchorSide:
             return self.vectors
         return blend(self, self.recent, None, positions, update.parent_share)
 
+    def reference_of_version(
+        self, update: AnchorUpdate, positions: Array, ids: Array, vectors: Float32
+    ) -> ReferenceRows:
+        """Return the same with the last stable vectors of a version, which has no ``recent``: those of its ids."""
+        rows = positions_in(self.ids, ids)
+        if update.policy != "two_time_scales" or (rows < 0).any():
+            return self.vectors
+        return blend(self, vectors, rows, positions, update.parent_share)
+
 
 class ReferenceRows(Protocol):
     """Rows that can be read by position: an array or a :class:`Blend`."""

@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 import numpy as np
 
-from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, Policy, ReferenceRows, blend
+from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, Policy
 from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
@@ -229,21 +229,14 @@ def _side_run(
         rate = len(anchor_ids) / max(len(mine.ids), 1)
         anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages(name))
         places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        pairing = Pairing.of(places, _reference(anchors, mine, update, places), anchor_ids)
+        reference = anchors.reference_of_version(update, places, mine.ids, mine.vectors)
+        pairing = Pairing.of(places, reference, anchor_ids)
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source, digest.update)
     return SideRun(
         name, side, laid_out, ids, fitted, digest, held, anchors, None if parent is None else parent.side(name)
     )
-
-
-def _reference(anchors: AnchorSide, parent: Side, update: AnchorUpdate, positions: Array) -> ReferenceRows:
-    """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
-    rows = positions_in(anchors.ids, parent.ids)
-    if update.policy != "two_time_scales" or (rows < 0).any():
-        return anchors.vectors
-    return blend(anchors, parent.vectors, rows, positions, update.parent_share)
 
 
 def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embsync.alignment.anchors import AnchorSide, AnchorUpdate, ReferenceRows, advance, advance_ages, blend
+from embsync.alignment.anchors import AnchorSide, AnchorUpdate, advance, advance_ages
 from embsync.alignment.drift import mean
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual
@@ -182,7 +182,8 @@ def table_run(
     pairing, rate = None, 1.0
     if anchors is not None and recent is not None:
         places = row_numbers(positions_in(taken.ids, anchors.ids), len(anchors.ids))
-        pairing, rate = Pairing.of(places, _reference(anchors, recent, update, places), anchors.ids), anchors.rate
+        reference = anchors.reference_of_version(update, places, recent.ids, recent.vectors)
+        pairing, rate = Pairing.of(places, reference, anchors.ids), anchors.rate
     fitted = TableInput(table, totals, taken, pairing, rate, positions_in(wanted, taken.ids))
     return TableRun("users", side, engine, counts, fitted, anchors, parent, before, known_rows, kept)
 
@@ -239,14 +240,6 @@ def _version_table(engine: Engine, version: Version) -> SideTable:
     paths = tuple(version.path / layout.side_file("users", what) for what in ("ids", "vectors", "last_seen"))
     strings = version.side("users").ids.dtype.kind == "S"
     return engine.arrays("users", paths, record.users.rows, record.dimension, strings=strings)
-
-
-def _reference(anchors: AnchorSide, recent: TakenRows, update: AnchorUpdate, positions: Array) -> ReferenceRows:
-    """Return the rows to fit to; the recent part of two time scales is the parent's own rows."""
-    rows = positions_in(anchors.ids, recent.ids)
-    if update.policy != "two_time_scales" or (rows < 0).any():
-        return anchors.vectors
-    return blend(anchors, recent.vectors, rows, positions, update.parent_share)
 
 
 @dataclass(frozen=True)
