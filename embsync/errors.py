@@ -171,7 +171,7 @@ class SinkError(EmbsyncError):
 
 
 class SinkConflict(SinkError):
-    """A sink has something that somebody else made."""
+    """A sink has something that another program made."""
 
 
 class SinkUnavailable(SinkError):

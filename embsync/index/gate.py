@@ -161,7 +161,7 @@ def _cheapest_pair(measure: _Measurement, finder: Tunable, refiner: Tunable, tar
             break
         found.append(measure.tuning(_cheapest(measure, finder, {refiner.name: factor}, target)))
         if found[-1].recall is not None and found[-1].recall >= target:
-            measure.most = min(measure.most, found[-1].effort)  # dearer pairs need not be tried
+            measure.most = min(measure.most, found[-1].effort)  # costlier pairs need not be tried
         factor *= 2
     best = max(float(tuning.recall or 0.0) for tuning in found)
     bar = target if best >= target else 0.99 * best

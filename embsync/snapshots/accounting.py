@@ -98,9 +98,9 @@ def shortened(entries: Sequence[str]) -> str:
 def missing_of(place: Place, claim: Claim, config: SnapshotConfig, marker: str) -> Missing | None:
     """Return why the snapshot is incomplete, or None if it is complete."""
     if config.sides != "items":
-        stranger = _users_as_items(claim)
-        if stranger is not None:
-            return stranger
+        misplaced = _users_as_items(claim)
+        if misplaced is not None:
+            return misplaced
     if place.kind() == "directory":
         for entry in _not_taken(place, claim, marker):
             missing = None if entry.parsed.harmless else _missing(place, claim, entry, config)
