@@ -112,7 +112,7 @@ class DecoderProcess:
             raise self._ended(where)
         try:
             message: Message = dict(json.loads(data))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise _malformed(where, "an answer that is no message") from None
         if "refused" in message:
             refused, found, expected = (message.get(key) for key in ("refused", "found", "expected"))

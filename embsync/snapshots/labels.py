@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -110,6 +110,16 @@ def find(place: Place, items: IdentifiedSide, config: SnapshotConfig) -> LabelTa
     return FileLabels(items.source, items.parts, Decoders())
 
 
+#: Types of values in JSON.
+_JSON: dict[str | None, set[type]] = {
+    None: set(),
+    "boolean": {bool},
+    "float": {float},
+    "integer": {int},
+    "string": {str},
+}
+
+
 @dataclass(frozen=True)
 class FileLabels:
     """Columns beside the vectors of the items, over all their files."""
@@ -134,8 +144,8 @@ class FileLabels:
         with self.decoders.one() as decoder:
             for part in self.parts:
                 asked, total = wanted | part.wanted([name]), part.rows or 0
-                for _, data in read_column(decoder, part.place, asked, part.head([name]), total):
-                    kind, values = json.loads(data.tobytes())
+                for rows, data in read_column(decoder, part.place, asked, part.head([name]), total):
+                    kind, values = _decoded(part.place, rows, data)
                     if kind is None and encoder is None:  # only nulls so far
                         empty += len(values)
                         continue
@@ -149,6 +159,26 @@ class FileLabels:
             encoder = LabelEncoder(name, "string")
             encoder.add([None] * empty)
         return encoder.column()
+
+
+def _decoded(place: Place, rows: int, data: Array) -> tuple[str | None, list[Any]]:
+    """Return the kind and the values of a batch, of which nothing is believed that :class:`LabelEncoder` relies on."""
+    try:
+        kind, values = json.loads(data.tobytes())
+        if not (kind is None or kind in KINDS) or len(values) != rows or not _are(values, kind):
+            raise TypeError(kind)
+    except (ValueError, TypeError, RecursionError):
+        raise SnapshotError(
+            "malformed table", where=str(place), found=f"{len(data)} bytes", expected=f"{rows} labels"
+        ) from None
+    return kind, values
+
+
+def _are(values: Sequence[Any], kind: str | None) -> bool:
+    types = set(map(type, values)) - {type(None)}
+    if kind == "strings":
+        return types <= {list} and {type(word) for one in values for word in one or ()} <= {str}
+    return types <= _JSON[kind] and (kind != "integer" or all(one is None or abs(one) < 2**63 for one in values))
 
 
 def _kind(kind: str | None) -> Kind:

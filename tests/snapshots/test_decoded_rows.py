@@ -16,6 +16,7 @@ from embsync.snapshots import decoder_process
 from embsync.snapshots.column_files import FileColumn, FileRows, Part
 from embsync.snapshots.decoder_process import DecoderProcess, Decoders
 from embsync.snapshots.files import Place
+from embsync.snapshots.labels import FileLabels
 
 #: A decoder that answers one request as its argument says.
 _SCRIPT = """
@@ -66,6 +67,14 @@ def _column(kind: str) -> Callable[[Path, str], tuple[Callable[[], object], Chil
 _integers, _strings = _column("integer"), _column("string")
 
 
+def _labels(path: Path, code: str) -> tuple[Callable[[], object], ChildProcess]:
+    path.touch()
+    decoders, process = _answering("integer", code)
+    part = Part(Place.at(path), {"kind": "parquet"}, 3, {"v": "integer"}, {"v": "int64"})
+    labels = FileLabels(str(path), (part,), decoders)
+    return lambda: list(labels.column("v", None).values), process
+
+
 def _descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
@@ -81,6 +90,7 @@ def _descriptors() -> set[str]:
         ),
         (_integers, f"head(); {_IDS}; say({{'end': 3}})", [0, 0, 0]),
         (_strings, "head(); batch(3, struct.pack('<3i', 1, 2, 1) + b'abbc'); say({'end': 3})", [b"a", b"bb", b"c"]),
+        (_labels, "head(); batch(3, b'[\"integer\", [1, 2, -3]]'); say({'end': 3})", [1, 2, -3]),
     ],
 )
 def test_rows_arrive_however_they_are_written(
@@ -124,6 +134,14 @@ def test_rows_arrive_however_they_are_written(
         (_integers, f"head(); {_IDS}; batch(1, bytes(8)); say({{'end': 3}})", "4 rows", SnapshotError),
         (_strings, "head(); batch(3, struct.pack('<2i', 1, 1)); say({'end': 3})", "8 bytes", SnapshotError),
         (_strings, "head(); batch(3, struct.pack('<3i', 1, 1, 1) + b'ab'); say({'end': 3})", "14 bytes", SnapshotError),
+        (_vectors, f"head(); {_VECTORS}; channel.send(b'[' * 2**16)", "no message", SnapshotError),
+        (_labels, "head(); batch(3, b'{'); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[' * 2**16); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[\"integer\", [1, 2]]'); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[\"integer\", [1, 2, \"x\"]]'); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[\"float\", [1.0, 2.0, {}]]'); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[\"strings\", [[], null, [1]]]'); say({'end': 3})", "3 labels", SnapshotError),
+        (_labels, "head(); batch(3, b'[[], [1, 2, 3]]'); say({'end': 3})", "3 labels", SnapshotError),
         (_strings, "head(); batch(3, struct.pack('<3i', 3, -1, 1) + b'abc'); say({'end': 3})", "length", SnapshotError),
     ],
 )
