@@ -125,7 +125,8 @@ class ParquetTable(TypedTable):
         """Yield the batches of decoded pages."""
         if not self.rows:
             return
-        names = [self._file.schema_arrow.field(column).name for column in columns]
+        schema = self._file.schema_arrow  # converted anew whenever it is asked for
+        names = [schema.field(column).name for column in columns]
         for batch in self._file.iter_batches(rows, columns=names, use_threads=False):
             if sorted(batch.schema.names) != sorted(names):
                 raise Unusable("not one column of that name", batch.num_columns, ", ".join(names)[:100])
