@@ -39,6 +39,7 @@ _ARGUMENTS = {
     "widen": ("--dimension", "--width", "--to", "-k"),
     "write": (*_DIRECTORIES, *_OUTPUTS),
 }
+_QUIET = ("--quiet", "-q", "--silent")
 #: Commands whose output is a log.
 _LOGGING = frozenset({"deliver", "run", "serve"})
 #: Where serve listens by default: the host for a port, the port for a host.
@@ -58,13 +59,56 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
     arguments : sequence of str
         The words after it.
     """
+    if isinstance(command, click.Group):
+        return _after_the_command(command, given, program, arguments)
+    words, quiet, unknown = list(arguments), False, given
+    for _ in arguments:
+        if unknown in _QUIET:
+            words, quiet = [word for word in words if word != unknown], True
+        elif isinstance(replaced := _replaced(command, unknown, words), list):
+            words = replaced
+        else:
+            return replaced if unknown == given else None
+        still = _unknown(command, words[1:])
+        if still is None:
+            break
+        unknown = still
+    line = shlex.join([*program, *words])
+    if not quiet:
+        return line
+    return f"EMBSYNC_LOG__LEVEL=warning {line}" if command.name in _LOGGING else f"{line} > /dev/null"
+
+
+def _after_the_command(group: click.Group, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return the line with the options before the command put after it; None if that is not a command either."""
+    context = click.Context(group)
+    name = next((word for word in arguments if word in group.list_commands(context)), None)
+    command = None if name is None else group.get_command(context, name)
+    if name is None or command is None:
+        return None
+    at = list(arguments).index(name)
+    words = [name, *arguments[:at], *arguments[at + 1 :]]
+    unknown = _unknown(command, words[1:])
+    return shlex.join([*program, *words]) if unknown is None else hint_for(command, unknown, program, words)
+
+
+def _unknown(command: click.Command, words: list[str]) -> str | None:
+    """Return the first option of the words that the command does not have."""
+    try:
+        command.make_parser(click.Context(command)).parse_args(list(words))
+    except click.NoSuchOption as error:
+        return error.option_name
+    except click.UsageError:
+        return None
+    return None
+
+
+def _replaced(command: click.Command, given: str, arguments: Sequence[str]) -> list[str] | str | None:
+    """Return the words with the option that is meant instead of one, or its name if its value is missing."""
     place = next((at for at, word in enumerate(arguments) if word.partition("=")[0] == given), None)
     if place is None:
         return None
     before, value, after = _split(arguments, place)
-    if given in {"--quiet", "-q", "--silent"}:
-        line = shlex.join([*program, *arguments[:place], *arguments[place + 1 :]])
-        return f"EMBSYNC_LOG__LEVEL=warning {line}" if command.name in _LOGGING else f"{line} > /dev/null"
     if given in _ARGUMENTS.get(command.name or "", ()):
         words = [value] if value is not None else []
     else:
@@ -78,7 +122,7 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
             return f"the option is {name}"
         else:
             words = [name, _address(given, value, before, after)]
-    return shlex.join([*program, *before, *words, *after])
+    return [*before, *words, *after]
 
 
 def _split(arguments: Sequence[str], place: int) -> tuple[list[str], str | None, list[str]]:

@@ -33,10 +33,14 @@ TYPED = {
     "history --limit 3": "history --last 3",
     "show --version 3": "show 3",
     "verify -v 3 --json": "verify 3 --json",
-    "write -o day=1 --items i.npy --force": "write day=1 --items i.npy --force",
+    "write -o day=1 --items i.npy --force": "write day=1 --items i.npy --overwrite",
     "write day=1 --items i.npy --force": "write day=1 --items i.npy --overwrite",
     "push --to s3://bucket/x": "push s3://bucket/x",
     "lookup users 1 --verbose": "lookup users 1 --debug",
+    "serve --dir S --port 8080 --cfg c.yaml": "serve --store S --listen 127.0.0.1:8080 --config c.yaml",
+    "pull --dir S --from s3://bucket/x": "pull --store S s3://bucket/x",
+    "--store S status": "status --store S",
+    "--dir S serve --port 80": "serve --store S --listen 127.0.0.1:80",
 }
 
 
@@ -50,7 +54,7 @@ def test_the_command_that_is_meant_is_printed(typed: str, capsys: pytest.Capture
     assert hint[-len(shlex.split(TYPED[typed])) :] == shlex.split(TYPED[typed])
 
 
-@pytest.mark.parametrize("printed", [line for line in TYPED.values() if "--force" not in line])
+@pytest.mark.parametrize("printed", TYPED.values())
 def test_every_printed_command_has_options_that_exist(printed: str) -> None:
     """With the values that they take."""
     name, *rest = shlex.split(printed)
@@ -67,6 +71,14 @@ def test_what_is_quiet_is_answered_by_the_shell(capsys: pytest.CaptureFixture[st
     hint = capsys.readouterr().err.partition("; hint: ")[2]
     assert hint.startswith("EMBSYNC_LOG__LEVEL=warning ")
     assert hint.endswith(" run --store S\n")
+    assert run(["serve", "-q", "--port", "80"]) == 2
+    assert capsys.readouterr().err.endswith(" serve --listen 127.0.0.1:80\n")
+
+
+def test_an_option_without_a_meaning_beside_one_that_has(capsys: pytest.CaptureFixture[str]) -> None:
+    """No command is printed that would fail."""
+    assert run(["serve", "--port", "80", "--ssl-keyfile", "k"]) == 2
+    assert "; hint: see " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("typed", "says"), [("--sink", "see "), ("--stor", "did you mean '--store'?")])
