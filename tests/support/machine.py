@@ -17,6 +17,8 @@ from support.waiting import PATIENCE, eventually
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "systemd"
 SYSTEMD = Path("/lib/systemd/systemd")
+#: As it is when tests are collected: Spark adds a directory of a session, which only its owner may enter.
+_PATH = tuple(sys.path)
 _TOOLS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 _BOOTED = "booting"
 
@@ -160,12 +162,12 @@ class Machine:
 
 
 def _package_path() -> list[str]:
-    return [str(REPOSITORY), *(path for path in sys.path if path and path != str(REPOSITORY))]
+    return [str(REPOSITORY), *(path for path in _PATH if path and path != str(REPOSITORY))]
 
 
 def interpreter_paths() -> list[str]:
     """Return the directories that a service needs to see to run this interpreter and the package."""
-    places = {sys.prefix, sys.base_prefix, str(REPOSITORY), *(path for path in sys.path if Path(path).is_dir())}
+    places = {sys.prefix, sys.base_prefix, str(REPOSITORY), *(path for path in _PATH if Path(path).is_dir())}
     return sorted(place for place in places if not any(place.startswith(f"{other}/") for other in places))
 
 
