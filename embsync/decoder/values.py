@@ -63,6 +63,9 @@ def vectors(arrays: Sequence[Any], width: int, start: int) -> memoryview:
 
 def integers(batch: Any, _: Message, start: int) -> list[Any]:
     """Return 64-bit ids."""
+    largest = pc.max(batch).as_py() if pa.types.is_uint64(batch.type) else None
+    if largest is not None and largest >= 2**63:
+        raise Unusable("an id beyond 64-bit signed integers", largest, f"at most {2**63 - 1}")
     return [_numbers(_cast(batch, pa.int64(), start))]
 
 
