@@ -191,7 +191,9 @@ def _status(store: Store) -> dict[str, Any]:
         found["current"] = store.current()
         if found["current"] is not None:
             found |= _current(store.manifest(found["current"]))
-        found["intact"] = True
+            found["intact"] = not store.other_sizes(found["current"])
+        else:
+            found["intact"] = True
     return found
 
 

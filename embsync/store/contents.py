@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 
 from embsync.errors import NotFoundError, StoreDamaged, StoreError
@@ -16,6 +15,7 @@ from embsync.store import layout
 from embsync.store.durable import storage_errors
 from embsync.store.journal import Event, Journal
 from embsync.store.order import read_decided
+from embsync.store.records import damaged_file
 from embsync.store.removal import leftovers
 from embsync.store.version_manifest import read
 
@@ -172,8 +172,14 @@ class StoreContents:
                 problems.append(f"{entry.path}: {wrong.found}{expected}")
         return problems
 
+    def other_sizes(self, number: int) -> list[StoreDamaged]:
+        """Return an error for each file of a version that is missing or has another size; none is hashed."""
+        folder = self.path(number)
+        sizes = ((entry, mismatch(folder, entry, hashed=False)) for entry in self.manifest(number).files)
+        return [damaged_file(folder, entry, wrong) for entry, wrong in sizes if wrong is not None]
+
     def damage(self) -> list[StoreDamaged]:
-        """Return damage to ``current``, its manifest, journal and saved order, and versions without manifest."""
+        """Return what shows without hashing: damage to the current version, journal and order, lost manifests."""
         found = [
             StoreDamaged(
                 "damaged line",
@@ -185,18 +191,22 @@ class StoreContents:
             for line in self.journal.damaged()
         ]
         found += layout.without_manifest(self.root)
-        for record in (partial(read_decided, self.root), self._read_current):
+        for problems in (self._damage_of_order, self._damage_of_current):
             try:
-                record()
+                found += problems()
             except StoreDamaged as error:
                 found.insert(0, error)
             except (StoreError, NotFoundError) as error:
                 found.insert(0, StoreDamaged(error.what, where=error.where, found=error.found, hint=error.hint))
         return found
 
-    def _read_current(self) -> Manifest | None:
+    def _damage_of_order(self) -> list[StoreDamaged]:
+        read_decided(self.root)
+        return []
+
+    def _damage_of_current(self) -> list[StoreDamaged]:
         number = self.current()
-        return None if number is None else self.manifest(number)
+        return [] if number is None else self.other_sizes(number)
 
     def events(self) -> list[Event]:
         """Return the journal's events, with lost ones restored from manifests in their places.

@@ -246,7 +246,15 @@ class Store(StoreContents):
                 found="; ".join(damage)[:300],
                 hint=self.repair_command(set(self._older(number))),
             )
-        raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
+        with contextlib.suppress(StoreError):
+            if self.is_intact(number):
+                raise NotFoundError("nothing to roll back to", where=self.root, found=f"version {number}, the first")
+        raise StoreDamaged(
+            "nothing to roll back to",
+            where=self.root,
+            found=f"version {number}, the first, which is damaged",
+            hint=self.repair_command({number}),
+        )
 
     def _older(self, number: int) -> list[int]:
         """Return the versions before a version, the parent first; if the link is damaged, the version itself first."""

@@ -92,6 +92,14 @@ def _cut(root: Path) -> None:
     path.write_bytes(data)
 
 
+def _only(root: Path, name: str) -> None:
+    """Leave version 1 alone, with a damaged file."""
+    _point(root, "versions/000001")
+    for number in (2, 3):
+        shutil.rmtree(root / f"versions/00000{number}")
+    flip(root / "versions/000001" / name, 200)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "vectors of the parent": lambda root: _whole(root, "items/vectors.npy", 3),
     "vectors of two versions": lambda root: _whole(root, "items/vectors.npy", 2, 3),
@@ -101,6 +109,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "every manifest": lambda root: _whole(root, "manifest.json", 1, 2, 3),
     "every version before a whole one": _back_to_two_and_damaged,
     "a file cut short": _cut,
+    "a file gone": lambda root: (root / "versions/000003/users/vectors.npy").unlink(),
+    "vectors of the only version": lambda root: _only(root, "items/vectors.npy"),
+    "manifest of the only version": lambda root: _only(root, "manifest.json"),
     "dangling": lambda root: _point(root, "versions/000009"),
     "elsewhere": lambda root: _point(root, "../000001"),
     "missing": lambda root: (root / "current").unlink(),

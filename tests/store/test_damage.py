@@ -169,6 +169,29 @@ def test_a_damaged_link_is_reported_and_repaired_by_rollback(
     assert run(["verify", "--store", str(root)]) == 0
 
 
+@pytest.mark.parametrize("left", [None, 100])
+def test_status_reports_a_file_that_is_missing_or_has_another_size(
+    root: Path, capfd: pytest.CaptureFixture[str], left: int | None
+) -> None:
+    """It hashes nothing, but readers cannot open such a version; one that is not current changes nothing."""
+    name = "users/vectors.npy"
+    (root / "versions/000001" / name).unlink()
+    assert said(capfd, "status", "--store", str(root))[0] == 0
+    file = root / "versions/000003" / name
+    data = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(data[:left])
+    code, printed = said(capfd, "status", "--store", str(root))
+    assert code == 5
+    assert "Part of the store is damaged" in printed
+    assert f"{file}: damaged version; found {'No such file' if left is None else '100 bytes'}" in printed
+    code, printed = said(capfd, "status", "--json", "--store", str(root))
+    assert (code, json.loads(printed)["intact"], len(json.loads(printed)["damage"])) == (5, False, 1)
+    assert run(["rollback", "2", "--store", str(root)]) == 0
+    assert said(capfd, "status", "--store", str(root))[0] == 0
+
+
 def test_rollback_finds_the_last_intact_version(root: Path) -> None:
     """Also where the current manifest is what is damaged, and past older versions that are damaged too."""
     flip(root / "versions/000003/manifest.json", 200)
