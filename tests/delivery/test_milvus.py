@@ -195,7 +195,7 @@ def test_a_collection_whose_index_is_still_being_written_is_loaded_again(
             raise MilvusException(message="'ret == (1)' failed: read error in vector.hnsw.idx: 0 != 1 (File exists)")
         load_once(client, *arguments, **named)
 
-    monkeypatch.setattr("embsync.delivery.milvus.collection._LOAD_PAUSE", 0)
+    monkeypatch.setattr("embsync.delivery.milvus.collection._LOAD_PAUSES", (0.0,) * 7)
     monkeypatch.setattr(MilvusClient, "load_collection", load)
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     with pinned(stores("plain")) as version:
