@@ -17,6 +17,7 @@ import pytest
 from support.disk import Disk
 from support.nights import configured, night, write_npy
 from support.stores import assert_intact, publish_for_ever
+from support.waiting import PATIENCE
 
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store
@@ -54,8 +55,9 @@ def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path
         time.sleep(chance.uniform(0.0, 0.4))
         cut = time.monotonic()
         disk.cut()
-        publisher.join(30)
+        publisher.join(PATIENCE)
         publisher.kill()
+        publisher.join()
         with contextlib.suppress(EOFError):
             while True:
                 version, at = hear.recv()

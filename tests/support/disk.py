@@ -34,8 +34,10 @@ class Disk:
         self._run("mount", "-o", "loop", str(self.image), str(self.place))
 
     def unmount(self) -> None:
-        """Detach it."""
+        """Detach it, also from other mount namespaces, made meanwhile, where it would live on as it was."""
         self._run("umount", str(self.place))
+        self.place.rmdir()  # ends every mount on it
+        self.place.mkdir()
 
     def cut(self) -> None:
         """Lose everything that was not made durable."""
