@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemons import RESCAN, Place, eventually
+from daemons import PATIENCE, RESCAN, Place, eventually
 from support.goodbooks import DAYS, needs_goodbooks, read_day
 from support.nights import night
 from support.stores import assert_intact
@@ -38,7 +38,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
         assert set(place.published()) <= {f"day={day}" for day in range(1, number + 1)}
         assert not place.events("failed")
     with place.daemon():
-        place.wait_for(*range(1, number + 1), seconds=30 + 3 * number)  # on a busy machine most of them are left
+        place.wait_for(*range(1, number + 1), seconds=PATIENCE + 3 * number)  # on a busy machine most of them are left
         place.wait_state("idle")
     assert place.published() == [f"day={day}" for day in range(1, number + 1)]
     place.assert_at_rest()
@@ -77,7 +77,7 @@ def test_the_daemon_adds_little_to_the_time_of_the_pipeline(place: Place, real: 
     above = []
     with place.daemon():
         place.wait_state("idle")
-        for version, number in enumerate(DAYS if real else range(1, 9), 1):
+        for version, number in enumerate(DAYS if real else range(1, 41), 1):
             place.wait_state("idle")
             time.sleep(1.2)  # the next process is warm by then, as it is on any night
             folder = place.drop(number, read_day(number) if real else night(number), marker=False)

@@ -22,6 +22,7 @@ import yaml
 from support.nights import configured, night, write_npy
 from support.quick import quick_directory
 from support.stores import assert_intact, sync
+from support.waiting import PATIENCE
 from torture.report import Tally, tally
 
 import embsync
@@ -194,7 +195,7 @@ def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> 
         if daemon.poll() is not None:
             crowd.harm("unrepaired", f"the daemon ended: {daemon.returncode}")
         daemon.terminate()
-        daemon.wait(30)
+        daemon.wait(PATIENCE)
         made.points = sum(crowd.did.values())
         print(f"\n{dict(crowd.did)}")
         if "Traceback" in (place / "run.log").read_text():
