@@ -17,7 +17,17 @@ HASHED_AT_ONCE = 8 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """One file of a version: path relative to it, size and sha256."""
+    """One file of a version.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the version's directory, with ``/`` between its parts.
+    bytes : int
+        Its size in bytes.
+    sha256 : str
+        Its SHA-256, 64 lowercase hexadecimal digits.
+    """
 
     path: str
     bytes: int

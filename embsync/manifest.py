@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 
 from embsync.file_hashes import FileEntry
+from embsync.measurements import AlignmentRecord, DriftRecord, Preservation
 from embsync.similarity import Metric
 
 #: The format of a version whose arrays are all ``.npy``, and that of one with part files.
@@ -29,8 +29,22 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 class SnapshotRecord(_Record, frozen=True):
     """The snapshot from which a version was made.
 
-    ``unread`` lists entries that are neither data nor known to be harmless; ``mtime_ns`` is that of its newest file,
-    as text like in the journal.
+    Attributes
+    ----------
+    name : str
+        Name of its file or directory, without the folder it was in.
+    layout : str
+        The layout by which it was read, a value of ``snapshot.layout``.
+    fingerprint : str
+        Of ids, weights and values, the same in any order of rows: ``rows1:`` and 64 hexadecimal digits. 64 digits alone
+        in manifests of earlier releases, whose fingerprints depend on the order.
+    width : int
+        Values in a raw vector: the ``e`` of shapes.
+    unread : list of str
+        Names of its entries that were not read and are not known to be harmless.
+    mtime_ns : str or None
+        Modification time of its newest file: nanoseconds since 1970 UTC in decimal digits, as text, since JavaScript
+        would round the number. None in manifests of earlier releases.
     """
 
     name: str
@@ -42,9 +56,26 @@ class SnapshotRecord(_Record, frozen=True):
 
 
 class RowCounts(_Record, frozen=True):
-    """Numbers of rows of a side: new = live now but not in the parent, common = live in both, zero = live and all zero.
+    """Numbers of rows of a side. A row is live if the snapshot has its id.
 
-    ``zero`` is None in a manifest of an earlier release.
+    Attributes
+    ----------
+    rows : int
+        Rows in the version: ``live + carried``.
+    live : int
+        Rows of the snapshot: ``new + common``.
+    new : int
+        Live rows whose ids were not live in the parent; all of them in a new space.
+    returned : int
+        Those of ``new`` whose ids the parent carried.
+    gone : int
+        Ids that were live in the parent and are not in the snapshot.
+    carried : int
+        Rows without an id in the snapshot that are kept from the parent, for ``store.carry_forward_versions`` versions.
+    common : int
+        Rows whose ids are live in both versions.
+    zero : int or None
+        Live rows whose values are all zero. None in manifests of earlier releases.
     """
 
     rows: _Count
@@ -57,126 +88,25 @@ class RowCounts(_Record, frozen=True):
     zero: _Count | None = None
 
 
-class SideFitRecord(_Record, frozen=True):
-    """Out-of-sample fit of a side to the anchors, its row norms relative to the parent's, and its sampled raw values.
-
-    The fields after ``norm_ratio`` are None in a manifest of an earlier release.
-    """
-
-    anchors: _Count
-    common: _Count
-    cosine: float | None
-    cosine_mismatched: float | None
-    share_below_half: float | None
-    norm_ratio: float | None
-    norm_outliers: float | None = None
-    lost: float | None = None
-    axis_agreement: float | None = None
-    column_fit: float | None = None
-    column_scale: float | None = None
-    unchanged: float | None = None
-    saturation: float | None = None
-    zero_values: float | None = None
-    magnitude: float | None = None
-    repeated: float | None = None
-    unexplained_columns: _Count | None = None
-    lone_scale: float | None = None
-    axis_scale: float | None = None
-    mean_shift: float | None = None
-    longest: float | None = None
-
-    @property
-    def cosine_margin(self) -> float | None:
-        """Mean cosine minus that of randomly paired rows."""
-        return None if self.cosine is None or self.cosine_mismatched is None else self.cosine - self.cosine_mismatched
-
-
-class AlignmentRecord(_Record, frozen=True):
-    """How the snapshot was mapped into the space; ``weight`` is the newest vector's share in the stored anchors.
-
-    ``parent_share`` is None unless the policy is ``two_time_scales``.
-    """
-
-    policy: str
-    weight: float
-    standardized: bool
-    rank: _Count
-    truncation_loss: float
-    rotation_disagreement: float | None
-    items: SideFitRecord
-    users: SideFitRecord | None
-    parent_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Preservation:
-    """The certificate: how far a version's scores differ from its snapshot's.
-
-    Attributes
-    ----------
-    map_error : float
-        ||A_W^T A_T - Q^T I_r Q||_2, with the projector nearest to the product.
-    score_error : float
-        ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs.
-    top_k_agreement : float or None
-        Share of sampled users with the same exact top 10.
-    sampled_users : int
-    """
-
-    map_error: float
-    score_error: float
-    top_k_agreement: float | None
-    sampled_users: _Count
-
-
-@dataclass(frozen=True)
-class Moved:
-    """An id that moved far, with the cosine of its two vectors."""
-
-    id: int | str
-    cosine: float
-
-
-@dataclass(frozen=True)
-class SideDrift:
-    """Movement of a side relative to the parent version, over ids live in both; None if there is nothing to compare.
-
-    Attributes
-    ----------
-    cosine_raw, cosine : float or None
-        Mean cosine of rows with those of the parent, raw and stable.
-    cosine_p05 : float or None
-        5th percentile of the stable cosines.
-    displacement_raw, displacement : float or None
-        ||new - old||_F / ||old||_F.
-    cosine_since_start : float or None
-        Mean cosine of the start sample with its vectors in the first version of the space.
-    moved_most : tuple of Moved
-        Ids of the lowest cosines, ascending.
-    """
-
-    cosine_raw: float | None = None
-    cosine: float | None = None
-    cosine_p05: float | None = None
-    displacement_raw: float | None = None
-    displacement: float | None = None
-    cosine_since_start: float | None = None
-    moved_most: tuple[Moved, ...] = ()
-
-
-class DriftRecord(_Record, frozen=True):
-    """Movement relative to the parent version."""
-
-    parent: _Number | None
-    items: SideDrift
-    users: SideDrift | None
-    overlap_at_10: float | None
-    stale_overlap_at_10: float | None
-    stale_overlap_at_10_raw: float | None
-
-
 class CheckRecord(_Record, frozen=True):
-    """The result of one check; outcome is pass, warn or refuse, ``accepted`` marks an overridden refusal."""
+    """The result of one check.
+
+    Attributes
+    ----------
+    name : str
+        One of the table of checks.
+    value : float or None
+        The value that was judged; None if it was not measured.
+    warn : float, list of float or None
+        Limit beyond which it warns, in the units of ``value``: the least or the greatest value that passes, or both,
+        ascending, for a range. None if there is no limit.
+    refuse : float, list of float or None
+        Limit beyond which it refuses, as for ``warn``.
+    outcome : str
+        ``pass``, ``warn`` or ``refuse``.
+    accepted : bool
+        Whether a refusal was overridden by ``accept``.
+    """
 
     name: str
     value: float | None
@@ -187,7 +117,25 @@ class CheckRecord(_Record, frozen=True):
 
 
 class Seconds(_Record, frozen=True):
-    """Wall-clock seconds by stage."""
+    """Wall-clock seconds by stage, rounded to milliseconds; 0 for stages that were not run, as when relabelling.
+
+    Attributes
+    ----------
+    read : float
+        Opening the snapshot and the parent, reading ids and labels, and assigning ids to rows.
+    align : float
+        First pass: reading all vectors, and fitting the maps.
+    write : float
+        Second pass: mapping all vectors and writing them, with certificate, drift and exact neighbours.
+    index : float
+        Rotating or building the index, and writing it.
+    recall : float
+        Measuring its recall, and choosing search parameters.
+    publish : float
+        Making the files durable and hashing them.
+    total : float
+        From the start of the run until the manifest is written, with what is between the stages.
+    """
 
     read: float = 0.0
     align: float = 0.0
@@ -199,7 +147,19 @@ class Seconds(_Record, frozen=True):
 
 
 class LabelRecord(_Record, frozen=True):
-    """A label of the items: its kind, number of items without it, and number of ids in its table that are not items."""
+    """A label of the items.
+
+    Attributes
+    ----------
+    name : str
+        Also the name of its files in ``labels/``.
+    kind : str
+        Type of its values; ``strings`` is a list of strings for each item.
+    nulls : int
+        Rows of the items without a value.
+    unknown : int
+        Ids of the snapshot's table of labels that are not items.
+    """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
     kind: Literal["string", "integer", "float", "boolean", "strings"]
@@ -213,9 +173,9 @@ class OperatingPoint(msgspec.Struct, frozen=True):
     Parameters
     ----------
     k : int
-        Neighbours.
+        Number of neighbours.
     recall : float or None
-        Share of the exact best ``k`` found with ``search``; None without queries.
+        Share of the exact best ``k`` found with ``search``, 0 to 1; None without queries.
     search : dict
         Search parameters, as in the manifest's ``index``.
     """
@@ -239,10 +199,10 @@ class IndexReport(msgspec.Struct, frozen=True):
     reason : str
         Reason for this action, in words.
     recall_at_10 : float or None
-        Share of the exact best ``recall_at`` (the first value, if there are several) that the index returns with
-        ``search``, whatever ``recall_at`` is. None without queries.
+        Share, 0 to 1, of the exact best ``recall_at`` (the first value, if there are several) that the index returns
+        with ``search``, whatever ``recall_at`` is. None without queries.
     target_recall : float
-        The configured target.
+        The configured ``index.target_recall``, 0 to 1.
     search : dict
         Cheapest search parameters that reach the target, or if none do, that come within 0.01 of the best recall.
         Empty for an exact index.
@@ -285,7 +245,19 @@ class IndexReport(msgspec.Struct, frozen=True):
 
 
 class PartFile(_Record, frozen=True):
-    """A parquet file with the rows of a side from one id to another, both included and ascending."""
+    """A parquet file with the rows of a side from one id to another.
+
+    Attributes
+    ----------
+    file : str
+        Its path, as in the manifest's ``files``.
+    rows : int
+        Number of its rows.
+    first : int or str
+        Its least id. Ids ascend within a file and from one file to the next.
+    last : int or str
+        Its greatest id.
+    """
 
     file: str
     rows: _Number
@@ -294,7 +266,13 @@ class PartFile(_Record, frozen=True):
 
 
 class Parts(_Record, frozen=True):
-    """The part files of each side that has them, in the order of ids."""
+    """The part files of each side that has them.
+
+    Attributes
+    ----------
+    users : list of PartFile
+        Those of the users, ascending by ids.
+    """
 
     users: Annotated[list[PartFile], msgspec.Meta(min_length=1)]
 
@@ -302,8 +280,47 @@ class Parts(_Record, frozen=True):
 class Manifest(_Record, frozen=True):
     """One version.
 
-    ``relabels`` is the version whose rows and index this one shares with other labels, the end of its lineage; None
-    otherwise. ``labels`` is empty in a manifest of an earlier release. ``parts`` is a field of format 2 only.
+    Attributes
+    ----------
+    format : int
+        1, or 2 if the users are in part files.
+    version : int
+        Number of the version, from 1; its directory has six digits or more.
+    space_id : str
+        The space: vectors of two versions are comparable if theirs are equal. 32 hexadecimal digits.
+    dimension : int
+        Values in a stable vector: the ``k`` of shapes.
+    created : str
+        When the manifest was made: RFC 3339, UTC, to the second.
+    parent : int or None
+        Number of the version that this one was aligned to; None in the first version of a space.
+    snapshot : SnapshotRecord
+        The snapshot that it was made from.
+    items : RowCounts
+        Numbers of rows of the items.
+    users : RowCounts or None
+        Numbers of rows of the users; None in a one-sided store.
+    alignment : AlignmentRecord
+        How the snapshot was mapped into the space.
+    preservation : Preservation
+        The certificate that scores did not change.
+    drift : DriftRecord or None
+        Movement relative to the parent; None in the first version of a space and after ``widen``.
+    index : IndexReport
+        The FAISS index, and how well it finds neighbours.
+    checks : list of CheckRecord
+        All checks that were made, in the order in which they were made; empty after ``widen``.
+    seconds : Seconds
+        How long it took.
+    files : list of FileEntry
+        All files of the version but ``manifest.json`` and ``manifest.sha256``.
+    labels : list of LabelRecord
+        Labels of the items. Empty in manifests of earlier releases.
+    relabels : int or None
+        Number of the version whose rows and index this one shares with other labels, the end of its lineage; None
+        otherwise.
+    parts : Parts
+        The part files; absent in format 1.
     """
 
     format: int

@@ -14,7 +14,7 @@ from embsync.alignment.procrustes import Axes
 from embsync.alignment.values import Values
 from embsync.checks import CHECKS
 from embsync.limits import Relative
-from embsync.manifest import SideFitRecord
+from embsync.measurements import SideFitRecord
 from embsync.pipeline import diagnosis
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import msgspec
 import pytest
 from support.documents import ROOT, Document
 
+import embsync
 from embsync.config import Config
 from embsync.errors import EmbsyncError
 from embsync.manifest import Manifest
@@ -60,14 +66,54 @@ def test_exactly_the_exit_codes_there_are_are_listed() -> None:
     assert codes == {0} | kinds(EmbsyncError)
 
 
+def _rows(markdown: str) -> list[list[str]]:
+    """Return the cells of all rows of tables; not their headers, and no bars within code."""
+    cells = [
+        re.sub(r"`[^`]*`", "code", row).replace("\\|", "") for row in markdown.splitlines() if row.startswith("| ")
+    ]
+    found = [[cell.strip() for cell in row.split("|")[1:-1]] for row in cells]
+    return [row for number, row in enumerate(found, 1) if "---" not in row + found[number % len(found)]]
+
+
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The functions that fill the marked places of pages; without MkDocs."""
+    """The modules that fill the marked places of pages; without MkDocs."""
     monkeypatch.syspath_prepend(str(ROOT / "docs/generate"))
-    import configuration
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == ROOT / "docs/generate":
+            del sys.modules[name]
 
-    yield configuration
-    sys.modules.pop("configuration")
+
+def test_nothing_in_the_reference_is_without_a_meaning(generate: Any) -> None:
+    """Every field, key, option, metric, status, event and exit code; every public name of Python has a docstring."""
+    marks = generate("marks").MARKS
+    pages = {name: mark() for name, mark in marks.items()}
+    rows = {name: _rows(text) for name, text in pages.items() if name != "python"}
+    assert {name for name, found in rows.items() if len(found) < 5} == set()
+    rows["log events"] = _rows(LOG_EVENTS.text)
+    rows["exit codes"] = [row[:2] for row in _rows(Document("docs/reference/exit-codes.md").text)]  # retry: empty for 0
+    assert [(name, row) for name, found in rows.items() for row in found if not all(row)] == []
+    fields = {name for kind in _objects(Manifest) for name in inspect.get_annotations(kind)}
+    assert {name for name in fields if f"| `{name}` | " not in pages["manifest"]} == set()
+    assert [name for name, member in _members(generate("python_interface").GIVEN) if not inspect.getdoc(member)] == []
+
+
+def _objects(kind: Any) -> set[type]:
+    """Return the objects in the manifest."""
+    own = {kind} if dataclasses.is_dataclass(kind) or hasattr(kind, "__struct_fields__") else set()
+    inner = typing.get_type_hints(kind).values() if own else typing.get_args(kind)
+    return own.union(*map(_objects, inner))
+
+
+def _members(given: list[type]) -> Iterator[tuple[str, Any]]:
+    """Yield the public names of the package and the types that they return, and what these have."""
+    for one in [*(getattr(embsync, name) for name in embsync.__all__ if not name.startswith("_")), *given]:
+        yield one.__qualname__, one
+        for name, member in vars(one).items() if inspect.isclass(one) else []:
+            if not name.startswith("_") and isinstance(member, property | classmethod | staticmethod | FunctionType):
+                yield f"{one.__qualname__}.{name}", member
 
 
 def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any) -> None:
@@ -82,7 +128,7 @@ def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any
 
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
-        for row in generate.configuration().splitlines()
+        for row in generate("configuration").configuration().splitlines()
         if row.startswith("| `")
     ]
     names = {row[0].strip("`") for row in rows}

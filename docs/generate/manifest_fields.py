@@ -1,6 +1,7 @@
 """The fields of manifest.json, from its types."""
 
 import inspect as inspection
+import re
 from collections.abc import Iterator
 
 from configuration import words
@@ -10,13 +11,14 @@ from tables import code, table
 from embsync.manifest import Manifest
 from embsync.server.openapi import attributes
 
+JSON = {"None": "`null`", "True": "`true`", "False": "`false`"}
 STRUCTURES = (inspect.StructType, inspect.DataclassType)
 
 
 def _described(kind: type) -> str:
     """Return the prose of a docstring, without its sections."""
     text = inspection.getdoc(kind) or ""
-    return text.split("\nAttributes\n")[0].split("\nParameters\n")[0].replace("``", "`").strip()
+    return _meaning(text.split("\nAttributes\n")[0].split("\nParameters\n")[0].strip())
 
 
 def _structures(kind: inspect.Type) -> Iterator[type]:
@@ -39,6 +41,11 @@ def _words(kind: inspect.Type) -> str:
     return words(kind)
 
 
+def _meaning(text: str) -> str:
+    """Return a description in the words of JSON, and code as Markdown has it."""
+    return re.sub(r"\b(None|True|False)\b", lambda found: JSON[found[1]], text).replace("``", "`")
+
+
 def manifest_fields() -> str:
     """Return one section for each object of the manifest."""
     queue, parts, seen = [Manifest], [], set()
@@ -50,8 +57,6 @@ def manifest_fields() -> str:
         fields = inspect.type_info(kind).fields
         queue += [inner for field in fields for inner in _structures(field.type)]
         texts = attributes(kind.__doc__ or "")
-        lines = [(code(field.name), _words(field.type), texts.get(field.name, "")) for field in fields]
-        header = "field | type | meaning" if any(line[2] for line in lines) else "field | type"
-        lines = lines if header.count("|") == 2 else [line[:2] for line in lines]
-        parts.append(f"## {kind.__name__}\n\n{_described(kind)}\n\n{table(header, lines)}")
+        lines = [(code(field.name), _words(field.type), _meaning(texts.get(field.name, ""))) for field in fields]
+        parts.append(f"## {kind.__name__}\n\n{_described(kind)}\n\n{table('field | type | meaning', lines)}")
     return "\n\n".join(parts)

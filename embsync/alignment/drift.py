@@ -9,7 +9,7 @@ from threading import Lock
 import numpy as np
 
 from embsync.dtypes import Array, Float32, Float64, RowNumbers
-from embsync.manifest import Moved, SideDrift
+from embsync.measurements import Moved, SideDrift
 from embsync.rows import as_slice
 from embsync.similarity import lowest
 

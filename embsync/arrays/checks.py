@@ -5,7 +5,8 @@ from __future__ import annotations
 from embsync.alignment.drift import RowChange
 from embsync.alignment.two_pass import Alignment
 from embsync.config import Config
-from embsync.manifest import CheckRecord, Preservation
+from embsync.manifest import CheckRecord
+from embsync.measurements import Preservation
 from embsync.pipeline.checks import Measured, judge
 from embsync.pipeline.record import checks_of_anchors, side_fit
 from embsync.sides import NAMES, Sides

@@ -21,7 +21,8 @@ from embsync.arrays.checks import OTHERWISE, judge_fit
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError, UsageError
 from embsync.ids import positions_in, sample
-from embsync.manifest import CheckRecord, Preservation
+from embsync.manifest import CheckRecord
+from embsync.measurements import Preservation
 from embsync.pipeline.checks import require
 from embsync.reporting.summary import Summary
 from embsync.rows import library_threads

@@ -8,7 +8,8 @@ import click
 
 from embsync.cli.output import mark, number, say, sparkline, table, width
 from embsync.dtypes import Float64
-from embsync.manifest import CheckRecord, Manifest, RowCounts, SideDrift, SideFitRecord
+from embsync.manifest import CheckRecord, Manifest, RowCounts
+from embsync.measurements import SideDrift, SideFitRecord
 from embsync.reporting import verdict
 from embsync.reporting.gauges import limit_words
 from embsync.reporting.history import version_history

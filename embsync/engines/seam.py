@@ -15,7 +15,8 @@ import numpy as np
 
 from embsync.alignment.drift import RowChange
 from embsync.dtypes import Array, Float32, Float64, Int64, UInt64
-from embsync.manifest import RowCounts, SideDrift
+from embsync.manifest import RowCounts
+from embsync.measurements import SideDrift
 from embsync.sides import SideName
 from embsync.snapshots.column_files import StoredColumns
 

@@ -14,7 +14,8 @@ from embsync.dtypes import Float32, Float64, Int64
 from embsync.engines.seam import Mapping, WrittenPart, WrittenTable
 from embsync.engines.statistics import quantiles
 from embsync.errors import SnapshotError
-from embsync.manifest import Moved, RowCounts, SideDrift
+from embsync.manifest import RowCounts
+from embsync.measurements import Moved, SideDrift
 
 #: Sums that are added up over the partitions.
 _ADDED = ("cross", "own", "digest", "moments", "stable", "raw", "counts")

@@ -17,15 +17,8 @@ from embsync.alignment.values import examine
 from embsync.checks import CHECKS
 from embsync.config import Config
 from embsync.limits import Check
-from embsync.manifest import (
-    AlignmentRecord,
-    DriftRecord,
-    IndexReport,
-    Preservation,
-    RowCounts,
-    SideFitRecord,
-    SnapshotRecord,
-)
+from embsync.manifest import IndexReport, RowCounts, SnapshotRecord
+from embsync.measurements import AlignmentRecord, DriftRecord, Preservation, SideFitRecord
 from embsync.pipeline.checks import Measured
 from embsync.pipeline.inputs import Inputs
 from embsync.pipeline.neighbours import Neighbours

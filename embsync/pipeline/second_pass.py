@@ -15,7 +15,8 @@ from embsync.alignment.two_pass import Alignment, Observer, SideFit, transform_r
 from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
 from embsync.ids import positions_in, sample
-from embsync.manifest import PartFile, SideDrift
+from embsync.manifest import PartFile
+from embsync.measurements import SideDrift
 from embsync.pipeline.inputs import Inputs, SideRun
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.progress import Progress, WatchedRows

@@ -12,7 +12,8 @@ import numpy as np
 
 from embsync.dtypes import Array, Float64, Int64
 from embsync.errors import EmbsyncError, NotFoundError, StoreError
-from embsync.manifest import Manifest, Moved
+from embsync.manifest import Manifest
+from embsync.measurements import Moved
 from embsync.progress import Progress, silent
 from embsync.reader import Version, open_version
 from embsync.reader.side import Side

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from embsync.dtypes import Float64
-from embsync.manifest import DriftRecord, Manifest, RowCounts, Seconds, SideDrift
+from embsync.manifest import Manifest, RowCounts, Seconds
+from embsync.measurements import DriftRecord, SideDrift
 from embsync.reporting.figures import SideHistory, VersionHistory
 from embsync.sides import NAMES, SideName, Sides
 from embsync.store.contents import PUBLISHES

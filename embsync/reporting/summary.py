@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embsync.dtypes import Float64
-from embsync.manifest import CheckRecord, Preservation
+from embsync.manifest import CheckRecord
+from embsync.measurements import Preservation
 from embsync.reporting import page, sections
 from embsync.reporting.check_section import checks
 from embsync.reporting.markup import Markup, element, joined

@@ -16,7 +16,7 @@ from embsync.alignment.gram import Pairing, sum_side
 from embsync.alignment.procrustes import Axes
 from embsync.alignment.two_pass import SideFit, SideInput, transform_rows
 from embsync.errors import SnapshotError, UsageError
-from embsync.manifest import Moved
+from embsync.measurements import Moved
 from embsync.rows import ArrayRows, block_rows
 from embsync.sides import Sides
 
