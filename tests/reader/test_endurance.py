@@ -45,7 +45,7 @@ with embsync.open(root) as refreshed, embsync.open(root) as followed:
     followed.follow(interval=0.005, on_error=lambda error: errors.append(str(error)))
     print("ready", flush=True)
     began = time.monotonic()
-    while time.monotonic() < began + seconds or len(seen) < least:
+    while time.monotonic() < began + seconds or len(seen) < least or early is None:
         refreshed.refresh()
         seen.add(read(refreshed.current))
         seen.add(read(followed.current))
@@ -55,7 +55,7 @@ with embsync.open(root) as refreshed, embsync.open(root) as followed:
         assert read(kept[0]) <= refreshed.current.number
         for name in counts:
             counts[name] += 1
-        if early is None and time.monotonic() > began + seconds / 4:
+        if early is None and counts["opened"] >= 5 and time.monotonic() > began + seconds / 4:
             early = held()
     late = held()
     kept = opened = None

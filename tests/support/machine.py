@@ -21,6 +21,8 @@ SYSTEMD = Path("/lib/systemd/systemd")
 _PATH = tuple(sys.path)
 _TOOLS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 _BOOTED = "booting"
+#: While this is there, inside, services are started and not ready.
+HELD = "/run/held"
 
 #: Layers over the directories that an installation writes to: what happens there is gone with the namespace. What the
 #: interpreter lives in and others may not enter, a home or a temporary directory, is opened in a layer as well.
@@ -73,7 +75,8 @@ class Machine:
             shutil.copy(unit, self._units)
         launcher = place / "embsync"
         launcher.write_text(
-            f"#!/bin/sh\nPYTHONPATH='{os.pathsep.join(_package_path())}' OMP_NUM_THREADS=1 "
+            f"#!/bin/sh\nwhile [ -e {HELD} ]; do sleep 0.02; done\n"
+            f"PYTHONPATH='{os.pathsep.join(_package_path())}' OMP_NUM_THREADS=1 "
             f'OPENBLAS_NUM_THREADS=1 exec {sys.executable} -m embsync "$@"\n'
         )
         launcher.chmod(0o755)
