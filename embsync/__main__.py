@@ -1,6 +1,18 @@
-"""``python -m embsync``."""
+"""``embsync`` and ``python -m embsync``; loads nothing before Ctrl-C is handled."""
 
-from embsync.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code; Ctrl-C ends it without a traceback, also while modules load."""
+    try:
+        from embsync.cli import main as command_line  # noqa: PLC0415
+
+        command_line.main()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT
+
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,9 @@
-"""Options of other programs: the command with the option that embsync has instead."""
+"""Commands and options of other programs: the line with what embsync has instead."""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import shlex
 from collections.abc import Sequence
 
@@ -12,6 +14,24 @@ _OUTPUTS = ("--out", "--output", "--output-file", "--outfile", "-o")
 _INPUTS = (*_DIRECTORIES, "--snapshot", "--input", "--file", "-i", "-f")
 _VERSIONS = ("--version", "--to", "-v")
 _ADDRESSES = ("--port", "--bind", "--address", "--addr", "-p", "-b")
+#: Commands of other programs, by the command that is meant.
+_COMMANDS = {
+    "check-config": ("config", "configuration", "validate"),
+    "history": ("list", "log", "ls", "versions"),
+    "hold": ("pause", "stop"),
+    "lookup": ("get", "vector", "vectors"),
+    "prune": ("clean", "cleanup", "delete", "gc", "rm"),
+    "pull": ("clone", "download", "fetch"),
+    "push": ("export", "upload"),
+    "resume": ("continue", "unhold", "unpause"),
+    "rollback": ("revert", "undo"),
+    "run": ("daemon", "start", "watch"),
+    "search": ("neighbors", "neighbours", "query"),
+    "show": ("describe", "manifest"),
+    "status": ("info", "state"),
+    "sync": ("add", "align", "import", "ingest", "load", "publish", "stabilize"),
+    "verify": ("audit", "check", "fsck"),
+}
 #: Options of other programs, and the embsync options that may be meant: the first that the command has.
 _OPTIONS = (
     (_ADDRESSES, ("--listen",)),
@@ -42,8 +62,24 @@ _ARGUMENTS = {
 _QUIET = ("--quiet", "-q", "--silent")
 #: Commands whose output is a log.
 _LOGGING = frozenset({"deliver", "run", "serve"})
-#: Where serve listens by default: the host for a port, the port for a host.
-_HOST, _PORT = "127.0.0.1", "8980"
+
+
+def words_meant(group: click.Group, words: Sequence[str]) -> list[str] | None:
+    """Return the words with the command that is meant instead of the first, or its ``--help`` if the others do not fit.
+
+    None if it is not known what is meant.
+    """
+    names = group.list_commands(click.Context(group))
+    given = words[0].lower()
+    same = (name for name, others in _COMMANDS.items() if given in others)
+    name = next(same, None) or next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.5)), None)
+    command = None if name is None else group.get_command(click.Context(group), name)
+    if name is None or command is None:
+        return None
+    if not {"-h", "--help"}.intersection(words):
+        with contextlib.suppress(click.UsageError), command.make_context(name, list(words[1:]), obj={}):
+            return [name, *words[1:]]
+    return [name, "--help"]
 
 
 def hint_for(command: click.Command, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
@@ -75,8 +111,16 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
         unknown = still
     line = shlex.join([*program, *words])
     if not quiet:
-        return line
+        return f"to return to the previous version: {line}" if _to_previous(command, words) else line
     return f"EMBSYNC_LOG__LEVEL=warning {line}" if command.name in _LOGGING else f"{line} > /dev/null"
+
+
+def _to_previous(command: click.Command, words: list[str]) -> bool:
+    """Return whether a line is a rollback that names no version."""
+    if command.name != "rollback":
+        return False
+    given, _, _ = command.make_parser(click.Context(command)).parse_args(words[1:])
+    return not isinstance(given.get("version"), str)
 
 
 def _after_the_command(group: click.Group, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
@@ -148,7 +192,7 @@ def _address(given: str, value: str, before: list[str], after: list[str]) -> str
         return value
     if not value.isdigit():
         complete = value.startswith("unix:") or value.count(":") == 1 or "]:" in value
-        return value if complete else f"{_host(value)}:{_PORT}"
+        return value if complete else f"{_host(value)}:{_default_address()[1]}"
     for words in (before, after):
         for at, word in enumerate(words):
             name, assigned, host = word.partition("=")
@@ -156,7 +200,15 @@ def _address(given: str, value: str, before: list[str], after: list[str]) -> str
                 host = host if assigned else words.pop(at + 1)
                 del words[at]
                 return f"{_host(host)}:{value}"
-    return f"{_HOST}:{value}"
+    return f"{_default_address()[0]}:{value}"
+
+
+def _default_address() -> tuple[str, str]:
+    """Return host and port where ``serve`` listens by default."""
+    from embsync.config import ServeConfig  # noqa: PLC0415  (needed for this hint only)
+
+    host, _, port = ServeConfig().listen.rpartition(":")
+    return host, port
 
 
 def _host(given: str) -> str:

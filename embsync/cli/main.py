@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 import embsync
-from embsync.cli.guesses import hint_for
+from embsync.cli.guesses import hint_for, words_meant
 from embsync.errors import EmbsyncError, StoreError, UsageError, one_line
-from embsync.invocation import Invocation, set_invocation
+from embsync.invocation import Invocation, joined, set_invocation
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -75,12 +75,9 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-            raise UsageError(
-                "no such command",
-                found=repr(name),
-                hint=f"did you mean '{near[0]}'?" if near else f"commands: {', '.join(self.list_commands(ctx))}",
-            )
+            words = words_meant(self, args)
+            hint = joined([*Invocation.of_process().program, *words]) if words else f"commands: {', '.join(COMMANDS)}"
+            raise UsageError("no such command", found=repr(name), hint=hint)
         return super().resolve_command(ctx, args)
 
 

@@ -20,7 +20,8 @@ _DEFAULT = "embsync-report.html"
 
 
 @click.command()
-@click.option("-v", "--version", "number", type=click.IntRange(min=1), help="The version; default: the current one.")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.option("-v", "--version", "number", type=click.IntRange(min=1), help="The same as VERSION.")
 @click.option(
     "-o",
     "--output",
@@ -30,8 +31,21 @@ _DEFAULT = "embsync-report.html"
     help="The file to write or replace; - for standard output.",
 )
 @shared
-def report(number: int | None, output: Path, config_file: Path | None, store: Path | None, as_json: bool) -> None:
-    """Write a page with pictures of a version and its history: one HTML file that loads nothing."""
+def report(
+    version: int | None,
+    number: int | None,
+    output: Path,
+    config_file: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a page with pictures of VERSION, by default the current one, and its history.
+
+    It is one HTML file that loads nothing.
+    """
+    if None not in (version, number) and version != number:
+        raise UsageError("two versions", found=f"{version} and --version {number}", expected="one")
+    number = number if version is None else version
     root = context(config_file, store, as_json).store.root
     _require_place(output)
     with progress_bar("report", wanted=not as_json) as progress:

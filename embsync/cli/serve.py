@@ -12,7 +12,7 @@ from embsync.cli.options import Context, context, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import invocation, quoted, set_invocation
-from embsync.store.layout import current_number
+from embsync.store.layout import current_number, require_directory
 
 #: Other servers take this as --host; embsync listens there only by --listen.
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -44,17 +44,16 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
 
     Each option overrides the corresponding key of `serve:` in the configuration; see config.example.yaml for defaults.
     """
-    if _EVERY_ADDRESS in hosts:
-        raise UsageError(
-            "--host is a name that clients use, not an address to listen on",
-            found=_EVERY_ADDRESS,
-            hint=f"--listen {_EVERY_ADDRESS}:8980",
-        )
     options |= {"log__format": "json" if as_json else None, "serve__hosts": list(hosts) or None}
     given = context(config_file, store, as_json, **options)
     try:
         from embsync.server.server import serve as run  # noqa: PLC0415  (an extra)
-        from embsync.server.settings import Settings, is_open_to_all, require_servable  # noqa: PLC0415
+        from embsync.server.settings import (  # noqa: PLC0415
+            Settings,
+            is_open_to_all,
+            listen_command,
+            require_servable,
+        )
     except ModuleNotFoundError as error:
         raise UsageError(
             "serving needs additional packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
@@ -62,7 +61,14 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
     set_invocation(invocation().absolute())  # its pages and logs are read from other directories
     logs.configure(given.config.log)
     settings = Settings.of(given.config)
+    if _EVERY_ADDRESS in hosts:
+        raise UsageError(
+            "--host is a name that clients use, not an address to listen on",
+            found=_EVERY_ADDRESS,
+            hint=listen_command(settings, _EVERY_ADDRESS),
+        )
     require_servable(settings)
+    require_directory(given.store.root)  # one that is missing may yet be mounted; a file will not become a store
     if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
         warn(
             f"embsync: {settings.token_file}: every user of this machine can read the token; "

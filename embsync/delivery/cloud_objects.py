@@ -52,6 +52,8 @@ class CloudObjects:
 
     def __init__(self, config: ObjectStoreConfig) -> None:
         self.where = config.url
+        given = {"--endpoint": config.endpoint, "--region": config.region}
+        self.push_options = tuple(word for name, value in given.items() if value for word in (name, value))
         self._config = config
         self._opened: Any = None
         self._conditional: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
             "not the URL of an object store",
             found=_without_credentials(config.url),
             expected="s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or file:///directory",
+            hint=_url_of_directory(config.url),
         )
     if parts.password is not None:
         raise UsageError(
@@ -52,6 +54,12 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
             hint="pip install 'embsync[mirror]'",
         ) from None
     return CloudObjects(config)
+
+
+def _url_of_directory(given: str) -> str | None:
+    if ":" in given or not (given.startswith(("/", ".")) or Path(given).is_dir()):
+        return None
+    return f"the directory's URL is file://{os.path.abspath(given)}"  # noqa: PTH100  (links stay)
 
 
 def _without_credentials(url: str) -> str:

@@ -25,6 +25,7 @@ class LocalObjects:
 
     def __init__(self, where: str, root: Path) -> None:
         self.where = where
+        self.push_options: tuple[str, ...] = ()
         self._root = root
 
     def read(self, key: str) -> bytes | None:

@@ -24,6 +24,8 @@ class Objects(Protocol):
 
     #: The URL, for messages.
     where: str
+    #: The options with which `embsync push` reaches it besides.
+    push_options: tuple[str, ...]
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""

@@ -16,7 +16,7 @@ from embsync.delivery.remote import DamagedObject, Pointer
 from embsync.delivery.source import PullSource, require_pullable, write_source
 from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailable, StoreBusy, StoreDamaged
 from embsync.file_hashes import FileEntry, hash_file
-from embsync.invocation import command
+from embsync.invocation import command, joined
 from embsync.manifest import Manifest
 from embsync.progress import Counted, Progress, Stage, silent
 from embsync.reader import Version, open_version
@@ -145,7 +145,8 @@ class Pull:
             raise NotFoundError(
                 "nothing was pushed there yet",
                 where=f"{self._objects.where}/{remote.POINTER}",
-                hint="check the URL; on the host that publishes: embsync push URL",
+                hint="check the URL; on the host that publishes: "
+                + joined(["embsync", "push", self._objects.where, *self._objects.push_options]),
             )
         return pointer
 

@@ -73,7 +73,10 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
     require_servable(settings)
     # From here on a stop has something to remove. A blocked signal would not wait: other threads would get it.
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _STOPS}
+    before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGHUP)}
+    for number in _STOPS:
+        signal.signal(number, lambda *_: stop.set())
+    outlive_hangup()
     try:
         return _serve_on(_bind(settings.listen), settings, listening, stop)
     finally:
@@ -120,7 +123,7 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def _outlive_hangup() -> None:
+def outlive_hangup() -> None:
     """Continue after SIGHUP, which asks daemons to reload, unless the terminal was closed."""
     if sys.stdin is None or not sys.stdin.isatty():
         signal.signal(
@@ -194,7 +197,6 @@ def work(settings: Settings, bound: socket.socket, stop: threading.Event | None 
     before = {number: signal.signal(number, leave) for number in _STOPS}
     if stop is not None and stop.is_set():
         leave()
-    _outlive_hangup()
     try:
         server.run(sockets=[bound])
     finally:
@@ -205,7 +207,6 @@ def work(settings: Settings, bound: socket.socket, stop: threading.Event | None 
 
 def _oversee(settings: Settings, bound: socket.socket, stop: threading.Event) -> int:
     """Keep the workers alive until a signal, then stop them all."""
-    _outlive_hangup()
     with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
         deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)

@@ -13,12 +13,14 @@ import msgspec
 from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
 from embsync.errors import UsageError
 from embsync.file_kinds import kind_of
-from embsync.invocation import quoted
+from embsync.invocation import command, quoted
 from embsync.server.token import read_token
 
 Limits = LimitsConfig
 
 _UNIX = "unix:"
+#: The token's file in a printed command.
+_TOKEN_FILE = "embsync.token"  # noqa: S105  (a name)
 #: Longest path in a socket's address, without the terminating byte.
 _LONGEST_SOCKET = 107
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
@@ -118,8 +120,20 @@ def require_token_beyond_loopback(settings: Settings) -> None:
             "refusing to listen beyond this machine without a token",
             found=settings.listen,
             expected="--token-file FILE",
-            hint="or listen on 127.0.0.1 or unix:/path",
+            hint=("listen on 127.0.0.1 or unix:/path", listen_command(settings, host)),
         )
+
+
+def listen_command(settings: Settings, host: str) -> str:
+    """Return a command that listens on a host, with the port of the settings; without a token, it makes one."""
+    given = ServeConfig().listen if settings.listen.startswith(_UNIX) else settings.listen
+    listen = f"{f'[{host}]' if ':' in host else host}:{address(given)[1]}"
+    token = settings.token_file or _TOKEN_FILE
+    serve = command("serve", "--listen", listen, "--token-file", token, store=settings.store)
+    if settings.token_file is not None:
+        return serve.line
+    made = f"(umask 077; test -s {token} || head -c 24 /dev/urandom | base64 > {token})"
+    return f"to listen with a token: {made} && {serve.line}"
 
 
 def is_loopback(host: str) -> bool:

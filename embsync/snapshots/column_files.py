@@ -291,4 +291,5 @@ def _rows_of(parts: Sequence[Part]) -> int:
 
 
 def _no_rows(place: Place, files: int) -> SnapshotError:
-    return SnapshotError("no rows", where=str(place), found=f"{files} files without rows", expected="at least one row")
+    found = f"{files} file{'' if files == 1 else 's'} without rows"
+    return SnapshotError("no rows", where=str(place), found=found, expected="at least one row")

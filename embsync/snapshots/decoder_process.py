@@ -115,8 +115,10 @@ class DecoderProcess:
         except (ValueError, TypeError, RecursionError):
             raise _malformed(where, "an answer that is no message") from None
         if "refused" in message:
-            refused, found, expected = (message.get(key) for key in ("refused", "found", "expected"))
-            raise SnapshotError(str(refused), where=where, found=found, expected=expected)
+            refused, found, expected = str(message["refused"]), message.get("found"), message.get("expected")
+            damaged = refused.startswith("ill-formed")
+            hint = "check that it was copied completely, or write it again" if damaged else None
+            raise SnapshotError(refused, where=where, found=found, expected=expected, hint=hint)
         return message
 
     def receive(self, where: str, pipe: BinaryIO, view: memoryview) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError, StoreDamaged, StoreError
+from embsync.file_kinds import kind_of
 from embsync.invocation import Command, command, quoted
 from embsync.numpy_header import LONGEST_HEADER, parse_header
 from embsync.store.durable import storage_errors
@@ -188,6 +189,23 @@ def current_number(root: Path) -> int | None:
             raise _lost(root, named)
 
 
+def require_directory(root: Path) -> None:
+    """Refuse a file in the place of a store.
+
+    Raises
+    ------
+    StoreError
+    """
+    if os.path.exists(root) and not os.path.isdir(root):  # noqa: PTH110, PTH112  (these raise nothing)
+        raise StoreError(
+            "not a store",
+            where=root,
+            found=f"a {kind_of(root.stat())}",
+            expected="a directory",
+            hint="name the store's directory with --store",
+        )
+
+
 def named_number(root: Path) -> int | None:
     """Return the number that ``current`` names, whether or not that version exists; None without a link.
 
@@ -209,6 +227,7 @@ def named_number(root: Path) -> int | None:
             hint="check the path; publishing a first snapshot creates the store",
         ) from None
     except OSError as error:
+        require_directory(root)
         raise StoreDamaged(
             "'current' is not a link",
             where=root / CURRENT,

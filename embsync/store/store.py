@@ -84,6 +84,7 @@ class Store(StoreContents):
         """Create the directories of an empty store, if it does not exist."""
         if self.versions.is_dir():
             return
+        layout.require_directory(self.root)
         with storage_errors(self.root):
             if self.root.is_dir() and any(self.root.iterdir()):
                 raise StoreError(

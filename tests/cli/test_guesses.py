@@ -1,4 +1,4 @@
-"""An option of another program is answered with the command as embsync has it, which works as it is printed."""
+"""Commands and options of other programs are answered with the line as embsync has it, which works as it is printed."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ TYPED = {
     "lookup users 1 --verbose": "lookup users 1 --debug",
     "serve --dir S --port 8080 --cfg c.yaml": "serve --store S --listen 127.0.0.1:8080 --config c.yaml",
     "pull --dir S --from s3://bucket/x": "pull --store S s3://bucket/x",
+    "rollback --version 3 --store S": "rollback 3 --store S",
     "--store S status": "status --store S",
     "--dir S serve --port 80": "serve --store S --listen 127.0.0.1:80",
 }
@@ -88,7 +89,26 @@ def test_other_options_are_compared_by_their_letters(typed: str, says: str, caps
     assert f"; hint: {says}" in capsys.readouterr().err
 
 
-def test_an_address_is_no_host_name(capsys: pytest.CaptureFixture[str]) -> None:
-    """Other servers listen on ``--host``."""
-    assert run(["serve", "--host", "0.0.0.0"]) == 2
-    assert "; hint: --listen 0.0.0.0:8980" in capsys.readouterr().err
+#: Commands of other programs, misspelt ones, and what is printed.
+COMMANDS_TYPED = {
+    "publish models/day=1 --json": "sync models/day=1 --json",
+    "ls --store S": "history --store S",
+    "Statu": "status",
+    "publish --foo": "sync --help",
+    "verfy --help": "verify --help",
+}
+
+
+@pytest.mark.parametrize("typed", COMMANDS_TYPED)
+def test_a_command_of_another_program(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its meaning, then by its letters; where the other words do not fit, its help."""
+    assert run(shlex.split(typed)) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(f"; hint: embsync {COMMANDS_TYPED[typed]}\n")
+    assert said.out == ""
+
+
+def test_a_rollback_without_a_version_is_printed_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    """It changes the store: who only asked for a version should see that."""
+    assert run(["rollback", "--version", "--store", "S"]) == 2
+    assert capsys.readouterr().err.endswith("; hint: to return to the previous version: embsync rollback --store S\n")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import embsync
 from embsync import logs
 from embsync.cli.main import run
 from embsync.config import LogConfig
@@ -49,6 +53,15 @@ def test_debug_also_raises_expected_errors(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr().err.count("\n") == 1
     with pytest.raises(EmbsyncError):
         run([*command, "--debug"])
+
+
+def test_ctrl_c_while_modules_load_ends_without_a_traceback(tmp_path: Path) -> None:
+    """As later: an empty line, and the exit code of SIGINT."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(embsync.__file__).parents[1])])
+    line = [sys.executable, "-m", "embsync", "status"]
+    done = subprocess.run(line, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
 
 
 @pytest.fixture

@@ -92,6 +92,14 @@ def answering() -> Iterator[Callable[..., ObjectStoreConfig]]:
 
 
 @pytest.mark.services("obstore")
+def test_what_reaches_a_place_is_known_for_printed_commands() -> None:
+    """`embsync push` needs the same endpoint and region."""
+    config = ObjectStoreConfig(name="test", url="s3://b/p", endpoint="http://127.0.0.1:9", region="eu-1")
+    assert open_objects(config).push_options == ("--endpoint", "http://127.0.0.1:9", "--region", "eu-1")
+    assert open_objects(ObjectStoreConfig(name="test", url="s3://b/p")).push_options == ()
+
+
+@pytest.mark.services("obstore")
 @pytest.mark.parametrize(
     ("status", "code", "error", "says"),
     [
@@ -215,6 +223,7 @@ def test_a_damaged_pointer_is_refused(root: Path, tmp_path: Path, damage: bytes)
     [
         ("http://host/path", "not the URL of an object store"),
         ("bucket/prefix", "not the URL of an object store"),
+        ("/srv/a copy", "the directory's URL is file:///srv/a copy$"),
         ("file://relative/path", "not a directory's URL"),
         ("file:///", "not a directory's URL"),
         ("s3:///prefix", "not the URL of an object store"),

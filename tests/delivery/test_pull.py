@@ -423,8 +423,9 @@ def test_a_mistyped_url_creates_no_store(tmp_path: Path) -> None:
     """Nothing was pushed there."""
     (tmp_path / "empty").mkdir()
     objects = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/empty"))
-    with pytest.raises(NotFoundError, match="nothing was pushed"):
+    with pytest.raises(NotFoundError, match="nothing was pushed") as caught:
         Pull(Store(tmp_path / "copy"), objects, 3).once()
+    assert str(caught.value).endswith(f"on the host that publishes: embsync push file://{tmp_path}/empty")
     assert not (tmp_path / "copy").exists()
 
 

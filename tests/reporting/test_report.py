@@ -258,6 +258,8 @@ def test_the_command_writes_one_file_and_does_not_change_the_store(
     ("arguments", "code", "said"),
     [
         (["--version", "9"], 6, "no version 9"),
+        (["99"], 6, "no version 99; found versions 1, 2, 3"),
+        (["1", "--version", "2"], 2, "two versions; found 1 and --version 2"),
         (["--output", "."], 2, "found a directory"),
         (["--output", "no/such/page.html"], 2, "mkdir -p no/such"),
     ],

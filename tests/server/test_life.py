@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from support.stores import sync
 from support.units import exit_code_in_time
 from support.waiting import PATIENCE, eventually
 
+from embsync.cli.main import run
+from embsync.errors import StoreError
 from embsync.store import Store
 
 SIZES = {"items": 120, "users": 60, "width": 6}
@@ -204,6 +207,7 @@ where, name, *arguments = sys.argv[1:]
 where = {"uvicorn": uvicorn.Server, "server": server}[where]
 call = getattr(where, name)
 def signalled(*given, **named):
+    os.kill(os.getpid(), signal.SIGHUP)
     os.kill(os.getpid(), signal.SIGTERM)
     return call(*given, **named)
 setattr(where, name, signalled)
@@ -216,11 +220,12 @@ main(arguments)
     ("where", "name", "workers"), [("uvicorn", "run", "1"), ("server", "_name", "1"), ("server", "_name", "2")]
 )
 def test_a_signal_during_startup_is_not_lost(root: Path, tmp_path: Path, where: str, name: str, workers: str) -> None:
-    """It came before the server listened to signals: exit code 0 and no socket left all the same."""
+    """A stop, after a request to reload, which ends nothing: exit code 0 and no socket left."""
     sync(root, night(0, **SIZES), "n0")
     _, _, _, _, _, *arguments = command(root, "--listen", f"unix:{tmp_path}/s", "--workers", workers)
     done = subprocess.run(
         [sys.executable, "-m", "support.script", _TOO_EARLY, where, name, *arguments],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
         timeout=PATIENCE,
@@ -330,6 +335,35 @@ def test_invalid_options_of_serve_are_usage_errors(root: Path, options: list[str
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", [["--host", "0.0.0.0", "--listen", "127.0.0.1:0"], ["--listen", "0.0.0.0:0"]])
+def test_what_is_printed_for_every_address_makes_a_token_and_listens(
+    root: Path, tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one line for a shell, whose two halves are run here."""
+    assert run(["serve", *given, "--store", str(root)]) == 2
+    making, _, serving_it = capsys.readouterr().err.rpartition("with a token: ")[2].partition(" && ")
+    subprocess.run(["sh", "-c", making], cwd=tmp_path, check=True)
+    token = tmp_path / "embsync.token"
+    assert (token.stat().st_mode & 0o777, len(token.read_text().strip())) == (0o600, 32)
+    name, *words = shlex.split(serving_it)
+    assert name == "embsync"
+    line = [sys.executable, "-m", "embsync", *words]
+    with subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on http://0.0.0.0:")
+        process.terminate()
+
+
+def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line and the exit code of a bad store, instead of waiting for a first version."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="not a store"):
+        Store(tmp_path / "file").make()
+    for line in (["serve", "--listen", f"unix:{tmp_path}/s"], ["status"], ["hold"]):
+        assert run([*line, "--store", str(tmp_path / "file")]) == 5
+        assert "file: not a store; found a file; expected a directory; hint: " in capsys.readouterr().err
 
 
 def has_read(process: int) -> int:
