@@ -68,10 +68,9 @@ def test_exactly_the_exit_codes_there_are_are_listed() -> None:
 
 def _rows(markdown: str) -> list[list[str]]:
     """Return the cells of all rows of tables; not their headers, and no bars within code."""
-    cells = [
-        re.sub(r"`[^`]*`", "code", row).replace("\\|", "") for row in markdown.splitlines() if row.startswith("| ")
-    ]
-    found = [[cell.strip() for cell in row.split("|")[1:-1]] for row in cells]
+    lines = [line.replace("\\|", "") for line in markdown.splitlines() if line.startswith("| ")]
+    bare = [re.sub(r"`[^`]*`", lambda found: found[0].replace("|", " "), line) for line in lines]
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bare]
     return [row for number, row in enumerate(found, 1) if "---" not in row + found[number % len(found)]]
 
 

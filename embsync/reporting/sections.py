@@ -205,7 +205,7 @@ def index_and_time(figures: ReportFigures) -> Iterator[Markup]:
     yield panel(
         "Time",
         charts.stages(plot, names, seconds),
-        numbers("Seconds by stage", ["version", *names, "total"], rows),
+        numbers("Seconds by stage", ["version", *(f"{name} (s)" for name in (*names, "total"))], rows),
         text=f"Version {manifest.version} took {text}.",
     )
 

@@ -96,6 +96,7 @@ def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
             assert figure(value, 3) in page.said
         assert f"{manifest.seconds.total:.2f}" in page.said
         assert f"{manifest.items.new:,}" in page.said
+    assert "read (s)" in page.said
     assert f"item {manifests[-1].drift.items.moved_most[0].id}" in page.said
     assert page.text.startswith("embsync report, version 4 Skip to the report embsync report version 4")
 
