@@ -309,12 +309,15 @@ class EngineConfig(_Section, frozen=True):
         Spark's own settings.
     partitions : int
         Part files to write; 0: as many as have about 128 MiB of vectors.
+    stall_seconds : float
+        Seconds without a completed task after which the jobs of the run are cancelled.
     """
 
     kind: Literal["local", "spark"] = "local"
     master: str = "local[*]"
     conf: dict[str, str | int | float | bool] = {}
     partitions: Count = 0
+    stall_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3_600.0
 
 
 class LogConfig(_Section, frozen=True):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from embsync.dtypes import Array, Float64, Int64
 from embsync.engines.batches import ids_of, ids_to
 from embsync.engines.first_pass import Work, sum_totals, taking, totals_of, triangle_of
-from embsync.engines.seam import Kept, Mapping, SideTotals, TakenRows, WrittenTable
+from embsync.engines.protocol import Kept, Mapping, SideTotals, TakenRows, WrittenTable
 from embsync.engines.second_pass import writing
 from embsync.engines.totals import Tally, row_counts, totals_from, unpacked
 from embsync.engines.written import gather, plain
@@ -24,7 +24,7 @@ from embsync.sides import SideName
 
 @dataclass(frozen=True)
 class LocalTable:
-    """A side as :class:`~embsync.engines.seam.SideTable`.
+    """A side as :class:`~embsync.engines.protocol.SideTable`.
 
     Attributes
     ----------

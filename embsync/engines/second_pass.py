@@ -155,7 +155,7 @@ def writing(plan: dict[str, Any], directory: str) -> Work:
     ----------
     plan : dict
         ``matrix``, ``scale``, ``number``, ``parent`` (its number), ``numbers``, ``everything``, ``inverse`` (float32 or
-        None), ``sampled`` and ``strings``: what :class:`embsync.engines.seam.Mapping` has, in plain values.
+        None), ``sampled`` and ``strings``: what :class:`embsync.engines.protocol.Mapping` has, in plain values.
     directory : str
     """
 

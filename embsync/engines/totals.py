@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embsync.engines.batches import ids_of, vectors_of
-from embsync.engines.seam import Kept, SideTotals, TakenRows, in_order, no_rows
+from embsync.engines.protocol import Kept, SideTotals, TakenRows, in_order, no_rows
 from embsync.errors import SnapshotError
 from embsync.manifest import RowCounts
 

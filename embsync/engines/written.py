@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.alignment.drift import MOVED_MOST, OUTLIER, RowChange, root
 from embsync.dtypes import Float32, Float64, Int64
-from embsync.engines.seam import Mapping, WrittenPart, WrittenTable
+from embsync.engines.protocol import Mapping, WrittenPart, WrittenTable
 from embsync.engines.statistics import quantiles
 from embsync.errors import SnapshotError
 from embsync.manifest import RowCounts

@@ -7,14 +7,11 @@ import threading
 from collections.abc import Iterator
 
 from embsync.config import EngineConfig
-from embsync.engines.seam import Engine
+from embsync.engines.protocol import Engine
 from embsync.progress import Progress
 
 #: Seconds between two reports while an engine works, during which this process uses no processor time.
 _BEAT_SECONDS = 15.0
-#: Seconds without any progress of the engine, such as a completed task, after which its jobs are ended, and nothing is
-#: reported any more. A job may wait for a busy cluster, but one that hangs has to be noticed.
-_SILENT_SECONDS = 3600.0
 
 
 class Reported:
@@ -25,16 +22,17 @@ class Reported:
     Parameters
     ----------
     progress : Progress
-    beat_seconds, silent_seconds : float
-        Between two reports, and without progress of the engine before they end.
+    stall_seconds : float
+        Without progress of the engine, such as a completed task, after which its jobs are ended and nothing is
+        reported any more. A job may wait for a busy cluster, but one that hangs has to be noticed.
+    beat_seconds : float
+        Between two reports.
     """
 
-    def __init__(
-        self, progress: Progress, beat_seconds: float = _BEAT_SECONDS, silent_seconds: float = _SILENT_SECONDS
-    ) -> None:
+    def __init__(self, progress: Progress, stall_seconds: float, beat_seconds: float = _BEAT_SECONDS) -> None:
         self._progress = progress
-        self._beat_seconds = beat_seconds
-        self._silent_seconds = silent_seconds
+        self._stall_seconds = stall_seconds
+        self._beat_seconds = min(beat_seconds, stall_seconds)
         self._last: tuple[str, float] | None = None
         self._engine: Engine | None = None
         self._done = threading.Event()
@@ -67,7 +65,7 @@ class Reported:
             if found != sign:
                 sign, silent = found, 0.0
                 interrupted = False
-            if silent > self._silent_seconds:
+            if silent > self._stall_seconds:
                 if self._engine is not None and not interrupted:
                     self._engine.interrupt()
                     interrupted = True
@@ -84,7 +82,7 @@ def open_engine(config: EngineConfig) -> Iterator[Engine | None]:
     from embsync.engines.spark.session import require_packages, running_session  # noqa: PLC0415  (the extra `spark`)
 
     require_packages()
-    with running_session(config) as session:
+    with running_session(config) as jobs:
         from embsync.engines.spark.engine import SparkEngine  # noqa: PLC0415  (imports pyspark)
 
-        yield SparkEngine(session, config.partitions)
+        yield SparkEngine(jobs, config.partitions)

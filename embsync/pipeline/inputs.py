@@ -12,7 +12,7 @@ from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
 from embsync.dtypes import Array, RowNumbers
-from embsync.engines.seam import Engine
+from embsync.engines.protocol import Engine
 from embsync.errors import Hint, SnapshotError, UsageError
 from embsync.ids import positions_in, sample
 from embsync.invocation import command, store_of

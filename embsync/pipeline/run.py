@@ -181,7 +181,7 @@ class _Run:
         engine = None
         if self._config.engine.kind != "local" and snapshot.users is not None:
             readable(snapshot.users, self._config)
-            self._progress = reported = stack.enter_context(Reported(self._progress))
+            self._progress = reported = stack.enter_context(Reported(self._progress, self._config.engine.stall_seconds))
             engine = stack.enter_context(open_engine(self._config.engine))
             if engine is not None:
                 reported.watch(engine)

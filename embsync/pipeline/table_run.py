@@ -1,4 +1,4 @@
-"""The users of a run as a table that an engine reads, maps and writes; see :mod:`embsync.engines.seam`."""
+"""The users of a run as a table that an engine reads, maps and writes; see :mod:`embsync.engines.protocol`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.alignment.preservation import Residual
 from embsync.alignment.two_pass import SideFit
 from embsync.config import Config
 from embsync.dtypes import Array, Float64, Int64, UInt64
-from embsync.engines.seam import Engine, Kept, Mapping, SideTable, SideTotals, TakenRows, WrittenPart, WrittenTable
+from embsync.engines.protocol import Engine, Kept, Mapping, SideTable, SideTotals, TakenRows, WrittenPart, WrittenTable
 from embsync.errors import SnapshotError, UsageError
 from embsync.file_hashes import FileEntry
 from embsync.ids import positions_in, sample

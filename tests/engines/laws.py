@@ -16,7 +16,7 @@ from embsync.alignment.gram import sum_side
 from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import residual_scale, written_block
 from embsync.dtypes import Array
-from embsync.engines.seam import Kept, Mapping, SideTable, WrittenTable
+from embsync.engines.protocol import Kept, Mapping, SideTable, WrittenTable
 from embsync.errors import SnapshotError
 from embsync.ids import positions_in, sample
 from embsync.rows import ArrayRows

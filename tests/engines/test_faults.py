@@ -114,6 +114,22 @@ def test_executors_that_do_not_see_the_store_are_named(tmp_path: Path) -> None:
     assert list((tmp_path / "spark/versions").iterdir()) == []
 
 
+def test_a_job_that_stalls_is_cancelled(tmp_path: Path) -> None:
+    """A task hangs: after engine.stall_seconds the run ends with one line and exit code 7, and without a version."""
+    path = snapshot(tmp_path)
+    engine = {"master": "local[2]", "conf": CONF, "partitions": 2, "stall_seconds": 30}
+    command = [*configured(tmp_path, engine), "--store", str(tmp_path / "spark"), str(path)]
+    done = subprocess.run(
+        command, env=environment(tmp_path, "hang"), timeout=600, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 7, done.stderr[-3000:]
+    assert (tmp_path / "fault").exists()
+    last = done.stderr.strip().splitlines()[-1]
+    assert "a Spark job was cancelled" in last
+    assert "engine.stall_seconds" in last
+    assert list((tmp_path / "spark/versions").iterdir()) == []
+
+
 def test_two_attempts_of_a_task_count_once(tmp_path: Path) -> None:
     """With speculation, the attempt that hangs and the one that overtakes it write both; one counts."""
     path = snapshot(tmp_path)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from engines import laws
 from numpy.testing import assert_array_equal
+from support.waiting import PATIENCE, eventually
 
 from embsync.config import EngineConfig
 from embsync.ids import hash_ids, sample
@@ -73,40 +74,57 @@ def test_settings_and_partitions_reach_spark(spark: Any, spark_config: EngineCon
     assert spark.conf.get("spark.ui.enabled") == "false"
 
 
-def test_an_error_ends_the_jobs_that_run(spark_config: EngineConfig, tmp_path: Path) -> None:
+def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp_path: Path) -> None:
     """Also one that Spark would wait for without end, as a child of a worker that is gone holds its connection."""
     from embsync.engines.spark.session import running_session
 
-    marker, ended = tmp_path / "begun", threading.Event()
+    begun, others, ended = tmp_path / "begun", tmp_path / "others", threading.Event()
+    counted: list[int] = []
 
     def hang(batches: Any) -> Any:
         if os.fork() == 0:
             for descriptor in (0, 1, 2):
                 os.close(descriptor)
-            marker.touch()
-            while marker.exists():
+            begun.touch()
+            while begun.exists():
                 time.sleep(0.1)
         os._exit(1)
         yield
 
-    def count(session: Any) -> None:
+    def wait(batches: Any) -> Any:
+        others.touch()
+        while others.exists():
+            time.sleep(0.02)
+        yield from batches
+
+    def count_hanging(jobs: Any) -> None:
         with contextlib.suppress(Exception):
-            session.range(1).mapInArrow(hang, "id long").count()
+            jobs.mark()
+            jobs.session.range(0, 1, 1, 1).mapInArrow(hang, "id long").count()
         ended.set()
 
+    def count_of_others(session: Any) -> None:
+        counted.append(session.range(0, 5, 1, 1).mapInArrow(wait, "id long").count())
+
     def stopped() -> None:
-        with running_session(spark_config) as session:
-            threading.Thread(target=count, args=(session,), daemon=True).start()
-            while not marker.exists():
-                time.sleep(0.02)
+        with running_session(spark_config) as jobs:
+            threads.append(threading.Thread(target=count_of_others, args=(jobs.session,), daemon=True))
+            threads.append(threading.Thread(target=count_hanging, args=(jobs,), daemon=True))
+            for thread in threads:
+                thread.start()
+            eventually(lambda: begun.exists() and others.exists())
             raise ZeroDivisionError
 
+    threads: list[threading.Thread] = []
     with pytest.raises(ZeroDivisionError):
         stopped()
-    assert ended.wait(60)
-    marker.unlink()
+    assert ended.wait(PATIENCE)
+    others.unlink()
+    threads[0].join(PATIENCE)
+    assert counted == [5]
+    begun.unlink()
     with running_session(spark_config) as again:
-        assert again.range(3).count() == 3
+        assert again.session.range(3).count() == 3
 
 
 def test_damaged_rows_are_refused_by_id(spark: Any) -> None:

@@ -25,7 +25,7 @@ class Engine:
         self.interrupted += 1
 
 
-def reports(engine: Any, beats: int, silent_seconds: float) -> int:
+def reports(engine: Any, beats: int, stall_seconds: float) -> int:
     """Return how many reports there were after the engine was asked so many times, and note the interruptions."""
     seen: list[tuple[str, float]] = []
     enough = threading.Event()
@@ -37,7 +37,7 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
             return super().sign()
 
     watched = Observed(engine.changes)
-    with Reported(lambda stage, share: seen.append((stage, share)), 0.005, silent_seconds) as reported:
+    with Reported(lambda stage, share: seen.append((stage, share)), stall_seconds, 0.005) as reported:
         reported("reading", 0.5)  # before the engine is asked: until then there is nothing to repeat
         reported.watch(watched)
         assert enough.wait(PATIENCE)
@@ -49,14 +49,14 @@ def reports(engine: Any, beats: int, silent_seconds: float) -> int:
 def test_the_last_progress_is_repeated_while_the_engine_works() -> None:
     """At every beat: a process that only waits for a cluster is not killed."""
     engine = Engine(changes=1000)
-    assert reports(engine, 20, silent_seconds=0.0) >= 20
+    assert reports(engine, 20, stall_seconds=0.005) >= 20
     assert engine.interrupted == 0
 
 
 def test_a_job_that_hangs_is_not_reported_for_ever() -> None:
     """Without progress of the engine there are no more reports, and it is interrupted, once."""
     engine = Engine(changes=5)
-    assert reports(engine, 40, silent_seconds=0.0) <= 6
+    assert reports(engine, 40, stall_seconds=0.005) <= 6
     assert engine.interrupted == 1
 
 
@@ -71,7 +71,7 @@ def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
             return max(self.asked, 4)
 
     engine = Stopped(changes=1000)
-    with Reported(lambda *_: None, 0.005, silent_seconds=0.2) as reported:
+    with Reported(lambda *_: None, stall_seconds=0.2, beat_seconds=0.005) as reported:
         reported.watch(engine)
         eventually(lambda: engine.asked > 20)
     assert engine.interrupted == 0

@@ -15,7 +15,7 @@ from pyspark.sql import functions as sql
 from embsync.engines.batches import ids_to, lists_of
 from embsync.engines.first_pass import Batches, Work
 from embsync.engines.spark.errors import spark_errors
-from embsync.engines.spark.session import cancel_jobs
+from embsync.engines.spark.session import Jobs
 from embsync.engines.spark.table import SparkTable
 from embsync.sides import SideName
 from embsync.snapshots.column_files import StoredColumns
@@ -32,19 +32,25 @@ class SparkEngine:
 
     Attributes
     ----------
-    session : SparkSession
+    jobs : Jobs
+        Those of this run.
     outputs : int
         Part files to write; 0: by the size.
     """
 
-    session: Any
+    jobs: Jobs
     outputs: int = 0
     _reports: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Have Spark Connect report its progress, which it has no status for."""
-        if hasattr(self.session, "registerProgressHandler") and not hasattr(self.session, "_jsparkSession"):
+        if self.jobs.connect:
             self.session.registerProgressHandler(self._count)
+
+    @property
+    def session(self) -> Any:
+        """The session of Spark."""
+        return self.jobs.session
 
     def _count(self, **_: object) -> None:
         self._reports[0] += 1
@@ -58,8 +64,8 @@ class SparkEngine:
         return self._reports[0]
 
     def interrupt(self) -> None:
-        """End the jobs of the session."""
-        cancel_jobs(self.session)
+        """End the jobs of this run."""
+        self.jobs.cancel()
 
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SparkTable:
         """Return a side of a snapshot."""

@@ -60,10 +60,10 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "raise it in engine.conf",
     ),
     (
-        r"cancelled as part of cancellation of all jobs|OPERATION_CANCELED",
+        r"SPARK_JOB_CANCELLED|OPERATION_CANCELED",
         EngineError,
         "a Spark job was cancelled",
-        "embsync cancels a job in which no task ends for an hour, as an executor may hang: see Spark's log",
+        "embsync cancels its jobs if no task ends for engine.stall_seconds, as an executor may hang: see Spark's log",
     ),
     (
         r"Cannot parse the master URL|Could not parse Master URL|INVALID_CONNECT_URL",

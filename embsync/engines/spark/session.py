@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,45 @@ _HERE = {
 _STARTED: dict[str, Any] = {}
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs that a thread starts in a session between ``mark`` and ``unmark``; the session may have others.
+
+    Attributes
+    ----------
+    session : SparkSession
+    tag : str
+        By which Spark knows them.
+    """
+
+    session: Any
+    tag: str = field(default_factory=lambda: f"embsync-{uuid.uuid4().hex}")
+
+    @property
+    def connect(self) -> bool:
+        """Whether the session is one of Spark Connect."""
+        return not hasattr(self.session, "_jsparkSession")
+
+    def mark(self) -> None:
+        """Have Spark tag the jobs that this thread starts."""
+        # by the context, because a classic session only finds tags of the thread that asks
+        self.session.addTag(self.tag) if self.connect else self.session.sparkContext.addJobTag(self.tag)
+
+    def unmark(self) -> None:
+        """Have it tag them no longer."""
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            self.session.removeTag(self.tag) if self.connect else self.session.sparkContext.removeJobTag(self.tag)
+
+    def cancel(self) -> None:
+        """End them, from any thread; nothing is raised: the cluster may be gone."""
+        with contextlib.suppress(Exception):
+            cancel = self.session.interruptTag if self.connect else self.session.sparkContext.cancelJobsWithTag
+            cancel(self.tag)
+
+
 @contextlib.contextmanager
-def running_session(engine: EngineConfig) -> Iterator[Any]:
-    """Yield the session with these settings, started if need be; an error in the block ends its jobs and itself.
+def running_session(engine: EngineConfig) -> Iterator[Jobs]:
+    """Yield the session with these settings, started if need be; an error in the block ends the jobs of the block.
 
     Raises
     ------
@@ -48,20 +86,18 @@ def running_session(engine: EngineConfig) -> Iterator[Any]:
     EngineError
         The cluster cannot be reached.
     """
-    session = start(engine)
+    jobs = Jobs(start(engine))
     try:
-        yield session
+        with spark_errors(f"engine.master {engine.master}"):
+            jobs.mark()
+        yield jobs
     except BaseException:
-        cancel_jobs(session)
-        if not _is_alive(session):
+        jobs.cancel()
+        if not _is_alive(jobs.session):
             stop(engine)
         raise
-
-
-def cancel_jobs(session: Any) -> None:
-    """End the jobs of a session; nothing is raised: the cluster may be gone."""
-    with contextlib.suppress(Exception):
-        session.sparkContext.cancelAllJobs() if hasattr(session, "_jsparkSession") else session.interruptAll()
+    finally:
+        jobs.unmark()
 
 
 def start(engine: EngineConfig) -> Any:

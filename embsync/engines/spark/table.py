@@ -21,7 +21,7 @@ from pyspark.sql import functions as sql
 from embsync.dtypes import Array, Float64
 from embsync.engines.batches import ids_of
 from embsync.engines.first_pass import TOTALS, sampling, sum_totals, taking, totals_of, triangle_of
-from embsync.engines.seam import Kept, Mapping, SideTotals, TakenRows, WrittenTable
+from embsync.engines.protocol import Kept, Mapping, SideTotals, TakenRows, WrittenTable
 from embsync.engines.second_pass import RESULT, writing
 from embsync.engines.spark.errors import spark_errors
 from embsync.engines.totals import row_counts, totals_from, unpacked
@@ -45,7 +45,7 @@ _ALL = 2**64 - 1
 
 @dataclass(frozen=True)
 class SparkTable:
-    """A side as :class:`~embsync.engines.seam.SideTable`.
+    """A side as :class:`~embsync.engines.protocol.SideTable`.
 
     Attributes
     ----------
