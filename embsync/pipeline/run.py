@@ -18,7 +18,7 @@ import msgspec
 from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
 from embsync.dtypes import Array
-from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotError, StoreError
+from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotError, StoreError, UsageError
 from embsync.index import Built, check_factory, refresh
 from embsync.manifest import FORMAT, FORMAT_OF_PARTS, CheckRecord, IndexReport, Manifest, Parts, Seconds
 from embsync.pipeline import record
@@ -136,7 +136,7 @@ class _Run:
         """Run to a published version; if the snapshot is replaced meanwhile, its errors are reported as that change."""
         try:
             return self._publish()
-        except SnapshotError as error:
+        except (SnapshotError, UsageError) as error:  # of usage: executors do not see a path that is gone
             if error.transient or not self._has_changed():
                 raise
             raise self._changed(error.what) from error

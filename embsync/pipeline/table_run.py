@@ -168,6 +168,7 @@ def table_run(
     lineage = np.empty(0, np.int64) if parent is None else parent.lineage
     kept = Kept(lineage, config.store.carry_forward_versions)
     totals = table.totals()
+    _require_all_rows(side, totals)
     counts = table.count(before, kept)
     wanted = table.sample_ids(max(SAMPLED, config.index.sample_queries))
     anchors, recent, known_rows = None, None, TakenRows(wanted[:0], np.empty((0, 0), np.float32), np.empty(0, np.int64))
@@ -186,6 +187,18 @@ def table_run(
         pairing, rate = Pairing.of(places, reference, anchors.ids), anchors.rate
     fitted = TableInput(table, totals, taken, pairing, rate, positions_in(wanted, taken.ids))
     return TableRun("users", side, engine, counts, fitted, anchors, parent, before, known_rows, kept)
+
+
+def _require_all_rows(side: SnapshotSide, totals: SideTotals) -> None:
+    """Refuse fewer rows than the files list: Spark ignores row groups that begin beyond a file's end."""
+    if totals.rows != side.count:
+        raise SnapshotError(
+            "malformed table",
+            where=side.source,
+            found=f"{totals.rows} rows",
+            expected=f"{side.count} by its metadata",
+            hint="a file is damaged: write the snapshot again",
+        )
 
 
 def _rows(version: Version) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from support.nights import night
 from embsync.config import Config, EngineConfig, SnapshotConfig
 from embsync.engines.spark import session
 from embsync.engines.spark.errors import as_error, spark_errors
-from embsync.errors import EngineError, SnapshotError, StoreError, UsageError
-from embsync.pipeline import Request
+from embsync.errors import EngineError, SnapshotChanged, SnapshotError, StoreError, UsageError
+from embsync.pipeline import Request, run
 from embsync.pipeline.run import publish_snapshot
 from embsync.store import Store
 
@@ -142,6 +143,7 @@ class Py4JJavaError(Exception):
             UsageError,
             "PYSPARK_PYTHON",
         ),
+        ('[CAST_OVERFLOW] The value 1BD of "DECIMAL(20,0)" cannot be cast to "BIGINT"', SnapshotError, "as text"),
         ("OSError: [Errno 28] No space left on device", StoreError, None),
         (
             "Total size of serialized results of 9 tasks is bigger than spark.driver.maxResultSize (1.0 MiB)",
@@ -201,6 +203,21 @@ def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
     expected = "differs among part files" if kind == "two types of ids" else r"engine\.kind: local"
     with pytest.raises(SnapshotError if of_snapshot else UsageError, match=expected):
         publish_snapshot(Store(tmp_path / "store"), Request(path), config)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_snapshot_that_disappears_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executors do not see its path then, but the set-up is not the cause: a transient error."""
+    found = night(1)
+    path = nights.save(tmp_path / "day=1", found.items, found.item_ids, found.users, found.user_ids)
+
+    def gone(_: EngineConfig) -> Any:
+        shutil.rmtree(path)
+        raise as_error(Py4JJavaError("[PATH_NOT_FOUND] Path does not exist: file:/day=1/users"), str(path))
+
+    monkeypatch.setattr(run, "open_engine", gone)
+    with pytest.raises(SnapshotChanged, match="does not see"):
+        publish_snapshot(Store(tmp_path / "store"), Request(path), ENGINE)
     assert not (tmp_path / "store").exists()
 
 

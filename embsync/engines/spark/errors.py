@@ -17,6 +17,12 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "write the vectors as float32 instead of float16, or set engine.kind: local",
     ),
     (
+        r"CAST_OVERFLOW[^\n]*BIGINT",
+        SnapshotError,
+        "an id beyond 64-bit signed integers",
+        f"write ids of at most {2**63 - 1}, or as text",
+    ),
+    (
         r"an id is repeated: the snapshot changed",
         SnapshotChanged,
         "the snapshot changed while it was read",
