@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import forkserver
+from support.launcher import launching
 from support.waiting import alive, eventually
 
 #: Says what a process sees of itself.
@@ -159,3 +161,41 @@ def test_a_forked_process_leads_its_group_from_the_start(option: dict[str, Any])
             finally:
                 process.kill()
         assert process.returncode == -signal.SIGKILL
+
+
+def in_a_shell(lines: str) -> subprocess.CompletedProcess[str]:
+    programs = {"tell": f"-m support.script {shlex.quote(_TELL)}", "python": ""}
+    with launching(programs) as place:
+        return subprocess.run(
+            ["sh", "-e", "-c", lines], input="an input", cwd="/", capture_output=True, text=True, check=False,
+            env=environment(PATH=f"{place}:{os.environ['PATH']}", OF_A_TEST="x"),
+        )  # fmt: skip
+
+
+def test_a_program_of_a_shell_is_forked(tmp_path: Path) -> None:
+    """It gets arguments, directory, variables and input, and the shell gets what it writes and its exit code."""
+    done = in_a_shell("cd /usr; tell a 'ü b'")
+    found = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (7, "to the other\n")
+    assert (found["arguments"], found["here"], found["variable"]) == (["-c", "a", "ü b"], "/usr", "x")
+    assert (found["input"], found["forked"]) == ("an input", True)
+    (tmp_path / "beside.py").write_text("name = __file__")
+    (tmp_path / "file.py").write_text(f"import beside, sys\nprint(beside.name, sys.argv)\n{_TELL}")
+    first, second = in_a_shell(f"python {tmp_path / 'file.py'} a").stdout.splitlines()
+    assert first == f"{tmp_path / 'beside.py'} ['{tmp_path / 'file.py'}', 'a']"
+    assert json.loads(second)["forked"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_program_of_a_shell_ends_with_its_client(number: signal.Signals) -> None:
+    """A signal reaches the process, and the shell sees which one; killing the client kills the process as well."""
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with launching({"code": f"-m support.script {shlex.quote(code)}"}) as place:
+        path = f"{place}:{os.environ['PATH']}"
+        with subprocess.Popen(["sh", "-c", "exec code"], stdout=subprocess.PIPE, env=environment(PATH=path)) as client:
+            assert client.stdout is not None
+            process = int(client.stdout.readline())
+            assert process != client.pid
+            client.send_signal(number)
+            assert client.wait() == -number
+        eventually(lambda: not alive(process))

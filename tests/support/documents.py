@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.launcher import launching
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -71,23 +73,18 @@ class Document:
 
 def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
     """Run lines of a shell as somebody would who has embsync installed; the first that fails ends it."""
-    programs = place / "programs"
-    programs.mkdir(exist_ok=True)
-    for name, arguments in (("embsync", ["-m", "embsync"]), ("python", [])):
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {" ".join(arguments)} "$@"\n')
-        (programs / name).chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-    }
-    return subprocess.run(
-        ["sh", "-e", "-c", script],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
+    with launching({"embsync": "-m embsync", "python": ""}) as programs:
+        environment = {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+        }
+        return subprocess.run(
+            ["sh", "-e", "-c", script],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )

@@ -83,6 +83,7 @@ _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OMP_", "
 _OBEYED = {"PYTHONPATH"} | ({"PYTHONIOENCODING"} - os.environ.keys())
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LONGEST_REQUEST = 2**20
+_adoption = threading.Lock()
 _execute = subprocess.Popen._execute_child
 _parameters = inspect.signature(_execute)
 
@@ -228,11 +229,12 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 def _adopting() -> Iterator[None]:
     """Become the parent of those whose parent ends meanwhile."""
     library = ctypes.CDLL(None)
-    library.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    try:
-        yield
-    finally:
-        library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    with _adoption:  # it is of the whole process, which has two servers
+        library.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            yield
+        finally:
+            library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
