@@ -16,6 +16,8 @@ from support.waiting import eventually
 
 KEY, SECRET = "tester", "a-secret-that-nobody-may-see"
 BUCKET = "bucket"
+#: moto compares a condition and then writes: no other thread may come between the two.
+_MOTO = "import sys; sys.setswitchinterval(60); from moto.server import main; main()"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def program(name: str) -> str:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[S3Server]:
     """Run moto's server."""
-    with _running([program("moto_server"), "-H", "127.0.0.1", "-p", "0"], folder / "moto.log") as server:
+    with _running([sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", "0"], folder / "moto.log") as server:
         eventually(lambda: _answers(f"{server.url}/{BUCKET}", "PUT"))
         yield server
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from contract import Stores, deliver, pinned
 from servers import BUCKET, S3Server
@@ -142,10 +143,11 @@ def test_a_version_dated_in_the_future_delays_a_removal_by_the_grace_period_only
         expected = number
     _dated(folder, "manifest.json", 3.15e7)
     began = time.monotonic()
-    for number in (1, 2):
+    patient = ObjectStoreSink(msgspec.structs.replace(config, grace_seconds=3600.0))
+    for number in (1, 2):  # the first dates all of them again: a slow machine is past a short period at the second
         with pytest.raises(SinkUnavailable, match="kept for those that are copying it"):
-            sink.drop(number)
-    eventually(lambda: _dropped(sink, 1), 40)
+            patient.drop(number)
+    eventually(lambda: _dropped(sink, 1))
     assert time.monotonic() - began > grace / 3
     eventually(lambda: _dropped(sink, 2))
     assert [found.number for found in sink.generations()] == [3]

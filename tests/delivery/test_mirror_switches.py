@@ -55,7 +55,7 @@ def switch_under_readers(folder: Path, config: ObjectStoreConfig, switches: int)
     def read(reader: int) -> None:
         try:
             with embsync.open(copy) as store:
-                while not done.is_set():
+                while not (done.is_set() and looks[reader]):
                     store.refresh()
                     looks[reader] += 1
                     mixed[reader] += digest(store.current) != known[store.current.number]
