@@ -39,23 +39,33 @@ def limit_step() -> None:
 
 def limit_memory() -> None:
     """Limit the memory of this process; to be called once the libraries are loaded."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    data, addresses = (int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmData", "VmSize"))
-    _lower(resource.RLIMIT_DATA, data + MEMORY)
-    resource.setrlimit(resource.RLIMIT_AS, (addresses + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    _lower(resource.RLIMIT_DATA, _size("VmData") + MEMORY)
+    _limit_addresses()
     _lower(resource.RLIMIT_CORE, 0)
 
 
 @contextmanager
 def addresses_of(handle: int) -> Iterator[None]:
-    """Raise the limit on the address space by the size of a mapped file, which takes addresses but no memory."""
-    before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if before != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_AS, (before + os.fstat(handle).st_size, hard))
+    """Leave room in the address space for a mapped file, which takes addresses but no memory."""
+    _limit_addresses(os.fstat(handle).st_size)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+        _limit_addresses()
+
+
+def _limit_addresses(mapped: int = 0) -> None:
+    """Limit the address space to what it has now, ``MEMORY`` and a file of so many bytes that is about to be mapped.
+
+    What it has now may include the file mapped before: a thread of pyarrow releases it a moment after it is closed.
+    """
+    _lower(resource.RLIMIT_AS, _size("VmSize") + MEMORY + mapped)
+
+
+def _size(name: str) -> int:
+    """Return one of the sizes of this process, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -22,6 +22,7 @@ writes nothing but the numbers of all rows. A refusal is ``{"refused": …, "fou
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -89,14 +90,10 @@ class TableService:
                 self._answer(verb, form, arguments, handles)
             except Unusable as refusal:
                 self._send(refusal.message)
-            except MemoryError:
-                most = f"{limits.MEMORY} bytes"
-                self._send(Unusable("needs more memory than reading it may take", expected=most).message)
             except BrokenPipeError:  # the parent has stopped reading
                 return
-            except Exception as error:  # any exception is caused by the file
-                called = _NAMES.get(form.get("kind", ""), "file")
-                self._send(Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__).message)
+            except Exception as error:  # any other exception is caused by the file
+                self._send(_refusal(error, form).message)
             finally:
                 for handle in handles:
                     os.close(handle)
@@ -167,6 +164,13 @@ class TableService:
 def _write(pipe: int, data: memoryview) -> None:
     while data:
         data = data[os.write(pipe, data) :]
+
+
+def _refusal(error: Exception, form: Message) -> Unusable:
+    if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error):  # pyarrow maps files without an errno
+        return Unusable("needs more memory than reading it may take", expected=f"{limits.MEMORY} bytes")
+    called = _NAMES.get(form.get("kind", ""), "file")
+    return Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__)
 
 
 def _shown(kind: str) -> str:
