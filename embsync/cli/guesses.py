@@ -71,6 +71,8 @@ def words_meant(group: click.Group, words: Sequence[str]) -> list[str] | None:
     """
     names = group.list_commands(click.Context(group))
     given = words[0].lower()
+    if given == "help":
+        return [*(word for word in words[1:2] if word in names), "--help"]
     same = (name for name, others in _COMMANDS.items() if given in others)
     name = next(same, None) or next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.5)), None)
     command = None if name is None else group.get_command(click.Context(group), name)
@@ -97,6 +99,8 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
     """
     if isinstance(command, click.Group):
         return _after_the_command(command, given, program, arguments)
+    if given[1:2].isdigit():
+        return shlex.join([*program, arguments[0], *_ids_last(command, arguments[1:])])
     words, quiet, unknown = list(arguments), False, given
     for _ in arguments:
         if unknown in _QUIET:
@@ -182,8 +186,21 @@ def _split(arguments: Sequence[str], place: int) -> tuple[list[str], str | None,
 
 def _option(command: click.Command, given: str) -> click.Option | None:
     options = {name: one for one in command.params if isinstance(one, click.Option) for name in one.opts}
-    wanted = [name for names, meaning in _OPTIONS if given in names for name in meaning]
-    return next((options[name] for name in wanted if name in options), None)
+    wanted = [name for names, meaning in _OPTIONS if given in names for name in meaning if name in options]
+    near = difflib.get_close_matches(given, [name for name in options if name.startswith("--")], n=1, cutoff=0.75)
+    return next((options[name] for name in (*wanted, *near)), None)
+
+
+def _ids_last(command: click.Command, words: Sequence[str]) -> list[str]:
+    """Return the words with everything that is not an option after ``--``: ids may begin with a dash."""
+    flags = {name for one in command.params if isinstance(one, click.Option) and one.is_flag for name in one.opts}
+    options, others, rest = [], [], iter(words)
+    for word in rest:
+        if not word.startswith("-") or word[1:2].isdigit():
+            others.append(word)
+        else:
+            options += [word] if word in flags or "=" in word else [word, next(rest, "")]
+    return [*options, "--", *others]
 
 
 def _address(given: str, value: str, before: list[str], after: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import shlex
 import signal
@@ -141,20 +140,10 @@ def _unexpected(error: Exception) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {text}; hint: run again with --debug and report the output", 1
 
 
-def _nearest_option(given: str, context: click.Context | None) -> str | None:
-    parameters = [] if context is None else context.command.get_params(context)
-    known = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
-    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.75)), None)
-
-
 def _usage(error: click.ClickException, program: Sequence[str], arguments: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption):
-        if error.option_name[1:2].isdigit():
-            return "; hint: put -- before ids that begin with -"
         hint = None if context is None else hint_for(context.command, error.option_name, program, arguments)
         if hint is not None:
             return f"; hint: {hint}"
-        if (near := _nearest_option(error.option_name, context)) is not None:
-            return f"; hint: did you mean '{near}'?"
     return "" if context is None else f"; hint: see {context.command_path} --help"

@@ -108,6 +108,13 @@ def context(
     return given
 
 
+def same_command(*words: str) -> str:
+    """Return the present command line with more options."""
+    given: list[str] = click.get_current_context().ensure_object(dict).get("arguments", [])
+    at = given.index("--") if "--" in given else len(given)
+    return invocation.joined([*invocation.invocation().program, *given[:at], *words, *given[at:]])
+
+
 def act_as_owner(given: Context) -> None:
     """Refuse a user who may not change the store, or become its owner if ``--as-owner`` was given."""
     state = click.get_current_context().ensure_object(dict)

@@ -11,10 +11,10 @@ import click
 import numpy as np
 
 from embsync.cli import npy
-from embsync.cli.options import context, shared
+from embsync.cli.options import context, same_command, shared
 from embsync.cli.output import print_json, say, table
 from embsync.dtypes import Array, Float32
-from embsync.errors import UsageError
+from embsync.errors import NotFoundError, UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.fold_in import Method
 from embsync.reader.labels import column_of, records_of
@@ -38,7 +38,13 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def opened(number: int | None, config_file: Path | None, store: Path | None, as_json: bool, **given: Any) -> None:
         with open_version(context(config_file, store, as_json).store.root, number) as version:
-            command(version, as_json=as_json, **given)
+            try:
+                command(version, as_json=as_json, **given)
+            except NotFoundError as error:
+                if "missing=" not in (error.hint or ""):
+                    raise
+                hint = f"without them: {same_command('--missing', 'nan')}"
+                raise NotFoundError(error.what, where=error.where, found=error.found, hint=hint) from None
 
     return opened
 

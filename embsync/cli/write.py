@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from embsync.cli.options import context, shared
+from embsync.cli.options import context, same_command, shared
 from embsync.cli.output import print_json, say
 from embsync.errors import UsageError
 from embsync.snapshots.sides import ITEMS, USERS
@@ -46,7 +46,13 @@ def write(
         sides.append(side_of_files(USERS, users, user_ids, user_weights, given.config.snapshot))
     elif user_ids is not None or user_weights is not None:
         raise UsageError("incomplete snapshot", found="--user-ids or --user-weights without --users")
-    written = write_sides(path, sides, overwrite=overwrite)
+    try:
+        written = write_sides(path, sides, overwrite=overwrite)
+    except UsageError as error:
+        if "overwrite=" not in (error.hint or ""):
+            raise
+        hint = f"to replace it: {same_command('--overwrite')}"
+        raise UsageError(error.what, where=error.where, expected=error.expected, hint=hint) from None
     if as_json:
         print_json({"path": str(written), "items": sides[0].count, "users": sides[1].count if users else None})
     else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.dtypes import Float32, Int64
 from embsync.errors import Hint, UsageError
-from embsync.invocation import command
+from embsync.invocation import command, store_of
 
 _MARKER = "EMBSYNC-DEMO"
 _MARKER_TEXT = "Made by `embsync demo`, which replaces snapshots/, store/ and items.csv when it runs here again.\n"
@@ -96,9 +96,9 @@ class DemoDirectory:
         )
 
     def _another(self) -> Hint:
-        """Return the command for a free directory: in this one, beside it, or in the working directory."""
-        places = (self.root / "embsync-demo", self.root.parent / f"{self.root.name}-2", Path("embsync-demo"))
-        for place in places:
+        """Return the command for a free directory: in this one (unless it is a store), beside it, or where we are."""
+        inside = [] if store_of(self.root) else [self.root / "embsync-demo"]
+        for place in (*inside, self.root.parent / f"{self.root.name}-2", Path("embsync-demo")):
             if place.parent.is_dir() and os.access(place.parent, os.W_OK) and not os.path.lexists(place):
                 return command("demo", place, purpose="name another")
         return "name another, where you may write"

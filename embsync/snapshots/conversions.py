@@ -67,7 +67,8 @@ def seen(place: Place) -> tuple[str, str | None]:
             others = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
             return f"{printable(name)}, {advice[0]}{others}", advice[1]
     more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
-    return printable(f"{len(entries)} entries: {', '.join(list(entries)[:8])}{more}"), None
+    count = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
+    return printable(f"{count}: {', '.join(list(entries)[:8])}{more}"), None
 
 
 def _of_snapshots(place: Place, entries: Mapping[str, str]) -> tuple[str, str] | None:

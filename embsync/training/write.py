@@ -156,7 +156,7 @@ def _reject_existing(target: Path, overwrite: bool) -> None:
             "the directory exists",
             where=target,
             expected="an unused name",
-            hint="pass overwrite=True (embsync write --overwrite) to replace it",
+            hint="pass overwrite=True to replace it",
         )
     place = Place.at(target)
     entries = place.entries()

@@ -72,6 +72,13 @@ def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
     assert (tmp_path / "demo" / "notes.txt").read_text() == "kept"
 
 
+def test_a_demo_beside_a_store_is_suggested_not_one_in_it(tmp_path: Path) -> None:
+    """Where a store would be refused with files of others in it."""
+    (tmp_path / "S" / "versions").mkdir(parents=True)
+    with pytest.raises(UsageError, match=f"embsync demo {tmp_path}/S-2$"):
+        DemoDirectory(tmp_path / "S").prepare()
+
+
 def test_an_interrupted_demo_can_be_run_again(tmp_path: Path) -> None:
     """The marker is there before anything else, so what an interrupted run left is recognised."""
     place = DemoDirectory(tmp_path / "demo")

@@ -389,6 +389,8 @@ def test_files_are_written_by_the_command(tmp_path: Path, capsys: pytest.Capture
     np.testing.assert_array_equal(vectors(items), ITEMS)
     np.testing.assert_array_equal(vectors(users), USERS)
     assert run([*arguments, "--item-ids", str(tmp_path / "i_ids.npy")]) == 2
+    printed = capsys.readouterr().err.partition("to replace it: embsync ")[2].split()
+    assert run(printed) == 0
 
 
 def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> None:
