@@ -65,11 +65,11 @@ def test_packages_that_do_not_fit_are_refused(
     assert "embsync[spark]" in str(caught.value.hint)
 
 
-def java(directory: Path, says: str) -> Path:
-    """Return the home of a Java that reports this version."""
+def java(directory: Path, says: str | None) -> Path:
+    """Return the home of a Java that reports this version, None: that cannot be executed."""
     (directory / "bin").mkdir(parents=True)
     program = directory / "bin/java"
-    program.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
+    program.write_text("#!/of/another/machine\n" if says is None else f"#!/bin/sh\necho '{says}' >&2\n")
     program.chmod(0o755)
     return directory
 
@@ -82,19 +82,21 @@ def java(directory: Path, says: str) -> Path:
         ('openjdk version "17.0.15" 2025-04-15', True),
         ('openjdk version "21" 2023-09-19', True),
         ("not Java at all", False),
+        (None, False),
     ],
 )
 def test_a_java_that_is_too_old_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, fits: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str | None, fits: bool
 ) -> None:
-    """By its own version output, before Spark's scripts fail on it."""
+    """By its own version output, before Spark's scripts fail on it; so is one that does not run."""
     monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, says)))
     if fits:
         session.require_java()
         return
-    with pytest.raises(UsageError, match="too old") as caught:
+    broken = says is None or "version" not in says
+    with pytest.raises(UsageError, match="broken" if broken else "too old") as caught:
         session.require_java()
-    assert says in str(caught.value)
+    assert (says or "No such file") in str(caught.value)
 
 
 def test_without_java_the_store_stays_as_it_was(
@@ -150,6 +152,7 @@ class Py4JJavaError(Exception):
             UsageError,
             "raise",
         ),
+        ("[JAVA_GATEWAY_EXITED] Java gateway process exited before sending its port number.", UsageError, "memory"),
         ("Could not parse Master URL: 'sparky'", UsageError, "spark://"),
         ("[SPARK_JOB_CANCELLED] Job 5 cancelled as part of cancellation of all jobs", EngineError, "may hang"),
         ("Job aborted due to stage failure: ExecutorLostFailure (executor 3 exited)", EngineError, "as it was"),

@@ -72,6 +72,12 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "embsync cancels its jobs if no task ends for engine.stall_seconds, as an executor may hang: see Spark's log",
     ),
     (
+        r"JAVA_GATEWAY_EXITED",
+        UsageError,
+        "Java ended before Spark started",
+        "its own message is above; check engine.conf, above all spark.driver.memory and spark.driver.extraJavaOptions",
+    ),
+    (
         r"Cannot parse the master URL|Could not parse Master URL|INVALID_CONNECT_URL",
         UsageError,
         "engine.master is not a master of Spark",

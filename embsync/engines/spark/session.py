@@ -199,10 +199,21 @@ def require_java() -> None:
     hint = f"install Java {_JAVA} or later, or set JAVA_HOME to it"
     if java is None or not os.access(java, os.X_OK):
         raise UsageError("Spark needs Java", found=f"none at {java}" if java else "no java on PATH", hint=hint)
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    number = re.search(r'version "(?:1\.)?(\d+)', told)
+    answer = _version_of(java)
+    number = re.search(r'version "(?:1\.)?(\d+)', answer)
     if number is None or int(number[1]) < _JAVA:
-        found = told.splitlines()[0] if told else "no version"
         raise UsageError(
-            "this Java is too old for Spark", where=java, found=found, expected=f"{_JAVA} or later", hint=hint
+            f"this Java is {'broken' if number is None else 'too old for Spark'}",
+            where=java,
+            found=answer.partition("\n")[0] or "no version",
+            expected=f"{_JAVA} or later",
+            hint=hint,
         )
+
+
+def _version_of(java: str) -> str:
+    """Return what a Java answers when it is asked for its version."""
+    try:
+        return subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    except OSError as error:  # another machine's program
+        return str(error)
