@@ -150,10 +150,14 @@ class Place:
         before = self.looks()
         eventually(lambda: self.looks() >= before + more)
 
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the log's lines of JSON, but for one that is still being written."""
+        written = self.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of an event."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in self.log_lines() if line["event"] == event]
 
     def worker(self) -> int | None:
         """Return the process that works or waits for the daemon, None between two."""

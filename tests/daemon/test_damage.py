@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from daemons import Place, eventually
 from support.damage import flip
@@ -85,8 +83,7 @@ def start_with_a_damaged(place: Place, *names: str) -> None:
 
 def logged_of(place: Place, name: str) -> list[str]:
     """Return the reasons in the log that name a file."""
-    lines = [json.loads(line) for line in place.log.read_text().splitlines() if line.startswith("{")]
-    return [line["reason"] for line in lines if f"/{name}:" in (line.get("reason") or "")]
+    return [line["reason"] for line in place.log_lines() if f"/{name}:" in (line.get("reason") or "")]
 
 
 def test_the_daemon_survives_damage_to_its_records(place: Place) -> None:

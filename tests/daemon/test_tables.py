@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,12 @@ def test_table_maintenance_publishes_nothing(root: Path) -> None:
         commit(place.watch / "model" / side, 1)
     with place.daemon():
         eventually(lambda: place.published() == ["model"])
+        place.send(signal.SIGSTOP)  # else it may come between the two sides, and read the second change by itself
         for side in ("items", "users"):
             table = opened(place.watch / "model" / side)
             table.optimize.z_order(["id"])
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+        place.send(signal.SIGCONT)
         eventually(lambda: place.events("unchanged"))
         eventually(lambda: place.status()["state"] == "idle")
         begun = len(place.logged("begun"))

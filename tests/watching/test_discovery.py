@@ -40,8 +40,9 @@ AT_ONCE = WatchConfig(settle_seconds=0)
 
 
 def once(watched: Path, watch: WatchConfig = AT_ONCE, later: float = 0) -> dict[str, Child]:
-    """Scan once, ``later`` seconds from now."""
-    found = discover(watched, watch, SNAPSHOT, now=time.time() + later)
+    """Scan once, ``later`` seconds after the last change, however long ago that is by now."""
+    changed = max((path.lstat().st_ctime for path in watched.rglob("*")), default=time.time())
+    found = discover(watched, watch, SNAPSHOT, now=changed + 0.001 + later)
     return {child.name: child for child in found.children}
 
 
