@@ -289,44 +289,38 @@ def test_a_wake_up_descriptor_gets_each_signal_once() -> None:
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
-def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command with system calls injected; skip where tracing is not allowed."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    only = [] if path is None else ["-P", str(path)]
-    faster = [] if "signal=" in inject else ["--seccomp-bpf"]  # stops at no other call, but drops injected signals
-    done = subprocess.run(
-        [
-            "strace",
-            "-f",
-            *faster,
-            "-o",
-            "/dev/null",
-            "-e",
-            f"trace={inject.partition(':')[0]}",
-            *only,
-            "-e",
-            f"inject={inject}",
-            sys.executable,
-            "-m",
-            "embsync",
-            *command,
-            "--store",
-            str(store),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    if "ptrace" in done.stderr:
-        pytest.skip("tracing is not allowed here")
-    return done
+#: Runs a command once it is traced; Yama lets only its parent trace it unless it says otherwise.
+_WHEN_TRACED = """
+import ctypes, runpy, sys
+PR_SET_PTRACER = 0x59616d61
+ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
+print("waiting", flush=True)
+if sys.stdin.readline() == "traced\\n":
+    runpy.run_module("embsync", run_name="__main__", alter_sys=True)
+"""
+
+
+def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -> tuple[int, str]:
+    """Run a command with system calls injected; return its code and its errors. Skip where tracing is not allowed.
+
+    It is traced from its first line on: until then Python makes many thousand calls.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-m", "support.script", _WHEN_TRACED, *command, "--store", str(store)]
+    calls = [*([] if path is None else ["-P", str(path)]), f"-etrace={inject.partition(':')[0]}", f"-einject={inject}"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(words, env=environment, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        tracing = ["strace", "-f", "-o/dev/null", *calls, f"-p{process.pid}"]
+        with subprocess.Popen(tracing, stderr=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stderr is not None
+            line = tracer.stderr.readline()
+            if "attached" not in line:
+                process.communicate(timeout=PATIENCE)
+                pytest.skip(f"tracing is not allowed here: {line}")
+            _, errors = process.communicate("traced\n", timeout=PATIENCE)
+    return process.returncode, errors
 
 
 @needs_strace
@@ -334,8 +328,8 @@ def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_an_interrupted_command_leaves_an_intact_store(store: Path, sent: str, when: int) -> None:
     """The signal comes with each rename of a publish: the command ends by it, and the store is old or new."""
-    done = _traced(store, f"rename:signal={sent}:when={when}", "sync", str(store.parent / "n2"))
-    assert done.returncode in {130, -signal.SIGTERM, 143}, done.stderr
+    code, errors = _traced(store, f"rename:signal={sent}:when={when}", "sync", str(store.parent / "n2"))
+    assert code in {130, -signal.SIGTERM, 143}, errors
     assert Store(store).current() in {2, 3}
     _goes_on(store)
 
@@ -349,8 +343,8 @@ def test_a_publish_that_could_not_be_journaled_is_retried(store: Path, call: str
     """Exit 5 and the store as before; the same command again publishes the night, once."""
     before = snapshot_of(store)
     path = store / "journal.jsonl"
-    done = _traced(store, f"{call}:error={error}:when=1", "sync", str(store.parent / "n2"), path=path)
-    assert done.returncode == 5, done.stderr
+    code, errors = _traced(store, f"{call}:error={error}:when=1", "sync", str(store.parent / "n2"), path=path)
+    assert code == 5, errors
     assert snapshot_of(store) == before
     assert run(["sync", str(store.parent / "n2"), "--store", str(store)]) == 0
     assert [event.version for event in Store(store).journal.events() if event.event == "published"] == [1, 2, 3]
