@@ -6,17 +6,20 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from embsync import logs
 from embsync.cli.interrupts import until_signal
-from embsync.cli.options import context, locking, shared
+from embsync.cli.options import Context, context, locking, shared
 from embsync.cli.output import print_json, say, warn
 from embsync.cli.progress import progress_bar
 from embsync.config import ObjectStoreConfig
 from embsync.notify import notify
+
+if TYPE_CHECKING:
+    from embsync.delivery.objects import Objects
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -113,27 +116,15 @@ def pull(
     local rollback stays until another version is pushed, and with `rollback --hold` until `resume`.
     """
     from embsync.delivery.endpoints import open_objects  # noqa: PLC0415
-    from embsync.delivery.follow import follow as follow_it  # noqa: PLC0415
     from embsync.delivery.pull import Pull  # noqa: PLC0415
-    from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
 
     given = context(config_file, store, as_json, wait, log__format="json" if as_json else None)
     place = ObjectStoreConfig(name="pull", url=url, endpoint=endpoint, region=region, credentials_file=credentials_file)
-    keep = given.config.store.keep_versions
     objects = open_objects(place)
     if follow:
-        logs.configure(given.config.log)
-        logs.log(
-            logging.INFO,
-            "started",
-            store=str(given.store.root),
-            source=without_secrets(url),
-            interval=interval,
-            pid=os.getpid(),
-        )
-        return follow_it(Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1")), interval)
+        return _follow(given, objects, interval)
     with progress_bar("pull", wanted=not as_json) as progress:
-        done = until_signal(Pull(given.store, objects, keep, progress=progress).once)
+        done = until_signal(Pull(given.store, objects, given.config.store.keep_versions, progress=progress).once)
     if as_json:
         print_json(
             {
@@ -146,3 +137,15 @@ def pull(
     else:
         say(f"version {done.version} {'is current' if done.changed else 'was current already'} in {given.store.root}")
     return 0
+
+
+def _follow(given: Context, objects: Objects, interval: float) -> int:
+    from embsync.delivery.follow import follow  # noqa: PLC0415
+    from embsync.delivery.pull import Pull  # noqa: PLC0415
+    from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
+
+    logs.configure(given.config.log)
+    source = without_secrets(objects.where)
+    logs.log(logging.INFO, "started", store=str(given.store.root), source=source, interval=interval, pid=os.getpid())
+    keep = given.config.store.keep_versions
+    return follow(Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1")), interval)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from embsync.progress import Progress, Stage, silent
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
     from rich.progress import Task
     from rich.text import Text
 
@@ -23,6 +24,20 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield silent
         return
+    with _bars() as bars:
+        bars.console.show_cursor()  # a signal may end the process before rich would show it again
+        task = bars.add_task("", total=1.0, label=label, stage="starting")
+
+        def proceed(stage: str, share: float) -> None:
+            if share < bars.tasks[0].completed:
+                bars.reset(task)  # another stage has another speed
+            bars.update(task, completed=share, stage=stage)
+
+        yield proceed
+
+
+def _bars() -> Bars:
+    """Return a bar with the columns of embsync, not yet drawn."""
     from rich.console import Console  # noqa: PLC0415  (only needed on a terminal)
     from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
@@ -47,16 +62,7 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        bars.console.show_cursor()  # a signal may end the process before rich would show it again
-        task = bars.add_task("", total=1.0, label=label, stage="starting")
-
-        def proceed(stage: str, share: float) -> None:
-            if share < bars.tasks[0].completed:
-                bars.reset(task)  # another stage has another speed
-            bars.update(task, completed=share, stage=stage)
-
-        yield proceed
+    return Bars(*columns, console=Console(stderr=True), transient=True)
 
 
 def rate(per_second: float, unit: str) -> str:

@@ -17,9 +17,10 @@ from embsync.dtypes import Array, Float32
 from embsync.errors import NotFoundError, UsageError
 from embsync.reader import Version, open_version
 from embsync.reader.fold_in import Method
+from embsync.reader.given_ids import Missing
 from embsync.reader.labels import column_of, records_of
 from embsync.reader.lineage import age_limit, last_seen_of
-from embsync.reader.side import Missing, Side
+from embsync.reader.side import Side
 from embsync.reader.verification import verify
 from embsync.reader.version import SpaceName
 from embsync.sides import SideName

@@ -60,15 +60,14 @@ def report(
         raise _unwritable(output, error.strerror or str(error)) from None
     if as_json:
         manifest = made.figures.manifest
-        found = made.verdict
         print_json(
             {
                 "output": str(output),
                 "bytes": len(page),
                 "version": None if manifest is None else manifest.version,
-                "outcome": found.outcome,
-                "verdict": found.sentence,
-                "notes": found.notes,
+                "outcome": made.verdict.outcome,
+                "verdict": made.verdict.sentence,
+                "notes": made.verdict.notes,
             }
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,7 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
     given = context(config_file, store, as_json, **options)
     try:
         from embsync.server.server import serve as run  # noqa: PLC0415  (an extra)
-        from embsync.server.settings import (  # noqa: PLC0415
-            Settings,
-            is_open_to_all,
-            listen_command,
-            require_servable,
-        )
+        from embsync.server.settings import Settings, listen_command, require_servable  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(
             "serving needs additional packages", found=f"no {error.name}", hint="pip install 'embsync[serve]'"
@@ -69,21 +65,25 @@ def serve(config_file: Path | None, store: Path | None, as_json: bool, hosts: tu
         )
     require_servable(settings)
     require_directory(given.store.root)  # one that is missing may yet be mounted; a file will not become a store
-    if settings.token_file is not None and is_open_to_all(Path(settings.token_file)):
-        warn(
-            f"embsync: {settings.token_file}: every user of this machine can read the token; "
-            f"hint: chmod o-r {quoted(settings.token_file)}"
-        )
+    _warn_of_open_token(settings.token_file)
+    return run(settings, partial(_say_listening, given))
 
-    def listening(where: str) -> None:
-        number = _current(given)
-        if as_json:
-            print_json({"listening": where, "store": str(given.store.root), "version": number})
-        else:
-            served = "no version yet: waiting for the first one" if number is None else f"version {number}"
-            say(f"listening on {where}; store {given.store.root}, {served}")
 
-    return run(settings, listening)
+def _warn_of_open_token(path: str | None) -> None:
+    """Warn if every user of this machine may read the token."""
+    from embsync.server.settings import is_open_to_all  # noqa: PLC0415
+
+    if path is not None and is_open_to_all(Path(path)):
+        warn(f"embsync: {path}: every user of this machine can read the token; hint: chmod o-r {quoted(path)}")
+
+
+def _say_listening(given: Context, where: str) -> None:
+    number = _current(given)
+    if given.as_json:
+        print_json({"listening": where, "store": str(given.store.root), "version": number})
+    else:
+        served = "no version yet: waiting for the first one" if number is None else f"version {number}"
+        say(f"listening on {where}; store {given.store.root}, {served}")
 
 
 def _current(given: Context) -> int | None:

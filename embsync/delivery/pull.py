@@ -92,7 +92,6 @@ class Pull:
         self._wait = wait
         self._alive = alive
         self._progress = progress
-        self._arrived = Counted(Stage("", 0, "bytes"), silent)
 
     def once(self) -> Pulled:
         """Make the pointer's version current, whatever is current here.
@@ -227,10 +226,11 @@ class Pull:
                 else:
                     missing.append(entry)
         needed = {entry.path: entry.bytes - min(staging.received(entry), entry.bytes) for entry in missing}
-        self._store.require_room(sum(needed.values()) + _SMALL_FILES)
-        self._arrived = Counted(Stage("copying", sum(needed.values()), "bytes"), self._progress)
-        self._download(staging, sorted(missing, key=lambda entry: -entry.bytes), folder)
-        return sum(needed.values()), linked
+        total = sum(needed.values())
+        self._store.require_room(total + _SMALL_FILES)
+        arrived = Counted(Stage("copying", total, "bytes"), self._progress)
+        self._download(staging, sorted(missing, key=lambda entry: -entry.bytes), folder, arrived)
+        return total, linked
 
     @contextlib.contextmanager
     def _newest_here(self) -> Iterator[Version | None]:
@@ -243,13 +243,21 @@ class Pull:
                     found = stack.enter_context(open_version(self._store.root, numbers[-1], indexed=False))
             yield found
 
-    def _download(self, staging: ReceivedVersion, missing: list[FileEntry], folder: str) -> None:
+    def _download(self, staging: ReceivedVersion, missing: list[FileEntry], folder: str, arrived: Counted) -> None:
         errors: list[BaseException] = []
+
+        def watched(pieces: Iterator[Any]) -> Iterator[Any]:
+            for piece in pieces:
+                if errors:
+                    raise SinkError("stopped because another file could not be copied")
+                self._alive()
+                arrived.add(len(piece))
+                yield piece
 
         def download(entry: FileEntry) -> None:
             try:
                 if not errors:
-                    self._download_one(staging, entry, f"{folder}/{entry.path}", errors)
+                    self._download_one(staging, entry, f"{folder}/{entry.path}", watched)
             except BaseException as error:
                 errors.append(error)
 
@@ -258,27 +266,21 @@ class Pull:
         if errors:  # later errors may be consequences of the first
             raise errors[0]
 
-    def _download_one(self, staging: ReceivedVersion, entry: FileEntry, key: str, errors: list[BaseException]) -> None:
+    def _download_one(
+        self, staging: ReceivedVersion, entry: FileEntry, key: str, watched: Callable[[Iterator[Any]], Iterator[Any]]
+    ) -> None:
         @contextlib.contextmanager
         def pieces(start: int) -> Iterator[Any]:
             with self._objects.stream(key, start) as arriving:
                 if arriving is None:
                     raise self._gone(key)
-                yield self._until(errors, arriving)
+                yield watched(arriving)
 
         try:
             with storage_errors(staging.path):
                 staging.receive(entry, pieces)
         except StoreDamaged as error:
             raise remote.damaged_object(self._objects, key, str(error.found), str(error.expected)) from None
-
-    def _until(self, errors: list[BaseException], pieces: Iterator[Any]) -> Iterator[Any]:
-        for piece in pieces:
-            if errors:
-                raise SinkError("stopped because another file could not be copied")
-            self._alive()
-            self._arrived.add(len(piece))
-            yield piece
 
     def _gone(self, key: str) -> ObjectGone:
         hint = "push again from the store, and check that nothing else deletes there"

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from embsync.dtypes import Array, Float32, Float64
-from embsync.errors import NotFoundError, UsageError
+from embsync.errors import UsageError
+from embsync.reader.given_ids import unknown_ids
 from embsync.rows import block_rows
 from embsync.similarity import RunningTopK
 
 if TYPE_CHECKING:
-    from embsync.reader.side import Ids, Side
+    from embsync.reader.given_ids import Ids
+    from embsync.reader.side import Side
 
 Method = Literal["ridge", "mean", "nearest"]
 
@@ -134,10 +136,7 @@ def _vectors(other: Side, arrays: list[Array], missing: str) -> tuple[Float64, A
     rows = other.rows(flat)
     known = rows >= 0
     if missing == "raise" and not known.all():
-        names = ", ".join(str(name) for name in flat[~known][:5])
-        raise NotFoundError(
-            f"unknown {other.name} ids", found=names, hint="pass missing=nan or missing=mean to leave out unknown ids"
-        )
+        raise unknown_ids(other.name, flat, known, "pass missing=nan or missing=mean to leave out unknown ids")
     vectors = np.zeros((len(rows), other.vectors.shape[1]))
     vectors[known] = other.vectors[rows[known]]
     return vectors, known

@@ -16,7 +16,8 @@ from embsync.errors import UsageError
 from embsync.store.rows import ages
 
 if TYPE_CHECKING:
-    from embsync.reader.side import Ids, Side
+    from embsync.reader.given_ids import Ids
+    from embsync.reader.side import Side
 
 #: The largest age: a number of versions, or a time such as ``"36h"``.
 MaxAge: TypeAlias = int | str | dt.timedelta

@@ -10,7 +10,7 @@ import numpy as np
 
 from embsync.dtypes import Float64, Int64
 from embsync.errors import EmbsyncError, NotFoundError
-from embsync.reader.side import Ids
+from embsync.reader.given_ids import Ids
 from embsync.similarity import row_cosines
 
 if TYPE_CHECKING:

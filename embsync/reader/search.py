@@ -12,7 +12,8 @@ import numpy as np
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.errors import UsageError
 from embsync.reader.blocked import BlockedIds
-from embsync.reader.side import Ids, Side
+from embsync.reader.given_ids import Ids
+from embsync.reader.side import Side
 from embsync.rows import as_slice
 from embsync.similarity import RunningTopK
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from embsync.dtypes import Array, Bool, Float32, Float64, Int64, Times
-from embsync.errors import NotFoundError, StoreDamaged, UsageError
+from embsync.errors import UsageError
 from embsync.ids import as_stored, positions_in
-from embsync.invocation import command, store_of
 from embsync.reader.fold_in import FoldIn, Method, folded
+from embsync.reader.given_ids import Ids, Missing, as_array, check_missing, decoded, unknown_ids
 from embsync.reader.lineage import Lineage, MaxAge, age_limit
+from embsync.reader.moments import live_moments
 from embsync.reader.sparse_index import SparseIndex
 from embsync.reader.tables import arrow_table, data_frame
 from embsync.rows import block_rows
@@ -26,19 +25,9 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-Missing = Literal["raise", "nan", "mean"]
-Ids = Sequence[int] | Sequence[str] | Array
 
 #: Minimum number of ids for a sparse index, which costs one read of all pages of the ids.
 _MANY = 256
-#: Characters of the longest decimal id.
-_DIGITS = 20
-
-
-def check_missing(missing: str) -> None:
-    """Refuse a value other than those of :data:`Missing`."""
-    if missing not in ("raise", "nan", "mean"):
-        raise UsageError("unknown option for missing ids", found=repr(missing), expected="raise, nan or mean")
 
 
 def _taken(column: Array, rows: Int64) -> Array:
@@ -186,7 +175,7 @@ class Side:
         rows = self.rows(ids)
         known = self._known(rows, max_age)
         if missing == "raise" and not known.all():
-            raise self._unknown(ids, known)
+            raise unknown_ids(self.name, ids, known)
         if not known.any():
             found = np.empty((len(rows), self.vectors.shape[1]), np.float32)
         else:  # one pass without a mask, which would take three times as long; unknown rows are overwritten below
@@ -265,7 +254,7 @@ class Side:
         rows = self.rows(ids)
         known = rows >= 0
         if missing == "raise" and not known.all():
-            raise self._unknown(ids, known, "pass missing=nan to get -1 for unknown ids")
+            raise unknown_ids(self.name, ids, known, "pass missing=nan to get -1 for unknown ids")
         return np.where(known, _taken(self.last_seen, rows), -1)
 
     def fold_in(
@@ -342,22 +331,7 @@ class Side:
 
     def named(self, stored: Array) -> Array:
         """Return ids as they are stored as int64 or str."""
-        return stored if stored.dtype.kind == "i" else self._decoded(stored)
-
-    def _decoded(self, stored: Array) -> Array:
-        try:
-            return np.asarray(np.char.decode(stored, "utf-8"))
-        except UnicodeDecodeError as error:
-            raise StoreDamaged(
-                f"{self.name} ids are damaged",
-                found=ascii(error.object)[:80],
-                expected="UTF-8",
-                hint=command("verify", purpose="to see what else is damaged", store=self._store()),
-            ) from None
-
-    def _store(self) -> Path | None:
-        file = getattr(self.ids, "filename", None)  # reading a mapped array
-        return None if file is None else store_of(file)
+        return stored if stored.dtype.kind == "i" else decoded(stored, self.name, getattr(self.ids, "filename", None))
 
     @property
     def newest(self) -> int:
@@ -407,46 +381,12 @@ class Side:
     def _moments(self) -> tuple[Float32, float]:
         if self.moments is not None:
             return self.moments[:-1].astype(np.float32), float(self.moments[-1])
-        total, squares = np.zeros(self.vectors.shape[1]), 0.0
-        step = max(1, block_rows(self.vectors.shape[1]) // 4)  # half a megabyte of float64
-        count = 0
-        for _, vectors, seen in self.stored_blocks(step):
-            # Not by BLAS, which is twice as fast: its threads would spin on cores that concurrent queries need.
-            block = vectors[seen == self.newest].astype(np.float64)
-            total += block.sum(axis=0)
-            squares += float(np.einsum("ij,ij->", block, block))
-            count += len(block)
-        count = max(count, 1)
-        return (total / count).astype(np.float32), squares / count
+        return live_moments(self.stored_blocks, self.newest, self.vectors.shape[1])
 
     def as_array(self, ids: Any) -> Array:
-        """Return ids as an array whose itemsize is bounded by that of the side's ids.
-
-        NumPy stores each string in the length of the longest: one id of a megabyte among ten thousand would take 40
-        GB. Ids longer than any here are cut to one character more than the longest, so that they remain unknown.
-        """
-        if isinstance(ids, list | tuple) and ids and isinstance(ids[0], str | bytes):
-            longest = self.ids.dtype.itemsize if self.ids.dtype.kind == "S" else _DIGITS
-            with contextlib.suppress(TypeError):  # not only strings: NumPy decides
-                if max(map(len, ids)) > longest:
-                    ids = [one[: longest + 1] for one in ids]
-        try:
-            return np.asarray(ids)
-        except ValueError:
-            raise UsageError(f"{self.name} ids are not a list", found="lists of different lengths") from None
+        """Return ids as an array of bounded itemsize, see :func:`~embsync.reader.given_ids.as_array`."""
+        return as_array(ids, self.ids, self.name)
 
     def as_stored(self, ids: Ids) -> Array:
         """Return ids in the store's type, int64 or UTF-8, whether or not the side has them."""
         return as_stored(self.as_array(ids), self.ids, f"{self.name} ids")
-
-    def _unknown(
-        self, ids: Ids, known: Array, hint: str = "pass missing=nan or missing=mean to get a result for unknown ids"
-    ) -> NotFoundError:
-        places = np.flatnonzero(~known)
-        names = [str(ids[place])[:80] for place in places[:5]]
-        more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-        return NotFoundError(
-            f"unknown {self.name} ids",
-            found=", ".join(names) + more,
-            hint=hint,
-        )

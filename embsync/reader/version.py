@@ -13,12 +13,13 @@ from embsync.dtypes import Array, Bool, Float32
 from embsync.errors import UsageError
 from embsync.manifest import FORMAT_OF_PARTS, RowCounts
 from embsync.reader.diff import Diff, diff
+from embsync.reader.given_ids import Ids, Missing, check_missing
 from embsync.reader.labels import Frozen, Where, matching, remembered, values_of
 from embsync.reader.lineage import MaxAge
 from embsync.reader.maps import Maps
 from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, of_known, stable_queries
-from embsync.reader.side import Ids, Missing, Side, check_missing
+from embsync.reader.side import Side
 from embsync.reader.version_files import FLOAT32, FLOAT64, IDS, INTEGER, VersionFiles
 from embsync.sides import SideName, Sides
 from embsync.store import layout

@@ -166,26 +166,28 @@ def _protocol() -> type[BoundedConnection]:
     return BoundedHttpTools
 
 
-def work(settings: Settings, bound: socket.socket, stop: threading.Event | None = None) -> int:
-    """Serve on a socket, in this process, until a signal or a stop that came before."""
-    application = Application(settings, leaving=lambda: server.should_exit)
-    bounds = application.connections
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # otherwise every malformed request would cause a log line
-    config = uvicorn.Config(
+def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         application.asgi(),
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        http=cast(Any, partial(_protocol(), bounds)),
+        http=cast(Any, partial(_protocol(), application.connections)),
         ws="none",
         loop="asyncio",
         timeout_graceful_shutdown=_last_seconds(settings),
-        backlog=accepted_at_once(bounds.most),
+        backlog=accepted_at_once(application.connections.most),
         h11_max_incomplete_event_size=LONGEST_HEAD,
     )
-    server = _Server(config)
+
+
+def work(settings: Settings, bound: socket.socket, stop: threading.Event | None = None) -> int:
+    """Serve on a socket, in this process, until a signal or a stop that came before."""
+    application = Application(settings, leaving=lambda: server.should_exit)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # otherwise every malformed request would cause a log line
+    server = _Server(_uvicorn_config(application, settings))
     share_arenas()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.freeze()  # excludes imported objects from garbage collections, which would pause requests for 20 to 35 ms
