@@ -74,7 +74,7 @@ def _shown(ids: Any, where: Array) -> str:
     return ", ".join(found) + more
 
 
-def by_groups(ids: Array, wanted: Array) -> Int64:
+def rows_in(ids: Array, wanted: Array) -> Int64:
     """Return the positions in ``ids`` of those that are in ``wanted``, which ascends."""
     if len(wanted) == 0 or len(ids) == 0:
         return np.empty(0, np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embsync.dtypes import Array, Float64
-from embsync.engines.batches import by_groups, ids_of, ids_to, pieces, problem_of, vectors_of
+from embsync.engines.batches import ids_of, ids_to, pieces, problem_of, rows_in, vectors_of
 from embsync.ids import hash_ids
 from embsync.snapshots.row_digest import row_sums
 
@@ -108,7 +108,7 @@ def taking(wanted: Array) -> Work:
 
     def work(batches: Batches) -> Batches:
         for batch in batches:
-            rows = by_groups(ids_of(batch.column("id")), wanted)
+            rows = rows_in(ids_of(batch.column("id")), wanted)
             if len(rows):
                 sink = pa.BufferOutputStream()
                 with pa.ipc.new_stream(sink, batch.schema) as stream:

@@ -114,7 +114,7 @@ class PartWriter:
 
     def _write(self, *, final: bool) -> None:
         table = pa.Table.from_batches(self._held, self._schema)
-        whole = len(table) if final else len(table) // self._limit * self._limit
+        rows = len(table) if final else len(table) // self._limit * self._limit
         if self._writer is None:
             self._file = HashedFile(self._path)
             self._writer = pq.ParquetWriter(
@@ -125,9 +125,9 @@ class PartWriter:
                 write_statistics=["id"],
                 write_page_checksum=True,
             )
-        self._writer.write_table(table.slice(0, whole), row_group_size=self._limit)
-        self._held = table.slice(whole).to_batches()
-        self._count = len(table) - whole
+        self._writer.write_table(table.slice(0, rows), row_group_size=self._limit)
+        self._held = table.slice(rows).to_batches()
+        self._count = len(table) - rows
 
     def finish(self) -> dict[str, Any] | None:
         """Make the file durable and return what describes it; None if there were no rows."""

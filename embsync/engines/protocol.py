@@ -224,7 +224,7 @@ class SideTable(Protocol):
 class Engine(Protocol):
     """Where tables are read."""
 
-    def sign(self) -> object:
+    def progress(self) -> object:
         """Return a value that changes while the engine makes progress; called from another thread."""
 
     def interrupt(self) -> None:

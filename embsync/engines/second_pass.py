@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from embsync.alignment.drift import compare_raw, compare_stable
 from embsync.alignment.preservation import written_block
 from embsync.dtypes import Array, Bool, Float32, Int64
-from embsync.engines.batches import by_groups, ids_of, pieces, vectors_of
+from embsync.engines.batches import ids_of, pieces, rows_in, vectors_of
 from embsync.engines.first_pass import Batches, Work
 from embsync.engines.part_writer import PartWriter, write_sums
 from embsync.snapshots.row_digest import row_sums
@@ -121,7 +121,7 @@ class _Partition:
         numbers = np.full(len(vectors), self.plan["number"], np.int64)
         lives = is_live[written]
         names, wanted = ids[written], self.plan["sampled"]
-        if wanted is not None and len(found := by_groups(names, wanted)):
+        if wanted is not None and len(found := rows_in(names, wanted)):
             self.sampled.append(np.stack([np.searchsorted(wanted, names[found]), found + self.writer.rows]))
         vectors[lives], vectors[~lives], numbers[~lives] = stable, old[kept], seen[kept]
         self.writer.add(names, vectors, numbers)
@@ -166,11 +166,11 @@ def writing(plan: dict[str, Any], directory: str) -> Work:
             if len(batch) == 0:
                 continue
             any_rows = True
-            whole = batch if held is None else _joined([held, batch])
+            rows = batch if held is None else _joined([held, batch])
             # The parent's row of the last one may be in the next batch.
-            open_rows = int(whole.column("last_seen").is_null()[-1].as_py())
-            partition.add(whole.slice(0, len(whole) - open_rows))
-            held = whole.slice(len(whole) - 1) if open_rows else None
+            open_rows = int(rows.column("last_seen").is_null()[-1].as_py())
+            partition.add(rows.slice(0, len(rows) - open_rows))
+            held = rows.slice(len(rows) - 1) if open_rows else None
         if held is not None:
             partition.add(held)
         if any_rows:

@@ -56,14 +56,14 @@ class Reported:
         self._thread.join()
 
     def _repeat(self) -> None:
-        sign: object = None
+        last: object = None
         interrupted = False
         silent = 0.0  # by beats, not by a clock, which goes on while this process or its machine is stopped
         while not self._done.wait(self._beat_seconds):
             silent += self._beat_seconds
-            found = (self._last, None if self._engine is None else self._engine.sign())
-            if found != sign:
-                sign, silent = found, 0.0
+            found = (self._last, None if self._engine is None else self._engine.progress())
+            if found != last:
+                last, silent = found, 0.0
                 interrupted = False
             if silent > self._stall_seconds:
                 if self._engine is not None and not interrupted:

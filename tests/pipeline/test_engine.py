@@ -17,7 +17,7 @@ class Engine:
     def __init__(self, changes: int) -> None:
         self.asked, self.changes, self.interrupted = 0, changes, 0
 
-    def sign(self) -> object:
+    def progress(self) -> object:
         self.asked += 1
         return min(self.asked, self.changes)
 
@@ -31,10 +31,10 @@ def reports(engine: Any, beats: int, stall_seconds: float) -> int:
     enough = threading.Event()
 
     class Observed(Engine):
-        def sign(self) -> object:
+        def progress(self) -> object:
             if self.asked >= beats:
                 enough.set()
-            return super().sign()
+            return super().progress()
 
     watched = Observed(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), stall_seconds, 0.005) as reported:
@@ -64,10 +64,10 @@ def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
     """By Ctrl-Z, or with its machine: a job that goes on afterwards is not interrupted."""
 
     class Stopped(Engine):
-        def sign(self) -> object:
+        def progress(self) -> object:
             if self.asked == 2:
                 time.sleep(0.3)  # as every clock goes on while a process is stopped
-            super().sign()
+            super().progress()
             return max(self.asked, 4)
 
     engine = Stopped(changes=1000)

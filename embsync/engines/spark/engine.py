@@ -23,7 +23,7 @@ from embsync.snapshots.column_files import StoredColumns
 #: Rows of an array that a task reads at once.
 _ROWS = 8192
 #: Characters that Hadoop takes for a pattern.
-_PATTERN = str.maketrans({sign: f"\\{sign}" for sign in "\\*?[]{}"})
+_PATTERN = str.maketrans({character: f"\\{character}" for character in "\\*?[]{}"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SparkEngine:
     def _count(self, **_: object) -> None:
         self._reports[0] += 1
 
-    def sign(self) -> object:
+    def progress(self) -> object:
         """Return the completed tasks of the stages that run, and the reports of Spark Connect."""
         with contextlib.suppress(Exception):  # Spark Connect has no context; a cluster may be gone
             tracker = self.session.sparkContext.statusTracker()
