@@ -116,4 +116,6 @@ def limit_words(record: CheckRecord) -> str:
 
 def _side(pair: tuple[float | None, float | None]) -> list[str]:
     words = zip(("below", "above"), pair, strict=True)
-    return [f"{word} {limit:.4g}".replace("-", MINUS) for word, limit in words if limit is not None]
+    return [
+        f"{word} {limit:.4g}".replace("e-0", "e-").replace("-", MINUS) for word, limit in words if limit is not None
+    ]

@@ -41,7 +41,7 @@ def space_map(figures: MapFigures, moved: tuple[MovedItem, ...]) -> Markup:
     )
     plot.path(_dots(across(figures.points[:, 0]), up(figures.points[:, 1])), "dots")
     middle = plot.height / 2
-    taken: list[tuple[float, ...]] = [(plot.left, middle - 70, plot.left + 18, middle + 70)]  # the name of axis 2
+    taken: list[tuple[float, ...]] = [(plot.left, middle - 100, plot.left + 26, middle + 100)]  # the name of axis 2
     for number, (one, trail) in enumerate(zip(moved, figures.trails, strict=False), 1):
         _trail(plot, number, one, across(trail[:, 0]), up(trail[:, 1]), np.isfinite(trail[:, 0]), taken)
     for item, (x, y) in zip(figures.popular, figures.popular_points, strict=True):

@@ -72,7 +72,8 @@ def moved(figures: ReportFigures, *, linked: bool = False) -> Iterator[Markup]:
         ]
         for number, one in enumerate(figures.moved, 1)
     ]
-    yield table("Items that moved most, with their nearest items before and after", header, rows, {0, 3, 4})
+    caption = "Items that moved most, with their nearest items before and after"
+    yield table(caption, header, rows, {0, 3, 4}, stacked=True)
     yield element("p", "Items in bold are among the nearest in both versions.", class_="note")
 
 

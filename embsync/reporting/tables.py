@@ -8,34 +8,44 @@ from embsync.reporting.markup import Markup, element
 
 
 def table(
-    caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], text_columns: int | Collection[int] = 1
+    caption: str,
+    header: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    text_columns: int | Collection[int] = 1,
+    *,
+    stacked: bool = False,
 ) -> Markup:
     """Return a table that scrolls by itself where it is wider than the page.
 
     Columns are numbers except the ``text_columns``: so many from the left, or these. The first is the heading of its
-    row.
+    row. On a phone, cells of a ``stacked`` table lie below each other, each with its column's name.
     """
     texts = range(text_columns) if isinstance(text_columns, int) else text_columns
 
     def kind(column: int) -> str | None:
         return None if column in texts else "n"
 
-    head = [element("th", cell, scope="col", class_=kind(place)) for place, cell in enumerate(header)]
-    body = [
-        element(
-            "tr",
-            [
-                element("th", cell, scope="row") if place == 0 else element("td", cell, class_=kind(place))
-                for place, cell in enumerate(row)
-            ],
-        )
-        for row in rows
+    def role(name: str) -> str | None:
+        return name if stacked else None  # a table that is laid out otherwise is none to a screen reader
+
+    def cell(place: int, content: object) -> Markup:
+        if place == 0:
+            return element("th", content, scope="row", role=role("rowheader"))
+        label = header[place] if stacked else None
+        return element("td", content, class_=kind(place), role=role("cell"), data_label=label)
+
+    head = [
+        element("th", name, scope="col", class_=kind(place), role=role("columnheader"))
+        for place, name in enumerate(header)
     ]
+    body = [element("tr", [cell(place, one) for place, one in enumerate(row)], role=role("row")) for row in rows]
     inside = element(
         "table",
         element("caption", element("span", caption)),
-        element("thead", element("tr", head)),
-        element("tbody", body),
+        element("thead", element("tr", head, role=role("row")), role=role("rowgroup")),
+        element("tbody", body, role=role("rowgroup")),
+        class_="stacked" if stacked else None,
+        role=role("table"),
     )
     return element("div", inside, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
