@@ -116,13 +116,16 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
             raise ZeroDivisionError
 
     threads: list[threading.Thread] = []
-    with pytest.raises(ZeroDivisionError):
-        stopped()
-    assert ended.wait(PATIENCE)
-    others.unlink()
-    threads[0].join(PATIENCE)
-    assert counted == [5]
-    begun.unlink()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            stopped()
+        assert ended.wait(PATIENCE)
+        others.unlink()
+        threads[0].join(PATIENCE)
+        assert counted == [5]
+    finally:
+        for marker in (begun, others):
+            marker.unlink(missing_ok=True)  # what waits for it ends
     with running_session(spark_config) as again:
         assert again.session.range(3).count() == 3
 
