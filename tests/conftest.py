@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -18,6 +19,8 @@ from support.spark import spark, spark_config  # noqa: F401  (fixtures)
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 forkserver.install()
 use_memory()
 # The same examples in every run, however slow the machine is: what searches for new ones says so.
