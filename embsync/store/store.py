@@ -86,7 +86,7 @@ class Store(StoreContents):
             return
         layout.require_directory(self.root)
         with storage_errors(self.root):
-            if self.root.is_dir() and any(self.root.iterdir()):
+            if self.root.is_dir() and any(self.root.iterdir()) and not self.versions.is_dir():  # created concurrently
                 raise StoreError(
                     "the directory is not a store",
                     where=self.root,

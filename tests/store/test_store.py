@@ -21,7 +21,7 @@ from embsync.cli.main import run
 from embsync.errors import NotFoundError, StoreError
 from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import open_version
-from embsync.store import Store, durable, removal
+from embsync.store import Store, durable, layout, removal
 from embsync.store.journal import Event
 from embsync.store.removal import sweep
 from embsync.store.staging import Staging
@@ -282,3 +282,13 @@ def test_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
     current.touch()
     with pytest.raises(StoreError, match="'current' is not a link"):
         Store(root).current()
+
+
+def test_a_store_that_another_process_creates_meanwhile_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two first pulls at once: one sees no store, then the directories that the other has made."""
+    root = tmp_path / "store"
+    monkeypatch.setattr(layout, "require_directory", lambda root: (root / "versions").mkdir(parents=True))
+    Store(root).make()
+    assert [path.name for path in root.iterdir()] == ["versions"]
