@@ -140,13 +140,13 @@ def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, 
 
 def test_an_invalid_choice_lists_the_valid_ones() -> None:
     """And a number its limit; a section that is none is shown."""
-    for options, told in (
+    for options, reported in (
         ({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
         ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
         ({"serve.limits": 5}, "serve.limits: wrong value; found 5; expected a section"),
         ({"log.level": None}, "log.level: wrong value; found null; expected debug, info"),
     ):
-        with pytest.raises(UsageError, match=f"configuration: {told}"):
+        with pytest.raises(UsageError, match=f"configuration: {reported}"):
             load(environment={}, options=options)
 
 

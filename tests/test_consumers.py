@@ -257,7 +257,7 @@ def test_every_example_is_linked() -> None:
 def test_every_documented_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """And so is a shown key."""
     assert run(["serve", "--help"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for option in ("--token-file", "--max-k", "--workers", "--store"):
         assert option in HTTP.text
-        assert option in told
+        assert option in output

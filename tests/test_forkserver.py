@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
 
 
-def told(*before: str, words: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
+def output(*before: str, words: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
     options.setdefault("env", environment())
     command = [*before, *SCRIPT, _TELL, *words]
     with subprocess.Popen(
@@ -57,7 +57,7 @@ def test_a_forked_process_runs_as_requested(tmp_path: Path) -> None:
     kept = os.open("/dev/null", os.O_RDONLY)
     before = os.umask(0o027)
     try:
-        found = told(words=("a", "ü b"), cwd=tmp_path, env=environment(OF_A_TEST="x"), pass_fds=[kept])
+        found = output(words=("a", "ü b"), cwd=tmp_path, env=environment(OF_A_TEST="x"), pass_fds=[kept])
     finally:
         os.umask(before)
         os.close(kept)
@@ -93,7 +93,7 @@ def test_a_forked_process_has_the_encoding_asked_for(monkeypatch: pytest.MonkeyP
 
 def test_a_forked_process_may_lead_its_group_or_session() -> None:
     """As the daemon's work does, which is ended as a group."""
-    grouped, alone = told(process_group=0), told(start_new_session=True)
+    grouped, alone = output(process_group=0), output(start_new_session=True)
     assert grouped["group"] == grouped["pid"]
     assert grouped["session"] == os.getsid(0)
     assert alone["session"] == alone["group"] == alone["pid"]
@@ -103,11 +103,11 @@ def test_a_forked_process_may_lead_its_group_or_session() -> None:
 
 def test_a_process_is_executed_where_forking_would_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under another program, with variables that are read while libraries are loaded, and where a test says so."""
-    assert not told("env")["forked"]
-    assert not told(env=environment(OMP_NUM_THREADS="3"))["forked"]
-    assert not told(env=environment(**{forkserver.SWITCH: "0"}))["forked"]
+    assert not output("env")["forked"]
+    assert not output(env=environment(OMP_NUM_THREADS="3"))["forked"]
+    assert not output(env=environment(**{forkserver.SWITCH: "0"}))["forked"]
     monkeypatch.setenv("LD_PRELOAD", "")
-    assert not told()["loaded"]
+    assert not output()["loaded"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -42,9 +42,9 @@ STEPS = (
 
 def loaded_by(*code: str) -> list[set[str]]:
     """Return which heavy modules a process has after each piece of code."""
-    told = "; ".join([*[f"{piece}; print(*(set({HEAVY!r}) & set(sys.modules)))" for piece in code]])
+    output = "; ".join([*[f"{piece}; print(*(set({HEAVY!r}) & set(sys.modules)))" for piece in code]])
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {told}"],
+        [sys.executable, "-c", f"import sys; {output}"],
         capture_output=True,
         text=True,
         check=True,

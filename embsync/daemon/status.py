@@ -15,7 +15,7 @@ from embsync.store.durable import replace_file, storage_errors
 from embsync.store.locks import is_held
 from embsync.store.records import MALFORMED, read_record
 
-#: Names of a whole backlog, and more.
+#: Bytes; more than the names of a large backlog take.
 _LONGEST = 16 * 1024**2
 
 State = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]

@@ -12,7 +12,7 @@ from embsync.store import layout
 from embsync.store.locks import is_held
 from embsync.store.records import MALFORMED, read_record
 
-#: Names of a whole backlog, and more.
+#: Bytes; more than the names of a large backlog take.
 _LONGEST = 16 * 1024**2
 
 

@@ -17,7 +17,7 @@ from embsync.server.shared_verification import SharedVerification
 from embsync.store import layout
 
 #: Seconds for the follower to stop; after that, it ends with the process.
-_LAST_LOOK = 1.0
+_STOP_SECONDS = 1.0
 _MAPS, _INDEX = "transform/", "index"
 
 
@@ -49,7 +49,7 @@ class ServedVersion:
 
     def stop(self) -> None:
         """Stop following, whatever is being verified; requests still being answered keep their version."""
-        self._follower.stop(_LAST_LOOK)
+        self._follower.stop(_STOP_SECONDS)
 
     def open_kept(self, number: int, *, searched: bool = False) -> Version:
         """Pin a kept version of the served space; its maps, or its index, are hashed the first time."""

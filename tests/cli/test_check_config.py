@@ -29,10 +29,10 @@ def test_the_index_factory_is_tried_where_the_width_is_known(
     command = ["check-config", "--store", str(tmp_path / "S")]
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "HNWS32")
     assert run(command) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert f"'HNWS32' at width {made.items.shape[1]} (could not parse index string HNWS32)" in told.err
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert f"'HNWS32' at width {made.items.shape[1]} (could not parse index string HNWS32)" in output.err
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "HNSW32")
     assert run(command) == 0
     assert yaml.safe_load(capfd.readouterr().out)["index"]["factory"] == "HNSW32"
@@ -52,8 +52,8 @@ def test_without_a_width_a_factory_cannot_be_tried(
     for factory in ("HNWS32", "IVF16,Flt", "PCA8,Nonsense", "", "IVF0,Flat", "NSG0"):
         monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", factory)
         assert run(["check-config", "--store", str(tmp_path / "S")]) == 2, factory
-        told = capfd.readouterr()
-        assert (told.out, told.err.count("\n")) == ("", 1)
+        output = capfd.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
 
 
 def test_an_unreadable_store_is_not_reported_as_a_configuration_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -63,9 +63,9 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
     return found
 
 
-def printed(told: str) -> list[str]:
+def printed(output: str) -> list[str]:
     """Return the command that stands last in a line, as a shell reads it, without the program."""
-    words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", told.strip())[0])
+    words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", output.strip())[0])
     assert words[0] == "embsync"
     return words[1:]
 
@@ -123,8 +123,8 @@ def test_every_hint_works_as_printed(
         (root / "current").symlink_to("versions/none")
     capfd.readouterr()
     assert run([*arguments, "--store", "the store"]) == code
-    told = capfd.readouterr()
-    lines = [line for line in (told.out + told.err).splitlines() if " --store " in line and "embsync " in line]
+    output = capfd.readouterr()
+    lines = [line for line in (output.out + output.err).splitlines() if " --store " in line and "embsync " in line]
     words = printed(lines[-1])
     assert words[-2:] == ["--store", "the store"]
     assert run(words) == 0
@@ -142,10 +142,10 @@ def test_without_a_version_the_hint_says_how_to_create_one(
     for arguments in (["lookup", "items", "1000"], ["search", "--item", "1000"]):
         capfd.readouterr()
         assert run([*arguments, "--store", "the store"]) == 6
-        told = capfd.readouterr().err
-        assert ("no version yet" if empty else "no store here") in told
-        assert "first snapshot" in told.partition("hint: ")[2]
-        assert "embsync " not in told.partition("hint: ")[2]
+        output = capfd.readouterr().err
+        assert ("no version yet" if empty else "no store here") in output
+        assert "first snapshot" in output.partition("hint: ")[2]
+        assert "embsync " not in output.partition("hint: ")[2]
 
 
 def test_an_argument_that_begins_with_a_dash_is_not_an_option_in_a_hint(
@@ -241,9 +241,9 @@ def test_users_other_than_the_owner_are_refused(
     before = tree(place / "the store")
     capfd.readouterr()
     assert run([*arguments, "--config", "embsync.yaml"]) == 2
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1
-    assert "sudo -u nobody" in told
+    output = capfd.readouterr().err
+    assert output.count("\n") == 1
+    assert "sudo -u nobody" in output
     assert tree(place / "the store") == before
     assert run(["status", "--store", "the store"]) == 0
     assert run(["sync", "--check", "watch it/day=2", "--store", "the store"]) == 0
@@ -254,15 +254,15 @@ def test_root_acts_as_the_owner_on_request(place: Path) -> None:
     """By the command that the message prints; nothing of root's is left, neither in the store nor beside it."""
     _give(place / "the store")
     place.chmod(0o755)
-    told = _process(place, "sync", "watch it/day=2", "--store", "the store")
-    assert told.returncode == 2
+    output = _process(place, "sync", "watch it/day=2", "--store", "the store")
+    assert output.returncode == 2
     if shutil.which("sudo") is None:
-        assert printed(told.stderr) == ["sync", "--as-owner", "watch it/day=2", "--store", "the store"]
+        assert printed(output.stderr) == ["sync", "--as-owner", "watch it/day=2", "--store", "the store"]
     for arguments in (["sync", "watch it/day=2"], ["rollback"], ["hold"], ["resume"], ["prune"]):
-        told = _process(place, *arguments, "--store", "the store", "--as-owner")
-        assert told.returncode == 0, told.stderr
+        output = _process(place, *arguments, "--store", "the store", "--as-owner")
+        assert output.returncode == 0, output.stderr
         if arguments == ["hold"]:
-            assert printed(told.stdout) == ["resume", "--store", "the store", "--as-owner"]
+            assert printed(output.stdout) == ["resume", "--store", "the store", "--as-owner"]
     assert {path.lstat().st_uid for path in (place / "the store").rglob("*")} == {_NOBODY}
     (place / "theirs").mkdir()
     os.chown(place / "theirs", _NOBODY, _NOBODY)
@@ -298,8 +298,8 @@ def test_the_file_is_found_by_option_variable_or_system_in_this_order(
     def kept(*options: str) -> tuple[int, str]:
         capfd.readouterr()
         assert run(["check-config", *options]) == 0
-        told = capfd.readouterr().out
-        return yaml.safe_load(told)["store"]["keep_versions"], told.splitlines()[0].removeprefix("# ")
+        output = capfd.readouterr().out
+        return yaml.safe_load(output)["store"]["keep_versions"], output.splitlines()[0].removeprefix("# ")
 
     assert kept() == (5, "configuration file: none")
     monkeypatch.delenv("EMBSYNC_CONFIG")
@@ -355,11 +355,11 @@ def test_an_error_in_a_variable_names_the_variable(
     monkeypatch.setenv(name, value)
     capfd.readouterr()
     assert run(["status", "--config", "embsync.yaml"]) == 2
-    told = capfd.readouterr().err
-    assert told.startswith(f"embsync: {name}: ")
-    assert "embsync.yaml" not in told
+    output = capfd.readouterr().err
+    assert output.startswith(f"embsync: {name}: ")
+    assert "embsync.yaml" not in output
     for word in words:
-        assert word in told
+        assert word in output
 
 
 def test_an_error_in_the_file_names_the_file(
@@ -406,10 +406,10 @@ def test_check_config_prints_an_equivalent_file(
 def test_a_mistyped_command_gets_a_suggestion(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit 2 and one line."""
     assert run([given]) == 2
-    told = capfd.readouterr().err
-    assert f"found '{given}'" in told
-    assert told.endswith(f"; hint: embsync {nearest}\n")
-    assert told.count("\n") == 1
+    output = capfd.readouterr().err
+    assert f"found '{given}'" in output
+    assert output.endswith(f"; hint: embsync {nearest}\n")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -427,10 +427,10 @@ def test_a_mistyped_option_gets_a_suggestion(
 ) -> None:
     """Exit 2 and one line."""
     assert run(arguments) == 2
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     words = [nearest if word.startswith("--") else word for word in arguments]
-    assert told.endswith(f": embsync {' '.join(words)}\n")
-    assert told.count("\n") == 1
+    assert output.endswith(f": embsync {' '.join(words)}\n")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--check", "--dry-run", "-n"])
@@ -444,9 +444,9 @@ def test_a_dry_run_checks_and_writes_nothing(place: Path, option: str, capfd: py
     ):
         capfd.readouterr()
         assert run(["sync", option, snapshot, "--store", "the store"]) == code
-        told = capfd.readouterr()
-        assert words in told.out
-        assert ("cosine_items" in told.out) == (code != 6)
+        output = capfd.readouterr()
+        assert words in output.out
+        assert ("cosine_items" in output.out) == (code != 6)
         assert run(["sync", option, snapshot, "--store", "no store/here", "--json"]) == (code if code == 6 else 0)
     assert tree(place) == before
     assert run(["sync", "watch it/day=2", "--store", "the store"]) == 0
@@ -466,9 +466,9 @@ def test_a_dry_run_requires_as_much_space_as_a_run(
     before = tree(place)
     capfd.readouterr()
     assert run(["sync", "--check", "watch it/day=2", "--store", "the store"]) == 5
-    told = capfd.readouterr().err
-    assert f"too little space for a {'dry run' if where == 'TMPDIR' else 'version'}; found 4,096 bytes free" in told
-    assert ("set TMPDIR" in told) == (where == "TMPDIR")
+    output = capfd.readouterr().err
+    assert f"too little space for a {'dry run' if where == 'TMPDIR' else 'version'}; found 4,096 bytes free" in output
+    assert ("set TMPDIR" in output) == (where == "TMPDIR")
     assert tree(place / "the store") == {name: one for name, one in before.items() if "/the store" in name}
     assert list((place / "tmp").iterdir()) == []
 
@@ -479,10 +479,10 @@ def test_a_dry_run_of_the_backlog_explains_each_decision(place: Path, capfd: pyt
     before = tree(place)
     capfd.readouterr()
     assert run(["sync", "-n", "--config", "embsync.yaml"]) == 0
-    told = capfd.readouterr().out
-    assert re.search(r"day=3 +would be handled", told)
-    assert re.search(r"day=2 +skipped +day=3 is newer", told)
-    assert "logs" in told
+    output = capfd.readouterr().out
+    assert re.search(r"day=3 +would be handled", output)
+    assert re.search(r"day=2 +skipped +day=3 is newer", output)
+    assert "logs" in output
     assert tree(place) == before
-    assert run(printed(told)) == 0
+    assert run(printed(output)) == 0
     assert tree(place) == before

@@ -175,18 +175,18 @@ def test_a_rate_has_three_digits(per_second: float, unit: str, shown: str) -> No
 
 def test_verify_reports_its_progress(root: Path) -> None:
     """Hashing by bytes, then the snapshot's rows; shares never go back within a stage."""
-    told: list[tuple[str, float]] = []
+    output: list[tuple[str, float]] = []
     with open_version(root) as version:
-        found = verify(Store(root), version, configured(), lambda stage, share: told.append((stage, share)))
+        found = verify(Store(root), version, configured(), lambda stage, share: output.append((stage, share)))
         files, rows = (
             sum(entry.bytes for entry in version.record.files),
             sum(int(side.live.sum()) for side in version.sides),
         )
     assert found.sound
     assert found.score_error is not None
-    assert list(dict.fromkeys(stage for stage, _ in told)) == ["hashing", "recomputing"]
-    amounts = {str(stage): (stage.amount, stage.unit) for stage, _ in told if isinstance(stage, Stage)}
+    assert list(dict.fromkeys(stage for stage, _ in output)) == ["hashing", "recomputing"]
+    amounts = {str(stage): (stage.amount, stage.unit) for stage, _ in output if isinstance(stage, Stage)}
     assert amounts == {"hashing": (files, "bytes"), "recomputing": (rows, "rows")}
-    hashing = [share for stage, share in told if stage == "hashing"]
+    hashing = [share for stage, share in output if stage == "hashing"]
     assert hashing == sorted(hashing)
     assert hashing[-1] < 1

@@ -38,10 +38,10 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1(
         monkeypatch.setattr(Store, name, fail)
     (tmp_path / "versions").mkdir()
     assert run([*command, "--store", str(tmp_path)]) == 1
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1
-    assert told.startswith(f"embsync: unexpected {type(error).__name__}: ")
-    assert "--debug" in told
+    output = capfd.readouterr().err
+    assert output.count("\n") == 1
+    assert output.startswith(f"embsync: unexpected {type(error).__name__}: ")
+    assert "--debug" in output
     with pytest.raises(type(error)):
         run([*command, "--store", str(tmp_path), "--debug"])
 

@@ -73,8 +73,8 @@ def test_alert_rules_of_deliveries_use_existing_series(tmp_path: Path) -> None:
     text = (tmp_path / "delivery.prom").read_text()
     _require_named(GROUPS["embsync-deliver"], text)
     if shutil.which("promtool"):
-        told = promtool("check", "metrics", given=text)
-        assert (told.returncode, told.stdout + told.stderr) == (0, "")
+        output = promtool("check", "metrics", given=text)
+        assert (output.returncode, output.stdout + output.stderr) == (0, "")
 
 
 def _require_named(rules: dict[str, dict[str, Any]], found: str) -> None:
@@ -95,8 +95,8 @@ def test_prometheus_accepts_rules_and_metrics(place: Place) -> None:
         place.wait_for(1)
         eventually(lambda: place.status()["current"])
     assert promtool("check", "rules", str(RULES)).returncode == 0
-    told = promtool("check", "metrics", given=(place.store.root / "metrics.prom").read_text())
-    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+    output = promtool("check", "metrics", given=(place.store.root / "metrics.prom").read_text())
+    assert (output.returncode, output.stdout + output.stderr) == (0, "")
 
 
 @needs_promtool
@@ -130,8 +130,8 @@ def test_every_alert_fires(tmp_path: Path, alert: str) -> None:
         test["evaluation_interval"] = test["tests"][0]["interval"] = "4m"
     file = tmp_path / "test.yml"
     file.write_text(yaml.safe_dump(test))
-    told = promtool("test", "rules", str(file))
-    assert told.returncode == 0, told.stdout + told.stderr
+    output = promtool("test", "rules", str(file))
+    assert output.returncode == 0, output.stdout + output.stderr
 
 
 def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -350,10 +350,10 @@ def test_a_reload_with_another_store_changes_nothing(watched: Watched, caplog: p
         }
         watched.daemon._reload()
         assert (watched.daemon._config, watched.daemon._scanner) == before
-        told = vars(caplog.records[-1])["embsync_fields"]["reason"]
+        reported = vars(caplog.records[-1])["embsync_fields"]["reason"]
         assert caplog.records[-1].getMessage() == "reload_failed"
-        assert "restart" in told
-        assert path in told
+        assert "restart" in reported
+        assert path in reported
     assert watched.look() == ["day=1", "day=2"]
     assert list(other.iterdir()) == []
     watched.options |= {"store__path": os.path.relpath(watched.store.root)}

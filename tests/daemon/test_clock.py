@@ -51,9 +51,9 @@ def assert_sane(place: Place) -> None:
     """Assert that no time reported by the daemon, the command or a version is before its start."""
     printed = json.loads(place.run("status", "--json").stdout)
     assert not printed["damage"]
-    told = [*ages(place.status()), *ages(printed)]
-    assert any(name == "age_seconds" for name, _ in told)
-    assert [one for one in told if one[1] < 0.0] == []
+    found = [*ages(place.status()), *ages(printed)]
+    assert any(name == "age_seconds" for name, _ in found)
+    assert [one for one in found if one[1] < 0.0] == []
     with embsync.open(place.store.root) as reader:
         for side in reader.current.sides:
             assert (side.age(side.ids, unit="seconds") >= 0).all()

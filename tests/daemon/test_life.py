@@ -149,8 +149,8 @@ def test_a_snapshot_that_kills_the_worker_three_times_is_set_aside(place: Place)
         place.wait_for(2)
         place.wait_state("idle")
     assert place.published() == ["day=2"]
-    told = (place.store.root / "metrics.prom").read_text().splitlines()
-    assert {"embsync_worker_crashes_total 3", "embsync_set_aside_total 1", "embsync_errors_total 0"} <= {*told}
+    output = (place.store.root / "metrics.prom").read_text().splitlines()
+    assert {"embsync_worker_crashes_total 3", "embsync_set_aside_total 1", "embsync_errors_total 0"} <= {*output}
     assert len(place.logged("crashed")) == 3
 
 
@@ -217,9 +217,9 @@ def test_a_factory_that_faiss_rejects_is_refused_at_the_start(place: Place) -> N
     place.drop(1)
     for factory, width in (("HNWS32", None), ("PQ5", 24)):
         place.configure(index={"factory": factory}, space={"dimension": width})
-        told = place.run("run")
-        assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-        assert f"'{factory}'" in told.stderr
+        output = place.run("run")
+        assert (output.returncode, output.stderr.count("\n")) == (2, 1)
+        assert f"'{factory}'" in output.stderr
         assert not place.store.root.exists()
     place.configure(index={"factory": "Flat"}, space={"dimension": None})
     with place.daemon():
@@ -318,10 +318,10 @@ def test_logs_are_text_on_a_terminal_and_json_elsewhere(place: Place) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone with its last program
             while part := terminal.read(65536):
                 parts.append(part)
-    told = [line.split() for line in b"".join(parts).decode().splitlines()]
-    assert [line[2] for line in told] == ["started", "order", "begun", "published", "stopped"]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line[0]) and line[1] == "info" for line in told)
-    assert "snapshot=day=1" in told[2]
+    output = [line.split() for line in b"".join(parts).decode().splitlines()]
+    assert [line[2] for line in output] == ["started", "order", "begun", "published", "stopped"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line[0]) and line[1] == "info" for line in output)
+    assert "snapshot=day=1" in output[2]
     place.configure(log={"format": "text"})
     with place.daemon():
         place.wait_state("idle")

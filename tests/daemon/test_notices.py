@@ -36,10 +36,10 @@ def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
         leave(place, "3a77d0c4", 2)
         eventually(lambda: place.logged("passed_over"))
         eventually(lambda: metric(place, "embsync_passed_over_snapshots") == 1.0)
-        told = place.run("status").stdout
-        assert "passed    3a77d0c4" in told
-        assert told.splitlines()[0].endswith(" Also: newer snapshots were passed over.")
-        assert "watch.order: mtime" in told
+        output = place.run("status").stdout
+        assert "passed    3a77d0c4" in output
+        assert output.splitlines()[0].endswith(" Also: newer snapshots were passed over.")
+        assert "watch.order: mtime" in output
         place.send(signal.SIGUSR1)
         leave(place, "b0e41f92", 3)
         eventually(lambda: len(place.published()) == 2)
@@ -59,10 +59,10 @@ def test_the_command_in_a_reason_publishes_the_snapshot(root: Path) -> None:
         leave(place, "a", 2)
         reason = eventually(lambda: place.logged("passed_over"))[0]["reason"]
         command = reason.rpartition("to publish it: ")[2]
-        told = subprocess.run(
+        output = subprocess.run(
             ["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/", env=environment()
         )
-        assert told.returncode == 0, (command, told.stderr)
+        assert output.returncode == 0, (command, output.stderr)
     assert place.published() == ["b", "a"]
 
 
@@ -103,8 +103,8 @@ def test_an_unreadable_snapshot_is_reported(place: Place, closed: str) -> None:
         assert len(eventually(lambda: place.logged("not_permitted"))) == 1
         place.command = COMMAND
         if os.geteuid() == 0:
-            told = place.run("status").stdout
-            assert "the daemon reports not permitted" in told, told
+            output = place.run("status").stdout
+            assert "the daemon reports not permitted" in output, output
         folder.chmod(0o755)
         place.wait_for(1)
         eventually(lambda: metric(place, 'embsync_watched_snapshots{state="not_permitted"}') == 0.0)

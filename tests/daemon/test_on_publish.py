@@ -27,8 +27,8 @@ def test_a_slow_command_is_killed_with_its_child_processes(place: Place, monkeyp
         return wait(process, seconds)
 
     monkeypatch.setattr(ChildProcess, "wait", wait_once_started)
-    told = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
-    assert told == "store.on_publish took longer than 0.5 s and was ended"
+    output = run_on_publish(place.store, f"sleep 86400 & echo $! > {started}; wait", 1, limit=0.5)
+    assert output == "store.on_publish took longer than 0.5 s and was ended"
     eventually(lambda: not alive(int(started.read_text())))
     assert pending_version(place.store) is None
 
@@ -54,9 +54,9 @@ def test_a_failure_of_on_publish_is_only_a_warning(place: Place) -> None:
     """What was published stays; the next snapshot has its turn."""
     place.configure(store={"on_publish": "exit 3"})
     paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
-    told = place.run("sync", *paths)
-    assert told.returncode == 0
-    assert told.stderr.splitlines() == [
+    output = place.run("sync", *paths)
+    assert output.returncode == 0
+    assert output.stderr.splitlines() == [
         f"embsync: version {number} is published; warning: store.on_publish ended with 3" for number in (1, 2)
     ]
     assert assert_intact(place.store.root) == 2

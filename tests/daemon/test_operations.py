@@ -94,9 +94,9 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
 def test_the_documented_installation_works_as_written(debian: Debian) -> None:
     """Every line in order; then what systemd would run, as the unit's user and by the unit's command line."""
     install, start = blocks()[:2]
-    told = debian.run(install)
-    assert told.returncode == 0, told.stderr[-3000:]
-    assert "configuration file: /etc/embsync/embsync.yaml (found)" in told.stdout
+    output = debian.run(install)
+    assert output.returncode == 0, output.stderr[-3000:]
+    assert "configuration file: /etc/embsync/embsync.yaml (found)" in output.stdout
     for line in start.splitlines():  # no manager runs here; what it is told is judged by systemd-analyze
         assert line.startswith(("systemctl ", "sudo -u embsync embsync status")), line
     units = debian.run(
@@ -119,6 +119,6 @@ def test_the_documented_installation_works_as_written(debian: Debian) -> None:
         ("sudo -u embsync embsync resume", 0),
         ("sudo -u embsync embsync verify", 0),
     ):
-        told = debian.run(typed)
-        assert told.returncode == code, told.stderr
+        output = debian.run(typed)
+        assert output.returncode == code, output.stderr
     assert debian.run("find /var/lib/embsync -not -user embsync").stdout == ""

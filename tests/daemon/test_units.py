@@ -26,13 +26,13 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_units_are_sandboxed(name: str) -> None:
     """Its exposure is at most 1.5 of 10."""
-    told = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", told)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", output)
     assert found is not None
     assert float(found[1]) <= 1.5
 
@@ -44,14 +44,14 @@ def test_the_units_pass_systemd_analyze_verify(tmp_path: Path, name: str) -> Non
     for unit in SERVICES:
         text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
         (tmp_path / unit.replace("@.", "@one.")).write_text(text)
-    told = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name.replace("@.", "@one."))],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.stderr == ""
-    assert told.returncode == 0
+    assert output.stderr == ""
+    assert output.returncode == 0
 
 
 @needs_analyze
@@ -61,18 +61,18 @@ def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
     (tmp_path / name).write_text((UNITS / name).read_text().replace("/opt/embsync/bin/embsync", "/bin/true"))
     (tmp_path / f"{name}.d").mkdir()
     shutil.copy(UNITS / f"{name}.d/spark.conf", tmp_path / f"{name}.d")
-    told = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )
-    assert (told.returncode, told.stderr) == (0, "")
+    assert (output.returncode, output.stderr) == (0, "")
     dropped_in = (UNITS / f"{name}.d/spark.conf").read_text()
     assert "MemoryDenyWriteExecute=no" in dropped_in
     assert "PrivateNetwork=no" in dropped_in
     (tmp_path / f"{name}.d/wrong.conf").write_text("[Service]\nNoSuchKey=1\n")  # it is read, so the file before it was
-    told = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )
-    assert "NoSuchKey" in told.stderr
+    assert "NoSuchKey" in output.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
@@ -88,23 +88,23 @@ def test_the_user_is_created(tmp_path: Path) -> None:
 def test_the_service_manager_gets_the_actual_state(place: Place) -> None:
     """READY, a status in words, watchdog messages while there is progress, and STOPPING."""
     address = place.file.parent / "notify"
-    with listening(address) as told:
+    with listening(address) as output:
         place.drop(1)
         with place.daemon(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="2000000"):
             place.wait_for(1)
-            eventually(lambda: place.status()["state"] == "idle" and "WATCHDOG=1" in told)
-        eventually(lambda: any("STOPPING=1" in message for message in told))
-    assert "READY=1" in told
-    assert any(line.startswith("STATUS=working on day=1") for line in told)
+            eventually(lambda: place.status()["state"] == "idle" and "WATCHDOG=1" in output)
+        eventually(lambda: any("STOPPING=1" in message for message in output))
+    assert "READY=1" in output
+    assert any(line.startswith("STATUS=working on day=1") for line in output)
 
 
 def test_a_file_name_cannot_forge_a_notification(place: Place) -> None:
     """A line break in a snapshot's name does not end the status line."""
     address = place.file.parent / "notify"
     write_npy(place.watch / "day=1\nSTOPPING=1", night(1)).joinpath("_SUCCESS").touch()
-    with listening(address) as told, place.daemon(NOTIFY_SOCKET=str(address)):
-        eventually(lambda: place.published() and "STATUS=working on day=1 STOPPING=1" in told)
-    assert not any("\nSTOPPING=1" in message for message in told)
+    with listening(address) as output, place.daemon(NOTIFY_SOCKET=str(address)):
+        eventually(lambda: place.published() and "STATUS=working on day=1 STOPPING=1" in output)
+    assert not any("\nSTOPPING=1" in message for message in output)
 
 
 def test_the_watchdog_is_not_notified_while_work_is_stalled(place: Place) -> None:
@@ -145,11 +145,11 @@ def test_the_watchdog_is_notified_while_a_command_runs(place: Place) -> None:
 
 def drain(channel: socket.socket) -> list[str]:
     """Return the messages that have come."""
-    told = []
+    output = []
     with contextlib.suppress(BlockingIOError):
         while True:
-            told.append(channel.recv(4096).decode())
-    return told
+            output.append(channel.recv(4096).decode())
+    return output
 
 
 def test_metrics_follow_the_naming_conventions(place: Place) -> None:
@@ -174,8 +174,8 @@ def test_status_shows_the_daemon(place: Place) -> None:
     with place.daemon() as process:
         place.remove_root()
         place.wait_state("blind")
-        told = place.run("status")
-        assert told.returncode == 0
-        assert f"process {process.pid}" in told.stdout
-        assert "missing" in told.stdout
+        output = place.run("status")
+        assert output.returncode == 0
+        assert f"process {process.pid}" in output.stdout
+        assert "missing" in output.stdout
     assert "not running; it was stopped" in place.run("status").stdout

@@ -398,8 +398,8 @@ def test_very_deep_trees_do_not_stop_the_daemon(place: Place) -> None:
             assert place.events("failed", "refused") == []
         assert place.process is not None
         assert place.process.returncode == 0
-        told = place.run("status", "--json").stdout
-        assert "directories nested too deeply" in told
+        output = place.run("status", "--json").stdout
+        assert "directories nested too deeply" in output
     finally:
         for name in ("bottomless", "abyss"):
             remove_tree(place.watch / name)

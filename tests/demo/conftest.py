@@ -12,7 +12,7 @@ SMALL = World(items=700, users=800)
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """The demo at its defaults."""
     return run(tmp_path_factory.mktemp("demo"))
 

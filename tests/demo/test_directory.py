@@ -66,9 +66,9 @@ def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
     """A second run starts from an empty store; files of others stay."""
     run(tmp_path / "demo", 3, world=small)
     (tmp_path / "demo" / "notes.txt").write_text("kept")
-    told = run(tmp_path / "demo", 2, world=small)
-    assert [night.version for night in told.nights] == [1, 2]
-    assert sorted(path.name for path in told.snapshots.iterdir()) == ["day=1", "day=2"]
+    played = run(tmp_path / "demo", 2, world=small)
+    assert [night.version for night in played.nights] == [1, 2]
+    assert sorted(path.name for path in played.snapshots.iterdir()) == ["day=1", "day=2"]
     assert (tmp_path / "demo" / "notes.txt").read_text() == "kept"
 
 

@@ -21,10 +21,10 @@ def table() -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_the_table_has_the_figures_of_the_demo(told: Story) -> None:
+def test_the_table_has_the_figures_of_the_demo(played: Story) -> None:
     """Raw and stable, row by row."""
     cosine, overlap, classifier, retrained, error = table()
-    last, near = told.nights[-1], told.stale[0]
+    last, near = played.nights[-1], played.stale[0]
     expected = (
         (cosine, last.item_cosine_raw, last.item_cosine),
         (classifier, last.auc_raw, last.auc_stable),
@@ -34,13 +34,13 @@ def test_the_table_has_the_figures_of_the_demo(told: Story) -> None:
         assert [float(cell) for cell in row[1:3]] == pytest.approx([raw, stable], abs=TOLERANCE)
     shares = [float(cell.removesuffix(" %")) / 100 for cell in overlap[1:3]]
     assert shares == pytest.approx([near.overlap_raw, near.overlap_stable], abs=TOLERANCE)
-    assert float(error[2]) == pytest.approx(max(night.score_error for night in told.nights), rel=0.5)
+    assert float(error[2]) == pytest.approx(max(night.score_error for night in played.nights), rel=0.5)
 
 
-def test_the_picture_has_the_figures_of_the_demo(told: Story) -> None:
+def test_the_picture_has_the_figures_of_the_demo(played: Story) -> None:
     """The captions of docs/demo.svg are the classifier's AUC on nights 1, 2 and 6, raw above stable."""
     picture = (ROOT / "docs" / "demo.svg").read_text(encoding="utf-8")
-    nights = [told.nights[0], told.nights[1], told.nights[-1]]
+    nights = [played.nights[0], played.nights[1], played.nights[-1]]
     shown = [float(figure) for figure in re.findall(r"AUC ([\d.]+)", picture)]
     assert shown == pytest.approx(
         [night.auc_raw for night in nights] + [night.auc_stable for night in nights], abs=TOLERANCE

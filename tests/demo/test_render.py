@@ -13,58 +13,58 @@ from embsync.demo import render
 from embsync.demo.story import Story
 
 
-def printed(told: Story, encoding: str = "utf-8", width: int = 80) -> str:
+def printed(played: Story, encoding: str = "utf-8", width: int = 80) -> str:
     """Return what a terminal of that width would show."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
-    render.show(told, Console(file=file, width=width, highlight=False))
+    render.show(played, Console(file=file, width=width, highlight=False))
     file.flush()
     return raw.getvalue().decode(encoding)
 
 
-def test_the_figures_are_printed(told: Story) -> None:
+def test_the_figures_are_printed(played: Story) -> None:
     """Stale searches, classifier and certificate appear with the story's own figures."""
-    text = printed(told)
-    last = told.nights[-1]
+    text = printed(played)
+    last = played.nights[-1]
     for figure in (last.auc_raw, last.auc_stable, last.auc_retrained):
         assert f" {figure:.2f}" in text
-    for stale in told.stale:
+    for stale in played.stale:
         assert f"{stale.overlap_raw:.0%}" in text
         assert f"{stale.overlap_stable:.0%}" in text
-    assert f"user {told.example.user}" in text
+    assert f"user {played.example.user}" in text
     assert "-0.00" not in text
 
 
-def test_the_commands_to_try_next_can_be_copied(told: Story) -> None:
+def test_the_commands_to_try_next_can_be_copied(played: Story) -> None:
     """Three complete lines, unbroken however long the path is."""
-    lines = [line.strip() for line in printed(told, width=60).splitlines()]
+    lines = [line.strip() for line in printed(played, width=60).splitlines()]
     commands = [line for line in lines if line.startswith("embsync ")]
     assert commands == [
-        f"embsync status --store {told.store}",
-        f"embsync search --user {told.example.user} --store {told.store}",
-        f"embsync history --store {told.store}",
+        f"embsync status --store {played.store}",
+        f"embsync search --user {played.example.user} --store {played.store}",
+        f"embsync history --store {played.store}",
     ]
 
 
-def test_paths_are_relative_where_that_is_shorter(told: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_where_that_is_shorter(played: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the working directory, the demo is named relative to it."""
-    monkeypatch.chdir(told.directory.parent)
-    assert f"embsync status --store {told.directory.name}/store\n" in printed(told)
+    monkeypatch.chdir(played.directory.parent)
+    assert f"embsync status --store {played.directory.name}/store\n" in printed(played)
 
 
-def test_a_terminal_without_unicode_gets_plain_bars(told: Story) -> None:
+def test_a_terminal_without_unicode_gets_plain_bars(played: Story) -> None:
     """Nothing is printed that an ASCII terminal cannot show."""
-    text = printed(told, "ascii")
+    text = printed(played, "ascii")
     assert "####" in text
 
 
-def test_json_has_every_figure(told: Story) -> None:
+def test_json_has_every_figure(played: Story) -> None:
     """The dictionary is plain: after a round trip through JSON it is equal, apart from tuples being lists."""
-    plain = render.as_dict(told)
+    plain = render.as_dict(played)
     again = json.loads(json.dumps(plain))
-    assert again["store"] == str(told.store)
+    assert again["store"] == str(played.store)
     assert Path(again["snapshots"]).is_dir()
     assert len(again["nights"]) == 6
-    assert again["nights"][-1]["auc_stable"] == told.nights[-1].auc_stable
-    assert again["stale"][0]["overlap_stable"] == told.stale[0].overlap_stable
-    assert again["example"]["stable"][0]["id"] == told.example.stable[0].id
+    assert again["nights"][-1]["auc_stable"] == played.nights[-1].auc_stable
+    assert again["stale"][0]["overlap_stable"] == played.stale[0].overlap_stable
+    assert again["example"]["stable"][0]["id"] == played.example.stable[0].id

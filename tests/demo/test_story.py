@@ -17,32 +17,32 @@ from embsync.demo.taste import World
 from embsync.errors import UsageError
 
 
-def raw(told: Story, night: int) -> Embeddings:
+def raw(played: Story, night: int) -> Embeddings:
     """Return a night's raw vectors."""
-    return measure.of_snapshot(told.snapshots / f"day={night}")
+    return measure.of_snapshot(played.snapshots / f"day={night}")
 
 
-def test_a_classifier_works_on_stable_and_fails_on_raw_vectors(told: Story) -> None:
+def test_a_classifier_works_on_stable_and_fails_on_raw_vectors(played: Story) -> None:
     """On every later night: near chance on raw vectors, within 0.05 of a retrained one on stable vectors."""
-    later = told.nights[1:]
+    later = played.nights[1:]
     assert all(abs(night.auc_raw - 0.5) < 0.15 for night in later)
     assert abs(float(np.mean([night.auc_raw for night in later])) - 0.5) < 0.1
     assert all(abs(night.auc_stable - night.auc_retrained) < 0.05 for night in later)
     assert all(night.auc_retrained > 0.8 for night in later)
 
 
-def test_all_vectors_work_equally_before_the_first_retraining(told: Story) -> None:
+def test_all_vectors_work_equally_before_the_first_retraining(played: Story) -> None:
     """On night 1 itself the classifier does as well on raw as on stable vectors: the space costs nothing."""
-    first = told.nights[0]
+    first = played.nights[0]
     assert first.auc_raw == pytest.approx(first.auc_stable, abs=0.01)
     assert first.item_cosine is None
     assert first.item_cosine_raw is None
 
 
-def test_a_stale_query_finds_more_with_stable_vectors(told: Story) -> None:
+def test_a_stale_query_finds_more_with_stable_vectors(played: Story) -> None:
     """Raw: little better than anything; stable: most of the fresh top 10, and more of what was liked next."""
-    assert [stale.night for stale in told.stale] == [5, 1]
-    for stale in told.stale:
+    assert [stale.night for stale in played.stale] == [5, 1]
+    for stale in played.stale:
         assert stale.users > 100
         assert stale.overlap_raw < 0.2
         assert stale.overlap_stable > 0.5
@@ -51,10 +51,10 @@ def test_a_stale_query_finds_more_with_stable_vectors(told: Story) -> None:
         assert stale.recall_stable > 0.7 * stale.recall_fresh
 
 
-def test_items_stay_in_place_between_nights(told: Story) -> None:
+def test_items_stay_in_place_between_nights(played: Story) -> None:
     """Raw cosines are near zero, stable ones high; both agree with what the pipeline wrote into the manifests."""
-    with embsync.open(told.store) as store:
-        for night in told.nights[1:]:
+    with embsync.open(played.store) as store:
+        for night in played.nights[1:]:
             assert night.item_cosine_raw is not None
             assert night.item_cosine is not None
             assert abs(night.item_cosine_raw) < 0.2
@@ -65,11 +65,11 @@ def test_items_stay_in_place_between_nights(told: Story) -> None:
             assert night.item_cosine == pytest.approx(drift["cosine"], abs=1e-4)
 
 
-def test_every_version_is_published_without_a_warning_and_certified(told: Story) -> None:
+def test_every_version_is_published_without_a_warning_and_certified(played: Story) -> None:
     """The demo is a healthy case: every check passes, and the certificate is at rounding."""
-    with embsync.open(told.store) as store:
-        assert [night.version for night in told.nights] == [1, 2, 3, 4, 5, 6]
-        for night in told.nights:
+    with embsync.open(played.store) as store:
+        assert [night.version for night in played.nights] == [1, 2, 3, 4, 5, 6]
+        for night in played.nights:
             with store.version(night.version) as version:
                 checks = version.manifest["checks"]
             assert [check["name"] for check in checks if check["outcome"] != "pass"] == []
@@ -78,12 +78,12 @@ def test_every_version_is_published_without_a_warning_and_certified(told: Story)
             assert night.top_k_agreement == 1.0
 
 
-def test_snapshots_are_complete_and_have_different_axes(told: Story) -> None:
+def test_snapshots_are_complete_and_have_different_axes(played: Story) -> None:
     """Two nights' raw items are near orthogonal as they stand, and near each other once rotated."""
-    for night in told.nights:
-        files = {path.name for path in (told.snapshots / f"day={night.night}").iterdir()}
+    for night in played.nights:
+        files = {path.name for path in (played.snapshots / f"day={night.night}").iterdir()}
         assert files == {"items.npy", "item_ids.npy", "users.npy", "user_ids.npy", "item_labels.csv", "_SUCCESS"}
-    one, two = raw(told, 1), raw(told, 2)
+    one, two = raw(played, 1), raw(played, 2)
     _, a, b = np.intersect1d(one.item_ids, two.item_ids, return_indices=True)
     turned = one.items[a] @ orthogonal_procrustes(one.items[a], two.items[b])[0]
     distance = np.linalg.norm(two.items[b])
@@ -91,28 +91,28 @@ def test_snapshots_are_complete_and_have_different_axes(told: Story) -> None:
     assert np.linalg.norm(turned - two.items[b]) < 0.7 * distance
 
 
-def test_users_and_items_come_and_go_every_night(told: Story) -> None:
+def test_users_and_items_come_and_go_every_night(played: Story) -> None:
     """Each night has ids that the previous one lacks, and vice versa, on both sides."""
-    for night in told.nights[1:]:
-        before, now = raw(told, night.night - 1), raw(told, night.night)
+    for night in played.nights[1:]:
+        before, now = raw(played, night.night - 1), raw(played, night.night)
         assert len(np.setdiff1d(now.item_ids, before.item_ids)) == night.new_items > 0
         assert len(np.setdiff1d(now.user_ids, before.user_ids)) == night.new_users > 0
         assert len(np.setdiff1d(before.item_ids, now.item_ids)) > 0
         assert len(np.setdiff1d(before.user_ids, now.user_ids)) > 0
 
 
-def test_the_example_equals_the_answers_of_the_store(told: Story) -> None:
+def test_the_example_equals_the_answers_of_the_store(played: Story) -> None:
     """The shown user is absent from the last snapshot, and the shown list is what a search by that id gives."""
-    shown = told.example
-    assert shown.user not in raw(told, 6).user_ids
-    assert shown.user in raw(told, shown.night).user_ids
-    with embsync.open(told.store) as store:
+    shown = played.example
+    assert shown.user not in raw(played, 6).user_ids
+    assert shown.user in raw(played, shown.night).user_ids
+    with embsync.open(played.store) as store:
         users = store.current.users
         assert users is not None
         assert users.age([shown.user]).tolist() == [1]
         found, _ = store.current.search(users.lookup([shown.user]), 5)
     assert [hit.id for hit in shown.stable] == found[0].tolist()
-    titles = (told.directory / "items.csv").read_text().splitlines()
+    titles = (played.directory / "items.csv").read_text().splitlines()
     assert f"{shown.stable[0].id},{shown.stable[0].title},{shown.stable[0].genre}" in titles
 
 
@@ -128,8 +128,8 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path, small: World) -> N
 
 def test_two_nights_are_the_minimum(tmp_path: Path, small: World) -> None:
     """Two nights give one group of stale users; one night leaves nothing to compare."""
-    told = run(tmp_path / "two", 2, world=small)
-    assert [stale.night for stale in told.stale] == [1]
+    played = run(tmp_path / "two", 2, world=small)
+    assert [stale.night for stale in played.stale] == [1]
     with pytest.raises(UsageError, match="too few nights"):
         run(tmp_path / "one", 1)
     assert not (tmp_path / "one").exists()

@@ -154,10 +154,10 @@ def test_hints_on_a_damaged_store_repair_it(
         try:
             ACTIONS[action](root, directory)
         except EmbsyncError as error:
-            told = str(error)
+            output = str(error)
         else:
             break
-        if "found a store without versions" in told or run_all(told, root, capfd):
+        if "found a store without versions" in output or run_all(output, root, capfd):
             assert Store(root).current() is None
             return
         if action.startswith("rollback"):  # which would move again
@@ -168,15 +168,15 @@ def test_hints_on_a_damaged_store_repair_it(
         assert_intact(root)
 
 
-def run_all(told: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
+def run_all(output: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
     """Run the commands of hints, each as far as it leads; return whether a first snapshot is needed."""
     seen: set[str] = set()
     while True:
-        if told.endswith("no version yet; hint: publish a first snapshot"):
+        if output.endswith("no version yet; hint: publish a first snapshot"):
             return True
-        assert not PLACEHOLDER.search(told.replace(str(root.parent), "")), told
-        line = printed_command(told)
-        assert line is not None, told
+        assert not PLACEHOLDER.search(output.replace(str(root.parent), "")), output
+        line = printed_command(output)
+        assert line is not None, output
         assert line not in seen
         seen.add(line)
         capfd.readouterr()
@@ -185,7 +185,7 @@ def run_all(told: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
         if code == 0:
             return "embsync history" in line  # only the user knows a snapshot to start with
         assert code == 5, said.err
-        told = next(one for one in (said.err + said.out).splitlines() if "hint: " in one)
+        output = next(one for one in (said.err + said.out).splitlines() if "hint: " in one)
 
 
 def test_a_refusal_of_arrays_names_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,22 +48,22 @@ def _publish(root: Path, made: Night, name: str) -> dict[str, object]:
 
 
 def _history(root: Path) -> list[dict[str, object]]:
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "embsync", "history", "--store", str(root), "--json"],
         capture_output=True,
         text=True,
         check=True,
     )
-    return list(json.loads(told.stdout))
+    return list(json.loads(output.stdout))
 
 
 def test_an_index_is_built_rotated_and_reused_and_history_says_why(root: Path) -> None:
     """From nothing, the next night (whose new items become anchors), and that night until nothing moves any more."""
     nights = [night(0, **SIZES), *[night(1, **SIZES)] * 3]
-    told = [_publish(root, made, f"n{number}") for number, made in enumerate(nights)]
-    assert [one["action"] for one in told] == ["rebuilt", "rotated", "rotated", "reused"]
-    assert int(str(told[1]["dead"])) == round(0.05 * SIZES["items"])
-    assert all(float(str(one["recall"])) >= GRAPH.index.target_recall for one in told)
+    output = [_publish(root, made, f"n{number}") for number, made in enumerate(nights)]
+    assert [one["action"] for one in output] == ["rebuilt", "rotated", "rotated", "reused"]
+    assert int(str(output[1]["dead"])) == round(0.05 * SIZES["items"])
+    assert all(float(str(one["recall"])) >= GRAPH.index.target_recall for one in output)
     with embsync.open(root) as reader:
         version = reader.current
         assert version.users is not None
@@ -71,7 +71,7 @@ def test_an_index_is_built_rotated_and_reused_and_history_says_why(root: Path) -
         assert np.isin(ids, nights[1].item_ids).all()
     published = [event for event in _history(root) if event["event"] == "published"]
     assert [(event["action"], event["reason"]) for event in published] == [
-        (one["action"], one["reason"]) for one in told
+        (one["action"], one["reason"]) for one in output
     ]
 
 
@@ -87,9 +87,9 @@ def test_a_damaged_index_is_journaled_and_not_inherited(root: Path, file: str, d
     if damage != "missing":
         content[len(content) // 2] ^= 1
         path.write_bytes(content if damage == "flipped" else content[:-9])
-    told = _publish(root, night(1, **SIZES), "n1")
-    assert told["action"] == "rebuilt"
-    assert "the previous index cannot be used" in str(told["reason"])
+    output = _publish(root, night(1, **SIZES), "n1")
+    assert output["action"] == "rebuilt"
+    assert "the previous index cannot be used" in str(output["reason"])
     *_, last = Store(root).journal.events()
     assert last.event == "published"
     assert last.error is not None
@@ -104,15 +104,15 @@ def test_exchanged_labels_are_not_reused(root: Path) -> None:
     """Two labels are swapped on disk: the index is not reused for the same snapshot, and the journal has the reason."""
     made = night(1, **SIZES)
     for number in range(3):
-        told = _publish(root, made, f"n{number}")
-    assert told["action"] == "reused"
+        output = _publish(root, made, f"n{number}")
+    assert output["action"] == "reused"
     path = Store(root).path(3) / layout.INDEX_ROWS
     labels = np.load(path)
     labels[[5, 300]] = labels[[300, 5]]
     path.chmod(0o644)
     np.save(path, labels)
-    told = _publish(root, made, "n3")
-    assert (told["action"], told["reason"]) == ("rebuilt", "the previous index cannot be used: hash mismatch")
+    output = _publish(root, made, "n3")
+    assert (output["action"], output["reason"]) == ("rebuilt", "the previous index cannot be used: hash mismatch")
     *_, last = Store(root).journal.events()
     assert last.error is not None
     assert last.error["where"] == str(path)

@@ -34,7 +34,7 @@ def version(root: Path) -> Iterator[Version]:
 
 
 @pytest.fixture
-def told(root: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+def output(root: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     def tell(*arguments: object) -> Any:
         assert run([*map(str, arguments), "--store", str(root), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
@@ -42,20 +42,20 @@ def told(root: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return tell
 
 
-def test_search_by_several_ids_with_filters(told: Any, version: Version, tmp_path: Path) -> None:
+def test_search_by_several_ids_with_filters(output: Any, version: Version, tmp_path: Path) -> None:
     """Items without themselves, blocked ones never, allowed ones alone; hits to .npy; raw vectors in their space."""
     items = version.items.ids[version.items.live][:2].tolist()
     query = ["search", "--item", items[0], "--item", items[1], "-k", 3, "--block", items[1]]
     expected, scores = version.search_by_item(items, 3, blocked=[items[1]])
-    assert [[hit["id"] for hit in hits] for hits in told(*query)["results"]] == expected.tolist()
-    assert told(*query, "-o", tmp_path / "i.npy")["rows"] == 2
+    assert [[hit["id"] for hit in hits] for hits in output(*query)["results"]] == expected.tolist()
+    assert output(*query, "-o", tmp_path / "i.npy")["rows"] == 2
     np.testing.assert_array_equal(np.load(tmp_path / "i.npy")["id"], expected)
     np.testing.assert_array_equal(np.load(tmp_path / "i.npy")["score"], scores)
-    only = told("search", "--item", items[0], "--allow", items[1])
+    only = output("search", "--item", items[0], "--allow", items[1])
     assert [hit["id"] for hit in only["results"][0]] == [items[1]]
     raw = night(2, **SIZES).both[1]
     np.save(tmp_path / "raw.npy", raw)
-    answer = told("search", "-v", tmp_path / "raw.npy", "--space", "snapshot", "-k", 2)
+    answer = output("search", "-v", tmp_path / "raw.npy", "--space", "snapshot", "-k", 2)
     assert [[hit["id"] for hit in hits] for hits in answer["results"]] == version.search(raw, 2, space="snapshot")[
         0
     ].tolist()
@@ -93,22 +93,22 @@ def test_a_history_without_events_is_a_sentence(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == "no events: nothing has been published or refused\n"
 
 
-def test_lookup_shows_the_origin_of_a_vector(told: Any, version: Version, tmp_path: Path) -> None:
+def test_lookup_shows_the_origin_of_a_vector(output: Any, version: Version, tmp_path: Path) -> None:
     """Age and version; too old counts as unknown; vectors to .npy."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()
-    row, unknown = told("lookup", "items", *gone, 5, "-m", "nan")["results"]
+    row, unknown = output("lookup", "items", *gone, 5, "-m", "nan")["results"]
     assert (row["id"], row["age"], row["from_version"]) == (gone[0], 2, 1)
     assert (unknown["id"], unknown["age"], unknown["vector"]) == (5, None, [None] * 6)
     first, last = (f"{version.lineage_times[place]}Z" for place in (0, 2))
     assert (row["last_seen_at"], unknown["last_seen_at"], unknown["age_seconds"]) == (first, None, None)
     assert row["age_seconds"] == version.items.age(gone, unit="seconds")[0]
     assert first <= last == version.record.created
-    assert told("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
+    assert output("lookup", "items", *gone, "-o", tmp_path / "v.npy")["rows"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), version.items.lookup(gone))
     store = ("--store", str(version.path.parents[1]))
     assert run(["lookup", "items", str(gone[0]), "--max-age", "1", *store]) == 6
     assert run(["search", "-i", str(gone[0]), "--max-age", "1", *store]) == 6
-    assert told("search", "-i", *gone, "--max-age", "1", "-m", "nan")["results"] == [[]]
+    assert output("search", "-i", *gone, "--max-age", "1", "-m", "nan")["results"] == [[]]
     assert run(["search", "-v", str(tmp_path / "v.npy"), "--max-age", "1", *store]) == 2
 
 
@@ -141,48 +141,48 @@ def test_an_unknown_id_is_printed_like_a_known_one(tmp_path: Path, capsys: pytes
     assert [one["id"] for one in json.loads(capsys.readouterr().out)["results"]] == ["nobody"]
 
 
-def test_transform_maps_both_ways(told: Any, tmp_path: Path) -> None:
+def test_transform_maps_both_ways(output: Any, tmp_path: Path) -> None:
     """From .npy to .npy, and back to what it was."""
     raw = night(2, **SIZES).both[1]
     np.save(tmp_path / "raw.npy", raw)
-    assert told("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")["rows"] == len(raw)
-    back = told("transform", "users", tmp_path / "stable.npy", "--inverse")["vectors"]
+    assert output("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")["rows"] == len(raw)
+    back = output("transform", "users", tmp_path / "stable.npy", "--inverse")["vectors"]
     np.testing.assert_allclose(back, raw, atol=1e-5)
 
 
-def test_fold_in_equals_the_reader(told: Any, version: Version, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fold_in_equals_the_reader(output: Any, version: Version, capsys: pytest.CaptureFixture[str]) -> None:
     """With weights, by either method; unknown ids are exit code 6."""
     ids = version.items.ids[:3].tolist()
     assert version.users is not None
-    answer = told("fold-in", *ids, "-w", 1, "-w", 2, "-w", 3)
+    answer = output("fold-in", *ids, "-w", 1, "-w", 2, "-w", 3)
     np.testing.assert_allclose(answer["vectors"][0], version.users.fold_in(ids, [1, 2, 3]), rtol=1e-6)
-    answer = told("fold-in", *ids, "--method", "mean")
+    answer = output("fold-in", *ids, "--method", "mean")
     np.testing.assert_allclose(answer["vectors"][0], version.users.fold_in(ids, method="mean"), rtol=1e-6)
     assert run(["fold-in", "9999999", "--store", str(version.path.parents[1])]) == 6
     assert "unknown items ids" in capsys.readouterr().err
 
 
-def test_ids_can_be_read_from_files(told: Any, version: Version, tmp_path: Path) -> None:
+def test_ids_can_be_read_from_files(output: Any, version: Version, tmp_path: Path) -> None:
     """A list of integers or strings; a matrix to fold in is one user a row."""
     ids = version.items.ids[:6]
     np.save(tmp_path / "ids.npy", ids)
     np.save(tmp_path / "texts.npy", ids.astype(str))
     for name in ("ids", "texts"):
-        rows = told("lookup", "items", "--ids", tmp_path / f"{name}.npy")["results"]
+        rows = output("lookup", "items", "--ids", tmp_path / f"{name}.npy")["results"]
         assert [row["id"] for row in rows] == ids.tolist()
         np.testing.assert_allclose([row["vector"] for row in rows], version.items.vectors[:6], rtol=1e-6)
     np.save(tmp_path / "lists.npy", ids.reshape(2, 3))
-    assert told("fold-in", "--ids", tmp_path / "lists.npy", "-o", tmp_path / "u.npy")["rows"] == 2
+    assert output("fold-in", "--ids", tmp_path / "lists.npy", "-o", tmp_path / "u.npy")["rows"] == 2
     np.testing.assert_array_equal(np.load(tmp_path / "u.npy"), version.side("users").fold_in(ids.reshape(2, 3)))
 
 
 @pytest.mark.parametrize("form", ["f64", "fortran", "big_endian", "half"])
-def test_vectors_of_any_float_type_are_accepted(told: Any, version: Version, tmp_path: Path, form: str) -> None:
+def test_vectors_of_any_float_type_are_accepted(output: Any, version: Version, tmp_path: Path, form: str) -> None:
     """Whatever their order in the file."""
     raw = night(2, **SIZES).both[1].astype(np.float16)
     saved = {"f64": raw.astype(float), "fortran": np.asfortranarray(raw), "big_endian": raw.astype(">f4"), "half": raw}
     np.save(tmp_path / "raw.npy", saved[form])
-    told("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")
+    output("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "stable.npy"), version.transform.users(raw))
 
 
@@ -227,10 +227,10 @@ def test_a_file_without_vectors_is_refused_by_name(
             ["lookup", "items", "-f", str(path)],
         ):
             assert run([*command, "--store", str(root)]) == 2, (name, command)
-            told = capsys.readouterr()
-            assert (told.out, len(told.err.splitlines())) == ("", 1)
-            assert "found" in told.err
-            assert "unexpected" not in told.err
+            output = capsys.readouterr()
+            assert (output.out, len(output.err.splitlines())) == ("", 1)
+            assert "found" in output.err
+            assert "unexpected" not in output.err
     assert run(["transform", "users", str(tmp_path / "none.npy"), "--store", str(root)]) == 6
 
 

@@ -84,13 +84,13 @@ def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> N
         ):
             sync(root, nights[published % 5], f"n{published}", config)
             published += 1
-        told = []
+        reported = []
         for process in processes:
             said, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, said
-            told.append(json.loads(said))
+            reported.append(json.loads(said))
         print(f"\n{published} versions published in {time.monotonic() - began:.0f} s")
-        for one in told:
+        for one in reported:
             print(json.dumps(one))
             assert one["errors"] == []
             assert one["versions"] >= least

@@ -434,9 +434,9 @@ def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> Non
                 if number % 6 == 0 and number < last - 1:
                     Store(root).rollback(Store(root).numbers()[0])
             for reader in (one, other):
-                told, _ = reader.communicate(timeout=PATIENCE)
+                output, _ = reader.communicate(timeout=PATIENCE)
                 assert reader.returncode == 0
-                reads, seen = map(int, told.split())
+                reads, seen = map(int, output.split())
                 assert reads > last
                 assert seen > 5
 

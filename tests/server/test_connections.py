@@ -125,8 +125,8 @@ def test_a_thousand_incomplete_heads_do_not_stop_the_server(
     lines = (root.parent / "serve.log").read_text().splitlines()
     assert len(lines) < 10
     assert not [line for line in lines if "Traceback" in line]
-    told = [json.loads(line)["event"] for line in lines]
-    assert ("connections_limited" in told) == bool(descriptors)
+    reported = [json.loads(line)["event"] for line in lines]
+    assert ("connections_limited" in reported) == bool(descriptors)
 
 
 def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:

@@ -74,11 +74,11 @@ def test_the_server_starts_despite_damage_and_serves_after_the_repair(
             eventually(served.has_checked)
             state = served.state()
             assert state["ready"] is harmless, (path, state)
-            told = [record for record in caplog.records if record.getMessage() == "not_served"]
+            reported = [record for record in caplog.records if record.getMessage() == "not_served"]
             if not harmless:
                 damaged += 1
                 assert str(path.with_suffix("")) in str(state["error"]), path
-                assert state["error"] in [vars(record)["embsync_fields"]["reason"] for record in told]
+                assert state["error"] in [vars(record)["embsync_fields"]["reason"] for record in reported]
             put(path, kept)
             assert eventually(lambda served=served: served.state()["ready"], 15)
             assert served.state()["error"] is None
@@ -113,5 +113,9 @@ def test_the_server_survives_any_damage_to_current(root: Path) -> None:
         eventually(lambda: server.ask("/readyz").plain["error"])
         os.replace(root / "aside", root / "versions")  # noqa: PTH105
         eventually(lambda: server.ask("/readyz").plain["error"] is None)
-    told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
-    assert [line["event"] for line in told if "traceback" not in line] == ["not_served", "serving", *["not_served"] * 4]
+    reported = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
+    assert [line["event"] for line in reported if "traceback" not in line] == [
+        "not_served",
+        "serving",
+        *["not_served"] * 4,
+    ]

@@ -159,10 +159,10 @@ def test_a_damaged_version_is_not_served_and_reported(root: Path) -> None:
         raw = {"side": "users", "vectors": [[1] * 6], "version": 2}
         assert server.ask("/v1/transform", raw).status == 200  # its maps are whole
         assert "embsync_version_errors_total 1.0" in server.ask("/metrics").body.decode()
-    told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
-    assert [(line["event"], line["level"]) for line in told] == [("serving", "info"), ("not_served", "error")]
-    assert told[0]["version"] == 1
-    assert "damaged version" in told[1]["reason"]
+    output = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
+    assert [(line["event"], line["level"]) for line in output] == [("serving", "info"), ("not_served", "error")]
+    assert output[0]["version"] == 1
+    assert "damaged version" in output[1]["reason"]
 
 
 def test_a_damaged_map_of_a_kept_version_is_not_used(root: Path) -> None:
@@ -285,8 +285,8 @@ def test_a_worker_starts_while_the_token_file_is_missing(root: Path, tmp_path: P
         token.write_text("sesame")
         assert server.ask("/v1/version", Authorization="Bearer sesame").version == 1
         assert children(server) == begun
-    told = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines() if line.startswith("{")]
-    died = {line["worker"]: line["status"] for line in told if line["event"] == "worker_died"}
+    output = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines() if line.startswith("{")]
+    died = {line["worker"]: line["status"] for line in output if line["event"] == "worker_died"}
     assert died == dict.fromkeys(before, -signal.SIGKILL)
 
 

@@ -191,5 +191,5 @@ def test_a_socket_needs_a_usable_path(tmp_path: Path) -> None:
 def test_invalid_settings_are_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line, before anything listens."""
     assert run(["serve", *options]) == 2
-    told = capsys.readouterr()
-    assert (told.out, len(told.err.splitlines())) == ("", 1)
+    output = capsys.readouterr()
+    assert (output.out, len(output.err.splitlines())) == ("", 1)

@@ -127,12 +127,12 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
     assert_at_rest(root)
     assert assert_intact(root) == number
     known = [event.version for event in Store(root).journal.events()]
-    told = {"current": number, "journaled": number in known}
+    reported = {"current": number, "journaled": number in known}
     if not follow:
-        return told
+        return reported
     following = publish_snapshot(Store(root), Request(directory / "night-3"), CONFIG)
     assert_at_rest(root)
-    return {**told, "next": following.version, "parent": following.parent, "served": assert_intact(root)}
+    return {**reported, "next": following.version, "parent": following.parent, "served": assert_intact(root)}
 
 
 def main(scenario: str, directory: Path, step: int = 1) -> None:

@@ -60,8 +60,8 @@ def test_times_are_utc_in_any_time_zone(
         patch.setenv("TZ", zone)
         time.tzset()
         before = int(time.time())
-        told = moment()
+        reported = moment()
         after = time.time()
     time.tzset()
-    assert told is not None
-    assert before <= dt.datetime.fromisoformat(told).timestamp() <= after
+    assert reported is not None
+    assert before <= dt.datetime.fromisoformat(reported).timestamp() <= after

@@ -260,8 +260,8 @@ def test_an_interrupted_pruning_is_journaled_by_the_next_command(place: Path) ->
     for _ in range(2):
         with Store(root).locked():
             pass
-    told = [(event.version, event.recovered) for event in Store(root).journal.events() if event.event == "pruned"]
-    assert told == [(1, True)]
+    output = [(event.version, event.recovered) for event in Store(root).journal.events() if event.event == "pruned"]
+    assert output == [(1, True)]
 
 
 @pytest.mark.parametrize(

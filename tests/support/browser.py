@@ -132,13 +132,13 @@ class Page:
         return dict(json.loads(line))
 
     def _note(self, event: dict[str, Any]) -> None:
-        told = event.get("params", {})
+        reported = event.get("params", {})
         if event.get("method") == "Network.requestWillBeSent":
-            self.asked.append(told["request"]["url"])
+            self.asked.append(reported["request"]["url"])
         elif event.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(str(told["exceptionDetails"]))
-        elif event.get("method") == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+            self.complaints.append(str(reported["exceptionDetails"]))
+        elif event.get("method") == "Log.entryAdded" and reported["entry"]["level"] == "error":
+            self.complaints.append(f"{reported['entry']['text']} {reported['entry'].get('url', '')}")
 
 
 @contextlib.contextmanager

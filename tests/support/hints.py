@@ -15,9 +15,9 @@ PLACEHOLDER = re.compile(
 )
 
 
-def printed_command(told: str) -> str | None:
+def printed_command(output: str) -> str | None:
     """Return the last command that a line's hint has, None where it has none."""
-    match = _COMMAND.search(told.strip().partition("hint: ")[2])
+    match = _COMMAND.search(output.strip().partition("hint: ")[2])
     return match[1] if match else None
 
 

@@ -133,15 +133,15 @@ class Machine:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command inside; return what it prints."""
-        told = subprocess.run(
+        output = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "--", *command],
             capture_output=True,
             text=True,
             check=False,
             timeout=PATIENCE,
         )
-        assert not check or told.returncode == 0, told.stderr
-        return told.stdout.strip()
+        assert not check or output.returncode == 0, output.stderr
+        return output.stdout.strip()
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """Ask the manager."""

@@ -79,7 +79,7 @@ def published_nights(count: int, config: Config | None = None, **sizes: int) -> 
         yield directory / "S"
 
 
-def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connection) -> None:
+def publish_for_ever(root: str, snapshots: list[str], first: int, reported: Connection) -> None:
     """Publish one snapshot after the other until the disk is gone; tell each version, and when it was published.
 
     Not beside the test that runs it in a process of its own: that must be able to import it.
@@ -90,7 +90,7 @@ def publish_for_ever(root: str, snapshots: list[str], first: int, told: Connecti
             version = publish_snapshot(
                 Store(Path(root)), Request(Path(snapshots[turn % len(snapshots)])), config
             ).version
-            told.send((version, time.monotonic()))
+            reported.send((version, time.monotonic()))
 
 
 @contextlib.contextmanager

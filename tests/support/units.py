@@ -38,7 +38,7 @@ def exit_code_in_time(process: subprocess.Popen[str], unit: str) -> int:
 @contextlib.contextmanager
 def listening(address: Path) -> Iterator[list[str]]:
     """Collect a manager's messages as they arrive: the kernel keeps ten and drops the rest."""
-    told: list[str] = []
+    reported: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(address))
         channel.settimeout(0.1)
@@ -47,12 +47,12 @@ def listening(address: Path) -> Iterator[list[str]]:
         def listen() -> None:
             while not ended.is_set():
                 with contextlib.suppress(TimeoutError):
-                    told.append(channel.recv(4096).decode())
+                    reported.append(channel.recv(4096).decode())
 
         thread = threading.Thread(target=listen)
         thread.start()
         try:
-            yield told
+            yield reported
         finally:
             ended.set()
             thread.join()

@@ -46,17 +46,17 @@ def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, C
     }
 
 
-def live(root: Path, snapshots: Path, seed: int, told: int) -> None:
+def live(root: Path, snapshots: Path, seed: int, reported: int) -> None:
     """Run commands for ever; write when each was done and which version is current then."""
     chance = random.Random(seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _one_after_the_other(root, snapshots, chance, told)
+        _one_after_the_other(root, snapshots, chance, reported)
     finally:
         os._exit(1)
 
 
-def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, told: int) -> None:
+def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, reported: int) -> None:
     while True:
         commands = _commands(root, snapshots, chance)
         name = chance.choices(list(commands), [5, 1, 2, 1, 1, 1, 1])[0]
@@ -65,7 +65,7 @@ def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, tol
         except EmbsyncError:  # refused, or nothing to go back to: nothing is acknowledged
             continue
         if not isinstance(version, bool):
-            os.write(told, f"{time.monotonic()} {version}\n".encode())
+            os.write(reported, f"{time.monotonic()} {version}\n".encode())
 
 
 def begun(bench: Bench, seed: int) -> tuple[int, int]:
@@ -82,8 +82,8 @@ def begun(bench: Bench, seed: int) -> tuple[int, int]:
 def heard(hear: int, until: float) -> list[int]:
     """Return the versions that were acknowledged before a moment."""
     with open(hear, "rb") as lines:
-        told = [line.split() for line in lines]
-    return [int(version) for at, version in told if float(at) < until]
+        reported = [line.split() for line in lines]
+    return [int(version) for at, version in reported if float(at) < until]
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
@@ -115,18 +115,18 @@ def _end(child: int, number: signal.Signals) -> None:
             time.sleep(0.001)
 
 
-def check(bench: Bench, tally: Tally, point: str, told: list[int]) -> None:
+def check(bench: Bench, tally: Tally, point: str, reported: list[int]) -> None:
     """Examine the store, and whether it knows what was acknowledged last, and stands there or beyond."""
     store = Store(bench.root)
     examine(bench, _ANY, tally, point, done=False, follow=False)
-    if not told:
+    if not reported:
         return
     moves = {*PUBLISHES, "rolled_back"}
     known = [event.version for event in store.journal.events() if event.event in moves]
-    if told[-1] not in known:
-        tally.harm("lost", f"{point}: version {told[-1]} was acknowledged")
-    elif store.current() not in known[len(known) - 1 - known[::-1].index(told[-1]) :]:
-        tally.harm("lost", f"{point}: {told[-1]} was acknowledged, {store.current()} is current")
+    if reported[-1] not in known:
+        tally.harm("lost", f"{point}: version {reported[-1]} was acknowledged")
+    elif store.current() not in known[len(known) - 1 - known[::-1].index(reported[-1]) :]:
+        tally.harm("lost", f"{point}: {reported[-1]} was acknowledged, {store.current()} is current")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
             disk.cut()
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            told = heard(hear, cut)
+            reported = heard(hear, cut)
             disk.unmount()
             disk.mount()
-            check(bench, tally, f"cut in turn {turn}", told)
+            check(bench, tally, f"cut in turn {turn}", reported)
     finally:
         disk.unmount()
     output.write_text(json.dumps(dataclasses.asdict(tally)))

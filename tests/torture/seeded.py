@@ -137,7 +137,7 @@ class Verdict:
     name: str
     outcome: str
     seconds: float
-    told: str
+    output: str
 
     @property
     def caught(self) -> bool:
@@ -215,14 +215,14 @@ def make(mistake: Mistake) -> Verdict:
         file = root / mistake.path
         file.write_text(file.read_text().replace(mistake.old, mistake.new))
         for test in mistake.tests:  # each by itself: the second must not hide behind the first
-            code, told = run_tests(root, [test], torture=mistake.torture)
+            code, output = run_tests(root, [test], torture=mistake.torture)
             ended = code < 0 and code != -signal.SIGKILL  # by what the mistake did; SIGKILL may be anybody's
             outcome = "caught" if code == 1 or ended else "NOT caught" if code == 0 else f"error {code}"
-            if code == 0 and " passed" not in told:
+            if code == 0 and " passed" not in output:
                 outcome = "skipped"
             if outcome != "caught":
                 break
-    return Verdict(mistake.name, outcome, round(time.monotonic() - begin, 1), f"{test}\n{told}")
+    return Verdict(mistake.name, outcome, round(time.monotonic() - begin, 1), f"{test}\n{output}")
 
 
 def sound(chosen: Iterable[Mistake]) -> str | None:
@@ -232,9 +232,9 @@ def sound(chosen: Iterable[Mistake]) -> str | None:
     for torture in (False, True):
         tests = [test for mistake in rows if mistake.torture == torture for test in mistake.tests]
         with copied() as root:
-            code, told = run_tests(root, tests, torture=torture, limit=7200.0) if tests else (0, "")
+            code, output = run_tests(root, tests, torture=torture, limit=7200.0) if tests else (0, "")
         if code != 0:
-            return told
+            return output
     return None
 
 
@@ -262,8 +262,8 @@ def main() -> int:
     if options.table:
         print(table(chosen), end="")
         return 0
-    if not options.no_baseline and (told := sound(chosen)) is not None:
-        print(f"the tests fail without any mistake:\n{told}", file=sys.stderr)
+    if not options.no_baseline and (output := sound(chosen)) is not None:
+        print(f"the tests fail without any mistake:\n{output}", file=sys.stderr)
         return 2
     verdicts = []
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -271,7 +271,7 @@ def main() -> int:
             verdicts.append(verdict)
             print(f"{verdict.outcome:>10}  {verdict.seconds:6.1f} s  {verdict.name}", flush=True)
             if not verdict.caught:
-                print(verdict.told, flush=True)
+                print(verdict.output, flush=True)
     missed = [verdict.name for verdict in verdicts if not verdict.caught]
     print(f"{len(verdicts) - len(missed)} of {len(verdicts)} caught")
     if options.json is not None:

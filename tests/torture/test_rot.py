@@ -189,7 +189,7 @@ def _next_night(root: Path, directory: Path, good: dict[str, bytes] | None) -> s
     return "published"
 
 
-def told(work: Callable[[], object], *, apart: bool) -> str | None:
+def reported(work: Callable[[], object], *, apart: bool) -> str | None:
     """Do work, in a child of its own if it may end its process; return the harm, None where there is none."""
     if not apart:
         try:
@@ -204,7 +204,7 @@ def told(work: Callable[[], object], *, apart: bool) -> str | None:
     child = os.fork()
     if child == 0:
         os.close(read)
-        os.write(written, (told(work, apart=False) or "").encode()[:4000])
+        os.write(written, (reported(work, apart=False) or "").encode()[:4000])
         os._exit(0)
     os.close(written)
     with os.fdopen(read, "rb") as file:
@@ -230,7 +230,7 @@ def rot(directory: Path, places: Iterable[tuple[Path, int, int]], made: Tally) -
         copy(base, root)
         flip(root / name, offset, bit)
         work = partial(examine, root, directory, good, name, thorough=number % 4 == 0)
-        harm = told(work, apart=name.name in (layout.INDEX, layout.INDEX_ROWS))
+        harm = reported(work, apart=name.name in (layout.INDEX, layout.INDEX_ROWS))
         made.points += 1
         if harm is not None:
             made.harm(kind_of(harm), f"{name} at {offset}, bit {bit}: {harm}")
@@ -249,7 +249,7 @@ def rot_of_the_link(directory: Path, made: Tally) -> None:
             copy(base, root)
             (root / "current").unlink()
             (root / "current").symlink_to(os.fsdecode(bytes(changed)))
-            harm = told(partial(linked, root, directory), apart=False)
+            harm = reported(partial(linked, root, directory), apart=False)
             made.points += 1
             if harm is not None:
                 made.harm(kind_of(harm), f"current at {offset}, bit {bit}: {harm}")

@@ -45,4 +45,4 @@ def test_the_page_of_the_documentation_is_the_table() -> None:
 def test_a_mistake_is_noticed(mistake: Mistake) -> None:
     """By each of the tests that are named for it."""
     verdict = make(mistake)
-    assert verdict.caught, f"{verdict.outcome}: {verdict.told}"
+    assert verdict.caught, f"{verdict.outcome}: {verdict.output}"

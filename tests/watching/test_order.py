@@ -363,12 +363,12 @@ def test_whether_numbers_are_an_order_is_decided_once(world: World) -> None:
     for night in (1, 2, 3):
         world.write(f"day={night}", START.timestamp() + night * DAY)
         world.turn()
-    told = (world.store.root / "order.json").read_bytes()
-    assert b'"day=#"' in told
+    output = (world.store.root / "order.json").read_bytes()
+    assert b'"day=#"' in output
     world.write("day=1", START.timestamp() + 4 * DAY)
     world.write("day=2", START.timestamp() + 5 * DAY)
     assert world.turn() == []
-    assert (world.store.root / "order.json").read_bytes() == told
+    assert (world.store.root / "order.json").read_bytes() == output
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b'{"order": "none"}', b"[" * 9999])
@@ -444,11 +444,11 @@ def test_an_order_decided_by_a_command_is_kept(root: Path) -> None:
     settings = root / "c.yaml"
     settings.write_text(f"watch: {{path: {watch}, settle_seconds: 0}}\nstore: {{path: {store}}}\n")
     for _ in range(2):
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-m", "embsync", "sync", "-c", str(settings)], capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stderr
-    assert "nothing new" in told.stdout
+        assert output.returncode == 0, output.stderr
+    assert "nothing new" in output.stdout
     assert Store(store).manifest(1).snapshot.name == "day=3"
 
 
