@@ -11,7 +11,7 @@ job has.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -124,4 +124,6 @@ def _newcomers(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nights", type=Path, metavar="DIRECTORY", help="has one directory a night")
+    main(parser.parse_args().nights)

@@ -3,13 +3,13 @@
 Both read the files once before, so that the system's file cache is warm, and take turns; medians are printed. pyarrow
 is timed in the two ways it is used: streaming batches, as we do, and ``read_table``, which holds everything in memory.
 
-    python benchmarks/parquet_read.py [ROWS] [PASSES]
+    python benchmarks/parquet_read.py [--rows 1000000] [--passes 7]
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,8 +63,11 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    passes = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--passes", type=int, default=7)
+    chosen = parser.parse_args()
+    rows, passes = chosen.rows, chosen.passes
     with tempfile.TemporaryDirectory() as folder:
         for name, path in write(Path(folder), rows).items():
             side = open_snapshot(path, SnapshotConfig()).items

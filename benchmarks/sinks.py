@@ -8,6 +8,7 @@ those of the probe, against exact search. milvus-lite is Python over FAISS: its 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 import time
@@ -18,7 +19,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import numpy as np
 from pymilvus import MilvusClient
 from support.milvus import running_milvus
 from support.nights import configured
@@ -94,10 +94,10 @@ def in_database(server: PostgresqlServer, version: Version, effort: int, queries
             pass
 
 
-def main(snapshot: str) -> None:
+def main(snapshot: Path) -> None:
     with quick_directory() as directory:
         config = configured(index__factory="HNSW32", index__recall_at=10)
-        publish_snapshot(Store(directory / "store"), Request(Path(snapshot)), config)
+        publish_snapshot(Store(directory / "store"), Request(snapshot), config)
         with open_version(directory / "store") as version:
             record, queries = version.record, held_out(version)
             effort = record.index.search["efSearch"]
@@ -120,5 +120,6 @@ def main(snapshot: str) -> None:
 
 
 if __name__ == "__main__":
-    np.set_printoptions(precision=3)
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("snapshot", type=Path, metavar="SNAPSHOT")
+    main(parser.parse_args().snapshot)
