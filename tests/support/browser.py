@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -164,6 +165,7 @@ def browsing(profile: Path) -> Iterator[Page]:
             stdout=log,
             stderr=log,
             pass_fds=(their_commands, their_answers),
+            start_new_session=True,
         ) as process,
     ):
         os.close(their_commands)
@@ -176,5 +178,17 @@ def browsing(profile: Path) -> Iterator[Page]:
             process.wait(PATIENCE)
         finally:
             process.kill()
+            process.wait()
             os.close(commands)
             os.close(answers)
+            _remove(profile, process.pid)
+
+
+def _remove(profile: Path, group: int) -> None:
+    """Remove a profile, into which other processes of the browser may write for a while after it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE
+    while profile.exists():
+        shutil.rmtree(profile, ignore_errors=True)
+        assert time.monotonic() < end, f"{profile} is still written to"
