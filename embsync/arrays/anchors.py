@@ -84,10 +84,12 @@ class Anchors(Sides[AnchorSide]):
         Parameters
         ----------
         path : str or Path
+            A file that :meth:`save` has written.
 
         Returns
         -------
         Anchors
+            What was saved, in memory.
 
         Raises
         ------

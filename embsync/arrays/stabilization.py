@@ -49,6 +49,8 @@ class Stabilized(Sides[Float32]):
     fit_items, fit_users : Fit or None
         Out-of-sample fit to the anchors; None in a new space or for a side too small to be judged.
     rotation_disagreement : float or None
+        Distance between the rotations fitted to each side alone: 0 if equal, about 1 if unrelated. None in a new space,
+        for one side, and for sides too small to be judged.
     rank : int
         Number of directions that contribute to scores.
     truncation_loss : float
@@ -169,6 +171,7 @@ def stabilize(
     Returns
     -------
     Stabilized
+        The stable vectors, the maps, the figures, and the anchors for the next snapshot.
 
     Raises
     ------

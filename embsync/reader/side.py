@@ -50,7 +50,9 @@ class Side:
     name : str
         "items" or "users".
     ids : (n,) int64 or ``S<m>``, ascending, mapped
+        Ids of all rows, live and carried; strings are UTF-8 bytes.
     vectors : (n, k) float32, mapped
+        Stable vectors; row i belongs to ``ids[i]``.
     last_seen : (n,) int64, mapped
         The last version with the id live.
     moments : (k + 1,) float64, mapped, or None
@@ -154,6 +156,7 @@ class Side:
         Parameters
         ----------
         ids : sequence of int or str
+            Ids of this side, in any order.
         missing : {"raise", "nan", "mean"}
             What an unknown id gives: an error, a row of NaN, or the mean of the live vectors.
         max_age : int, str or timedelta, optional
@@ -163,6 +166,7 @@ class Side:
         Returns
         -------
         (len(ids), k) float32 ndarray
+            Stable vectors, in the order of ``ids``.
 
         Raises
         ------
@@ -202,6 +206,7 @@ class Side:
         Parameters
         ----------
         ids : sequence of int or str
+            Ids of this side, in any order.
         missing : {"raise", "nan"}
             What an unknown id gives: an error, or -1; integers have no NaN.
         unit : {"versions", "seconds"}
@@ -289,6 +294,7 @@ class Side:
         Returns
         -------
         (k,) float32 for one sequence, (n, k) for a list of them
+            Stable vectors.
 
         Raises
         ------

@@ -112,6 +112,7 @@ class StoreReader:
         Parameters
         ----------
         number : int
+            Number of a version that the store still has.
 
         Returns
         -------

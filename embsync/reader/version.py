@@ -83,6 +83,7 @@ class Version(VersionFiles):
         Parameters
         ----------
         name : {"items", "users"}
+            Which side.
 
         Raises
         ------
@@ -102,6 +103,7 @@ class Version(VersionFiles):
         Parameters
         ----------
         ids : (n,) integers or strings
+            Item ids, of the type that the store has.
         names : sequence of str, optional
             The labels; default: all.
 
@@ -215,7 +217,9 @@ class Version(VersionFiles):
         Returns
         -------
         ids : (q, <= k) item ids
+            A row for each user, best first; as in :meth:`search`.
         scores : (q, <= k) float32
+            Their scores.
 
         Raises
         ------
@@ -293,7 +297,9 @@ class Version(VersionFiles):
         Parameters
         ----------
         ids : sequence of int or str
+            Ids of that side.
         side : {"items", "users"}
+            Whose ids these are.
         missing : {"raise", "nan"}
             For an id that is not in this version: an error, or NaN.
 

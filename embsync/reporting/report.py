@@ -67,6 +67,7 @@ def report(version: Version) -> Report:
     Parameters
     ----------
     version : Version
+        The version to report on.
 
     Returns
     -------
