@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from engines import nights
 from support.nights import night
+from support.ports import free_port
 
 from embsync.config import Config, EngineConfig, SnapshotConfig
 from embsync.engines.spark import session
@@ -207,6 +208,24 @@ def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
     with pytest.raises(SnapshotError if of_snapshot else UsageError, match=expected):
         publish_snapshot(Store(tmp_path / "store"), Request(path), config)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_server_that_does_not_answer_is_refused_at_once(there: dict[str, str]) -> None:
+    """A transient error, instead of ten minutes of silence in which pyspark tries again."""
+    with pytest.raises(EngineError, match="cannot be reached") as caught:
+        session.start(EngineConfig(kind="spark", master=f"sc://127.0.0.1:{free_port()}/;user_id=embsync"))
+    assert caught.value.transient
+    session.require_server("sc://127.0.0.1:port")  # left to Spark, which says what is wrong
+
+
+def test_a_wrong_home_of_spark_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before pyspark fails at a missing script."""
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="spark-submit"):
+        session.require_home()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/spark-submit").touch()
+    session.require_home()
 
 
 def test_a_snapshot_that_disappears_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

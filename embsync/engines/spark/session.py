@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -16,13 +17,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from embsync.config import EngineConfig
 from embsync.engines.spark.errors import spark_errors
-from embsync.errors import UsageError
+from embsync.errors import EngineError, UsageError
 
 #: Oldest Java that Spark 4 runs on.
 _JAVA = 17
+#: Port of Spark Connect unless the master has another, and seconds in which a connection must be made.
+_CONNECT_PORT, _CONNECT_SECONDS = 15002, 20.0
 #: (package, oldest, first that does not fit)
 _PACKAGES = (("pyspark", (4, 0), None), ("pandas", (2, 2), (3, 0)), ("pyarrow", (17, 0), None))
 _INSTALL = "pip install 'embsync[spark]'"
@@ -106,8 +110,11 @@ def start(engine: EngineConfig) -> Any:
     if key in _STARTED:
         return _STARTED[key]
     require_packages()
-    if not _is_remote(engine):
+    if _is_remote(engine):
+        require_server(engine.master)
+    else:
         require_java()
+        require_home()
     if engine.master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with spark_errors(f"engine.master {engine.master}"):
@@ -209,6 +216,35 @@ def require_java() -> None:
             expected=f"{_JAVA} or later",
             hint=hint,
         )
+
+
+def require_home() -> None:
+    """Refuse a SPARK_HOME that pyspark cannot start Spark from."""
+    home = os.environ.get("SPARK_HOME")
+    if home and not (Path(home) / "bin/spark-submit").exists():
+        raise UsageError(
+            "SPARK_HOME is not an installation of Spark",
+            found=f"no bin/spark-submit in {home}",
+            hint="unset it, to use the Spark that pyspark contains",
+        )
+
+
+def require_server(master: str) -> None:
+    """Refuse a server of Spark Connect that does not answer: pyspark tries again in silence for ten minutes."""
+    place = urlsplit(master)
+    if place.hostname is None or {"grpc_proxy", "https_proxy", "http_proxy"} & set(os.environ):
+        return
+    try:
+        socket.create_connection((place.hostname, place.port or _CONNECT_PORT), _CONNECT_SECONDS).close()
+    except ValueError:  # of the port, which Spark refuses
+        return
+    except OSError as error:
+        raise EngineError(
+            "the server of Spark Connect cannot be reached",
+            where=f"engine.master {master}",
+            found=str(error),
+            hint="start the server, or correct engine.master",
+        ) from error
 
 
 def _version_of(java: str) -> str:
