@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -18,11 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bad_inputs
 import bad_tables
 from bad_inputs import IDS, ROWS
-from snapshots import fuzz
 from support.stores import snapshot_of
 
 from embsync.cli.main import run
-from embsync.snapshots import decoder_process
 
 CASES = {
     name: (leave, says)
@@ -54,15 +51,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forked_decoders() -> Iterator[None]:
-    """Decoders begin with the libraries loaded, which saves most of the time of these tests."""
-    start = decoder_process.DecoderProcess.start
-    fuzz.fork_decoders()
-    yield
-    decoder_process.DecoderProcess.start = start
-
-
 def refused(code: int, error: str, says: str) -> None:
     """Assert that an input was refused in one line that names its fault."""
     assert code == 3, error
@@ -71,7 +59,6 @@ def refused(code: int, error: str, says: str) -> None:
     assert len(error) < 1000
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_gives_one_line_and_exit_code_3(
     tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str], name: str

@@ -60,7 +60,7 @@ def test_an_als_model_saved_by_spark_is_read(spark: Any, tmp_path: Path) -> None
     PipelineModel([trained]).write().save(str(tmp_path / "pipeline"))
     named = table.selectExpr("user", "concat('i', item) AS name", "rating")
     indexed = StringIndexer(inputCol="name", outputCol="item")
-    als = ALS(rank=2, maxIter=1, seed=1)
+    als = ALS(rank=2, maxIter=1, seed=1, numItemBlocks=1, numUserBlocks=1)
     Pipeline(stages=[indexed, als]).fit(named).write().save(str(tmp_path / "indexed"))
     page = (Path(__file__).parents[2] / "docs/how-to/spark.md").read_text()
     block = page.split("<!-- run: spark -->\n```python\n")[1].split("```")[0]

@@ -7,8 +7,6 @@ import io
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ import pytest
 from support.nights import night
 from support.parts import in_parts, replaced, write_parts
 from support.quick import quick_directory
-from support.stores import running, snapshot_of, sync
+from support.stores import next_line, running, snapshot_of, sync
 from support.waiting import PATIENCE
 
 import embsync
@@ -342,10 +340,9 @@ def test_reading_format_1_loads_no_pyarrow(published: Path) -> None:
     """It takes a quarter of a second and 40 MB, which only part files are worth."""
     code = "import sys, embsync; embsync.open(sys.argv[1]).current.users.vectors[0]; print('pyarrow' in sys.modules)"
     for store, loaded in (("S", "False"), ("parts", "True")):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code, published / store], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.strip() == loaded
+        with running(code, published / store) as child:
+            assert next_line(child) == loaded
+            assert child.wait(PATIENCE) == 0
 
 
 @pytest.fixture(scope="module")
