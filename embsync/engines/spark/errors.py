@@ -41,7 +41,7 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "run: pip install 'pyspark[connect]'",
     ),
     (
-        r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED",
+        r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED|Cannot run program",
         UsageError,
         "the executors' Python does not fit",
         "give them the driver's Python version with NumPy and pyarrow (PYSPARK_PYTHON, or spark.archives)",
