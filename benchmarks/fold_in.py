@@ -1,6 +1,6 @@
 """What folding in finds of a user's taste, on five real retrainings; writes the table of docs/how-to/cold-start.md.
 
-    python benchmarks/fold_in.py ../shared/data/goodbooks
+    python benchmarks/fold_in.py [../shared/data/goodbooks]
 
 The data holds no interactions, so none can be held out. Instead each user of the newest day is hidden and folded in
 again from n of the 20 items the model itself scores highest for it; the figure is the share of the other items of its
@@ -125,5 +125,6 @@ def _newcomers(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("nights", type=Path, metavar="DIRECTORY", help="has one directory a night")
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "goodbooks"
+    parser.add_argument("nights", type=Path, nargs="?", default=default, metavar="DIRECTORY")
     main(parser.parse_args().nights)
