@@ -1,4 +1,4 @@
-"""A version that arrives from another host: files are hashed while they arrive, and a broken transfer is continued."""
+"""A version that arrives from another host: files are read back as they arrive, and a broken transfer is continued."""
 
 from __future__ import annotations
 
@@ -77,28 +77,24 @@ class ReceivedVersion(Staging):
         return 0
 
     def receive(self, entry: FileEntry, pieces: Pieces) -> None:
-        """Receive a file: write it, hash it while it arrives, sync it, read it back, and give it its name.
+        """Receive a file: write it, sync it, hash what the disk has while the rest arrives, and give it its name.
 
         Raises
         ------
         StoreDamaged
-            Something else arrived; nothing of it is left.
+            Something else arrived, twice; nothing of it is left.
+        StoreError
+            What was written does not read back.
         """
         path = self._place(entry.path)
         arrived = _written(_partial(path), entry.bytes, pieces)
-        size, digest = arrived.bytes, arrived.sha256
-        if (size, digest) != (entry.bytes, entry.sha256):
+        if arrived.on_disk != (entry.bytes, entry.sha256):
             _partial(path).unlink()
-            if arrived.start:  # what an earlier process left may be what is wrong
-                self.receive(entry, pieces)
-                return
-            found = f"{size} bytes" if size != entry.bytes else f"sha256 {digest[:12]}…"
-            expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
-            raise StoreDamaged("a file did not arrive as its manifest says", where=path, found=found, expected=expected)
-        if arrived.read_back != digest:
+            # What an earlier process left may be what is wrong; hashing what arrives, too, shows whether the disk is.
+            arrived = _written(_partial(path), entry.bytes, pieces, hashlib.sha256())
+        if arrived.on_disk != (entry.bytes, entry.sha256):
             _partial(path).unlink()
-            hint = "the disk or its driver is faulty"
-            raise StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)
+            raise arrived.fault(entry, path)
         _partial(path).rename(path)
         self._entries.append(entry)
 
@@ -113,30 +109,43 @@ def _partial(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Arrived:
-    """Where a file was continued, its size, and the sha256 of what arrived and of what was read back."""
+    """The size of a file, the sha256 of what the disk has, and that of what arrived if it was asked for."""
 
-    start: int
     bytes: int
-    sha256: str
     read_back: str
+    sha256: str | None
+
+    @property
+    def on_disk(self) -> tuple[int, str]:
+        return self.bytes, self.read_back
+
+    def fault(self, entry: FileEntry, path: Path) -> StoreError:
+        """Return what is wrong with a file that is not on the disk as its manifest says."""
+        if (self.bytes, self.sha256) == (entry.bytes, entry.sha256):
+            hint = "the disk or its driver is faulty"
+            return StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)
+        found = f"{self.bytes} bytes" if self.bytes != entry.bytes else f"sha256 {str(self.sha256)[:12]}…"
+        expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
+        return StoreDamaged("a file did not arrive as its manifest says", where=path, found=found, expected=expected)
 
 
-def _written(path: Path, longest: int, pieces: Pieces) -> _Arrived:
-    """Append what arrives to a file, sync it, and read it back while the rest arrives.
+def _written(path: Path, longest: int, pieces: Pieces, digest: Any = None) -> _Arrived:
+    """Append what arrives to a file, sync it, and hash what the disk has while the rest arrives.
 
-    Stops at the first piece beyond ``longest``.
+    Stops at the first piece beyond ``longest``. With ``digest``, what arrives is hashed as well; the file is new then.
     """
-    digest, read_back, synced = hashlib.sha256(), hashlib.sha256(), 0
+    read_back, synced = hashlib.sha256(), 0
     with open(path, "ab+", buffering=0) as file, ThreadPoolExecutor(1) as behind:  # noqa: PTH123
         correct_file(file.fileno(), path)
-        size = start = _hashed(file, digest, longest)
+        size = _size_to_continue(file, longest)
         checks: list[Future[None]] = []
-        with pieces(start) as arriving:
+        with pieces(size) as arriving:
             for piece in arriving:
                 size += len(piece)
                 if size > longest:
                     break
-                digest.update(piece)
+                if digest is not None:
+                    digest.update(piece)
                 _write_all(file, piece)
                 if size - synced >= _CHECKED_AT_ONCE:
                     checks.append(behind.submit(_read_back, file.fileno(), synced, size, read_back))
@@ -144,7 +153,7 @@ def _written(path: Path, longest: int, pieces: Pieces) -> _Arrived:
         checks.append(behind.submit(_read_back, file.fileno(), synced, size, read_back))
         for check in checks:
             check.result()
-    return _Arrived(start, size, digest.hexdigest(), read_back.hexdigest())
+    return _Arrived(size, read_back.hexdigest(), None if digest is None else digest.hexdigest())
 
 
 def _write_all(file: IO[bytes], piece: Any) -> None:
@@ -163,13 +172,10 @@ def _read_back(descriptor: int, start: int, end: int, digest: Any) -> None:
         start += len(block)
 
 
-def _hashed(file: IO[bytes], digest: Any, longest: int) -> int:
-    """Hash what is in a file and return its size; a file that could not be continued is emptied."""
+def _size_to_continue(file: IO[bytes], longest: int) -> int:
+    """Return the size of a file; one that cannot be continued is emptied."""
     size = os.fstat(file.fileno()).st_size
-    if size >= longest:
-        file.truncate(0)
-        return 0
-    file.seek(0)
-    while block := file.read(_READ_BYTES):
-        digest.update(block)
-    return size
+    if size < longest:
+        return size
+    file.truncate(0)
+    return 0
