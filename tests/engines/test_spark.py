@@ -78,7 +78,7 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
     """Also one that Spark would wait for without end, as a child of a worker that is gone holds its connection."""
     from embsync.engines.spark.session import running_session
 
-    begun, others, ended = tmp_path / "begun", tmp_path / "others", threading.Event()
+    begun, over, others, ended = tmp_path / "begun", tmp_path / "over", tmp_path / "others", threading.Event()
     counted: list[int] = []
 
     def hang(batches: Any) -> Any:
@@ -86,7 +86,7 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
             for descriptor in (0, 1, 2):
                 os.close(descriptor)
             begun.touch()
-            while begun.exists():
+            while not over.exists():
                 time.sleep(0.1)
         os._exit(1)
         yield
@@ -123,9 +123,9 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
         others.unlink()
         threads[0].join(PATIENCE)
         assert counted == [5]
-    finally:
-        for marker in (begun, others):
-            marker.unlink(missing_ok=True)  # what waits for it ends
+    finally:  # what waits for them ends, also in another attempt
+        over.touch()
+        others.unlink(missing_ok=True)
     with running_session(spark_config) as again:
         assert again.session.range(3).count() == 3
 
