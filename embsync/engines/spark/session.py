@@ -97,7 +97,7 @@ def running_session(engine: EngineConfig) -> Iterator[Jobs]:
         yield jobs
     except BaseException:
         jobs.cancel()
-        if not _is_alive(jobs.session):
+        if not _is_alive(jobs):
             stop(engine)
         raise
     finally:
@@ -131,9 +131,12 @@ def _is_remote(engine: EngineConfig) -> bool:
     return engine.master.startswith("sc://")
 
 
-def _is_alive(session: Any) -> bool:
+def _is_alive(jobs: Jobs) -> bool:
+    """Return whether the session answers, without a job, which would wait behind those of others."""
     with contextlib.suppress(Exception):
-        return bool(session.range(1).count() == 1)
+        if jobs.connect:
+            return bool(jobs.session.version)
+        return not jobs.session.sparkContext._jsc.sc().isStopped()
     return False
 
 
