@@ -11,7 +11,7 @@ def table(header: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    """Return a cell whose vertical bars separate none; code needs no escape, and would show it."""
+    """Return a cell with vertical bars escaped, except in code, which would show the escape."""
     return re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or "\\|", cell)
 
 

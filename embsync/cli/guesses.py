@@ -100,6 +100,8 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
     if isinstance(command, click.Group):
         return _after_the_command(command, given, program, arguments)
     if given[1:2].isdigit():
+        if not any(isinstance(one, click.Argument) for one in command.params):
+            return None
         return shlex.join([*program, arguments[0], *_ids_last(command, arguments[1:])])
     words, quiet, unknown = list(arguments), False, given
     for _ in arguments:
@@ -194,12 +196,14 @@ def _option(command: click.Command, given: str) -> click.Option | None:
 def _ids_last(command: click.Command, words: Sequence[str]) -> list[str]:
     """Return the words with everything that is not an option after ``--``: ids may begin with a dash."""
     flags = {name for one in command.params if isinstance(one, click.Option) and one.is_flag for name in one.opts}
-    options, others, rest = [], [], iter(words)
+    options, others, rest = [], [], iter(word for word in words if word != "--")
     for word in rest:
         if not word.startswith("-") or word[1:2].isdigit():
             others.append(word)
+        elif word in flags or "=" in word or (word[1] != "-" and len(word) > 2):
+            options.append(word)
         else:
-            options += [word] if word in flags or "=" in word else [word, next(rest, "")]
+            options += [word, *([value] if (value := next(rest, None)) is not None else [])]
     return [*options, "--", *others]
 
 

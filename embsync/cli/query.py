@@ -44,7 +44,7 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
             except NotFoundError as error:
                 if "missing=" not in (error.hint or ""):
                     raise
-                hint = f"without them: {same_command('--missing', 'nan')}"
+                hint = f"to go on without an error: {same_command('--missing', 'nan')}"
                 raise NotFoundError(error.what, where=error.where, found=error.found, hint=hint) from None
 
     return opened

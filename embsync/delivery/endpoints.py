@@ -28,8 +28,9 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
     config = msgspec.structs.replace(config, url=config.url.rstrip("/"))
     parts = urlsplit(config.url)
     if parts.scheme == "file":
-        if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
-            raise UsageError("not a directory's URL", found=config.url, expected="file:///path/of/a/directory")
+        if parts.netloc or not parts.path.startswith("/") or parts.path == "/" or {"#", "?"} & set(config.url):
+            expected = "file:///path/of/a/directory, without # and ?"
+            raise UsageError("not a directory's URL", found=config.url, expected=expected)
         return LocalObjects(config.url, Path(parts.path))
     if parts.scheme not in _CLOUD or not parts.netloc:
         raise UsageError(
@@ -57,7 +58,7 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
 
 
 def _url_of_directory(given: str) -> str | None:
-    if ":" in given or not (given.startswith(("/", ".")) or Path(given).is_dir()):
+    if {":", "#", "?"} & set(given) or not (given.startswith(("/", ".")) or Path(given).is_dir()):
         return None
     return f"the directory's URL is file://{os.path.abspath(given)}"  # noqa: PTH100  (links stay)
 

@@ -24,7 +24,7 @@ class Objects(Protocol):
 
     #: The URL, for messages.
     where: str
-    #: The options with which `embsync push` reaches it besides.
+    #: Further options that `embsync push` needs to reach it.
     push_options: tuple[str, ...]
 
     def read(self, key: str) -> bytes | None:

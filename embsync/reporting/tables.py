@@ -26,7 +26,7 @@ def table(
         return None if column in texts else "n"
 
     def role(name: str) -> str | None:
-        return name if stacked else None  # a table that is laid out otherwise is none to a screen reader
+        return name if stacked else None  # screen readers do not recognize a table that is laid out otherwise
 
     def cell(place: int, content: object) -> Markup:
         if place == 0:

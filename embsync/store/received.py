@@ -84,7 +84,7 @@ class ReceivedVersion(Staging):
         StoreDamaged
             Something else arrived, twice; nothing of it is left.
         StoreError
-            What was written does not read back.
+            What was written does not read back, twice.
         """
         path = self._place(entry.path)
         arrived = _written(_partial(path), entry.bytes, pieces)

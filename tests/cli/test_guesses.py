@@ -42,6 +42,8 @@ TYPED = {
     "deliver --stor x": "deliver --store x",
     "lookup items -5": "lookup -- items -5",
     "lookup users 1 -2 3 --store=S -m nan --json": "lookup --store=S -m nan --json -- users 1 -2 3",
+    "lookup items -mnan -5": "lookup -mnan -- items -5",
+    "lookup items -5 -- 6": "lookup -- items -5 6",
     "rollback --version 3 --store S": "rollback 3 --store S",
     "--store S status": "status --store S",
     "--dir S serve --port 80": "serve --store S --listen 127.0.0.1:80",

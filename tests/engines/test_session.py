@@ -147,7 +147,8 @@ class Py4JJavaError(Exception):
             "PYSPARK_PYTHON",
         ),
         ('[CAST_OVERFLOW] The value 1BD of "DECIMAL(20,0)" cannot be cast to "BIGINT"', SnapshotError, "as text"),
-        ('java.io.IOException: Cannot run program "/no/python": error=2', UsageError, "PYSPARK_PYTHON"),
+        ('java.io.IOException: Cannot run program "/no/python": error=2, No such file', UsageError, "PYSPARK_PYTHON"),
+        ('java.io.IOException: Cannot run program "python3": error=12, Cannot allocate memory', EngineError, ""),
         ("OSError: [Errno 28] No space left on device", StoreError, None),
         (
             "Total size of serialized results of 9 tasks is bigger than spark.driver.maxResultSize (1.0 MiB)",

@@ -77,8 +77,9 @@ def test_settings_and_partitions_reach_spark(spark: Any, spark_config: EngineCon
 def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp_path: Path) -> None:
     """Also one that Spark would wait for without end, as a child of a worker that is gone holds its connection.
 
-    The jobs of others go on, and take all cores that there are.
+    The jobs of others go on, take all cores that there are, and do not count as progress.
     """
+    from embsync.engines.spark.engine import SparkEngine
     from embsync.engines.spark.session import running_session
 
     begun, over, others, ended = tmp_path / "begun", tmp_path / "over", tmp_path / "others", threading.Event()
@@ -116,6 +117,7 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
             threads.append(threading.Thread(target=count_of_others, args=(jobs.session,), daemon=True))
             threads[0].start()
             eventually(others.exists)
+            assert len(SparkEngine(jobs).progress()) == 1
             raise ZeroDivisionError
 
     threads: list[threading.Thread] = []

@@ -263,8 +263,8 @@ def test_printed_lines_lead_from_a_negative_id_to_a_result(root: Path, capsys: p
     assert first == ["lookup", "--store", str(root), "--", "users", "-57"]
     assert run(first) == 6
     said = capsys.readouterr().err
-    assert "unknown users ids; found -57; hint: without them: embsync lookup " in said
-    assert run(said.partition("without them: embsync ")[2].split()) == 0
+    assert "unknown users ids; found -57; hint: to go on without an error: embsync lookup " in said
+    assert run(said.partition("without an error: embsync ")[2].split()) == 0
 
 
 FORGED = ["a\nversion 9", "b\x1b[2J\x1b[31m", "c\r\x9b1A", "d\u2028\u202e"]

@@ -39,7 +39,7 @@ _HNSW = {"M": 16, "efConstruction": 128}
 _REQUEST_BYTES = 4 << 20
 _INDEX_SECONDS = 3600.0
 #: Seconds before a collection is loaded again, 12.7 in all: on a busy machine milvus-lite takes seconds for an index.
-_LOAD_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+_LOAD_PAUSES = (0.1, 0.2, 0.4, 0.8, *[1.6] * 7)
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,10 +56,11 @@ class SparkEngine:
         self._reports[0] += 1
 
     def progress(self) -> object:
-        """Return the completed tasks of the stages that run, and the reports of Spark Connect."""
+        """Return the completed tasks of this run's stages, and the reports of Spark Connect."""
         with contextlib.suppress(Exception):  # Spark Connect has no context; a cluster may be gone
             tracker = self.session.sparkContext.statusTracker()
-            stages = [tracker.getStageInfo(stage) for stage in sorted(tracker.getActiveStageIds())]
+            jobs = [tracker.getJobInfo(job) for job in sorted(self.jobs.numbers())]
+            stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]
             return tuple((stage.stageId, stage.numCompletedTasks) for stage in stages if stage is not None)
         return self._reports[0]
 

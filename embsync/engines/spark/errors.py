@@ -41,7 +41,8 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         "run: pip install 'pyspark[connect]'",
     ),
     (
-        r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED|Cannot run program",
+        r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED"
+        r"|Cannot run program [^\n]*error=(2|13),",
         UsageError,
         "the executors' Python does not fit",
         "give them the driver's Python version with NumPy and pyarrow (PYSPARK_PYTHON, or spark.archives)",

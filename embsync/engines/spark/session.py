@@ -65,12 +65,18 @@ class Jobs:
     def mark(self) -> None:
         """Have Spark tag the jobs that this thread starts."""
         # by the context, because a classic session only finds tags of the thread that asks
-        self.session.addTag(self.tag) if self.connect else self.session.sparkContext.addJobTag(self.tag)
+        mark = self.session.addTag if self.connect else self.session.sparkContext.addJobTag
+        mark(self.tag)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of those that a classic session remembers."""
+        return list(self.session.sparkContext._jsc.sc().statusTracker().getJobIdsForTag(self.tag))
 
     def unmark(self) -> None:
         """Have it tag them no longer."""
         with contextlib.suppress(Exception):  # the cluster may be gone
-            self.session.removeTag(self.tag) if self.connect else self.session.sparkContext.removeJobTag(self.tag)
+            unmark = self.session.removeTag if self.connect else self.session.sparkContext.removeJobTag
+            unmark(self.tag)
 
     def cancel(self) -> None:
         """End them, from any thread; nothing is raised: the cluster may be gone."""
