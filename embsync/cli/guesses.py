@@ -100,8 +100,8 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
     if isinstance(command, click.Group):
         return _after_the_command(command, given, program, arguments)
     if given[1:2].isdigit():
-        if not any(isinstance(one, click.Argument) for one in command.params):
-            return None
+        if not any(isinstance(one, click.Argument) and one.type is click.STRING for one in command.params):
+            return None  # of no use: it takes no ids
         return shlex.join([*program, arguments[0], *_ids_last(command, arguments[1:])])
     words, quiet, unknown = list(arguments), False, given
     for _ in arguments:

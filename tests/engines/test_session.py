@@ -217,7 +217,9 @@ def test_a_server_that_does_not_answer_is_refused_at_once(there: dict[str, str])
     with pytest.raises(EngineError, match="cannot be reached") as caught:
         session.start(EngineConfig(kind="spark", master=f"sc://127.0.0.1:{free_port()}/;user_id=embsync"))
     assert caught.value.transient
-    session.require_server("sc://127.0.0.1:port")  # left to Spark, which says what is wrong
+    for address in ("sc://127.0.0.1:port", "sc://[::1"):
+        with pytest.raises(UsageError, match="expected sc://HOST:PORT"):
+            session.require_server(address)
 
 
 def test_a_wrong_home_of_spark_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 from embsync.config import EngineConfig
 from embsync.engines.spark.errors import spark_errors
@@ -240,13 +241,21 @@ def require_home() -> None:
 
 def require_server(master: str) -> None:
     """Refuse a server of Spark Connect that does not answer: pyspark tries again in silence for ten minutes."""
-    place = urlsplit(master)
-    if place.hostname is None or {"grpc_proxy", "https_proxy", "http_proxy"} & set(os.environ):
+    behind_proxy = {"grpc_proxy", "https_proxy", "http_proxy"} & set(os.environ)
+    try:
+        place = urlsplit(master)
+        host, port = place.hostname, place.port or _CONNECT_PORT
+    except ValueError as error:
+        raise UsageError(
+            "not the address of a server of Spark Connect",
+            where=f"engine.master {master}",
+            found=str(error),
+            expected="sc://HOST:PORT",
+        ) from None
+    if host is None or (behind_proxy and not proxy_bypass(host)):
         return
     try:
-        socket.create_connection((place.hostname, place.port or _CONNECT_PORT), _CONNECT_SECONDS).close()
-    except ValueError:  # of the port, which Spark refuses
-        return
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
     except OSError as error:
         raise EngineError(
             "the server of Spark Connect cannot be reached",
