@@ -78,7 +78,8 @@ def test_a_file_is_continued_and_checked_from_its_start(version: ReceivedVersion
     """What an earlier process left counts, if it is right."""
     (version.path / "items").mkdir()
     partial = version.path / "items" / "vectors.npy.partial"
-    for left, starts in ((CONTENT[:3000], [3000]), (changed(CONTENT[:3000]), [3000, 0])):
+    wrong = changed(CONTENT[:3000])
+    for left, starts in ((CONTENT[:3000], [3000]), (wrong, [3000, 0]), (CONTENT, [0]), (CONTENT + wrong, [0])):
         partial.write_bytes(left)
         sender = Sender(CONTENT, CONTENT)
         version.receive(ENTRY, sender.pieces())
