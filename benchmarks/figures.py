@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parents[1]
+from commits import HERE, package
+
 SECTIONS = ("alignment", "preservation", "drift", "checks", "index")
 
 
@@ -56,10 +57,7 @@ def main() -> None:
     parser.add_argument("nights", type=Path, nargs="+")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        other = Path(work) / "other"
-        other.mkdir()
-        archive = subprocess.run(["git", "archive", options.commit], cwd=HERE, check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-x", "-C", str(other)], input=archive, check=True)
+        other = package(options.commit, Path(work) / "other")
         nights = [night.resolve() for night in options.nights]
         published = (manifests(code, nights, Path(work) / f"store{code == HERE}") for code in (other, HERE))
         largest: dict[str, float] = defaultdict(float)

@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from commits import package
 from workload import Size, write_nights
 
-HERE = Path(__file__).resolve().parents[1]
 WIDTH = 64
 
 STABILIZE = """
@@ -94,11 +94,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="items of the store, and users")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        codes = [Path(work) / name for name in ("other", "this")]
-        for code, commit in zip(codes, (options.commit, "HEAD"), strict=True):
-            code.mkdir()
-            archive = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, capture_output=True).stdout
-            subprocess.run(["tar", "-x", "-C", str(code)], input=archive, check=True)
+        codes = [package(commit, Path(work) / name) for name, commit in (("other", options.commit), ("this", "HEAD"))]
         night, _ = write_nights(Path(work), Size(options.rows, options.rows, WIDTH))
         sync = [sys.executable, "-m", "embsync", "sync", str(night), "--store", str(Path(work) / "S")]
         subprocess.run(sync, env=environment(codes[0]), stdout=subprocess.DEVNULL, check=True)

@@ -1,12 +1,13 @@
-"""The same work by this package and by that of another commit, in turn: processor seconds of one thread.
+"""The same work by this package, or that of one commit, and by that of an earlier one, in turn: processor seconds.
 
-Each package runs in a process of its own, which has read the data before; runs of both alternate, and the best of each
-counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second night published
+Each package runs in a process of its own, with one thread, which has read the data before; runs of both alternate, and
+the best of each counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second night published
 without an index worth building, and what each stage takes of it), ``open`` (a published night made ready to serve),
-``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``serve`` (what the server
-takes for the same queries as JSON over one connection).
+``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``rotated`` (the same of 50,000
+items by the graph that the second night rotated), ``serve`` (what the server takes for the queries as JSON over one
+connection).
 
-    python benchmarks/versus.py COMMIT [--task stabilize] [--shapes 275000x64] [--repeats 8]
+    python benchmarks/versus.py COMMIT [--after COMMIT] [--task stabilize] [--shapes 275000x64] [--repeats 8]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from commits import HERE, package
 from publish import shape
 from workload import Size, write_nights
 
@@ -39,7 +41,6 @@ except ImportError:  # as both were called up to e0d3151
     from embsync.config import load
     from embsync.pipeline import process as publish_snapshot
 
-HERE = Path(__file__).resolve().parents[1]
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -99,12 +100,24 @@ def search(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
     return lambda: [version.search(query[None], 10) for query in queries(nights)] and None
 
 
+def search_rotated(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
+    """Return what searches the second night's version, whose graph is the first one's, rotated, with a dead label or two."""
+    config = load(environment={"EMBSYNC_THREADS": "1", "EMBSYNC_INDEX__FACTORY": "HNSW32"})
+    for night in nights:
+        publish_snapshot(Store(work / "first"), Request(night), config)
+    version = embsync.open(work / "first").current
+    assert version.manifest["index"]["action"] == "rotated"
+    asked = np.array(version.users.vectors[version.users.live][:500])
+    return lambda: [version.search(query[None], 10) for query in asked] and None
+
+
 def serve_queries(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
     """Return what asks a server of the first night's version, and prints what the server took."""
     sync(nights, work)
     command = [sys.executable, "-m", "embsync", "serve", "--store", str(work / "first")]
     command += ["--listen", "127.0.0.1:0", "--json", "--workers", "1"]
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    quiet = subprocess.DEVNULL  # it outlives the store
+    server = subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, text=True)
     atexit.register(server.terminate)
     where = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")["listening"].removeprefix("http://")
     connection = http.client.HTTPConnection(where)
@@ -141,6 +154,7 @@ TASKS = {
     "open": open_version,
     "lookup": lookup,
     "search": search,
+    "rotated": search_rotated,
     "serve": serve_queries,
 }
 #: Those that print their figure themselves.
@@ -186,6 +200,9 @@ def main() -> None:
     """Compare both on each shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the other package: a commit of this repository")
+    parser.add_argument(
+        "--after", metavar="COMMIT", help="compare it with this commit; default: the files as they are here"
+    )
     parser.add_argument("--task", choices=TASKS, default="stabilize")
     parser.add_argument("--shapes", type=shape, nargs="+", default=[shape("275000x64")])
     parser.add_argument("--repeats", type=int, default=8)
@@ -198,14 +215,12 @@ def main() -> None:
         return
     results = []
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
-        other = Path(work) / "other"
-        other.mkdir()
-        archive = subprocess.run(["git", "archive", options.commit], cwd=HERE, check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-x", "-C", str(other)], input=archive, check=True)
+        other = package(options.commit, Path(work) / "other")
+        this = package(options.after, Path(work) / "this") if options.after else HERE
         for rows, width in options.shapes:
             nights = Path(work) / f"{rows}x{width}"
             write_nights(nights, Size(rows - rows // 6, rows // 6, width))
-            before, after = compared([other, HERE], options.task, nights, options.repeats)
+            before, after = compared([other, this], options.task, nights, options.repeats)
             results.append({"rows": rows, "width": width, "before": before, "after": after})
             if not options.json:
                 ratio = f"{before:.3f} s before, {after:.3f} s now, {before / after:.2f} times"
