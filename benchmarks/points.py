@@ -1,7 +1,7 @@
 """What each change for speed brought: the same work before and after the commit that made it, in one run.
 
-Every row is a commit of this repository, compared with the one before it as ``versus.py`` does: processor seconds of one
-thread, best of alternating runs. Changes that were measured and rejected, and those of other kinds, have no row.
+Every row is a commit of this repository, compared with the one before it as ``versus.py`` does: processor seconds of
+one thread, best of alternating runs. Changes that were measured and rejected, and those of other kinds, have no row.
 
     python benchmarks/points.py [--repeats 8] [--only a770160 ...]
 """

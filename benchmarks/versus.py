@@ -1,11 +1,11 @@
 """The same work by this package, or that of one commit, and by that of an earlier one, in turn: processor seconds.
 
 Each package runs in a process of its own, with one thread, which has read the data before; runs of both alternate, and
-the best of each counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second night published
-without an index worth building, and what each stage takes of it), ``open`` (a published night made ready to serve),
-``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``rotated`` (the same of 50,000
-items by the graph that the second night rotated), ``serve`` (what the server takes for the queries as JSON over one
-connection).
+the best of each counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second
+night published without an index worth building, and what each stage takes of it), ``open`` (a published night made
+ready to serve), ``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``rotated``
+(the same of 50,000 items by the graph that the second night rotated), ``serve`` (what the server takes for the queries
+as JSON over one connection).
 
     python benchmarks/versus.py COMMIT [--after COMMIT] [--task stabilize] [--shapes 275000x64] [--repeats 8]
 """
@@ -101,7 +101,7 @@ def search(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def search_rotated(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what searches the second night's version, whose graph is the first one's, rotated, with a dead label or two."""
+    """Return what searches the second night's version, whose graph is the first one's, rotated."""
     config = load(environment={"EMBSYNC_THREADS": "1", "EMBSYNC_INDEX__FACTORY": "HNSW32"})
     for night in nights:
         publish_snapshot(Store(work / "first"), Request(night), config)
