@@ -92,6 +92,32 @@ class ChildProcess:
             return self._process.wait(seconds)
         return None
 
+    def communicate(self, request: bytes, seconds: float) -> tuple[bytes, bytes] | None:
+        """Send it a request, return all that it writes until it ends, and kill what is left of its group.
+
+        Parameters
+        ----------
+        request : bytes
+            Its whole standard input, which must be a pipe.
+        seconds : float
+
+        Returns
+        -------
+        stdout, stderr : bytes
+            What it wrote to those that are pipes, otherwise empty; None if it was killed
+            because it took longer.
+        """
+        try:
+            output, messages = self._process.communicate(request, seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            self.kill()
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        return output or b"", messages or b""
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.terminate()

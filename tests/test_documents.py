@@ -58,9 +58,14 @@ def test_a_contributor_checks_what_ci_checks() -> None:
 
 
 def test_the_architecture_lists_existing_modules() -> None:
-    """Every module it names exists, and every folder and module of the package has its line in the tree."""
+    """Every module and function that it names exists, and every folder and module of the package has a line in the tree."""
     text = Document("docs/architecture.md").text
     package = ROOT / "embsync"
+    for function, module in re.findall(r"`(\w+)(?:\(\))?` of `([a-z_/]+)`", text):
+        assert f"def {function}(" in (package / f"{module}.py").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    for function in re.findall(r"`(?:\w+\.)?(\w+)\([^`]*\)`", text):
+        assert f"def {function}(" in sources, function
     for folder, name in re.findall(r"`([a-z]+)/([a-z_]+)`", text):
         assert (package / folder / f"{name}.py").exists(), f"{folder}/{name}"
     tree = set(re.findall(r"^  ([a-z_]+(?:\.py|/)) ", text, re.MULTILINE))

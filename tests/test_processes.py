@@ -72,6 +72,24 @@ def test_a_guard_reports_how_a_command_ended(guarded: bool, command: str, words:
     assert describe_exit(code) == words
 
 
+def test_a_command_is_asked_and_answers() -> None:
+    """It reads its whole input, and all that it writes is returned; its exit code is known afterwards."""
+    child = ChildProcess(["/bin/sh", "-c", "cat; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.communicate(b"question", 60.0) == (b"question", b"")
+    assert child.wait() == 3
+
+
+def test_a_command_that_does_not_answer_in_time_is_killed(tmp_path: Path) -> None:
+    """With all that it started."""
+    child = ChildProcess(
+        ["/bin/sh", "-c", COMMAND.format(tmp_path / "id")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    grandchild = started(tmp_path / "id")
+    assert child.communicate(b"", 0.01) is None
+    assert child.wait() == -signal.SIGKILL
+    eventually(lambda: not alive(grandchild))
+
+
 def test_an_unnamed_signal_is_reported_by_number() -> None:
     """Real-time signals have none."""
     assert describe_exit(-63) == "was killed by signal 63"

@@ -137,27 +137,10 @@ class TextTable:
     def _parsed(self, kinds: dict[int, Any] | None, columns: int = 0, block: int = _BLOCK) -> Iterator[Any]:
         """Yield record batches of some columns, or of all as text."""
         kinds = kinds if kinds is not None else dict.fromkeys(range(columns), pa.string())
-        types = {f"f{column}": kind for column, kind in kinds.items()}
-        many = (columns or len(self._start()[0])) > 1
-        quote = '"' if self._form["quoted"] else False
+        options = self._options(kinds, columns, block)
         with self._opened() as source:
             try:
-                reader = pyarrow.csv.open_csv(
-                    source,
-                    pyarrow.csv.ReadOptions(
-                        use_threads=False,
-                        block_size=block,
-                        skip_rows=int(self._form["header"]),
-                        autogenerate_column_names=True,
-                    ),
-                    # in a table with one column, an empty line is an empty value
-                    pyarrow.csv.ParseOptions(
-                        delimiter=self._form["delimiter"], quote_char=quote, ignore_empty_lines=many
-                    ),
-                    pyarrow.csv.ConvertOptions(
-                        column_types=types, include_columns=None if columns else list(types), null_values=["", "NULL"]
-                    ),
-                )
+                reader = pyarrow.csv.open_csv(source, *options)
             except pa.ArrowInvalid as error:
                 if "Empty CSV" in str(error) and not source.read(1):
                     return  # a header without rows, or an empty file
@@ -168,6 +151,27 @@ class TextTable:
                 except StopIteration:
                     return
                 limit_step()
+
+    def _options(self, kinds: dict[int, Any], columns: int, block: int) -> tuple[Any, Any, Any]:
+        """Return the options of reading, parsing and converting."""
+        types = {f"f{column}": kind for column, kind in kinds.items()}
+        return (
+            pyarrow.csv.ReadOptions(
+                use_threads=False,
+                block_size=block,
+                skip_rows=int(self._form["header"]),
+                autogenerate_column_names=True,
+            ),
+            pyarrow.csv.ParseOptions(
+                delimiter=self._form["delimiter"],
+                quote_char='"' if self._form["quoted"] else False,
+                # in a table with one column, an empty line is an empty value
+                ignore_empty_lines=(columns or len(self._start()[0])) > 1,
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=types, include_columns=None if columns else list(types), null_values=["", "NULL"]
+            ),
+        )
 
     def _opened(self) -> Any:
         source = pa.OSFile(self._path)

@@ -46,21 +46,12 @@ def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: Mapping,
     for sums in reader:
         for name in _ADDED:
             totals[name] = totals.get(name, 0) + sums[name]
-    live, known, common, was_live, carried = (int(value) for value in totals["counts"])
     if not np.isfinite(totals["own"]).all():
         raise SnapshotError(
             "stable vectors do not fit float32", found="overflow", hint="scale the embeddings before saving them"
         )
     parts = tuple(_part(row, directory, strings=strings) for row in ordered if row["rows"])
-    counts = RowCounts(
-        rows=live + carried,
-        live=live,
-        new=live - common,
-        returned=known - common,
-        gone=was_live - common,
-        carried=carried,
-        common=common,
-    )
+    counts = _counts(totals["counts"])
     drift, change = _drift(reader, totals, compared=mapping.inverse is not None)
     return WrittenTable(
         parts,
@@ -68,7 +59,7 @@ def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: Mapping,
         totals["cross"],
         totals["own"],
         totals["digest"],
-        totals["moments"] / max(live, 1),
+        totals["moments"] / max(counts.live, 1),
         drift,
         change,
         _sampled_rows(reader, [row["rows"] for row in ordered], mapping),
@@ -89,6 +80,20 @@ class _Sums:
     def rows(self) -> Iterator[Float32]:
         """Yield the (3, n) cosines, norms and parent's norms of the common rows."""
         return (sums["rows"] for sums in self)
+
+
+def _counts(sums: Int64) -> RowCounts:
+    """Return the counts of rows, given the sums of the partitions'."""
+    live, known, common, was_live, carried = (int(value) for value in sums)
+    return RowCounts(
+        rows=live + carried,
+        live=live,
+        new=live - common,
+        returned=known - common,
+        gone=was_live - common,
+        carried=carried,
+        common=common,
+    )
 
 
 def _id(text: str, *, strings: bool) -> Any:

@@ -47,16 +47,21 @@ def space_map(figures: MapFigures, moved: tuple[MovedItem, ...]) -> Markup:
     for item, (x, y) in zip(figures.popular, figures.popular_points, strict=True):
         if np.isfinite(x):
             _popular(plot, item, across.at(float(x)), up.at(float(y)), taken)
+    _name_axes(plot, figures)
+    return plot.svg("chart map")
+
+
+def _name_axes(plot: Plot, figures: MapFigures) -> None:
+    """Write along the edges what share of the variance each axis has."""
     first, second = figures.explained
     plot.write(plot.width / 2, plot.height - 8, f"axis 1, {percent(float(first))} of the variance", class_="soft")
     plot.add(
         "text",
         f"axis 2, {percent(float(second))} of the variance",
-        transform=f"translate({coordinate(plot.left + 13)} {coordinate(middle)}) rotate(-90)",
+        transform=f"translate({coordinate(plot.left + 13)} {coordinate(plot.height / 2)}) rotate(-90)",
         text_anchor="middle",
         class_="soft",
     )
-    return plot.svg("chart map")
 
 
 def outside(figures: MapFigures) -> int:

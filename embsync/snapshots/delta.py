@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 from embsync.config import SnapshotConfig
 from embsync.errors import SnapshotChanged, SnapshotError, SnapshotIncomplete, UsageError
+from embsync.processes import ChildProcess, describe_exit
 from embsync.snapshots import parquet
 from embsync.snapshots.accounting import Claim
 from embsync.snapshots.column_files import open_files
@@ -173,26 +175,22 @@ def _reject_features(place: Place, answer: Mapping[str, Any]) -> None:
 
 
 def _ask(place: Place) -> dict[str, Any]:
-    request = json.dumps({"path": sys.path, "table": str(place)})
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(_SCRIPT)],
-            input=request.encode(),
-            capture_output=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    request = json.dumps({"parent": os.getpid(), "path": sys.path, "table": str(place)})
+    child = ChildProcess(
+        [sys.executable, "-I", str(_SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    written = child.communicate(request.encode(), _PATIENCE_SECONDS)
+    if written is None:
         raise SnapshotChanged(
             "reading the log does not progress", where=str(place), found=f"nothing for {_PATIENCE_SECONDS} s"
-        ) from None
+        )
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(written[0])
     except ValueError:
         raise SnapshotError(
             "malformed Delta log",
             where=str(place),
-            found=f"its reader ended with {done.returncode}",
+            found=f"its reader {describe_exit(child.wait() or 0)}",
             expected="a log that can be read",
         ) from None
     if "refused" in answer:

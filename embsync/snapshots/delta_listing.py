@@ -81,6 +81,7 @@ def main() -> None:
     """Load the library, set the limits, and reply once."""
     wanted = json.loads(sys.stdin.read())
     sys.path[:] = wanted["path"]
+    importlib.import_module("embsync.processes").die_with_parent(wanted["parent"])
     deltalake = importlib.import_module("deltalake")
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- no more imports than needed
         now = int(file.read().split()[0]) * resource.getpagesize()

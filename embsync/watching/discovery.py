@@ -169,41 +169,33 @@ def _inspect(
     memory: Memory | None,
     link: str | None = None,
 ) -> tuple[Child, Observation | None]:
-    found = Signature("", "", 0)
-    seen = None
-    name = "/".join(place.parts)
-
-    def child(state: State, reason: str) -> tuple[Child, Observation | None]:
-        return Child(
-            printable(name),
-            path,
-            state,
-            printable(reason),
-            found.stamp or None,
-            found.mtime_ns,
-            found.listing or None,
-            link,
-        ), seen
-
-    if (why := _rejected_by_name(link or name, kind)) is not None:
-        return child("not_a_snapshot", why)
+    found, seen, name = Signature("", "", 0), None, "/".join(place.parts)
+    state: State = "not_a_snapshot"
     try:
-        entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
-        if (why := _rejected_by_contents(place, kind, entries, snapshot)) is not None:
-            return child("not_a_snapshot", why)
-        found = Signature.of(entries.items())
-        before = (memory or {}).get(name)
-        seen = before if before is not None and before.stamp == found.stamp else Observation(found.stamp, now)
-        unchanged = now - (_last_change(entries) if memory is None else seen.since)
-        listing = ChildListing(place, kind == "directory", entries, unchanged)
-        judged = _deferred(seen, now) or _completeness(listing, watch, snapshot)
-        return child(judged.state, judged.reason)
-    except SnapshotChanged:
-        return child("waiting", "changes to stop")
-    except NotPermitted as error:
-        return child("not_permitted", str(error))
+        entries: dict[str, os.stat_result] = {}
+        reason = _rejected_by_name(link or name, kind)
+        if reason is None:
+            entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
+            reason = _rejected_by_contents(place, kind, entries, snapshot)
+        if reason is None:
+            found = Signature.of(entries.items())
+            before = (memory or {}).get(name)
+            seen = before if before is not None and before.stamp == found.stamp else Observation(found.stamp, now)
+            unchanged = now - (_last_change(entries) if memory is None else seen.since)
+            listing = ChildListing(place, kind == "directory", entries, unchanged)
+            judged = _deferred(seen, now) or _completeness(listing, watch, snapshot)
+            state, reason = judged.state, judged.reason
     except SnapshotError as error:
-        return child("not_a_snapshot", str(error))
+        state, reason = _unreadable(error)
+    stamp, text = found.stamp or None, printable(reason)
+    return Child(printable(name), path, state, text, stamp, found.mtime_ns, found.listing or None, link), seen
+
+
+def _unreadable(error: SnapshotError) -> tuple[State, str]:
+    """Return the state and the reason of a child whose files cannot be listed or judged."""
+    if isinstance(error, SnapshotChanged):
+        return "waiting", "changes to stop"
+    return "not_permitted" if isinstance(error, NotPermitted) else "not_a_snapshot", str(error)
 
 
 def _rejected_by_contents(
