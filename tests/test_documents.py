@@ -58,7 +58,7 @@ def test_a_contributor_checks_what_ci_checks() -> None:
 
 
 def test_the_architecture_lists_existing_modules() -> None:
-    """Every module and function that it names exists, and every folder and module of the package has a line in the tree."""
+    """Every module and function that it names exists; every folder and module of the package has a line in the tree."""
     text = Document("docs/architecture.md").text
     package = ROOT / "embsync"
     for function, module in re.findall(r"`(\w+)(?:\(\))?` of `([a-z_/]+)`", text):
