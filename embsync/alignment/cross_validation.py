@@ -169,7 +169,9 @@ def sum_judged(judged: JudgedRows, parts: Sequence[slice], threads: int = 0) -> 
     return JudgedSums(folds, folds.sum(axis=0), rows, anchors, row_sum, anchor_sum, float(weight), len(judged))
 
 
-def out_of_sample_fit(judged: JudgedRows, parts: Sequence[slice], fold_maps: Float64, threads: int = 0) -> Fit:
+def out_of_sample_fit(
+    judged: JudgedRows, parts: Sequence[slice], basis: Float64, rotations: Sequence[Float64], threads: int = 0
+) -> Fit:
     """Return how well rows sorted by fold fit their anchors, each mapped by its fold's own map.
 
     Parameters
@@ -177,21 +179,24 @@ def out_of_sample_fit(judged: JudgedRows, parts: Sequence[slice], fold_maps: Flo
     judged : JudgedRows
     parts : list of slice
         The part of each fold.
-    fold_maps : (f, e, k) float64
-        Maps from raw rows to the space, each fitted without the rows of its fold.
+    basis : (e, r) float64
+        Map from raw rows to the standardized form.
+    rotations : sequence of (r, k) float64
+        Rotations of that form into the space, each fitted without the rows of its fold.
     threads : int
         Workers; 0 for all cores.
     """
-    # float32 is precise enough for a mean of cosines, at half the work.
-    maps, anchors = fold_maps.astype(np.float32), judged.anchors
+    anchors = judged.anchors
     # A mismatched anchor is half the judged rows away in the order of ids, since neighbouring ids may be alike.
     by_id = np.argsort(judged.places)
     partners = np.empty(len(judged), np.int64)
     partners[by_id] = np.roll(by_id, len(by_id) // 2)
     squares = np.einsum("ij,ij->i", anchors, anchors)
 
-    def compare(part: slice, onto: Float32) -> tuple[Float64, Float64]:
-        fitted = judged.rows[part] @ onto
+    def compare(fold: int) -> tuple[Float64, Float64]:
+        part = parts[fold]
+        # float32 is precise enough for a mean of cosines, at half the work.
+        fitted = judged.rows[part] @ (basis @ rotations[fold]).astype(np.float32)
         own = np.einsum("ij,ij->i", fitted, fitted)
         others = partners[part]
         return (
@@ -199,7 +204,7 @@ def out_of_sample_fit(judged: JudgedRows, parts: Sequence[slice], fold_maps: Flo
             _cosines(np.einsum("ij,ij->i", fitted, anchors[others]), own, squares[others]),
         )
 
-    found = in_threads(lambda fold: compare(parts[fold], maps[fold]), range(len(parts)), threads)
+    found = in_threads(compare, range(len(parts)), threads)
     matched, mismatched = (np.concatenate(column) for column in zip(*found, strict=True))
     cosines, others = matched[~np.isnan(matched)], mismatched[~np.isnan(mismatched)]
     if len(cosines) == 0:

@@ -118,6 +118,9 @@ def map_error(transform: Transform) -> float:
     """
     with library_threads(1, "blas"):
         product = transform.side("users").T @ transform.items
+        whole = float(np.linalg.norm(product - np.eye(len(product)), 2))
+        if whole < 0.5:  # then no singular value is below 0.5, and P is the identity
+            return whole
         U, S, Vt = np.linalg.svd(product)
         rank = int(np.count_nonzero(S > 0.5))
         basis = np.linalg.qr((U[:, :rank] + Vt[:rank].T) / 2.0)[0]

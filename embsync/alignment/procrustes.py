@@ -9,6 +9,7 @@ from scipy import linalg
 from scipy.linalg import lapack
 
 from embsync.dtypes import Float64
+from embsync.rows import in_threads
 
 #: Cross-Gram directions below this share of the strongest do not determine the rotation: float32 anchors have rounding
 #: errors of about 1e-7 of their norm along axes that carry no score.
@@ -61,12 +62,12 @@ def fix_signs(directions: Float64) -> Float64:
     return directions * np.where(signs == 0, 1.0, signs)
 
 
-def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64) -> float:
+def disagreement(cross_items: Float64, cross_users: Float64, energy: Float64, threads: int = 0) -> float:
     """Return how far the rotations fitted to each side alone differ: 0 if equal, about 1 if unrelated.
 
     ||E^1/2 (Q_items - Q_users)||_F / sqrt(2 tr E) within the axes that the anchors determine; E is the energy.
     """
-    own, other = _determined(cross_items), _determined(cross_users)
+    own, other = in_threads(_determined, (cross_items, cross_users), threads)
     axes = own[2] if own[2].shape[1] <= other[2].shape[1] else other[2]
     difference = (own[0] - other[0]) @ axes
     reach = own[0] @ axes
@@ -174,7 +175,7 @@ def _leading_entries(columns: Float64) -> Float64:
 
 
 def _determined(cross: Float64) -> tuple[Float64, Float64, Float64]:
-    U, S, Vt = linalg.svd(cross, full_matrices=False)
+    U, S, Vt = np.linalg.svd(cross, full_matrices=False)  # unlike SciPy's, it releases the GIL
     rank = int(np.count_nonzero(DETERMINED * S[0] < S)) if len(S) and S[0] > 0 else 0
     left, right = U[:, :rank], Vt[:rank].T
     return left @ right.T, left, right

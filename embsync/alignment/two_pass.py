@@ -208,20 +208,26 @@ def _rotate(
     crosses = [basis @ total.cross for basis, total in zip(onto, sums, strict=True) if total.cross is not None]
     anchored = [cross for cross in crosses if np.any(cross)]
     cross: Float64 = np.sum(crosses, axis=0)
-    rotation = align(cross, form.energy) if anchored else first_rotation(form.items, dimension)
     count = max(fold_count(0 if total.judged is None else len(total.judged), total.paired) for total in sums)
     judged = sums.map(lambda total: None if total.judged is None else _Judged.of(total.judged, count, threads))
     held = [(basis, side) for basis, side in zip(onto, (judged.items, judged.users), strict=False) if side]
-    folds = None
-    if anchored and any(_suffices(len(side.rows), basis.T) for basis, side in held):
-        folded = np.sum([basis @ side.sums.folds for basis, side in held], axis=0)
-        folds = np.stack([*in_threads(lambda fold: align(cross - folded[fold], form.energy), range(count), threads)])
+    rotations: list[Float64] = []
+    if anchored:
+        enough = any(_suffices(len(side.rows), basis.T) for basis, side in held)
 
-    finish = partial(_side_fit, rotation=rotation, folds=folds, threads=threads)
+        def rotate(fold: int | None) -> Float64:
+            """Return the rotation of all rows but those of a fold."""
+            without = 0.0 if fold is None else sum(basis @ side.sums.folds[fold] for basis, side in held)
+            return align(cross - without, form.energy)
+
+        rotations = [*in_threads(rotate, [None, *range(count if enough else 0)], threads)]
+    rotation = rotations[0] if anchored else first_rotation(form.items, dimension)
+
+    finish = partial(_side_fit, rotation=rotation, folds=rotations[1:], threads=threads)
     fits = sums.map(finish, form, Sides(form.users, form.items), judged)
     apart = None
     if len(crosses) == 2 and len(anchored) == 2 and all(side.judged_alone for side in fits):
-        apart = disagreement(crosses[0], crosses[1], form.energy)
+        apart = disagreement(crosses[0], crosses[1], form.energy, threads)
     maps = fits.map(lambda side: side.map)
     transform = Transform(maps.items, maps.users, form.singular_values)
     return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
@@ -234,14 +240,14 @@ def _side_fit(
     side: _Judged | None,
     *,
     rotation: Float64,
-    folds: Float64 | None,
+    folds: list[Float64],
     threads: int,
 ) -> SideFit:
     """Return a side's map, and how well it fits judged rows if there are enough of them."""
     own: Float64 = basis @ rotation
     fit, axes, columns, number = None, Axes(), None, 0 if side is None else len(side.rows)
-    if side is not None and folds is not None and _suffices(number, basis):
-        fit = out_of_sample_fit(side.rows, side.parts, basis @ folds, threads)
+    if side is not None and folds and _suffices(number, basis):
+        fit = out_of_sample_fit(side.rows, side.parts, basis, folds, threads)
         # At full rank, the inverse of one side's map is the other's transpose.
         square = basis.shape[0] == basis.shape[1]
         inverse: Float64 = (other @ rotation).T if square else np.asarray(linalg.pinv(own), np.float64)

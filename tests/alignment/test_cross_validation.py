@@ -43,7 +43,7 @@ def test_each_row_is_mapped_by_a_fit_without_its_fold(count: int) -> None:
     """Each fold has a map of its own; a mismatched anchor is half the rows away in the order of ids."""
     judged = _judged()
     maps = np.random.default_rng(1).standard_normal((count, E, K))
-    fit = out_of_sample_fit(judged, judged.sort_by_fold(count), maps)
+    fit = out_of_sample_fit(judged, judged.sort_by_fold(count), np.eye(E), [*maps])
     fitted = np.einsum("ne,nek->nk", judged.rows, maps[judged.folds % count])
     by_id = np.argsort(judged.places)
     partner = by_id[(judged.places - N // 2) % N]
@@ -83,9 +83,9 @@ def test_zero_rows_have_no_cosine() -> None:
     maps = np.ones((1, E, K))
     judged.rows[:100] = 0
     judged.anchors[200:250] = 0
-    assert out_of_sample_fit(judged, judged.sort_by_fold(1), maps).common == N - 150
+    assert out_of_sample_fit(judged, judged.sort_by_fold(1), np.eye(E), [*maps]).common == N - 150
     judged.rows[:] = 0
-    assert out_of_sample_fit(judged, judged.sort_by_fold(1), maps).cosine is None
+    assert out_of_sample_fit(judged, judged.sort_by_fold(1), np.eye(E), [*maps]).cosine is None
 
 
 @pytest.mark.parametrize(
