@@ -164,14 +164,14 @@ class EngineError(EmbsyncError):
 
 
 class SinkError(EmbsyncError):
-    """A sink cannot hold a version, or refuses to, until somebody changes something there or in the configuration."""
+    """A sink cannot hold a version, or refuses to, until something there or in the configuration is changed."""
 
     exit_code = 8
     http_status = 502
 
 
 class SinkConflict(SinkError):
-    """A sink has something that another program made."""
+    """A sink contains something that another program created."""
 
 
 class SinkUnavailable(SinkError):

@@ -200,7 +200,7 @@ class IndexReport(msgspec.Struct, frozen=True):
         Reason for this action, in words.
     recall_at_10 : float or None
         Share, 0 to 1, of the exact best ``recall_at`` (the first value, if there are several) that the index returns
-        with ``search``, whatever ``recall_at`` is. None without queries.
+        with ``search``, independently of ``recall_at``. None without queries.
     target_recall : float
         The configured ``index.target_recall``, 0 to 1.
     search : dict

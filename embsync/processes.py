@@ -1,4 +1,4 @@
-"""Child processes that are killed as a group and die with their parent, and descriptions of how they ended.
+"""Child processes that are killed as a group and die with their parent; how they ended, in words.
 
 This file is also a program: ``python -I -S processes.py PARENT COMMAND...`` runs any command, and kills it with
 everything it started when the parent dies. It therefore imports nothing from the package.

@@ -1,4 +1,4 @@
-"""Commands and options of other programs: the line with what embsync has instead."""
+"""Commands and options of other programs, and the corresponding line of embsync."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def hint_for(command: click.Command, given: str, program: Sequence[str], argumen
         return _after_the_command(command, given, program, arguments)
     if given[1:2].isdigit():
         if not any(isinstance(one, click.Argument) and one.type is click.STRING for one in command.params):
-            return None  # of no use: it takes no ids
+            return None  # useless: the command takes no ids
         return shlex.join([*program, arguments[0], *_ids_last(command, arguments[1:])])
     words, quiet, unknown = list(arguments), False, given
     for _ in arguments:

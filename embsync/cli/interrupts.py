@@ -1,4 +1,4 @@
-"""Work that waits for a network and is ended by a signal at once."""
+"""Work that waits for a network and that a signal ends at once."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from embsync.reporting.numerals import DASH, MINUS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MARKS = {"pass": "✓", "warn": "!", "refuse": "✕"}
-#: Signs of figures, for terminals that have no others.
+#: Replacements in ASCII, for terminals that cannot show other characters.
 _ASCII = str.maketrans({MINUS: "-", DASH: "-"})
 _WORDS = {"pass": "OK", "warn": "!", "refuse": "X"}
 
@@ -44,7 +44,7 @@ def width() -> int | None:
 def say(text: str, indent: int | None = None) -> None:
     """Print one line; line breaks and control characters in names and reasons are escaped.
 
-    On a terminal, a line with an ``indent`` continues so far to the right, and no word is broken.
+    On a terminal, the continuation of a long line is indented by ``indent`` columns, and no word is broken.
     """
     line, columns = _encodable(one_line(text)), width()
     if indent is None or columns is None or len(line) <= columns:
@@ -57,7 +57,7 @@ def say(text: str, indent: int | None = None) -> None:
 
 
 def _encodable(line: str) -> str:
-    """Return a line as standard output can show it: signs that it has not are written in ASCII."""
+    """Return a line that standard output can encode: other characters are written in ASCII."""
     if in_unicode():
         return line
     encoding = sys.stdout.encoding or "ascii"

@@ -30,7 +30,7 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
 
         def proceed(stage: str, share: float) -> None:
             if share < bars.tasks[0].completed:
-                bars.reset(task)  # another stage has another speed
+                bars.reset(task)  # stages differ in speed
             bars.update(task, completed=share, stage=stage)
 
         yield proceed
@@ -46,7 +46,7 @@ def _bars() -> Bars:
         """Work done in a second, of stages with an amount."""
 
         def render(self, task: Task) -> Text:
-            """Return it, nothing before it is known."""
+            """Return the rate as text, empty until it is known."""
             from rich.text import Text  # noqa: PLC0415
 
             stage = task.fields["stage"]

@@ -1,4 +1,4 @@
-"""Log lines that are written once per change: about the watch, and about whatever is not published or pruned."""
+"""Log lines that are written once per change: about the watch, and what is not published or not pruned."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Ownership:
             return True
 
     def require(self) -> None:
-        """Raise StoreLostError if the store is lost: this daemon must not write to whatever is there now."""
+        """Raise StoreLostError if the store is lost: this daemon must not write to the directory that is there now."""
         if self.lost:
             found = "another directory" if self._root.exists() else "nothing"
             raise StoreLostError(

@@ -86,7 +86,7 @@ class CloudObjects:
             yield _without_first(start - skipped, found.stream(min_chunk_size=_PIECE))
 
     def _from(self, key: str, start: int) -> tuple[Any, int]:
-        """Request an object from ``start`` on, or all of it where the endpoint cannot; return where it begins."""
+        """Request an object from ``start`` on, or all of it if the endpoint has no ranges; return where it begins."""
         if start:
             try:
                 options: Any = {"range": {"offset": start}}
@@ -158,7 +158,7 @@ class CloudObjects:
                     obstore.delete(self._store, part)
 
     def now(self) -> dt.datetime:
-        """Return the time by the service's clock: when an object is dated that is written now."""
+        """Return the time by the service's clock: the date that it gives an object written now."""
         key = f"{_PROBE}{secrets.token_hex(8)}"
         self.write(key, b"now")
         try:
@@ -169,9 +169,9 @@ class CloudObjects:
             self.delete([key])
 
     def is_conditional(self) -> bool:
-        """Return whether the endpoint refuses what a condition forbids, tried once on an object made for it.
+        """Return whether the endpoint enforces conditional writes; probed once, with an object created for it.
 
-        Some accept the condition and ignore it.
+        Some endpoints accept a condition and ignore it.
         """
         if self._conditional is None:
             key = f"{_PROBE}{secrets.token_hex(8)}"
@@ -311,7 +311,7 @@ def _credentials(config: ObjectStoreConfig) -> dict[str, str]:
 
 
 def _require_bucket(error: FileNotFoundError) -> None:
-    """Raise an error about the bucket again: only a missing object is an answer."""
+    """Re-raise an error about the bucket: only a missing object means that there is nothing."""
     if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist", str(error), re.IGNORECASE):
         raise error
 

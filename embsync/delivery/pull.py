@@ -94,7 +94,7 @@ class Pull:
         self._progress = progress
 
     def once(self) -> Pulled:
-        """Make the pointer's version current, whatever is current here.
+        """Make the pointer's version current, even if a newer one is current here.
 
         Raises
         ------

@@ -86,7 +86,7 @@ class Sink(Protocol):
 
     Every method raises errors of :mod:`embsync.errors` alone: :class:`SinkUnavailable` if a later attempt may succeed
     (unreachable, busy, full), :class:`SinkConflict` if another program or publisher interferes, :class:`SinkError` if
-    it fails until somebody changes something (password, permission, width). Their messages never contain a secret, and
+    it fails until something is changed (password, permission, width). Their messages never contain a secret, and
     they are raised ``from None`` where the library's own exception might.
 
     A sink is used by one thread at a time, and several may work on the same place: two threads, processes or hosts.

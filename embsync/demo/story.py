@@ -160,7 +160,7 @@ def run(
     UsageError
         Too few nights, or a directory that holds something else.
     EmbsyncError
-        Whatever the pipeline raises.
+        An error of the pipeline.
     """
     if nights < 2:
         raise UsageError("too few nights to compare", found=nights, expected="2 or more")

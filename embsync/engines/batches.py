@@ -39,7 +39,7 @@ def ids_to(ids: Array) -> Any:
 
 
 def problem_of(batch: Any, width: int) -> str | None:
-    """Return what is wrong with a batch of ``id`` and ``vector``, with an id where there is one."""
+    """Return what is wrong with a batch of ``id`` and ``vector``, with an example id if possible."""
     ids = batch.column("id")
     return _problem_of_ids(ids) or _problem_of_vectors(ids, batch.column("vector"), width)
 
@@ -75,7 +75,7 @@ def _shown(ids: Any, where: Array) -> str:
 
 
 def rows_in(ids: Array, wanted: Array) -> Int64:
-    """Return the positions in ``ids`` of those that are in ``wanted``, which ascends."""
+    """Return the positions in ``ids`` of those that are in ``wanted``, which is ascending."""
     if len(wanted) == 0 or len(ids) == 0:
         return np.empty(0, np.int64)
     places = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)

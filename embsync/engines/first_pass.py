@@ -26,7 +26,7 @@ _STEP = 4096
 
 
 def totals_of(width: int) -> Work:
-    """Return what sums a partition."""
+    """Return a function that sums a partition."""
 
     def work(batches: Batches) -> Batches:
         gram, digest = np.zeros((width, width)), np.zeros(2, np.uint64)
@@ -34,7 +34,7 @@ def totals_of(width: int) -> Work:
         problem: str | None = None
         for batch in batches:
             if problem is not None or len(batch) == 0:
-                continue  # read to the end all the same: the other side waits for that
+                continue  # read to the end nevertheless: the sender waits for that
             problem = problem_of(batch, width)
             if problem is not None:
                 continue
@@ -52,7 +52,7 @@ def totals_of(width: int) -> Work:
 
 
 def sum_totals(width: int) -> Work:
-    """Return what sums the results of several partitions."""
+    """Return a function that sums the results of several partitions."""
 
     def work(batches: Batches) -> Batches:
         gram, digest = np.zeros((width, width)), np.zeros(2, np.uint64)
@@ -85,7 +85,7 @@ def _totals(problem: str | None, rows: int, zero_rows: int, matrix: Float64, dig
 
 
 def triangle_of(width: int, *, again: bool = False) -> Work:
-    """Return what computes the triangular factor of a partition, or, ``again``, of the factors of several."""
+    """Return a function that computes the triangular factor of a partition, or with ``again`` of several factors."""
 
     def work(batches: Batches) -> Batches:
         factor: Float64 = np.zeros((0, width))
@@ -104,7 +104,7 @@ def triangle_of(width: int, *, again: bool = False) -> Work:
 
 
 def taking(wanted: Array) -> Work:
-    """Return what keeps the rows of these ids, which ascend, batch by batch as a stream of Arrow in one value."""
+    """Return a function that keeps the rows of these ascending ids, each batch as one value, an Arrow stream."""
 
     def work(batches: Batches) -> Batches:
         for batch in batches:
@@ -119,7 +119,7 @@ def taking(wanted: Array) -> Work:
 
 
 def sampling(bound: int) -> Work:
-    """Return what keeps the ids whose hash is at most ``bound``."""
+    """Return a function that keeps the ids whose hash is at most ``bound``."""
 
     def work(batches: Batches) -> Batches:
         for batch in batches:

@@ -30,7 +30,7 @@ class LocalTable:
     ----------
     name : str
     source : str
-        How errors refer to it.
+        Its name in error messages.
     width : int
     dtype : dtype
     strings : bool
@@ -82,7 +82,7 @@ class LocalTable:
         return np.sort(ids[sample(ids, size)])
 
     def count(self, parent: LocalTable | None, kept: Kept) -> Any:
-        """Return what the ids alone say of the next version."""
+        """Return the row counts of the next version, which follow from the ids."""
         tally = Tally({}, {})
         for table in self.partitions:
             for name in table.column("id").to_pylist():

@@ -1,6 +1,6 @@
-"""What the method asks of a side whose rows are elsewhere: a few sums, some rows, and one map over all of them.
+"""What the method needs of a side whose rows are elsewhere: a few sums, some rows, and one map over all of them.
 
-Nothing here has one entry a row, and nothing knows the method: the fit, the checks and the records are computed from
+Nothing here has one entry per row or depends on the method: the fit, the checks and the records are computed from
 these values by the code that computes them for rows read here.
 """
 
@@ -177,7 +177,7 @@ class WrittenTable:
 class SideTable(Protocol):
     """One side of a snapshot or of a version, wherever it is.
 
-    Of a version's side, only ids, ``take`` and ``sample_ids`` are asked for, and that it is the parent of another.
+    A version's side only needs ids, ``take`` and ``sample_ids``, and can be the parent of another.
     """
 
     @property
@@ -209,13 +209,13 @@ class SideTable(Protocol):
         """Return the upper triangular (e, e) QR factor of the rows."""
 
     def take(self, ids: Array) -> TakenRows:
-        """Return the rows of these ids, at most some 100,000, without those that are not here."""
+        """Return the rows of these ids, at most some 100,000, without unknown ones."""
 
     def sample_ids(self, size: int) -> Array:
         """Return the ids with the lowest hashes, ascending: those that :func:`embsync.ids.sample` chooses."""
 
     def count(self, parent: Self | None, kept: Kept) -> RowCounts:
-        """Return what the ids alone say of the next version, without the number of zero rows; refuses repeated ids."""
+        """Return the next version's row counts, which follow from the ids, without zero rows; refuse repeated ids."""
 
     def write(self, parent: Self | None, mapping: Mapping, target: Path) -> WrittenTable:
         """Map every row and write the next version's rows, live and carried, as part files in a directory."""
@@ -228,7 +228,7 @@ class Engine(Protocol):
         """Return a value that changes while the engine makes progress; called from another thread."""
 
     def interrupt(self) -> None:
-        """End the jobs that run, which then raise an error where they are waited for; called from another thread."""
+        """Cancel the running jobs; waiting for them then raises an error. Called from another thread."""
 
     def snapshot(self, name: SideName, stored: StoredColumns, source: str, width: int) -> SideTable:
         """Return a side of a snapshot, in columns of parquet files."""

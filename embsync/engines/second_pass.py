@@ -1,8 +1,8 @@
 """The second pass over one partition, in which the parent's row of an id follows the snapshot's.
 
 It maps, measures, carries, and writes a part file and a file of sums; this also runs on machines without embsync. Both
-files have a name of the attempt's own, which the result names: whatever a failed, repeated or overtaken attempt left
-is not in any result, so every row counts once.
+files have a name that is unique to the attempt and stated in its result. What a failed, repeated or overtaken attempt
+left behind is in no result, so that every row counts once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Partition:
         self.sampled: list[Array] = []  # (2, n): positions among the sampled ids, and row numbers in this part
 
     def add(self, batch: Any) -> None:
-        """Add rows of which none has its counterpart in another batch."""
+        """Add rows; no row has its counterpart in another batch."""
         ids, live = ids_of(batch.column("id")), batch.column("last_seen").is_null()
         snapshot, parent = batch.filter(live), batch.filter(pc.invert(live))
         is_live: Bool = live.to_numpy(zero_copy_only=False)
@@ -72,7 +72,7 @@ class _Partition:
         self._write(ids, is_live, stable, old, seen, kept)
 
     def _map(self, snapshot: Any, ids: Array) -> Float32:
-        """Return the stable rows of the snapshot's, and add them to the sums."""
+        """Return the stable rows of the snapshot's rows, and add them to the sums."""
         block = vectors_of(snapshot.column("vector"), self.width)
         stable = np.empty((len(block), self.dimension), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -147,7 +147,7 @@ class _Partition:
 
 
 def writing(plan: dict[str, Any], directory: str) -> Work:
-    """Return what maps and writes a partition, sorted by id; a snapshot's row precedes the parent's.
+    """Return a function that maps and writes a partition, sorted by id; a snapshot's row precedes the parent's.
 
     Of a snapshot's rows, ``last_seen`` is null.
 

@@ -1,4 +1,4 @@
-"""The totals, counts and rows of a side from what an engine returns, or an error that names what it found."""
+"""The totals, counts and rows of a side from the results of an engine, or an error that says what was found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embsync.manifest import RowCounts
 
 @dataclass(frozen=True)
 class Tally:
-    """Ids one by one, for an engine that holds them: how often each is live, and where the parent saw it last."""
+    """Ids held in memory, one by one: how often each is live, and in which version the parent last had it."""
 
     live: dict[Any, int]
     parent: dict[Any, int]

@@ -1,4 +1,4 @@
-"""What a second pass wrote and measured, from the files that its partitions' results name."""
+"""The results of a second pass, read from the files that the results of its partitions name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDED = ("cross", "own", "digest", "moments", "stable", "raw", "counts")
 
 
 def plain(mapping: Mapping, *, strings: bool) -> dict[str, Any]:
-    """Return the second pass as plain values, which any process can read."""
+    """Return the parameters of the second pass as plain values, which any process can read."""
     return {
         "matrix": mapping.matrix,
         "scale": mapping.scale,
@@ -83,7 +83,7 @@ class _Sums:
 
 
 def _counts(sums: Int64) -> RowCounts:
-    """Return the counts of rows, given the sums of the partitions'."""
+    """Return the row counts, given the sums over the partitions."""
     live, known, common, was_live, carried = (int(value) for value in sums)
     return RowCounts(
         rows=live + carried,

@@ -15,7 +15,7 @@ _TRAINS_ALONE = "\x01"
 #: Minimum rows of an NSG. Its initial NNDescent graph rejects 100 rows and aborts the process on some counts up to 130;
 #: with only slightly more rows than links (1.25 times as many in FAISS 1.15.1), building it never ends.
 _NSG_ROWS = 256
-#: Centroids of the product quantizer that an ``OPQMatrix`` trains internally, whatever the index uses.
+#: Centroids of the product quantizer that an ``OPQMatrix`` trains internally, independently of the index.
 _OPQ_CENTROIDS = 256
 #: Largest number of candidates re-ranked per result; FAISS's tuner has the same limit.
 LARGEST_REFINE_FACTOR = 64

@@ -220,7 +220,7 @@ class _Refresh:
 
     def _points(self, index: Any, labels: Int64, first: SearchTuning) -> list[OperatingPoint]:
         depths = _depths(self.side, self.config)
-        if is_exact(index):  # as the gate says, whatever the depth
+        if is_exact(index):  # as the gate says, at any depth
             return [OperatingPoint(depth, first.recall, first.search) for depth in depths]
         points = [OperatingPoint(depths[0], first.recall, first.search)]
         with self._timed("gate"):

@@ -74,7 +74,7 @@ class Searcher:
 
     @classmethod
     def open(cls, path: str | Path, labels: Int64, report: IndexReport, rows_live: int | None = None) -> Searcher:
-        """Open the index at ``path`` by mapping it, which takes milliseconds whatever its size.
+        """Open the index at ``path`` by mapping it, which takes milliseconds at any size.
 
         Parameters
         ----------

@@ -17,7 +17,7 @@ _BEAT_SECONDS = 15.0
 class Reported:
     """Progress that is reported again while an engine works, so that waiting for it is not taken for a stall.
 
-    An engine that makes none is interrupted, so that nobody waits for it without end.
+    An engine that makes none is interrupted, so that a run never waits for it indefinitely.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Reported:
         self._progress(stage, share)
 
     def watch(self, engine: Engine) -> None:
-        """Ask this engine for its progress."""
+        """Poll this engine for progress."""
         self._engine = engine
 
     def __enter__(self) -> Reported:
@@ -75,7 +75,7 @@ class Reported:
 
 @contextlib.contextmanager
 def open_engine(config: EngineConfig) -> Iterator[Engine | None]:
-    """Yield what reads the users' rows; None: this process."""
+    """Yield the engine that reads the users' rows; None if this process reads them."""
     if config.kind == "local":
         yield None
         return

@@ -112,7 +112,13 @@ class Follower:
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the thread and wait for it; versions that it switched to stay open."""
+        """End the thread and wait for it; versions that it switched to stay open.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait at most.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():

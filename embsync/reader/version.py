@@ -248,7 +248,19 @@ class Version(VersionFiles):
     ) -> tuple[Array, Float32]:
         """Return the live items nearest to each item, without the item itself; see :meth:`search`.
 
-        Parameters, results and errors are those of :meth:`search_by_user`, with items for users.
+        Parameters
+        ----------
+        ids : (q,) integers or strings
+            Items, live or carried.
+        k, allowed, blocked, where, parameters
+            As in :meth:`search`.
+        missing, max_age
+            As in :meth:`search_by_user`.
+
+        Returns
+        -------
+        ids, scores
+            As from :meth:`search`.
 
         Raises
         ------

@@ -52,7 +52,7 @@ def legend(lines: Sequence[Line]) -> Markup:
 
 
 def slots(plot: Plot, versions: Sequence[int]) -> Float64:
-    """Return where each version stands: at equal distances, whatever numbers are missing."""
+    """Return the position of each version: at equal distances, even if numbers are missing."""
     inset = (plot.width - plot.right - plot.left) / (2 * max(len(versions), 1))
     return np.linspace(plot.left + inset, plot.width - plot.right - inset, max(len(versions), 1))
 

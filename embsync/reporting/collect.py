@@ -81,7 +81,7 @@ class KeptVersions:
 
 @dataclass
 class _Collected:
-    """What is known so far, and why the rest is not."""
+    """The figures collected so far, and why others are missing."""
 
     version: Version
     kept: KeptVersions
@@ -140,7 +140,7 @@ def _moved_most(record: Manifest) -> tuple[Moved, ...]:
 
 
 def _recorded(collected: _Collected) -> ReportFigures:
-    """Return what manifests and the journal tell."""
+    """Return the figures from manifests and the journal."""
     record, contents = collected.version.record, collected.kept.contents
     events: list[Event] = []
     try:

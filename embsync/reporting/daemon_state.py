@@ -1,4 +1,4 @@
-"""What the daemon of a store says about itself, for pages: read from ``status.json`` as any consumer may."""
+"""The state of a store's daemon, for pages: read from ``status.json``, as any consumer may do."""
 
 from __future__ import annotations
 

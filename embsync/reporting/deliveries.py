@@ -1,4 +1,4 @@
-"""What the delivery service of a store last reported about its sinks: read from its file as any consumer may."""
+"""The last report of a store's delivery service about its sinks, read from its file as any consumer may do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report shows, as plain arrays: for the page, and for plots of one's own."""
+"""The contents of a report as plain arrays, for the page and for custom plots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CosineFigures:
     raw : (n,) float64 or None
         Of the raw vectors of the same ids; None if raw vectors cannot be recovered from both versions.
     mismatched : float or None
-        Mean cosine of rows with the anchor of another id, from the manifest: what chance gives.
+        Mean cosine of rows with the anchor of another id, from the manifest: the level of chance.
     """
 
     common: int
@@ -72,7 +72,7 @@ class VersionHistory:
     manifests : tuple of Manifest
     sides : Sides of SideHistory
     overlap : (v,) float64
-        Share of the parent's own top 10 that the version's own top 10 keeps: about the most to be expected.
+        Share of the parent's own top 10 that the version's own top 10 keeps: about the highest value to expect.
     stale_overlap, stale_overlap_raw : (v,) float64
         Share of the version's top 10 that the parent's user vectors find, stable and raw.
     recall, target : (v,) float64

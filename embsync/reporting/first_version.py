@@ -1,4 +1,4 @@
-"""What a page shows of a store without a version: how to publish the first one."""
+"""The contents of a page about a store without versions: how to publish the first one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from embsync.reporting.numerals import MINUS, figure
 from embsync.reporting.plot import Plot, Scale, coordinate
 
 _WIDTH, _HEIGHT = 180.0, 18.0
-#: How thick each part of a bar is: it can be told from the others without colour.
+#: Thickness of each part of a bar, which distinguishes the parts without colour.
 _THICK = {"pass": 9, "warn": 5, "refuse": 2}
 #: Ratio of the largest value to the smallest beyond which the scale is logarithmic.
 _WIDE = 50.0
@@ -33,7 +33,7 @@ class Limits:
 
     @property
     def numbers(self) -> list[float]:
-        """Those that there are."""
+        """The limits that exist."""
         return [limit for limit in (*self.warn, *self.refuse) if limit is not None]
 
 

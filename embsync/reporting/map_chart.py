@@ -19,7 +19,7 @@ def short(text: str, longest: int = _LONGEST) -> str:
 
 
 def caption(item: NamedItem) -> str:
-    """Return the label of an item, its id where it has none."""
+    """Return the label of an item, or its id if it has none."""
     return str(item.id) if item.label is None else item.label
 
 
@@ -52,7 +52,7 @@ def space_map(figures: MapFigures, moved: tuple[MovedItem, ...]) -> Markup:
 
 
 def _name_axes(plot: Plot, figures: MapFigures) -> None:
-    """Write along the edges what share of the variance each axis has."""
+    """Label each axis with its share of the variance."""
     first, second = figures.explained
     plot.write(plot.width / 2, plot.height - 8, f"axis 1, {percent(float(first))} of the variance", class_="soft")
     plot.add(
@@ -106,7 +106,7 @@ def _trail(
 
 
 def _free(x: float, y: float, taken: list[tuple[float, ...]]) -> tuple[float, float]:
-    """Return where a number hides no other one: at its point, or else as near to it as possible."""
+    """Return a place where a number hides no other: at its point, or as near to it as possible."""
     for away in (0, 14, 20, 26, 32, 40):
         for turn in range(8 if away else 1):
             left, top = x + away * np.cos(turn * np.pi / 4), y - away * np.sin(turn * np.pi / 4)
@@ -116,7 +116,7 @@ def _free(x: float, y: float, taken: list[tuple[float, ...]]) -> tuple[float, fl
 
 
 def _popular(plot: Plot, item: NamedItem, x: float, y: float, taken: list[tuple[float, ...]]) -> None:
-    """Add a popular item, and its name where it hides nothing: to the right, to the left, above or below."""
+    """Add a popular item, and its name if there is room: to the right, to the left, above or below."""
     plot.mark(x, y, "diamond", "popular", caption(item))
     text = short(caption(item))
     width = 7.0 * len(text)

@@ -51,5 +51,5 @@ def joined(*children: object) -> Markup:
 
 
 def isolated(text: object) -> Markup:
-    """Return text of unknown direction, such as an id, so that it cannot reorder what stands around it."""
+    """Return text of unknown direction, such as an id, so that it cannot reorder the text around it."""
     return element("bdi", text)

@@ -55,7 +55,7 @@ def _places(found: MapFigures, moved: Sequence[MovedItem]) -> Markup:
 
 
 def moved(figures: ReportFigures, *, linked: bool = False) -> Iterator[Markup]:
-    """Yield the table of what moved most; with ``linked``, items lead to their own neighbours at ``#items/ID``."""
+    """Yield the table of the items that moved most; with ``linked``, each links to its neighbours at ``#items/ID``."""
     if not figures.moved:
         yield absent(figures.missing.get("parent", "No item is live in both versions."))
         return

@@ -1,4 +1,4 @@
-"""Numbers in words that people read."""
+"""Numbers and times as text for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number with some decimals, one that is tiny with its exponent, and a dash for what is not known."""
+    """Return a number with some decimals, a tiny one with its exponent, and a dash for an unknown one."""
     if value is None or math.isnan(value):
         return DASH
     if math.isinf(value):
@@ -38,7 +38,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return how long ago something was, in the largest unit of which there are two at least."""
+    """Return how long ago something was, in the largest unit of which there are at least two."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * size or (seconds >= size == 60):
             return f"{plural(round(seconds / size), unit)} ago"
@@ -46,7 +46,7 @@ def age(seconds: float) -> str:
 
 
 def parsed(time: str) -> dt.datetime | None:
-    """Return a time of the journal or a manifest, None for what is no time."""
+    """Return a time of the journal or a manifest, None for text that is not a time."""
     try:
         found = dt.datetime.fromisoformat(time)
     except ValueError:
@@ -61,6 +61,6 @@ def local(time: str) -> str:
 
 
 def seconds_since(time: str, now: dt.datetime | None = None) -> float | None:
-    """Return how many seconds ago a time was, at least 0; None for what is no time."""
+    """Return how many seconds ago a time was, at least 0; None for text that is not a time."""
     found = parsed(time)
     return None if found is None else max(((now or dt.datetime.now(dt.UTC)) - found).total_seconds(), 0.0)

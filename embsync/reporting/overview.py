@@ -39,7 +39,7 @@ def overview(figures: ReportFigures, root: Path) -> str:
 
 
 def overview_without_version(found: Verdict, advice: Markup | None, root: Path, events: Sequence[Event]) -> str:
-    """Return the same parts as long as no version is served: why, and what to do about it."""
+    """Return the same parts while no version is served: why, and what to do about it."""
     return joined(
         element("div", banner(found), advice, data_part="top"),
         element("div", data_part="more"),

@@ -85,7 +85,7 @@ class Plot:
     Attributes
     ----------
     title, text : str
-        What a screen reader says of it: its name, then what it shows.
+        What a screen reader says: its name, then what it shows.
     """
 
     title: str

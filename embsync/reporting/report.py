@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A report, which a notebook shows by itself.
+    """A report, which a notebook displays.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the version is well, in one sentence."""
+        """The verdict on the version, in one sentence."""
         return page.verdict_of(self.figures)
 
     @cached_property
@@ -60,7 +60,7 @@ class Report:
 
 
 def report(version: Version) -> Report:
-    """Return the report of a version: what changed, what moved, and whether it is well.
+    """Return the report of a version: what changed, what moved, and a verdict.
 
     A sample of the vectors of the version and of its parent is read, and the manifests of all kept versions.
 

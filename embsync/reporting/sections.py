@@ -1,4 +1,4 @@
-"""The sections of a report: what each shows, and what it says where a figure is not stored."""
+"""The sections of a report: what each shows, and its text if a figure is not stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def panel(title: str, chart: Markup | None, *more: object, text: str = "") -> Ma
 
 
 def absent(text: str) -> Markup:
-    """Return the sentence that stands where a figure is not stored."""
+    """Return the sentence shown in place of a figure that is not stored."""
     return element("p", text, class_="absent")
 
 

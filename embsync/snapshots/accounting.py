@@ -33,9 +33,9 @@ class Claim:
     entries : frozenset of str
         Names at the snapshot's root that the layout reads; none when the root is a file.
     as_items : frozenset of str
-        Names that are read as items whatever they are called.
+        Names that are read as items even if they do not say so.
     inside : frozenset of str
-        Paths of the files in those directories that the layout reads whatever their names end in.
+        Paths of the files in those directories that the layout reads even if their suffixes are others.
     closed : bool
         Whether the contents of the directories are not looked at, since the layout checks them itself.
     """

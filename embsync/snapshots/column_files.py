@@ -150,7 +150,7 @@ class FileRows:
         return _rows_of(self.parts)
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """Yield blocks of the common size, whatever the files' own row groups and pages are."""
+        """Yield blocks of the common size, independently of the files' row groups and pages."""
         shape, start = (block_rows(self.width), self.width), 0
         parts = (
             (part.place, part.wanted(self.columns), part.head(self.columns), _rows_of((part,))) for part in self.parts
@@ -192,7 +192,7 @@ class StoredColumns:
 
     @classmethod
     def of(cls, side: IdentifiedSide) -> StoredColumns | None:
-        """Return where a side is stored; None if that is not in columns of files with a column of ids."""
+        """Return where a side is stored; None unless that is in columns of files, one of them ids."""
         rows, ids = side.vectors, side.id_column
         if not isinstance(rows, FileRows) or not isinstance(ids, FileColumn):
             return None

@@ -1,7 +1,7 @@
 """Rows that a decoder writes to a pipe: columns batch by batch, vectors straight into the blocks that are handed out.
 
 Every part file has a pipe of its own, whose writing end only the decoder holds. Messages begin and end the rows; what
-arrives in between is believed only as far as the file's description allows.
+arrives in between is accepted only within the limits of the file's description.
 """
 
 from __future__ import annotations

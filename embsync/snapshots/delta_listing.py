@@ -34,7 +34,7 @@ def _listing(table: Any, root: str) -> dict[str, Any]:
 
 
 def _has_deletion_vectors(table: Any) -> bool:
-    """Return whether any file of the version has a deletion vector, whatever the protocol's features say."""
+    """Return whether any file of the version has a deletion vector, even if the protocol's features omit them."""
     try:
         return any(len(batch) for batch in table.deletion_vectors())
     except Exception:  # there are some, of a kind that cannot be read; none is read anyway

@@ -30,7 +30,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MOST_ENTRIES = 100_000
 DEEPEST = 8
 
-#: Errors of opening that are caused by the file and would not pass by themselves.
+#: Errors of opening that are caused by the file and do not resolve by themselves.
 _REFUSALS = {
     errno.ELOOP: "a link",
     errno.ENOTDIR: "not a directory",

@@ -162,7 +162,7 @@ class FileLabels:
 
 
 def _decoded(place: Place, rows: int, data: Array) -> tuple[str | None, list[Any]]:
-    """Return the kind and the values of a batch, of which nothing is believed that :class:`LabelEncoder` relies on."""
+    """Return the kind and the values of a batch, after validating everything that :class:`LabelEncoder` relies on."""
     try:
         kind, values = json.loads(data.tobytes())
         if not (kind is None or kind in KINDS) or len(values) != rows or not _are(values, kind):

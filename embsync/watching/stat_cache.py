@@ -17,7 +17,7 @@ from itertools import islice
 
 from embsync.snapshots.files import DEEPEST, MOST_ENTRIES, real_path
 
-#: Time of last change in ns, inode, and size. Whatever changes a file's mtime or mode changes its ctime too.
+#: Time of last change in ns, inode, and size. A change of a file's mtime or mode also changes its ctime.
 _Fields = tuple[int, int, int]
 
 #: A directory that changed this recently may change again within one tick of its file system's clock (2 s on FAT).
@@ -44,7 +44,7 @@ class _ChildStat:
         return not same or (self.settled and not other.settled)
 
 
-#: Ignored because of its name, whatever it contains: scratch directories may hold thousands of files.
+#: Ignored because of its name, without reading it: scratch directories may hold thousands of files.
 _IGNORED = _ChildStat((), b"", settled=True)
 #: A child that could not be walked to the end: it always counts as changed, and costs a full scan.
 _UNKNOWN = _ChildStat((), b"", settled=False)

@@ -46,7 +46,7 @@ def extension_schema(connection: Connection, config: PostgresqlConfig) -> str:
 
 
 def exists(connection: Connection, config: PostgresqlConfig) -> bool:
-    """Return whether a schema of that name exists, whoever created it."""
+    """Return whether a schema of that name exists, created by embsync or not."""
     return bool(_value(connection, "SELECT to_regnamespace(%s) IS NOT NULL", f'"{config.schema}"'))
 
 

@@ -1,1 +1,1 @@
-"""The engine that has Spark read, map and write the rows where they are, by data frames alone."""
+"""The engine that has Spark read, map and write the rows where they are, using data frames only."""

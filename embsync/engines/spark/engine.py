@@ -22,7 +22,7 @@ from embsync.snapshots.column_files import StoredColumns
 
 #: Rows of an array that a task reads at once.
 _ROWS = 8192
-#: Characters that Hadoop takes for a pattern.
+#: Characters that Hadoop interprets as a pattern.
 _PATTERN = str.maketrans({character: f"\\{character}" for character in "\\*?[]{}"})
 
 
@@ -43,7 +43,7 @@ class SparkEngine:
     _reports: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Have Spark Connect report its progress, which it has no status for."""
+        """Register for progress reports of Spark Connect, which has no status that could be queried."""
         if self.jobs.connect:
             self.session.registerProgressHandler(self._count)
 
@@ -95,7 +95,7 @@ class SparkEngine:
 
 
 def _reading(files: list[str]) -> Work:
-    """Return what reads the rows from each given number on, as many as a task reads at once, from three arrays."""
+    """Return a function that reads the rows from each given number on, as many as a task reads at once."""
 
     def work(batches: Batches) -> Batches:
         ids, vectors, last_seen = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)

@@ -1,4 +1,4 @@
-"""Spark's session for one run: checked, started, and stopped with all that it started."""
+"""Spark's session for one run: checked, started, and stopped with its jobs and processes."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class Jobs:
         return list(self.session.sparkContext._jsc.sc().statusTracker().getJobIdsForTag(self.tag))
 
     def unmark(self) -> None:
-        """Have it tag them no longer."""
+        """Stop tagging them."""
         with contextlib.suppress(Exception):  # the cluster may be gone
             unmark = self.session.removeTag if self.connect else self.session.sparkContext.removeJobTag
             unmark(self.tag)
 
     def cancel(self) -> None:
-        """End them, from any thread; nothing is raised: the cluster may be gone."""
+        """Cancel them, from any thread; never raises, since the cluster may be gone."""
         with contextlib.suppress(Exception):
             cancel = self.session.interruptTag if self.connect else self.session.sparkContext.cancelJobsWithTag
             cancel(self.tag)
@@ -139,7 +139,7 @@ def _is_remote(engine: EngineConfig) -> bool:
 
 
 def _is_alive(jobs: Jobs) -> bool:
-    """Return whether the session answers, without a job, which would wait behind those of others."""
+    """Return whether the session responds. No job is started, since it would wait behind those of others."""
     with contextlib.suppress(Exception):
         if jobs.connect:
             return bool(jobs.session.version)
@@ -163,7 +163,7 @@ def _text(value: str | float | bool) -> str:
 
 
 def stop(engine: EngineConfig) -> None:
-    """End the session with these settings, its jobs and its processes; nothing is raised: the cluster may be gone."""
+    """End the session with these settings, its jobs and its processes; never raises, since the cluster may be gone."""
     session = _STARTED.pop(_key(engine), None)
     if session is not None:
         with contextlib.suppress(Exception):
@@ -173,7 +173,7 @@ def stop(engine: EngineConfig) -> None:
 
 
 def _end_java() -> None:
-    """End the Java machine that pyspark started, and otherwise leaves running until this process ends."""
+    """End the Java process that pyspark started and would otherwise leave running until this process ends."""
     from pyspark import SparkContext  # noqa: PLC0415  (the extra `spark`)
 
     gateway = SparkContext._gateway
@@ -266,8 +266,8 @@ def require_server(master: str) -> None:
 
 
 def _version_of(java: str) -> str:
-    """Return what a Java answers when it is asked for its version."""
+    """Return the output of ``java -version``."""
     try:
         return subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    except OSError as error:  # another machine's program
+    except OSError as error:  # an executable for another architecture
         return str(error)

@@ -51,7 +51,7 @@ class SparkTable:
     ----------
     name : str
     source : str
-        How errors refer to it.
+        Its name in error messages.
     frame : DataFrame
         ``id``, ``vector`` and, of a version, ``last_seen``.
     width : int
@@ -95,7 +95,7 @@ class SparkTable:
         return padded
 
     def take(self, ids: Array) -> TakenRows:
-        """Return the rows of these ids; they are sought in the partitions, so that no table is joined."""
+        """Return the rows of these ids; each partition is searched for them, which avoids a join."""
         size = len(ids) * (self.width * self.dtype.itemsize + ids.dtype.itemsize)
         with spark_errors(self.source):
             found = self.frame.mapInArrow(taking(np.sort(ids)), "packed binary")
@@ -103,7 +103,7 @@ class SparkTable:
             return unpacked(streams, self.width, self.dtype, strings=self.strings)
 
     def sample_ids(self, size: int) -> Array:
-        """Return the ids with the lowest hashes: those below a bound that somewhat more than ``size`` of them meet."""
+        """Return the ids with the lowest hashes, from those below a bound that slightly more than ``size`` meet."""
         more = size + 8.0 * math.sqrt(size) + 64.0
         bound = _ALL if more >= self.rows else int(2**64 * (more / self.rows))
         ids = self._sampled(bound)
@@ -118,7 +118,7 @@ class SparkTable:
         return ids_of(found.column("id").combine_chunks())
 
     def count(self, parent: SparkTable | None, kept: Kept) -> RowCounts:
-        """Return what the ids alone say of the next version."""
+        """Return the row counts of the next version, which follow from the ids."""
         with spark_errors(self.source):
             none = sql.lit(None).cast("long")
             ids = self.frame.select("id", sql.lit(1).cast("long").alias("live"), none.alias("seen"))
