@@ -119,7 +119,8 @@ async def measured(root: Path, rounds: int) -> dict[str, float]:
 
         ways: dict[str, Ask] = {
             "embsync": asking(
-                protocol(partial(BoundedHttpTools, application.connections), application.asgi()), requests
+                protocol(partial(BoundedHttpTools, application.connections, application.at_once), application.asgi()),
+                requests,
             ),
             "starlette and FAISS, httptools": asking(
                 protocol(HttpToolsProtocol, bare_server.application(version.path)), requests

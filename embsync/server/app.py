@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,22 +22,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embsync.errors import EmbsyncError
 from embsync.logs import log_exception
+from embsync.reader import Version
 from embsync.server.arrays import NPY
 from embsync.server.connections import ALL_HERE, Connections
 from embsync.server.context import JSON, Answer, RequestContext
-from embsync.server.decoding import Fields, decode, decode_query, decoded_size
 from embsync.server.endpoints import PAGES, QUERIES, RESOURCES, PageEndpoint, QueryEndpoint, Resource
 from embsync.server.errors import Refused
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.openapi import document
 from embsync.server.pages import HTML, without_version
+from embsync.server.queries import QUICK_BODY, QueryRequest, header
 from embsync.server.resources import WorkerState
 from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, version_header
 from embsync.server.served_version import ServedVersion
 from embsync.server.settings import Settings
 from embsync.server.token import Token
 
+#: Endpoints by path.
+_QUERIES = {one.path: one for one in QUERIES}
 #: Endpoints that need no token.
 _OPEN = frozenset(resource.path for resource in RESOURCES if resource.open)
 #: Threads that handle requests; at most half of them handle large requests.
@@ -45,14 +49,11 @@ _THREADS = 16
 _SOON = 0.2
 #: Seconds after which a body that is still arriving is dropped if another request needs its slot.
 _SLOW = 0.5
-#: Bytes of a body, and as Python objects, that are decoded and perhaps answered without a thread, whose hand-over takes
-#: 0.2 ms: some 0.1 ms to decode.
-_QUICK_BODY, _QUICK_OBJECTS = 1 << 14, 1 << 19
-#: Bytes of a body that takes no more as Python objects, whatever it says.
-_SHORT_BODY = _QUICK_OBJECTS // 301
 #: Seconds that an answer without a thread may take, and for how long all are given to threads after one took longer
 #: because pages of the version had to be read from the disk again.
 _LONG, _RELIEF_SECONDS = 0.02, 1.0
+#: Key of the scope of a request that was decoded, and then needs a thread.
+_ASKED = "embsync.asked"
 #: Number of Host headers whose validity is cached.
 _HOSTS = 64
 
@@ -109,7 +110,7 @@ class Application:
             raise Refused(
                 getattr(error, "status_code", 404),
                 f"method {request.method} is not allowed" if allowed else "no such endpoint",
-                found=f"{request.method} {_path(request)}",
+                found=f"{request.method} {request.scope['path']}",
                 expected=" or ".join(allowed) or None,
                 hint=f"use {' or '.join(allowed)}" if allowed else "GET /openapi.json lists them",
             )
@@ -142,32 +143,56 @@ class Application:
         async def answered(request: Request) -> Response:
             began = time.perf_counter()
             try:
-                self._allow(request)
+                self._allow(request.scope)
                 response = await answer(request)
-            except EmbsyncError as error:
-                response = error_response(error)
-            except ClientDisconnect:
-                response = Response(status_code=400)
-            except Exception:
-                log_exception("unexpected_error", endpoint=label or _path(request))
-                response = error_response(Refused(500, "unexpected error", hint="the server's log has details"))
-            if not isinstance(response, PiecesResponse):  # which is marked with the version that it is from
-                response.headers.setdefault(VERSION_HEADER, self._version_now())
-            self._count(label or _path(request), response.status_code, began)
-            return response
+            except Exception as error:
+                response = self._failed(error, label or request.scope["path"])
+            return self._finished(response, label or request.scope["path"], began)
 
         return answered
+
+    def at_once(self, scope: Scope, body: bytearray) -> Response | None:
+        """Respond to a request all of which has arrived, without a task; None: the ASGI application does."""
+        endpoint = _QUERIES.get(scope["path"]) if scope["method"] == "POST" else None
+        if endpoint is None or len(body) > QUICK_BODY or self._busy >= self._limits.concurrency:
+            return None
+        began = time.perf_counter()
+        try:
+            self._allow(scope)
+            version, memory = self._worker.version(), Reservation(self._memory)
+            asked = self._asked(endpoint, version, memory, scope, self._received(body, memory))
+            answer = self._quick_answer(asked)
+            if answer is None:
+                scope[_ASKED] = asked
+                return None
+            response: Response = PiecesResponse(answer, version, memory)
+        except Exception as error:
+            response = self._failed(error, endpoint.path)
+        return self._finished(response, endpoint.path, began)
+
+    def _finished(self, response: Response, endpoint: str, began: float) -> Response:
+        """Add the version header, and count."""
+        if not isinstance(response, PiecesResponse):  # which is marked with the version that it is from
+            response.headers.setdefault(VERSION_HEADER, self._version_now())
+        self._metrics.count(endpoint, response.status_code, time.perf_counter() - began)
+        return response
+
+    def _failed(self, error: Exception, endpoint: str) -> Response:
+        """Return the response to a request that failed; an unexpected error is logged."""
+        if isinstance(error, EmbsyncError):
+            return error_response(error)
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=400)
+        log_exception("unexpected_error", endpoint=endpoint)
+        return error_response(Refused(500, "unexpected error", hint="the server's log has details"))
 
     def _version_now(self) -> str:
         return version_header(self._served.current)[VERSION_HEADER]
 
-    def _count(self, endpoint: str, status: int, began: float) -> None:
-        self._metrics.count(endpoint, status, time.perf_counter() - began)
-
-    def _allow(self, request: Request) -> None:
+    def _allow(self, scope: Scope) -> None:
         if self._token is None:
             # DNS rebinding: a web page must not reach a server on this machine under its own host name.
-            host = _header(request, b"host")  # None: HTTP/1.0, which no browser speaks
+            host = header(scope, b"host")  # None: HTTP/1.0, which no browser speaks
             if not (host is None or self._settings.listen.startswith("unix:") or self._answers_to(host)):
                 raise Refused(
                     421,
@@ -177,7 +202,7 @@ class Application:
                     hint="add it to serve.hosts (--host) if a proxy sends it, or serve any name with a token "
                     "(serve.token_file, --token-file)",
                 )
-        elif _path(request) not in _OPEN and not self._token.accepts(_header(request, b"authorization")):
+        elif scope["path"] not in _OPEN and not self._token.accepts(header(scope, b"authorization")):
             raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
 
     def _resource(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
@@ -194,7 +219,7 @@ class Application:
 
     def _page(self, endpoint: PageEndpoint) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
-            if self._served.current is None and HTML in (_header(request, b"accept") or "").lower():
+            if self._served.current is None and HTML in (header(request.scope, b"accept") or "").lower():
                 run = asyncio.get_running_loop().run_in_executor
                 return await run(self._threads, without_version, self._served, endpoint.path)
             return await self._answer(endpoint, request)
@@ -206,43 +231,51 @@ class Application:
         version = self._worker.version()
         if self._busy >= self._limits.concurrency and not self._end_slow_body():
             raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
-        memory = Reservation(self._memory)
+        asked: QueryRequest | None = request.scope.pop(_ASKED, None)
         self._busy += 1
-        try:
-            body = None if request.method in ("GET", "HEAD") else await self._body(request, memory)
-        except BaseException:
-            self._busy -= 1
-            memory.release()
-            raise
-        as_array = NPY in (_header(request, b"accept") or "").lower()
+        if asked is None:
+            memory = Reservation(self._memory)
+            try:
+                body = None if request.method in ("GET", "HEAD") else await self._body(request, memory)
+                asked = self._asked(endpoint, version, memory, request.scope, body)
+                del body
+                answer = self._quick_answer(asked)
+            except BaseException:
+                self._busy -= 1
+                memory.release()
+                raise
+            if answer is not None:
+                self._busy -= 1
+                return PiecesResponse(answer, version, memory)
+        context = asked.context
+        return PiecesResponse(await self._in_a_thread(asked, request), context.version, context.memory)
+
+    def _asked(
+        self,
+        endpoint: QueryEndpoint | PageEndpoint,
+        version: Version,
+        memory: Reservation,
+        scope: Scope,
+        body: bytes | None,
+    ) -> QueryRequest:
+        as_array = NPY in (header(scope, b"accept") or "").lower()
         context = RequestContext(
             version, self._limits, self._served.open_kept, self._served.kept_versions, memory, as_array
         )
-        fields = request.query_params.multi_items() if request.scope["query_string"] else ()
-        kind = _header(request, b"content-type")
-        asked = QueryRequest(endpoint, context, JSON if kind is None else kind, fields, body)
-        del body
-        if time.monotonic() >= self._relieved_until and asked.is_small():
-            answer = self._at_once(asked)
-            if answer is not None:
-                return PiecesResponse(answer, version, memory)
-        return PiecesResponse(await self._in_a_thread(asked, request), version, memory)
+        fields = QueryParams(scope["query_string"]).multi_items() if scope["query_string"] else ()
+        return QueryRequest(endpoint, context, header(scope, b"content-type") or JSON, fields, body)
 
-    def _at_once(self, asked: QueryRequest) -> Answer | None:
+    def _quick_answer(self, asked: QueryRequest) -> Answer | None:
         """Respond without a thread if that is fast; None if a thread is needed."""
         began = time.monotonic()
-        try:
-            quick = asked.endpoint.is_quick(asked.context, asked.request)
-            answer = asked.answer() if quick else None
-        except BaseException:
-            self._busy -= 1
-            asked.context.memory.release()
-            raise
-        if quick:
-            self._busy -= 1
-            now = time.monotonic()
-            if now - began > _LONG and (faults := resource.getrusage(resource.RUSAGE_THREAD).ru_majflt) > self._faults:
-                self._faults, self._relieved_until = faults, now + _RELIEF_SECONDS
+        if began < self._relieved_until or not asked.is_small():
+            return None
+        if not asked.endpoint.is_quick(asked.context, asked.request):
+            return None
+        answer = asked.answer()
+        now = time.monotonic()
+        if now - began > _LONG and (faults := resource.getrusage(resource.RUSAGE_THREAD).ru_majflt) > self._faults:
+            self._faults, self._relieved_until = faults, now + _RELIEF_SECONDS
         return answer
 
     async def _in_a_thread(self, asked: QueryRequest, request: Request) -> Answer:
@@ -300,10 +333,7 @@ class Application:
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            body: bytes = message["body"]
-            self._require_short(len(body))
-            memory.receive(2 * len(body))
-            return body
+            return self._received(message["body"], memory)
         clock = asyncio.timeout(self._limits.seconds)
         try:
             async with clock:
@@ -319,65 +349,18 @@ class Application:
             self._reading.pop(clock, None)
         return b"".join(parts)
 
+    def _received(self, body: bytes | bytearray, memory: Reservation) -> bytes:
+        self._require_short(len(body))
+        memory.receive(2 * len(body))
+        return bytes(body)
+
     def _require_short(self, size: int) -> None:
         limit = self._limits.body
         if size > limit:
             raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
 
 
-class QueryRequest:
-    """A query as received; it is decoded on first access, possibly in the thread that handles it."""
-
-    def __init__(
-        self,
-        endpoint: QueryEndpoint | PageEndpoint,
-        context: RequestContext,
-        content_type: str,
-        fields: Fields,
-        body: bytes | None,
-    ) -> None:
-        self.endpoint, self.context = endpoint, context
-        self._content_type, self._fields, self._body = content_type, fields, body
-        self._request: Any = None
-
-    def is_small(self) -> bool:
-        """Return whether decoding is fast, and needs so little memory that it never waits for any."""
-        body = self._body or b""  # a query string is limited with the head
-        return len(body) <= _SHORT_BODY or (len(body) <= _QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS)
-
-    @property
-    def request(self) -> Any:
-        """The request; None for a page."""
-        if self._request is None and not isinstance(self.endpoint, PageEndpoint):
-            if self._body is None:
-                self._request = decode_query(self.endpoint, self._fields)
-            else:
-                body, self._body = self._body, b""
-                self._request = decode(self.endpoint, self._content_type, self._fields, body, self.context.memory)
-        return self._request
-
-    def answer(self) -> Answer:
-        """Return the answer."""
-        self.context.memory.raise_if_cancelled()  # it may have waited for a thread
-        return self.endpoint.handler(self.context, self.request)
-
-
 async def _gone(request: Request) -> None:
     """Wait until the client disconnects; for a request without body, an empty body is received first."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _header(request: Request, name: bytes) -> str | None:
-    """Return the first header of a name in lower case; ``request.headers`` takes 2 µs for each."""
-    for its_name, value in request.scope["headers"]:
-        if its_name == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
-
-
-def _path(request: Request) -> str:
-    """Return the path used for routing; ``request.url`` also depends on the Host header, which can be forged."""
-    path: str = request.scope["path"]
-    return path

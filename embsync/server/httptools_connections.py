@@ -8,13 +8,19 @@ leaves these as they are.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from embsync.server.connections import LONGEST_HEAD, BoundedConnection, Phase
+from embsync.server.connections import ANSWER_BYTES, LONGEST_HEAD, BoundedConnection, Connections, Phase
+from embsync.server.responses import whole
 
+#: Responds to a request all of which has arrived, unless that takes a task: None.
+AtOnce = Callable[[Scope, bytearray], Response | None]
 #: Bytes parsed at once: of heads as few as hold some 25 of the shortest requests, all of which are made before any is
 #: answered; and of bodies.
 _HEADS, _BODY = 1 << 10, 1 << 16
@@ -23,8 +29,11 @@ _HEADS, _BODY = 1 << 10, 1 << 16
 class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
     """A connection parsed by httptools."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, bounds: Connections, at_once: AtOnce, **given: Any) -> None:
+        super().__init__(bounds, **given)
+        self._at_once = at_once
+        self._unstarted: tuple[Any, Any] | None = None  # a request whose head has arrived in what is being parsed
+        self._is_parsing = False
         self._held = b""  # what came behind a request that waits for another one to be answered
         self._head = 0  # bytes of the head that is arriving, 0 between heads
         self._is_arriving = False
@@ -33,6 +42,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
         held, start = self._held + data, 0
+        self._is_parsing = True
         while start < len(held) and not self.transport.is_closing() and not self.pipeline:
             size = _BODY if self._is_arriving and not self._head else _HEADS
             unread = self._parse(held[start : start + size])
@@ -42,7 +52,38 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
             if self._head > LONGEST_HEAD:
                 self.send_400_response("")
         self._held = held[start:]
+        self._is_parsing = False
+        self._start()
         self.watch()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start a request once all that has come is parsed."""
+        if self._is_parsing:
+            self._unstarted = cycle, app
+        else:
+            cycle.transport = cast(asyncio.Transport, _HeadWithBody(cycle))
+            super()._start_asgi_task(cycle, app)
+
+    def _start(self) -> None:
+        """Answer a request of which all has come, if that is quick; a task, which takes longer, does the others."""
+        if self._unstarted is None:
+            return
+        (cycle, app), self._unstarted = self._unstarted, None
+        alone = not (cycle.more_body or self._held or self.pipeline) and cycle.keep_alive
+        waits = cycle.waiting_for_100_continue or self.flow.write_paused or self.transport.is_closing()
+        response = self._at_once(cycle.scope, cycle.body) if alone and not waits else None
+        if response is None:
+            self._start_asgi_task(cycle, app)
+            return
+        headers, body = whole(response)
+        cycle.response_started = cycle.response_complete = True
+        cycle.scope[ANSWER_BYTES] = len(body)
+        self.transport.write(b"".join((STATUS_LINE[response.status_code], self._common(), headers, b"\r\n", body)))
+        self.on_response_complete()
+
+    def _common(self) -> bytes:
+        """Return the headers that every response has: the date, of which uvicorn makes a new list each second."""
+        return b"".join([b"%b: %b\r\n" % one for one in self.server_state.default_headers])
 
     def _parse(self, data: bytes) -> bytes:
         """Parse, and return what is to be parsed in its place: the same request without a wish for another protocol."""
@@ -82,7 +123,6 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("not a request in HTTP/1.1")  # the parser stops, and it is refused
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _HeadWithBody(self.cycle))
         if not self.pipeline:
             self._answering = self.cycle
 

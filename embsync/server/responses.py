@@ -67,3 +67,14 @@ class PiecesResponse(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": bool(self._pieces)})
         finally:
             self._memory.release()
+
+    def taken(self) -> bytes:
+        """Return the body, and release the reserved memory."""
+        self._memory.release()
+        return b"".join(self._pieces)
+
+
+def whole(response: Response) -> tuple[bytes, bytes]:
+    """Return the headers of a response, each ended by CRLF, and its body."""
+    headers = b"".join([b"%b: %b\r\n" % one for one in response.raw_headers])
+    return headers, response.taken() if isinstance(response, PiecesResponse) else bytes(response.body)

@@ -155,15 +155,15 @@ def _log_seldom(event: str, **fields: Any) -> None:
         log(logging.ERROR, event, **fields)
 
 
-def _protocol() -> type[BoundedConnection]:
-    """Return the faster of the two parsers that is installed."""
+def _protocol(application: Application) -> Callable[..., BoundedConnection]:
+    """Return what makes a connection, with the faster of the two parsers that is installed."""
     try:
         from embsync.server.httptools_connections import BoundedHttpTools  # noqa: PLC0415  (optional)
     except ImportError:
         from embsync.server.h11_connections import BoundedH11  # noqa: PLC0415  (instead)
 
-        return BoundedH11
-    return BoundedHttpTools
+        return partial(BoundedH11, application.connections)
+    return partial(BoundedHttpTools, application.connections, application.at_once)
 
 
 def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
@@ -174,7 +174,7 @@ def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Con
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        http=cast(Any, partial(_protocol(), application.connections)),
+        http=cast(Any, _protocol(application)),
         ws="none",
         loop="asyncio",
         timeout_graceful_shutdown=_last_seconds(settings),

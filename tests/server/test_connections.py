@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from support.quick import quick_directory
 from support.stores import sync
 from support.waiting import PATIENCE
 
+from embsync.server.app import Application
 from embsync.server.server import _protocol
+from embsync.server.settings import Settings
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -235,12 +238,64 @@ def test_invalid_bytes_within_a_chunked_body_are_refused(server: Server, root: P
     assert "Traceback" not in (root.parent / "serve.log").read_text()
 
 
+def answered(plug: socket.socket) -> tuple[list[bytes], bytes]:
+    """Return head, without the time, and body of one answer on a connection that stays open."""
+    said = b""
+    while b"\r\n\r\n" not in said:
+        said += plug.recv(1 << 16)
+    head, _, body = said.partition(b"\r\n\r\n")
+    lines = [line.partition(b"GMT")[2] if line.startswith(b"date: ") else line for line in head.split(b"\r\n")]
+    length = next(int(line.split()[1]) for line in lines if line.startswith(b"content-length: "))
+    while len(body) < length:
+        body += plug.recv(1 << 16)
+    return lines, body
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (200, b'{"users": [2000], "k": 3}', b"Host: localhost"),
+        (404, b'{"users": [7]}', b"Host: localhost"),
+        (422, b'{"users": [2000], "k": 0}', b"Host: localhost"),
+        (400, b"{", b"Host: localhost"),
+        (421, b'{"users": [2000]}', b"Host: elsewhere"),
+        (415, b'{"users": [2000]}', b"Host: localhost\r\nContent-Type: text/plain"),
+    ],
+)
+def test_a_request_in_one_piece_is_answered_as_in_two(server: Server, status: int, body: bytes, headers: bytes) -> None:
+    """A request all of which has come may be answered without a task; head and body are the same, in the same order."""
+    head = b"POST /v1/search HTTP/1.1\r\n%b\r\nContent-Length: %d\r\n\r\n" % (headers, len(body))
+    plug = server.plug(head + body)
+    whole = answered(plug)
+    plug.sendall(head)
+    time.sleep(0.05)
+    plug.sendall(body)
+    assert answered(plug) == whole
+    assert whole[0][0].startswith(b"HTTP/1.1 %d " % status)
+    before = server.ask("/metrics").body
+    plug.sendall(head + body)
+    assert answered(plug) == whole
+    assert counted(server.ask("/metrics").body, status) == counted(before, status) + 1
+
+
+def counted(figures: bytes, status: int) -> float:
+    """Return how many searches had a status."""
+    name = b'embsync_http_requests_total{endpoint="/v1/search",status="%d"} ' % status
+    return float(figures.split(name)[1].split()[0])
+
+
+def _name(protocol: object) -> str:
+    assert isinstance(protocol, partial)
+    return str(protocol.func.__name__)
+
+
 def test_the_faster_parser_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And h11, which uvicorn brings along, where it is not."""
     pytest.importorskip("httptools")
-    assert _protocol().__name__ == "BoundedHttpTools"
+    application = Application(Settings(store="nowhere"))
+    assert _name(_protocol(application)) == "BoundedHttpTools"
     monkeypatch.setitem(sys.modules, "embsync.server.httptools_connections", None)
-    assert _protocol().__name__ == "BoundedH11"
+    assert _name(_protocol(application)) == "BoundedH11"
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:

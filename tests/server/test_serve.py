@@ -288,7 +288,7 @@ def test_an_error_outside_any_handler_has_the_same_form(tmp_path: Path) -> None:
 
     made = Application(Settings(store=str(tmp_path)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made, "_count", fail)
+        patch.setattr(made, "_finished", fail)
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
