@@ -76,7 +76,7 @@ def test_variables_are_parsed_as_yaml() -> None:
 
 
 def test_a_configuration_is_frozen() -> None:
-    """Nobody changes it after it was parsed."""
+    """It cannot be changed after it was parsed."""
     with pytest.raises(AttributeError):
         load(environment={}).store.keep_versions = 7
 
@@ -133,13 +133,13 @@ def test_an_unknown_key_without_a_suggestion_lists_all_keys() -> None:
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, key: str) -> None:
-    """The message names the key as it is written in the file, what stands there and what may."""
+    """The message names the key as it is written in the file, its value, and what is allowed."""
     with pytest.raises(UsageError, match=rf"embsync\.yaml: {key}\S*: wrong value; found .+; expected .+"):
         load(_file(tmp_path, text), {})
 
 
 def test_an_invalid_choice_lists_the_valid_ones() -> None:
-    """And a number its limit; a section that is none is shown."""
+    """And an invalid number its limit; a section that is not a mapping is shown."""
     for options, reported in (
         ({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
         ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),

@@ -153,7 +153,7 @@ def test_children_of_a_forked_process_end_with_it() -> None:
 
 @pytest.mark.parametrize("option", [{"process_group": 0}, {"start_new_session": True}])
 def test_a_forked_process_leads_its_group_from_the_start(option: dict[str, Any]) -> None:
-    """Whoever kills the group at once kills it: else it is missed, and waited for without an end."""
+    """Killing the group at once kills it: otherwise it would be missed, and waited for forever."""
     for _ in range(20):
         with subprocess.Popen([*SCRIPT, "import time; time.sleep(600)"], env=environment(), **option) as process:
             try:

@@ -47,7 +47,7 @@ ChildProcess(["/bin/sh", "-c", {COMMAND.format(tmp_path / "id")!r}], guarded=Tru
 
 
 def test_a_child_in_the_group_of_its_parent_is_killed_alone() -> None:
-    """The group is the test's: this test would not live to tell."""
+    """Otherwise its group, which is the test's, would be killed with the test itself."""
     child = ChildProcess(["/bin/sleep", "86400"], own_group=False)
     assert os.getpgid(child.pid) == os.getpgid(0)
     assert child.wait(0.0) is None

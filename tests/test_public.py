@@ -27,19 +27,19 @@ def errors(root: type[embsync.EmbsyncError] = embsync.EmbsyncError) -> set[str]:
 
 
 def test_the_page_lists_the_public_names() -> None:
-    """Each name once, in the order of nothing but the page."""
+    """Each name once; the order is the page's own."""
     rows = [row.split("|")[1] for row in PAGE.text.splitlines() if row.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`(\w+)", row)]
     assert sorted(named) == sorted(embsync.__all__)
 
 
 def test_every_public_name_exists() -> None:
-    """And no name without an underscore that is not a module is there beside them."""
+    """Each is an attribute of the package."""
     assert all(hasattr(embsync, name) for name in embsync.__all__)
 
 
 def test_every_error_can_be_caught_by_a_public_name() -> None:
-    """All errors of the package; those that single rooms derive are caught by one of these."""
+    """All errors of the package are public, or derive from a public one."""
     assert errors() <= set(embsync.__all__)
     for kind in embsync.EmbsyncError.__subclasses__():
         assert any(base.__name__ in embsync.__all__ for base in kind.__mro__)

@@ -37,7 +37,7 @@ _LEFTOVER_SECONDS = 2.0
 _LOG_SECONDS = 60.0
 #: Key of the scope under which the application stores the size of a response.
 ANSWER_BYTES = "embsync.answer_bytes"
-#: Set in the scope of a request of which all has arrived before the application sees it.
+#: Set in the scope of a request that has arrived completely before the application sees it.
 ALL_HERE = "embsync.all_here"
 
 
@@ -122,7 +122,7 @@ class Connections:
 
 
 class BoundedConnection(asyncio.Protocol):
-    """HTTP/1.1 on one connection, every phase of which has a deadline; goes before one of uvicorn's protocols."""
+    """HTTP/1.1 on one connection, with a deadline for every phase; a mixin that precedes one of uvicorn's protocols."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -142,15 +142,15 @@ class BoundedConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def has_begun_head(self) -> bool:
-        """Tell whether a part of a head has arrived."""
+        """Return whether a part of a head has arrived."""
         raise NotImplementedError
 
     def may_refuse(self) -> bool:
-        """Tell whether what is written now would be an answer: nothing of another one was sent before."""
+        """Return whether a response may be written now: no part of another one was sent before."""
         raise NotImplementedError
 
     def answering(self) -> Any:
-        """Return uvicorn's cycle of the request that is answered, or was last; None before the first."""
+        """Return uvicorn's cycle of the current or last request; None before the first."""
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -201,7 +201,7 @@ class BoundedConnection(asyncio.Protocol):
         self.transport.abort()
 
     def watch(self) -> None:
-        """Enter the phase that the connection is in, if it is another one; note a request that has arrived."""
+        """Enter the phase that the connection is in, if it has changed; note a request that has arrived."""
         if self.cycle is not None and not self.cycle.more_body:
             self.cycle.scope[ALL_HERE] = True
         if self._phase.name != "over" and (now := self.now()) != self._phase:
@@ -213,7 +213,7 @@ class BoundedConnection(asyncio.Protocol):
         if phase.name != "request" or self.flow.write_paused:
             self._bounds.waiting[self] = None
         end = self._since + self._seconds()
-        if self._deadline is None or self._deadline.when() > end:  # one that comes too early is set again
+        if self._deadline is None or self._deadline.when() > end:  # a timer that fires too early is set again
             self._set_deadline(end)
 
     def _set_deadline(self, end: float) -> None:

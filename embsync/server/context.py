@@ -50,7 +50,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     kept_versions : callable
         Returns the numbers of the kept versions.
     memory : Reservation
-        Reserves memory before it is allocated, and tells between blocks whether the request was cancelled.
+        Reserves memory before it is allocated, and ends the work between blocks if the request was cancelled.
     as_array : bool
         Whether the client accepts ``.npy``.
     """

@@ -1,4 +1,4 @@
-"""Connections whose requests are parsed by h11, in Python; uvicorn always brings it along."""
+"""Connections whose requests are parsed by h11, in Python; uvicorn depends on it, so that it is always installed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class BoundedH11(BoundedConnection, H11Protocol):
     """A connection parsed by h11."""
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Parse received bytes."""
         # In pieces: otherwise a head of any length would be accepted if it arrives at once.
         for start in range(0, len(data), LONGEST_HEAD):
             if not self.transport.is_closing():
                 super().data_received(data[start : start + LONGEST_HEAD])
 
     def handle_events(self) -> None:
-        """Go on, and see what this connection waits for now."""
+        """Handle parsed events, and enter the phase that the connection is in then."""
         super().handle_events()
         self.watch()
 
     def shutdown(self) -> None:
-        """Close when what is under way is answered."""
+        """Close after the request in progress is answered."""
         with contextlib.suppress(h11.LocalProtocolError):
             super().shutdown()
         self.watch()
@@ -45,13 +45,13 @@ class BoundedH11(BoundedConnection, H11Protocol):
         return Phase("request", cycle)
 
     def has_begun_head(self) -> bool:
-        """Tell whether a part of a head has arrived."""
+        """Return whether a part of a head has arrived."""
         return bool(self.conn.trailing_data[0])
 
     def may_refuse(self) -> bool:
-        """Tell whether nothing of another answer was sent."""
+        """Return whether no part of another response was sent."""
         return self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def answering(self) -> Any:
-        """Return the cycle of the request that is answered, or was last."""
+        """Return the cycle of the current or last request."""
         return self.cycle

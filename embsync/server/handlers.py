@@ -61,7 +61,7 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
 
 
 def lookup_is_quick(context: RequestContext, request: LookupRequest) -> bool:
-    """Tell whether a few vectors are asked for."""
+    """Return whether only a few vectors are requested."""
     return request.labels is None and len(request.ids) * context.version.record.dimension <= _QUICK_NUMBERS
 
 

@@ -1,4 +1,4 @@
-"""``/``: the web page; one file, no build step, nothing from another host."""
+"""``/``: the web page; one file, without a build step, which loads nothing from another host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from embsync.reporting.page import STYLE
 
-#: Its first style is that of reports: the headers allow both pages, and parts of a report look as they do there.
+#: Its first style is that of reports: the headers then allow both pages, and parts of a report look the same on both.
 HTML = (
     files("embsync.server")
     .joinpath("page.html")

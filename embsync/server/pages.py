@@ -44,7 +44,7 @@ def overview(context: RequestContext, _: None) -> Answer:
 
 
 def without_version(served: ServedVersion, path: str) -> Response:
-    """Return the page of a path for a person, as long as no version is served; programs get the error as JSON."""
+    """Return the page of a path for browsers while no version is served; programs get the error as JSON."""
     contents = StoreContents(served.root)
     events: list[Event] = []
     with contextlib.suppress(EmbsyncError):  # the page has the cause that the server reports

@@ -91,7 +91,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
-    """Return the sides at ``place``, checked by their headers; ids and weights may be beside the archive."""
+    """Return the sides at ``place``, checked by their headers; ids and weights may be in files beside the archive."""
     archive = _archive(place)
     members = _members(archive)
     found: dict[str, Stored] = {**_find(archive, members, config)}

@@ -68,7 +68,7 @@ def _is_there(root: Path) -> bool:
 
 
 def hold(store: Store, reason: str | None = None) -> bool:
-    """Stop the daemon from publishing; return False if it is on hold already."""
+    """Stop the daemon from publishing; return False if the store is already on hold."""
     store.require()
     with store.locked(even_when_full=True):
         if _is_there(store.root):

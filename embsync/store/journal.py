@@ -21,7 +21,7 @@ from embsync.store.records import MALFORMED, open_record, require_time
 _LONGEST_LINE = 2**20
 #: Twice the longest path on Linux.
 _LONGEST_NAME = 8192
-#: Longest line whose bits are all tried, which takes time quadratic in its length: less than a second here.
+#: Longest line that is searched for a flipped bit, in time quadratic in its length: less than a second here.
 _LONGEST_MENDED = 4096
 #: The last member of a line: the CRC-32 of everything before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')

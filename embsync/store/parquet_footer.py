@@ -21,7 +21,7 @@ _MAX_VALUE, _MIN_VALUE = 5, 6
 
 @dataclass(frozen=True)
 class RowGroup:
-    """What a footer says of a row group.
+    """What a footer states about a row group.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ class _Recent(Generic[_Value]):
 class PartTable:
     """The part files of one side of a version; safe to use from several threads.
 
-    Rows are numbered through all files. Only the version's directory stays open, without a lock: who reads keeps the
+    Rows are numbered through all files. Only the version's directory stays open, without a lock: the reader keeps the
     version pinned.
 
     Parameters

@@ -82,9 +82,9 @@ class ReceivedVersion(Staging):
         Raises
         ------
         StoreDamaged
-            Something else arrived, twice; nothing of it is left.
+            Other contents arrived, twice; nothing of them is left.
         StoreError
-            What was written does not read back, twice.
+            The data that was written could not be read back, twice.
         """
         path = self._place(entry.path)
         arrived = _written(_partial(path), entry.bytes, pieces)
@@ -120,7 +120,7 @@ class _Arrived:
         return self.bytes, self.read_back
 
     def fault(self, entry: FileEntry, path: Path) -> StoreError:
-        """Return what is wrong with a file that is not on the disk as its manifest says."""
+        """Return what is wrong with a file whose contents on disk differ from the manifest."""
         if (self.bytes, self.sha256) == (entry.bytes, entry.sha256):
             hint = "the disk or its driver is faulty"
             return StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)

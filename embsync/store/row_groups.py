@@ -1,6 +1,6 @@
 """One part file: its footer, and columns of its row groups, which are checked when they are read.
 
-A footer is only believed as far as it is checked here: rows, size and first id of a row group, and types of columns.
+A footer is trusted only where it is checked here: rows, size and first id of a row group, and types of columns.
 Whether its bytes are those that were written is checked as for other files: sizes when a version is opened, hashes by
 ``verify``.
 """
@@ -39,7 +39,7 @@ _MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class Footer:
-    """What a part file says of its g row groups.
+    """What a part file states about its g row groups.
 
     Attributes
     ----------

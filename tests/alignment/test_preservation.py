@@ -134,7 +134,7 @@ def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_a_damaged_vector_gives_an_infinite_or_large_error(value: float, side: str) -> None:
-    """Whatever stands in its place: one figure, no warning, and never one that passes for small."""
+    """With any damaged value: one figure, no warning, and never one that looks small."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     assert found.users is not None

@@ -81,7 +81,7 @@ def test_the_type_of_ids_must_match_the_anchors() -> None:
     ],
 )
 def test_invalid_options_are_refused_by_name(options: dict[str, Any]) -> None:
-    """Nonsense is refused as embsync's own error, not as whatever NumPy makes of it, and never taken silently."""
+    """Invalid input is refused by an error of embsync rather than of NumPy, and never accepted silently."""
     first = embsync.stabilize(T, W)
     anchors = None if "dimension" in options else first.anchors
     with pytest.raises(embsync.EmbsyncError):

@@ -55,7 +55,7 @@ def test_a_weak_direction_counts_as_rank(share: float) -> None:
 
 
 def test_the_rank_is_relative_to_the_largest_singular_value() -> None:
-    """Whatever the scale; nothing at all has rank 0."""
+    """At any scale; a matrix of zeros has rank 0."""
     for scale in (1e-30, 1.0, 1e30):
         assert numerical_rank(scale * np.array([1.0, 0.5, 1e-5, 1e-9, 0.0])) == 3
     assert numerical_rank(np.zeros(4)) == numerical_rank(np.empty(0)) == 0

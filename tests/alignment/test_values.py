@@ -18,7 +18,7 @@ def test_normal_values_are_not_reported() -> None:
 
 
 def test_saturated_columns_are_counted() -> None:
-    """At both ends of a column, which is one column at most; zeros are none unless a column is nothing else."""
+    """At both ends of a column, which is one column at most; zeros count only if the column is all zeros."""
     clipped = ROWS.copy()
     clipped[:, 0] = np.clip(clipped[:, 0], *np.quantile(ROWS[:, 0], [0.1, 0.8], method="nearest"))
     assert examine(clipped).saturation == pytest.approx(0.3, abs=0.02)

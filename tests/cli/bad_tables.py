@@ -49,7 +49,7 @@ def dimensions(**changed: Any) -> Any:
 
 
 def column_cases(write: Write, end: str) -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with columns, whatever the format of the file."""
+    """Yield faults of columns that any format of file may have."""
     half = pa.table({"id": IDS[:20], "embedding": list(ROWS[:20])})
     for what, made, says in (
         ("a short vector", table(ragged(7, [1, 2, 3])), "3 numbers in row 7"),

@@ -192,7 +192,7 @@ class Place:
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """Give the file that takes processes into a group with so much memory; skip the test where there is none."""
+    """Yield the file that adds processes to a group with so much memory; skip the test if there are no such groups."""
     for place, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(place) / f"embsync-test-{os.getpid()}"
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""``store.on_publish``: run after every publish, whoever publishes, at least once, for a limited time."""
+"""``store.on_publish``: run after every publish, by any command, at least once, for a limited time."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def test_without_events_the_rescan_finds_everything(place: Place) -> None:
 
 
 def test_a_burst_of_files_causes_one_scan(place: Place) -> None:
-    """Twelve thousand files overflow the kernel's queue; the snapshot among them is published all the same."""
+    """Twelve thousand files overflow the kernel's queue; the snapshot among them is published nevertheless."""
     place.drop(1)
     with place.daemon() as process:
         place.wait_for(1)

@@ -321,7 +321,7 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_a_version_that_is_not_staged_cannot_be_committed(self) -> None:
-        """Whoever asks."""
+        """By any process that tries."""
         with pytest.raises(SinkError):
             self.sink().commit(7, None)
         assert self.served() is None

@@ -129,7 +129,7 @@ SECRET = "hunter22-nobody-may-see"
 def test_a_wrong_url_is_refused(
     url: str, kind: type[Exception], stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody there; a password in it; a file, which pymilvus would serve by itself."""
+    """No server at it, a password in it, or a file, which pymilvus would serve by itself."""
     monkeypatch.setattr("embsync.delivery.milvus.connection._CONNECT_SECONDS", 0.5)
     sink = open_sink(MilvusConfig(name="test", url=url))
     with pinned(stores("plain")) as version, pytest.raises(kind) as caught:
@@ -184,7 +184,7 @@ def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: 
 def test_a_collection_whose_index_is_still_being_written_is_loaded_again(
     milvus: str, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whoever fills it or reads its description; an error that stays is reported."""
+    """When it is filled and when its description is read; a lasting error is reported."""
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
 

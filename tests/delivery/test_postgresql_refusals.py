@@ -77,7 +77,7 @@ def test_a_wrong_password_is_refused(refused: Callable[..., Any], tmp_path: Path
     ],
 )
 def test_a_wrong_url_is_refused(url: str, kind: type[Exception], refused: Callable[..., Any]) -> None:
-    """Nobody there; a password in it, or what may be one in a malformed one."""
+    """No server at it, a password in it, or a possible password in a malformed one."""
     assert refused(kind, url=url).exit_code == {SinkUnavailable: 7, UsageError: 2}[kind]
 
 

@@ -40,7 +40,7 @@ def publish(root: Path, number: int) -> None:
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync not installed")
 def test_rsync_in_three_steps(tmp_path: Path) -> None:
-    """After each of them the copy is a store with a complete current version; in another order it is none."""
+    """After each of them the copy is a store with a complete current version; in another order it is not."""
     root, copy, other = tmp_path / "store", tmp_path / "copy", tmp_path / "other"
     copy.mkdir()
     other.mkdir()

@@ -1,4 +1,4 @@
-"""The demo's directory: nothing of anybody else's is ever touched."""
+"""The demo's directory: files that the demo did not write are never touched."""
 
 from __future__ import annotations
 

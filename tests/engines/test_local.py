@@ -50,7 +50,7 @@ def test_the_second_pass_does_not_depend_on_partitions(world: laws.World, output
 
 
 def test_zero_rows_are_those_without_any_other_value() -> None:
-    """A row with some zeros is none, nor is one of negative values."""
+    """A row with some zeros does not count, nor does one of negative values."""
     vectors = np.array([[0, 0, 0], [0, 1, 0], [-1, -2, 0], [0, 0, 0], [-0.0, 0, 0], [1, 1, 1]], np.float32)
     assert LocalTable.of("users", np.arange(6), vectors).totals().zero_rows == 3
 

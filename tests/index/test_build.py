@@ -91,7 +91,7 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, knob, l
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_index_is_built_with_the_configured_threads(side, monkeypatch, threads):
-    """``threads``; whoever searches afterwards has as many as before."""
+    """``threads``; later searches have as many as before."""
     used, build = [], rotate_or_rebuild.build
 
     def noted(*arguments):

@@ -88,7 +88,7 @@ def test_a_new_link_goes_to_a_neighbour_of_the_dead_label(vectors):
 
 @pytest.mark.parametrize("worst", [False, True])
 def test_searches_become_faster(vectors, worst):
-    """A fifth of the labels dead, random ones or those everybody links to: hardly a link leads to one, no more hide."""
+    """With a fifth of the labels dead, random or the most linked: hardly a link leads to one, no more are hidden."""
     index = graph_of(vectors)
     rng = np.random.default_rng(1)
     dead = np.zeros(ROWS, np.bool_)

@@ -295,7 +295,7 @@ def test_a_refusal_begins_with_its_most_likely_cause(root: Path, name: str) -> N
 
 
 def test_the_offer_of_a_new_space_says_what_it_means(root: Path) -> None:
-    """Everybody who keeps vectors, an index or a model of the old space is concerned."""
+    """It affects all who keep vectors, an index or a model of the old space."""
     with pytest.raises(
         CheckRefusedError,
         match=r"beginning a new space: no old vector, index or downstream "

@@ -61,7 +61,7 @@ def test_a_job_that_hangs_is_not_reported_for_ever() -> None:
 
 
 def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
-    """By Ctrl-Z, or with its machine: a job that goes on afterwards is not interrupted."""
+    """By Ctrl-Z, or with its machine: a job that continues afterwards is not interrupted."""
 
     class Stopped(Engine):
         def progress(self) -> object:

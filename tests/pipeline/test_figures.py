@@ -122,7 +122,7 @@ def _by_id(made: Night, side: str, ids: Array) -> Array:
 
 
 def test_overlaps_count_live_items_of_users_live_in_both(world: World) -> None:
-    """The parent's carried items are no neighbours of anybody: they are never found by search."""
+    """The parent's carried items count as no user's neighbours, since search never finds them."""
     new_items, old_items = _live(world.version, "items"), _live(world.parent, "items")
     new_users, old_users = _live(world.version, "users"), _live(world.parent, "users")
     common = np.intersect1d(new_users[0], old_users[0])

@@ -1,4 +1,4 @@
-"""Hints are commands that work exactly as they are printed, whoever called embsync and wherever."""
+"""Hints are commands that work exactly as printed, for any user and from any directory."""
 
 from __future__ import annotations
 

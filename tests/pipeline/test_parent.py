@@ -48,7 +48,7 @@ def root(directory: Path) -> Path:
 
 
 def as_printed(hint: str) -> int:
-    """Run a command that a message names, exactly as it stands there."""
+    """Run a command exactly as a message prints it."""
     words = shlex.split(hint)
     if words[0] == "embsync":
         words[:1] = [sys.executable, "-m", "embsync"]

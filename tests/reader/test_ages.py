@@ -157,7 +157,7 @@ def test_older_ids_count_as_missing(version: Version, limit: Any, found: list[in
     "limit", ["7 parsecs", "-7d", "", -1, True, 1.5, float("nan"), dt.timedelta(seconds=-1), [7], b"7d", "9" * 30 + "w"]
 )
 def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
-    """Before anything is looked up: one line with what was found and what may stand there."""
+    """Before anything is looked up: one line with what was found and what is allowed."""
     with pytest.raises(UsageError) as caught:
         version.items.lookup([-5], max_age=limit)
     assert str(caught.value).startswith("max_age: ")

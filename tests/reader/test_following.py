@@ -108,7 +108,7 @@ def test_a_rollback_to_the_served_version_clears_the_error(root: Path) -> None:
 
 
 def test_an_exception_of_the_callback_does_not_end_the_follower(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The switch has happened, the error is kept and logged, and the next version comes all the same."""
+    """The switch has happened, the error is kept and logged, and the next version is followed nevertheless."""
 
     def refuse(version: Version) -> None:
         if version.number == 2:

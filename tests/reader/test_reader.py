@@ -258,7 +258,7 @@ def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> N
 
 
 def test_refresh_switches_and_the_previous_version_stays_usable() -> None:
-    """False while nothing is new; then the new version, and whoever holds the old one keeps it."""
+    """False while nothing is new; then the new version, while holders of the old one keep it."""
     with quick_directory() as directory:
         root = directory / "S"
         with pytest.raises(NotFoundError, match="no store here"):

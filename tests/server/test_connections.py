@@ -1,4 +1,4 @@
-"""Nobody stops the server by what their connection does, or does not do."""
+"""No connection can stop the server, by anything it does or fails to do."""
 
 from __future__ import annotations
 

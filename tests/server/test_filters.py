@@ -60,7 +60,7 @@ def test_each_query_may_have_its_own_list(server: Server, version: Version, user
 
 
 def test_conditions_filter_and_labels_are_returned(server: Server, version: Version, users: list[int]) -> None:
-    """A value, a list, a range; labels stand beside the ids, null for what is missing."""
+    """A value, a list, a range; labels are returned beside the ids, null for missing ones."""
     where = {"genre": ["a", "b"], "price": {"min": 10}}
     answer = server.ask("/v1/search", {"users": users, "k": 5, "where": where, "labels": ["genre", "price"]})
     ids = version.search_by_user(users, 5, where=where)[0]

@@ -307,7 +307,7 @@ def test_shared_files_of_workers_are_not_removed(root: Path, tmp_path: Path, mon
 
 
 def test_the_server_ends_if_all_workers_die_at_once(root: Path) -> None:
-    """Exit code 1, for whoever manages it."""
+    """With exit code 1, for its service manager."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2", ready=False) as server:
         end = time.monotonic() + PATIENCE

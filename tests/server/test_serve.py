@@ -189,7 +189,7 @@ def test_a_url_query_equals_a_json_query(server: Server, version: Version) -> No
     ],
 )
 def test_an_invalid_url_gets_a_clear_error(server: Server, query: str, where: str | None, what: str | None) -> None:
-    """As in JSON: the field, what stands there, what was expected."""
+    """As in JSON: the field, its value, and what was expected."""
     answer = server.ask(f"/v1/{query}")
     assert 400 <= answer.status < 500
     assert what is None or answer.plain["what"] == what
@@ -406,7 +406,7 @@ def test_an_invalid_field_is_shown_with_what_was_expected(server: Server, body: 
     ],
 )
 def test_npy_is_returned_if_accepted(server: Server, version: Version, accept: str, as_array: bool) -> None:
-    """With parameters, in a list, in any case; everybody else gets JSON."""
+    """With parameters, in a list, in upper or lower case; all other clients get JSON."""
     users = users_of(version).ids[:2].tolist()
     answer = server.ask("/v1/lookup", {"side": "users", "ids": users}, Accept=accept)
     assert answer.status == 200
@@ -617,7 +617,7 @@ def test_a_storm_of_refused_requests_costs_and_logs_little(root: Path) -> None:
 
 @pytest.mark.parametrize("accept", [f"{NPY};q=0.9", f"text/html, {NPY}", f"{NPY}, application/json;q=0.5"])
 def test_the_accept_header_may_have_parameters_or_be_a_list(server: Server, accept: str) -> None:
-    """The array is sent to whoever takes it, however they say so."""
+    """The array is sent to every client that accepts it."""
     answer = server.ask("/v1/search", np.ones((1, 6), np.float32), Accept=accept)
     assert answer.headers["Content-Type"] == NPY
     assert answer.array.shape == (1, 10)

@@ -119,7 +119,7 @@ def test_two_candidate_id_columns_are_an_error(names: tuple[str, str], second: t
     ],
 )
 def test_columns_are_chosen_by_name(columns: dict[str, Any], ids: str) -> None:
-    """Names of ids win; what stands beside ids is passed over; a lone unknown column is the ids."""
+    """Names of ids win; other columns beside ids are ignored; a lone unknown column is the ids."""
     assert chosen(embedding=FLOATS, **columns)[1] == ids
 
 

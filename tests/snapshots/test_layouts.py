@@ -58,7 +58,7 @@ def test_the_same_data_has_the_same_fingerprint_in_every_layout(tmp_path: Path, 
 
 
 def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
-    """Spark makes a directory of whatever name it is given, also items.parquet."""
+    """Spark creates a directory of any given name, including items.parquet."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     from snapshots.test_parquet import table
 

@@ -74,7 +74,7 @@ def test_string_ids_are_converted_to_utf_8(
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(["f2", ">f4", "f8"]), st.randoms(use_true_random=False))
 def test_arrays_of_any_shape_round_trip(tmp_path_factory, rows: int, width: int, dtype: str, random) -> None:
-    """Whatever NumPy saves is read back bit for bit, NaN and infinity included: judging rows is not a reader's job."""
+    """What NumPy saves is read back bit for bit, including NaN and infinity: reading does not judge rows."""
     path = tmp_path_factory.mktemp("s")
     numbers = np.random.default_rng(random.randrange(2**32)).integers(0, 256, rows * width * 8, np.uint8).tobytes()
     matrix = np.frombuffer(numbers, dtype, rows * width).reshape(rows, width)
@@ -197,7 +197,7 @@ def test_forged_headers_are_refused_before_anything_is_allocated(tmp_path: Path,
     ],
 )
 def test_headers_of_other_writers_are_read(tmp_path: Path, header: str, version: bytes) -> None:
-    """Versions 1 to 3, other quotes, key order, padding and the long integers of Python 2 are all the same header."""
+    """Versions 1 to 3, other quotes, key order, padding and the long integers of Python 2 all make the same header."""
     (tmp_path / "items.npy").write_bytes(_npy(header, version=version))
     assert open_snapshot(tmp_path, ROW_NUMBERS).items.count == 3
 

@@ -58,7 +58,7 @@ BOTH: dict[str, Any] = {"item_vocab__json": ITEM_NAMES, "user_vocab__json": USER
     ],
 )
 def test_both_sides_and_their_vocabularies_are_found_by_name(tmp_path: Path, beside: dict[str, Any]) -> None:
-    """A list, a mapping to or from rows, or a line a row; biases and other layers are none of either side."""
+    """A list, a mapping to or from rows, or one line per row; biases and other layers belong to neither side."""
     opened = open_snapshot(write(tmp_path / "s", **beside), CONFIG)
     assert (opened.layout, opened.unread) == ("state_dict", ())
     assert opened.users is not None

@@ -634,7 +634,7 @@ def test_hold_works_while_current_is_broken(store: Path) -> None:
 
 
 def test_an_unjournaled_rollback_is_reported_by_the_next_command(store: Path) -> None:
-    """The last move in the journal is to what is current, whoever made it."""
+    """The last move in the journal is to the current version, including one by hand."""
     (store / "current").unlink()
     (store / "current").symlink_to("versions/000001")
     for _ in range(2):  # once, however often the lock is taken

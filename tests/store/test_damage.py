@@ -98,7 +98,7 @@ RECORDS = (
 def test_no_damaged_file_causes_an_unexpected_error(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """Whatever stands in any one file, commands end as their exit codes promise, with a line and no traceback."""
+    """With any contents of any one file, commands end with a documented exit code and one line, without a traceback."""
     for turn, (what, data) in enumerate(NONSENSE.items()):
         copy(directory / "S", root)
         replace(root / name, data)

@@ -55,7 +55,7 @@ def store() -> Iterator[Path]:
 def test_a_kill_before_any_call_leaves_the_old_or_the_new_version(
     scenario: str, outcomes: set[int], step: int, least: int
 ) -> None:
-    """SIGKILL before each system call: readers find a whole version at once, and the next command goes on from it.
+    """SIGKILL before each system call: readers find a complete version at once, and the next command continues from it.
 
     Nothing but final files is left after the next command, and the journal knows the version that is served.
     """
@@ -119,7 +119,7 @@ def _fill(place: Path, leave: int) -> Path:
 @pytest.mark.parametrize("stage", ["writing", "indexing", "publishing"])
 @pytest.mark.parametrize("leave", [0, 8192])
 def test_a_disk_that_fills_up_leaves_the_store_unchanged(small_disk: Path, stage: str, leave: int) -> None:
-    """Really full, at each stage: out of space (exit 5), what is served goes on, and the next run with room works."""
+    """Really full, at each stage: out of space (exit 5), serving continues, the next run with enough space works."""
     root = small_disk / "S"
     first = write_npy(small_disk.parent / "n0", night(0, items=800, users=500))
     second = write_npy(small_disk.parent / "n1", night(1, items=800, users=500))

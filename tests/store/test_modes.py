@@ -1,4 +1,4 @@
-"""Who may read a store, who may write to it, and who may take its locks: whatever the umask of whoever made it."""
+"""Who may read a store, who may write to it, and who may take its locks, with any umask of its creator."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_a_sweep_never_removes_what_its_owner_still_uses(
 
 
 def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can lock, and so use, what is being removed."""
+    """Other processes cannot lock, and so cannot use, what is being removed."""
     left = root / "versions/.staging-1-0123abcd"
     left.mkdir()
     locked: list[bool] = []

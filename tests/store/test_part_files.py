@@ -386,7 +386,7 @@ def test_rows_in_any_order_are_verified_in_few_passes(
 
 
 def descriptors() -> int:
-    """Return how many files are open, but for those of objects that nobody holds any more."""
+    """Return how many files are open, except those of unreferenced objects."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -79,7 +79,7 @@ def files_of(root: Path) -> Iterator[Path]:
 
 
 def copy(source: Path, target: Path) -> Path:
-    """Copy a store fast: the large files, which nobody ever writes to, by links."""
+    """Copy a store fast: the large files, which are never written to, are linked."""
     shutil.rmtree(target, ignore_errors=True)
     immutable = source / "versions"
 

@@ -72,7 +72,7 @@ class Document:
 
 
 def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
-    """Run lines of a shell as somebody would who has embsync installed; the first that fails ends it."""
+    """Run shell lines like a user who has embsync installed; the first that fails ends the run."""
     with launching({"embsync": "-m embsync", "python": ""}) as programs:
         environment = {
             **os.environ,

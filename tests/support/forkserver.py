@@ -238,7 +238,7 @@ def _adopting() -> Iterator[None]:
 
 
 def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
-    """Load modules, then fork a process for each request, until nobody is left to ask."""
+    """Load modules, then fork a process for each request, until no client is left."""
     for module in loaded:
         with contextlib.suppress(ModuleNotFoundError):  # of an extra
             importlib.import_module(module)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, below those that the kernel gives to connections at any moment."""
+    """Return an unused port, below those that the kernel may assign to connections at any moment."""
     first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.SystemRandom().randrange(10_000, max(first_given, 20_000))

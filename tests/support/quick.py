@@ -17,7 +17,7 @@ _ENOUGH = 4 * 1024**3
 
 
 def use_memory() -> None:
-    """Have ``tmp_path`` in memory where there is enough of it, unless somebody said where else.
+    """Have ``tmp_path`` in memory where there is enough of it, unless another place was given.
 
     A disk takes milliseconds for an fsync, and a publish makes dozens.
     """

@@ -1,4 +1,4 @@
-"""What a test asks of a store on disk, whoever wrote it."""
+"""What tests query of a store on disk."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
 
 
 def _end(child: int, number: signal.Signals) -> None:
-    """Send the signal, as often as somebody at a keyboard would, until the process has ended.
+    """Send the signal, as often as a user at a keyboard would, until the process has ended.
 
     Python drops an interrupt that comes while it runs a finalizer or the hooks of a fork.
     """

@@ -137,7 +137,7 @@ class Bench:
             (root / ".hold-0123abcd").touch()
 
     def fresh(self, scenario: Scenario, *, linked: bool = True) -> Path:
-        """Put the scenario's store in place: files of versions linked, as nobody may write to them, or copied."""
+        """Put the scenario's store in place: files of versions linked, since they are never written to, or copied."""
         shutil.rmtree(self.root, ignore_errors=True)
         base = self.directory / f"base-{scenario.base}"
         if base.is_dir():

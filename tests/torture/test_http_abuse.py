@@ -1,4 +1,4 @@
-"""Everybody who can connect does their worst, all at once; whoever asks a small question is answered all the while.
+"""All kinds of abusive clients at once; small requests are answered all the time.
 
 ``EMBSYNC_ABUSE_SECONDS`` says for how long (600; ``make torture`` an hour).
 """
@@ -194,7 +194,7 @@ class Abuse:
             self.tried["probes"] += 1
 
     def answered(self, path: str, body: object) -> None:
-        """Ask until there is an answer, for as long as anybody would wait."""
+        """Ask until there is an answer, for as long as a client would wait."""
         end, status = time.monotonic() + PATIENCE, 0
         while time.monotonic() < end:
             with contextlib.suppress(OSError, http.client.HTTPException):
