@@ -32,7 +32,7 @@ def test_a_snapshot_waits_until_the_damage_is_repaired(place: Place) -> None:
         assert waiting["retry"]["snapshot"] == "day=3"
         assert str(path) in waiting["damage"][0]
         assert f"embsync rollback 1 --config {place.file}" in waiting["last_error"]["what"]
-        assert str(path) in place.logged("error")[0]["reason"]
+        assert str(path) in eventually(lambda: place.logged("error"))[0]["reason"]
         assert eventually(lambda: metric(place, "embsync_store_damaged")) == 1.0
         assert str(path) in place.run("status").stdout
         assert place.events("refused", "failed") == []
@@ -136,7 +136,7 @@ def test_a_dangling_current_does_not_stop_the_daemon_and_can_be_repaired(place: 
         waiting = place.wait_state("retrying")
         assert str(current) in waiting["last_error"]["what"]
         assert "000009" in waiting["damage"][0]
-        assert place.logged("damaged")
+        eventually(lambda: place.logged("damaged"))
         assert process.poll() is None
         current.unlink()
         current.symlink_to("versions/000001")

@@ -87,6 +87,7 @@ def test_a_directory_that_is_not_a_snapshot_delays_nothing(root: Path, order: st
             place.wait_for(number)
         status = eventually(lambda: (found := place.status())["state"] == "idle" and found)
         assert status["waiting"] == {}
+        eventually(lambda: len(place.logged("not_a_snapshot")) > len(strays))
     assert {(event.snapshot or {})["name"] for event in place.events()} == {"day=1", "day=2"}
     assert sorted(line["snapshot"] for line in place.logged("not_a_snapshot")) == sorted((*strays, "notes.md"))
 
@@ -128,6 +129,7 @@ def test_an_unreadable_root_is_reported_at_the_start(place: Place, how: str) -> 
             place.watch.chmod(0o755)
         place.drop(1)
         place.wait_for(1)
+        eventually(lambda: len(place.logged("watch")) >= 2)  # a version may be there first
     assert [line["health"] for line in place.logged("watch")] == ["missing", "events"]
 
 
@@ -209,6 +211,7 @@ def test_versions_that_cannot_be_pruned_do_not_block_publishing(place: Place, ho
             place.drop(number)
             place.wait_for(number)
         eventually(lambda: metric(place, "embsync_unpruned_versions") == 1.0)
+        eventually(lambda: place.logged("not_pruned"))
         assert place.status()["last_error"] is None
     assert len(place.logged("not_pruned")) == 1
     assert place.published() == ["day=1", "day=2", "day=3", "day=4"]

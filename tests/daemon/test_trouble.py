@@ -126,6 +126,7 @@ def assert_set_aside(place: Place) -> None:
     place.wait_for(2)
     assert place.process is not None
     assert place.process.poll() is None
+    eventually(lambda: len(place.logged("crashed")) >= 3)
     assert len(place.logged("crashed")) == 3
     assert place.published() == ["day=2"]
 
