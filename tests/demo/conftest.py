@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.shared import made_once
 
 from embsync.demo.story import Story, run
 from embsync.demo.taste import World
@@ -12,9 +13,9 @@ SMALL = World(items=700, users=800)
 
 
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def played(request: pytest.FixtureRequest) -> Story:
     """The demo at its defaults."""
-    return run(tmp_path_factory.mktemp("demo"))
+    return made_once(request, "demo", run)
 
 
 @pytest.fixture(scope="session")
