@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,10 @@ def current(place: Path) -> str:
     return ""
 
 
-def until(what: str, true: object) -> None:
+def until(what: str, true: Callable[[], object]) -> None:
     """Wait until a function returns something true."""
     deadline = time.monotonic() + PATIENCE
-    while not true():  # type: ignore[operator]
+    while not true():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
         time.sleep(0.001)

@@ -229,7 +229,8 @@ class Side:
     def last_seen_at(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Times:
         """Return when the last version with each id live was made.
 
-        Never later than the time of this version: if a clock was set back, later times are cut to it.
+        Never later than the time of this version: if a clock was set back, later times are cut to it. Parameters are
+        those of :meth:`age`.
 
         Returns
         -------
@@ -247,7 +248,7 @@ class Side:
     def origin(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
         """Return, for each id, the version of its vector: this one, or the last one with the id live.
 
-        Unknown ids are an error, or -1 if ``missing`` is "nan".
+        Parameters are those of :meth:`age`; unknown ids give -1 if ``missing`` is "nan".
 
         Raises
         ------

@@ -23,9 +23,12 @@ from urllib.request import proxy_bypass
 from embsync.config import EngineConfig
 from embsync.engines.spark.errors import spark_errors
 from embsync.errors import EngineError, UsageError
+from embsync.processes import ChildProcess
 
 #: Oldest Java that Spark 4 runs on.
 _JAVA = 17
+#: Seconds in which it must state its version.
+_JAVA_SECONDS = 60.0
 #: Port of Spark Connect unless the master has another, and seconds in which a connection must be made.
 _CONNECT_PORT, _CONNECT_SECONDS = 15002, 20.0
 #: (package, oldest, first that does not fit)
@@ -268,6 +271,10 @@ def require_server(master: str) -> None:
 def _version_of(java: str) -> str:
     """Return the output of ``java -version``."""
     try:
-        return subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+        child = ChildProcess(
+            [java, "-version"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
     except OSError as error:  # an executable for another architecture
         return str(error)
+    written = child.communicate(b"", _JAVA_SECONDS)
+    return "" if written is None else written[1].decode(errors="replace")
