@@ -322,11 +322,7 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
 
     given = context(config_file, store, as_json)
     holder = given.store
-    holder.require()
-    wanted = holder.current() if version is None else version
-    if wanted is None:
-        raise NotFoundError("no version yet", where=holder.root)
-    holder.path(wanted)
+    wanted = _existing(holder, version)
     _warn_of_damage(holder)
     try:
         with (
@@ -349,6 +345,16 @@ def verify(version: int | None, config_file: Path | None, store: Path | None, as
     if not found.sound:
         _warn_of_unsound(found, damage_hint(holder.path(wanted)))
     return 0 if found.sound else StoreError.exit_code
+
+
+def _existing(store: Store, version: int | None) -> int:
+    """Return the number of a version that exists: the given one, or else the current one."""
+    store.require()
+    number = store.current() if version is None else version
+    if number is None:
+        raise NotFoundError("no version yet", where=store.root)
+    store.path(number)
+    return number
 
 
 def _warn_of_unsound(found: Verification, hint: Hint) -> None:
