@@ -97,10 +97,12 @@ def positions_in(ids: Array, sorted_ids: Array) -> Int64:
     """
     if len(sorted_ids) == 0 or len(ids) == 0:
         return np.full(len(ids), -1, np.int64)
-    places = np.searchsorted(sorted_ids, ids)
-    np.minimum(places, len(sorted_ids) - 1, out=places)
-    places[sorted_ids[places] != ids] = -1
-    return places.astype(np.int64, copy=False)
+    places = np.empty(len(ids), np.int64)
+    for start in range(0, len(ids), _STEP):
+        part, wanted = places[start : start + _STEP], ids[start : start + _STEP]
+        np.minimum(np.searchsorted(sorted_ids, wanted), len(sorted_ids) - 1, out=part)
+        part[sorted_ids[part] != wanted] = -1
+    return places
 
 
 def id_kind(dtype: np.dtype[np.generic], where: str) -> str:

@@ -88,11 +88,12 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     carry : int
         Number of lineage steps for which absent ids are kept.
     """
-    order = np.argsort(ids, kind="stable")
+    # Each array of a side is narrowed as soon as it is there: while rows are planned, a run needs the most memory.
+    order = row_numbers(np.argsort(ids, kind="stable"), len(ids))
     sorted_ids = ids[order]
     if parent is None:
         return _without_parent(sorted_ids, order)
-    mine = positions_in(sorted_ids, parent.ids)
+    mine = row_numbers(positions_in(sorted_ids, parent.ids), len(parent.ids))
     was_live = parent.last_seen == parent.lineage[-1]
     known = mine >= 0
     common = known.copy()
@@ -101,17 +102,17 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     union, rows_sorted, rows_kept = _merge(sorted_ids, parent.ids[kept])
     live = np.ones(len(union), bool)
     live[rows_kept] = False
-    row_map = np.full(len(parent.ids), -1, np.int64)
+    row_map = np.full(len(parent.ids), -1, rows_sorted.dtype)
     row_map[mine[known]] = rows_sorted[known]
     count = int(np.count_nonzero(common))
     return RowPlan(
         ids=union,
         live=live,
-        rows=_unsort(rows_sorted, order, len(union)),
-        parent_live=_unsort(np.where(common, mine, -1), order, len(parent.ids)),
+        rows=_unsort(rows_sorted, order),
+        parent_live=_unsort(np.where(common, mine, mine.dtype.type(-1)), order),
         carried=rows_kept,
         carried_from=kept,
-        row_map=row_numbers(row_map, len(union)),
+        row_map=row_map,
         counts=RowCounts(
             rows=len(union),
             live=len(ids),
@@ -124,13 +125,13 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     )
 
 
-def _without_parent(sorted_ids: Array, order: Int64) -> RowPlan:
+def _without_parent(sorted_ids: Array, order: RowNumbers) -> RowPlan:
     none = np.empty(0, np.int64)
     count = len(sorted_ids)
     return RowPlan(
         ids=sorted_ids,
         live=np.ones(count, bool),
-        rows=_unsort(np.arange(count), order, count),
+        rows=_unsort(row_numbers(np.arange(count), count), order),
         parent_live=np.full(count, -1, np.int32),
         carried=none,
         carried_from=none,
@@ -139,7 +140,7 @@ def _without_parent(sorted_ids: Array, order: Int64) -> RowPlan:
     )
 
 
-def _carried(parent: ParentRows, taken: Int64, carry: int) -> Int64:
+def _carried(parent: ParentRows, taken: RowNumbers, carry: int) -> Int64:
     """Return the parent's rows whose ids are absent now and recent enough to keep."""
     absent = np.ones(len(parent.ids), bool)
     absent[taken] = False
@@ -147,16 +148,18 @@ def _carried(parent: ParentRows, taken: Int64, carry: int) -> Int64:
     return rows[ages(parent.last_seen[rows], parent.lineage) + 1 <= carry]
 
 
-def _merge(first: Array, second: Array) -> tuple[Array, Int64, Int64]:
+def _merge(first: Array, second: Array) -> tuple[Array, RowNumbers, Int64]:
     """Return the ascending union of two disjoint ascending id arrays, and the positions of each one's ids in it."""
-    to_first = np.arange(len(first), dtype=np.int64) + np.searchsorted(second, first)
-    to_second = np.arange(len(second), dtype=np.int64) + np.searchsorted(first, second)
     union = np.empty(len(first) + len(second), np.result_type(first, second))
+    to_second = np.arange(len(second), dtype=np.int64) + np.searchsorted(first, second)
+    of_first = np.ones(len(union), bool)
+    of_first[to_second] = False
+    to_first = row_numbers(np.flatnonzero(of_first), len(union))
     union[to_first], union[to_second] = first, second
     return union, to_first, to_second
 
 
-def _unsort(values: Int64, order: Int64, bound: int) -> RowNumbers:
-    result = row_numbers(np.empty(len(values), np.int64), bound)
+def _unsort(values: RowNumbers, order: RowNumbers) -> RowNumbers:
+    result = np.empty_like(values)
     result[order] = values
     return result
