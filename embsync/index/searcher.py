@@ -197,8 +197,7 @@ class Searcher:
         if np.count_nonzero(missing):
             holed = np.flatnonzero(missing[:, :k].any(axis=1))
             order = np.argsort(missing[holed], axis=1, kind="stable")
-            rows[holed] = np.take_along_axis(rows[holed], order, axis=1)
-            scores[holed] = np.take_along_axis(scores[holed], order, axis=1)
+            rows[holed], scores[holed] = rows[holed[:, None], order], scores[holed[:, None], order]
             short = holed[(rows[holed, k - 1] < 0) & (labels[holed, -1] >= 0)]  # -1: the index has no more
             if short.size:
                 again = self._override(parameters, self._selector, k, self.live)
@@ -209,7 +208,12 @@ class Searcher:
 
     def _hits(self, asked: Float32, fetched: int, parameters: Any) -> tuple[Int64, Float32, Int64]:
         """Return rows, scores and labels as the index finds them; row -1 and -inf for a missing hit or a dead label."""
-        scores, labels = self._index.search(asked, fetched, params=parameters)
+        shape = len(asked), fetched
+        scores, labels = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        queries = np.ascontiguousarray(asked)
+        to = faiss.swig_ptr
+        # FAISS's function itself: its wrapper in Python takes 4 µs more, for checks that were made above.
+        self._index.search_c(shape[0], to(queries), fetched, to(scores), to(labels), parameters)
         if not self._similarity:
             np.negative(scores, out=scores)
         rows = self._rows[labels]

@@ -148,8 +148,9 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
     if few or (query.parameters is None and searcher.costs_a_scan(min(query.k, findable), findable)):
         return scan(version, query, np.flatnonzero(version.items.live if mask is None else mask))
     rows, scores = searcher.search(query.vectors, query.k, query.parameters, mask)
-    short = np.flatnonzero(rows[:, -1] < 0)
-    if len(short):  # the probed lists held fewer, or the search of the graph ended early
+    missing = rows[:, -1] < 0
+    if np.count_nonzero(missing):  # the probed lists held fewer, or the search of the graph ended early
+        short = np.flatnonzero(missing)
         candidates = np.flatnonzero(version.items.live if mask is None else mask)
         rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
     return rows, scores

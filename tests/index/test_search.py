@@ -51,6 +51,20 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
     assert built.report.recall_at_10 == 1.0
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat", "PCA4,Flat"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_in_any_order_of_memory_find_the_same(side, factory, metric):
+    """Columns first, every second row, reversed: FAISS reads rows that follow each other."""
+    searcher = searcher_of(side.vectors, side.live, metric, factory)
+    queries = np.ascontiguousarray(side.queries[:20])
+    rows, scores = searcher.search(queries, 10)
+    for given_ in (np.asfortranarray(queries), np.repeat(queries, 2, axis=0)[::2], queries[::-1].copy()[::-1]):
+        assert not given_.flags.c_contiguous
+        found, its_scores = searcher.search(given_, 10)
+        np.testing.assert_array_equal(found, rows)
+        np.testing.assert_array_equal(its_scores, scores)
+
+
 @settings(max_examples=60)
 @given(
     metric=st.sampled_from(["inner_product", "l2"]),
@@ -233,17 +247,17 @@ def test_a_selector_is_used_only_for_queries_that_meet_many_dead_labels(metric, 
     searcher = Searcher(index, labels, metric, {"efSearch": 200})
     queries = np.concatenate([vectors[7:8], rng.standard_normal((60, 8)).astype(np.float32)])
     asked = {"with a selector": 0, "without": 0}
-    search = index.search
+    search = index.search_c
 
-    def watched(queries, k, params):
-        asked["without" if params.sel is None else "with a selector"] += len(queries)
-        return search(queries, k, params=params)
+    def watched(count, queries, k, scores, labels, params):
+        asked["without" if params.sel is None else "with a selector"] += count
+        search(count, queries, k, scores, labels, params)
 
     for parameters in (None, {"efSearch": 150}):
         expected, exact = searcher.search(queries, 10, parameters or {"efSearch": 200}, allowed=np.ones(2000, bool))
         asked.update(dict.fromkeys(asked, 0))
         with monkeypatch.context() as patch:
-            patch.setattr(index, "search", watched)
+            patch.setattr(index, "search_c", watched)
             found, scores = searcher.search(queries, 10, parameters)
         assert asked["without"] == len(queries)
         assert 1 <= asked["with a selector"] < len(queries) / 3
