@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +47,7 @@ def reaching(command: Command) -> Command:
     show_default=True,
     help="Seconds for which older versions are kept.",
 )
+@click.option("--verify", is_flag=True, help="Read back and hash what is there, and transfer again what differs.")
 @shared
 def push(
     url: str,
@@ -54,11 +56,15 @@ def push(
     credentials_file: str | None,
     keep_versions: int,
     grace: float,
+    verify: bool,
     config_file: Path | None,
     store: Path | None,
     as_json: bool,
 ) -> None:
     """Copy the current version to URL, and make it current there.
+
+    Objects of it that are missing there or have another size are transferred again; with --verify, also those whose
+    contents differ, for which all of them are read back.
 
     URL is s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or file:///directory. Credentials come
     from the environment's variables or from a file, never from the command line.
@@ -77,17 +83,27 @@ def push(
         grace_seconds=grace,
     )
     with progress_bar("push", wanted=not as_json) as progress:
-        sink = ObjectStoreSink(place, progress)
+        sink = ObjectStoreSink(place, progress, hashed=verify)
         done = until_signal(lambda: deliver(sink, given.store.root, keep_versions, where=url))
     for note in () if done.probe is None else done.probe.notes:
         warn(f"embsync: {note}")
     if as_json:
         waiting = list(done.waiting)
         print_json(
-            {"version": done.version, "changed": done.changed, "dropped": list(done.dropped), "waiting": waiting}
+            {
+                "version": done.version,
+                "changed": done.changed,
+                "restored": list(done.restored),
+                "dropped": list(done.dropped),
+                "waiting": waiting,
+            }
         )
+    elif done.restored:
+        count = f"{len(done.restored)} object{'s' if len(done.restored) > 1 else ''}"
+        say(f"version {done.version} is current at {url}; restored {count}: {', '.join(done.restored)}")
     else:
-        say(f"version {done.version} {'is current' if done.changed else 'was current already'} at {url}")
+        verified = "; every object there has its hash" if verify and not done.changed else ""
+        say(f"version {done.version} {'is current' if done.changed else 'was current already'} at {url}{verified}")
 
 
 @click.command()
@@ -123,8 +139,9 @@ def pull(
     objects = open_objects(place)
     if follow:
         return _follow(given, objects, interval)
-    with progress_bar("pull", wanted=not as_json) as progress:
-        done = until_signal(Pull(given.store, objects, given.config.store.keep_versions, progress=progress).once)
+    with _noticed() as notice, progress_bar("pull", wanted=not as_json) as progress:
+        keep = given.config.store.keep_versions
+        done = until_signal(Pull(given.store, objects, keep, progress=progress, notice=notice).once)
     if as_json:
         print_json(
             {
@@ -139,8 +156,19 @@ def pull(
     return 0
 
 
+@contextlib.contextmanager
+def _noticed() -> Iterator[Callable[[str, str], None]]:
+    """Provide a callback, and print what it was called with when the work has ended, below the progress bar."""
+    noticed: list[tuple[str, str]] = []
+    try:
+        yield lambda key, why: noticed.append((key, why))
+    finally:
+        for key, why in noticed:
+            warn(f"embsync: {key}: transferred twice: first, the disk here had {why}")
+
+
 def _follow(given: Context, objects: Objects, interval: float) -> int:
-    from embsync.delivery.follow import follow  # noqa: PLC0415
+    from embsync.delivery.follow import follow, log_again  # noqa: PLC0415
     from embsync.delivery.pull import Pull  # noqa: PLC0415
     from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
 
@@ -148,4 +176,5 @@ def _follow(given: Context, objects: Objects, interval: float) -> int:
     source = without_secrets(objects.where)
     logs.log(logging.INFO, "started", store=str(given.store.root), source=source, interval=interval, pid=os.getpid())
     keep = given.config.store.keep_versions
-    return follow(Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1")), interval)
+    pull = Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1"), notice=log_again)
+    return follow(pull, interval)

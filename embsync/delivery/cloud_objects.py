@@ -64,6 +64,9 @@ class CloudObjects:
             self._opened = _opened(self._config)
         return self._opened
 
+    def absence(self) -> None:
+        """Return nothing: that there is no such bucket is an error of every call."""
+
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""
         with self._errors(key):

@@ -151,6 +151,8 @@ class Courier:
 
     def _succeeded(self, done: Delivered) -> None:
         self.record_current(done.version)
+        if done.restored and self._logs:
+            log(logging.WARNING, "restored", sink=self.name, version=done.version, files=", ".join(done.restored))
         changes: dict[str, Any] = {"old": list(done.waiting)}
         if done.probe is not None:
             notes = [*done.probe.notes, *([] if done.missed is None else [done.missed])]

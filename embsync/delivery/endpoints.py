@@ -12,6 +12,7 @@ from embsync.config import ObjectStoreConfig
 from embsync.delivery.local_objects import LocalObjects
 from embsync.delivery.objects import Objects
 from embsync.errors import UsageError
+from embsync.invocation import quoted
 
 #: Schemes of object stores.
 _CLOUD = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
@@ -60,7 +61,8 @@ def open_objects(config: ObjectStoreConfig) -> Objects:
 def _url_of_directory(given: str) -> str | None:
     if {":", "#", "?"} & set(given) or not (given.startswith(("/", ".")) or Path(given).is_dir()):
         return None
-    return f"the directory's URL is file://{os.path.abspath(given)}"  # noqa: PTH100  (links stay)
+    url = f"file://{os.path.abspath(given)}"  # noqa: PTH100  (links stay)
+    return f"the directory's URL is {quoted(url)}"
 
 
 def _without_credentials(url: str) -> str:

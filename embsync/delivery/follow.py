@@ -23,6 +23,11 @@ _FIRST_PAUSE = 5.0
 _STOP_SECONDS = 2.0
 
 
+def log_again(key: str, why: str) -> None:
+    """Log that an object is transferred once more."""
+    log(logging.WARNING, "transferred_again", object=key, reason=why)
+
+
 def follow(pull: Pull, interval: float) -> int:
     """Pull until SIGTERM or SIGINT; return the exit code.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
+import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from embsync.delivery.objects import ObjectEntry
+from embsync.delivery.objects import ObjectEntry, push_line
 from embsync.errors import SinkError, SinkUnavailable, StoreBusy
+from embsync.file_kinds import kind_of
 from embsync.invocation import quoted
 from embsync.store.durable import FULL, TEMPORARY, copy_file, make_root, remove_file, remove_temporary, replace_file
 from embsync.store.locks import exclusive
@@ -28,18 +32,41 @@ class LocalObjects:
         self.push_options: tuple[str, ...] = ()
         self._root = root
 
+    def absence(self) -> str | None:
+        """Return that the directory does not exist, if so."""
+        with self._errors():
+            return None if self._root.exists() else "no such directory"
+
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""
-        with self._errors(), contextlib.suppress(FileNotFoundError):
-            return (self._root / key).read_bytes()
+        with self._errors(), contextlib.suppress(FileNotFoundError), self._opened(key) as file:
+            return file.readall()
         return None
+
+    def _opened(self, key: str) -> io.FileIO:
+        """Open an object; what is no file, such as a FIFO, would block or fail in unclear ways."""
+        path = self._root / key
+        try:
+            found = path.stat()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise self._not_a_file(path, "a link to itself") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise self._not_a_file(path, f"a {kind_of(found)}")
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+
+    def _not_a_file(self, path: Path, found: str) -> SinkError:
+        remove = "rm -r" if found == "a directory" else "rm"
+        hint = f"{remove} {quoted(str(path))}", push_line(self)
+        return SinkError("not an object", where=path, found=found, expected="a file", hint=hint)
 
     @contextlib.contextmanager
     def stream(self, key: str, start: int = 0) -> Iterator[Iterator[memoryview] | None]:
         """Yield an object's bytes from ``start`` on, in pieces; None instead if it does not exist."""
         with self._errors(), contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context((self._root / key).open("rb", buffering=0))
+                file = stack.enter_context(self._opened(key))
             except FileNotFoundError:
                 yield None
                 return
@@ -83,15 +110,17 @@ class LocalObjects:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
-        """Yield the files below a directory."""
+        """Yield the files below a directory; what is no file is no object."""
         with self._errors():
             for folder, _, names in os.walk(self._root / prefix):
                 for name in names:
                     if name == _LOCK or TEMPORARY.fullmatch(name):
                         continue
                     path = Path(folder, name)
-                    with contextlib.suppress(FileNotFoundError):
+                    with _absent():
                         found = path.stat()
+                        if not stat.S_ISREG(found.st_mode):
+                            continue  # no object: a push writes one in its place
                         modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
                         yield ObjectEntry(path.relative_to(self._root).as_posix(), found.st_size, modified)
 
@@ -121,8 +150,10 @@ class LocalObjects:
         return ()
 
     def _place(self, key: str) -> Path:
-        """Return the path of a key, after creating its directory."""
+        """Return the path of a key, after creating its directory; no file could replace a directory."""
         path = self._root / key
+        if path.is_dir() and not path.is_symlink():
+            raise self._not_a_file(path, "a directory")
         if not self._root.is_dir():
             raise SinkUnavailable(
                 "no such directory",
@@ -149,3 +180,13 @@ class LocalObjects:
                 raise SinkError("not permitted", where=where, found=found, hint=hint) from None
             hint = f"is it mounted, and a directory? ls -ld {quoted(str(self._root))}"
             raise SinkUnavailable("the directory cannot be used", where=where, found=found, hint=hint) from None
+
+
+@contextlib.contextmanager
+def _absent() -> Iterator[None]:
+    """Treat a link that leads nowhere or to itself as no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +18,7 @@ from embsync.delivery.remote import Pointer, RemoteVersion
 from embsync.delivery.sink import Generation, Probe, fingerprint_of, moved, require_same
 from embsync.errors import SinkConflict, SinkError, SinkUnavailable
 from embsync.file_hashes import FileEntry
+from embsync.invocation import Command, command
 from embsync.progress import Counted, Progress, Stage, silent
 from embsync.reader import Version
 from embsync.reader.verification import verify
@@ -31,25 +34,55 @@ _FUTURE = dt.timedelta(seconds=2)
 class ObjectStoreSink:
     """Versions under immutable keys, and one pointer that is switched by a conditional write; see ``remote``.
 
-    ``progress`` is called with the bytes of every file that has been uploaded.
+    Parameters
+    ----------
+    config : ObjectStoreConfig
+    progress : callable
+        Called with the bytes of every file that has been uploaded or hashed.
+    hashed : bool
+        Whether what is there of a version is read back and hashed; otherwise only sizes are compared.
     """
 
-    def __init__(self, config: ObjectStoreConfig, progress: Progress = silent) -> None:
+    def __init__(self, config: ObjectStoreConfig, progress: Progress = silent, *, hashed: bool = False) -> None:
         self._config = config
         self._progress = progress
+        self._hashed = hashed
         self._objects = open_objects(config)
+        #: Fingerprints of versions whose manifest was damaged.
+        self._rewritten: set[str] = set()
 
-    def check(self, version: Version) -> None:
-        """Raise unless the prefix is reachable, is empty or embsync's, and has no other version of this number."""
+    def _verifying(self) -> Command:
+        return command("push", self._objects.where, *self._objects.push_options, "--verify")
+
+    def check(self, version: Version) -> tuple[str, ...]:
+        """Raise unless the prefix is reachable, is empty or embsync's, and has no other version of this number.
+
+        Objects of the current version that were deleted there, have another size or, if hashed, other contents are
+        written again, and their paths are returned.
+        """
         marker = self._objects.read(remote.MARKER)
         if marker is None:
             self._require_empty()
             self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
         self._objects.notes()
         pointer, _ = remote.read_pointer(self._objects)
-        self._require_same(version, remote.versions_in(self._objects))
+        there = remote.versions_in(self._objects)
+        self._require_same(version, there)
+        if self._hashed:
+            self._restore_manifests(version.path.parent, there)
         if pointer is not None and pointer.sha256 == fingerprint_of(version):
-            self.stage(version)  # objects of the current version that were deleted there
+            return self._complete(version)
+        return ()
+
+    def _restore_manifests(self, versions: Path, there: list[RemoteVersion]) -> None:
+        """Write damaged manifests of versions again that the store still has: without them nothing can be pushed."""
+        for found in there:
+            path = versions / layout.version_name(found.number) / layout.MANIFEST
+            good = path.read_bytes() if path.is_file() else b""
+            key = f"{found.folder}/{layout.MANIFEST}"
+            if hashlib.sha256(good).hexdigest() == found.fingerprint and self._objects.read(key) not in (None, good):
+                self._objects.write(key, good)
+                self._rewritten.add(found.fingerprint)
 
     def _require_empty(self) -> None:
         for entry in itertools.islice(self._objects.list(), 1):
@@ -69,7 +102,7 @@ class ObjectStoreSink:
 
     def generations(self) -> list[Generation]:
         """Return the versions that are there; without a manifest, incomplete."""
-        return list(remote.generations_in(self._objects))
+        return list(remote.generations_in(self._objects, self._verifying()))
 
     def current(self) -> int | None:
         """Return the version that the pointer names."""
@@ -78,28 +111,54 @@ class ObjectStoreSink:
 
     def stage(self, version: Version) -> None:
         """Hash the version's files, and upload those that are not there yet; the manifest last."""
+        self._complete(version)
+
+    def _complete(self, version: Version) -> tuple[str, ...]:
+        """Upload what is missing of a version or differs, and return its paths."""
         there = remote.versions_in(self._objects)
         self._require_same(version, there)
         ours = RemoteVersion(version.number, fingerprint_of(version))
         ours = next((found for found in there if found.fingerprint == ours.fingerprint), ours)
-        missing = [entry for entry in version.record.files if not _is_there(entry, ours)]
+        missing = self._missing(version.record.files, ours)
+        manifest = (layout.MANIFEST,) if not ours.complete or ours.fingerprint in self._rewritten else ()
         if ours.complete and not missing:
-            return
+            return manifest
         if not there and self._objects.read(remote.MARKER) is None:
             self._objects.write(remote.MARKER, msgspec.json.encode({"format": remote.FORMAT, "made_by": "embsync"}))
         verify(version)
-        known = self._known_files(there, ours)
+        known = {} if self._hashed else self._known_files(there, ours)
         missing.sort(key=lambda entry: -entry.bytes)
         self._upload(version, ours, missing, known)
         self._objects.write(f"{ours.folder}/{layout.MANIFEST_HASH}", hash_line(version.manifest_bytes))
         self._objects.write(f"{ours.folder}/{layout.MANIFEST}", version.manifest_bytes)
+        return (*sorted(entry.path for entry in missing), *manifest)
+
+    def _missing(self, files: Iterable[FileEntry], ours: RemoteVersion) -> list[FileEntry]:
+        """Return the files that are not there, or not in their size or, if hashed, with other contents."""
+        there = {entry.path: _is_there(entry, ours) for entry in files}
+        if self._hashed:
+            present = [entry for entry in files if there[entry.path]]
+            read = Counted(Stage("hashing", sum(entry.bytes for entry in present), "bytes"), self._progress)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                same = pool.map(lambda entry: self._has(entry, ours, read), present)
+                there |= zip((entry.path for entry in present), same, strict=True)
+        return [entry for entry in files if not there[entry.path]]
+
+    def _has(self, entry: FileEntry, ours: RemoteVersion, read: Counted) -> bool:
+        """Return whether an object has the contents of a file."""
+        digest = hashlib.sha256()
+        with self._objects.stream(f"{ours.folder}/{entry.path}") as pieces:
+            for piece in pieces or ():
+                digest.update(piece)
+                read.add(len(piece))
+        return digest.hexdigest() == entry.sha256
 
     def _known_files(self, there: list[RemoteVersion], ours: RemoteVersion) -> Mapping[tuple[str, int], str]:
         """Return the keys of files of other complete versions, by hash and size: these need not be transferred."""
         known = {}
         for found in there[-self._config.keep_versions :]:
             if found.complete and found is not ours:
-                read = remote.read_manifest(self._objects, found.number, found.fingerprint)
+                read = remote.read_manifest(self._objects, found.number, found.fingerprint, self._verifying())
                 for entry in () if read is None else read[1].files:
                     if _is_there(entry, found):
                         known[entry.sha256, entry.bytes] = f"{found.folder}/{entry.path}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from embsync.invocation import joined
+
 
 @dataclass(frozen=True)
 class ObjectEntry:
@@ -26,6 +28,9 @@ class Objects(Protocol):
     where: str
     #: Further options that `embsync push` needs to reach it.
     push_options: tuple[str, ...]
+
+    def absence(self) -> str | None:
+        """Return why nothing can be there, such as a directory that does not exist; None if the place may exist."""
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""
@@ -59,3 +64,9 @@ class Objects(Protocol):
 
     def notes(self) -> tuple[str, ...]:
         """Probe the store, and return a note for users about what it lacks, if anything; nothing lasting is changed."""
+
+
+def push_line(objects: Objects, *options: str) -> str:
+    """Return how to push there again, for those that only pull: the store is known on the host that publishes."""
+    line = joined(["embsync", "push", objects.where, *objects.push_options, *options])
+    return f"on the host that publishes, with its --store or --config: {line}"

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from embsync.delivery import remote
-from embsync.delivery.objects import Objects
+from embsync.delivery.objects import Objects, push_line
 from embsync.delivery.remote import DamagedObject, Pointer
 from embsync.delivery.source import PullSource, require_pullable, write_source
 from embsync.errors import NotFoundError, SinkConflict, SinkError, SinkUnavailable, StoreBusy, StoreDamaged
 from embsync.file_hashes import FileEntry, hash_file
-from embsync.invocation import command, joined
+from embsync.invocation import command
 from embsync.manifest import Manifest
 from embsync.progress import Counted, Progress, Stage, silent
 from embsync.reader import Version, open_version
@@ -75,6 +75,8 @@ class Pull:
         Called whenever a transfer makes progress.
     progress : callable
         Called with the bytes that have arrived.
+    notice : callable
+        Called, on any thread, with the key of an object that is transferred once more, and why.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Pull:
         wait: float = 600.0,
         alive: Callable[[], None] = lambda: None,
         progress: Progress = silent,
+        notice: Callable[[str, str], None] = lambda key, why: None,
     ) -> None:
         self._store = store
         self._objects = objects
@@ -92,6 +95,7 @@ class Pull:
         self._wait = wait
         self._alive = alive
         self._progress = progress
+        self._notice = notice
 
     def once(self) -> Pulled:
         """Make the pointer's version current, even if a newer one is current here.
@@ -141,12 +145,7 @@ class Pull:
     def _pointer(self) -> Pointer:
         pointer, _ = remote.read_pointer(self._objects)
         if pointer is None:
-            raise NotFoundError(
-                "nothing was pushed there yet",
-                where=f"{self._objects.where}/{remote.POINTER}",
-                hint="check the URL; on the host that publishes: "
-                + joined(["embsync", "push", self._objects.where, *self._objects.push_options]),
-            )
+            raise remote.nothing_pushed(self._objects)
         return pointer
 
     def _bring(self, pointer: Pointer, known: PullSource) -> Pulled:
@@ -171,6 +170,7 @@ class Pull:
         if found is None:
             raise self._gone(pointer.manifest)
         data, manifest = found
+        remote.require_match(self._objects, pointer, manifest)
         if pointer.version in self._store.numbers():
             return self._switch_back(pointer.version, data)
         with storage_errors(self._store.root):
@@ -278,12 +278,13 @@ class Pull:
 
         try:
             with storage_errors(staging.path):
-                staging.receive(entry, pieces)
+                staging.receive(entry, pieces, lambda found: self._notice(key, found))
         except StoreDamaged as error:
-            raise remote.damaged_object(self._objects, key, str(error.found), str(error.expected)) from None
+            found = f"{error.found}, transferred twice"
+            raise remote.damaged_object(self._objects, key, found, str(error.expected)) from None
 
     def _gone(self, key: str) -> ObjectGone:
-        hint = "push again from the store, and check that nothing else deletes there"
+        hint = "check that nothing else deletes there", push_line(self._objects)
         return ObjectGone("an object is missing", where=f"{self._objects.where}/{key}", hint=hint)
 
     def _prune(self) -> None:

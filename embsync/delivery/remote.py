@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import re
 import secrets
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from embsync.delivery.objects import ObjectEntry, Objects
+from embsync.delivery.objects import ObjectEntry, Objects, push_line
 from embsync.delivery.sink import Generation
-from embsync.errors import SinkConflict, SinkError, StoreError
+from embsync.errors import Hint, NotFoundError, SinkConflict, SinkError, StoreError
+from embsync.invocation import joined
 from embsync.manifest import Manifest
 from embsync.store import layout
 from embsync.store.records import MALFORMED
@@ -36,6 +38,9 @@ MARKER = "embsync.json"
 POINTER = "current.json"
 _FOLDER = re.compile(r"versions/([0-9]{6,18})-([0-9a-f]{64})/(.+)")
 _SHA256 = re.compile("[0-9a-f]{64}")
+#: A manifest in a store, and how many keys are looked through for one.
+_STORED = re.compile(r"versions/[0-9]{6,18}/manifest\.json")
+_LOOKED_THROUGH = 10_000
 
 
 class DamagedObject(SinkError):
@@ -126,7 +131,7 @@ def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
     Raises
     ------
     SinkConflict
-        The pointer is damaged, or was not written by embsync.
+        The pointer is damaged, contradicts itself, or was not written by embsync.
     """
     data = objects.read(POINTER)
     if data is None:
@@ -137,21 +142,70 @@ def read_pointer(objects: Objects) -> tuple[Pointer | None, bytes | None]:
         raise _foreign(objects, str(error)[:200]) from None
     if pointer.format != FORMAT or not _SHA256.fullmatch(pointer.sha256) or pointer.version < 1:
         raise _foreign(objects, f"format {pointer.format}, version {pointer.version}")
+    key = f"{folder_of(pointer.version, pointer.sha256)}/{layout.MANIFEST}"
+    if pointer.manifest != key:
+        raise _foreign(objects, f"manifest {pointer.manifest!r} of version {pointer.version}", f"{key!r} by its sha256")
     return pointer, data
 
 
-def _foreign(objects: Objects, found: str) -> SinkConflict:
+def require_match(objects: Objects, pointer: Pointer, manifest: Manifest) -> None:
+    """Raise unless a manifest is that of the version and space that the pointer names.
+
+    Raises
+    ------
+    SinkConflict
+    """
+    if (manifest.version, manifest.space_id) != (pointer.version, pointer.space_id):
+        found, expected = (f"version {one.version} of space {one.space_id!r}" for one in (pointer, manifest))
+        raise _foreign(objects, found, f"{expected}, by the manifest that it names")
+
+
+def nothing_pushed(objects: Objects) -> NotFoundError:
+    """Return the error for a place without a pointer, which says what is there instead."""
+    absence = objects.absence()
+    if absence is not None:
+        return NotFoundError(absence, where=objects.where, hint="check the URL; is it mounted?")
+    if any(_STORED.fullmatch(entry.key) for entry in itertools.islice(objects.list("versions"), _LOOKED_THROUGH)):
+        return _store_itself(objects)
+    where, hint = f"{objects.where}/{POINTER}", f"check the URL; {push_line(objects)}"
+    if objects.read(MARKER) is not None:
+        return NotFoundError("no version was pushed completely yet", where=where, found=f"only {MARKER}", hint=hint)
+    other = next(iter(objects.list()), None)
+    if other is not None:
+        found = f"what embsync did not push, such as {other.key}"
+        return NotFoundError("nothing was pushed there", where=where, found=found, hint=hint)
+    return NotFoundError("nothing was pushed there yet", where=where, hint=hint)
+
+
+def _store_itself(objects: Objects) -> NotFoundError:
+    """Return the error for the URL of a store, where that of a push is expected."""
+    path = objects.where.removeprefix("file://")
+    if path != objects.where:
+        line = joined(["embsync", "status", "--store", path])
+        hint = f"name what it is pushed to, or use the store where it is: {line}"
+    else:
+        hint = "name what it is pushed to: a store that was copied there cannot be pulled safely"
+    return NotFoundError("a store, not what embsync push wrote", where=objects.where, hint=hint)
+
+
+def _foreign(
+    objects: Objects, found: str, expected: str = f"what embsync push writes, of format {FORMAT}"
+) -> SinkConflict:
     return SinkConflict(
         f"{POINTER} is damaged, or not embsync's",
         where=f"{objects.where}/{POINTER}",
         found=found,
-        expected=f"what embsync push writes, of format {FORMAT}",
-        hint="use another prefix, or delete the file there and push again",
+        expected=expected,
+        hint=("use another prefix, or delete that file there and push again", push_line(objects)),
     )
 
 
-def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[bytes, Manifest] | None:
+def read_manifest(
+    objects: Objects, number: int, fingerprint: str, hint: Hint | None = None
+) -> tuple[bytes, Manifest] | None:
     """Return a version's manifest, as bytes and parsed; None if it does not exist.
+
+    ``hint`` is what to do if it is damaged; by default, what to do on the host that publishes.
 
     Raises
     ------
@@ -164,28 +218,30 @@ def read_manifest(objects: Objects, number: int, fingerprint: str) -> tuple[byte
         return None
     found = hashlib.sha256(data).hexdigest()
     if found != fingerprint:
-        raise damaged_object(objects, key, f"sha256 {found[:12]}…", f"{fingerprint[:12]}…")
+        raise damaged_object(objects, key, f"sha256 {found[:12]}…", f"{fingerprint[:12]}…", hint)
     try:
         return data, decode(data, Path(layout.version_name(number)) / layout.MANIFEST)
     except StoreError as error:
-        raise damaged_object(objects, key, str(error.found), str(error.expected or "a manifest")) from None
+        expected = str(error.expected or "a manifest")
+        raise damaged_object(objects, key, str(error.found), expected, hint) from None
 
 
-def damaged_object(objects: Objects, key: str, found: str, expected: str) -> DamagedObject:
+def damaged_object(objects: Objects, key: str, found: str, expected: str, hint: Hint | None = None) -> DamagedObject:
     """Return the error for an object that does not match its manifest."""
     return DamagedObject(
         "a damaged object",
         where=f"{objects.where}/{key}",
         found=found,
         expected=expected,
-        hint="delete that version's objects there, and push it again from its store",
+        hint=hint or push_line(objects, "--verify"),
     )
 
 
-def generations_in(objects: Objects) -> Iterator[Generation]:
-    """Yield the existing versions, as a sink describes them."""
+def generations_in(objects: Objects, hint: Hint) -> Iterator[Generation]:
+    """Yield the existing versions, as a sink describes them; ``hint`` is what to do if a manifest is damaged."""
     for version in versions_in(objects):
-        manifest = read_manifest(objects, version.number, version.fingerprint)[1] if version.complete else None  # type: ignore[index]
+        read = read_manifest(objects, version.number, version.fingerprint, hint) if version.complete else None
+        manifest = None if read is None else read[1]
         yield Generation(
             version.number,
             version.fingerprint,

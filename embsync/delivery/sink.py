@@ -92,11 +92,16 @@ class Sink(Protocol):
     A sink is used by one thread at a time, and several may work on the same place: two threads, processes or hosts.
     """
 
-    def check(self, version: Version) -> None:
+    def check(self, version: Version) -> tuple[str, ...]:
         """Raise unless the sink is reachable, permitted, empty or embsync's, and can hold this version.
 
         Called before any row moves: width, kind of ids and metric are known from the version. Changes nothing that a
         user would notice; it may create what only embsync uses.
+
+        Returns
+        -------
+        tuple of str
+            What it restored of this version, if that is the current one of the sink.
         """
 
     def generations(self) -> list[Generation]:

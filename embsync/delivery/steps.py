@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ class Delivered:
         The missed recall, for messages.
     dropped, waiting : tuple of int
         Old generations that were removed, and those that are still in use.
+    restored : tuple of str
+        What was missing or damaged in the version that was current already.
     """
 
     version: int
@@ -40,6 +42,7 @@ class Delivered:
     missed: str | None = None
     dropped: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
+    restored: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -76,12 +79,12 @@ def deliver(
         The sink cannot take it now or at all; its readers see the same version as before.
     """
     with open_version(root) as version:
-        sink.check(version)
+        restored = sink.check(version)
         there = sink.generations()
         expected = sink.current()
         _require_ours(version, there, where)
         if expected == version.number:
-            return _cleaned(sink, Delivered(version.number, expected), keep)
+            return _cleaned(sink, Delivered(version.number, expected, restored=restored), keep)
         sink.stage(version)
         probe = sink.probe(version)
         _require_rows(version, probe, where)
@@ -174,4 +177,4 @@ def _cleaned(sink: Sink, done: Delivered, keep: int) -> Delivered:
                 waiting.append(found.number)
             else:
                 dropped.append(found.number)
-    return Delivered(done.version, done.previous, done.probe, done.missed, tuple(dropped), tuple(waiting))
+    return replace(done, dropped=tuple(dropped), waiting=tuple(waiting))

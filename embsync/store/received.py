@@ -76,8 +76,10 @@ class ReceivedVersion(Staging):
                 return place.stat().st_size
         return 0
 
-    def receive(self, entry: FileEntry, pieces: Pieces) -> None:
+    def receive(self, entry: FileEntry, pieces: Pieces, again: Callable[[str], None] = lambda found: None) -> None:
         """Receive a file: write it, sync it, hash what the disk has while the rest arrives, and give it its name.
+
+        Before a second transfer, ``again`` is called with what the disk has after the first one.
 
         Raises
         ------
@@ -90,6 +92,7 @@ class ReceivedVersion(Staging):
         arrived = _written(_partial(path), entry.bytes, pieces)
         if arrived.on_disk != (entry.bytes, entry.sha256):
             _partial(path).unlink()
+            again(arrived.difference(entry))
             # What an earlier process left may be what is wrong; hashing what arrives, too, shows whether the disk is.
             arrived = _written(_partial(path), entry.bytes, pieces, hashlib.sha256())
         if arrived.on_disk != (entry.bytes, entry.sha256):
@@ -118,6 +121,12 @@ class _Arrived:
     @property
     def on_disk(self) -> tuple[int, str]:
         return self.bytes, self.read_back
+
+    def difference(self, entry: FileEntry) -> str:
+        """Return what the disk has instead of a file."""
+        if self.bytes != entry.bytes:
+            return f"{self.bytes} bytes instead of {entry.bytes}"
+        return f"sha256 {self.read_back[:12]}… instead of {entry.sha256[:12]}…"
 
     def fault(self, entry: FileEntry, path: Path) -> StoreError:
         """Return what is wrong with a file whose contents on disk differ from the manifest."""

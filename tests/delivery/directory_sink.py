@@ -36,13 +36,14 @@ class DirectorySink:
     def __init__(self, config: DirectorySinkConfig) -> None:
         self._root = Path(config.path)
 
-    def check(self, version: Version) -> None:
+    def check(self, version: Version) -> tuple[str, ...]:
         if not self._root.parent.is_dir():
             raise SinkUnavailable("the sink is gone", where=self._root)
         if self._root.is_dir() and any(self._root.iterdir()) and not (self._root / _MARK).exists():
             raise SinkConflict("somebody else's directory", where=self._root, hint="name another one")
         self._root.mkdir(exist_ok=True)
         (self._root / _MARK).touch()
+        return ()
 
     def generations(self) -> list[Generation]:
         found = []

@@ -223,7 +223,7 @@ def test_a_damaged_pointer_is_refused(root: Path, tmp_path: Path, damage: bytes)
     [
         ("http://host/path", "not the URL of an object store"),
         ("bucket/prefix", "not the URL of an object store"),
-        ("/srv/a copy", "the directory's URL is file:///srv/a copy$"),
+        ("/srv/a copy", "the directory's URL is 'file:///srv/a copy'$"),
         ("file://relative/path", "not a directory's URL"),
         ("file:///", "not a directory's URL"),
         ("file:///srv/a#b", "without # and \\?"),

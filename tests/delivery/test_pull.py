@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -225,7 +227,7 @@ def test_a_partial_transfer_of_another_version_is_removed(mirror: Mirror) -> Non
 @pytest.mark.parametrize("damage", ["changed", "shorter", "longer"])
 @pytest.mark.parametrize("name", ["items/vectors.npy", "items/ids.npy", "index.faiss", "manifest.json"])
 def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: str, damage: str) -> None:
-    """The current version stays; the line names the object; after its hint was followed, the version is pulled."""
+    """The current version stays; the line names the object; after its command was run, the version is pulled."""
     mirror.pull().once()
     mirror.publish()
     objects = [entry.key for entry in mirror.objects.list("versions") if entry.key.startswith("versions/000002-")]
@@ -240,21 +242,153 @@ def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: st
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 8
-    assert "delete that version's objects there, and push it again" in str(caught.value.hint)
     assert snapshot_of(mirror.copy) == before
-    mirror.objects.delete(objects)
-    mirror.push()
+    restored = run(*suggested(caught.value), "--store", mirror.store)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    assert restored.stdout == f"version 2 is current at {mirror.config.url}; restored 1 object: {name}\n"
+    assert mirror.objects.read(key) == good
     assert mirror.pull().once().version == 2
 
 
+def suggested(error: EmbsyncError) -> list[str]:
+    """Return the words after ``embsync`` of the command that an error prints for the host that publishes."""
+    before, line = str(error.hint).split(": embsync ")
+    assert before.endswith("on the host that publishes, with its --store or --config")
+    return shlex.split(line)
+
+
+def flip(objects: Objects, key: str) -> bytes:
+    """Change the last byte of an object, and return what it was."""
+    good = objects.read(key)
+    assert good is not None
+    objects.write(key, good[:-1] + bytes([good[-1] ^ 1]))
+    return good
+
+
+@pytest.mark.parametrize("of", ["items/vectors.npy", "manifest.json"])
+def test_a_push_that_hashes_restores_what_no_size_shows(mirror: Mirror, of: str) -> None:
+    """Of the version to be pushed, before the switch; without the option, a damaged manifest names the command."""
+    assert sync(mirror.store, night(1), "day=1", configured()).version == 2
+    with embsync.open(mirror.store) as reader:
+        ObjectStoreSink(mirror.config).stage(reader.current)
+    (key,) = (
+        entry.key
+        for entry in mirror.objects.list("versions/")
+        if entry.key.endswith(f"/{of}") and "/000002-" in entry.key
+    )
+    good = flip(mirror.objects, key)
+    if of == "manifest.json":
+        with pytest.raises(SinkError) as caught:
+            mirror.push()
+        assert str(caught.value).endswith(f"hint: embsync push {mirror.config.url} --verify")
+    assert run("push", mirror.config.url, "--verify", "--store", mirror.store).stdout.startswith(
+        "version 2 is current at"
+    )
+    assert mirror.objects.read(key) == good
+    assert mirror.pull().once().version == 2
+
+
+def test_a_push_that_hashes_copies_no_damaged_object(mirror: Mirror) -> None:
+    """Of another version with the same file, which it would otherwise link; that one is restored after a rollback."""
+    key = mirror.key("start/items.npy")
+    good = flip(mirror.objects, key)
+    assert sync(mirror.store, night(1), "day=1", configured()).version == 2
+    command = "push", mirror.config.url, "--verify", "--store", mirror.store, "--json"
+    assert json.loads(run(*command).stdout)["restored"] == []
+    assert mirror.pull().once().version == 2
+    Store(mirror.store).rollback(1)
+    run("push", mirror.config.url, "--store", mirror.store)
+    assert json.loads(run(*command).stdout)["restored"] == ["start/items.npy"]
+    assert mirror.objects.read(key) == good
+
+
+def test_an_intact_version_is_verified_and_not_transferred(mirror: Mirror) -> None:
+    """Nothing there is written again."""
+    before = snapshot_of(mirror.remote)
+    done = run("push", mirror.config.url, "--verify", "--store", mirror.store)
+    assert done.stdout == f"version 1 was current already at {mirror.config.url}; every object there has its hash\n"
+    assert snapshot_of(mirror.remote) == before
+
+
+def test_a_file_that_is_transferred_twice_is_named(mirror: Mirror) -> None:
+    """A disk that misreads once, or what an interrupted pull left: the pull succeeds, and says so."""
+    with pytest.raises(SinkUnavailable):
+        mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
+    (partial,) = (mirror.copy / "versions").rglob("users/vectors.npy.partial")
+    partial.write_bytes(bytes(1000))
+    done = run("pull", mirror.config.url, "--store", mirror.copy)
+    assert (done.returncode, done.stdout) == (0, f"version 1 is current in {mirror.copy}\n")
+    assert done.stderr.startswith(
+        f"embsync: {mirror.key('users/vectors.npy')}: transferred twice: first, the disk here had"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_object_says_that_it_was_transferred_twice(mirror: Mirror) -> None:
+    """Before it is refused."""
+    flip(mirror.objects, mirror.key("items/vectors.npy"))
+    noticed: list[tuple[str, str]] = []
+    refused = Pull(Store(mirror.copy), mirror.objects, 5, notice=lambda *seen: noticed.append(seen))
+    with pytest.raises(SinkError, match=r"…, transferred twice; expected"):
+        refused.once()
+    assert [key for key, _ in noticed] == [mirror.key("items/vectors.npy")]
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "directory", "link to itself"])
+@pytest.mark.parametrize("name", ["items/vectors.npy", "manifest.json", "current.json"])
+def test_what_is_no_file_is_named_and_can_be_replaced(mirror: Mirror, name: str, kind: str) -> None:
+    """It blocks no pull and no push; after the commands of the line were run, the version is pulled."""
+    path = mirror.remote / mirror.key(name)
+    path.unlink()
+    place(path, kind)
+    refused = run("pull", mirror.config.url, "--store", mirror.copy)
+    assert (refused.returncode, refused.stderr.count("\n")) == (8, 1)
+    assert f"{path}: not an object; found a {kind}; expected a file" in refused.stderr
+    remove, push = refused.stderr.partition("hint: ")[2].split(
+        "; on the host that publishes, with its --store or --config: "
+    )
+    subprocess.run(remove, shell=True, check=True)
+    assert run(*shlex.split(push)[1:], "--store", mirror.store).returncode == 0
+    assert mirror.pull().once().version == 1
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "link to itself"])
+def test_a_push_replaces_what_is_no_file(mirror: Mirror, kind: str) -> None:
+    """Like an object that was deleted; a directory is refused, since it may contain something."""
+    path = mirror.remote / mirror.key("items/vectors.npy")
+    path.unlink()
+    place(path, kind)
+    mirror.push()
+    assert mirror.pull().once().version == 1
+    path.unlink()
+    place(path, "directory")
+    with pytest.raises(SinkError, match="not an object; found a directory; expected a file; hint: rm -r"):
+        mirror.push()
+    assert (path / "theirs").read_text() == "theirs"
+
+
+def place(path: Path, kind: str) -> None:
+    """Put something that is no file in a place."""
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == "directory":
+        path.mkdir()
+        (path / "theirs").write_text("theirs")
+    else:
+        path.symlink_to(path.name)
+
+
 def test_an_object_that_was_deleted_is_pushed_again(mirror: Mirror) -> None:
-    """Although its version is current there; what is damaged and of the right size, a push cannot see."""
+    """Although its version is current there; the push says what it restored."""
     key = mirror.key("items/vectors.npy")
     good = mirror.objects.read(key)
     mirror.objects.delete([key])
     with pytest.raises(ObjectGone, match="missing"):
         mirror.pull().once()
-    mirror.push()
+    restored = run("push", mirror.config.url, "--store", mirror.store)
+    assert restored.stdout == f"version 1 is current at {mirror.config.url}; restored 1 object: items/vectors.npy\n"
     assert mirror.objects.read(key) == good
     assert mirror.pull().once().version == 1
 
@@ -269,6 +403,21 @@ def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
     assert (refused.returncode, refused.stderr.count("\n")) == (8, 1)
     assert "current.json is damaged" in refused.stderr
     assert snapshot_of(mirror.copy) == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"sha256": "0" * 64}, {"version": 7}, {"manifest": "versions/x/manifest.json"}, {"space_id": "another"}]
+)
+def test_a_pointer_that_contradicts_itself_is_refused(mirror: Mirror, change: dict[str, Any]) -> None:
+    """It is the pointer that is named, not an object that it does not mean; nothing is pulled."""
+    path = mirror.remote / "current.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SinkConflict, match=r"current\.json is damaged") as caught:
+        mirror.pull().once()
+    assert str(next(iter(change.values()))) in str(caught.value)
+    path.unlink()
+    assert run(*suggested(caught.value), "--store", mirror.store).returncode == 0
+    assert mirror.pull().once().version == 1
 
 
 def test_a_pull_that_misses_an_object_rereads_the_pointer(mirror: Mirror) -> None:
@@ -425,8 +574,38 @@ def test_a_mistyped_url_creates_no_store(tmp_path: Path) -> None:
     objects = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/empty"))
     with pytest.raises(NotFoundError, match="nothing was pushed") as caught:
         Pull(Store(tmp_path / "copy"), objects, 3).once()
-    assert str(caught.value).endswith(f"on the host that publishes: embsync push file://{tmp_path}/empty")
+    assert suggested(caught.value) == ["push", f"file://{tmp_path}/empty"]
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gone", "gone: no such directory; hint: check the URL; is it mounted?"),
+        (
+            "photos",
+            "nothing was pushed there; found what embsync did not push, such as 2026/a.jpg; hint: check the URL",
+        ),
+        ("begun", "no version was pushed completely yet; found only embsync.json; hint: check the URL"),
+        (
+            "store",
+            "a store, not what embsync push wrote; hint: name what it is pushed to, or use the store where it is",
+        ),
+    ],
+)
+def test_a_place_without_a_pointer_is_described(mirror: Mirror, tmp_path: Path, name: str, says: str) -> None:
+    """By what is there; the command for a store works as printed."""
+    (tmp_path / "photos" / "2026").mkdir(parents=True)
+    (tmp_path / "photos" / "2026" / "a.jpg").write_text("theirs")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "embsync.json").write_text("{}")
+    refused = run("pull", f"file://{tmp_path / name}", "--store", mirror.copy)
+    assert (refused.returncode, refused.stderr.count("\n")) == (NotFoundError.exit_code, 1)
+    assert says in refused.stderr
+    if name == "store":
+        shown = shlex.split(refused.stderr.rpartition(": ")[2])
+        assert run(*shown[3:] if shown[0] != "embsync" else shown[1:]).returncode == 0
+    assert not mirror.copy.exists()
 
 
 def test_a_trailing_slash_names_the_same_place(mirror: Mirror) -> None:

@@ -42,7 +42,7 @@ class MilvusSink:
         self._call = Client(config)
         self._switching = f"{config.alias}_switching"
 
-    def check(self, version: Version) -> None:
+    def check(self, version: Version) -> tuple[str, ...]:
         """Refuse a width that Milvus cannot hold, and names that are in use by other programs."""
         width = version.record.dimension
         if not _NARROWEST <= width <= _WIDEST:
@@ -60,6 +60,7 @@ class MilvusSink:
         collection = self._collection(version.number)
         if collection.name in names and not collection.is_ours():
             raise self._foreign(collection.name)
+        return ()
 
     def generations(self) -> list[Generation]:
         """Return the versions whose collections have embsync's fields."""

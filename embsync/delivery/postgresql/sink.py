@@ -42,10 +42,11 @@ class PostgresqlSink:
         self._config = config
         self._open: Connection | None = None
 
-    def check(self, version: Version) -> None:
+    def check(self, version: Version) -> tuple[str, ...]:
         """Refuse what the database cannot hold; see :func:`embsync.delivery.postgresql.requirements.require`."""
         with self._connected() as connection:
             require(connection, self._config, version)
+        return ()
 
     def generations(self) -> list[Generation]:
         """Return the versions in the table ``generations``."""
