@@ -10,7 +10,7 @@ import numpy as np
 from embsync.alignment.gram import RawObserver, sum_side
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64
-from embsync.rows import Rows, library_threads, map_blocks
+from embsync.rows import Rows, in_threads, library_threads, map_blocks
 from embsync.sides import Sides
 
 #: Exponents of residual scales for which the squared scale and its inverse are finite in float64.
@@ -127,7 +127,7 @@ def map_error(transform: Transform) -> float:
         return float(np.linalg.norm(product - basis @ basis.T, 2))
 
 
-def score_error(sides: Sides[Residual], transform: Transform) -> float:
+def score_error(sides: Sides[Residual], transform: Transform, *, threads: int = 0) -> float:
     """Return ||T' W'^T - T W^T||_F / ||T W^T||_F over all pairs, exactly, from small matrices.
 
     With T' = T A_T + D_T and W' = W A_W + D_W the difference is
@@ -139,7 +139,7 @@ def score_error(sides: Sides[Residual], transform: Transform) -> float:
     """
     items, other = sides.items, sides.queries
     with library_threads(1, "blas"), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other))
+        squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other), threads)
         whole = float(np.sum(items.gram * other.gram))
     if not (np.isfinite(squared) and np.isfinite(whole)) or uncertain > max(squared, whole):
         return float("inf")
@@ -165,8 +165,9 @@ def _stacked(side: Residual) -> Float64:
     return np.block([[side.gram, side.cross / s], [side.cross.T / s, side.own / s**2]])
 
 
-def _squared_norm(left: Float64, middle: Float64, right: Float64) -> tuple[float, float]:
+def _squared_norm(left: Float64, middle: Float64, right: Float64, threads: int) -> tuple[float, float]:
     """Return tr(L M R M^T) and a bound on its rounding error, which shows whether any digit is reliable."""
-    squared = np.sum((left @ middle) * (middle @ right))
     L, M, R = np.abs(left), np.abs(middle), np.abs(right)
-    return float(squared), float(np.finfo(np.float64).eps * np.sum((L @ M) * (M @ R)))
+    pairs = [(left, middle), (middle, right), (L, M), (M, R)]
+    before, after, most_before, most_after = in_threads(lambda pair: pair[0] @ pair[1], pairs, threads)
+    return float(np.sum(before * after)), float(np.finfo(np.float64).eps * np.sum(most_before * most_after))

@@ -20,7 +20,7 @@ from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64, Int64
 from embsync.errors import SnapshotError
 from embsync.rows import Rows, in_threads, library_threads, map_blocks
-from embsync.sides import Sides
+from embsync.sides import NAMES, Sides
 
 #: Called by worker threads with ``(start, raw block, stable block)``.
 Observer = Callable[[int, Array, Float32], None]
@@ -224,45 +224,50 @@ def _rotate(
     rotation = rotations[0] if anchored else first_rotation(form.items, dimension)
 
     finish = partial(_side_fit, rotation=rotation, folds=rotations[1:], threads=threads)
-    fits = sums.map(finish, form, Sides(form.users, form.items), judged)
+    fits = sums.map(finish, form, judged)
+    maps = fits.map(lambda side: side.map)
+    transform = Transform(maps.items, maps.users, form.singular_values)
+    inverses = NAMES.map(transform.inverse)
+    measures = fits.map(lambda side, *others: partial(_with_axes, side, *others), judged, inverses)
+    items, *users = in_threads(lambda measure: measure(), measures, threads)
     apart = None
     if len(crosses) == 2 and len(anchored) == 2 and all(side.judged_alone for side in fits):
         apart = disagreement(crosses[0], crosses[1], form.energy, threads)
-    maps = fits.map(lambda side: side.map)
-    transform = Transform(maps.items, maps.users, form.singular_values)
-    return Alignment(fits.items, fits.users, transform, form.rank, form.truncation_loss, apart)
+    return Alignment(items, users[0] if users else None, transform, form.rank, form.truncation_loss, apart)
 
 
 def _side_fit(
-    total: SideSums,
-    basis: Float64,
-    other: Float64,
-    side: _Judged | None,
-    *,
-    rotation: Float64,
-    folds: list[Float64],
-    threads: int,
+    total: SideSums, basis: Float64, side: _Judged | None, *, rotation: Float64, folds: list[Float64], threads: int
 ) -> SideFit:
-    """Return a side's map, and how well it fits judged rows if there are enough of them."""
+    """Return a side's map, and how well it fits judged rows if there are enough of them; its axes are not measured."""
     own: Float64 = basis @ rotation
-    fit, axes, columns, number = None, Axes(), None, 0 if side is None else len(side.rows)
+    fit, number = None, 0 if side is None else len(side.rows)
     if side is not None and folds and _suffices(number, basis):
         fit = out_of_sample_fit(side.rows, side.parts, basis, folds, threads)
-        # At full rank, the inverse of one side's map is the other's transpose.
-        square = basis.shape[0] == basis.shape[1]
-        inverse: Float64 = (other @ rotation).T if square else np.asarray(linalg.pinv(own), np.float64)
-        axes, columns = _axes(side.sums, own, inverse)
     scale = residual_scale(total.gram, own, total.rows)
-    return SideFit(replace(total, judged=None), own, number, fit, scale, axes, columns)
+    return SideFit(replace(total, judged=None), own, number, fit, scale, Axes(), None)
 
 
-def _axes(sums: JudgedSums, transform: Float64, inverse: Float64) -> tuple[Axes, ColumnAgreement]:
-    """Return how the axes of the space and the raw columns agree with the anchors."""
+def _with_axes(side: SideFit, judged: _Judged | None, inverse: Float64) -> SideFit:
+    """Return how the axes of the space and the raw columns agree with the anchors, where the fit is judged.
+
+    Parameters
+    ----------
+    side : SideFit
+    judged : _Judged or None
+    inverse : (k, e) float64
+        The other side's map, transposed: the inverse at full rank, where the map is square.
+    """
+    if judged is None or side.fit is None:
+        return side
+    sums, own = judged.sums, side.map
+    if own.shape[0] != own.shape[1]:
+        inverse = np.asarray(linalg.pinv(own), np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # found by its result
-        rows = transform.T @ sums.rows @ transform
-        axes = compare_axes(transform.T @ sums.cross, rows, sums.anchors)
-        axes = replace(axes, mean_shift=sums.mean_shift(transform, rows))
-        return axes, judge_columns(sums, transform, inverse, rows)
+        rows = own.T @ sums.rows @ own
+        axes = compare_axes(own.T @ sums.cross, rows, sums.anchors)
+        axes = replace(axes, mean_shift=sums.mean_shift(own, rows))
+        return replace(side, axes=axes, columns=judge_columns(sums, own, inverse, rows))
 
 
 def transform_rows(rows: Rows, side: SideFit, observers: Sequence[Observer], *, threads: int = 0) -> Residual:

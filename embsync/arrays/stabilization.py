@@ -309,7 +309,7 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
     written = sides.map(write, found)
     certificate = Preservation(
         map_error(found.transform),
-        score_error(written.map(lambda side: side.residual), found.transform),
+        score_error(written.map(lambda side: side.residual), found.transform, threads=threads),
         neighbours.agreement(),
         len(queries),
     )

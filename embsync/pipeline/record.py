@@ -109,11 +109,13 @@ def _lone_scale(own: float | None, other: float | None) -> float | None:
     return float(max(own, 1 / own) / max(other, 1 / other) ** 2)
 
 
-def preservation_record(found: Alignment, written: Sides[WrittenSide], neighbours: Neighbours) -> Preservation:
+def preservation_record(
+    found: Alignment, written: Sides[WrittenSide], neighbours: Neighbours, *, threads: int
+) -> Preservation:
     """Return the certificate."""
     return Preservation(
         map_error=map_error(found.transform),
-        score_error=score_error(written.map(lambda side: side.residual), found.transform),
+        score_error=score_error(written.map(lambda side: side.residual), found.transform, threads=threads),
         top_k_agreement=neighbours.agreement(),
         sampled_users=len(neighbours.queries),
     )

@@ -212,7 +212,7 @@ class _Run:
             written, read = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
             self._reject_change(read)
             alignment = record.alignment_record(self._config, inputs, found, written)
-            preservation = record.preservation_record(found, written, neighbours)
+            preservation = record.preservation_record(found, written, neighbours, threads=self._config.threads)
             drift = record.drift_record(inputs, written, neighbours)
         self._require(record.checks_of_rows(inputs, found, alignment, preservation))
         inputs.labels.require()

@@ -187,4 +187,4 @@ def _recompute(version: Version, path: Path, config: Config, progress: Progress)
     residuals = snapshot.sides.map(residual, version.sides, maps)
     if fingerprint not in fingerprints_of(digests):
         return None
-    return score_error(residuals, maps)
+    return score_error(residuals, maps, threads=config.threads)

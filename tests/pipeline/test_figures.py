@@ -349,7 +349,7 @@ def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> N
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """``threads``: in both passes and the anchors of both sides, neighbours in the parent, ``widen`` and ``verify``."""
+    """In both passes, the axes, the score error, the anchors, the parent's neighbours, widen and verify."""
     asked: list[int] = []
     real = rows.worker_count
 
@@ -368,8 +368,8 @@ def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.
     with embsync.open(root) as reader:
         assert verify(Store(root), reader.current, config).sound
     widen(Store(root), 9, config)
-    assert counts[0] == 6
-    assert counts[1] >= 7
+    assert counts[0] == 8
+    assert counts[1] >= 9
     assert set(asked) == {threads}
 
 
