@@ -177,7 +177,7 @@ SinkName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
 class SinkConfig(_Section, frozen=True, tag_field="kind"):
-    """What all sinks have in common; one subclass a kind, with its name as ``tag``.
+    """What all sinks have in common; one subclass per kind, with its name as ``tag``.
 
     Attributes
     ----------

@@ -278,7 +278,7 @@ def as_stored(wanted: Array, stored: Array, name: str) -> Array:
     Raises
     ------
     UsageError
-        They are of another type than the stored ones, not valid text, or beyond 64 bits.
+        They are of a different type from the stored ones, not valid text, or beyond 64 bits.
     """
     if wanted.ndim != 1:
         raise UsageError(f"{name} are not a list", found=f"{wanted.ndim} dimensions", expected="1")

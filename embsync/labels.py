@@ -124,7 +124,7 @@ class LabelColumn:
         Raises
         ------
         UsageError
-            A value of another type than the label's.
+            A value of a different type from the label's.
         """
         if isinstance(condition, Mapping):
             return self._between(condition)
@@ -172,7 +172,7 @@ class LabelColumn:
             fits = -(2**63) < value < 2**63  # type: ignore[operator]
         if not fits or (isinstance(value, float) and math.isnan(value)):
             raise UsageError(
-                "a value of another type than the label's",
+                "a value of a different type from the label's",
                 where=f"label {self.name}",
                 found=repr(value)[:80],
                 expected=_WORDS[self.kind],

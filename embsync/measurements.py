@@ -23,7 +23,7 @@ class SideFitRecord(msgspec.Struct, frozen=True, kw_only=True):
     anchors : int
         Anchors that the version stores for the next one.
     common : int
-        Rows of the snapshot that have an anchor of the parent. Up to 8,000 of them, or 8 a dimension, are compared.
+        Rows of the snapshot that have an anchor of the parent. Up to 8,000 of them, or 8 per dimension, are compared.
     cosine : float or None
         Mean cosine of rows with their anchors, -1 to 1.
     cosine_mismatched : float or None

@@ -43,7 +43,7 @@ class Counted:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def add(self, amount: float) -> None:
-        """Report that so much more is done."""
+        """Add an amount of completed work, and report the share."""
         with self._lock:
             self._done += amount
             self.report(self.stage, min(self._done / self.stage.amount, 1.0) if self.stage.amount else 1.0)

@@ -43,7 +43,7 @@ def test_every_step_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
             printed.append(done.stdout)
     text = "\n".join(printed)
     assert "exit code 4" in text
-    assert "Version 2 is well" in text
+    assert "Version 2 is healthy" in text
     assert re.search(r"rolled back from version 3 to version 2", text)
     lines = text.replace("}{", "}\n{").splitlines()
     found = [json.loads(line) for line in lines if line.startswith('{"')]

@@ -273,7 +273,7 @@ def _side(
     names = rows.ids()
     if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
         raise UsageError(
-            f"{name[:-1]}_ids of another type than the anchors'",
+            f"{name[:-1]}_ids of a different type from the anchors'",
             found=str(names.dtype),
             expected=str(previous.ids.dtype),
         )

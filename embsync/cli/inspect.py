@@ -210,7 +210,7 @@ def _last_refusal(events: list[Event]) -> dict[str, Any] | None:
 def _snapshots(store: Store, config: Config, daemon: dict[str, Any] | None) -> list[dict[str, Any]] | None:
     """Return the state of every snapshot in the watched directory, or None if it is not configured or missing.
 
-    The caller may have other permissions than the daemon; if the two see different states, both are reported.
+    The caller may have different permissions from the daemon's; if the two see different states, both are reported.
     """
     if config.watch.path is None:
         return None

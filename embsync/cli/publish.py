@@ -134,7 +134,7 @@ def rollback(
     else:
         say(
             (
-                f"current leads to version {after}"
+                f"current already points to version {after}"
                 if before == after
                 else f"rolled back from version {before} to version {after}"
             )

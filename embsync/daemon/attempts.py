@@ -19,15 +19,15 @@ ATTEMPT = "attempt.json"
 
 FailureKind = Literal["crashes", "unreadable", "errors"]
 
-#: A snapshot is set aside after so many deaths of its process.
+#: A snapshot is set aside after this many deaths of its process.
 MOST_CRASHES = 3
 #: The same for deaths together with the daemon. The limit is higher because the snapshot is rarely the cause: machines
 #: are switched off and containers moved.
 MOST_LOST = 30
-#: A snapshot is set aside after so many transient errors in reading it, so that others get their turn.
+#: A snapshot is set aside after this many transient errors in reading it, so that others get their turn.
 MOST_UNREADABLE = 10
-#: After so many other errors, the next snapshot is tried too: if it can be published, the first one was the cause, for
-#: example because its version is too large for the disk.
+#: After this many other errors, the next snapshot is tried too: if it can be published, the first one was the cause,
+#: for example because its version is too large for the disk.
 ERRORS_BEFORE_THE_NEXT = 10
 _LONGEST_PAUSE = 600.0
 
@@ -57,7 +57,7 @@ class Attempt(msgspec.Struct, frozen=True):
     def exhausted(self) -> str | None:
         """Why it is not tried again, or None if it is."""
         if self.crashes >= MOST_CRASHES:
-            return f"its process died {self.crashes} times on it"
+            return f"its process died {self.crashes} times while working on it"
         if self.lost >= MOST_LOST:
             return f"the daemon died {self.lost} times while working on it"
         if self.unreadable >= MOST_UNREADABLE:

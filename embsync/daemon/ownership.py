@@ -17,7 +17,7 @@ _LOCK_SECONDS = 1.0
 
 
 class StoreLostError(StoreError):
-    """The store was moved, deleted or replaced under its daemon."""
+    """The store was moved, deleted or replaced while its daemon was running."""
 
 
 class Ownership:
@@ -42,7 +42,7 @@ class Ownership:
         if self.lost:
             found = "another directory" if self._root.exists() else "nothing"
             raise StoreLostError(
-                "the store was moved or replaced under its daemon",
+                "the store was moved or replaced while its daemon was running",
                 where=self._root,
                 found=found,
                 expected="the one that it was started on",

@@ -18,8 +18,8 @@ from embsync.processes import ChildProcess, describe_exit
 
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
-#: Work without progress for so many seconds is killed and counted as a crash. Progress is a reported step or processor
-#: time: an index build reports nothing for minutes, but it computes.
+#: Work without progress for this many seconds is killed and counted as a crash. Progress is a reported step or
+#: processor time: an index build reports nothing for minutes, but it computes.
 STALL_SECONDS = 240.0
 
 

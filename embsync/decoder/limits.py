@@ -55,7 +55,7 @@ def addresses_of(handle: int) -> Iterator[None]:
 
 
 def _limit_addresses(mapped: int = 0) -> None:
-    """Limit the address space to what it has now, ``MEMORY`` and a file of so many bytes that is about to be mapped.
+    """Limit the address space to what it has now, ``MEMORY`` and the bytes of a file that is about to be mapped.
 
     What it has now may include the file mapped before: a thread of pyarrow releases it a moment after it is closed.
     """

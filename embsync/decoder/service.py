@@ -17,7 +17,7 @@ rows to, which is closed at their end. Each has ``form``, which says how to read
         -> {"rows": 7, "name": "v", "kind": "list float32"}, {"end": 7}
 
 ``read`` writes batches, each after its number of rows (4 bytes, little-endian) and of bytes (8 bytes); ``stream``
-writes nothing but the numbers of all rows. A refusal is ``{"refused": …, "found": …}``.
+writes only the numbers of all rows. A refusal is ``{"refused": …, "found": …}``.
 """
 
 from __future__ import annotations

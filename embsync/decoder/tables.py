@@ -52,7 +52,7 @@ class Table(Protocol):
 
 @contextmanager
 def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
-    """Yield the table in an open file, of which so many columns will be read."""
+    """Yield the table in an open file, of which ``columns`` columns will be read."""
     # a path under /proc/self/fd lets pyarrow read the handle without calls into Python
     path = f"/proc/self/fd/{handle}"
     if form["kind"] == "parquet":
@@ -125,7 +125,7 @@ class ParquetTable(TypedTable):
         """Yield the batches of decoded pages."""
         if not self.rows:
             return
-        schema = self._file.schema_arrow  # converted anew whenever it is asked for
+        schema = self._file.schema_arrow  # converted again on every access
         names = [schema.field(column).name for column in columns]
         for batch in self._file.iter_batches(rows, columns=names, use_threads=False):
             if sorted(batch.schema.names) != sorted(names):
@@ -185,7 +185,7 @@ class ArrowTable(TypedTable):
             limit_step()
 
     def _cheapest(self) -> list[int]:
-        """Return the column that is the cheapest to count rows with."""
+        """Return the cheapest column for counting rows."""
         kinds = [kind_of(field.type) for field in self._schema]
         order = ("integer", *_FLOATS.values(), "string")
         return sorted(range(len(kinds)), key=lambda i: order.index(kinds[i]) if kinds[i] in order else 9)[:1]

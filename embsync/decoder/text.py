@@ -82,7 +82,7 @@ class TextTable:
         kinds = {column: self._type(written, kind) for column, (_, written, _) in judged}
         for batch in self._parsed(kinds):
             if batch.num_columns != len(columns):
-                raise Unusable("another number of columns than before", batch.num_columns, len(columns))
+                raise Unusable("a different number of columns from before", batch.num_columns, len(columns))
             for start in range(0, batch.num_rows, rows):
                 some = batch.slice(start, rows)
                 yield [some.column(place) for place in range(len(columns))]
@@ -98,7 +98,7 @@ class TextTable:
             names = self._names()
             rows = self._sample(len(names)) if names else None
             if rows is not None and rows.num_columns != len(names):
-                raise Unusable("rows with another number of fields than the header", rows.num_columns, len(names))
+                raise Unusable("rows with a different number of fields from the header", rows.num_columns, len(names))
             self._read = names, rows
         return self._read
 

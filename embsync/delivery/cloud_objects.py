@@ -30,7 +30,7 @@ from embsync.delivery.objects import ObjectEntry
 from embsync.delivery.secrets import remember_secret, without_secrets
 from embsync.errors import SinkError, SinkUnavailable, UsageError
 
-#: Bytes of one part of an upload, and of a piece of a download; so many parts are in flight.
+#: Bytes of one part of an upload, how many parts are in flight, and bytes of a piece of a download.
 _PART = 16 << 20
 _PARTS = 4
 _PIECE = 8 << 20
@@ -337,10 +337,10 @@ def _translated(error: Exception, where: str) -> SinkError:
         hint = "free space there, or lower keep_versions of the sink"
         return SinkUnavailable("no space left", where=where, found=found, hint=hint)
     if found in _DENIED or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
-        hint = "are the key and its secret right, and may they read, write, list and delete there?"
+        hint = "are the key and its secret correct, and do they permit reading, writing, listing and deleting there?"
         return SinkError("not permitted", where=where, found=found, hint=hint)
     if isinstance(error, FileNotFoundError):
-        hint = "make the bucket, or correct the URL; embsync makes none"
+        hint = "create the bucket, or correct the URL; embsync does not create buckets"
         return SinkError("no such bucket", where=where, found=found, hint=hint)
     return SinkUnavailable(
         "the object store cannot be reached", where=where, found=found, hint="check the endpoint and the network"

@@ -228,7 +228,7 @@ class ObjectStoreSink:
             if found.number == number:
                 if found.complete and not self._is_past(there, found, pointer):
                     raise SinkUnavailable(
-                        f"version {number} is kept for those that are copying it",
+                        f"version {number} is kept for pulls that are copying it",
                         where=self._objects.where,
                         expected=f"{self._config.grace_seconds:g} s since another one replaced it",
                     )

@@ -57,7 +57,7 @@ class Objects(Protocol):
         """Yield the objects whose keys begin with a directory, in any order."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; it is no error if one does not exist."""
+        """Delete objects; missing ones are ignored."""
 
     def now(self) -> dt.datetime:
         """Return the time by the clock that dates the objects, which may differ from this machine's."""

@@ -116,7 +116,7 @@ class Pull:
             return self._bring(pointer, known)
 
     def follow_once(self) -> Pulled | None:
-        """Do the same if the pointer names another version than last time; return None if it does not.
+        """Do the same if the pointer names a version other than last time; return None if it does not.
 
         A local rollback therefore lasts until another version is pushed or, with a hold, until it is released.
         """
@@ -197,9 +197,9 @@ class Pull:
         """Make an existing version current."""
         if read(self._store.path(number))[0] != data:
             raise SinkConflict(
-                f"another version {number} is here",
+                f"the store has a different version {number}",
                 where=self._store.path(number),
-                expected=f"the one of {self._objects.where}",
+                expected=f"version {number} of {self._objects.where}",
                 hint="the store there was recreated: pull into another directory, named with --store",
             )
         if self._store.current() == number:

@@ -219,7 +219,7 @@ class DeliveryService:
             if busy.where != str(self._folder / LOCK):
                 raise
             raise StoreBusy(
-                "another delivery runs for this store",
+                "another delivery is running for this store",
                 where=self._folder,
                 found=busy.found,
                 hint=command("status", purpose="to see what it is doing", store=self._root),

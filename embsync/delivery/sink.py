@@ -139,7 +139,7 @@ class Sink(Protocol):
         Raises
         ------
         SinkMoved
-            Readers see another version than ``expected``; nothing was changed.
+            Readers see a version other than ``expected``; nothing was changed.
         SinkError
             The version is not staged completely.
         """
@@ -186,7 +186,7 @@ def require_same(version: Version, fingerprint: str, where: str, hint: str) -> N
 
 
 def moved(where: str, current: int | None, expected: int | None) -> SinkMoved:
-    """Return the error of a commit that finds another version than expected."""
+    """Return the error of a commit that finds a version other than the expected one."""
     return SinkMoved(
         "another publisher switched this sink",
         where=where,

@@ -63,7 +63,7 @@ def require_pullable(root: Path, url: str) -> PullSource:
         raise StoreBusy(
             "the store has a daemon, which publishes there",
             where=root,
-            expected="a store that nothing but `embsync pull` changes",
+            expected="a store that only `embsync pull` changes",
             hint="name another directory with --store",
         )
     known = read_source(root)

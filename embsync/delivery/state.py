@@ -65,7 +65,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     search : dict
         Search parameters of the current version in this sink.
     notes : list of str
-        Remarks for users: what the sink cannot do, a recall that was missed.
+        Remarks for users: what the sink cannot do, or that it misses the target recall.
     old : list of int
         Versions that are removed once their readers have finished.
     """

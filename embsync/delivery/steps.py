@@ -90,7 +90,7 @@ def deliver(
         _require_rows(version, probe, where)
         missed = _missed(probe, on_missed_recall, where)
         if layout.current_number(root) != version.number:
-            raise Superseded("another version is current by now", where=root, found=f"version {version.number} staged")
+            raise Superseded("another version has become current", where=root, found=f"version {version.number} staged")
         sink.commit(version.number, expected)
         return _cleaned(sink, Delivered(version.number, expected, probe, missed), keep)
 

@@ -269,7 +269,7 @@ class Searcher:
         return completed(self._index, {name: self._useful(name, value, k) for name, value in chosen.items()})
 
     def costs_a_scan(self, k: int, findable: int, queries: int = 1) -> bool:
-        """Tell whether a search for ``k`` of ``findable`` rows costs as much as looking at each of them.
+        """Return whether a search for ``k`` of ``findable`` rows costs as much as scanning all of them.
 
         For a single query that is where it compares as many vectors. A scan reads them once for many queries, in order.
         """

@@ -150,7 +150,7 @@ def gather(
     Raises
     ------
     SnapshotError
-        The ids are of another type than the store's, or a side appears or disappears.
+        The ids are of a different type from the store's, or a side appears or disappears.
     UsageError
         The configured dimension is not that of the space.
     """

@@ -52,7 +52,7 @@ def read_labels(snapshot: Snapshot, parent: Version | None, names: Sequence[str]
     Raises
     ------
     SnapshotError
-        They are missing, ill-formed, or of another type than the parent's.
+        They are missing, ill-formed, or of a different type from the parent's.
     """
     if snapshot.labels is None:
         return None

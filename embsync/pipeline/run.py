@@ -317,7 +317,7 @@ class _Run:
             raise self._changed("different contents in the second pass", "the contents of the first pass")
 
     def _has_changed(self) -> bool:
-        """Return whether the path has other contents than at the beginning."""
+        """Return whether the path has changed since the beginning of the run."""
         if not self._signature.stamp:
             return False
         try:

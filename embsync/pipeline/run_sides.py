@@ -85,13 +85,13 @@ def part_files(version: Version) -> list[PartFile]:
 
 
 def reject_other_ids(side: SnapshotSide, name: SideName, kind: str, known: Version) -> None:
-    """Refuse ids of another type than the store's; ``kind`` is NumPy's letter, ``i`` or ``S``."""
+    """Refuse ids of a different type from the store's; ``kind`` is NumPy's letter, ``i`` or ``S``."""
     parts = part_files(known) if name == "users" else []
     stored = ("S" if isinstance(parts[0].first, str) else "i") if parts else known.side(name).ids.dtype.kind
     if kind != stored:
         kinds = {"i": "integers", "S": "strings"}
         raise SnapshotError(
-            f"{side.name} ids of another type than the store's",
+            f"{side.name} ids of a different type from the store's",
             where=side.source,
             found=kinds[kind],
             expected=kinds[stored],

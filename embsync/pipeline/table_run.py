@@ -157,7 +157,7 @@ def table_run(
     Raises
     ------
     SnapshotError
-        A row is ill-formed, ids repeat, or are of another type than the store's.
+        A row is ill-formed, ids repeat, or are of a different type from the store's.
     UsageError
         The users are stored as the engine does not read them.
     """

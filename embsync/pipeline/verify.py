@@ -125,7 +125,7 @@ def _wrong_rows(version: Version) -> list[str]:
             if not np.isfinite(vectors).all():
                 return [f"{file}: NaN or infinity in a vector"]
             if not np.isin(seen, version.lineage).all():
-                return [f"{file}: last_seen that is no version of the lineage"]
+                return [f"{file}: last_seen is not a version of the lineage"]
     except StoreDamaged as error:
         return [f"{str(error.where).removeprefix(f'{version.path}/')}: {error.found}"]
     return [] if live == counts.live else [f"users: {live} live rows, {counts.live} in the manifest"]

@@ -100,7 +100,7 @@ class PartColumn:
             yield self._converted(block)
 
     def side_blocks(self, rows: int | None) -> Iterator[list[Array]]:
-        """Yield ids, vectors and ``last_seen`` of so many rows at a time; by default a row group at a time."""
+        """Yield ids, vectors and ``last_seen`` of ``rows`` rows at a time; by default a row group at a time."""
         yield from self._table.blocks(("id", "vector", "last_seen"), rows=rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:

@@ -148,11 +148,13 @@ def _weights(weights: Any, lists: list[Any]) -> Float64:
     try:
         weights = [np.asarray(one, np.float64) for one in weights]
     except (TypeError, ValueError):
-        raise UsageError("weights are not numbers", found=repr(weights)[:80], expected="one an id") from None
+        raise UsageError("weights are not numbers", found=repr(weights)[:80], expected="one for each id") from None
     found = [len(one) for one in weights] if all(one.ndim == 1 for one in weights) else None
     if found != [len(one) for one in lists]:
         raise UsageError(
-            "weights do not fit the ids", found=f"lengths {found}", expected=f"lengths {[len(one) for one in lists]}"
+            "weights and ids differ in number",
+            found=f"lengths {found}",
+            expected=f"lengths {[len(one) for one in lists]}",
         )
     flat = np.concatenate(weights or [np.empty(0)])
     wrong = ~np.isfinite(flat) | (flat == 0)

@@ -31,7 +31,7 @@ def matching(version: Version, where: Where) -> Bool | None:
     Raises
     ------
     UsageError
-        An unknown label, or a value of another type than the label's.
+        An unknown label, or a value of a different type from the label's.
     """
     if where is None:
         return None

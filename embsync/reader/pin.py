@@ -15,7 +15,7 @@ _ATTEMPTS = 100
 
 
 class ForeignSpace(StoreError):
-    """The version is in another space than the requested one; their vectors must never be compared."""
+    """The version is not in the requested space; their vectors must never be compared."""
 
     http_status = 409
 
@@ -51,7 +51,7 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
 
 
 def require_space(version: Version, space_id: str | None) -> None:
-    """Refuse a version of another space than ``space_id``; None accepts every space.
+    """Refuse a version that is not in the space ``space_id``; None accepts every space.
 
     Raises
     ------

@@ -176,7 +176,7 @@ def _for_each(ids: Filter, queries: int, name: str) -> Any:
             )
     if len(lists) != queries:
         raise UsageError(
-            f"{name} does not fit the queries",
+            f"{name} and queries differ in number",
             found=f"{len(lists)} lists",
             expected=f"{queries}, one for each query, or one list of ids for all",
         )

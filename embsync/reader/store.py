@@ -50,7 +50,7 @@ class StoreReader:
         Raises
         ------
         StoreError
-            The newer version is damaged, or in another space than the requested one; ``current`` does not change.
+            The newer version is damaged, or not in the requested space; ``current`` does not change.
         """
         with self._switching:
             number = layout.current_number(self.root)
@@ -124,7 +124,7 @@ class StoreReader:
         NotFoundError
             The version does not exist, or was pruned.
         StoreError
-            It is damaged, or in another space than the requested one.
+            It is damaged, or not in the requested space.
         """
         return self._open(number)
 
@@ -197,6 +197,6 @@ def open(path: str | Path, space_id: str | None = None) -> StoreReader:  # noqa:
     NotFoundError
         There is no store, or no version in it yet.
     StoreError
-        The current version is damaged, or of another space than ``space_id``.
+        The current version is damaged, or not in the space ``space_id``.
     """
     return StoreReader(path, space_id)

@@ -226,7 +226,7 @@ class Version(VersionFiles):
         NotFoundError
             A user is unknown and ``missing`` is "raise".
         UsageError
-            The version has no users, ids are of another type than the store's, or as in :meth:`search`.
+            The version has no users, ids are of a different type from the store's, or as in :meth:`search`.
         StoreError
             A file of the version is damaged, or its index needs a newer FAISS.
         """
@@ -267,7 +267,7 @@ class Version(VersionFiles):
         NotFoundError
             An item is unknown and ``missing`` is "raise".
         UsageError
-            Ids are of another type than the store's, or as in :meth:`search`.
+            Ids are of a different type from the store's, or as in :meth:`search`.
         StoreError
             A file of the version is damaged, or its index needs a newer FAISS.
         """

@@ -198,7 +198,7 @@ def _manifests(collected: _Collected) -> tuple[list[Manifest], tuple[int, ...]]:
 
 
 def _open_parent(collected: _Collected, opened: contextlib.ExitStack) -> Version | None:
-    """Open the version that drift compares with, or say why there is none to compare with."""
+    """Open the version that drift compares with, or record why there is none."""
     version = collected.version
     drift = version.record.drift
     if drift is None or drift.parent is None:

@@ -18,7 +18,7 @@ _BLOCK = 512
 
 
 def in_blocks(count: int, width: int) -> Int64:
-    """Return some of ``count`` rows of so many numbers: all if they are few, else blocks at equal distances."""
+    """Return some of ``count`` rows of ``width`` numbers: all if they are few, else blocks at equal distances."""
     size = max(_FEWEST, NUMBERS // width)
     if count <= size:
         return np.arange(count, dtype=np.int64)

@@ -42,7 +42,7 @@ class Summary:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the result is well, in one sentence."""
+        """Whether the result is healthy, in one sentence."""
         odd = not_passed(self.checks)
         error = f"scores differ by {figure(self.preservation.score_error)} of their norm"
         if not self.checks:

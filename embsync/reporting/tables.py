@@ -17,8 +17,8 @@ def table(
 ) -> Markup:
     """Return a table that scrolls by itself where it is wider than the page.
 
-    Columns are numbers except the ``text_columns``: so many from the left, or these. The first is the heading of its
-    row. On a phone, cells of a ``stacked`` table lie below each other, each with its column's name.
+    Columns are numbers except the ``text_columns``, a number of columns from the left or a list. The first is the
+    heading of its row. On a phone, cells of a ``stacked`` table lie below each other, each with its column's name.
     """
     texts = range(text_columns) if isinstance(text_columns, int) else text_columns
 

@@ -1,4 +1,4 @@
-"""One sentence about a version: whether it is well."""
+"""One sentence about a version: whether it is healthy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a version is well.
+    """Whether a version is healthy.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ def _state(manifest: Manifest) -> tuple[Outcome, str, str]:
     if odd:
         return "warn", f"is published with {plural(len(odd), 'warning')}", _listed(odd)
     passed = f"all {plural(len(manifest.checks), 'check')} passed and no score changed"
-    return "pass", "is well", f"{passed}{_drift(manifest)}"
+    return "pass", "is healthy", f"{passed}{_drift(manifest)}"
 
 
 def of_events(events: Sequence[Event]) -> Verdict:

@@ -49,8 +49,8 @@ _THREADS = 16
 _SOON = 0.2
 #: Seconds after which a body that is still arriving is dropped if another request needs its slot.
 _SLOW = 0.5
-#: Seconds that an answer without a thread may take, and for how long all are given to threads after one took longer
-#: because pages of the version had to be read from the disk again.
+#: Seconds that an answer without a thread may take, and for how long all requests are handled in threads after one
+#: took longer because pages of the version had to be read from the disk again.
 _LONG, _RELIEF_SECONDS = 0.02, 1.0
 #: Key of the scope of a request that was decoded, and then needs a thread.
 _ASKED = "embsync.asked"
@@ -152,7 +152,7 @@ class Application:
         return answered
 
     def at_once(self, scope: Scope, body: bytearray) -> Response | None:
-        """Respond to a request all of which has arrived, without a task; None: the ASGI application does."""
+        """Respond to a complete request without a task; None if the ASGI application must."""
         endpoint = _QUERIES.get(scope["path"]) if scope["method"] == "POST" else None
         if endpoint is None or len(body) > QUICK_BODY or self._busy >= self._limits.concurrency:
             return None

@@ -53,7 +53,7 @@ def decode(endpoint: QueryEndpoint, content_type: str, fields: Fields, body: byt
             found=", ".join(name for name, _ in fields),
             expected="all of them in the body",
         )
-    memory.reserve(decoded_size(body), "what the body says")
+    memory.reserve(decoded_size(body), "the contents of the body")
     return decode_json(body, endpoint.request)
 
 

@@ -42,7 +42,7 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
     side = context.version.side(request.side)
     context.reserve_vectors(len(ids))
     if request.labels is not None and request.side != "items":
-        raise Invalid("labels are of items", where="$.labels", found=f"beside {request.side}", expected="side items")
+        raise Invalid("only items have labels", where="$.labels", found=f"beside {request.side}", expected="side items")
     labels = context.labels_of(ids, request.labels)
     limit = None if request.max_age is None else age_limit(request.max_age, "$.max_age")
     vectors = side.lookup(ids, request.missing, max_age=limit)
@@ -92,7 +92,7 @@ def fold_in(context: RequestContext, request: FoldInRequest) -> Answer:
     context.require_at_most(context.limits.batch, sum(max(1, len(one)) for one in request.ids), "$.ids")
     lists = [context.checked_ids(one, f"$.ids[{place}]") for place, one in enumerate(request.ids)]
     width = context.version.record.dimension
-    context.memory.reserve(24 * width * sum(map(len, lists)), "the vectors of what is folded in")
+    context.memory.reserve(24 * width * sum(map(len, lists)), "the vectors of the given ids")
     context.reserve_vectors(len(lists))
     name = request.side or context.version.sides.queries.name
     vectors = context.version.side(name).fold_in(
@@ -156,7 +156,7 @@ def diff(context: RequestContext, request: DiffRequest) -> Answer:
         rows = sum(side.rows for side in (after.record.items, after.record.users) if side is not None)
         context.memory.reserve(rows * _COMPARED_BYTES, "a comparison of all rows")
         labels = len(after.record.labels) + len(before.record.labels)
-        context.memory.reserve(5 * request.limit * labels * LABEL_BYTES, "the labels of what is named")
+        context.memory.reserve(5 * request.limit * labels * LABEL_BYTES, "the labels of the listed items")
         found = compared(
             before, after, limit=request.limit, labels=request.labels, between=context.memory.raise_if_cancelled
         )

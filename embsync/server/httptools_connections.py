@@ -19,10 +19,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from embsync.server.connections import ANSWER_BYTES, LONGEST_HEAD, BoundedConnection, Connections, Phase
 from embsync.server.responses import whole
 
-#: Responds to a request all of which has arrived, unless that takes a task: None.
+#: Responds to a complete request; None if that takes a task.
 AtOnce = Callable[[Scope, bytearray], Response | None]
-#: Bytes parsed at once: of heads as few as hold some 25 of the shortest requests, all of which are made before any is
-#: answered; and of bodies.
+#: Bytes parsed at once: of heads, few enough to hold some 25 of the shortest requests, since all of them are created
+#: before any is answered; and of bodies.
 _HEADS, _BODY = 1 << 10, 1 << 16
 
 
@@ -34,13 +34,13 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         self._at_once = at_once
         self._unstarted: tuple[Any, Any] | None = None  # a request whose head has arrived in what is being parsed
         self._is_parsing = False
-        self._held = b""  # what came behind a request that waits for another one to be answered
+        self._held = b""  # data received after a request that waits until another one is answered
         self._head = 0  # bytes of the head that is arriving, 0 between heads
         self._is_arriving = False
         self._answering: Any = None
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Parse received data."""
         held, start = self._held + data, 0
         self._is_parsing = True
         while start < len(held) and not self.transport.is_closing() and not self.pipeline:
@@ -57,7 +57,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         self.watch()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start a request once all that has come is parsed."""
+        """Start a request once all received data is parsed."""
         if self._is_parsing:
             self._unstarted = cycle, app
         else:
@@ -65,7 +65,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _start(self) -> None:
-        """Answer a request of which all has come, if that is quick; a task, which takes longer, does the others."""
+        """Answer a complete request at once if that is quick; a task, which takes longer, answers the others."""
         if self._unstarted is None:
             return
         (cycle, app), self._unstarted = self._unstarted, None
@@ -86,7 +86,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         return b"".join([b"%b: %b\r\n" % one for one in self.server_state.default_headers])
 
     def _parse(self, data: bytes) -> bytes:
-        """Parse, and return what is to be parsed in its place: the same request without a wish for another protocol."""
+        """Parse, and return what is to be parsed in its place: the same request without asking for another protocol."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as wish:
@@ -102,7 +102,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         return b""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered, which is not the last one where others wait behind it."""
+        """Inform the request that is being answered, which is not the last one if others wait behind it."""
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -114,7 +114,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         self._is_arriving, self._head = True, 1
 
     def on_headers_complete(self) -> None:
-        """Begin a request, which names one host where it is HTTP/1.1."""
+        """Begin a request; one of HTTP/1.1 must have exactly one ``Host`` header."""
         self._head = 0
         if self.parser.should_upgrade():
             return
@@ -148,7 +148,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
             self.data_received(b"")
 
     def shutdown(self) -> None:
-        """Close when what is under way is answered."""
+        """Close once the requests in progress are answered."""
         super().shutdown()
         if self._answering is not None:
             self._answering.keep_alive = False
@@ -168,11 +168,11 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         return Phase("head" if self._head else "idle", cycle)
 
     def has_begun_head(self) -> bool:
-        """Tell whether a part of a head has arrived."""
+        """Return whether a part of a head has arrived."""
         return self._head > 0
 
     def may_refuse(self) -> bool:
-        """Tell whether nothing of another answer was sent."""
+        """Return whether no part of another answer was sent."""
         cycle = self._answering
         return cycle is None or cycle.response_complete or not cycle.response_started
 
@@ -189,7 +189,7 @@ class _HeadWithBody:
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        """Hold the head, which is written first; send all else."""
+        """Hold back the head, which is written first; send everything else."""
         if self._head is None:
             if self._cycle.response_started:
                 self._head = data
@@ -199,15 +199,15 @@ class _HeadWithBody:
         self._transport.write(data)
 
     def close(self) -> None:
-        """Close when all is sent."""
+        """Close once everything is sent."""
         self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Tell whether it is being closed."""
+        """Return whether it is being closed."""
         return self._transport.is_closing()
 
     def flush(self) -> None:
-        """Send a head that nothing comes after."""
+        """Send a head that has no body."""
         if self._head:
             self.write(b"")

@@ -117,7 +117,7 @@ class Reservation:
         """
         if self._size + more - SMALL > self._budget.limit:
             raise Invalid(
-                "more than a request may take",
+                "the request needs too much memory",
                 where="$",
                 expected=f"at most {self._budget.limit} bytes",
                 found=f"about {self._size + more} bytes for {what}",

@@ -158,7 +158,7 @@ def _filter(context: RequestContext, given: IdsOrLists | None, queries: int, nam
         return None if given is None else context.checked_ids(cast("Ids", given), f"$.{name}"), False
     if len(given) != queries:
         raise Invalid(
-            "lists of another number than the queries",
+            "the number of lists differs from the number of queries",
             where=f"$.{name}",
             found=f"{len(given)} lists",
             expected=f"{queries}, one for each query, or one list of ids for all",

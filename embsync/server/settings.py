@@ -92,11 +92,14 @@ def _require_place(path: Path) -> None:
         )
     if path.exists() and not path.is_socket():
         raise UsageError(
-            "no place for a socket", where=path, found=f"a {kind_of(path.stat())}", expected="nothing there yet"
+            "the socket cannot be created", where=path, found=f"a {kind_of(path.stat())}", expected="an unused path"
         )
     if not path.parent.is_dir():
         raise UsageError(
-            "no place for a socket", where=path, found="no such directory", hint=f"mkdir -p {quoted(str(path.parent))}"
+            "the socket cannot be created",
+            where=path,
+            found="no such directory",
+            hint=f"mkdir -p {quoted(str(path.parent))}",
         )
 
 

@@ -119,7 +119,7 @@ def _users_as_items(claim: Claim) -> Missing | None:
         return None
     return Missing(
         f"{printable(users[0])}, which looks like users, where items are read",
-        "items, and users in a place of their own",
+        "items, and users in a file or directory of their own",
         "name them items and users in one directory, or set snapshot.sides: items if this is the only side",
     )
 

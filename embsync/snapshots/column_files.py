@@ -59,7 +59,7 @@ class Part:
         rows, names = answer["rows"], [name for name, _, _ in columns]
         if len(set(names)) != len(names) or not (rows is None or 0 <= rows < 2**62):
             raise SnapshotError(
-                "column names repeat or the number of rows is absurd",
+                "column names repeat, or the number of rows is implausible",
                 where=where,
                 found=f"{rows} rows, columns {', '.join(names)[:200]}",
                 expected="each name once",

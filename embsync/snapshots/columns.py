@@ -114,7 +114,7 @@ def _vectors(side: str, columns: Columns, configured: str) -> tuple[str, ...]:
     groups = of_vectors or ([] if candidates else [group for group in groups if group.is_plain])
     if len(groups) + len(candidates) > 1 and groups:
         found = ", ".join([*candidates, *(group.shown for group in groups)])
-        hint = f"set snapshot.vector_column: {candidates[0] if candidates else groups[0].pattern}, or whichever it is"
+        hint = f"set snapshot.vector_column: {candidates[0] if candidates else groups[0].pattern}, or another"
         raise SnapshotError(
             "more than one column may be the vectors", where=columns.where, found=found[:300], expected="one", hint=hint
         )
@@ -203,8 +203,7 @@ def _one(what: str, candidates: list[str], columns: Columns, kinds: Iterable[str
             where=columns.where,
             found=columns.shown(candidates),
             expected="one",
-            hint=f"set snapshot.{what}_column: {candidates[0]}, or whichever it is (for both sides: "
-            f"{{items: …, users: …}})",
+            hint=f"set snapshot.{what}_column: {candidates[0]}, or another (for both sides: {{items: …, users: …}})",
         )
     return _usable(what, candidates[0], columns, kinds)
 

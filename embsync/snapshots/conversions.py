@@ -55,7 +55,7 @@ def seen(place: Place) -> tuple[str, str | None]:
     everything = place.entries()
     entries = {name: kind for name, kind in everything.items() if not names.parse(name).harmless}
     if not entries:
-        return f"nothing but {', '.join(list(everything)[:5])}" if everything else "an empty directory", None
+        return f"only {', '.join(list(everything)[:5])}" if everything else "an empty directory", None
     whole = _of_snapshots(place, entries) or _of_directory(place)
     if whole is not None:
         return whole

@@ -113,7 +113,7 @@ class DecoderProcess:
         try:
             message: Message = dict(json.loads(data))
         except (ValueError, TypeError, RecursionError):
-            raise _malformed(where, "an answer that is no message") from None
+            raise _malformed(where, "an answer that is not a valid message") from None
         if "refused" in message:
             refused, found, expected = str(message["refused"]), message.get("found"), message.get("expected")
             damaged = refused.startswith("ill-formed")

@@ -146,7 +146,7 @@ def _require_log(place: Place) -> None:
         raise SnapshotError(
             "will not be opened",
             where=f"{place}/_delta_log/{links[0]}",
-            found="no regular file",
+            found="not a regular file",
             expected="a log of regular files",
         )
     if not any(name.endswith((".json", ".parquet")) for name in log):

@@ -119,8 +119,8 @@ KINDS = {
         r"\.lance$",
     ),
     "index": Foreign(
-        "an index, which has no ids to rely on",
-        "leave the vectors that it was built from: numpy.savez('day.npz', items=…, item_ids=…)",
+        "an index, whose ids are not reliable",
+        "write the vectors that it was built from: numpy.savez('day.npz', items=…, item_ids=…)",
         r"\.(faiss|index|ann|hnsw|usearch|voy)$",
     ),
     "other text": Foreign("perhaps word2vec text", "mv {sh} {shto}.vec", r"\.(glove|emb|embedding|embeddings|w2vec)$"),

@@ -61,7 +61,7 @@ class LabelTable(Protocol):
         Raises
         ------
         SnapshotError
-            A label is missing, of a type that is not read, or of another kind than before.
+            A label is missing, of a type that is not read, or of a different kind from before.
         """
 
 
@@ -266,7 +266,7 @@ def _batches(rows: Iterator[list[str]], width: int, where: str) -> Iterator[list
             continue
         if len(row) != width:
             raise SnapshotError(
-                "a row with another number of fields",
+                "a row with a different number of fields",
                 where=where,
                 found=f"{len(row)} fields in row {number}",
                 expected=width,
@@ -354,12 +354,14 @@ def _no_ids(where: str) -> SnapshotError:
 
 
 def _other_ids(where: str, found: str, expected: str) -> SnapshotError:
-    return SnapshotError("labels with ids of another type than the items", where=where, found=found, expected=expected)
+    return SnapshotError(
+        "labels with ids of a different type from the items'", where=where, found=found, expected=expected
+    )
 
 
 def _other_kind(where: str, name: str, found: str, expected: str) -> SnapshotError:
     return SnapshotError(
-        f"label {name} is of another type than before",
+        f"label {name} is of a different type from before",
         where=where,
         found=found,
         expected=expected,

@@ -164,7 +164,7 @@ def _misnamed(error: SnapshotError, place: Place) -> SnapshotError | None:
         advice = misnamed(file)
         if advice is not None:
             return SnapshotError(
-                "not what its name says", where=path, found=advice[0], expected=error.expected, hint=advice[1]
+                "contents do not match the name", where=path, found=advice[0], expected=error.expected, hint=advice[1]
             )
     return None
 

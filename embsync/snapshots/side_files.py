@@ -97,7 +97,7 @@ class ColumnFormat:
             found = [child for child in found if self._is_side(child, entries[child.name])]
             if len(found) > 1:
                 raise SnapshotError(
-                    f"more than one place for {side}",
+                    f"more than one file or directory for {side}",
                     where=str(place),
                     found=", ".join(child.name for child in found),
                     expected="one",

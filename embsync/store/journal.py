@@ -104,7 +104,7 @@ class Journal:
                 f"{effect}, but the journal could not be written",
                 where=error.where,
                 found=error.found or error.what,
-                hint="the history will lack it; check the store's disk",
+                hint="it will be missing from the history; check the store's disk",
             ) from error
 
     def events(self) -> Iterator[Event]:

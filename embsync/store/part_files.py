@@ -144,7 +144,7 @@ class PartTable:
     def blocks(
         self, columns: Sequence[Column], start: int = 0, stop: int | None = None, rows: int | None = None
     ) -> Iterator[list[Array]]:
-        """Yield columns of consecutive rows, so many at a time, or a row group at a time; nothing is kept."""
+        """Yield columns of consecutive rows, ``rows`` or a row group at a time; nothing is kept."""
         groups = self._row_groups(columns, start, len(self) if stop is None else stop)
         return groups if rows is None else _rechunked(groups, rows)
 
@@ -196,7 +196,7 @@ def _runs(values: Array) -> Iterator[tuple[int, slice]]:
 
 
 def _rechunked(blocks: Iterable[list[Array]], rows: int) -> Iterator[list[Array]]:
-    """Yield the same rows, so many at a time."""
+    """Yield the same rows, ``rows`` at a time."""
     held: list[list[Array]] = []
     count = 0
     for block in blocks:

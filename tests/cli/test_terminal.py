@@ -82,7 +82,7 @@ def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str])
     assert run(["status", "--store", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     count = len(Store(root).manifest(3).checks)
-    assert lines[0].startswith("! Version 3 is well, but snapshot day=4 has since been refused: most likely")
+    assert lines[0].startswith("! Version 3 is healthy, but snapshot day=4 has since been refused: most likely")
     assert "refused by" not in lines[0]
     assert run(["show", "--store", str(root)]) == 0
     shown = capsys.readouterr().out.splitlines()

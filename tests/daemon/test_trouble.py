@@ -152,7 +152,7 @@ def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> No
             place.store.root.mkdir()
         assert process.wait(PATIENCE) == 5
     assert len(place.logged("store_lost")) == 1
-    assert "moved or replaced under its daemon" in place.log.read_text().splitlines()[-1]
+    assert "moved or replaced while its daemon was running" in place.log.read_text().splitlines()[-1]
     if how == "replaced":
         assert list(place.store.root.iterdir()) == []
     if how == "renamed":

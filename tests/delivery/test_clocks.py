@@ -145,7 +145,7 @@ def test_a_version_dated_in_the_future_delays_a_removal_by_the_grace_period_only
     began = time.monotonic()
     patient = ObjectStoreSink(msgspec.structs.replace(config, grace_seconds=3600.0))
     for number in (1, 2):  # the first dates all of them again: a slow machine is past a short period at the second
-        with pytest.raises(SinkUnavailable, match="kept for those that are copying it"):
+        with pytest.raises(SinkUnavailable, match="kept for pulls that are copying it"):
             patient.drop(number)
     eventually(lambda: _dropped(sink, 1))
     assert time.monotonic() - began > grace / 3

@@ -108,7 +108,7 @@ class TestDirectory(ObjectStoreContract):
         for path in self.folder.rglob("manifest.json"):
             os.utime(path, (1.0, 1.0))
         sink = ObjectStoreSink(msgspec.structs.replace(self.config, grace_seconds=3600.0))
-        with pytest.raises(SinkUnavailable, match="kept for those that are copying it"):
+        with pytest.raises(SinkUnavailable, match="kept for pulls that are copying it"):
             sink.drop(1)
         os.utime(self.folder / "current.json", (1.0, 1.0))
         sink.drop(1)

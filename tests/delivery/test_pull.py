@@ -563,7 +563,7 @@ def test_another_store_under_the_same_url_is_refused(mirror: Mirror, stores: Sto
     other = Mirror(mirror.store.parent / "other")
     sync(other.store, night(5), "day=5", configured())
     deliver(ObjectStoreSink(mirror.config), other.store, 3)
-    with pytest.raises(SinkConflict, match="another version 1"):
+    with pytest.raises(SinkConflict, match="has a different version 1"):
         mirror.pull().once()
     assert assert_intact(mirror.copy) == 1
 

@@ -103,7 +103,7 @@ def test_only_items_that_meet_the_conditions_are_found(root: Path) -> None:
             match="unknown label; found 'stok'; expected title, stock, price, year; hint: did you mean stock",
         ):
             version.search(version.items.mean, where={"stok": True})
-        with pytest.raises(UsageError, match="label year: a value of another type"):
+        with pytest.raises(UsageError, match="label year: a value of a different type"):
             version.search_by_user(users, where={"year": "1901"})
 
 
@@ -190,7 +190,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
         (["item_id,title,stock,price", "1,a,true,2"], "no label year; found columns item_id, title, stock, price"),
         (
             ["item_id,title,stock,price,year", "1,a,true,2"],
-            "a row with another number of fields; found 4 fields in row 2; expected 5",
+            "a row with a different number of fields; found 4 fields in row 2; expected 5",
         ),
         (
             ["item_id,title,stock,price,year", "987654321,a,true,2,3"],
@@ -198,18 +198,18 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
         ),
         (
             ["item_id,title,stock,price,year", "x,a,true,2,3"],
-            "labels with ids of another type than the items; found 'x'",
+            "labels with ids of a different type from the items'; found 'x'",
         ),
         (["item_id,title,stock,price,year", "1,a,true,2,3", "1,a,true,2,3"], "repeated ids"),
         (["title,stock,price,year", "a,true,2,3"], "labels without ids|id column"),
         (["item_id,title,stock,price,year", '1,"a,true,2,3'], "not CSV"),
         (
             ["item_id,title,stock,price,year", "1,a,maybe,2,3"],
-            "label stock is of another type than before; found string; expected boolean",
+            "label stock is of a different type from before; found string; expected boolean",
         ),
         (
             ["item_id,title,stock,price,year", "1,a,true,2,3.5"],
-            "label year is of another type than before; found float; expected integer",
+            "label year is of a different type from before; found float; expected integer",
         ),
         (
             ["item_id,title,stock,price,year", "1,a,true,2,-9223372036854775808"],
@@ -306,7 +306,7 @@ def test_labels_come_from_parquet(root: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{id},a,true,2,3.5", "label year is of another type than before; found float; expected integer"),
+        ("{id},a,true,2,3.5", "label year is of a different type from before; found float; expected integer"),
         ("987654321,a,true,2,3", "labels for other ids; found 987654321, none of which is an item"),
     ],
 )
@@ -353,7 +353,7 @@ def test_errors_of_vectors_are_reported_before_errors_of_labels(root: Path) -> N
     later.items[3, 2] = np.nan
     with pytest.raises(SnapshotError, match=r"not finite|NaN|infinit"):
         publish(root, later, 2, ["1,too,few"])
-    with pytest.raises(SnapshotError, match="a row with another number of fields"):
+    with pytest.raises(SnapshotError, match="a row with a different number of fields"):
         publish(root, night(1), 3, ["1,too,few"])
 
 

@@ -216,7 +216,7 @@ def test_the_type_of_ids_and_the_sides_never_change(root: Path) -> None:
     sync(root, night(0), "n0")
     before = snapshot_of(root)
     for new_space in (False, True):
-        with pytest.raises(SnapshotError, match="items ids of another type than the store's; found strings"):
+        with pytest.raises(SnapshotError, match="items ids of a different type from the store's; found strings"):
             sync(root, night(1).named(), "strings", new_space=new_space)
     with pytest.raises(SnapshotError, match=r"sides differ from the store's; found items only.*accept .*--new-space"):
         sync(root, night(1).one_sided(), "one side")

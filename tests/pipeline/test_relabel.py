@@ -111,10 +111,13 @@ def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (("item_id,stock", "{id},maybe"), "label stock is of another type than before; found string; expected boolean"),
+        (
+            ("item_id,stock", "{id},maybe"),
+            "label stock is of a different type from before; found string; expected boolean",
+        ),
         (("item_id,stok", "{id},true"), "labels are not configured.*found stok; expected among stock, price"),
         (("item_id,stock", "987654321,true"), "labels for other ids; found 987654321"),
-        (("item_id,stock", "x,true"), "labels with ids of another type"),
+        (("item_id,stock", "x,true"), "labels with ids of a different type"),
     ],
 )
 def test_an_invalid_table_changes_nothing(root: Path, lines: tuple[str, ...], said: str) -> None:

@@ -201,7 +201,7 @@ def test_unknown_ids_are_handled_as_requested(version: Version) -> None:
     [
         ([], {}, "nothing to fold in"),
         ([[1007], []], {}, None),
-        ([1007], {"weights": [1, 2]}, "weights do not fit the ids"),
+        ([1007], {"weights": [1, 2]}, "weights and ids differ in number"),
         ([1007], {"weights": [0]}, "not finite and nonzero"),
         ([1007], {"weights": [float("nan")]}, "not finite and nonzero"),
         ([1007], {"method": "median"}, "unknown fold-in method"),

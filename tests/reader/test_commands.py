@@ -67,7 +67,7 @@ def test_search_by_several_ids_with_filters(output: Any, version: Version, tmp_p
         (["lookup", "items", "--ids", "none.npy"], "no rows\n"),
         (["transform", "items", "empty.npy"], "no rows\n"),
         (["search", "--vector", "empty.npy"], "version 3: no queries\n"),
-        (["rollback", "3"], "current leads to version 3\n"),
+        (["rollback", "3"], "current already points to version 3\n"),
     ],
 )
 def test_an_empty_answer_is_a_sentence(

@@ -84,7 +84,7 @@ def test_a_common_list_combines_with_lists_per_query(version: Version, users: Ar
 def test_lists_of_another_length_are_refused(version: Version, users: Array, name: str) -> None:
     """Of another number than the queries, for some queries only, of another type."""
     one = version.items.names(np.arange(2)).tolist()
-    with pytest.raises(UsageError, match=f"{name} does not fit the queries; found 2 lists; expected 30"):
+    with pytest.raises(UsageError, match=f"{name} and queries differ in number; found 2 lists; expected 30"):
         version.search_by_user(users, 5, **{name: [one, one]})
     with pytest.raises(UsageError, match=f"{name} has a list for some queries only"):
         version.search_by_user(users[:2], 5, **{name: [one, one[0]]})
@@ -147,7 +147,7 @@ def test_filters_can_be_read_from_files(
     assert "not a filter" in capsys.readouterr().err
     (tmp_path / "three.json").write_text(json.dumps([ragged[0]] * 3))
     assert run([*base, "--block-file", str(tmp_path / "three.json")]) == 2
-    assert "blocked does not fit the queries; found 3 lists; expected 2" in capsys.readouterr().err
+    assert "blocked and queries differ in number; found 3 lists; expected 2" in capsys.readouterr().err
     assert run([*base, "--user", "-77", "--missing", "nan"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][2] == []
 

@@ -313,7 +313,7 @@ def test_the_documented_python_runs_as_printed(
     (tmp_path / "embsync-store").symlink_to(root)
     monkeypatch.chdir(tmp_path)
     Document("docs/report.md").run_python()
-    assert capsys.readouterr().out.startswith("Version 4 is well")
+    assert capsys.readouterr().out.startswith("Version 4 is healthy")
     assert (tmp_path / "report.html").exists()
 
 

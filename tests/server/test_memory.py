@@ -197,7 +197,7 @@ def test_a_request_that_can_never_fit_is_refused(root: Path, users: list[int]) -
     """422, and not a word of coming again."""
     with serving(root, "--max-memory", "8 MiB") as server:
         refused = server.ask("/v1/search", {"users": users, "k": 100})
-        assert (refused.status, refused.plain["what"]) == (422, "more than a request may take")
+        assert (refused.status, refused.plain["what"]) == (422, "the request needs too much memory")
         assert server.ask("/v1/search", {"users": users[:100], "k": 100}).status == 200
 
 

@@ -213,7 +213,7 @@ def test_the_page_links_to_the_report(page: Page, server: Server, root: Path, tm
         page.click("#secret")
         page.type("sesame")
         page.press("Enter")
-        page.until("document.getElementById('top').textContent.includes('Version 1 is well')")
+        page.until("document.getElementById('top').textContent.includes('Version 1 is healthy')")
         page.until("!document.getElementById('links').hidden")
         page.complaints.clear()
         page.click("#report")
@@ -291,7 +291,7 @@ def test_the_page_of_an_empty_store_and_of_a_store_of_items(page: Page, root: Pa
         sync(root, night(0, **SIZES).one_sided(), "n0")
         page.until("look().then(() => document.getElementById('number').textContent === 'version 1')")
         assert page.value("[document.getElementById('error').hidden, ask.hidden]") == [True, False]
-        assert "Version 1 is well" in page.value("document.getElementById('top').textContent")
+        assert "Version 1 is healthy" in page.value("document.getElementById('top').textContent")
         assert page.value("[side.value, side.options[0].disabled]") == ["items", True]
         assert "users" not in page.value("document.getElementById('facts').textContent")
         page.click("#id")

@@ -98,7 +98,7 @@ def first_feather(path: Path) -> None:
         (lambda data: b"ARROW1\0\0" + b"\xff" * 64, "ill-formed Arrow file|more memory"),
         (lambda data: data[:-20] + b"\xff\xff\xff\x7f" + data[-16:], "ill-formed Arrow file|more memory"),
         (lambda _: b"FEA1" + b"\0" * 64 + b"FEA1", r"Feather of version 1.*write_feather"),
-        (lambda _: b"\x93NUMPY" * 20, "not what its name says; found an array"),
+        (lambda _: b"\x93NUMPY" * 20, "contents do not match the name; found an array"),
     ],
 )
 def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:

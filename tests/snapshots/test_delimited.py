@@ -146,7 +146,7 @@ FAR = b"id,d0,d1\n" + b"".join(b"%d,0.5,1\n" % row for row in range(10, 1100))
 BAD: dict[str, tuple[str, bytes, str]] = {
     "a short row": ("a.csv", wide() + b"1,2,3\n", "Expected 5 columns, got 3"),
     "a long row": ("a.csv", wide() + b"1,2,3,4,5,6\n", "Expected 5 columns, got 6"),
-    "a header of another width": ("a.csv", wide(header=NAMES[:4]), "another number of fields"),
+    "a header of another width": ("a.csv", wide(header=NAMES[:4]), "different number of fields"),
     "no number": ("a.csv", wide() + b"1,2,3,4,x\n", "differ in type"),
     "an empty number": ("a.csv", wide() + b"1,2,,4,5\n", "differ in type"),
     "no number, far below": ("a.csv", FAR + b"1,x,3\n", "invalid value 'x'"),

@@ -137,7 +137,7 @@ def test_a_misnamed_file_is_recognised_by_its_first_bytes(tmp_path: Path, kind: 
     if kind == "zip" and name.endswith(".npz"):  # an archive, if not of arrays
         assert "no arrays of a snapshot" in str(error)
         return
-    assert error.what == "not what its name says"
+    assert error.what == "contents do not match the name"
     assert error.where == str(tmp_path / name)
     assert what in str(error.found)
     assert line in str(error.hint)
@@ -150,7 +150,7 @@ def test_part_files_that_are_pointers_are_named_as_such(tmp_path: Path, name: st
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(LFS)
     error = refusal(tmp_path)
-    assert (error.what, error.where) == ("not what its name says", str(tmp_path / name))
+    assert (error.what, error.where) == ("contents do not match the name", str(tmp_path / name))
     assert "Git LFS pointer" in str(error)
 
 

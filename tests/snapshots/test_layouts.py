@@ -67,7 +67,7 @@ def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
     parquet.write_table(table(made.item_ids, made.items), tmp_path / "items.parquet" / "part-00000.snappy.parquet")
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), made.items)
     parquet.write_table(table(made.item_ids, made.items), tmp_path / "itemFactors.parquet")
-    with pytest.raises(SnapshotError, match="more than one place for items"):
+    with pytest.raises(SnapshotError, match="more than one file or directory for items"):
         open_snapshot(tmp_path, CONFIG)
 
 

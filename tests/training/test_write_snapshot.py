@@ -411,5 +411,5 @@ def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> No
     for name in ("../elsewhere", str(tmp_path / "elsewhere"), "a/b"):
         with pytest.raises(UsageError, match="not a valid name of arrays"):
             embsync.publish(tmp_path / "st", **nights[1], name=name, config=options)
-    with pytest.raises(SnapshotError, match="ids of another type"):
+    with pytest.raises(SnapshotError, match="ids of a different type"):
         embsync.publish(tmp_path / "st", **{**nights[1], "user_ids": np.arange(30)}, config=options)

@@ -44,7 +44,7 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         r"No module named '(numpy|pyarrow)[\w.]*'|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED"
         r"|Cannot run program [^\n]*error=(2|13),",
         UsageError,
-        "the executors' Python does not fit",
+        "the executors' Python is unsuitable",
         "give them the driver's Python version with NumPy and pyarrow (PYSPARK_PYTHON, or spark.archives)",
     ),
     (

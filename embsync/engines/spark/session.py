@@ -208,7 +208,7 @@ def require_packages() -> None:
         numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
         if numbers < oldest or (beyond is not None and numbers >= beyond):
             raise UsageError(
-                f"{name} does not fit the Spark engine", found=found, expected=wanted, hint=f"run: {_INSTALL}"
+                f"{name} is not supported by the Spark engine", found=found, expected=wanted, hint=f"run: {_INSTALL}"
             )
 
 
