@@ -27,7 +27,7 @@ from embsync.config import SnapshotConfig
 from embsync.snapshots import Snapshot, open_snapshot
 
 WIDTH = 64
-#: Text is slow to read, whoever reads it.
+#: Text is slow to read for every library.
 TEXT_SHARE = 20
 
 

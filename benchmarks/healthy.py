@@ -120,7 +120,7 @@ def _shapes() -> Iterator[Pair]:
 
 
 def _noise() -> Iterator[Pair]:
-    """Yield pairs with columns that are drawn anew each night, and biases: a column of each side against a constant.
+    """Yield pairs with columns that are drawn again each night, and biases: a column of each side against a constant.
 
     The first night with such columns is warned of; the third is judged here.
     """

@@ -1,6 +1,6 @@
 """What a team would write instead of embsync: the same alignment of one night, in memory, without a certificate.
 
-``plain`` is the recipe as it is published: QR of both sides in float64. ``expert`` is what somebody who knows the
+``plain`` is the recipe as it is published: QR of both sides in float64. ``expert`` is what an engineer who knows the
 machine makes of it: Gram matrices of float32 blocks added up in float64, Cholesky factors, and no copy of a side beside
 the result. Both join the ids of tonight with those of the reference.
 """

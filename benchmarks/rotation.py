@@ -209,7 +209,7 @@ def overhead(night: Night, factory: str) -> Row:
                 "bare_single": lambda: [bare.search(query, K, params=parameters) for query in singles],
             }
             figures: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(25):  # in turns, so that whoever else runs here disturbs all alike
+            for _ in range(25):  # in turns, so that other processes disturb all alike
                 for name, way in ways.items():
                     figures[name].append(timed(way)[1])
     least = {name: min(values) for name, values in figures.items()}

@@ -1,4 +1,4 @@
-"""Reloading the configuration of a service that runs: what may not change, and what is reported."""
+"""Reloading the configuration of a running service: what may not change, and what is reported."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Sides(Generic[_Value]):
-    """A value for the items, and one for the users; None if there are no users."""
+    """A value for the items and one for the users, None if there are no users."""
 
     items: _Value
     users: _Value | None

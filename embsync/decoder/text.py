@@ -1,6 +1,6 @@
 """Tables of delimited text: CSV and TSV, perhaps compressed.
 
-The parent has found out the options from the first lines::
+The parent has determined the options from the first lines::
 
     {"kind": "text", "delimiter": ",", "header": true, "quoted": true, "packed": null, "ids": true}
 

@@ -109,7 +109,7 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
 
 
 def _integers(batch: Any, start: int) -> Any:
-    """Return a batch as 64-bit integers, without the one that represents null."""
+    """Return a batch as 64-bit integers; refuse the one that represents null."""
     expected = "above -2^63 and below 2^63"
     try:
         batch = batch.cast(pa.int64())

@@ -120,7 +120,7 @@ class Application:
         return response
 
     async def _unexpected(self, _: Request, __: Exception) -> Response:
-        """Respond instead of starlette, whose page is not JSON; the error is logged."""
+        """Respond in place of starlette, whose error page is not JSON; the error is logged."""
         response = error_response(Refused(500, "unexpected error", hint="the server's log has details"))
         response.headers[VERSION_HEADER] = self._version_now()
         return response

@@ -103,7 +103,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server, with fewer connections accepted at a time and a bounded shutdown."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; asyncio takes as many connections at once as the queue is long, so the queue is made long again."""
+        """Listen; asyncio accepts as many connections at once as its backlog, so a longer backlog is set afterwards."""
         asyncio.get_running_loop().set_exception_handler(_unexpected)
         await super().startup(sockets)
         for bound in sockets or []:
