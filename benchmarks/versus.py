@@ -4,7 +4,7 @@ Each package runs in a process of its own, with one thread, which has read the d
 the best of each counts. Tasks: ``stabilize`` (the second night's arrays, aligned to the first's), ``sync`` (the second
 night published without an index worth building, and what each stage takes of it), ``open`` (a published night made
 ready to serve), ``lookup`` (100,000 users by id, ten thousand at once), ``search`` (500 single queries), ``rotated``
-(the same of 50,000 items by the graph that the second night rotated), ``serve`` (what the server takes for the queries
+(the same by the graph that the second night rotated), ``serve`` (what the server takes for the queries
 as JSON over one connection).
 
     python benchmarks/versus.py COMMIT [--after COMMIT] [--task stabilize] [--shapes 275000x64] [--repeats 8]

@@ -70,6 +70,7 @@ def recorded_signals(requests: Requests, at_once: Callable[[], None]) -> Iterato
     wakeup = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     reader = threading.Thread(target=_read, args=(ours, requests, at_once), name="signals", daemon=True)
     reader.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # those that came while modules were loaded are recorded now
     try:
         yield
     finally:

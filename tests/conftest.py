@@ -20,8 +20,8 @@ from support.spark import spark, spark_config  # noqa: F401  (fixtures)
 # NumPy, SciPy and FAISS read this when they are loaded, so nothing of ours is imported before.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
-# Bytecode is kept also where PYTHONDONTWRITEBYTECODE is set: else every process compiles its libraries anew, where
-# nothing has compiled them before, and that was a tenth of the processor time of a run.
+# Bytecode is kept also where PYTHONDONTWRITEBYTECODE is set: where nothing has compiled the libraries before, every
+# process compiled them anew (6 % of the samples of a run).
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background

@@ -120,6 +120,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit:  # click exits by itself only if the reader of a pipe is gone
         return 0
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # in the body of a class, while a module was loaded
+            raise error.__cause__ from None
         if shared.get("debug"):
             raise
         line, code = _unexpected(error)

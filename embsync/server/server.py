@@ -77,6 +77,7 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
     for number in _STOPS:
         signal.signal(number, lambda *_: stop.set())
     outlive_hangup()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # blocked while modules were loaded
     try:
         return _serve_on(_bind(settings.listen), settings, listening, stop)
     finally:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.nights import night
+from support.stores import sync
 
 import embsync
 from embsync import logs
@@ -55,13 +58,74 @@ def test_debug_also_raises_expected_errors(tmp_path: Path, capfd: pytest.Capture
         run([*command, "--debug"])
 
 
-def test_ctrl_c_while_modules_load_ends_without_a_traceback(tmp_path: Path) -> None:
+#: What a service handles, by the numbers of signals.
+REQUESTS = {
+    name: ["signal.SIGHUP", "signal.SIGUSR1"][: 1 if name == "serve" else 2]
+    for name in ("run", "deliver", "pull", "serve")
+}
+#: Lines of a module that sends a signal to its process; the second sends it within the body of a class.
+SENDS = {
+    "module": "os.kill(os.getpid(), {})",
+    "class": "class A:\n    class B:\n        def __set_name__(*_): os.kill(os.getpid(), {})\n    b = B()",
+}
+
+
+def loading(module: str, folder: Path, sent: str, *command: str | Path) -> list[str]:
+    """Return a command in which loading a module sends a signal first; ``folder`` is where that is written."""
+    found = "import sys; sys.path.remove(__import__('os').path.dirname(__file__)); del sys.modules[__name__]"
+    (folder / f"{module}.py").write_text(f"import os, signal\n{sent}\n{found}\nimport {module}\n")
+    paths = [str(folder), str(Path(embsync.__file__).parents[1])]
+    code = f"import sys; sys.path[:0] = {paths}; sys.argv[0] = 'embsync'; from embsync.__main__ import main; main()"
+    return [sys.executable, "-c", code, *map(str, command)]
+
+
+@pytest.mark.parametrize("place", SENDS)
+@pytest.mark.parametrize("module", ["click", "numpy"])  # the second is loaded by a command
+def test_ctrl_c_while_modules_load_ends_without_a_traceback(tmp_path: Path, place: str, module: str) -> None:
     """As later: an empty line, and the exit code of SIGINT."""
-    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    path = os.pathsep.join([str(tmp_path), str(Path(embsync.__file__).parents[1])])
-    line = [sys.executable, "-m", "embsync", "status"]
-    done = subprocess.run(line, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    line = loading(module, tmp_path, SENDS[place].format("signal.SIGINT"), "sync", "night", "--store", tmp_path / "S")
+    done = subprocess.run(line, env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
+SERVICES = {
+    "run": ["--config", "CONFIG"],
+    "deliver": ["--config", "CONFIG"],
+    "pull": ["file://MIRROR", "--follow", "--interval", "1", "--config", "CONFIG", "--store", "COPY", "--json"],
+    "serve": ["--store", "STORE", "--listen", "127.0.0.1:0", "--json"],
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_handles_requests_that_come_while_modules_load(tmp_path: Path, service: str) -> None:
+    """They do not end it: it logs what it does, until it is stopped."""
+    root = tmp_path / "S"
+    sync(root, night(0), "n0")
+    places = {name: tmp_path / name.lower() for name in ("CONFIG", "MIRROR", "COPY", "WATCH")} | {"STORE": root}
+    places["WATCH"].mkdir()
+    places["MIRROR"].mkdir()
+    sink = f"{{name: mirror, kind: object_store, url: 'file://{places['MIRROR']}'}}"
+    places["CONFIG"].write_text(
+        f"store: {{path: {root}}}\nwatch: {{path: {places['WATCH']}}}\ndelivery: {{sinks: [{sink}]}}\n"
+    )
+    options = [re.sub("[A-Z]+", lambda found: str(places[found[0]]), option) for option in SERVICES[service]]
+    sent = "\n".join(SENDS["module"].format(number) for number in REQUESTS[service])
+    line = loading("click", tmp_path, sent, service, *options)
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={}) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        if service == "pull":  # says that it starts before it handles signals; the next line is of its first try
+            said += process.stderr.readline()
+        process.terminate()
+        said += process.communicate()[1]
+    assert process.returncode == 0, said
+
+
+@pytest.mark.parametrize("command", [["deliver", "--once"], ["pull", "file:///none"], ["status"]])
+def test_a_hangup_ends_other_commands_at_once(tmp_path: Path, command: list[str]) -> None:
+    """Also while their modules are loaded."""
+    line = loading("click", tmp_path, SENDS["module"].format("signal.SIGHUP"), *command)
+    assert subprocess.run(line, env={}, capture_output=True, check=False).returncode == -signal.SIGHUP
 
 
 @pytest.fixture
