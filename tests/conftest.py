@@ -26,6 +26,8 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup starts a run
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 forkserver.install()
 use_memory()
 # The same examples in every run, however slow the machine is: what searches for new ones says so.

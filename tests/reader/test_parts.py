@@ -181,7 +181,10 @@ def of_part(folder: Path, change: Any) -> None:
 
 WRONG = {
     "NaN": (lambda columns: columns["vector"][5].__setitem__(2, float("nan")), "NaN or infinity"),
-    "a version that never was": (lambda columns: columns["last_seen"].__setitem__(5, 77), "no version of the lineage"),
+    "a version that never was": (
+        lambda columns: columns["last_seen"].__setitem__(5, 77),
+        "not a version of the lineage",
+    ),
     "a live row too few": (lambda columns: columns["last_seen"].__setitem__(5, 1), "live rows"),
     "unsorted": (lambda columns: columns["id"].__setitem__(5, columns["id"][4]), "do not ascend"),
     "another number": (lambda columns: columns["vector"][5].__setitem__(2, 9.0), None),
