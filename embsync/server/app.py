@@ -156,10 +156,10 @@ class Application:
         endpoint = _QUERIES.get(scope["path"]) if scope["method"] == "POST" else None
         if endpoint is None or len(body) > QUICK_BODY or self._busy >= self._limits.concurrency:
             return None
-        began = time.perf_counter()
+        began, memory = time.perf_counter(), Reservation(self._memory)
         try:
             self._allow(scope)
-            version, memory = self._worker.version(), Reservation(self._memory)
+            version = self._worker.version()
             asked = self._asked(endpoint, version, memory, scope, self._received(body, memory))
             answer = self._quick_answer(asked)
             if answer is None:
@@ -167,6 +167,7 @@ class Application:
                 return None
             response: Response = PiecesResponse(answer, version, memory)
         except Exception as error:
+            memory.release()
             response = self._failed(error, endpoint.path)
         return self._finished(response, endpoint.path, began)
 
@@ -229,9 +230,11 @@ class Application:
     async def _answer(self, endpoint: QueryEndpoint | PageEndpoint, request: Request) -> Response:
         """Read a body and handle it in a thread, with the version served at that moment, within all limits."""
         version = self._worker.version()
-        if self._busy >= self._limits.concurrency and not self._end_slow_body():
-            raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
         asked: QueryRequest | None = request.scope.pop(_ASKED, None)
+        if self._busy >= self._limits.concurrency and not self._end_slow_body():
+            if asked is not None:
+                asked.context.memory.release()
+            raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
         self._busy += 1
         if asked is None:
             memory = Reservation(self._memory)
